@@ -1,0 +1,73 @@
+//! What the control plane asks of its shell. All of it may be lost with the process, and is asked for again after it.
+
+use atoll_model::id::{AgentId, RunId, SiteName};
+use atoll_model::session::ControlFrame;
+use atoll_model::value::ObjectRef;
+
+use crate::event::{ConnectionId, RequestId};
+
+#[derive(Debug, Clone)]
+pub enum Command {
+    Reply {
+        request: RequestId,
+        result: Result<Response, Rejection>,
+    },
+    /// Send a frame on the stream of this connection; dropped if it is gone.
+    Send {
+        connection: ConnectionId,
+        frame: ControlFrame,
+    },
+    /// End the stream after what was sent on it.
+    Close {
+        connection: ConnectionId,
+    },
+    /// Nobody needs this object in the bucket any more.
+    DeleteFromBucket {
+        object: ObjectRef,
+    },
+}
+
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Response {
+    Submitted {
+        run: RunId,
+    },
+    Enrolled {
+        agent: AgentId,
+        site: SiteName,
+        join_counter: u64,
+    },
+    /// Certificates and recoveries: for this site, with this counter from now on.
+    Certify {
+        agent: AgentId,
+        site: SiteName,
+        join_counter: u64,
+    },
+    /// The object may be read from, or written to, the bucket.
+    Authorised {
+        object: ObjectRef,
+    },
+    /// The object is in the bucket.
+    Staged {
+        object: ObjectRef,
+    },
+    Done,
+}
+
+/// Why a request was refused. The message says what to do.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum Rejection {
+    #[error("{0}")]
+    NotFound(String),
+    /// The request contradicts the state of things.
+    #[error("{0}")]
+    Conflict(String),
+    /// The request can never be carried out as it stands.
+    #[error("{0}")]
+    Invalid(String),
+    #[error("{0}")]
+    Forbidden(String),
+    /// Not now; the object or the site is not there at present.
+    #[error("{0}")]
+    Unavailable(String),
+}

@@ -1,0 +1,159 @@
+//! What happens to the control plane.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use atoll_model::id::{AgentId, ExecutionId, ObjectId, RunId, SiteName, TokenId, TransferId};
+use atoll_model::placement::Labels;
+use atoll_model::session::AgentFrame;
+use atoll_model::time::Timestamp;
+use atoll_model::value::{ObjectRef, Value};
+use atoll_model::workflow::Workflow;
+use indexmap::IndexMap;
+
+/// A connection that a shell accepted; never used twice by one process.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct ConnectionId(pub u64);
+
+/// A request of a person or of a shell that waits for its reply; never used twice by one process.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct RequestId(pub u64);
+
+#[derive(Debug, Clone)]
+pub enum Event {
+    /// Answered with exactly one [`crate::Command::Reply`], at once or later.
+    Request { request: RequestId, body: Request },
+    /// A frame arrived from the agent whose certificate the connection was made with.
+    FrameReceived { connection: ConnectionId, agent: AgentId, frame: AgentFrame },
+    /// The stream ended, or its keep-alive failed.
+    ConnectionLost { connection: ConnectionId },
+    /// What [`crate::Command::DeleteFromBucket`] asked for is done; also when the object was not there.
+    BucketObjectDeleted { object: ObjectId },
+    /// The time of [`crate::ControlPlane::next_timeout`] has come.
+    TimeoutElapsed,
+}
+
+#[derive(Debug, Clone)]
+pub enum Request {
+    /// Start a run. Its id was minted by the shell: repeated with the same id, it answers as it did the first time.
+    Submit {
+        run: RunId,
+        workflow: Arc<Workflow>,
+        /// The text of the file, for export and display.
+        source: Arc<str>,
+        /// Given inputs, types already checked; defaults are filled in by the core.
+        inputs: IndexMap<String, Value>,
+        submitted_by: String,
+        traceparent: Option<String>,
+    },
+    CancelRun {
+        run: RunId,
+        reason: String,
+    },
+    /// A join token for a site, which is created with these labels if it is new.
+    CreateToken {
+        token: TokenId,
+        /// SHA-256 of the secret.
+        secret_hash: [u8; 32],
+        site: SiteName,
+        labels: Labels,
+        lifetime: Duration,
+    },
+    /// Redeem a token. A repeat by the same key answers as the first time.
+    Enrol {
+        token: TokenId,
+        secret_hash: [u8; 32],
+        /// SHA-256 of the public identity key, whose possession the shell has verified.
+        identity_key: [u8; 32],
+        /// Minted by the shell; taken if the token was not redeemed before.
+        agent: AgentId,
+    },
+    /// May this agent have a new certificate over its session?
+    RenewCertificate {
+        agent: AgentId,
+        join_counter: u64,
+    },
+    /// May this agent, whose certificate has expired, have a new one? The shell has verified its identity key.
+    RecoverIdentity {
+        agent: AgentId,
+        identity_key: [u8; 32],
+        join_counter: u64,
+    },
+    DrainSite {
+        site: SiteName,
+        drained: bool,
+    },
+    RevokeSite {
+        site: SiteName,
+        reason: String,
+    },
+    /// Forget a site that is revoked, or has never had a run that is still alive.
+    RemoveSite {
+        site: SiteName,
+    },
+    /// May the agent read this object from the bucket now? Only if it holds a live execution that has it as an input.
+    AuthoriseFetch {
+        agent: AgentId,
+        object: ObjectId,
+    },
+    /// May the agent write this object to the bucket now? Only under a live transfer that was ordered from it.
+    AuthorisePush {
+        agent: AgentId,
+        transfer: TransferId,
+    },
+    /// A person has sent this object in; it is in the bucket, verified. Held until a run takes it, or for an hour.
+    RecordUpload {
+        object: ObjectRef,
+    },
+    /// A person wants this output or log of a run: answered once it is in the bucket, where it is held for `hold`.
+    StageForClient {
+        run: RunId,
+        object: ObjectRef,
+        hold: Duration,
+    },
+    /// A person has taken this much of the object out.
+    RecordDownload {
+        run: RunId,
+        object: ObjectRef,
+        bytes: u64,
+    },
+    /// An administrator decides the fate of an execution that is `unknown`.
+    ResolveUnknown {
+        execution: ExecutionId,
+        run_again: bool,
+    },
+}
+
+/// What a core is told of itself when it starts.
+#[derive(Debug, Clone)]
+pub struct Config {
+    pub session_lease: Duration,
+    pub work_lease: Duration,
+    pub heartbeat: Duration,
+    /// After its own start, nobody is declared lost for this long.
+    pub restart_grace: Duration,
+    /// How long an agent may be unheard before its work is given to another.
+    pub lost_after: Duration,
+    /// Executions dispatched to an agent beyond what runs there at once.
+    pub dispatch_ahead: u32,
+    /// How long a finished run stays in memory.
+    pub keep_finished: Duration,
+    /// Seed of the ids that the core derives (transfers); from the shell, so that the core has no randomness.
+    pub started_at: Timestamp,
+}
+
+impl Default for Config {
+    fn default() -> Self {
+        use atoll_model::limits;
+        Self {
+            session_lease: limits::SESSION_LEASE,
+            work_lease: limits::WORK_LEASE,
+            heartbeat: limits::HEARTBEAT,
+            restart_grace: limits::RESTART_GRACE,
+            lost_after: limits::WORK_LEASE,
+            dispatch_ahead: limits::DISPATCH_AHEAD,
+            keep_finished: Duration::from_secs(7 * 24 * 3_600),
+            started_at: Timestamp::ZERO,
+        }
+    }
+}

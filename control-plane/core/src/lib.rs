@@ -1,0 +1,14 @@
+//! What the control plane decides: which runs and executions there are, where each is placed, what every agent is told,
+//! which bytes cross a border.
+//!
+//! Four kinds of method, called in this order: [`ControlPlane::recover`] once; then, for ever, [`ControlPlane::handle`]
+//! with each event and the time, whose [`Step`] the shell carries out (facts durable first, then commands), and
+//! [`ControlPlane::next_timeout`] to know when to send [`Event::TimeoutElapsed`]; between them any of the read-only views;
+//! [`ControlPlane::check`] asserts the invariants whenever somebody wants to know.
+
+pub mod command;
+pub mod event;
+pub mod view;
+
+pub use command::{Command, Rejection, Response};
+pub use event::{ConnectionId, Event, Request, RequestId};

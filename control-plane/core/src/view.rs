@@ -1,0 +1,164 @@
+//! What people see of the state: plain values, made on demand.
+
+use std::collections::BTreeMap;
+
+use atoll_model::id::{Attempt, ExecutionId, ObjectId, RunId, SiteName};
+use atoll_model::placement::{Explanation, Labels};
+use atoll_model::resources::Capacity;
+use atoll_model::session::{Logs, Usage};
+use atoll_model::time::Timestamp;
+use atoll_model::value::{ObjectRef, Value};
+use indexmap::IndexMap;
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum RunState {
+    /// Accepted; nothing has started.
+    Submitted,
+    Running,
+    /// A cancel was asked for; executions are being stopped.
+    Cancelling,
+    Succeeded,
+    Failed,
+    Cancelled,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum ExecutionState {
+    /// Its inputs do not exist yet.
+    Waiting,
+    /// Ready; no site for it yet, or waiting for its next attempt.
+    Ready,
+    /// A site is chosen; its inputs are on their way to the bucket.
+    Placed,
+    /// Handed to the agent.
+    Dispatched,
+    Running,
+    Succeeded,
+    Failed,
+    Cancelled,
+    /// Its `when` was false, or what it needs was skipped.
+    Skipped,
+    /// It may or may not have run, and must not run twice: somebody has to decide.
+    Unknown,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum SiteState {
+    /// A token was made for it; no agent has joined.
+    Expected,
+    Ready,
+    /// Connected, not yet agreed on what the agent has.
+    Syncing,
+    /// No heartbeat for one lease: nothing new is sent there.
+    Suspect,
+    Disconnected,
+    Lost,
+    Draining,
+    Revoked,
+    /// Two agents use one identity.
+    Quarantined,
+}
+
+#[derive(Debug, Clone, PartialEq)]
+pub struct RunView {
+    pub run: RunId,
+    pub workflow: String,
+    pub state: RunState,
+    pub submitted_by: String,
+    pub submitted_at: Timestamp,
+    pub started_at: Option<Timestamp>,
+    pub finished_at: Option<Timestamp>,
+    pub outputs: IndexMap<String, Value>,
+    pub error: Option<RunError>,
+    /// Executions by state.
+    pub counts: BTreeMap<ExecutionState, u64>,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct RunError {
+    pub step: String,
+    pub execution: Option<ExecutionId>,
+    pub message: String,
+}
+
+#[derive(Debug, Clone, PartialEq)]
+pub struct ExecutionView {
+    pub execution: ExecutionId,
+    pub step: String,
+    pub attempt: Attempt,
+    pub state: ExecutionState,
+    pub site: Option<SiteName>,
+    pub submitted_at: Timestamp,
+    pub placed_at: Option<Timestamp>,
+    pub started_at: Option<Timestamp>,
+    pub finished_at: Option<Timestamp>,
+    pub inputs: IndexMap<String, Value>,
+    pub outputs: IndexMap<String, Value>,
+    pub exit_code: Option<i32>,
+    pub error: Option<String>,
+    pub usage: Usage,
+    pub logs: Logs,
+    /// Why it waits, if it does.
+    pub waiting_for: Option<String>,
+}
+
+#[derive(Debug, Clone, PartialEq)]
+pub struct SiteView {
+    pub site: SiteName,
+    pub state: SiteState,
+    pub labels: Labels,
+    pub agent_version: Option<String>,
+    pub connected_since: Option<Timestamp>,
+    pub last_heard: Option<Timestamp>,
+    pub capacity: Capacity,
+    pub free: Capacity,
+    pub running: u64,
+    pub queued: u64,
+    pub store_objects: u64,
+    pub store_bytes: u64,
+    /// Why it takes no work, if it does not.
+    pub reason: Option<String>,
+}
+
+/// One crossing of a border.
+#[derive(Debug, Clone, PartialEq)]
+pub struct LedgerView {
+    pub object: ObjectId,
+    pub bytes: u64,
+    /// A site's name, `bucket` or `client`.
+    pub from: String,
+    pub to: String,
+    /// `bucket` or `direct`.
+    pub route: String,
+    pub for_execution: Option<ExecutionId>,
+    pub run: Option<RunId>,
+    /// Which rule asked for it, or `when-needed`.
+    pub rule: String,
+    pub at: Timestamp,
+}
+
+#[derive(Debug, Clone, PartialEq)]
+pub struct ObjectView {
+    pub object: ObjectRef,
+    /// Names of sites, and `bucket`.
+    pub replicas: Vec<String>,
+    pub ledger: Vec<LedgerView>,
+    pub confined_to: Option<Vec<SiteName>>,
+}
+
+/// What placement would do with a step, before anything runs.
+#[derive(Debug, Clone, PartialEq)]
+pub struct PlanView {
+    pub steps: Vec<(String, Explanation)>,
+    pub edges: Vec<PlannedEdge>,
+}
+
+#[derive(Debug, Clone, PartialEq)]
+pub struct PlannedEdge {
+    pub from: String,
+    pub to: String,
+    pub bytes_expected: Option<u64>,
+    /// `local` or `bucket`.
+    pub route: String,
+    pub rule: String,
+}

@@ -1,0 +1,20 @@
+//! The shared vocabulary of Atoll: ids, time, values, workflows, policies, the frames that the control plane and the
+//! agents exchange, and every limit of the product.
+//!
+//! No I/O, no clock, no thread, no `async`. What a type holds is valid by construction: text is parsed once, at the
+//! edge, and what cannot be valid is refused there with a [`diagnostic::Diagnostic`] that names file, line and column.
+//!
+//! Everything that travels in a journal or over the wire derives `serde` and is encoded with `postcard`; so a variant or
+//! a field is only ever added at the end, and never changes its meaning.
+
+pub mod diagnostic;
+pub mod elements;
+pub mod expression;
+pub mod id;
+pub mod limits;
+pub mod placement;
+pub mod resources;
+pub mod session;
+pub mod time;
+pub mod value;
+pub mod workflow;

@@ -1,0 +1,59 @@
+//! Every limit of the product, each with its reason.
+
+use std::time::Duration;
+
+/// Elements of one fan-out: ids and sets hold them in 32 bits, and a million is what the engine is measured with; ten
+/// times that is room to grow.
+pub const ELEMENTS_MAX: u32 = 10_000_000;
+/// Steps of one workflow: a graph that a person or a generator writes; checked in linear time.
+pub const STEPS_MAX: usize = 10_000;
+/// Bytes of a workflow file: parsed at once in memory, on every submission.
+pub const WORKFLOW_BYTES_MAX: usize = 4 << 20;
+/// Bytes of one value that travels in the journal; anything larger is a file.
+pub const VALUE_BYTES_MAX: usize = 256 << 10;
+/// Longest wait before a retry, so that a long outage ends in an attempt within minutes of its end.
+pub const RETRY_BACKOFF_MAX: Duration = Duration::from_secs(300);
+/// Attempts of one execution, by its author.
+pub const ATTEMPTS_MAX: u32 = 100;
+/// Payload of one record in an embedded store: above it sled writes a file of its own that it never syncs.
+pub const RECORD_BYTES_MAX: usize = 16 << 10;
+/// Encoded bytes of one frame of a session: tonic decodes up to 4 MiB, and a heartbeat must not wait behind more.
+pub const FRAME_BYTES_MAX: usize = 1 << 20;
+/// How long an agent may start new dispatches unheard.
+pub const SESSION_LEASE: Duration = Duration::from_secs(45);
+/// How long an agent may start the steps of a fragment unheard, and the control plane gives nothing of it away.
+pub const WORK_LEASE: Duration = Duration::from_secs(15 * 60);
+/// Time between heartbeats of a small fleet; paced up so that all agents together send at most fifty a second.
+pub const HEARTBEAT: Duration = Duration::from_secs(15);
+pub const HEARTBEATS_PER_SECOND_MAX: u32 = 50;
+/// After its own start the control plane declares no agent lost for this long.
+pub const RESTART_GRACE: Duration = Duration::from_secs(300);
+/// Reports that an agent may have on their way unacknowledged.
+pub const REPORT_CREDITS: u32 = 4_096;
+/// Executions dispatched to an agent and not finished, beyond what it has room to run at once: deep enough that it never
+/// waits for a round trip, shallow enough that another site can still take the rest.
+pub const DISPATCH_AHEAD: u32 = 4_096;
+/// Crashes of an agent while an execution runs there, after which the execution is given up as poisonous.
+pub const POISON_CRASHES_MAX: u32 = 3;
+/// Largest object that goes to the bucket in one request; larger ones go in parts, and can be resumed.
+pub const SINGLE_PUT_BYTES_MAX: u64 = 16 << 20;
+/// Smallest part of a multipart upload.
+pub const PART_BYTES_MIN: u64 = 16 << 20;
+/// Most parts of one upload: S3 allows 10,000.
+pub const PARTS_MAX: u64 = 9_000;
+/// How long a presigned URL lives.
+pub const URL_LIFETIME: Duration = Duration::from_secs(15 * 60);
+/// Life of an agent's certificate; renewed at half of it.
+pub const CERTIFICATE_LIFETIME: Duration = Duration::from_secs(24 * 3_600);
+/// How far back a certificate is dated, for clocks that are late.
+pub const CERTIFICATE_BACKDATE: Duration = Duration::from_secs(300);
+/// How long after the end of its certificate a known key may recover.
+pub const RECOVERY_WINDOW: Duration = Duration::from_secs(90 * 24 * 3_600);
+/// Recoveries of one agent before an administrator must allow more.
+pub const RECOVERIES_MAX: u32 = 5;
+/// Files in one output directory: its manifests must fit into memory.
+pub const TREE_ENTRIES_MAX: u64 = 10_000_000;
+/// Depth of an output directory: the walk is recursive, and paths must stay usable.
+pub const TREE_DEPTH_MAX: usize = 256;
+/// Files that `files()` lists: each becomes an element or a value in the journal.
+pub const LISTING_FILES_MAX: usize = 100_000;

@@ -1,0 +1,75 @@
+//! Placement: which sites a step may run at, the rules for where data may go, and why a site was chosen.
+
+use std::collections::BTreeMap;
+
+use serde::{Deserialize, Serialize};
+
+use crate::diagnostic::Place;
+use crate::id::SiteName;
+
+/// Labels of a site, or the labels that a selector asks for: all of them must be equal.
+pub type Labels = BTreeMap<String, String>;
+
+/// Which sites a step may run at. An empty one admits every site.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct SiteSelector {
+    /// One of these, if there are any.
+    pub names: Vec<SiteName>,
+    pub labels: Labels,
+    pub place: Place,
+}
+
+impl SiteSelector {
+    pub fn admits(&self, name: &SiteName, labels: &Labels) -> bool {
+        (self.names.is_empty() || self.names.contains(name))
+            && self.labels.iter().all(|(label, value)| labels.get(label) == Some(value))
+    }
+}
+
+/// One rule under `placement`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Rule {
+    pub matches: RuleMatch,
+    /// The data never leaves these sites, nor enters the bucket, and work that reads it goes to it.
+    pub confine: Option<SiteSelector>,
+    pub push: Option<PushMode>,
+    pub place: Place,
+}
+
+/// What a rule applies to; every part that is given must hold. A name may end with `*`.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct RuleMatch {
+    pub step: Option<String>,
+    pub output: Option<String>,
+    pub input: Option<String>,
+}
+
+/// When an output is pushed to the bucket.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+pub enum PushMode {
+    /// When an execution that reads it is placed at another site.
+    #[default]
+    WhenNeeded,
+    /// As soon as it exists.
+    Eager,
+    /// Never: whatever reads it runs where it is.
+    Never,
+}
+
+/// Why one site was, or was not, chosen.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct SiteVerdict {
+    pub site: SiteName,
+    pub feasible: bool,
+    /// Why it is not feasible; for the chosen one and for those that lost, in a few words why.
+    pub reason: String,
+    /// The terms of its score by name (`data_seconds`, `queue_seconds`, `run_seconds`, `score`, …); lower is better.
+    pub terms: BTreeMap<String, f64>,
+}
+
+/// A placement and the reasons for it.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+pub struct Explanation {
+    pub chosen: Option<SiteName>,
+    pub sites: Vec<SiteVerdict>,
+}

@@ -1,0 +1,432 @@
+//! The frames of a session, as both cores see them: what an agent and the control plane say to each other over the one
+//! stream that the agent opened. `proto` turns them into the wire format and back.
+//!
+//! Order of a session: `Hello` → `Welcome` → `Inventory` → `Verdicts` → reports and commands from the positions that
+//! `Welcome` names → `Ready` → new commands. Either side acknowledges cumulatively what it has made durable; what is not
+//! acknowledged is sent again in the next session. Every frame carries the session's epoch; one with another epoch is
+//! dropped.
+
+use std::time::Duration;
+
+use serde::{Deserialize, Serialize};
+
+use crate::elements::ElementSet;
+use crate::id::{
+    AgentId, Attempt, CommandSeq, Epoch, ExecutionId, JournalId, ObjectId, ReportSeq, RunId, StepIndex, TransferId,
+};
+use crate::resources::{Capacity, Resources};
+use crate::time::Timestamp;
+use crate::value::{ObjectKind, ObjectRef, Type, Value};
+use crate::workflow::{OnDisconnect, StartMode};
+
+/// Version of this protocol; peers whose ranges share a version understand each other.
+pub const PROTOCOL_VERSION: u32 = 1;
+
+/// From an agent to the control plane.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct AgentFrame {
+    /// The session's; 0 in `Hello`.
+    pub epoch: Epoch,
+    /// Every command up to this one is in the agent's journal.
+    pub acknowledged: CommandSeq,
+    pub body: AgentBody,
+}
+
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub enum AgentBody {
+    Hello(Hello),
+    /// What the agent knows of executions, sent once after `Welcome`.
+    Inventory(Vec<InventoryItem>),
+    /// Reports with contiguous numbers from `first`, each in the agent's journal.
+    Reports {
+        first: ReportSeq,
+        reports: Vec<Report>,
+    },
+    Heartbeat(Heartbeat),
+    /// Nothing but the acknowledgement in the frame.
+    Acknowledge,
+}
+
+/// First frame of an agent.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Hello {
+    pub agent: AgentId,
+    pub journal: JournalId,
+    /// Starts of the agent's process since the journal was made.
+    pub incarnation: u64,
+    /// Random at each start of the process: two that alternate are two agents with one identity.
+    pub boot_nonce: u64,
+    pub protocol_min: u32,
+    pub protocol_max: u32,
+    pub agent_version: String,
+    pub capacity: Capacity,
+    pub runtimes: Vec<String>,
+    /// The last command in its journal.
+    pub last_command: CommandSeq,
+    /// The last report that it knows was acknowledged.
+    pub acknowledged_report: ReportSeq,
+    /// The last report in its outbox.
+    pub last_report: ReportSeq,
+    pub clock: Timestamp,
+}
+
+/// What an agent knows of one execution.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct InventoryItem {
+    pub execution: ExecutionId,
+    pub attempt: Attempt,
+    pub state: LocalState,
+}
+
+/// How far an agent has come with an attempt.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+pub enum LocalState {
+    /// In its journal, not started: staging inputs, or waiting for a predecessor or for room.
+    Accepted,
+    Running,
+    /// Ended; its report is in the outbox.
+    Finished,
+}
+
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+pub struct Heartbeat {
+    pub sent_at: Timestamp,
+    pub capacity: Capacity,
+    pub running: u32,
+    /// Accepted and not started.
+    pub queued: u32,
+    pub store_objects: u64,
+    pub store_bytes: u64,
+    /// Load average of one minute, in thousandths.
+    pub load_millis: u32,
+    /// Whether the site takes new work at all: its administrator may have closed it, or its disk may be full.
+    pub closed: Option<String>,
+}
+
+/// From the control plane to an agent.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct ControlFrame {
+    pub epoch: Epoch,
+    /// Every report up to this one is in the control plane's journal.
+    pub acknowledged: ReportSeq,
+    /// Grants the session lease for this long from when the heartbeat that it answers was sent.
+    pub lease: Option<LeaseGrant>,
+    pub body: ControlBody,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct LeaseGrant {
+    /// `sent_at` of the heartbeat (or `clock` of the `Hello`) that is answered.
+    pub answers: Timestamp,
+    /// How long the agent may start new dispatches unheard.
+    pub session: Duration,
+    /// How long it may start the steps of a fragment unheard.
+    pub work: Duration,
+    /// When to send the next heartbeat.
+    pub heartbeat: Duration,
+}
+
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub enum ControlBody {
+    Welcome(Welcome),
+    /// One for each item of the inventory, in its order.
+    Verdicts(Vec<Verdict>),
+    /// Commands with contiguous numbers from `first`, each in the control plane's journal.
+    Commands {
+        first: CommandSeq,
+        commands: Vec<SiteCommand>,
+    },
+    /// Both sides agree on what the agent has; new commands follow.
+    Ready,
+    /// Nothing but the acknowledgement and the lease in the frame.
+    Acknowledge,
+    /// The session is refused or ended; the agent closes the stream.
+    Goodbye(Goodbye),
+}
+
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Welcome {
+    pub protocol: u32,
+    /// Reports after this one are wanted (again).
+    pub resume_after: ReportSeq,
+    /// Whether the control plane does not know this journal, and so takes the inventory for the whole truth.
+    pub new_journal: bool,
+    pub credits: Credits,
+}
+
+/// How much may be on its way unacknowledged.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Credits {
+    /// Reports that the agent may have sent and not seen acknowledged.
+    pub reports: u32,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Verdict {
+    /// Go on; a later command may say otherwise.
+    Keep,
+    /// Stop it and report its end.
+    Cancel,
+    /// The control plane has no use for it: stop it, and forget it once it has ended.
+    Forget,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Goodbye {
+    /// A newer session of the same agent was accepted.
+    Superseded,
+    /// The agent's identity was revoked, or is quarantined because two agents use it.
+    Revoked { reason: String },
+    /// Versions, journals or identities do not fit.
+    Refused { reason: String },
+    /// The control plane is going down; come back.
+    ShuttingDown,
+}
+
+/// Durable, numbered, from the control plane to one agent. Fenced by `(execution, attempt)`, and harmless if repeated.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub enum SiteCommand {
+    /// What all executions of a step have in common; comes before the first [`SiteCommand::Dispatch`] of the step.
+    Prepare(Box<StepTemplate>),
+    Dispatch(Dispatch),
+    Cancel {
+        run: RunId,
+        step: StepIndex,
+        elements: ElementSet,
+        reason: String,
+    },
+    /// Copy an object of the site's store into the bucket.
+    Push {
+        transfer: TransferId,
+        object: ObjectRef,
+    },
+    /// The push is not needed any more.
+    CancelPush {
+        transfer: TransferId,
+    },
+    /// The run has ended: its templates and work directories may go. Its outputs stay in the store.
+    Forget {
+        run: RunId,
+    },
+}
+
+/// What all executions of a step have in common.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct StepTemplate {
+    pub run: RunId,
+    pub step: StepIndex,
+    pub step_name: String,
+    pub workflow: String,
+    pub work: TemplateWork,
+    pub resources: Resources,
+    pub outputs: Vec<TemplateOutput>,
+    /// Inputs that are the same for every element.
+    pub bindings: Vec<Binding>,
+    pub environment: Vec<(String, String)>,
+    pub start: StartMode,
+    pub on_disconnect: OnDisconnect,
+    /// W3C trace context of the run, handed to the process.
+    pub traceparent: Option<String>,
+}
+
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub enum TemplateWork {
+    Script(String),
+    Command { command: Vec<String>, bundle: Option<ObjectRef> },
+    Import { path: String, directory: bool },
+    Null,
+}
+
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct TemplateOutput {
+    pub name: String,
+    pub r#type: Type,
+    pub optional: bool,
+    pub listed: bool,
+}
+
+/// One input of an execution.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Binding {
+    pub name: String,
+    pub source: BindingSource,
+}
+
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub enum BindingSource {
+    Value(Value),
+    /// An output of an execution that was dispatched to the same agent: the fragment starts when it is there.
+    Output {
+        execution: ExecutionId,
+        attempt: Attempt,
+        output: String,
+    },
+}
+
+/// Attempts at elements of one step.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Dispatch {
+    pub run: RunId,
+    pub step: StepIndex,
+    pub attempt: Attempt,
+    pub elements: DispatchElements,
+    /// Whether any binding waits for an execution of the same agent, so that it starts under the work lease.
+    pub fragment: bool,
+    /// What must have started within this long after it was journaled, or is reported as not started.
+    pub start_by: Option<Duration>,
+}
+
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub enum DispatchElements {
+    /// Elements without inputs of their own.
+    Plain(ElementSet),
+    /// Elements with inputs of their own, in ascending order.
+    Bound(Vec<(u32, Vec<Binding>)>),
+}
+
+/// Durable, numbered, from an agent to the control plane.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub enum Report {
+    Started {
+        run: RunId,
+        step: StepIndex,
+        elements: Vec<StartedElement>,
+    },
+    Finished {
+        run: RunId,
+        step: StepIndex,
+        elements: Vec<FinishedElement>,
+    },
+    /// An object was fetched from the bucket into the site's store, for this execution first.
+    Fetched {
+        object: ObjectRef,
+        wire_bytes: u64,
+        execution: ExecutionId,
+        at: Timestamp,
+    },
+    Pushed {
+        transfer: TransferId,
+        object: ObjectRef,
+        wire_bytes: u64,
+        at: Timestamp,
+    },
+    PushFailed {
+        transfer: TransferId,
+        object: ObjectRef,
+        reason: PushFailure,
+        message: String,
+    },
+    /// Bytes were not what their name says, or were not there. The damaged copy is out of use.
+    Fault {
+        object: ObjectId,
+        kind: ObjectKind,
+        location: FaultLocation,
+        message: String,
+    },
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct StartedElement {
+    pub element: u32,
+    pub attempt: Attempt,
+    pub at: Timestamp,
+}
+
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct FinishedElement {
+    pub element: u32,
+    pub attempt: Attempt,
+    /// Nothing if it never started.
+    pub started_at: Option<Timestamp>,
+    pub finished_at: Timestamp,
+    pub outcome: Outcome,
+    /// In the order of [`StepTemplate::outputs`]; empty unless it succeeded.
+    pub outputs: Vec<Value>,
+    pub usage: Usage,
+    pub logs: Logs,
+}
+
+/// How an attempt ended.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Outcome {
+    Succeeded,
+    Failed {
+        reason: FailureReason,
+        exit_code: Option<i32>,
+        message: String,
+    },
+    Cancelled,
+    /// The machine, or what watched over the process, went down while it ran: its fate is not known to the work itself.
+    Interrupted {
+        message: String,
+    },
+    /// It was never started, and never will be.
+    NotStarted {
+        reason: NotStartedReason,
+        message: String,
+    },
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+pub enum FailureReason {
+    ExitCode,
+    Signal,
+    TimedOut,
+    OutOfMemory,
+    MissingOutput,
+    InvalidOutput,
+    /// The site has no room left for work or outputs.
+    NoSpace,
+    /// The program could not be started.
+    NotExecutable,
+    /// A file that the site was to hold is not there, or may not be read.
+    ImportFailed,
+    /// The agent itself failed; the message says how.
+    Agent,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+pub enum NotStartedReason {
+    /// The lease or the dispatch had run out.
+    Expired,
+    Cancelled,
+    /// An input could not be had.
+    InputUnavailable,
+    /// The execution whose output it waits for did not succeed.
+    PredecessorFailed,
+    /// The site is closed or full.
+    Closed,
+    /// The site cannot ever run it: more memory than it has, an unknown runtime.
+    Impossible,
+}
+
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Usage {
+    pub cpu_micros: u64,
+    pub max_rss_bytes: u64,
+    /// Bytes of inputs that were materialised, and of outputs that were taken in.
+    pub bytes_in: u64,
+    pub bytes_out: u64,
+}
+
+/// Where the two logs of an attempt are: objects of the site's store; nothing where nothing was written.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Logs {
+    pub stdout: Option<ObjectRef>,
+    pub stderr: Option<ObjectRef>,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+pub enum PushFailure {
+    /// The object is not in the store (any more), or its copy is damaged.
+    Unavailable,
+    /// The bucket or the link refuses; tried for long enough.
+    Refused,
+    Cancelled,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+pub enum FaultLocation {
+    SiteStore,
+    Bucket,
+}

@@ -1,0 +1,177 @@
+//! Values and their types. Small values travel in journals; files and directories travel as references to objects.
+
+use std::fmt;
+use std::sync::Arc;
+
+use indexmap::IndexMap;
+use serde::{Deserialize, Serialize};
+
+use crate::id::ObjectId;
+
+/// What an input, an output or an element may be declared to hold.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Type {
+    String,
+    /// 64 bits, signed.
+    Integer,
+    Number,
+    Boolean,
+    /// One of these texts.
+    Enum(Vec<String>),
+    /// A list; the type of its elements, if it is declared.
+    List(Option<Box<Type>>),
+    Object,
+    File,
+    Directory,
+    /// Not known before the run: what an expression yields whose type cannot be derived.
+    Any,
+}
+
+/// A name as a file system holds it: bytes, not necessarily UTF-8; never empty, `.`, `..`, or with a `/` or NUL in it.
+#[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(try_from = "Vec<u8>", into = "Vec<u8>")]
+pub struct FileName(Arc<[u8]>);
+
+/// A name that no file system entry can have.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("{0:?} cannot be the name of a file")]
+pub struct InvalidFileName(pub String);
+
+impl FileName {
+    /// # Errors
+    /// When no file system entry can have this name, or it is longer than 255 bytes.
+    pub fn new(bytes: &[u8]) -> Result<Self, InvalidFileName> {
+        let valid = (1..=255).contains(&bytes.len())
+            && bytes != b"."
+            && bytes != b".."
+            && !bytes.contains(&b'/')
+            && !bytes.contains(&0);
+        if valid {
+            Ok(Self(Arc::from(bytes)))
+        } else {
+            Err(InvalidFileName(String::from_utf8_lossy(bytes).into_owned()))
+        }
+    }
+
+    pub fn as_bytes(&self) -> &[u8] {
+        &self.0
+    }
+}
+
+impl TryFrom<Vec<u8>> for FileName {
+    type Error = InvalidFileName;
+
+    fn try_from(bytes: Vec<u8>) -> Result<Self, InvalidFileName> {
+        Self::new(&bytes)
+    }
+}
+
+impl From<FileName> for Vec<u8> {
+    fn from(name: FileName) -> Self {
+        name.0.to_vec()
+    }
+}
+
+/// Shows the name with everything that is not printable UTF-8 escaped.
+impl fmt::Display for FileName {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        for chunk in self.0.utf8_chunks() {
+            for character in chunk.valid().chars() {
+                if character.is_control() {
+                    write!(formatter, "{}", character.escape_default())?;
+                } else {
+                    write!(formatter, "{character}")?;
+                }
+            }
+            for byte in chunk.invalid() {
+                write!(formatter, "\\x{byte:02x}")?;
+            }
+        }
+        Ok(())
+    }
+}
+
+impl fmt::Debug for FileName {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(formatter, "\"{self}\"")
+    }
+}
+
+/// Whether an object is the bytes of a file or the manifest of a tree.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+pub enum ObjectKind {
+    File,
+    Tree,
+}
+
+/// An object together with what placement and transfers need to know of it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+pub struct ObjectRef {
+    pub id: ObjectId,
+    pub kind: ObjectKind,
+    /// Bytes of content: of the file, or of all files of the tree.
+    pub bytes: u64,
+}
+
+/// A file: the object that holds its bytes, and the name it had where it was made.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct FileRef {
+    pub object: ObjectId,
+    pub bytes: u64,
+    pub name: FileName,
+}
+
+/// A file of a listed directory.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ListedFile {
+    /// Path below the directory, its names joined by `/`.
+    pub path: Vec<u8>,
+    pub object: ObjectId,
+    pub bytes: u64,
+}
+
+/// A directory: the object that is its tree's root manifest, and the name it had where it was made.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct DirectoryRef {
+    pub object: ObjectId,
+    pub bytes: u64,
+    pub files: u64,
+    pub name: FileName,
+    /// The files in it, in order of their paths; present only where an expression asks for them with `files()`.
+    pub listing: Option<Arc<Vec<ListedFile>>>,
+}
+
+/// A value of any [`Type`]. `Null` is the output of a step that was skipped, or an optional one that was not written.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub enum Value {
+    Null,
+    Boolean(bool),
+    Integer(i64),
+    Number(f64),
+    String(Arc<str>),
+    List(Arc<Vec<Value>>),
+    Object(Arc<IndexMap<String, Value>>),
+    File(FileRef),
+    Directory(DirectoryRef),
+}
+
+impl Value {
+    pub fn string(text: impl AsRef<str>) -> Self {
+        Self::String(Arc::from(text.as_ref()))
+    }
+
+    pub fn list(values: Vec<Self>) -> Self {
+        Self::List(Arc::new(values))
+    }
+
+    /// Calls `visit` for every object that this value refers to, in order of appearance, repeats included.
+    pub fn visit_objects(&self, visit: &mut dyn FnMut(ObjectRef)) {
+        match self {
+            Self::File(file) => visit(ObjectRef { id: file.object, kind: ObjectKind::File, bytes: file.bytes }),
+            Self::Directory(tree) => visit(ObjectRef { id: tree.object, kind: ObjectKind::Tree, bytes: tree.bytes }),
+            Self::List(values) => values.iter().for_each(|value| value.visit_objects(visit)),
+            Self::Object(fields) => fields.values().for_each(|value| value.visit_objects(visit)),
+            Self::Null | Self::Boolean(_) | Self::Integer(_) | Self::Number(_) | Self::String(_) => {}
+        }
+    }
+}

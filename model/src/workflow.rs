@@ -1,0 +1,143 @@
+//! Workflows: what a file says, checked whole. A [`Workflow`] is acyclic, every reference in it resolves, and the types
+//! of what is handed from step to step agree.
+
+use std::time::Duration;
+
+use indexmap::IndexMap;
+use serde::{Deserialize, Serialize};
+
+use crate::diagnostic::Place;
+use crate::expression::Expression;
+use crate::id::{ObjectId, StepIndex};
+use crate::placement::{Rule, SiteSelector};
+use crate::resources::Resources;
+use crate::value::{Type, Value};
+
+/// A versioned definition: inputs, steps in the order of the file, outputs, rules.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Workflow {
+    pub name: String,
+    pub description: Option<String>,
+    pub inputs: IndexMap<String, Input>,
+    /// Indexed by [`StepIndex`]: the steps of the file, in its order, after one [`Work::Import`] for each input that
+    /// is held at a site.
+    pub steps: Vec<Step>,
+    pub outputs: IndexMap<String, Expression>,
+    /// What the file says under `placement`, in its order.
+    pub placement: Vec<Rule>,
+}
+
+impl Workflow {
+    pub fn step(&self, index: StepIndex) -> &Step {
+        &self.steps[index.index()]
+    }
+}
+
+/// A declared input of a workflow.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Input {
+    pub r#type: Type,
+    pub default: Option<Value>,
+    /// A file or directory that a site holds and a step [`Work::Import`] reads there; the name of that step.
+    pub imported_by: Option<StepIndex>,
+    pub description: Option<String>,
+    pub place: Place,
+}
+
+/// A node of the graph.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Step {
+    pub name: String,
+    pub index: StepIndex,
+    pub place: Place,
+    pub work: Work,
+    /// `with`: the value of each input, by name.
+    pub bindings: IndexMap<String, Expression>,
+    pub foreach: Option<Expression>,
+    pub when: Option<Expression>,
+    pub site: SiteSelector,
+    pub resources: Resources,
+    pub retry: Retry,
+    pub outputs: IndexMap<String, Output>,
+    /// Steps whose outputs its expressions read, and those it names under `after`; each before it in no cycle.
+    pub needs: Vec<StepIndex>,
+    pub start: StartMode,
+    pub on_disconnect: OnDisconnect,
+    pub environment: IndexMap<String, String>,
+}
+
+/// What an execution of a step does.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub enum Work {
+    /// `run:`, a script for `sh -eu`.
+    Script(String),
+    /// `action:`, an action with the `command` runtime, resolved when the workflow was submitted.
+    Action(Action),
+    /// Takes a file or directory that the site holds into its store, read in place at this path.
+    Import { path: String, directory: bool },
+    /// Nothing: succeeds as soon as it starts. What `atoll bench engine --executor null` runs.
+    Null,
+}
+
+/// An action as a step uses it.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Action {
+    pub name: String,
+    pub version: String,
+    /// The tree of its folder; nothing while the workflow is only checked.
+    pub bundle: Option<ObjectId>,
+    pub bundle_bytes: u64,
+    /// Program and arguments; a program without a `/` at its start is looked up in the bundle, then in `PATH`.
+    pub command: Vec<String>,
+    pub inputs: IndexMap<String, ActionInput>,
+}
+
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct ActionInput {
+    pub r#type: Type,
+    pub default: Option<Value>,
+}
+
+/// A declared output of a step.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Output {
+    pub r#type: Type,
+    pub optional: bool,
+    /// Whether an expression asks for the files of this directory, so that its listing must be reported with it.
+    pub listed: bool,
+    pub place: Place,
+}
+
+/// When a failed attempt is followed by another.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Retry {
+    /// Attempts in all, at least 1.
+    pub attempts: u32,
+    /// Before the second attempt; doubled for each further one, up to [`crate::limits::RETRY_BACKOFF_MAX`].
+    pub backoff: Duration,
+    /// Whether the next attempt should run at another site, if there is one.
+    pub other_site: bool,
+}
+
+impl Default for Retry {
+    fn default() -> Self {
+        Self { attempts: 1, backoff: Duration::from_secs(1), other_site: false }
+    }
+}
+
+/// How often an attempt whose fate is not known may have been started.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub enum StartMode {
+    #[default]
+    AtLeastOnce,
+    /// Never started twice; an execution whose fate is unknown waits for a decision.
+    AtMostOnce,
+}
+
+/// What a lost link means for running work.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub enum OnDisconnect {
+    #[default]
+    Finish,
+    Stop,
+}

@@ -1,0 +1,88 @@
+//! What an agent's core asks of its shell. All of it may be lost with the process, and is asked for again after it.
+
+use std::sync::Arc;
+
+use atoll_model::elements::ElementSet;
+use atoll_model::id::{Attempt, ExecutionId, RunId, StepIndex, TransferId};
+use atoll_model::session::{AgentFrame, StepTemplate};
+use atoll_model::value::{ObjectRef, Value};
+
+use crate::event::Seal;
+
+#[derive(Debug, Clone)]
+pub enum Command {
+    Send {
+        frame: AgentFrame,
+    },
+    /// End the stream; open a new one when the back-off says so, unless `give_up`.
+    Disconnect {
+        give_up: Option<String>,
+    },
+    /// Bring an object from the bucket into the store. One at a time for each object.
+    Fetch {
+        object: ObjectRef,
+    },
+    CancelFetch {
+        object: ObjectRef,
+    },
+    Push {
+        transfer: TransferId,
+        object: ObjectRef,
+    },
+    CancelPush {
+        transfer: TransferId,
+    },
+    /// Materialise the inputs, claim the attempt, run the work. Every object of the inputs is in the store, or sealed.
+    Start {
+        execution: ExecutionId,
+        attempt: Attempt,
+        template: Arc<StepTemplate>,
+        inputs: Vec<StartInput>,
+    },
+    /// Executions whose work is nothing: answer that they have finished.
+    StartNull {
+        run: RunId,
+        step: StepIndex,
+        attempt: Attempt,
+        elements: ElementSet,
+    },
+    /// End everything that the attempt started; answered by `Exited`.
+    Kill {
+        execution: ExecutionId,
+        attempt: Attempt,
+    },
+    /// Take the outputs and logs of an attempt that has exited into the store. `outputs` is false if only the logs count.
+    Collect {
+        execution: ExecutionId,
+        attempt: Attempt,
+        template: Arc<StepTemplate>,
+        outputs: bool,
+    },
+    /// The attempt is over and reported: its work directory may go.
+    Release {
+        execution: ExecutionId,
+        attempt: Attempt,
+    },
+    /// The sealed outputs of this attempt must not be used: its commit failed.
+    DropSealed {
+        seals: Vec<Seal>,
+    },
+}
+
+/// One input of a start.
+#[derive(Debug, Clone, PartialEq)]
+pub struct StartInput {
+    pub name: String,
+    pub value: StartValue,
+}
+
+#[derive(Debug, Clone, PartialEq)]
+pub enum StartValue {
+    Value(Value),
+    /// A file or directory of this site whose digest is not known yet.
+    Sealed {
+        seal: Seal,
+        name: Vec<u8>,
+        directory: bool,
+    },
+}

@@ -1,0 +1,202 @@
+//! What happens to an agent.
+
+use atoll_model::elements::ElementSet;
+use atoll_model::id::{Attempt, ExecutionId, ObjectId, RunId, StepIndex, TransferId};
+use atoll_model::resources::Capacity;
+use atoll_model::session::{ControlFrame, FailureReason, Heartbeat, Logs, Outcome, PushFailure, Usage};
+use atoll_model::time::Timestamp;
+use atoll_model::value::{ObjectKind, ObjectRef, Value};
+
+#[derive(Debug, Clone)]
+pub enum Event {
+    /// The stream to the control plane is open: say `Hello`.
+    Connected {
+        boot_nonce: u64,
+    },
+    Disconnected,
+    FrameReceived {
+        frame: ControlFrame,
+    },
+
+    /// What [`crate::Command::Fetch`] asked for. `wire_bytes` is 0 if it was there already.
+    Fetched {
+        object: ObjectRef,
+        wire_bytes: u64,
+        at: Timestamp,
+    },
+    FetchFailed {
+        object: ObjectRef,
+        message: String,
+        corrupt: bool,
+        permanent: bool,
+    },
+
+    /// The work of [`crate::Command::Start`] runs, or was found running after a restart of the agent.
+    Started {
+        execution: ExecutionId,
+        attempt: Attempt,
+        at: Timestamp,
+    },
+    /// It could not be started, or ended without a result of its own.
+    NotStarted {
+        execution: ExecutionId,
+        attempt: Attempt,
+        reason: FailureReason,
+        message: String,
+    },
+    /// Its process has ended and nothing that it started is left. Also found after a restart of the agent.
+    Exited {
+        execution: ExecutionId,
+        attempt: Attempt,
+        exit: Exit,
+    },
+    /// Its outputs are safe from change and may be handed to executions of this site; their digests are being computed.
+    OutputsSealed {
+        execution: ExecutionId,
+        attempt: Attempt,
+        outputs: Vec<SealedOutput>,
+    },
+    /// Its outputs are in the store, verified, in the order of the template; or they could not be taken in.
+    OutputsStored {
+        execution: ExecutionId,
+        attempt: Attempt,
+        result: Result<StoredOutputs, OutputFailure>,
+    },
+    /// What [`crate::Command::StartNull`] asked for.
+    NullFinished {
+        run: RunId,
+        step: StepIndex,
+        attempt: Attempt,
+        elements: ElementSet,
+        at: Timestamp,
+    },
+
+    Pushed {
+        transfer: TransferId,
+        object: ObjectRef,
+        wire_bytes: u64,
+        at: Timestamp,
+    },
+    PushFailed {
+        transfer: TransferId,
+        object: ObjectRef,
+        reason: PushFailure,
+        message: String,
+    },
+    /// A copy in the site's store was found damaged, and is out of use.
+    Damaged {
+        object: ObjectId,
+        kind: ObjectKind,
+        message: String,
+    },
+
+    /// Load and room, measured by the shell; sent with the next heartbeat.
+    Measured {
+        heartbeat: Heartbeat,
+    },
+    /// Room that the site offers changed.
+    CapacityChanged {
+        capacity: Capacity,
+    },
+    TimeoutElapsed,
+}
+
+/// How a process ended.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Exit {
+    pub started_at: Timestamp,
+    pub finished_at: Timestamp,
+    pub how: ExitKind,
+    pub usage: Usage,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum ExitKind {
+    Code(i32),
+    Signal(i32),
+    TimedOut,
+    OutOfMemory,
+    /// Killed because the core asked for it.
+    Killed,
+    /// The machine went down, or the shim died: nobody saw the end.
+    Interrupted(String),
+}
+
+/// An output that may be handed over before its digest is known.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct SealedOutput {
+    pub name: String,
+    /// Nothing if it is a value, not a file or directory, or an optional one that is not there.
+    pub seal: Option<Seal>,
+    pub value: Option<SealedValue>,
+}
+
+/// Names a sealed file or tree in the site's store until its digest is known; never used twice by one store.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, serde::Serialize, serde::Deserialize)]
+pub struct Seal(pub u64);
+
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum SealedValue {
+    File {
+        name: Vec<u8>,
+        bytes: u64,
+    },
+    Directory {
+        name: Vec<u8>,
+    },
+    /// A value that is already whole: it travels as it is.
+    Whole(Box<WholeValue>),
+}
+
+/// A value without files. (A wrapper, because floating-point numbers have no total equality.)
+#[derive(Debug, Clone)]
+pub struct WholeValue(pub Value);
+
+impl PartialEq for WholeValue {
+    fn eq(&self, other: &Self) -> bool {
+        self.0 == other.0
+    }
+}
+
+impl Eq for WholeValue {}
+
+#[derive(Debug, Clone, PartialEq)]
+pub struct StoredOutputs {
+    pub outputs: Vec<Value>,
+    pub logs: Logs,
+    pub bytes_out: u64,
+}
+
+/// Outputs that could not be taken in; the logs could.
+#[derive(Debug, Clone, PartialEq)]
+pub struct OutputFailure {
+    pub reason: FailureReason,
+    pub message: String,
+    pub logs: Logs,
+}
+
+/// An attempt that a shell found after a restart: what its shims and outcome records say.
+#[derive(Debug, Clone, PartialEq)]
+pub struct FoundAttempt {
+    pub execution: ExecutionId,
+    pub attempt: Attempt,
+    pub state: FoundState,
+}
+
+#[derive(Debug, Clone, PartialEq)]
+pub enum FoundState {
+    /// A live shim has it in its queue, not started.
+    Queued,
+    Running {
+        since: Timestamp,
+    },
+    Exited(Exit),
+}
+
+/// An outcome as the journal of a lost agent journal can be rebuilt from it.
+#[derive(Debug, Clone, PartialEq)]
+pub struct FoundOutcome {
+    pub execution: ExecutionId,
+    pub attempt: Attempt,
+    pub outcome: Outcome,
+}
