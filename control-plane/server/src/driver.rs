@@ -1,0 +1,96 @@
+//! The driver: one thread owns the control plane's core, another its journal.
+//!
+//! The core's thread drains everything that has arrived, handles it, and hands facts (encoded), commands, answers and
+//! registrations over as one [`Batch`]; the journal's thread appends as many batches as have piled up, makes them
+//! durable with one barrier, and only then carries out what they ask for, in order. So nobody is ever told, sent or
+//! shown what is not durable, and a journal that fails ends everything: nothing more can be carried out.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use atoll_model::session::ControlFrame;
+use control_plane_core::{ConnectionId, Event, Rejection, Request, RequestId, Response};
+use tokio::sync::{mpsc, oneshot};
+
+/// Inputs that wait for the core's thread: as many as it handles in a few milliseconds; beyond it, senders wait.
+const INBOX_LENGTH: usize = 4_096;
+/// Frames that wait for one connection. A peer that reads nothing while so many pile up is cut off; it resumes from its
+/// journal when it comes back.
+const CONNECTION_QUEUE_LENGTH: usize = 1_024;
+
+/// The driver has ended: the process is going down.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[error("the control plane is shutting down")]
+pub struct Stopped;
+
+impl From<Stopped> for Rejection {
+    fn from(stopped: Stopped) -> Self {
+        Self::Unavailable(stopped.to_string())
+    }
+}
+
+/// The way to the core, for every other part of the shell. Cheap to clone.
+#[derive(Debug, Clone)]
+pub struct Handle {
+    inbox: mpsc::Sender<Input>,
+    numbers: Arc<Numbers>,
+}
+
+#[derive(Debug, Default)]
+struct Numbers {
+    request: AtomicU64,
+    connection: AtomicU64,
+}
+
+/// A connection that the core may send frames to.
+#[derive(Debug)]
+pub struct Connection {
+    pub id: ConnectionId,
+    /// What to write on the stream, in order; its end means that the stream is to be ended.
+    pub frames: mpsc::Receiver<ControlFrame>,
+}
+
+/// What arrives at the core's thread.
+#[derive(Debug)]
+pub(crate) enum Input {
+    Event(Event),
+    Request { request: RequestId, body: Request, reply: oneshot::Sender<Result<Response, Rejection>> },
+    Connected { connection: ConnectionId, frames: mpsc::Sender<ControlFrame> },
+}
+
+impl Handle {
+    pub(crate) fn new() -> (Self, mpsc::Receiver<Input>) {
+        let (inbox, inputs) = mpsc::channel(INBOX_LENGTH);
+        (Self { inbox, numbers: Arc::default() }, inputs)
+    }
+
+    /// Hands an event to the core; waits while too many are on their way.
+    ///
+    /// # Errors
+    /// When the driver has ended.
+    pub async fn submit(&self, event: Event) -> Result<(), Stopped> {
+        self.inbox.send(Input::Event(event)).await.map_err(|_| Stopped)
+    }
+
+    /// Makes a request and waits for its reply, which comes after everything that it says is durable.
+    ///
+    /// # Errors
+    /// When the core refuses it; [`Rejection::Unavailable`] when the driver has ended.
+    pub async fn request(&self, body: Request) -> Result<Response, Rejection> {
+        let request = RequestId(self.numbers.request.fetch_add(1, Ordering::Relaxed));
+        let (reply, replied) = oneshot::channel();
+        self.inbox.send(Input::Request { request, body, reply }).await.map_err(|_| Stopped)?;
+        replied.await.map_err(|_| Stopped)?
+    }
+
+    /// Registers a stream that was accepted. Whoever ends it submits [`Event::ConnectionLost`].
+    ///
+    /// # Errors
+    /// When the driver has ended.
+    pub async fn connect(&self) -> Result<Connection, Stopped> {
+        let id = ConnectionId(self.numbers.connection.fetch_add(1, Ordering::Relaxed));
+        let (sender, frames) = mpsc::channel(CONNECTION_QUEUE_LENGTH);
+        self.inbox.send(Input::Connected { connection: id, frames: sender }).await.map_err(|_| Stopped)?;
+        Ok(Connection { id, frames })
+    }
+}
