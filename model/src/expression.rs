@@ -1,8 +1,13 @@
 //! Expressions: CEL inside `${{ … }}`, or a plain value, or text with expressions in it. Closed, typed, without effects.
 
+mod program;
+
+use std::sync::Arc;
+
 use indexmap::IndexMap;
 use serde::{Deserialize, Serialize};
 
+pub use self::program::Program;
 use crate::diagnostic::Place;
 use crate::id::StepIndex;
 use crate::value::{Type, Value};
@@ -34,8 +39,8 @@ pub enum Form {
     Item,
     /// `${{ index }}`, the element's number.
     Index,
-    /// Any other CEL expression: its source.
-    Cel(String),
+    /// Any other CEL expression.
+    Cel(Program),
     /// Text with expressions in it; its value is a string.
     Template(Vec<Expression>),
     /// A list or an object with expressions in it.
@@ -48,8 +53,6 @@ pub trait Scope {
     fn input(&self, name: &str) -> Option<Value>;
     /// An output of a step: of a step that fans out, the list of its elements' outputs.
     fn output(&self, step: StepIndex, output: &str) -> Option<Value>;
-    /// The name and the outputs of a step that a CEL expression names.
-    fn step_named(&self, name: &str) -> Option<(StepIndex, Vec<String>)>;
     fn item(&self) -> Option<Value>;
     fn index(&self) -> Option<u32>;
 }
@@ -62,11 +65,50 @@ pub struct EvaluationError {
     pub message: String,
 }
 
-/// Evaluates an expression.
+/// Evaluates an expression. Plain references and literals cost a lookup; CEL is compiled once for each [`Program`].
 ///
 /// # Errors
 /// When it has no value: division by zero, an index out of range, a limit on cost or size that is exceeded.
 pub fn evaluate(expression: &Expression, scope: &dyn Scope) -> Result<Value, EvaluationError> {
+    let _ = (expression, scope);
+    unimplemented!("being written")
+}
+
+/// What `foreach` fans out over.
+#[derive(Debug, Clone, PartialEq)]
+pub enum Elements {
+    /// `range(count)`: the integers from 0, never held as a list.
+    Range { count: u32 },
+    List(Arc<Vec<Value>>),
+}
+
+impl Elements {
+    pub fn len(&self) -> u32 {
+        match self {
+            Self::Range { count } => *count,
+            Self::List(values) => u32::try_from(values.len()).unwrap_or(u32::MAX),
+        }
+    }
+
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+
+    /// The value of `item` for an element.
+    pub fn get(&self, element: u32) -> Option<Value> {
+        match self {
+            Self::Range { count } => (element < *count).then(|| Value::Integer(i64::from(element))),
+            Self::List(values) => values.get(element as usize).cloned(),
+        }
+    }
+}
+
+/// Evaluates what a step fans out over.
+///
+/// # Errors
+/// As [`evaluate`], and when the value is no list, or has more elements than
+/// [`ELEMENTS_MAX`](crate::limits::ELEMENTS_MAX).
+pub fn evaluate_elements(expression: &Expression, scope: &dyn Scope) -> Result<Elements, EvaluationError> {
     let _ = (expression, scope);
     unimplemented!("being written")
 }

@@ -1,6 +1,9 @@
 //! Workflows: what a file says, checked whole. A [`Workflow`] is acyclic, every reference in it resolves, and the types
 //! of what is handed from step to step agree.
 
+mod parse;
+mod sites;
+
 use std::time::Duration;
 
 use indexmap::IndexMap;
@@ -12,6 +15,9 @@ use crate::id::{ObjectId, StepIndex};
 use crate::placement::{Rule, SiteSelector};
 use crate::resources::Resources;
 use crate::value::{Type, Value};
+
+pub use self::parse::{Given, HeldAt, Surroundings, parse};
+pub use self::sites::{SiteFacts, check_sites};
 
 /// A versioned definition: inputs, steps in the order of the file, outputs, rules.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
