@@ -19,6 +19,14 @@ pub const ATTEMPTS_MAX: u32 = 100;
 pub const RECORD_BYTES_MAX: usize = 16 << 10;
 /// Encoded bytes of one frame of a session: tonic decodes up to 4 MiB, and a heartbeat must not wait behind more.
 pub const FRAME_BYTES_MAX: usize = 1 << 20;
+/// Encoded bytes of one message that is decoded at all: the inventory of a session is one frame, whatever its size, and a
+/// command may carry values of a few hundred kilobytes each.
+pub const MESSAGE_BYTES_MAX: usize = 16 << 20;
+/// Elements that one frame may name one by one. Columns with repeats grow when they are read: without an end a frame of a
+/// few bytes could fill the memory.
+pub const FRAME_ELEMENTS_MAX: usize = 2_000_000;
+/// Depth of a value that is read from the wire: lists within lists; each level is one call deep.
+pub const VALUE_DEPTH_MAX: usize = 128;
 /// How long an agent may start new dispatches unheard.
 pub const SESSION_LEASE: Duration = Duration::from_secs(45);
 /// How long an agent may start the steps of a fragment unheard, and the control plane gives nothing of it away.

@@ -208,6 +208,11 @@ pub enum SiteCommand {
     Forget {
         run: RunId,
     },
+    /// A command that `proto` could not read, because the control plane is of a newer version. It keeps its number: it is
+    /// journaled and acknowledged like any other, and has no effect of its own.
+    Unknown {
+        reason: String,
+    },
 }
 
 /// What all executions of a step have in common.
@@ -322,6 +327,11 @@ pub enum Report {
         kind: ObjectKind,
         location: FaultLocation,
         message: String,
+    },
+    /// A report that `proto` could not read, because the agent is of another version. It keeps its number: it is
+    /// acknowledged like any other, and has no effect of its own.
+    Unknown {
+        reason: String,
     },
 }
 
