@@ -1,1 +1,71 @@
-//! (placeholder)
+//! What an agent does: it keeps the link to the control plane, runs executions in slots that shims own, stages their
+//! inputs and takes in their outputs, and journals what its core (`site-agent-core`) decides. It decides nothing itself.
+//!
+//! - Nothing is sent or started before the facts that it follows from are durable.
+//! - Stopping, killing or upgrading the agent stops nothing that runs.
+//! - Two agents never work in one data directory.
+
+mod config;
+mod shim;
+
+use std::ffi::OsString;
+use std::process::ExitCode;
+
+use atoll_model::id::{AgentId, SiteName};
+use tokio_util::sync::CancellationToken;
+
+pub use config::{Config, ConfigError, JournalBackend, Overrides, ShimProgram};
+
+/// Who this agent is, once its site's join token was redeemed.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Joined {
+    pub site: SiteName,
+    pub agent: AgentId,
+}
+
+#[derive(Debug, thiserror::Error)]
+pub enum JoinError {
+    #[error("the link to the control plane is not built into this program")]
+    NoLink,
+}
+
+#[derive(Debug, thiserror::Error)]
+pub enum RunError {
+    #[error("the link to the control plane is not built into this program")]
+    NoLink,
+}
+
+/// Redeems a join token: makes the agent's keys in the data directory and has its first certificate issued. Harmless to
+/// repeat with the same token and data directory when the answer was lost.
+///
+/// # Errors
+/// When the token is not one, used or expired, when the server cannot be reached or is not the one that the token pins,
+/// or when the data directory already belongs to another agent.
+pub async fn join(config: &Config, token: &str) -> Result<Joined, JoinError> {
+    let _ = (config, token);
+    std::future::ready(Err(JoinError::NoLink)).await
+}
+
+/// Runs the agent until `shutdown`; what its slots run goes on without it.
+///
+/// # Errors
+/// When the data directory is in use by another agent or was never joined, when the journal can neither be opened nor
+/// begun anew, or when something that must be durable could not be made so.
+pub async fn run(config: Config, shutdown: CancellationToken) -> Result<(), RunError> {
+    let _ = (config, shutdown);
+    std::future::ready(Err(RunError::NoLink)).await
+}
+
+/// The runtime that [`join`] and [`run`] want: small, since an idle agent is to cost next to nothing.
+///
+/// # Errors
+/// When the system gives no threads or no epoll.
+pub fn runtime() -> std::io::Result<tokio::runtime::Runtime> {
+    tokio::runtime::Builder::new_current_thread().enable_all().max_blocking_threads(8).thread_name("atoll-io").build()
+}
+
+/// What the hidden command `atoll shim …` does; `arguments` are those after the word `shim`. To be called first thing in
+/// `main`, before there is any thread: a shim has only one.
+pub fn shim_main(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
+    shim::main(arguments.into_iter().collect())
+}

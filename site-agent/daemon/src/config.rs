@@ -1,0 +1,308 @@
+//! The agent's configuration: a TOML file, then the environment, then flags; each wins over the one before it.
+
+use std::collections::BTreeMap;
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+use std::str::FromStr;
+
+use serde::{Deserialize, Deserializer};
+
+/// What an agent is told by its administrator.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Config {
+    /// Everything the agent keeps: identity, journal, store, slots.
+    pub data_dir: PathBuf,
+    /// CPUs offered to work, in thousandths; those of the machine if nothing.
+    pub cpu_millis: Option<u32>,
+    /// Bytes of memory offered to work; nine tenths of the machine's if nothing.
+    pub memory_bytes: Option<u64>,
+    pub labels: BTreeMap<String, String>,
+    /// Folders below which a workflow may take files of this machine into the store. None unless given.
+    pub imports: Vec<PathBuf>,
+    pub journal: JournalBackend,
+    /// Where `/metrics` is served, if anywhere.
+    pub metrics_listen: Option<SocketAddr>,
+    /// An OTLP endpoint (gRPC) for traces.
+    pub otlp: Option<String>,
+    /// Why the site takes no new work, if its administrator has closed it.
+    pub closed: Option<String>,
+    /// The program that shims are started from: this one, unless a test says otherwise.
+    pub shim_program: Option<ShimProgram>,
+}
+
+/// How a shim is started: `program arguments… DIRECTORY`.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ShimProgram {
+    pub program: PathBuf,
+    pub arguments: Vec<String>,
+}
+
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum JournalBackend {
+    #[default]
+    Sled,
+    Redb,
+}
+
+impl FromStr for JournalBackend {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        match text {
+            "sled" => Ok(Self::Sled),
+            "redb" => Ok(Self::Redb),
+            other => Err(format!("{other:?} is not a journal: sled or redb")),
+        }
+    }
+}
+
+/// What flags say, or the environment, or the file: nothing where they say nothing.
+#[derive(Debug, Clone, Default, PartialEq, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Overrides {
+    pub data_dir: Option<PathBuf>,
+    /// CPUs, in whole ones or parts: `1.5`.
+    pub cpus: Option<f64>,
+    #[serde(deserialize_with = "deserialize_bytes")]
+    pub memory: Option<u64>,
+    pub labels: BTreeMap<String, String>,
+    pub imports: Option<Vec<PathBuf>>,
+    pub journal: Option<JournalBackend>,
+    pub metrics_listen: Option<SocketAddr>,
+    pub otlp: Option<String>,
+    pub closed: Option<String>,
+    #[serde(skip)]
+    pub shim_program: Option<ShimProgram>,
+}
+
+#[derive(Debug, thiserror::Error)]
+pub enum ConfigError {
+    #[error("cannot read {path}", path = path.display())]
+    Read { path: PathBuf, source: std::io::Error },
+    #[error("{path} is not a configuration of an agent", path = path.display())]
+    Parse { path: PathBuf, source: toml::de::Error },
+    #[error("{variable}={value:?}: {message}")]
+    Variable { variable: String, value: String, message: String },
+    #[error("{path} is not a path to use: it must be absolute", path = .0.display())]
+    RelativePath(PathBuf),
+    #[error("cpus = {0}: an agent offers at least a hundredth of a CPU, and at most 4,000,000")]
+    Cpus(f64),
+    #[error("no data directory is given, and there is no HOME to put it in")]
+    NoHome,
+}
+
+impl Config {
+    /// Reads the file (if one is named), then the `ATOLL_AGENT_*` variables that `variable` answers, then `flags`.
+    ///
+    /// # Errors
+    /// When the file cannot be read, or anything in it or the environment is not what it must be.
+    pub fn load(
+        file: Option<&Path>,
+        variable: &dyn Fn(&str) -> Option<String>,
+        flags: Overrides,
+    ) -> Result<Self, ConfigError> {
+        let from_file = file.map(Overrides::read).transpose()?.unwrap_or_default();
+        let from_environment = Overrides::from_environment(variable)?;
+        let said = from_file.with(from_environment).with(flags);
+        let data_dir = match said.data_dir {
+            Some(directory) => std::path::absolute(&directory).map_err(|_| ConfigError::RelativePath(directory))?,
+            None => default_data_dir(variable)?,
+        };
+        let cpu_millis = match said.cpus {
+            Some(cpus) if (0.01..=4_000_000.0).contains(&cpus) => Some((cpus * 1_000.0).round() as u32),
+            Some(cpus) => return Err(ConfigError::Cpus(cpus)),
+            None => None,
+        };
+        let imports = said.imports.unwrap_or_default();
+        if let Some(relative) = imports.iter().find(|path| !path.is_absolute()) {
+            return Err(ConfigError::RelativePath(relative.clone()));
+        }
+        Ok(Self {
+            data_dir,
+            cpu_millis,
+            memory_bytes: said.memory,
+            labels: said.labels,
+            imports,
+            journal: said.journal.unwrap_or_default(),
+            metrics_listen: said.metrics_listen,
+            otlp: said.otlp,
+            closed: said.closed,
+            shim_program: said.shim_program,
+        })
+    }
+
+    /// The configuration of an agent of which nothing is known but where it keeps everything.
+    pub fn for_data_dir(data_dir: PathBuf) -> Self {
+        Self {
+            data_dir,
+            cpu_millis: None,
+            memory_bytes: None,
+            labels: BTreeMap::new(),
+            imports: Vec::new(),
+            journal: JournalBackend::default(),
+            metrics_listen: None,
+            otlp: None,
+            closed: None,
+            shim_program: None,
+        }
+    }
+}
+
+impl Overrides {
+    fn read(path: &Path) -> Result<Self, ConfigError> {
+        let text =
+            std::fs::read_to_string(path).map_err(|source| ConfigError::Read { path: path.to_owned(), source })?;
+        toml::from_str(&text).map_err(|source| ConfigError::Parse { path: path.to_owned(), source })
+    }
+
+    fn from_environment(variable: &dyn Fn(&str) -> Option<String>) -> Result<Self, ConfigError> {
+        fn parsed<T>(
+            variable: &dyn Fn(&str) -> Option<String>,
+            name: &str,
+            parse: impl FnOnce(&str) -> Result<T, String>,
+        ) -> Result<Option<T>, ConfigError> {
+            let variable_name = format!("ATOLL_AGENT_{name}");
+            let Some(value) = variable(&variable_name) else { return Ok(None) };
+            match parse(&value) {
+                Ok(parsed) => Ok(Some(parsed)),
+                Err(message) => Err(ConfigError::Variable { variable: variable_name, value, message }),
+            }
+        }
+        Ok(Self {
+            data_dir: parsed(variable, "DATA_DIR", |text| Ok(PathBuf::from(text)))?,
+            cpus: parsed(variable, "CPUS", |text| text.parse().map_err(|_| "not a number".to_owned()))?,
+            memory: parsed(variable, "MEMORY", parse_bytes)?,
+            labels: parsed(variable, "LABELS", parse_labels)?.unwrap_or_default(),
+            imports: parsed(variable, "IMPORTS", |text| Ok(std::env::split_paths(text).collect()))?,
+            journal: parsed(variable, "JOURNAL", str::parse)?,
+            metrics_listen: parsed(variable, "METRICS_LISTEN", |text| {
+                text.parse().map_err(|_| "not an address such as 127.0.0.1:9101".to_owned())
+            })?,
+            otlp: parsed(variable, "OTLP", |text| Ok(text.to_owned()))?,
+            closed: parsed(variable, "CLOSED", |text| Ok(text.to_owned()))?,
+            shim_program: None,
+        })
+    }
+
+    /// What `later` says where it says anything, else what this says. Labels are joined.
+    fn with(mut self, later: Self) -> Self {
+        self.labels.extend(later.labels);
+        Self {
+            data_dir: later.data_dir.or(self.data_dir),
+            cpus: later.cpus.or(self.cpus),
+            memory: later.memory.or(self.memory),
+            labels: self.labels,
+            imports: later.imports.or(self.imports),
+            journal: later.journal.or(self.journal),
+            metrics_listen: later.metrics_listen.or(self.metrics_listen),
+            otlp: later.otlp.or(self.otlp),
+            closed: later.closed.or(self.closed),
+            shim_program: later.shim_program.or(self.shim_program),
+        }
+    }
+}
+
+fn default_data_dir(variable: &dyn Fn(&str) -> Option<String>) -> Result<PathBuf, ConfigError> {
+    if rustix::process::geteuid().is_root() {
+        return Ok(PathBuf::from("/var/lib/atoll"));
+    }
+    let state = match variable("XDG_STATE_HOME").filter(|path| path.starts_with('/')) {
+        Some(state) => PathBuf::from(state),
+        None => PathBuf::from(variable("HOME").ok_or(ConfigError::NoHome)?).join(".local/state"),
+    };
+    Ok(state.join("atoll"))
+}
+
+fn parse_labels(text: &str) -> Result<BTreeMap<String, String>, String> {
+    text.split(',')
+        .filter(|pair| !pair.is_empty())
+        .map(|pair| match pair.split_once('=') {
+            Some((label, value)) if !label.is_empty() => Ok((label.to_owned(), value.to_owned())),
+            Some(_) | None => Err(format!("{pair:?} is not a label: NAME=VALUE")),
+        })
+        .collect()
+}
+
+/// Reads a size: a number of bytes, or one with `KB`, `MB`, `GB`, `TB`, `KiB`, `MiB`, `GiB`, `TiB`.
+fn parse_bytes(text: &str) -> Result<u64, String> {
+    let wrong = || format!("{text:?} is not a size such as 512MiB");
+    let digits = text.find(|character: char| !character.is_ascii_digit()).unwrap_or(text.len());
+    let unit = match text[digits..].trim() {
+        "" | "B" => 1,
+        "KB" => 1_000,
+        "MB" => 1_000_000,
+        "GB" => 1_000_000_000,
+        "TB" => 1_000_000_000_000,
+        "KiB" => 1 << 10,
+        "MiB" => 1 << 20,
+        "GiB" => 1 << 30,
+        "TiB" => 1 << 40,
+        _ => return Err(wrong()),
+    };
+    text[..digits].parse::<u64>().ok().and_then(|number| number.checked_mul(unit)).ok_or_else(wrong)
+}
+
+fn deserialize_bytes<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<u64>, D::Error> {
+    #[derive(Deserialize)]
+    #[serde(untagged)]
+    enum Size {
+        Bytes(u64),
+        Text(String),
+    }
+    match Size::deserialize(deserializer)? {
+        Size::Bytes(bytes) => Ok(Some(bytes)),
+        Size::Text(text) => parse_bytes(&text).map(Some).map_err(serde::de::Error::custom),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![expect(clippy::unwrap_used, reason = "a test that fails here has failed")]
+
+    use super::*;
+
+    fn nothing(_: &str) -> Option<String> {
+        None
+    }
+
+    #[test]
+    fn flags_win_over_the_environment_which_wins_over_the_file() {
+        let folder = tempfile::tempdir().unwrap();
+        let file = folder.path().join("agent.toml");
+        std::fs::write(
+            &file,
+            "data_dir = '/a'\ncpus = 1.5\nmemory = '2GiB'\njournal = 'redb'\nlabels = { tier = 'edge' }\n",
+        )
+        .unwrap();
+        let environment = |name: &str| match name {
+            "ATOLL_AGENT_DATA_DIR" => Some("/b".to_owned()),
+            "ATOLL_AGENT_MEMORY" => Some("64MiB".to_owned()),
+            "ATOLL_AGENT_LABELS" => Some("region=eu".to_owned()),
+            _ => None,
+        };
+        let flags = Overrides { data_dir: Some("/c".into()), ..Overrides::default() };
+        let config = Config::load(Some(&file), &environment, flags).unwrap();
+        assert_eq!(config.data_dir, Path::new("/c"));
+        assert_eq!(config.cpu_millis, Some(1_500));
+        assert_eq!(config.memory_bytes, Some(64 << 20));
+        assert_eq!(config.journal, JournalBackend::Redb);
+        assert_eq!(config.labels.len(), 2);
+    }
+
+    #[test]
+    fn an_unknown_field_is_refused() {
+        let folder = tempfile::tempdir().unwrap();
+        let file = folder.path().join("agent.toml");
+        std::fs::write(&file, "cpu = 1").unwrap();
+        let error = Config::load(Some(&file), &nothing, Overrides::default()).unwrap_err();
+        assert!(std::error::Error::source(&error).unwrap().to_string().contains("unknown field"), "{error:?}");
+    }
+
+    #[test]
+    fn a_folder_to_import_from_must_be_absolute() {
+        let flags =
+            Overrides { data_dir: Some("/c".into()), imports: Some(vec!["data".into()]), ..Overrides::default() };
+        assert!(matches!(Config::load(None, &nothing, flags), Err(ConfigError::RelativePath(_))));
+    }
+}
