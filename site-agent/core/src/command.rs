@@ -18,13 +18,20 @@ pub enum Command {
     Disconnect {
         give_up: Option<String>,
     },
-    /// Bring an object from the bucket into the store. One at a time for each object.
+    /// Say whether the object is in the store, whole: answered by `Located`. Comes before a fetch, so that a fetch which a
+    /// restart interrupted is told from an object that was there all along.
+    Locate {
+        object: ObjectRef,
+    },
+    /// Bring an object from the bucket into the store. One at a time for each object. Answered by exactly one `Fetched` or
+    /// `FetchFailed`; so is a fetch that was cancelled.
     Fetch {
         object: ObjectRef,
     },
     CancelFetch {
         object: ObjectRef,
     },
+    /// Copy an object into the bucket. Answered by exactly one `Pushed` or `PushFailed`; so is a push that was cancelled.
     Push {
         transfer: TransferId,
         object: ObjectRef,
@@ -38,6 +45,9 @@ pub enum Command {
         attempt: Attempt,
         template: Arc<StepTemplate>,
         inputs: Vec<StartInput>,
+        /// Room for it is that of an execution of the same step that was started before it: it goes into the queue of the
+        /// slot that has the least to do for this step, and never into a slot of its own beside them.
+        ahead: bool,
     },
     /// Executions whose work is nothing: answer that they have finished.
     StartNull {

@@ -3,7 +3,7 @@
 use atoll_model::elements::ElementSet;
 use atoll_model::id::{Attempt, ExecutionId, ObjectId, RunId, StepIndex, TransferId};
 use atoll_model::resources::Capacity;
-use atoll_model::session::{ControlFrame, FailureReason, Heartbeat, Logs, Outcome, PushFailure, Usage};
+use atoll_model::session::{ControlFrame, FailureReason, Heartbeat, Logs, PushFailure, Usage};
 use atoll_model::time::Timestamp;
 use atoll_model::value::{ObjectKind, ObjectRef, Value};
 
@@ -18,6 +18,11 @@ pub enum Event {
         frame: ControlFrame,
     },
 
+    /// What [`crate::Command::Locate`] asked for.
+    Located {
+        object: ObjectRef,
+        present: bool,
+    },
     /// What [`crate::Command::Fetch`] asked for. `wire_bytes` is 0 if it was there already.
     Fetched {
         object: ObjectRef,
@@ -175,7 +180,8 @@ pub struct OutputFailure {
     pub logs: Logs,
 }
 
-/// An attempt that a shell found after a restart: what its shims and outcome records say.
+/// An attempt that a shell found after a restart: what its shims and outcome records say. An attempt that is not found
+/// has no claim, and whatever was asked for it by the process before will not be done any more.
 #[derive(Debug, Clone, PartialEq)]
 pub struct FoundAttempt {
     pub execution: ExecutionId,
@@ -191,12 +197,4 @@ pub enum FoundState {
         since: Timestamp,
     },
     Exited(Exit),
-}
-
-/// An outcome as the journal of a lost agent journal can be rebuilt from it.
-#[derive(Debug, Clone, PartialEq)]
-pub struct FoundOutcome {
-    pub execution: ExecutionId,
-    pub attempt: Attempt,
-    pub outcome: Outcome,
 }

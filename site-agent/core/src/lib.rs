@@ -1,10 +1,20 @@
 //! What an agent decides: which executions its site runs and when, what it holds, what it reports and repeats.
 //!
-//! Called as the control plane's core is: [`Agent::recover`] once, then [`Agent::handle`] with each event and the time,
-//! whose step the shell carries out (facts durable first, then commands), and [`Agent::next_timeout`].
+//! Four kinds of method, called in this order: [`Agent::recover`] once; then, for ever, [`Agent::handle`] with each event
+//! and the time, whose [`Step`] the shell carries out (facts durable first, then commands), and [`Agent::next_timeout`] to
+//! know when to send [`Event::TimeoutElapsed`]; [`Agent::snapshot`] whenever the journal is compacted; [`Agent::check`]
+//! asserts the invariants whenever somebody wants to know.
 
+mod agent;
 pub mod command;
+mod config;
 pub mod event;
+mod fact;
+mod state;
 
+pub use agent::{Agent, Step};
 pub use command::Command;
+pub use config::Config;
 pub use event::Event;
+pub use fact::Fact;
+pub use state::Snapshot;

@@ -1,0 +1,96 @@
+//! What an agent has decided: the only thing that its journal holds.
+
+use atoll_model::elements::ElementSet;
+use atoll_model::id::{Attempt, CommandSeq, ExecutionId, JournalId, ObjectId, ReportSeq, RunId, StepIndex, TransferId};
+use atoll_model::session::{FinishedElement, Outcome, Report, SiteCommand, StartedElement};
+use atoll_model::time::Timestamp;
+use atoll_model::value::ObjectRef;
+use serde::{Deserialize, Serialize};
+
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub enum Fact {
+    /// The first fact of a journal.
+    Opened {
+        journal: JournalId,
+    },
+    /// The agent's process began.
+    ProcessStarted,
+    /// Attempts that shims hold and the journal, being new, knows nothing of.
+    OrphansFound {
+        attempts: Vec<(ExecutionId, Attempt)>,
+    },
+    /// Starts that were intended and that no shim has claimed: they wait for their turn again.
+    StartsWithdrawn {
+        starts: Vec<(ExecutionId, Attempt)>,
+    },
+    /// These commands are this agent's to carry out.
+    CommandsAccepted {
+        first: CommandSeq,
+        at: Timestamp,
+        commands: Vec<SiteCommand>,
+    },
+    /// What the control plane said of the inventory, where it was not to go on.
+    VerdictsAccepted {
+        cancel: Vec<(ExecutionId, Attempt)>,
+        forget: Vec<(ExecutionId, Attempt)>,
+    },
+    /// The object is not here; from now on bytes of it may cross the border for this execution.
+    FetchIntended {
+        object: ObjectRef,
+        execution: ExecutionId,
+    },
+    Fetched {
+        object: ObjectRef,
+        wire_bytes: u64,
+        execution: ExecutionId,
+        at: Timestamp,
+    },
+    /// The fetch came to nothing.
+    FetchEnded {
+        object: ObjectId,
+    },
+    /// The push was carried out or given up, as the report says.
+    PushEnded {
+        transfer: TransferId,
+        report: Report,
+    },
+    FaultFound {
+        report: Report,
+    },
+    /// The executions may be running from now on.
+    StartIntended {
+        run: RunId,
+        step: StepIndex,
+        attempt: Attempt,
+        elements: ElementSet,
+    },
+    /// All of these ended in the same way, without outputs, logs or usage.
+    Ended {
+        run: RunId,
+        step: StepIndex,
+        attempt: Attempt,
+        elements: ElementSet,
+        started_at: Option<Timestamp>,
+        finished_at: Timestamp,
+        outcome: Outcome,
+    },
+    Finished {
+        run: RunId,
+        step: StepIndex,
+        element: Box<FinishedElement>,
+    },
+    /// Attempts that the control plane has no use for have ended: nobody is told.
+    Dropped {
+        attempts: Vec<(ExecutionId, Attempt)>,
+    },
+    /// All that was waiting to be reported got its numbers: first a report for each step with starts, then one for each
+    /// batch, which holds the positions of what it is made of.
+    Reported {
+        first: ReportSeq,
+        started: Vec<(RunId, StepIndex, Vec<StartedElement>)>,
+        batches: Vec<Vec<u32>>,
+    },
+    ReportsAcknowledged {
+        through: ReportSeq,
+    },
+}
