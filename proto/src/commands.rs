@@ -1,0 +1,226 @@
+//! Commands to a site.
+
+use std::time::Duration;
+
+use atoll_model::elements::ElementSet;
+use atoll_model::id::CommandSeq;
+use atoll_model::session::{
+    ControlBody, Dispatch, DispatchElements, SiteCommand, StepTemplate, TemplateOutput, TemplateWork,
+};
+use atoll_model::workflow::{OnDisconnect, StartMode};
+
+use crate::bindings::{BindingsWriter, read_bindings, read_run};
+use crate::columns::{ElementsReader, elements, read_runs, runs, same_length};
+use crate::error::{WireError, required};
+use crate::types::{enumeration, number, read_attempt, read_step, step};
+use crate::v1 as wire;
+use crate::v1::dispatch::Elements as WireElements;
+use crate::v1::site_command::Kind;
+use crate::v1::step_template::Work;
+
+enumeration!(start_mode, read_start_mode, StartMode, wire::StartMode, [AtLeastOnce, AtMostOnce]);
+enumeration!(on_disconnect, read_on_disconnect, OnDisconnect, wire::OnDisconnect, [Finish, Stop]);
+
+pub(crate) fn write_commands(first: CommandSeq, commands: Vec<SiteCommand>) -> wire::Commands {
+    wire::Commands { first: first.0, commands: commands.into_iter().map(Into::into).collect() }
+}
+
+/// Reads the commands of a frame. One that a newer peer may have meant keeps its number.
+pub(crate) fn read_commands(message: wire::Commands, refused: &mut Vec<WireError>) -> Result<ControlBody, WireError> {
+    let mut commands = Vec::with_capacity(message.commands.len());
+    for command in message.commands {
+        commands.push(match SiteCommand::try_from(command) {
+            Ok(command) => command,
+            Err(error) if error.refuses_item_only() => {
+                let reason = error.to_string();
+                refused.push(error);
+                SiteCommand::Unknown { reason }
+            }
+            Err(error) => return Err(error),
+        });
+    }
+    Ok(ControlBody::Commands { first: CommandSeq(message.first), commands })
+}
+
+impl From<SiteCommand> for wire::SiteCommand {
+    fn from(command: SiteCommand) -> Self {
+        let kind = match command {
+            SiteCommand::Prepare(template) => Kind::Prepare((*template).into()),
+            SiteCommand::Dispatch(dispatch) => Kind::Dispatch(dispatch.into()),
+            SiteCommand::Cancel { run, step: index, elements, reason } => Kind::Cancel(wire::CancelElements {
+                run: Some(run.into()),
+                step: step(index),
+                elements: Some((&elements).into()),
+                reason,
+            }),
+            SiteCommand::Push { transfer, object } => {
+                Kind::Push(wire::Push { transfer: Some(transfer.into()), object: Some(object.into()) })
+            }
+            SiteCommand::CancelPush { transfer } => Kind::CancelPush(transfer.into()),
+            SiteCommand::Forget { run } => Kind::Forget(run.into()),
+            SiteCommand::Unknown { reason } => Kind::Unknown(reason),
+        };
+        Self { kind: Some(kind) }
+    }
+}
+
+impl TryFrom<wire::SiteCommand> for SiteCommand {
+    type Error = WireError;
+
+    fn try_from(message: wire::SiteCommand) -> Result<Self, WireError> {
+        Ok(match message.kind.ok_or(WireError::UnknownKind { field: "command" })? {
+            Kind::Prepare(template) => Self::Prepare(Box::new(template.try_into()?)),
+            Kind::Dispatch(dispatch) => Self::Dispatch(dispatch.try_into()?),
+            Kind::Cancel(cancel) => Self::Cancel {
+                run: read_run(cancel.run)?,
+                step: read_step(cancel.step)?,
+                elements: required(cancel.elements, "cancel.elements")?.try_into()?,
+                reason: cancel.reason,
+            },
+            Kind::Push(push) => Self::Push {
+                transfer: required(push.transfer, "push.transfer")?.into(),
+                object: required(push.object, "push.object")?.try_into()?,
+            },
+            Kind::CancelPush(transfer) => Self::CancelPush { transfer: transfer.into() },
+            Kind::Forget(run) => Self::Forget { run: run.into() },
+            Kind::Unknown(reason) => Self::Unknown { reason },
+        })
+    }
+}
+
+impl From<StepTemplate> for wire::StepTemplate {
+    fn from(template: StepTemplate) -> Self {
+        let work = match template.work {
+            TemplateWork::Script(script) => Work::Script(script),
+            TemplateWork::Command { command, bundle } => {
+                Work::Command(wire::ActionCommand { command, bundle: bundle.map(Into::into) })
+            }
+            TemplateWork::Import { path, directory } => Work::Import(wire::Import { path, directory }),
+            TemplateWork::Null => Work::Null(wire::Nothing {}),
+        };
+        let mut bindings = BindingsWriter::new(template.run);
+        template.bindings.into_iter().for_each(|binding| bindings.write(binding));
+        let environment = template.environment.into_iter();
+        Self {
+            run: Some(template.run.into()),
+            step: step(template.step),
+            step_name: template.step_name,
+            workflow: template.workflow,
+            work: Some(work),
+            resources: Some(template.resources.into()),
+            outputs: template.outputs.into_iter().map(Into::into).collect(),
+            bindings: Some(bindings.finish()),
+            environment: environment.map(|(name, value)| wire::EnvironmentVariable { name, value }).collect(),
+            start: start_mode(template.start).into(),
+            on_disconnect: on_disconnect(template.on_disconnect).into(),
+            traceparent: template.traceparent,
+        }
+    }
+}
+
+impl TryFrom<wire::StepTemplate> for StepTemplate {
+    type Error = WireError;
+
+    fn try_from(message: wire::StepTemplate) -> Result<Self, WireError> {
+        let run = read_run(message.run)?;
+        let work = match message.work.ok_or(WireError::UnknownKind { field: "template.work" })? {
+            Work::Script(script) => TemplateWork::Script(script),
+            Work::Command(action) => TemplateWork::Command {
+                command: action.command,
+                bundle: action.bundle.map(TryInto::try_into).transpose()?,
+            },
+            Work::Import(import) => TemplateWork::Import { path: import.path, directory: import.directory },
+            Work::Null(wire::Nothing {}) => TemplateWork::Null,
+        };
+        Ok(Self {
+            run,
+            step: read_step(message.step)?,
+            step_name: message.step_name,
+            workflow: message.workflow,
+            work,
+            resources: required(message.resources, "template.resources")?.try_into()?,
+            outputs: message.outputs.into_iter().map(TryInto::try_into).collect::<Result<_, _>>()?,
+            bindings: read_bindings(message.bindings, run)?.collect::<Result<_, _>>()?,
+            environment: message.environment.into_iter().map(|variable| (variable.name, variable.value)).collect(),
+            start: read_start_mode(number(message.start), "template.start")?,
+            on_disconnect: read_on_disconnect(number(message.on_disconnect), "template.on_disconnect")?,
+            traceparent: message.traceparent,
+        })
+    }
+}
+
+impl From<TemplateOutput> for wire::TemplateOutput {
+    fn from(output: TemplateOutput) -> Self {
+        let TemplateOutput { name, r#type, optional, listed } = output;
+        Self { name, r#type: Some(r#type.into()), optional, listed }
+    }
+}
+
+impl TryFrom<wire::TemplateOutput> for TemplateOutput {
+    type Error = WireError;
+
+    fn try_from(message: wire::TemplateOutput) -> Result<Self, WireError> {
+        let wire::TemplateOutput { name, r#type, optional, listed } = message;
+        Ok(Self { name, r#type: required(r#type, "output.type")?.try_into()?, optional, listed })
+    }
+}
+
+impl From<Dispatch> for wire::Dispatch {
+    fn from(dispatch: Dispatch) -> Self {
+        let elements = match dispatch.elements {
+            DispatchElements::Plain(set) => WireElements::Plain((&set).into()),
+            DispatchElements::Bound(bound) => {
+                let numbers = elements(bound.iter().map(|(element, _)| *element));
+                let counts = runs(bound.iter().map(|(_, bindings)| bindings.len() as u64));
+                let mut bindings = BindingsWriter::new(dispatch.run);
+                bound.into_iter().flat_map(|(_, inputs)| inputs).for_each(|binding| bindings.write(binding));
+                WireElements::Bound(wire::BoundElements {
+                    elements: Some(numbers),
+                    counts: Some(counts),
+                    bindings: Some(bindings.finish()),
+                })
+            }
+        };
+        Self {
+            run: Some(dispatch.run.into()),
+            step: step(dispatch.step),
+            attempt: dispatch.attempt.0,
+            elements: Some(elements),
+            fragment: dispatch.fragment,
+            start_by: dispatch.start_by.map(Into::into),
+        }
+    }
+}
+
+impl TryFrom<wire::Dispatch> for Dispatch {
+    type Error = WireError;
+
+    fn try_from(message: wire::Dispatch) -> Result<Self, WireError> {
+        let run = read_run(message.run)?;
+        let elements = match message.elements.ok_or(WireError::UnknownKind { field: "dispatch.elements" })? {
+            WireElements::Plain(set) => DispatchElements::Plain(ElementSet::try_from(set)?),
+            WireElements::Bound(bound) => {
+                let numbers = ElementsReader::new(bound.elements, "bound.elements")?;
+                let counts = read_runs(bound.counts, numbers.count(), "bound.counts")?;
+                let mut bindings = read_bindings(bound.bindings, run)?;
+                let mut elements = Vec::with_capacity(numbers.count());
+                for (element, count) in numbers.into_iter().zip(counts) {
+                    let count = usize::try_from(count).unwrap_or(usize::MAX);
+                    let inputs = bindings.by_ref().take(count).collect::<Result<Vec<_>, _>>()?;
+                    same_length("bound.bindings", count, inputs.len())?;
+                    elements.push((element, inputs));
+                }
+                same_length("bound.bindings", 0, bindings.len())?;
+                DispatchElements::Bound(elements)
+            }
+        };
+        Ok(Self {
+            run,
+            step: read_step(message.step)?,
+            attempt: read_attempt(u64::from(message.attempt))?,
+            elements,
+            fragment: message.fragment,
+            start_by: message.start_by.map(Duration::try_from).transpose()?,
+        })
+    }
+}

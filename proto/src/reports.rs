@@ -1,0 +1,123 @@
+//! Reports of an agent.
+
+use atoll_model::id::ReportSeq;
+use atoll_model::session::{AgentBody, FaultLocation, PushFailure, Report, StartedElement};
+use atoll_model::time::Timestamp;
+
+use crate::bindings::read_run;
+use crate::columns::{ElementsReader, distances, elements, read_distances, read_runs, runs};
+use crate::error::{WireError, required};
+use crate::finished::{read_finished, write_finished};
+use crate::types::{
+    digest, enumeration, number, object_kind, read_attempt, read_digest, read_object_kind, read_step, step,
+};
+use crate::v1 as wire;
+use crate::v1::report::Kind;
+
+enumeration!(push_failure, read_push_failure, PushFailure, wire::PushFailure, [Unavailable, Refused, Cancelled]);
+enumeration!(fault_location, read_fault_location, FaultLocation, wire::FaultLocation, [SiteStore, Bucket]);
+
+pub(crate) fn write_reports(first: ReportSeq, reports: Vec<Report>) -> wire::Reports {
+    wire::Reports { first: first.0, reports: reports.into_iter().map(Into::into).collect() }
+}
+
+/// Reads the reports of a frame. One that an agent of another version may have meant keeps its number.
+pub(crate) fn read_reports(message: wire::Reports, refused: &mut Vec<WireError>) -> Result<AgentBody, WireError> {
+    let mut reports = Vec::with_capacity(message.reports.len());
+    for report in message.reports {
+        reports.push(match read_report(report, refused) {
+            Ok(report) => report,
+            Err(error) if error.refuses_item_only() => {
+                let reason = error.to_string();
+                refused.push(error);
+                Report::Unknown { reason }
+            }
+            Err(error) => return Err(error),
+        });
+    }
+    Ok(AgentBody::Reports { first: ReportSeq(message.first), reports })
+}
+
+impl From<Report> for wire::Report {
+    fn from(report: Report) -> Self {
+        let kind = match report {
+            Report::Started { run, step: index, elements: started } => Kind::Started(wire::StartedElements {
+                run: Some(run.into()),
+                step: step(index),
+                elements: Some(elements(started.iter().map(|element| element.element))),
+                attempts: Some(runs(started.iter().map(|element| u64::from(element.attempt.0)))),
+                at: distances(started.iter().map(|element| element.at)),
+            }),
+            Report::Finished { run, step: index, elements } => Kind::Finished(write_finished(run, index, elements)),
+            Report::Fetched { object, wire_bytes, execution, at } => Kind::Fetched(wire::Fetched {
+                object: Some(object.into()),
+                wire_bytes,
+                execution: Some(execution.into()),
+                at: at.micros(),
+            }),
+            Report::Pushed { transfer, object, wire_bytes, at } => Kind::Pushed(wire::Pushed {
+                transfer: Some(transfer.into()),
+                object: Some(object.into()),
+                wire_bytes,
+                at: at.micros(),
+            }),
+            Report::PushFailed { transfer, object, reason, message } => Kind::PushFailed(wire::PushFailed {
+                transfer: Some(transfer.into()),
+                object: Some(object.into()),
+                reason: push_failure(reason).into(),
+                message,
+            }),
+            Report::Fault { object, kind, location, message } => Kind::Fault(wire::Fault {
+                digest: digest(object),
+                kind: object_kind(kind).into(),
+                location: fault_location(location).into(),
+                message,
+            }),
+            Report::Unknown { reason } => Kind::Unknown(reason),
+        };
+        Self { kind: Some(kind) }
+    }
+}
+
+fn read_report(message: wire::Report, refused: &mut Vec<WireError>) -> Result<Report, WireError> {
+    Ok(match message.kind.ok_or(WireError::UnknownKind { field: "report" })? {
+        Kind::Started(started) => read_started(started)?,
+        Kind::Finished(finished) => read_finished(finished, refused)?,
+        Kind::Fetched(fetched) => Report::Fetched {
+            object: required(fetched.object, "fetched.object")?.try_into()?,
+            wire_bytes: fetched.wire_bytes,
+            execution: required(fetched.execution, "fetched.execution")?.try_into()?,
+            at: Timestamp::from_micros(fetched.at),
+        },
+        Kind::Pushed(pushed) => Report::Pushed {
+            transfer: required(pushed.transfer, "pushed.transfer")?.into(),
+            object: required(pushed.object, "pushed.object")?.try_into()?,
+            wire_bytes: pushed.wire_bytes,
+            at: Timestamp::from_micros(pushed.at),
+        },
+        Kind::PushFailed(failed) => Report::PushFailed {
+            transfer: required(failed.transfer, "push_failed.transfer")?.into(),
+            object: required(failed.object, "push_failed.object")?.try_into()?,
+            reason: read_push_failure(number(failed.reason), "push_failed.reason")?,
+            message: failed.message,
+        },
+        Kind::Fault(fault) => Report::Fault {
+            object: read_digest(&fault.digest, "fault.digest")?,
+            kind: read_object_kind(number(fault.kind), "fault.kind")?,
+            location: read_fault_location(number(fault.location), "fault.location")?,
+            message: fault.message,
+        },
+        Kind::Unknown(reason) => Report::Unknown { reason },
+    })
+}
+
+fn read_started(message: wire::StartedElements) -> Result<Report, WireError> {
+    let elements = ElementsReader::new(message.elements, "started.elements")?;
+    let attempts = read_runs(message.attempts, elements.count(), "started.attempts")?;
+    let times = read_distances(message.at, elements.count(), "started.at")?;
+    let mut started = Vec::with_capacity(elements.count());
+    for ((element, attempt), at) in elements.into_iter().zip(attempts).zip(times) {
+        started.push(StartedElement { element, attempt: read_attempt(attempt)?, at });
+    }
+    Ok(Report::Started { run: read_run(message.run)?, step: read_step(message.step)?, elements: started })
+}
