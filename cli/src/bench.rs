@@ -1,0 +1,184 @@
+//! `atoll bench`: what Atoll costs, measured on installations that it starts itself: server and agents as processes of
+//! their own, mutual TLS on loopback, durable journals, defaults.
+
+mod chain;
+mod engine;
+mod handoff;
+mod latency;
+mod machine;
+
+use std::path::PathBuf;
+
+use clap::{Args, Subcommand, ValueEnum};
+use serde_json::{Map, Value, json};
+
+use crate::client::Client;
+use crate::installation::{Installation, Options};
+
+#[derive(Debug, Args)]
+pub(crate) struct BenchArguments {
+    #[command(subcommand)]
+    what: Bench,
+    /// Print one JSON document instead of a table.
+    #[arg(long, global = true)]
+    json: bool,
+    /// Where the installations that are measured keep their data: the disk under it is part of what is measured.
+    #[arg(long, global = true)]
+    data_dir: Option<PathBuf>,
+    /// Store of the control plane's journal.
+    #[arg(long, global = true)]
+    store: Option<String>,
+}
+
+#[derive(Debug, Subcommand)]
+enum Bench {
+    /// Executions per second, from submit to the last one's recorded outcome.
+    Engine {
+        #[arg(long, default_value_t = 100_000)]
+        executions: u32,
+        #[arg(long, default_value_t = 1)]
+        sites: u32,
+        /// What an execution does: nothing, or a process of `/bin/true`.
+        #[arg(long, value_enum, default_value_t = ExecutorKind::Null)]
+        executor: ExecutorKind,
+    },
+    /// One run of one step, from the submit to its end, over and over.
+    Latency {
+        #[arg(long, default_value_t = 200)]
+        runs: u32,
+    },
+    /// The time that one step of a chain takes, with real processes.
+    Chain {
+        #[arg(long, default_value_t = 200)]
+        steps: u32,
+        /// With more than one, the steps alternate between them.
+        #[arg(long, default_value_t = 1)]
+        sites: u32,
+    },
+    /// Handing one file to the next step on the same site.
+    Handoff {
+        #[arg(long, default_value = "10GiB")]
+        size: String,
+    },
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+enum ExecutorKind {
+    Null,
+    Process,
+}
+
+/// What one benchmark found, and with which settings.
+#[derive(Debug)]
+struct Findings {
+    bench: &'static str,
+    settings: Value,
+    results: Map<String, Value>,
+}
+
+/// Runs one benchmark and prints what it found.
+///
+/// # Errors
+/// When the installation cannot be started, or a run of the benchmark fails.
+pub(crate) async fn bench(arguments: BenchArguments) -> anyhow::Result<()> {
+    let place = Place { data_dir: arguments.data_dir, store: arguments.store };
+    let findings = match arguments.what {
+        Bench::Engine { executions, sites, executor } => engine::measure(&place, executions, sites, executor).await?,
+        Bench::Latency { runs } => latency::measure(&place, runs).await?,
+        Bench::Chain { steps, sites } => chain::measure(&place, steps, sites).await?,
+        Bench::Handoff { size } => handoff::measure(&place, &size).await?,
+    };
+    let document = json!({
+        "bench": findings.bench,
+        "settings": findings.settings,
+        "results": findings.results,
+        "machine": machine::describe(),
+        "version": env!("CARGO_PKG_VERSION"),
+    });
+    if arguments.json {
+        println!("{document}");
+    } else {
+        print_table(&findings);
+    }
+    Ok(())
+}
+
+fn print_table(findings: &Findings) {
+    println!("{} {}", findings.bench, findings.settings);
+    let width = findings.results.keys().map(String::len).max().unwrap_or(0);
+    for (name, value) in &findings.results {
+        let shown = match value {
+            Value::Number(number) if number.is_f64() => format!("{:.3}", number.as_f64().unwrap_or(f64::NAN)),
+            Value::Object(fields) => fields
+                .iter()
+                .map(|(name, value)| format!("{name} {:.3}", value.as_f64().unwrap_or(f64::NAN)))
+                .collect::<Vec<_>>()
+                .join("   "),
+            Value::Null | Value::Bool(_) | Value::Number(_) | Value::String(_) | Value::Array(_) => value.to_string(),
+        };
+        println!("  {name:<width$}  {shown}");
+    }
+}
+
+/// Where installations are started, and with which store.
+#[derive(Debug)]
+struct Place {
+    data_dir: Option<PathBuf>,
+    store: Option<String>,
+}
+
+/// An installation that is stopped, and its directory removed, when the measurement is over.
+#[derive(Debug)]
+struct Measured {
+    installation: Installation,
+    client: Client,
+    _directory: tempfile::TempDir,
+}
+
+impl Place {
+    async fn start(&self, sites: u32) -> anyhow::Result<Measured> {
+        let parent = self.data_dir.clone().unwrap_or_else(std::env::temp_dir);
+        let directory = tempfile::Builder::new().prefix("atoll-bench-").tempdir_in(parent)?;
+        let options = Options {
+            directory: directory.path().to_owned(),
+            sites: (1..=sites).map(site_name).collect(),
+            listen: ([127, 0, 0, 1], 0).into(),
+            bucket: None,
+            store: self.store.clone(),
+            agent_arguments: Vec::new(),
+        };
+        let installation = Installation::start(options).await?;
+        let client = Client::new(installation.url(), installation.token())?;
+        Ok(Measured { installation, client, _directory: directory })
+    }
+}
+
+fn site_name(number: u32) -> String {
+    format!("site{number}")
+}
+
+/// The `share` quantile (0 to 1) of what was measured, by nearest rank.
+fn quantile(sorted: &[f64], share: f64) -> f64 {
+    let rank = (share * sorted.len() as f64).ceil() as usize;
+    sorted.get(rank.saturating_sub(1)).copied().unwrap_or(f64::NAN)
+}
+
+/// The median and the 99th percentile.
+fn spread(mut measured: Vec<f64>) -> Value {
+    measured.sort_by(f64::total_cmp);
+    json!({ "p50": quantile(&measured, 0.5), "p99": quantile(&measured, 0.99) })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn quantiles_are_of_the_nearest_rank() {
+        let measured: Vec<f64> = (1..=100).map(f64::from).collect();
+        assert_eq!(quantile(&measured, 0.5), 50.0);
+        assert_eq!(quantile(&measured, 0.99), 99.0);
+        assert_eq!(quantile(&measured[..1], 0.99), 1.0);
+        assert!(quantile(&[], 0.5).is_nan());
+    }
+}
