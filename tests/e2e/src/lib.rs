@@ -1,1 +1,10 @@
-//! (placeholder)
+//! Installations of the real binary, for tests: a control plane and sites as processes of their own, that can be killed,
+//! started again, cut off and looked at through the command line, as a person would.
+
+mod cluster;
+mod link;
+mod process;
+
+pub use cluster::{Cluster, Options, Run, Site, wait_for};
+pub use link::Link;
+pub use process::{Output, atoll, binary};
