@@ -173,7 +173,13 @@ impl Cluster {
         command.arg(&site.directory).args(["--server", &site.link.address().to_string(), "--import-root", "/"]);
         command.args(&self.options.agent_arguments);
         let child = self.log_to(&mut command, name)?.spawn()?;
-        let (key, _) = self.options.sites.iter().map(|site| (*site, ())).find(|(site, ())| *site == name).context("a known site")?;
+        let (key, _) = self
+            .options
+            .sites
+            .iter()
+            .map(|site| (*site, ()))
+            .find(|(site, ())| *site == name)
+            .context("a known site")?;
         self.sites.get_mut(key).context("a known site")?.agent = Some(child);
         Ok(())
     }
@@ -322,7 +328,10 @@ impl Cluster {
 
     fn workflow_file(&self, workflow: &str) -> Result<PathBuf> {
         if workflow.contains('\n') {
-            let name = format!("workflow-{:x}.yaml", workflow.bytes().fold(5_381u64, |hash, byte| hash.wrapping_mul(33) ^ u64::from(byte)));
+            let name = format!(
+                "workflow-{:x}.yaml",
+                workflow.bytes().fold(5_381u64, |hash, byte| hash.wrapping_mul(33) ^ u64::from(byte))
+            );
             let path = self.directory().join(name);
             std::fs::write(&path, workflow)?;
             Ok(path)

@@ -14,7 +14,11 @@ pub fn binary() -> PathBuf {
     let test = std::env::current_exe().expect("a test has a path");
     let profile = test.parent().and_then(Path::parent).expect("a test lies in target/PROFILE/deps");
     let binary = profile.join("atoll");
-    assert!(binary.exists(), "{} is missing: build it first, in the profile of the tests (cargo build --bin atoll)", binary.display());
+    assert!(
+        binary.exists(),
+        "{} is missing: build it first, in the profile of the tests (cargo build --bin atoll)",
+        binary.display()
+    );
     binary
 }
 
@@ -64,6 +68,7 @@ impl Output {
     /// # Errors
     /// When something else was printed.
     pub fn document(&self) -> Result<Value> {
-        serde_json::from_str(&self.stdout).with_context(|| format!("no JSON on standard output: {:?} {}", self.stdout, self.stderr))
+        serde_json::from_str(&self.stdout)
+            .with_context(|| format!("no JSON on standard output: {:?} {}", self.stdout, self.stderr))
     }
 }

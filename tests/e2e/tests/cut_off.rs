@@ -1,0 +1,126 @@
+//! A site that is cut off goes on with what was delegated to it, and reconciles.
+
+use anyhow::Result;
+use e2e_tests::{Cluster, wait_for};
+
+#[test]
+fn a_site_cut_off_in_the_middle_of_a_chain_finishes_it_alone() -> Result<()> {
+    let cluster = Cluster::two_sites()?;
+    let effects = cluster.directory().join("effects");
+    let go = cluster.directory().join("go");
+    std::fs::write(&effects, "")?;
+    let (shown_effects, shown_go) = (effects.display(), go.display());
+    let workflow = format!(
+        r#"workflow: chain
+steps:
+  one:
+    site: edge
+    run: |
+      echo one >> {shown_effects}
+      while [ ! -e {shown_go} ]; do sleep 0.05; done
+      echo 1 > "$ATOLL_OUTPUTS/n"
+    outputs: {{ n: integer }}
+  two:
+    site: edge
+    with: {{ n: "${{{{ steps.one.outputs.n }}}}" }}
+    run: |
+      echo two >> {shown_effects}
+      echo $((n + 1)) > "$ATOLL_OUTPUTS/n"
+    outputs: {{ n: integer }}
+  three:
+    site: edge
+    with: {{ n: "${{{{ steps.two.outputs.n }}}}" }}
+    run: |
+      echo three >> {shown_effects}
+      echo $((n + 1)) > "$ATOLL_OUTPUTS/n"
+    outputs: {{ n: integer }}
+outputs:
+  n: ${{{{ steps.three.outputs.n }}}}
+"#
+    );
+    let run = cluster.submit(&workflow, &[])?;
+    let ran = || std::fs::read_to_string(&effects).unwrap_or_default();
+    wait_for("the first step", || Ok((ran() == "one\n").then_some(())))?;
+    cluster.site("edge").link.cut();
+    std::fs::write(&go, "")?;
+    wait_for("the last step", || Ok((ran() == "one\ntwo\nthree\n").then_some(())))?;
+    let meanwhile = cluster.show(&run)?;
+    assert_eq!(meanwhile["state"], "running", "nobody can know yet: {meanwhile:#}");
+    cluster.site("edge").link.mend();
+    let shown = cluster.wait_for_end(&run)?;
+    assert_eq!(shown["state"], "succeeded", "{shown:#}");
+    assert_eq!(shown["outputs"]["n"], 3);
+    assert_eq!(ran(), "one\ntwo\nthree\n");
+    assert!(shown["executions"].as_array().unwrap().iter().all(|execution| execution["attempt"] == 1));
+    Ok(())
+}
+
+#[test]
+fn b5_agents_go_on_while_the_control_plane_is_down() -> Result<()> {
+    let mut cluster = Cluster::two_sites()?;
+    let go = cluster.directory().join("go");
+    let workflow = format!(
+        r#"workflow: down
+steps:
+  wait:
+    foreach: ${{{{ ["edge", "hpc"] }}}}
+    with: {{ name: "${{{{ item }}}}" }}
+    run: |
+      while [ ! -e {} ]; do sleep 0.05; done
+      echo "$name" > "$ATOLL_OUTPUTS/name"
+    outputs: {{ name: string }}
+outputs:
+  names: ${{{{ steps.wait.outputs.name }}}}
+"#,
+        go.display()
+    );
+    let run = cluster.submit(&workflow, &[])?;
+    cluster.wait_for_run(&run, |shown| {
+        shown["executions"]
+            .as_array()
+            .is_some_and(|executions| executions.iter().all(|execution| execution["state"] == "running"))
+    })?;
+    cluster.kill_server()?;
+    std::fs::write(&go, "")?;
+    cluster.start_server()?;
+    let shown = cluster.wait_for_end(&run)?;
+    assert_eq!(shown["state"], "succeeded", "{shown:#}");
+    assert_eq!(shown["outputs"]["names"], serde_json::json!(["edge", "hpc"]));
+    Ok(())
+}
+
+#[test]
+fn c7_a_flapping_link_loses_nothing_and_runs_nothing_twice() -> Result<()> {
+    let cluster = Cluster::two_sites()?;
+    let effects = cluster.directory().join("effects");
+    let workflow = format!(
+        r#"workflow: flapping
+steps:
+  each:
+    site: edge
+    foreach: ${{{{ range(40) }}}}
+    with: {{ number: "${{{{ item }}}}" }}
+    run: |
+      echo "$number" >> {}
+      sleep 0.05
+      echo "$number" > "$ATOLL_OUTPUTS/n"
+    outputs: {{ n: integer }}
+outputs:
+  all: ${{{{ steps.each.outputs.n }}}}
+"#,
+        effects.display()
+    );
+    let run = cluster.submit(&workflow, &[])?;
+    for _ in 0..6 {
+        std::thread::sleep(std::time::Duration::from_millis(150));
+        cluster.site("edge").link.reset();
+    }
+    let shown = cluster.wait_for_end(&run)?;
+    assert_eq!(shown["state"], "succeeded", "{shown:#}");
+    let expected: Vec<u32> = (0..40).collect();
+    assert_eq!(shown["outputs"]["all"], serde_json::json!(expected));
+    let mut ran: Vec<u32> = std::fs::read_to_string(&effects)?.lines().map(|line| line.parse().unwrap()).collect();
+    ran.sort_unstable();
+    assert_eq!(ran, expected, "each exactly once");
+    Ok(())
+}

@@ -1,0 +1,9 @@
+//! The binary, started, killed, cut off, given bad input: as people and machines do it.
+#![expect(clippy::unwrap_used, reason = "a test that cannot go on has failed")]
+
+mod bad_input;
+mod cut_off;
+mod example;
+mod kills;
+mod sample;
+mod shown;

@@ -1,0 +1,85 @@
+//! The sample of docs/contract.md, as it stands.
+
+use anyhow::Result;
+use e2e_tests::{Cluster, Options};
+use serde_json::json;
+
+fn sample() -> String {
+    let text = include_str!("../../../docs/contract.md");
+    let after = text.split("```yaml\n").nth(1).expect("the sample");
+    after.split("```").next().expect("its end").to_owned()
+}
+
+/// Names of the sites that an entry leads from and to.
+fn ways(entries: &[serde_json::Value]) -> Vec<(String, String)> {
+    let mut ways: Vec<_> = entries
+        .iter()
+        .map(|entry| (entry["from"].as_str().unwrap().to_owned(), entry["to"].as_str().unwrap().to_owned()))
+        .collect();
+    ways.sort();
+    ways
+}
+
+fn check_sample(cluster: &Cluster) -> Result<()> {
+    let run = cluster.submit(&sample(), &[])?;
+    let shown = cluster.wait_for_end(&run)?;
+    assert_eq!(shown["state"], "succeeded", "{shown:#}");
+    assert_eq!(shown["outputs"]["lines"], json!(3), "{shown:#}");
+    let lengths: Vec<_> =
+        shown["executions"].as_array().unwrap().iter().filter(|execution| execution["step"] == "make").collect();
+    assert_eq!(lengths.len(), 3);
+    for (execution, expected) in lengths.iter().zip([5, 4, 5]) {
+        assert_eq!(execution["outputs"]["length"], json!(expected));
+        assert_eq!(execution["site"], "edge");
+    }
+
+    let entries = cluster.ledger(&run)?;
+    let three = |from: &str, to: &str| vec![(from.to_owned(), to.to_owned()); 3];
+    assert_eq!(ways(&entries), [three("bucket", "hpc"), three("edge", "bucket")].concat(), "{entries:#?}");
+    let mut objects: Vec<_> = entries.iter().map(|entry| entry["object"].as_str().unwrap()).collect();
+    objects.sort_unstable();
+    objects.dedup();
+    assert_eq!(objects.len(), 3, "three objects, each by way of the bucket");
+
+    let target = cluster.directory().join("got");
+    let got = cluster.call(&["get", &run.id, "all", "-o", target.to_str().unwrap()])?;
+    assert_eq!(got.code, 0, "{}", got.stderr);
+    assert_eq!(std::fs::read_to_string(target.join("words.txt"))?, "alpha\nbeta\ngamma\n");
+    assert_eq!(std::fs::read_to_string(target.join("lengths.json"))?.trim(), "[5,4,5]");
+    Ok(())
+}
+
+#[test]
+fn the_sample_of_the_contract_runs_as_it_stands() -> Result<()> {
+    let cluster = Cluster::two_sites()?;
+    check_sample(&cluster)?;
+    cluster.wait_for_empty_bucket()
+}
+
+#[test]
+fn the_sample_of_the_contract_runs_on_redb_too() -> Result<()> {
+    let cluster = Cluster::start(Options {
+        sites: vec!["edge", "hpc"],
+        server_arguments: ["--store", "redb"].map(str::to_owned).to_vec(),
+        environment: Vec::new(),
+        ..Options::default()
+    })?;
+    check_sample(&cluster)
+}
+
+#[test]
+fn the_sample_of_the_contract_runs_with_a_real_s3_server() -> Result<()> {
+    let Ok(bucket) = std::env::var("ATOLL_TEST_S3") else {
+        eprintln!(
+            "SKIPPED: no S3 server; tests/run.sh starts one and sets ATOLL_TEST_S3, AWS_ENDPOINT_URL and the AWS keys"
+        );
+        assert!(std::env::var_os("CI").is_none(), "CI has an S3 server");
+        return Ok(());
+    };
+    let cluster = Cluster::start(Options {
+        sites: vec!["edge", "hpc"],
+        bucket: Some(format!("{bucket}/sample")),
+        ..Options::default()
+    })?;
+    check_sample(&cluster)
+}
