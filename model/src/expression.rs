@@ -1,13 +1,24 @@
 //! Expressions: CEL inside `${{ … }}`, or a plain value, or text with expressions in it. Closed, typed, without effects.
 
+mod compile;
+mod derive;
+mod evaluate;
+mod functions;
+mod glob;
+mod lists;
+mod operators;
 mod program;
+mod template;
 
 use std::sync::Arc;
 
 use indexmap::IndexMap;
 use serde::{Deserialize, Serialize};
 
+pub(crate) use self::derive::{Names, StepNames};
+pub use self::evaluate::{evaluate, evaluate_elements};
 pub use self::program::Program;
+pub(crate) use self::template::{Reader, Reads};
 use crate::diagnostic::Place;
 use crate::id::StepIndex;
 use crate::value::{Type, Value};
@@ -65,20 +76,13 @@ pub struct EvaluationError {
     pub message: String,
 }
 
-/// Evaluates an expression. Plain references and literals cost a lookup; CEL is compiled once for each [`Program`].
-///
-/// # Errors
-/// When it has no value: division by zero, an index out of range, a limit on cost or size that is exceeded.
-pub fn evaluate(expression: &Expression, scope: &dyn Scope) -> Result<Value, EvaluationError> {
-    let _ = (expression, scope);
-    unimplemented!("being written")
-}
-
 /// What `foreach` fans out over.
 #[derive(Debug, Clone, PartialEq)]
 pub enum Elements {
     /// `range(count)`: the integers from 0, never held as a list.
-    Range { count: u32 },
+    Range {
+        count: u32,
+    },
     List(Arc<Vec<Value>>),
 }
 
@@ -101,14 +105,4 @@ impl Elements {
             Self::List(values) => values.get(element as usize).cloned(),
         }
     }
-}
-
-/// Evaluates what a step fans out over.
-///
-/// # Errors
-/// As [`evaluate`], and when the value is no list, or has more elements than
-/// [`ELEMENTS_MAX`](crate::limits::ELEMENTS_MAX).
-pub fn evaluate_elements(expression: &Expression, scope: &dyn Scope) -> Result<Elements, EvaluationError> {
-    let _ = (expression, scope);
-    unimplemented!("being written")
 }

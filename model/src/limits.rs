@@ -65,3 +65,17 @@ pub const TREE_ENTRIES_MAX: u64 = 10_000_000;
 pub const TREE_DEPTH_MAX: usize = 256;
 /// Files that `files()` lists: each becomes an element or a value in the journal.
 pub const LISTING_FILES_MAX: usize = 100_000;
+/// Depth of a YAML document: what people write is about ten deep, and the tree is walked recursively.
+pub const YAML_DEPTH_MAX: usize = 64;
+/// Values of a YAML document with its aliases written out: ten for each of the most steps, and room for lists of elements;
+/// a bomb of aliases ends here.
+pub const YAML_NODES_MAX: usize = 500_000;
+/// Bytes of one CEL expression: its parser descends once for each `?:`, within a thread's usual stack.
+pub const EXPRESSION_BYTES_MAX: usize = 2_048;
+/// Depth of one CEL expression: it is walked recursively.
+pub const EXPRESSION_DEPTH_MAX: usize = 96;
+/// Steps that the evaluation of one expression may take: enough to filter a listing of [`LISTING_FILES_MAX`] files, and
+/// over within a second, for it holds up everything else that the control plane decides.
+pub const EXPRESSION_COST_MAX: u64 = 5_000_000;
+/// Bytes of a manifest of an action: parsed at once in memory.
+pub const MANIFEST_BYTES_MAX: usize = 256 << 10;

@@ -1,11 +1,16 @@
 //! Values and their types. Small values travel in journals; files and directories travel as references to objects.
 
+mod convert;
+mod text;
+
 use std::fmt;
 use std::sync::Arc;
 
 use indexmap::IndexMap;
 use serde::{Deserialize, Serialize};
 
+pub use self::convert::{Mismatch, from_json};
+pub use self::text::{from_output, from_text};
 use crate::id::ObjectId;
 
 /// What an input, an output or an element may be declared to hold.
@@ -25,6 +30,51 @@ pub enum Type {
     Directory,
     /// Not known before the run: what an expression yields whose type cannot be derived.
     Any,
+}
+
+impl Type {
+    /// Whether a value of type `given` may stand where this type is asked for, as far as is known before the run.
+    pub fn accepts(&self, given: &Self) -> bool {
+        match (self, given) {
+            (Self::Any, _) | (_, Self::Any) | (Self::Number, Self::Integer) | (Self::String, Self::Enum(_)) => true,
+            (Self::List(None), Self::List(_)) | (Self::List(_), Self::List(None)) => true,
+            (Self::List(Some(element)), Self::List(Some(given))) => element.accepts(given),
+            // Which text it is shows at the run.
+            (Self::Enum(_), Self::String) => true,
+            (Self::Enum(values), Self::Enum(given)) => given.iter().any(|value| values.contains(value)),
+            (
+                Self::String
+                | Self::Integer
+                | Self::Number
+                | Self::Boolean
+                | Self::Enum(_)
+                | Self::List(_)
+                | Self::Object
+                | Self::File
+                | Self::Directory,
+                _,
+            ) => self == given,
+        }
+    }
+}
+
+/// The type in words, as it follows "expected": `an integer`, `a list (each element a file)`.
+impl fmt::Display for Type {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::String => formatter.write_str("a string"),
+            Self::Integer => formatter.write_str("an integer"),
+            Self::Number => formatter.write_str("a number"),
+            Self::Boolean => formatter.write_str("a boolean (true or false)"),
+            Self::Enum(values) => write!(formatter, "one of {}", values.join(", ")),
+            Self::List(None) => formatter.write_str("a list"),
+            Self::List(Some(element)) => write!(formatter, "a list (each element {element})"),
+            Self::Object => formatter.write_str("an object"),
+            Self::File => formatter.write_str("a file"),
+            Self::Directory => formatter.write_str("a directory"),
+            Self::Any => formatter.write_str("any value"),
+        }
+    }
 }
 
 /// A name as a file system holds it: bytes, not necessarily UTF-8; never empty, `.`, `..`, or with a `/` or NUL in it.
