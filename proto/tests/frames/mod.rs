@@ -1,0 +1,411 @@
+//! Frames of every kind, at random.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use atoll_model::elements::ElementSet;
+use atoll_model::id::{
+    AgentId, Attempt, CommandSeq, Epoch, ExecutionId, JournalId, ObjectId, ReportSeq, RunId, StepIndex, TransferId,
+};
+use atoll_model::resources::{Capacity, Resources};
+use atoll_model::session::{
+    AgentBody, AgentFrame, Binding, BindingSource, ControlBody, ControlFrame, Credits, Dispatch, DispatchElements,
+    FailureReason, FaultLocation, FinishedElement, Goodbye, Heartbeat, Hello, InventoryItem, LeaseGrant, LocalState,
+    Logs, NotStartedReason, Outcome, PushFailure, Report, SiteCommand, StartedElement, StepTemplate, TemplateOutput,
+    TemplateWork, Usage, Verdict, Welcome,
+};
+use atoll_model::time::Timestamp;
+use atoll_model::value::{DirectoryRef, FileName, FileRef, ListedFile, ObjectKind, ObjectRef, Type, Value};
+use atoll_model::workflow::{OnDisconnect, StartMode};
+use proptest::collection::{btree_map, vec};
+use proptest::option;
+use proptest::prelude::*;
+use proptest::sample::select;
+
+fn text() -> impl Strategy<Value = String> {
+    prop_oneof![Just(String::new()), "[a-z]{1,6}", "\\PC{0,12}"]
+}
+
+fn run() -> impl Strategy<Value = RunId> {
+    prop_oneof![Just(RunId::from_bits(7)), any::<u128>().prop_map(RunId::from_bits)]
+}
+
+fn step() -> impl Strategy<Value = StepIndex> {
+    prop_oneof![(0u16..3).prop_map(StepIndex), any::<u16>().prop_map(StepIndex)]
+}
+
+fn attempt() -> impl Strategy<Value = Attempt> {
+    prop_oneof![Just(Attempt::FIRST), any::<u32>().prop_map(Attempt)]
+}
+
+fn element() -> impl Strategy<Value = u32> {
+    prop_oneof![0u32..20, any::<u32>(), Just(u32::MAX)]
+}
+
+fn execution() -> impl Strategy<Value = ExecutionId> {
+    (run(), step(), element()).prop_map(|(run, step, element)| ExecutionId { run, step, element })
+}
+
+fn timestamp() -> impl Strategy<Value = Timestamp> {
+    let now = 1_700_000_000_000_000i64;
+    prop_oneof![now..now + 1_000_000, any::<i64>(), Just(i64::MIN), Just(i64::MAX)].prop_map(Timestamp::from_micros)
+}
+
+fn duration() -> impl Strategy<Value = Duration> {
+    (any::<u64>(), 0u32..1_000_000_000).prop_map(|(seconds, nanos)| Duration::new(seconds, nanos))
+}
+
+fn object_id() -> impl Strategy<Value = ObjectId> {
+    any::<[u8; 32]>().prop_map(ObjectId::from_digest)
+}
+
+fn object_kind() -> impl Strategy<Value = ObjectKind> {
+    select(&[ObjectKind::File, ObjectKind::Tree][..])
+}
+
+fn object() -> impl Strategy<Value = ObjectRef> {
+    (object_id(), object_kind(), any::<u64>()).prop_map(|(id, kind, bytes)| ObjectRef { id, kind, bytes })
+}
+
+fn element_set() -> impl Strategy<Value = ElementSet> {
+    vec((0u32..u32::MAX - 100, 0u32..100), 0..8).prop_map(|ranges| {
+        let mut set = ElementSet::new();
+        ranges.into_iter().for_each(|(start, length)| set.insert_range(start..start + length));
+        set
+    })
+}
+
+fn file_name() -> impl Strategy<Value = FileName> {
+    vec(any::<u8>(), 1..12).prop_filter_map("not a file name", |bytes| FileName::new(&bytes).ok())
+}
+
+fn listing() -> impl Strategy<Value = Arc<Vec<ListedFile>>> {
+    let file = (vec(any::<u8>(), 0..9), object_id(), any::<u64>());
+    vec(file.prop_map(|(path, object, bytes)| ListedFile { path, object, bytes }), 0..4).prop_map(Arc::new)
+}
+
+fn value() -> impl Strategy<Value = Value> {
+    let leaf = prop_oneof![
+        Just(Value::Null),
+        any::<bool>().prop_map(Value::Boolean),
+        any::<i64>().prop_map(Value::Integer),
+        (-1e300f64..1e300).prop_map(Value::Number),
+        Just(Value::Number(f64::NEG_INFINITY)),
+        text().prop_map(Value::string),
+        (object_id(), any::<u64>(), file_name()).prop_map(|(object, bytes, name)| Value::File(FileRef {
+            object,
+            bytes,
+            name
+        })),
+        (object_id(), any::<u64>(), any::<u64>(), file_name(), option::of(listing())).prop_map(
+            |(object, bytes, files, name, listing)| Value::Directory(DirectoryRef {
+                object,
+                bytes,
+                files,
+                name,
+                listing
+            })
+        ),
+    ];
+    leaf.prop_recursive(4, 16, 4, |inner| {
+        prop_oneof![
+            vec(inner.clone(), 0..4).prop_map(Value::list),
+            btree_map(text(), inner, 0..4).prop_map(|fields| Value::Object(Arc::new(fields.into_iter().collect()))),
+        ]
+    })
+}
+
+fn declared_type() -> impl Strategy<Value = Type> {
+    let base = prop_oneof![
+        Just(Type::String),
+        Just(Type::Integer),
+        Just(Type::Number),
+        Just(Type::Boolean),
+        vec(text(), 0..4).prop_map(Type::Enum),
+        Just(Type::List(None)),
+        Just(Type::Object),
+        Just(Type::File),
+        Just(Type::Directory),
+        Just(Type::Any),
+    ];
+    (base, 0usize..4).prop_map(|(base, lists)| (0..lists).fold(base, |inner, _| Type::List(Some(Box::new(inner)))))
+}
+
+fn binding() -> impl Strategy<Value = Binding> {
+    let source = prop_oneof![
+        value().prop_map(BindingSource::Value),
+        (execution(), attempt(), text()).prop_map(|(execution, attempt, output)| BindingSource::Output {
+            execution,
+            attempt,
+            output
+        }),
+    ];
+    (text(), source).prop_map(|(name, source)| Binding { name, source })
+}
+
+fn template() -> impl Strategy<Value = StepTemplate> {
+    let work = prop_oneof![
+        text().prop_map(TemplateWork::Script),
+        (vec(text(), 0..4), option::of(object()))
+            .prop_map(|(command, bundle)| TemplateWork::Command { command, bundle }),
+        (text(), any::<bool>()).prop_map(|(path, directory)| TemplateWork::Import { path, directory }),
+        Just(TemplateWork::Null),
+    ];
+    let resources = (any::<u32>(), option::of(any::<u64>()), option::of(duration()))
+        .prop_map(|(cpu_millis, memory_bytes, time)| Resources { cpu_millis, memory_bytes, time });
+    let output = (text(), declared_type(), any::<bool>(), any::<bool>())
+        .prop_map(|(name, r#type, optional, listed)| TemplateOutput { name, r#type, optional, listed });
+    let modes = (
+        select(&[StartMode::AtLeastOnce, StartMode::AtMostOnce][..]),
+        select(&[OnDisconnect::Finish, OnDisconnect::Stop][..]),
+        option::of(text()),
+    );
+    let names = (run(), step(), text(), text());
+    (names, work, resources, vec(output, 0..4), vec(binding(), 0..4), vec((text(), text()), 0..4), modes).prop_map(
+        |((run, step, step_name, workflow), work, resources, outputs, bindings, environment, modes)| StepTemplate {
+            run,
+            step,
+            step_name,
+            workflow,
+            work,
+            resources,
+            outputs,
+            bindings,
+            environment,
+            start: modes.0,
+            on_disconnect: modes.1,
+            traceparent: modes.2,
+        },
+    )
+}
+
+fn dispatch() -> impl Strategy<Value = Dispatch> {
+    let elements = prop_oneof![
+        element_set().prop_map(DispatchElements::Plain),
+        btree_map(element(), vec(binding(), 0..3), 0..6)
+            .prop_map(|bound| DispatchElements::Bound(bound.into_iter().collect())),
+    ];
+    (run(), step(), attempt(), elements, any::<bool>(), option::of(duration())).prop_map(
+        |(run, step, attempt, elements, fragment, start_by)| Dispatch {
+            run,
+            step,
+            attempt,
+            elements,
+            fragment,
+            start_by,
+        },
+    )
+}
+
+fn transfer() -> impl Strategy<Value = TransferId> {
+    any::<u128>().prop_map(TransferId::from_bits)
+}
+
+fn command() -> impl Strategy<Value = SiteCommand> {
+    prop_oneof![
+        template().prop_map(|template| SiteCommand::Prepare(Box::new(template))),
+        dispatch().prop_map(SiteCommand::Dispatch),
+        (run(), step(), element_set(), text()).prop_map(|(run, step, elements, reason)| SiteCommand::Cancel {
+            run,
+            step,
+            elements,
+            reason
+        }),
+        (transfer(), object()).prop_map(|(transfer, object)| SiteCommand::Push { transfer, object }),
+        transfer().prop_map(|transfer| SiteCommand::CancelPush { transfer }),
+        run().prop_map(|run| SiteCommand::Forget { run }),
+        text().prop_map(|reason| SiteCommand::Unknown { reason }),
+    ]
+}
+
+fn outcome() -> impl Strategy<Value = Outcome> {
+    use FailureReason as F;
+    use NotStartedReason as N;
+    let failure = select(
+        &[
+            F::ExitCode,
+            F::Signal,
+            F::TimedOut,
+            F::OutOfMemory,
+            F::MissingOutput,
+            F::InvalidOutput,
+            F::NoSpace,
+            F::NotExecutable,
+            F::ImportFailed,
+            F::Agent,
+        ][..],
+    );
+    let not_started =
+        select(&[N::Expired, N::Cancelled, N::InputUnavailable, N::PredecessorFailed, N::Closed, N::Impossible][..]);
+    prop_oneof![
+        4 => Just(Outcome::Succeeded),
+        1 => (failure, option::of(any::<i32>()), text())
+            .prop_map(|(reason, exit_code, message)| Outcome::Failed { reason, exit_code, message }),
+        1 => Just(Outcome::Cancelled),
+        1 => text().prop_map(|message| Outcome::Interrupted { message }),
+        1 => (not_started, text()).prop_map(|(reason, message)| Outcome::NotStarted { reason, message }),
+    ]
+}
+
+fn usage() -> impl Strategy<Value = Usage> {
+    let some = any::<(u64, u64, u64, u64)>().prop_map(|(cpu_micros, max_rss_bytes, bytes_in, bytes_out)| Usage {
+        cpu_micros,
+        max_rss_bytes,
+        bytes_in,
+        bytes_out,
+    });
+    prop_oneof![Just(Usage::default()), some]
+}
+
+fn finished() -> impl Strategy<Value = FinishedElement> {
+    let numbers = (element(), attempt(), option::of(timestamp()), timestamp());
+    let logs = (option::of(object()), option::of(object())).prop_map(|(stdout, stderr)| Logs { stdout, stderr });
+    (numbers, outcome(), vec(value(), 0..3), usage(), logs).prop_map(
+        |((element, attempt, started_at, finished_at), outcome, outputs, usage, logs)| FinishedElement {
+            element,
+            attempt,
+            started_at,
+            finished_at,
+            outcome,
+            outputs,
+            usage,
+            logs,
+        },
+    )
+}
+
+fn report() -> impl Strategy<Value = Report> {
+    let started =
+        (element(), attempt(), timestamp()).prop_map(|(element, attempt, at)| StartedElement { element, attempt, at });
+    let failure = select(&[PushFailure::Unavailable, PushFailure::Refused, PushFailure::Cancelled][..]);
+    let location = select(&[FaultLocation::SiteStore, FaultLocation::Bucket][..]);
+    prop_oneof![
+        (run(), step(), vec(started, 0..8)).prop_map(|(run, step, elements)| Report::Started { run, step, elements }),
+        (run(), step(), vec(finished(), 0..8)).prop_map(|(run, step, elements)| Report::Finished {
+            run,
+            step,
+            elements
+        }),
+        (object(), any::<u64>(), execution(), timestamp())
+            .prop_map(|(object, wire_bytes, execution, at)| { Report::Fetched { object, wire_bytes, execution, at } }),
+        (transfer(), object(), any::<u64>(), timestamp())
+            .prop_map(|(transfer, object, wire_bytes, at)| { Report::Pushed { transfer, object, wire_bytes, at } }),
+        (transfer(), object(), failure, text()).prop_map(|(transfer, object, reason, message)| Report::PushFailed {
+            transfer,
+            object,
+            reason,
+            message
+        }),
+        (object_id(), object_kind(), location, text()).prop_map(|(object, kind, location, message)| Report::Fault {
+            object,
+            kind,
+            location,
+            message
+        }),
+        text().prop_map(|reason| Report::Unknown { reason }),
+    ]
+}
+
+fn capacity() -> impl Strategy<Value = Capacity> {
+    any::<(u32, u64, u64)>().prop_map(|(cpu_millis, memory_bytes, disk_free_bytes)| Capacity {
+        cpu_millis,
+        memory_bytes,
+        disk_free_bytes,
+    })
+}
+
+fn hello() -> impl Strategy<Value = Hello> {
+    (
+        any::<(u128, u128, u64, u64, u32, u32)>(),
+        text(),
+        capacity(),
+        vec(text(), 0..3),
+        any::<(u64, u64, u64)>(),
+        timestamp(),
+    )
+        .prop_map(|(numbers, agent_version, capacity, runtimes, positions, clock)| Hello {
+            agent: AgentId::from_bits(numbers.0),
+            journal: JournalId::from_bits(numbers.1),
+            incarnation: numbers.2,
+            boot_nonce: numbers.3,
+            protocol_min: numbers.4,
+            protocol_max: numbers.5,
+            agent_version,
+            capacity,
+            runtimes,
+            last_command: CommandSeq(positions.0),
+            acknowledged_report: ReportSeq(positions.1),
+            last_report: ReportSeq(positions.2),
+            clock,
+        })
+}
+
+fn heartbeat() -> impl Strategy<Value = Heartbeat> {
+    (timestamp(), capacity(), any::<(u32, u32, u64, u64, u32)>(), option::of(text())).prop_map(
+        |(sent_at, capacity, numbers, closed)| Heartbeat {
+            sent_at,
+            capacity,
+            running: numbers.0,
+            queued: numbers.1,
+            store_objects: numbers.2,
+            store_bytes: numbers.3,
+            load_millis: numbers.4,
+            closed,
+        },
+    )
+}
+
+pub(crate) fn agent_frame() -> impl Strategy<Value = AgentFrame> {
+    let state = select(&[LocalState::Accepted, LocalState::Running, LocalState::Finished][..]);
+    let item = (execution(), attempt(), state).prop_map(|(execution, attempt, state)| InventoryItem {
+        execution,
+        attempt,
+        state,
+    });
+    let body = prop_oneof![
+        hello().prop_map(AgentBody::Hello),
+        vec(item, 0..20).prop_map(AgentBody::Inventory),
+        (any::<u64>(), vec(report(), 0..4))
+            .prop_map(|(first, reports)| AgentBody::Reports { first: ReportSeq(first), reports }),
+        heartbeat().prop_map(AgentBody::Heartbeat),
+        Just(AgentBody::Acknowledge),
+    ];
+    (any::<(u64, u64)>(), body).prop_map(|((epoch, acknowledged), body)| AgentFrame {
+        epoch: Epoch(epoch),
+        acknowledged: CommandSeq(acknowledged),
+        body,
+    })
+}
+
+pub(crate) fn control_frame() -> impl Strategy<Value = ControlFrame> {
+    let welcome = any::<(u32, u64, bool, u32)>().prop_map(|(protocol, resume_after, new_journal, reports)| Welcome {
+        protocol,
+        resume_after: ReportSeq(resume_after),
+        new_journal,
+        credits: Credits { reports },
+    });
+    let goodbye = prop_oneof![
+        Just(Goodbye::Superseded),
+        text().prop_map(|reason| Goodbye::Revoked { reason }),
+        text().prop_map(|reason| Goodbye::Refused { reason }),
+        Just(Goodbye::ShuttingDown),
+    ];
+    let verdict = select(&[Verdict::Keep, Verdict::Cancel, Verdict::Forget][..]);
+    let body = prop_oneof![
+        welcome.prop_map(ControlBody::Welcome),
+        vec(verdict, 0..20).prop_map(ControlBody::Verdicts),
+        (any::<u64>(), vec(command(), 0..4))
+            .prop_map(|(first, commands)| ControlBody::Commands { first: CommandSeq(first), commands }),
+        Just(ControlBody::Ready),
+        Just(ControlBody::Acknowledge),
+        goodbye.prop_map(ControlBody::Goodbye),
+    ];
+    let lease = (timestamp(), duration(), duration(), duration())
+        .prop_map(|(answers, session, work, heartbeat)| LeaseGrant { answers, session, work, heartbeat });
+    (any::<(u64, u64)>(), option::of(lease), body).prop_map(|((epoch, acknowledged), lease, body)| ControlFrame {
+        epoch: Epoch(epoch),
+        acknowledged: ReportSeq(acknowledged),
+        lease,
+        body,
+    })
+}
