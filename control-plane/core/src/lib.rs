@@ -2,13 +2,20 @@
 //! which bytes cross a border.
 //!
 //! Four kinds of method, called in this order: [`ControlPlane::recover`] once; then, for ever, [`ControlPlane::handle`]
-//! with each event and the time, whose [`Step`] the shell carries out (facts durable first, then commands), and
-//! [`ControlPlane::next_timeout`] to know when to send [`Event::TimeoutElapsed`]; between them any of the read-only views;
-//! [`ControlPlane::check`] asserts the invariants whenever somebody wants to know.
+//! with each event and the time, whose [`Step`] the shell carries out (facts durable first, all of a step or none, then
+//! commands), and [`ControlPlane::next_timeout`] to know when to send [`Event::TimeoutElapsed`]; between them any of the
+//! read-only views; [`ControlPlane::check`] asserts the invariants whenever somebody wants to know.
 
 pub mod command;
+mod control_plane;
 pub mod event;
+mod fact;
+mod plan;
+mod state;
 pub mod view;
 
 pub use command::{Command, Rejection, Response};
-pub use event::{ConnectionId, Event, Request, RequestId};
+pub use control_plane::{ControlPlane, Step};
+pub use event::{Config, ConnectionId, Event, Request, RequestId};
+pub use fact::{Fact, Items, LogPositions, ReturnCause, RuleText};
+pub use state::Snapshot;

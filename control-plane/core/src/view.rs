@@ -9,8 +9,9 @@ use atoll_model::session::{Logs, Usage};
 use atoll_model::time::Timestamp;
 use atoll_model::value::{ObjectRef, Value};
 use indexmap::IndexMap;
+use serde::{Deserialize, Serialize};
 
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 pub enum RunState {
     /// Accepted; nothing has started.
     Submitted,
@@ -74,7 +75,7 @@ pub struct RunView {
     pub counts: BTreeMap<ExecutionState, u64>,
 }
 
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct RunError {
     pub step: String,
     pub execution: Option<ExecutionId>,
@@ -161,4 +162,55 @@ pub struct PlannedEdge {
     /// `local` or `bucket`.
     pub route: String,
     pub rule: String,
+}
+
+/// Which runs to show; every part that is given must hold.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct RunFilter {
+    pub state: Option<RunState>,
+    pub workflow: Option<String>,
+    /// Runs with an execution that is, or was, at this site.
+    pub site: Option<SiteName>,
+    pub limit: Option<usize>,
+}
+
+/// Which executions of a run to show.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct ExecutionPage {
+    /// Begin after this one.
+    pub after: Option<ExecutionId>,
+    pub limit: Option<usize>,
+    pub step: Option<String>,
+}
+
+/// Which crossings to show; every part that is given must hold.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct LedgerFilter {
+    pub run: Option<RunId>,
+    /// From or to this site.
+    pub site: Option<SiteName>,
+    pub object: Option<ObjectId>,
+}
+
+/// What has been counted since the process began, and what there is now.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Counters {
+    pub runs_submitted: u64,
+    pub runs_ended: BTreeMap<RunState, u64>,
+    pub executions_dispatched: u64,
+    pub executions_started: u64,
+    pub executions_ended: BTreeMap<ExecutionState, u64>,
+    pub executions_returned: u64,
+    pub late_outcomes: u64,
+    pub bytes_to_bucket: u64,
+    pub bytes_from_bucket: u64,
+    pub sessions_opened: u64,
+    pub agents_lost: u64,
+    /// Now.
+    pub runs_live: u64,
+    pub executions_waiting: u64,
+    pub executions_outstanding: u64,
+    pub objects_in_bucket: u64,
+    pub transfers_live: u64,
+    pub sites_by_state: BTreeMap<SiteState, u64>,
 }

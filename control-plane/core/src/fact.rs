@@ -1,0 +1,378 @@
+//! What the control plane has decided: the only thing that its journal holds. Facts carry decisions, never inputs, so
+//! that replaying them through newer code yields the same state.
+
+use std::sync::Arc;
+
+use atoll_model::elements::ElementSet;
+use atoll_model::id::{
+    AgentId, Attempt, CommandSeq, Epoch, ExecutionId, JournalId, ObjectId, ReportSeq, RunId, SiteId, SiteName,
+    StepIndex, TokenId, TransferId,
+};
+use atoll_model::placement::{Labels, SiteVerdict};
+use atoll_model::resources::Capacity;
+use atoll_model::session::{FaultLocation, FinishedElement, PushFailure, StartedElement};
+use atoll_model::time::Timestamp;
+use atoll_model::value::{ObjectRef, Value};
+use atoll_model::workflow::Workflow;
+use indexmap::IndexMap;
+use serde::{Deserialize, Serialize};
+
+use crate::view::{RunError, RunState};
+
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub enum Fact {
+    // Identity.
+    TokenCreated {
+        token: TokenId,
+        secret_hash: [u8; 32],
+        site: SiteName,
+        /// The site's number; a new one makes the site.
+        site_id: SiteId,
+        labels: Labels,
+        expires_at: Timestamp,
+    },
+    /// The token was redeemed: from now on this agent speaks for the token's site.
+    AgentEnrolled {
+        token: TokenId,
+        agent: AgentId,
+        identity_key: [u8; 32],
+        at: Timestamp,
+    },
+    AgentCertified {
+        agent: AgentId,
+        join_counter: u64,
+        recovery: bool,
+        at: Timestamp,
+    },
+    AgentQuarantined {
+        agent: AgentId,
+        reason: String,
+    },
+    SiteDrained {
+        site: SiteId,
+        drained: bool,
+    },
+    SiteRevoked {
+        site: SiteId,
+        reason: String,
+    },
+    SiteRemoved {
+        site: SiteId,
+    },
+
+    // Sessions.
+    SessionOpened {
+        agent: AgentId,
+        epoch: Epoch,
+        journal: JournalId,
+        incarnation: u64,
+        /// Where both logs begin again, if the journal is not the one that was known.
+        restart: Option<LogPositions>,
+        capacity: Capacity,
+        runtimes: Vec<String>,
+        agent_version: String,
+        at: Timestamp,
+    },
+    /// These commands are in the agent's journal.
+    CommandsAcknowledged {
+        agent: AgentId,
+        through: CommandSeq,
+    },
+    /// The effects of these reports are among the facts of the same step.
+    ReportsApplied {
+        agent: AgentId,
+        through: ReportSeq,
+    },
+    CapacityChanged {
+        site: SiteId,
+        capacity: Capacity,
+    },
+    /// Unheard for too long: what it had may be given to others.
+    AgentLost {
+        agent: AgentId,
+        at: Timestamp,
+    },
+
+    // Commands to agents that are no part of another fact; each takes the next number of the agent's log.
+    Prepared {
+        site: SiteId,
+        run: RunId,
+        step: StepIndex,
+    },
+    CancelOrdered {
+        site: SiteId,
+        run: RunId,
+        step: StepIndex,
+        elements: ElementSet,
+        reason: Arc<str>,
+    },
+    ForgetOrdered {
+        site: SiteId,
+        run: RunId,
+    },
+
+    // Runs.
+    RunSubmitted {
+        run: RunId,
+        workflow: Arc<Workflow>,
+        source: Arc<str>,
+        inputs: IndexMap<String, Value>,
+        submitted_by: String,
+        traceparent: Option<String>,
+        at: Timestamp,
+    },
+    /// What the step needs has ended, and so its elements are known.
+    StepExpanded {
+        run: RunId,
+        step: StepIndex,
+        items: Items,
+        count: u32,
+        /// Elements whose `when` is false.
+        skipped: ElementSet,
+        at: Timestamp,
+    },
+    /// Something that the step needs was skipped, or its own `when` is false.
+    StepSkipped {
+        run: RunId,
+        step: StepIndex,
+    },
+    /// The run will fail: what has not been handed to an agent is cancelled, what runs may end.
+    RunFailing {
+        run: RunId,
+        error: RunError,
+    },
+    /// Somebody asked to cancel the run.
+    RunCancelling {
+        run: RunId,
+        reason: String,
+    },
+    RunEnded {
+        run: RunId,
+        state: RunState,
+        outputs: IndexMap<String, Value>,
+        error: Option<RunError>,
+        at: Timestamp,
+    },
+    RunRemoved {
+        run: RunId,
+    },
+
+    // Executions.
+    /// A decision of the placement, to which others refer by its place among the step's decisions.
+    PlacementDecided {
+        run: RunId,
+        step: StepIndex,
+        sites: Vec<SiteVerdict>,
+    },
+    /// A site is chosen; inputs are on their way to the bucket.
+    ExecutionsPlaced {
+        run: RunId,
+        step: StepIndex,
+        attempt: Attempt,
+        elements: ElementSet,
+        site: SiteId,
+        decision: u32,
+        at: Timestamp,
+    },
+    /// Takes the next number of the agent's log.
+    ExecutionsDispatched {
+        run: RunId,
+        step: StepIndex,
+        attempt: Attempt,
+        elements: ElementSet,
+        site: SiteId,
+        decision: u32,
+        /// The executions wait at the agent for the outputs of others.
+        fragment: bool,
+        at: Timestamp,
+    },
+    ExecutionsStarted {
+        run: RunId,
+        step: StepIndex,
+        elements: Vec<StartedElement>,
+    },
+    /// The outcomes count, and are final.
+    ExecutionsFinished {
+        run: RunId,
+        step: StepIndex,
+        site: SiteId,
+        elements: Vec<FinishedElement>,
+    },
+    /// They ended without an agent: they could not be handed to one, or were cancelled before.
+    ExecutionsGivenUp {
+        run: RunId,
+        step: StepIndex,
+        elements: ElementSet,
+        cancelled: bool,
+        message: Arc<str>,
+        at: Timestamp,
+    },
+    /// Their attempts are over (or were given away) and they wait for the next one.
+    ExecutionsReturned {
+        run: RunId,
+        step: StepIndex,
+        elements: ElementSet,
+        cause: ReturnCause,
+        message: Arc<str>,
+        not_before: Timestamp,
+    },
+    /// Nobody knows whether they ran, and they must not run twice.
+    ExecutionsUnknown {
+        run: RunId,
+        step: StepIndex,
+        elements: ElementSet,
+        message: Arc<str>,
+    },
+    /// An attempt that was given away counts again.
+    AttemptAdopted {
+        execution: ExecutionId,
+        attempt: Attempt,
+        site: SiteId,
+        started_at: Option<Timestamp>,
+        at: Timestamp,
+    },
+    /// An outcome that came when another had been accepted.
+    OutcomeSuperseded {
+        execution: ExecutionId,
+        attempt: Attempt,
+        site: SiteId,
+        succeeded: bool,
+        /// Whether its outputs are those that were accepted.
+        same_outputs: bool,
+    },
+    /// The outputs of an execution that succeeded are nowhere any more: it is run again.
+    RecomputeOrdered {
+        execution: ExecutionId,
+    },
+
+    // Data.
+    /// A person sent it in; it is in the bucket.
+    ObjectUploaded {
+        object: ObjectRef,
+        at: Timestamp,
+        hold_until: Timestamp,
+    },
+    ObjectFetched {
+        object: ObjectRef,
+        site: SiteId,
+        wire_bytes: u64,
+        execution: ExecutionId,
+        rule: RuleText,
+        at: Timestamp,
+    },
+    /// Takes the next number of the agent's log.
+    PushOrdered {
+        transfer: TransferId,
+        object: ObjectRef,
+        site: SiteId,
+        run: Option<RunId>,
+        for_execution: Option<ExecutionId>,
+        rule: RuleText,
+        at: Timestamp,
+    },
+    /// Takes the next number of the agent's log.
+    PushCancelled {
+        transfer: TransferId,
+    },
+    /// The object is in the bucket.
+    PushEnded {
+        transfer: TransferId,
+        wire_bytes: u64,
+        at: Timestamp,
+    },
+    PushFailed {
+        transfer: TransferId,
+        reason: PushFailure,
+        message: String,
+        at: Timestamp,
+    },
+    /// A copy is damaged or gone: at the site, or in the bucket as the site found.
+    ReplicaLost {
+        object: ObjectId,
+        site: SiteId,
+        location: FaultLocation,
+        message: String,
+    },
+    /// A person wants the object: it stays in the bucket until then.
+    ObjectHeld {
+        object: ObjectRef,
+        run: RunId,
+        until: Timestamp,
+    },
+    ObjectDownloaded {
+        object: ObjectRef,
+        run: RunId,
+        bytes: u64,
+        at: Timestamp,
+    },
+    /// Nobody needs it in the bucket; it is being deleted there.
+    BucketReleased {
+        object: ObjectId,
+    },
+    BucketDeleted {
+        object: ObjectId,
+    },
+}
+
+/// Where the logs of an agent's new journal begin.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct LogPositions {
+    pub last_report: ReportSeq,
+    pub last_command: CommandSeq,
+}
+
+/// What the elements of a step are.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub enum Items {
+    /// The step does not fan out.
+    Single,
+    /// The integers from 0.
+    Range,
+    List(Arc<Vec<Value>>),
+    /// The list that was given for this input of the workflow.
+    Input(String),
+}
+
+/// Why an execution waits again.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+pub enum ReturnCause {
+    /// The attempt failed, and its author allows another.
+    Failed,
+    /// What watched over it went down while it ran.
+    Interrupted,
+    /// The agent never started it.
+    NotStarted,
+    /// Its site was lost, or has no trace of it.
+    Lost,
+    /// It was never sent: the same attempt is still to be given out.
+    NeverSent,
+    /// The execution that its fragment waits for did not succeed there.
+    Withdrawn,
+    /// The copy of an input that it waited for can not be had.
+    InputUnavailable,
+    /// A person decided so.
+    Resolved,
+}
+
+/// Which rule asked for a transfer.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub enum RuleText {
+    WhenNeeded,
+    /// Rule number (from 1) and line of the workflow file.
+    Rule {
+        number: u32,
+        line: u32,
+    },
+    /// A person asked for it.
+    Client,
+}
+
+impl std::fmt::Display for RuleText {
+    fn fmt(&self, formatter: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Self::WhenNeeded => formatter.write_str("when-needed"),
+            Self::Rule { number, line } => write!(formatter, "rule {number} (line {line})"),
+            Self::Client => formatter.write_str("client"),
+        }
+    }
+}

@@ -1,0 +1,230 @@
+//! What follows from a workflow alone: who reads what, which inputs differ by element, which rules bear on which data.
+
+use atoll_model::expression::{Expression, Form};
+use atoll_model::id::StepIndex;
+use atoll_model::workflow::{Step, Work, Workflow};
+use storage_sync_core::{PushRule, Subject, confining, push_rule};
+
+use crate::state::Source;
+
+#[derive(Debug, Clone, Default, PartialEq)]
+pub(crate) struct RunPlan {
+    pub(crate) steps: Vec<StepPlan>,
+    /// By the place of the workflow's input.
+    pub(crate) inputs: Vec<DataRules>,
+}
+
+#[derive(Debug, Clone, Default, PartialEq)]
+pub(crate) struct StepPlan {
+    /// Steps that need it.
+    pub(crate) successors: Vec<StepIndex>,
+    /// Whose objects it may read; its own bundle is one of them.
+    pub(crate) reads: Vec<Source>,
+    /// Names of inputs that are the same for every element and go into the template.
+    pub(crate) template: Vec<String>,
+    /// Names of inputs that go with each dispatch.
+    pub(crate) own: Vec<String>,
+    /// Whether `own` differs by element.
+    pub(crate) own_by_element: bool,
+    /// Whether it may be dispatched before what it needs has ended.
+    pub(crate) chainable: bool,
+    /// Rules (from 0) that confine anything it reads.
+    pub(crate) confined_by: Vec<u16>,
+    pub(crate) outputs: Vec<DataRules>,
+}
+
+/// The rules that bear on one output or input.
+#[derive(Debug, Clone, Default, PartialEq)]
+pub(crate) struct DataRules {
+    /// Inherited ones included.
+    pub(crate) confined_by: Vec<u16>,
+    pub(crate) push: PushRule,
+}
+
+impl RunPlan {
+    pub(crate) fn new(workflow: &Workflow) -> Self {
+        let inputs: Vec<_> = workflow
+            .inputs
+            .keys()
+            .map(|name| {
+                let subject = Subject::Input { name };
+                DataRules {
+                    confined_by: confining(&workflow.placement, subject),
+                    push: push_rule(&workflow.placement, subject),
+                }
+            })
+            .collect();
+        let mut plan = Self { steps: vec![StepPlan::default(); workflow.steps.len()], inputs };
+        for step in &workflow.steps {
+            for need in &step.needs {
+                plan.steps[need.index()].successors.push(step.index);
+            }
+        }
+        for index in in_order(workflow) {
+            let step = workflow.step(index);
+            let built = plan.step(workflow, step);
+            let successors = std::mem::take(&mut plan.steps[index.index()].successors);
+            plan.steps[index.index()] = StepPlan { successors, ..built };
+        }
+        plan
+    }
+
+    /// The rules on an object that comes from `source`.
+    pub(crate) fn rules(&self, source: Source, output: u16) -> Option<&DataRules> {
+        match source {
+            Source::Step(step) => self.steps.get(step.index())?.outputs.get(usize::from(output)),
+            Source::Input(input) => self.inputs.get(usize::from(input)),
+            Source::Bundle(_) => None,
+        }
+    }
+
+    fn step(&self, workflow: &Workflow, step: &Step) -> StepPlan {
+        let mut reads = Reads { workflow, sources: Vec::new(), outputs: Vec::new() };
+        step.bindings.values().chain(&step.foreach).for_each(|expression| reads.visit(expression));
+        let mut confined_by = Vec::new();
+        for (source, output) in &reads.outputs {
+            confined_by.extend(self.rules(*source, *output).into_iter().flat_map(|rules| &rules.confined_by));
+        }
+        sort_and_deduplicate(&mut confined_by);
+        let mut sources = reads.sources;
+        if let Work::Action(action) = &step.work
+            && action.bundle.is_some()
+        {
+            sources.push(Source::Bundle(step.index));
+        }
+        sort_and_deduplicate(&mut sources);
+        let chainable = is_chainable(workflow, step);
+        let own_by_element = step.bindings.values().any(reads_element);
+        let (own, template) =
+            step.bindings.iter().map(|(name, expression)| (name.clone(), expression)).partition::<Vec<_>, _>(
+                |(_, value)| reads_element(value) || (chainable && !value.reads_steps.is_empty()),
+            );
+        let names = |bindings: Vec<(String, &Expression)>| bindings.into_iter().map(|(name, _)| name).collect();
+        let outputs = step.outputs.keys().map(|output| output_rules(workflow, step, output, &confined_by)).collect();
+        StepPlan {
+            successors: Vec::new(),
+            reads: sources,
+            template: names(template),
+            own: names(own),
+            own_by_element,
+            chainable,
+            confined_by,
+            outputs,
+        }
+    }
+}
+
+/// The rules on an output: its own, those of everything that the step reads, and, where the step takes in an input that
+/// a site holds, those of the input.
+fn output_rules(workflow: &Workflow, step: &Step, output: &str, inherited: &[u16]) -> DataRules {
+    let subject = Subject::Output { step: &step.name, output };
+    let mut confined_by = confining(&workflow.placement, subject);
+    confined_by.extend(inherited);
+    let mut push = push_rule(&workflow.placement, subject);
+    for (name, _) in workflow.inputs.iter().filter(|(_, input)| input.imported_by == Some(step.index)) {
+        confined_by.extend(confining(&workflow.placement, Subject::Input { name }));
+        if push.rule.is_none() {
+            push = push_rule(&workflow.placement, Subject::Input { name });
+        }
+    }
+    sort_and_deduplicate(&mut confined_by);
+    DataRules { confined_by, push }
+}
+
+/// A step may go along with those it waits for if the agent can tell by itself when to start it and with what: it is one
+/// execution, and each step that it needs hands it an output, unchanged.
+fn is_chainable(workflow: &Workflow, step: &Step) -> bool {
+    let is_single = |step: &Step| step.foreach.is_none();
+    let handed = |need: &StepIndex| {
+        step.bindings.values().any(|value| matches!(&value.form, Form::Output { step, .. } if step == need))
+    };
+    let evaluable = |value: &Expression| value.reads_steps.is_empty() || matches!(value.form, Form::Output { .. });
+    is_single(step)
+        && step.when.is_none()
+        && !step.needs.is_empty()
+        && step.needs.iter().all(|need| is_single(workflow.step(*need)) && handed(need))
+        && step.bindings.values().all(evaluable)
+}
+
+fn reads_element(expression: &Expression) -> bool {
+    expression.reads_item
+        || match &expression.form {
+            Form::Index | Form::Item => true,
+            Form::Template(parts) | Form::List(parts) => parts.iter().any(reads_element),
+            Form::Object(fields) => fields.values().any(reads_element),
+            Form::Cel(program) => program.source().contains("index"),
+            Form::Literal(_) | Form::Input(_) | Form::Output { .. } => false,
+        }
+}
+
+struct Reads<'a> {
+    workflow: &'a Workflow,
+    sources: Vec<Source>,
+    outputs: Vec<(Source, u16)>,
+}
+
+impl Reads<'_> {
+    fn visit(&mut self, expression: &Expression) {
+        match &expression.form {
+            Form::Literal(_) | Form::Item | Form::Index => {}
+            Form::Input(name) => self.input(name),
+            Form::Output { step, output } => self.output(*step, Some(output)),
+            Form::Template(parts) | Form::List(parts) => parts.iter().for_each(|part| self.visit(part)),
+            Form::Object(fields) => fields.values().for_each(|part| self.visit(part)),
+            Form::Cel(_) => {
+                expression.reads_steps.iter().for_each(|step| self.output(*step, None));
+                expression.reads_inputs.iter().for_each(|name| self.input(name));
+            }
+        }
+    }
+
+    fn input(&mut self, name: &str) {
+        if let Some((place, _, input)) = self.workflow.inputs.get_full(name) {
+            match input.imported_by {
+                Some(step) => self.output(step, None),
+                None => {
+                    let source = Source::Input(u16::try_from(place).unwrap_or(u16::MAX));
+                    self.sources.push(source);
+                    self.outputs.push((source, 0));
+                }
+            }
+        }
+    }
+
+    /// An output of a step, or all of them.
+    fn output(&mut self, step: StepIndex, name: Option<&str>) {
+        let source = Source::Step(step);
+        self.sources.push(source);
+        let outputs = (0..u16::MAX).zip(self.workflow.step(step).outputs.keys());
+        self.outputs.extend(
+            outputs.filter(|(_, output)| name.is_none_or(|name| name == *output)).map(|(place, _)| (source, place)),
+        );
+    }
+}
+
+fn sort_and_deduplicate<T: Ord>(values: &mut Vec<T>) {
+    values.sort_unstable();
+    values.dedup();
+}
+
+/// The steps, each after those it needs.
+pub(crate) fn in_order(workflow: &Workflow) -> Vec<StepIndex> {
+    let mut needs: Vec<usize> = workflow.steps.iter().map(|step| step.needs.len()).collect();
+    let mut successors = vec![Vec::new(); workflow.steps.len()];
+    for step in &workflow.steps {
+        step.needs.iter().for_each(|need| successors[need.index()].push(step.index));
+    }
+    let mut order: Vec<_> = workflow.steps.iter().filter(|step| step.needs.is_empty()).map(|step| step.index).collect();
+    let mut next = 0;
+    while let Some(step) = order.get(next).copied() {
+        next += 1;
+        for successor in &successors[step.index()] {
+            needs[successor.index()] -= 1;
+            if needs[successor.index()] == 0 {
+                order.push(*successor);
+            }
+        }
+    }
+    assert_eq!(order.len(), workflow.steps.len(), "a workflow has no cycle");
+    order
+}

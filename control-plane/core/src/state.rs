@@ -1,0 +1,84 @@
+//! The durable state: everything that follows from the facts, and nothing else. Only `evolve` changes it.
+
+mod object;
+mod row;
+mod run;
+mod site;
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use atoll_model::id::{AgentId, ExecutionId, ObjectId, RunId, SiteId, SiteName, StepIndex, TokenId, TransferId};
+use serde::{Deserialize, Serialize};
+
+pub(crate) use self::object::{BucketState, LedgerEntry, ObjectState, Place, Source, Transfer, Use};
+pub(crate) use self::row::{Detail, Row, RowState};
+pub(crate) use self::run::{Active, ActivePhase, Decision, Former, Phase, Run, StepPhase, StepState, Tries};
+pub(crate) use self::site::{Agent, Log, Outgoing, Site, Token};
+use crate::plan::RunPlan;
+
+/// The whole durable state, as a checkpoint holds it. Runs are shared with the state it was taken from until they change.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Snapshot(pub(crate) State);
+
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+pub(crate) struct State {
+    pub(crate) tokens: BTreeMap<TokenId, Token>,
+    pub(crate) agents: BTreeMap<AgentId, Agent>,
+    pub(crate) sites: BTreeMap<SiteId, Site>,
+    pub(crate) site_names: BTreeMap<SiteName, SiteId>,
+    /// The last number given to a site; never given twice, so that a removed site's number means nothing else later.
+    pub(crate) last_site: SiteId,
+    pub(crate) runs: BTreeMap<RunId, Arc<Run>>,
+    pub(crate) objects: BTreeMap<ObjectId, ObjectState>,
+    /// Live ones only.
+    pub(crate) transfers: BTreeMap<TransferId, Transfer>,
+    /// Transfers that were ever ordered.
+    pub(crate) transfers_ordered: u64,
+    /// Crossings that belong to no run (yet).
+    pub(crate) unclaimed_ledger: Vec<LedgerEntry>,
+}
+
+impl State {
+    /// Makes what a checkpoint leaves out because it follows from the rest.
+    pub(crate) fn restore_derived(&mut self) {
+        for run in self.runs.values_mut() {
+            let run = Arc::make_mut(run);
+            run.plan = Arc::new(RunPlan::new(&run.workflow));
+        }
+    }
+
+    pub(crate) fn run_mut(&mut self, run: RunId) -> &mut Run {
+        Arc::make_mut(self.runs.get_mut(&run).expect("facts name runs that exist"))
+    }
+
+    pub(crate) fn run(&self, run: RunId) -> &Run {
+        self.runs.get(&run).expect("only runs that exist are named")
+    }
+
+    pub(crate) fn step(&self, run: RunId, step: StepIndex) -> &StepState {
+        &self.run(run).steps[step.index()]
+    }
+
+    pub(crate) fn site(&self, site: SiteId) -> &Site {
+        self.sites.get(&site).expect("only sites that exist are named")
+    }
+
+    pub(crate) fn site_mut(&mut self, site: SiteId) -> &mut Site {
+        self.sites.get_mut(&site).expect("facts name sites that exist")
+    }
+
+    /// The site that an agent speaks for, if it still does.
+    pub(crate) fn site_of(&self, agent: AgentId) -> Option<SiteId> {
+        let site = self.agents.get(&agent)?.site;
+        (self.sites.get(&site)?.agent == Some(agent)).then_some(site)
+    }
+
+    pub(crate) fn active(&self, execution: ExecutionId) -> Option<&Active> {
+        self.runs.get(&execution.run)?.steps.get(execution.step.index())?.active.get(&execution.element)
+    }
+
+    pub(crate) fn site_name(&self, site: SiteId) -> String {
+        self.sites.get(&site).map_or_else(|| format!("removed site {site}"), |site| site.name.to_string())
+    }
+}

@@ -1,0 +1,204 @@
+//! Runs and their steps. Elements that wait are ranges, elements that are somewhere are entries of a map, elements that
+//! have ended are rows.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+
+use atoll_model::elements::ElementSet;
+use atoll_model::id::{Attempt, CommandSeq, ObjectId, RunId, SiteId, StepIndex};
+use atoll_model::placement::SiteVerdict;
+use atoll_model::time::Timestamp;
+use atoll_model::value::Value;
+use atoll_model::workflow::Workflow;
+use indexmap::IndexMap;
+use serde::{Deserialize, Serialize};
+
+use super::{Detail, LedgerEntry, Row, RowState, Source};
+use crate::fact::Items;
+use crate::plan::RunPlan;
+use crate::view::{RunError, RunState};
+
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub(crate) struct Run {
+    pub(crate) id: RunId,
+    pub(crate) workflow: Arc<Workflow>,
+    pub(crate) source: Arc<str>,
+    pub(crate) inputs: IndexMap<String, Value>,
+    pub(crate) submitted_by: String,
+    pub(crate) submitted_at: Timestamp,
+    pub(crate) traceparent: Option<String>,
+    pub(crate) started_at: Option<Timestamp>,
+    pub(crate) finished_at: Option<Timestamp>,
+    pub(crate) phase: Phase,
+    pub(crate) error: Option<RunError>,
+    pub(crate) outputs: IndexMap<String, Value>,
+    pub(crate) steps: Vec<StepState>,
+    /// Steps that have not ended.
+    pub(crate) steps_left: u32,
+    /// Executions that are placed and have not ended, of all steps.
+    pub(crate) active: u64,
+    /// Executions whose fate is unknown, of all steps.
+    pub(crate) unknown: u64,
+    /// Executions that were dispatched before what they read had ended, and have not ended.
+    pub(crate) ahead: u32,
+    /// Its objects that are in the bucket, by where they come from.
+    pub(crate) in_bucket: BTreeMap<Source, BTreeSet<ObjectId>>,
+    pub(crate) ledger: Vec<LedgerEntry>,
+    /// Follows from the workflow alone.
+    #[serde(skip)]
+    pub(crate) plan: Arc<RunPlan>,
+}
+
+impl Run {
+    pub(crate) fn is_live(&self) -> bool {
+        !matches!(self.phase, Phase::Ended(_))
+    }
+
+    /// Whether new executions may be started.
+    pub(crate) fn is_going_on(&self) -> bool {
+        matches!(self.phase, Phase::Going)
+    }
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) enum Phase {
+    Going,
+    Failing,
+    Cancelling,
+    Ended(RunState),
+}
+
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+pub(crate) struct StepState {
+    pub(crate) phase: StepPhase,
+    /// Steps that it needs and that have not ended.
+    pub(crate) needs_left: u32,
+    /// Steps that read its outputs and have not ended.
+    pub(crate) readers_left: u32,
+    pub(crate) items: Option<Items>,
+    pub(crate) count: u32,
+    /// First attempts that have no site.
+    pub(crate) ready: ElementSet,
+    /// Further attempts that have no site, and when they may begin.
+    pub(crate) again: BTreeMap<u32, Timestamp>,
+    /// What went before, for elements that were tried more than once.
+    pub(crate) tries: BTreeMap<u32, Tries>,
+    pub(crate) active: BTreeMap<u32, Active>,
+    /// Elements whose fate is unknown, as they were when it was lost.
+    pub(crate) unknown: BTreeMap<u32, Active>,
+    /// Attempts that were given away while their agents may still have them.
+    pub(crate) formers: BTreeMap<u32, Vec<Former>>,
+    pub(crate) skipped: ElementSet,
+    /// Cancelled before they had a site.
+    pub(crate) cancelled: ElementSet,
+    /// By element; shorter than `count` while the last ones have not ended.
+    pub(crate) rows: Vec<Row>,
+    pub(crate) details: BTreeMap<u32, Box<Detail>>,
+    /// Elements with a final state.
+    pub(crate) ended: u32,
+    pub(crate) succeeded: u32,
+    pub(crate) failed: u32,
+    /// Cancelled after they had a site.
+    pub(crate) cancelled_rows: u32,
+    pub(crate) decisions: Vec<Decision>,
+    /// Elements that have ended well and run once more because their outputs are gone.
+    pub(crate) recomputing: ElementSet,
+}
+
+impl StepState {
+    pub(crate) fn is_ended(&self) -> bool {
+        match self.phase {
+            StepPhase::Waiting => false,
+            StepPhase::Expanded => self.ended == self.count,
+            StepPhase::Skipped | StepPhase::Cancelled => true,
+        }
+    }
+
+    pub(crate) fn has_waiting(&self) -> bool {
+        !self.ready.is_empty() || !self.again.is_empty()
+    }
+
+    /// The attempt that an element without a site will get.
+    pub(crate) fn next_attempt(&self, element: u32) -> Attempt {
+        self.tries.get(&element).map_or(Attempt::FIRST, |tries| tries.highest)
+    }
+
+    pub(crate) fn row(&self, element: u32) -> Option<&Row> {
+        self.rows.get(element as usize).filter(|row| row.state != RowState::Open)
+    }
+}
+
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) enum StepPhase {
+    /// What it needs has not ended.
+    #[default]
+    Waiting,
+    /// Its elements are known.
+    Expanded,
+    Skipped,
+    /// The run failed or was cancelled before it began.
+    Cancelled,
+}
+
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub(crate) struct Active {
+    pub(crate) attempt: Attempt,
+    pub(crate) site: SiteId,
+    pub(crate) phase: ActivePhase,
+    pub(crate) fragment: bool,
+    /// A cancel was sent.
+    pub(crate) cancelling: bool,
+    /// The command that dispatched it.
+    pub(crate) command: CommandSeq,
+    pub(crate) decision: u32,
+    pub(crate) placed_at: Timestamp,
+    /// Zero until its start was heard of.
+    pub(crate) started_at: Timestamp,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+pub(crate) enum ActivePhase {
+    Placed,
+    Dispatched,
+    Running,
+}
+
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub(crate) struct Tries {
+    /// The highest attempt that was ever given out, or is waiting to be.
+    pub(crate) highest: Attempt,
+    pub(crate) failures: u32,
+    pub(crate) crashes: u32,
+    pub(crate) not_started: u32,
+    pub(crate) recomputed: u32,
+    /// Where the last attempt went wrong.
+    pub(crate) last_site: Option<SiteId>,
+    pub(crate) last_error: Option<Arc<str>>,
+}
+
+impl Default for Tries {
+    fn default() -> Self {
+        Self {
+            highest: Attempt::FIRST,
+            failures: 0,
+            crashes: 0,
+            not_started: 0,
+            recomputed: 0,
+            last_site: None,
+            last_error: None,
+        }
+    }
+}
+
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub(crate) struct Former {
+    pub(crate) attempt: Attempt,
+    pub(crate) site: SiteId,
+}
+
+/// One decision of the placement, and what was chosen for which elements.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub(crate) struct Decision {
+    pub(crate) sites: Vec<SiteVerdict>,
+    pub(crate) chosen: BTreeMap<SiteId, ElementSet>,
+}
