@@ -1,4 +1,5 @@
 //! What the control plane does: it owns the core's driver, speaks gRPC with agents and HTTP with people, holds the CA,
 //! and serves the bucket where it is a directory. It decides nothing.
 
+pub mod config;
 pub mod driver;
