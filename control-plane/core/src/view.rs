@@ -73,6 +73,8 @@ pub struct RunView {
     pub error: Option<RunError>,
     /// Executions by state.
     pub counts: BTreeMap<ExecutionState, u64>,
+    /// As it was submitted with.
+    pub traceparent: Option<String>,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -171,6 +173,8 @@ pub struct RunFilter {
     pub workflow: Option<String>,
     /// Runs with an execution that is, or was, at this site.
     pub site: Option<SiteName>,
+    /// Only runs that are listed after this one.
+    pub before: Option<RunId>,
     pub limit: Option<usize>,
 }
 
