@@ -10,9 +10,9 @@ use anyhow::{Context as _, bail};
 use clap::Args;
 use serde_json::json;
 
-use crate::client::Client;
+use crate::client::{Client, Finished};
 use crate::installation::{Installation, Options};
-use crate::run::{RunArguments, RunOutcome};
+use crate::run::Submission;
 
 #[derive(Debug, Args)]
 pub(crate) struct DevArguments {
@@ -106,8 +106,8 @@ async fn run_one(arguments: &DevArguments, file: &Path, mut installation: Instal
 }
 
 async fn run_and_report(arguments: &DevArguments, file: &Path, client: &Client) -> anyhow::Result<bool> {
-    let run = RunArguments::for_file(file, &arguments.inputs);
-    let outcome: RunOutcome = crate::run::submit_and_follow(client, &run).await?;
+    let submission = Submission::prepare(file, &arguments.inputs)?;
+    let outcome: Finished = submission.send_and_follow(client).await?;
     let executions = client.executions(&outcome.run).await?;
     let entries = client.ledger(&outcome.run).await?;
     let succeeded = outcome.state == "succeeded";

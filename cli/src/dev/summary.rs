@@ -5,13 +5,13 @@ use std::fmt::Write as _;
 use std::path::Path;
 use std::time::Duration;
 
-use crate::client::{ExecutionRow, LedgerRow};
-use crate::run::RunOutcome;
+use crate::client::{ExecutionRow, Finished, LedgerRow};
+use crate::table::{bytes, duration};
 
 /// More executions of one step than this are shown as one line.
 const LISTED_ELEMENTS_MAX: usize = 12;
 
-pub(super) fn describe(outcome: &RunOutcome, executions: &[ExecutionRow], ledger: &[LedgerRow], results: Option<&Path>) -> String {
+pub(super) fn describe(outcome: &Finished, executions: &[ExecutionRow], ledger: &[LedgerRow], results: Option<&Path>) -> String {
     let mut text = String::new();
     let took = outcome.finished_at.zip(outcome.started_at).map(|(end, start)| end.saturating_since(start));
     let took = took.map_or_else(String::new, |took| format!(" in {}", duration(took)));
@@ -85,40 +85,5 @@ fn describe_ledger(text: &mut String, executions: &[ExecutionRow], ledger: &[Led
         let way = format!("{from} → {to}");
         let noun = if objects == 1 { "object" } else { "objects" };
         let _ = writeln!(text, "  {way:<18} {objects:>4} {noun:<8} {:>10}  {reader} ({rule})", bytes(total));
-    }
-}
-
-fn duration(duration: Duration) -> String {
-    let seconds = duration.as_secs_f64();
-    match seconds {
-        seconds if seconds < 1.0 => format!("{:.0} ms", seconds * 1e3),
-        seconds if seconds < 60.0 => format!("{seconds:.1} s"),
-        seconds => format!("{} min {:.0} s", (seconds / 60.0) as u64, seconds % 60.0),
-    }
-}
-
-fn bytes(bytes: u64) -> String {
-    const UNITS: [&str; 5] = ["B", "kB", "MB", "GB", "TB"];
-    let mut size = bytes as f64;
-    let mut unit = 0;
-    while size >= 1_000.0 && unit + 1 < UNITS.len() {
-        size /= 1_000.0;
-        unit += 1;
-    }
-    if unit == 0 { format!("{bytes} B") } else { format!("{size:.1} {}", UNITS[unit]) }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn sizes_and_durations_are_short() {
-        assert_eq!(bytes(999), "999 B");
-        assert_eq!(bytes(1_500), "1.5 kB");
-        assert_eq!(bytes(2_000_000_000), "2.0 GB");
-        assert_eq!(duration(Duration::from_millis(12)), "12 ms");
-        assert_eq!(duration(Duration::from_millis(1_250)), "1.2 s");
-        assert_eq!(duration(Duration::from_secs(61)), "1 min 1 s");
     }
 }

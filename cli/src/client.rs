@@ -1,0 +1,269 @@
+//! The HTTP API, as commands use it.
+
+mod pin;
+mod rows;
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use anyhow::Context as _;
+use atoll_model::diagnostic::Diagnostic;
+use futures::StreamExt as _;
+use reqwest::{Method, RequestBuilder, Response, StatusCode};
+use serde_json::{Value, json};
+
+use crate::failure::Failure;
+
+pub(crate) use rows::{ExecutionRow, Finished, LedgerRow};
+
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
+/// Executions are asked for in pages of this many.
+const PAGE: usize = 10_000;
+
+/// A server that requests go to.
+#[derive(Debug, Clone)]
+pub(crate) struct Client {
+    http: reqwest::Client,
+    url: String,
+    token: String,
+}
+
+impl Client {
+    /// # Errors
+    /// When the URL is not one that may be used: plain HTTP to another machine, or HTTPS with a token that pins nothing
+    /// and no public certificate.
+    pub(crate) fn new(url: &str, token: &str) -> anyhow::Result<Self> {
+        let url = url.trim_end_matches('/');
+        let builder = reqwest::Client::builder().connect_timeout(CONNECT_TIMEOUT).tcp_nodelay(true);
+        let builder = if url.starts_with("https://") {
+            builder.tls_backend_preconfigured(pin::client_config(token)?)
+        } else if is_loopback(url) {
+            builder
+        } else {
+            return Err(Failure::Usage(format!("{url} would send the token in the open: only https is spoken to other machines")).into());
+        };
+        Ok(Self { http: builder.build()?, url: url.to_owned(), token: token.to_owned() })
+    }
+
+    pub(crate) fn url(&self) -> &str {
+        &self.url
+    }
+
+    pub(crate) fn token(&self) -> &str {
+        &self.token
+    }
+
+    pub(crate) async fn get(&self, path: &str) -> anyhow::Result<Value> {
+        Ok(self.send(self.request(Method::GET, path)).await?.json().await?)
+    }
+
+    pub(crate) async fn post(&self, path: &str, body: &Value) -> anyhow::Result<Value> {
+        let response = self.send(self.request(Method::POST, path).json(body)).await?;
+        if response.status() == StatusCode::NO_CONTENT {
+            return Ok(Value::Null);
+        }
+        Ok(response.json().await?)
+    }
+
+    pub(crate) async fn delete(&self, path: &str) -> anyhow::Result<()> {
+        self.send(self.request(Method::DELETE, path)).await?;
+        Ok(())
+    }
+
+    /// Sends bytes in.
+    pub(crate) async fn put(&self, path: &str, body: reqwest::Body) -> anyhow::Result<Value> {
+        Ok(self.send(self.request(Method::PUT, path).body(body)).await?.json().await?)
+    }
+
+    /// An answer that is read as it comes.
+    pub(crate) async fn stream(&self, path: &str) -> anyhow::Result<Response> {
+        self.send(self.request(Method::GET, path)).await
+    }
+
+    fn request(&self, method: Method, path: &str) -> RequestBuilder {
+        self.http.request(method, format!("{}/api/v1{path}", self.url)).bearer_auth(&self.token)
+    }
+
+    async fn send(&self, request: RequestBuilder) -> anyhow::Result<Response> {
+        let response = request.send().await.map_err(|error| unreachable(&self.url, &error))?;
+        let status = response.status();
+        if status.is_success() {
+            return Ok(response);
+        }
+        let body = response.bytes().await.unwrap_or_default();
+        Err(refusal(status, &body).into())
+    }
+
+    /// Submits a workflow without files and waits for its end.
+    pub(crate) async fn submit_and_wait(&self, source: &str, file_name: &str) -> anyhow::Result<Finished> {
+        let body = json!({ "source": source, "file_name": file_name, "inputs": {}, "actions": {} });
+        let submitted = self.post("/runs", &body).await?;
+        let run = submitted["run"].as_str().context("the answer names no run")?;
+        self.wait(run).await
+    }
+
+    /// Waits for the end of a run.
+    pub(crate) async fn wait(&self, run: &str) -> anyhow::Result<Finished> {
+        self.follow(run, |_| {}).await
+    }
+
+    /// Waits for the end of a run, and shows each event of it to `seen`. A connection that breaks is made again.
+    pub(crate) async fn follow(&self, run: &str, mut seen: impl FnMut(&Value)) -> anyhow::Result<Finished> {
+        let mut patience = 30;
+        loop {
+            match self.events(run, &mut seen).await {
+                Ok(()) => {}
+                Err(error) if patience > 0 && is_transient(&error) => {
+                    patience -= 1;
+                    tokio::time::sleep(Duration::from_secs(1)).await;
+                    continue;
+                }
+                Err(error) => return Err(error),
+            }
+            let document = self.get(&format!("/runs/{run}?executions=false")).await?;
+            if matches!(document["state"].as_str(), Some("succeeded" | "failed" | "cancelled")) {
+                return Finished::from_document(document);
+            }
+        }
+    }
+
+    /// Reads events until the run has ended, or the stream has.
+    async fn events(&self, run: &str, seen: &mut impl FnMut(&Value)) -> anyhow::Result<()> {
+        let mut stream = self.stream(&format!("/runs/{run}/events")).await?.bytes_stream();
+        let mut pending: Vec<u8> = Vec::new();
+        while let Some(chunk) = stream.next().await {
+            pending.extend_from_slice(&chunk.map_err(|error| unreachable(&self.url, &error))?);
+            while let Some(end) = pending.windows(2).position(|pair| pair == b"\n\n") {
+                let block: Vec<u8> = pending.drain(..end + 2).collect();
+                let data: String =
+                    String::from_utf8_lossy(&block).lines().filter_map(|line| line.strip_prefix("data:")).map(str::trim).collect();
+                let Ok(event) = serde_json::from_str::<Value>(&data) else { continue };
+                seen(&event);
+                if matches!(event["state"].as_str(), Some("succeeded" | "failed" | "cancelled")) {
+                    return Ok(());
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// Every execution of a run, in the order of its steps and elements.
+    pub(crate) async fn executions(&self, run: &str) -> anyhow::Result<Vec<ExecutionRow>> {
+        let mut rows = Vec::new();
+        loop {
+            let page = self.get(&format!("/runs/{run}?offset={}&limit={PAGE}", rows.len())).await?;
+            let executions = page["executions"].as_array().context("the answer has no executions")?;
+            for execution in executions {
+                rows.push(ExecutionRow::from_document(execution)?);
+            }
+            if executions.len() < PAGE {
+                return Ok(rows);
+            }
+        }
+    }
+
+    pub(crate) async fn ledger(&self, run: &str) -> anyhow::Result<Vec<LedgerRow>> {
+        let document = self.get(&format!("/ledger?run={run}")).await?;
+        let entries = document["entries"].as_array().context("the answer has no entries")?;
+        entries.iter().map(LedgerRow::from_document).collect()
+    }
+
+    /// Makes a token for a site, and returns it.
+    pub(crate) async fn create_site_token(&self, site: &str, lifetime: Duration, labels: &BTreeMap<String, String>) -> anyhow::Result<String> {
+        let body = json!({ "ttl_seconds": lifetime.as_secs(), "labels": labels });
+        let document = self.post(&format!("/sites/{site}/tokens"), &body).await?;
+        Ok(document["token"].as_str().context("the answer has no token")?.to_owned())
+    }
+
+    /// Names of the sites that are ready for work.
+    pub(crate) async fn ready_sites(&self) -> anyhow::Result<Vec<String>> {
+        let document = self.get("/sites").await?;
+        let sites = document["sites"].as_array().context("the answer has no sites")?;
+        let ready = sites.iter().filter(|site| site["state"] == "ready");
+        Ok(ready.filter_map(|site| site["site"].as_str().map(str::to_owned)).collect())
+    }
+}
+
+/// Text for one segment of a path of the API.
+pub(crate) fn segment(text: &str) -> String {
+    text.bytes()
+        .map(|byte| match byte {
+            b'a'..=b'z' | b'A'..=b'Z' | b'0'..=b'9' | b'-' | b'_' | b'.' | b':' => char::from(byte).to_string(),
+            other => format!("%{other:02X}"),
+        })
+        .collect()
+}
+
+fn is_loopback(url: &str) -> bool {
+    let host = reqwest::Url::parse(url).ok().and_then(|url| url.host_str().map(str::to_owned)).unwrap_or_default();
+    let bare = host.trim_start_matches('[').trim_end_matches(']');
+    bare == "localhost" || bare.parse::<std::net::IpAddr>().is_ok_and(|address| address.is_loopback())
+}
+
+fn is_transient(error: &anyhow::Error) -> bool {
+    matches!(error.downcast_ref::<Failure>(), Some(Failure::Unreachable(_)))
+}
+
+fn unreachable(url: &str, error: &reqwest::Error) -> Failure {
+    let mut reasons = vec![error.to_string()];
+    let mut source = std::error::Error::source(error);
+    while let Some(cause) = source {
+        reasons.push(cause.to_string());
+        source = cause.source();
+    }
+    let last = reasons.pop().unwrap_or_default();
+    Failure::Unreachable(format!("cannot reach {url}: {last}"))
+}
+
+/// What the server said, as the failure of a command.
+fn refusal(status: StatusCode, body: &[u8]) -> Failure {
+    let document: Value = serde_json::from_slice(body).unwrap_or_default();
+    let error = &document["error"];
+    let diagnostics: Vec<Diagnostic> = error["diagnostics"]
+        .as_array()
+        .map(|list| list.iter().map(rows::diagnostic).collect())
+        .unwrap_or_default();
+    if !diagnostics.is_empty() {
+        return Failure::Invalid { diagnostics, source_text: None };
+    }
+    let mut message = match error["message"].as_str() {
+        Some(message) => message.to_owned(),
+        None => format!("the server answered {status}"),
+    };
+    if let Some(help) = error["help"].as_str() {
+        message = format!("{message} ({help})");
+    }
+    match status {
+        StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN => Failure::Unreachable(message),
+        StatusCode::BAD_REQUEST | StatusCode::UNPROCESSABLE_ENTITY => Failure::Usage(message),
+        _ => Failure::Failed(message),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn plain_http_is_for_this_machine_only() {
+        assert!(Client::new("http://127.0.0.1:1", "token").is_ok());
+        assert!(Client::new("http://[::1]:1", "token").is_ok());
+        assert!(Client::new("http://192.0.2.1:1", "token").is_err());
+        assert!(Client::new("http://127.0.0.1.example.org", "token").is_err());
+    }
+
+    #[test]
+    fn a_refusal_names_what_would_help() {
+        let body = br#"{"error":{"code":"not_found","message":"there is no such run","help":"see `atoll runs`"}}"#;
+        let failure = refusal(StatusCode::NOT_FOUND, body);
+        assert_eq!(failure.to_string(), "there is no such run (see `atoll runs`)");
+        assert!(matches!(failure, Failure::Failed(_)));
+        assert!(matches!(refusal(StatusCode::UNAUTHORIZED, b""), Failure::Unreachable(_)));
+    }
+
+    #[test]
+    fn segments_are_escaped() {
+        assert_eq!(segment("a b/c"), "a%20b%2Fc");
+        assert_eq!(segment("b3:00"), "b3:00");
+    }
+}

@@ -1,0 +1,59 @@
+//! `atoll run`: reads a workflow file and what goes with it, checks it, sends it in, follows it.
+
+mod progress;
+mod submission;
+mod upload;
+
+use std::path::PathBuf;
+
+use clap::Args;
+
+use crate::settings::Connection;
+
+pub(crate) use submission::{Submission, check_requirements_here};
+
+#[derive(Debug, Args)]
+pub(crate) struct RunArguments {
+    /// The workflow file.
+    file: PathBuf,
+    /// An input: NAME=VALUE, or NAME=@PATH for a file or a directory.
+    #[arg(short = 'i', long = "input", value_name = "NAME=VALUE")]
+    inputs: Vec<String>,
+    /// Stay until it has ended; fail if it does.
+    #[arg(long)]
+    wait: bool,
+    /// Print one JSON document.
+    #[arg(long)]
+    json: bool,
+}
+
+/// Submits a run; whether it succeeded, if it was waited for.
+///
+/// # Errors
+/// When the file or the inputs are wrong, or the server refuses or cannot be reached.
+pub(crate) async fn run(connection: &Connection, arguments: RunArguments) -> anyhow::Result<bool> {
+    let submission = Submission::prepare(&arguments.file, &arguments.inputs)?;
+    let client = connection.client()?;
+    if !arguments.wait {
+        let document = submission.send(&client).await?;
+        if arguments.json {
+            println!("{document}");
+        } else {
+            println!("{}", document["run"].as_str().unwrap_or_default());
+        }
+        return Ok(true);
+    }
+    let finished = submission.send_and_follow(&client).await?;
+    if arguments.json {
+        println!("{}", finished.document);
+    } else {
+        println!("{} {}", finished.run, finished.state);
+        for (name, value) in &finished.outputs {
+            println!("  {name} = {}", crate::show::shown_value(value));
+        }
+        if let Some(error) = &finished.error {
+            eprintln!("{error}");
+        }
+    }
+    Ok(finished.state == "succeeded")
+}

@@ -1,0 +1,262 @@
+//! What is sent in: the text of the workflow, its inputs, the actions that it names.
+
+use std::cell::RefCell;
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+
+use anyhow::Context as _;
+use atoll_model::value::Type;
+use atoll_model::workflow::{Action, Given, HeldAt, SiteFacts, Surroundings, Work, Workflow};
+use serde_json::{Map, Value, json};
+
+use super::{progress, upload};
+use crate::client::{Client, Finished};
+use crate::failure::Failure;
+
+/// A workflow file, read and checked, with what was given for its inputs.
+#[derive(Debug)]
+pub(crate) struct Submission {
+    file_name: String,
+    source: String,
+    workflow: Workflow,
+    inputs: BTreeMap<String, GivenInput>,
+    /// Folders of the actions, by what stands after `action:`.
+    actions: BTreeMap<String, PathBuf>,
+}
+
+#[derive(Debug)]
+enum GivenInput {
+    Value(Value),
+    Held(HeldAt),
+    Path(PathBuf),
+}
+
+impl Submission {
+    /// Reads and checks a file by itself, with nothing given for its inputs.
+    ///
+    /// # Errors
+    /// When it cannot be read, or is not a valid workflow.
+    pub(crate) fn read(file: &Path) -> anyhow::Result<Self> {
+        Self::read_with(file, BTreeMap::new())
+    }
+
+    /// Reads and checks a file together with what was given for its inputs.
+    ///
+    /// # Errors
+    /// When anything about them is wrong.
+    pub(crate) fn prepare(file: &Path, inputs: &[String]) -> anyhow::Result<Self> {
+        let mut given = BTreeMap::new();
+        for input in inputs {
+            let (name, value) = input
+                .split_once('=')
+                .ok_or_else(|| Failure::Usage(format!("-i {input}: an input is NAME=VALUE, or NAME=@PATH")))?;
+            given.insert(name.to_owned(), value.to_owned());
+        }
+        let submission = Self::read_with(file, given)?;
+        submission.check_required()?;
+        Ok(submission)
+    }
+
+    fn read_with(file: &Path, given: BTreeMap<String, String>) -> anyhow::Result<Self> {
+        let source = std::fs::read_to_string(file)
+            .map_err(|error| Failure::Usage(format!("cannot read the workflow {}: {error}", file.display())))?;
+        let folder = file.parent().unwrap_or(Path::new("")).to_owned();
+        let folder = std::path::absolute(if folder.as_os_str().is_empty() { Path::new(".") } else { &folder })?;
+        let file_name = file.display().to_string();
+        let surroundings = Folder { folder: folder.clone(), given: &given, actions: RefCell::default() };
+        let workflow = atoll_model::workflow::parse(&file_name, &source, &surroundings)
+            .map_err(|diagnostics| Failure::Invalid { diagnostics, source_text: Some(source.clone()) })?;
+        let actions = surroundings.actions.into_inner();
+        let mut inputs = given
+            .iter()
+            .map(|(name, text)| Ok((name.clone(), given_input(&workflow, name, text)?)))
+            .collect::<anyhow::Result<BTreeMap<_, _>>>()?;
+        hold_where_the_file_is(&workflow, &folder, &mut inputs);
+        Ok(Self { file_name, source, workflow, inputs, actions })
+    }
+
+    fn check_required(&self) -> anyhow::Result<()> {
+        let missing = self.workflow.inputs.iter().find(|(name, input)| {
+            input.default.is_none() && input.imported_by.is_none() && !self.inputs.contains_key(*name)
+        });
+        match missing {
+            Some((name, _)) => Err(Failure::Usage(format!("the input {name} has no default: give it with -i {name}=…")).into()),
+            None => Ok(()),
+        }
+    }
+
+    /// Checks the workflow against the sites of a server.
+    ///
+    /// # Errors
+    /// When no site can do what it asks for.
+    pub(crate) async fn check_against(&self, client: &Client) -> anyhow::Result<()> {
+        let document = client.get("/sites").await?;
+        let sites = document["sites"].as_array().context("the answer has no sites")?;
+        let facts = sites.iter().map(site_facts).collect::<anyhow::Result<Vec<_>>>()?;
+        let diagnostics = atoll_model::workflow::check_sites(&self.workflow, &self.file_name, &facts);
+        if diagnostics.is_empty() {
+            return Ok(());
+        }
+        Err(Failure::Invalid { diagnostics, source_text: Some(self.source.clone()) }.into())
+    }
+
+    /// Sends it in; the server's answer.
+    ///
+    /// # Errors
+    /// When a file cannot be sent, or the server refuses.
+    pub(crate) async fn send(&self, client: &Client) -> anyhow::Result<Value> {
+        let body = self.body(client).await?;
+        client.post("/runs", &body).await.map_err(|error| self.with_source(error))
+    }
+
+    /// What placement would do with it.
+    ///
+    /// # Errors
+    /// When the server refuses.
+    pub(crate) async fn plan(&self, client: &Client) -> anyhow::Result<Value> {
+        let body = self.body(client).await?;
+        client.post("/plan", &body).await.map_err(|error| self.with_source(error))
+    }
+
+    /// Sends it in, shows how it goes, waits for its end.
+    ///
+    /// # Errors
+    /// When it is refused, or the server stays away.
+    pub(crate) async fn send_and_follow(&self, client: &Client) -> anyhow::Result<Finished> {
+        let submitted = self.send(client).await?;
+        let run = submitted["run"].as_str().context("the answer names no run")?;
+        let mut progress = progress::Progress::new(run);
+        let finished = client.follow(run, |event| progress.show(event)).await?;
+        progress.end();
+        Ok(finished)
+    }
+
+    async fn body(&self, client: &Client) -> anyhow::Result<Value> {
+        let mut inputs = Map::new();
+        for (name, given) in &self.inputs {
+            let value = match given {
+                GivenInput::Value(value) => value.clone(),
+                GivenInput::Held(held) => json!({ "site": held.site.as_str(), "path": held.path }),
+                GivenInput::Path(path) => upload::send(client, path).await?,
+            };
+            inputs.insert(name.clone(), value);
+        }
+        let mut actions = Map::new();
+        for (reference, folder) in &self.actions {
+            let manifest = std::fs::read_to_string(folder.join("action.yaml"))?;
+            let sent = upload::send(client, folder).await?;
+            actions.insert(reference.clone(), json!({ "manifest": manifest, "object": sent["object"], "bytes": sent["bytes"] }));
+        }
+        Ok(json!({ "source": self.source, "file_name": self.file_name, "inputs": inputs, "actions": actions }))
+    }
+
+    /// The server saw the same text: its diagnostics are shown in it.
+    fn with_source(&self, error: anyhow::Error) -> anyhow::Error {
+        match error.downcast::<Failure>() {
+            Ok(Failure::Invalid { diagnostics, .. }) => {
+                Failure::Invalid { diagnostics, source_text: Some(self.source.clone()) }.into()
+            }
+            Ok(other) => other.into(),
+            Err(error) => error,
+        }
+    }
+}
+
+/// The folder of a workflow file: actions are folders in it.
+struct Folder<'a> {
+    folder: PathBuf,
+    given: &'a BTreeMap<String, String>,
+    actions: RefCell<BTreeMap<String, PathBuf>>,
+}
+
+impl Surroundings for Folder<'_> {
+    fn action(&self, reference: &str) -> Result<Action, String> {
+        let folder = self.folder.join(reference);
+        let manifest = folder.join("action.yaml");
+        let text = std::fs::read_to_string(&manifest).map_err(|error| format!("there is no action {reference}: {}: {error}", manifest.display()))?;
+        let action = atoll_model::action::parse(&manifest.display().to_string(), &text)
+            .map_err(|diagnostics| diagnostics.iter().map(ToString::to_string).collect::<Vec<_>>().join("; "))?;
+        self.actions.borrow_mut().insert(reference.to_owned(), folder);
+        Ok(action)
+    }
+
+    fn given(&self, input: &str) -> Given {
+        match self.given.get(input) {
+            Some(_) => Given::Value,
+            None => Given::Nothing,
+        }
+    }
+}
+
+fn given_input(workflow: &Workflow, name: &str, text: &str) -> anyhow::Result<GivenInput> {
+    let Some(input) = workflow.inputs.get(name) else {
+        let known: Vec<&str> = workflow.inputs.keys().map(String::as_str).collect();
+        let help = if known.is_empty() { "it has none".to_owned() } else { format!("it has {}", known.join(", ")) };
+        return Err(Failure::Usage(format!("the workflow has no input {name}: {help}")).into());
+    };
+    if let (Type::File | Type::Directory, Some(path)) = (&input.r#type, text.strip_prefix('@')) {
+        let path = PathBuf::from(path);
+        let metadata = std::fs::metadata(&path).map_err(|error| Failure::Usage(format!("-i {name}=@{}: {error}", path.display())))?;
+        if metadata.is_dir() != (input.r#type == Type::Directory) {
+            let wanted = if metadata.is_dir() { "a file, and this is a directory" } else { "a directory, and this is not one" };
+            return Err(Failure::Usage(format!("-i {name}=@{}: the input is {wanted}", path.display())).into());
+        }
+        return Ok(GivenInput::Path(path));
+    }
+    if matches!(input.r#type, Type::File | Type::Directory) {
+        return Err(Failure::Usage(format!("-i {name}={text}: a file or a directory is given as {name}=@PATH")).into());
+    }
+    if text.starts_with('@') {
+        return Err(Failure::Usage(format!("-i {name}={text}: the input is no file, so it cannot be given as a path")).into());
+    }
+    let value = convert_text(text, &input.r#type).map_err(|message| Failure::Usage(format!("-i {name}={text}: {message}")))?;
+    Ok(GivenInput::Value(value))
+}
+
+fn convert_text(text: &str, r#type: &Type) -> Result<Value, String> {
+    let value = atoll_model::value::from_text(text, r#type).map_err(|mismatch| mismatch.to_string())?;
+    Ok(value.to_json())
+}
+
+/// A default that a site holds at a relative path is meant relative to the workflow file.
+fn hold_where_the_file_is(workflow: &Workflow, folder: &Path, inputs: &mut BTreeMap<String, GivenInput>) {
+    for (name, input) in &workflow.inputs {
+        let Some(step) = input.imported_by.map(|index| workflow.step(index)) else { continue };
+        let Work::Import { path, .. } = &step.work else { continue };
+        if !Path::new(path).is_absolute()
+            && let Some(site) = step.site.names.first()
+        {
+            let held = HeldAt { site: site.clone(), path: folder.join(path).display().to_string() };
+            inputs.insert(name.clone(), GivenInput::Held(held));
+        }
+    }
+}
+
+fn site_facts(document: &Value) -> anyhow::Result<SiteFacts> {
+    let name = document["site"].as_str().context("a site without a name")?.parse()?;
+    let labels = document["labels"].as_object().into_iter().flatten();
+    let labels = labels.map(|(key, value)| (key.clone(), value.as_str().unwrap_or_default().to_owned())).collect();
+    let capacity = &document["capacity"];
+    let memory_bytes = capacity["memory_bytes"].as_u64().unwrap_or(0);
+    let capacity = (memory_bytes > 0).then(|| atoll_model::resources::Capacity {
+        cpu_millis: (capacity["cpus"].as_f64().unwrap_or(0.0) * 1_000.0).round() as u32,
+        memory_bytes,
+        disk_free_bytes: capacity["disk_free_bytes"].as_u64().unwrap_or(0),
+    });
+    Ok(SiteFacts { name, labels, capacity })
+}
+
+/// Says at once if a program that the workflow requires is missing on this machine, where all its sites will be.
+///
+/// # Errors
+/// When one is missing, or the file is invalid.
+pub(crate) fn check_requirements_here(file: &Path) -> anyhow::Result<()> {
+    let submission = Submission::read(file)?;
+    for program in &submission.workflow.requires {
+        let found = std::env::var_os("PATH").is_some_and(|path| std::env::split_paths(&path).any(|folder| folder.join(program).is_file()));
+        if !found {
+            return Err(Failure::Failed(format!("{} needs {program}, and there is none in PATH: install it first", file.display())).into());
+        }
+    }
+    Ok(())
+}

@@ -1,0 +1,187 @@
+//! The long-lived processes: `atoll server` and `atoll agent`.
+
+use std::io::Read as _;
+use std::net::SocketAddr;
+use std::path::PathBuf;
+
+use anyhow::Context as _;
+use clap::{Args, Subcommand};
+use tokio_util::sync::CancellationToken;
+
+use crate::Command;
+use crate::failure::Failure;
+use crate::installation::SUPERVISED;
+
+#[derive(Debug, Args)]
+pub(crate) struct ServerArguments {
+    /// A TOML file; flags win over it.
+    #[arg(long)]
+    config: Option<PathBuf>,
+    #[arg(long)]
+    data_dir: Option<PathBuf>,
+    /// Address of the HTTP API; port 0 takes a free one.
+    #[arg(long)]
+    listen: Option<SocketAddr>,
+    /// Address for agents.
+    #[arg(long)]
+    agent_listen: Option<SocketAddr>,
+    /// Where the journal is kept: sled or redb.
+    #[arg(long)]
+    store: Option<String>,
+    /// The bucket: a directory, or s3://NAME/PREFIX.
+    #[arg(long)]
+    bucket: Option<String>,
+    /// Written when everything accepts connections.
+    #[arg(long)]
+    ready_file: Option<PathBuf>,
+    /// Serve the API without TLS; on loopback only.
+    #[arg(long)]
+    plain_http: bool,
+    /// Check the configuration, and end.
+    #[arg(long)]
+    check: bool,
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum AgentCommand {
+    /// Redeem a join token: make keys, get a certificate.
+    Join {
+        /// The token; `-` reads it from standard input, out of sight of other users.
+        token: String,
+        #[command(flatten)]
+        options: AgentOptions,
+        /// Go on as `atoll agent run`.
+        #[arg(long)]
+        run: bool,
+    },
+    /// Run the agent until it is stopped; what its executions run goes on without it.
+    Run {
+        #[command(flatten)]
+        options: AgentOptions,
+    },
+    /// End everything that a stopped agent has left running.
+    StopWork {
+        #[command(flatten)]
+        options: AgentOptions,
+    },
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct AgentOptions {
+    /// A TOML file; flags win over it.
+    #[arg(long)]
+    config: Option<PathBuf>,
+    #[arg(long)]
+    data_dir: Option<PathBuf>,
+    /// Address of the control plane, if it is not the one that the token named.
+    #[arg(long, value_name = "HOST:PORT")]
+    server: Option<String>,
+    /// A folder below which workflows may take files of this machine; may be given more than once.
+    #[arg(long = "import-root", value_name = "DIR")]
+    imports: Vec<PathBuf>,
+    /// End what runs when the agent is stopped, instead of leaving it to the next one.
+    #[arg(long)]
+    stop_work_on_exit: bool,
+}
+
+impl AgentOptions {
+    fn load(self) -> anyhow::Result<site_agent_daemon::Config> {
+        let flags = site_agent_daemon::Overrides {
+            data_dir: self.data_dir,
+            server: self.server,
+            imports: (!self.imports.is_empty()).then_some(self.imports),
+            stop_work_on_exit: self.stop_work_on_exit.then_some(true),
+            ..site_agent_daemon::Overrides::default()
+        };
+        let variable = |name: &str| std::env::var(name).ok();
+        site_agent_daemon::Config::load(self.config.as_deref(), &variable, flags).map_err(usage)
+    }
+}
+
+fn usage(error: impl std::error::Error) -> anyhow::Error {
+    let source = error.source().map(|source| format!(": {source}")).unwrap_or_default();
+    Failure::Usage(format!("{error}{source}")).into()
+}
+
+/// The runtime that a command wants: an agent's is small, since an idle one is to cost next to nothing.
+///
+/// # Errors
+/// When the system gives no threads.
+pub(crate) fn runtime(command: &Command) -> anyhow::Result<tokio::runtime::Runtime> {
+    let runtime = match command {
+        Command::Agent(_) => site_agent_daemon::runtime(),
+        Command::Server(_) | Command::Bench(_) => tokio::runtime::Builder::new_multi_thread().enable_all().build(),
+        _ => tokio::runtime::Builder::new_current_thread().enable_all().build(),
+    };
+    runtime.context("cannot start a runtime")
+}
+
+pub(crate) async fn server(arguments: ServerArguments) -> anyhow::Result<()> {
+    let flags = control_plane_server::config::Flags {
+        data_dir: arguments.data_dir,
+        listen: arguments.listen,
+        agent_listen: arguments.agent_listen,
+        store: arguments.store,
+        bucket: arguments.bucket,
+        ready_file: arguments.ready_file,
+        plain_http: arguments.plain_http,
+    };
+    let config = control_plane_server::Config::load(arguments.config.as_deref(), flags).map_err(usage)?;
+    config.check().map_err(usage)?;
+    if arguments.check {
+        println!("the configuration is valid");
+        return Ok(());
+    }
+    control_plane_server::run(config, shutdown_of_supervised()).await
+}
+
+pub(crate) async fn agent(command: AgentCommand) -> anyhow::Result<()> {
+    match command {
+        AgentCommand::Join { token, options, run } => {
+            let token = if token == "-" { read_token()? } else { token };
+            let config = options.load()?;
+            let joined = site_agent_daemon::join(&config, &token).await?;
+            eprintln!("joined as {} ({})", joined.site, joined.agent);
+            if run { site_agent_daemon::run(config, shutdown()).await.map_err(Into::into) } else { Ok(()) }
+        }
+        AgentCommand::Run { options } => Ok(site_agent_daemon::run(options.load()?, shutdown()).await?),
+        AgentCommand::StopWork { options } => Ok(site_agent_daemon::stop_work(&options.load()?).await?),
+    }
+}
+
+fn read_token() -> anyhow::Result<String> {
+    let mut token = String::new();
+    std::io::stdin().read_to_string(&mut token).context("cannot read the token from standard input")?;
+    Ok(token.trim().to_owned())
+}
+
+/// Cancelled by SIGTERM, SIGINT, or the end of standard input of a supervised process.
+fn shutdown() -> CancellationToken {
+    let token = shutdown_of_supervised();
+    let cancelled = token.clone();
+    #[expect(clippy::disallowed_methods, reason = "it lives as long as the process")]
+    tokio::spawn(async move {
+        use tokio::signal::unix::{SignalKind, signal};
+        let (Ok(mut interrupt), Ok(mut terminate)) = (signal(SignalKind::interrupt()), signal(SignalKind::terminate())) else { return };
+        tokio::select! {
+            _ = interrupt.recv() => {}
+            _ = terminate.recv() => {}
+        }
+        cancelled.cancel();
+    });
+    token
+}
+
+/// Cancelled by the end of standard input, if whoever started this process wants it so.
+fn shutdown_of_supervised() -> CancellationToken {
+    let token = CancellationToken::new();
+    if std::env::var_os(SUPERVISED).is_some() {
+        let cancelled = token.clone();
+        std::thread::spawn(move || {
+            // Whether it ends or breaks: nobody holds the other end any more.
+            let _ = std::io::copy(&mut std::io::stdin(), &mut std::io::sink());
+            cancelled.cancel();
+        });
+    }
+    token
+}

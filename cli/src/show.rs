@@ -1,0 +1,172 @@
+//! Runs and their executions.
+
+use clap::Args;
+use serde_json::{Value, json};
+
+use crate::client::segment;
+use crate::settings::Connection;
+use crate::table;
+
+/// More executions than this are summed up by step, unless all are asked for.
+const LISTED_MAX: usize = 200;
+
+#[derive(Debug, Args)]
+pub(crate) struct RunsArguments {
+    /// Only runs in this state.
+    #[arg(long)]
+    state: Option<String>,
+    /// Only runs of this workflow.
+    #[arg(long)]
+    workflow: Option<String>,
+    /// Only runs with an execution at this site.
+    #[arg(long)]
+    site: Option<String>,
+    #[arg(long, default_value_t = 50)]
+    limit: u32,
+    /// Print one JSON document.
+    #[arg(long)]
+    json: bool,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct ShowArguments {
+    run: String,
+    /// Print one JSON document.
+    #[arg(long)]
+    json: bool,
+    /// List every execution, however many there are.
+    #[arg(long)]
+    all: bool,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct CancelArguments {
+    run: String,
+    #[arg(long, default_value = "cancelled by a person")]
+    reason: String,
+    /// Print one JSON document.
+    #[arg(long)]
+    json: bool,
+}
+
+pub(crate) async fn runs(connection: &Connection, arguments: &RunsArguments) -> anyhow::Result<()> {
+    let client = connection.client()?;
+    let mut path = format!("/runs?limit={}", arguments.limit);
+    for (name, value) in [("state", &arguments.state), ("workflow", &arguments.workflow), ("site", &arguments.site)] {
+        if let Some(value) = value {
+            path.push_str(&format!("&{name}={}", segment(value)));
+        }
+    }
+    let document = client.get(&path).await?;
+    if arguments.json {
+        println!("{document}");
+        return Ok(());
+    }
+    let runs = document["runs"].as_array().cloned().unwrap_or_default();
+    let rows: Vec<Vec<String>> = runs
+        .iter()
+        .map(|run| {
+            vec![
+                table::field(run, "run"),
+                table::field(run, "workflow"),
+                table::field(run, "state"),
+                table::time(run, "submitted_at"),
+                table::between(run, "started_at", "finished_at"),
+            ]
+        })
+        .collect();
+    table::print(&["RUN", "WORKFLOW", "STATE", "SUBMITTED (UTC)", "TOOK"], &rows);
+    Ok(())
+}
+
+pub(crate) async fn show(connection: &Connection, arguments: &ShowArguments) -> anyhow::Result<()> {
+    let client = connection.client()?;
+    let run = segment(&arguments.run);
+    let mut document = client.get(&format!("/runs/{run}?offset=0&limit=10000")).await?;
+    let mut executions = document["executions"].as_array().cloned().unwrap_or_default();
+    let mut page = executions.len();
+    while page == 10_000 {
+        let next = client.get(&format!("/runs/{run}?offset={}&limit=10000", executions.len())).await?;
+        let more = next["executions"].as_array().cloned().unwrap_or_default();
+        page = more.len();
+        executions.extend(more);
+    }
+    document["executions"] = Value::Array(executions);
+    if arguments.json {
+        println!("{document}");
+        return Ok(());
+    }
+    describe(&document, arguments.all);
+    Ok(())
+}
+
+fn describe(document: &Value, all: bool) {
+    for name in ["run", "workflow", "state"] {
+        println!("{name:<10} {}", table::field(document, name));
+    }
+    println!("{:<10} {} (UTC)", "submitted", table::time(document, "submitted_at"));
+    println!("{:<10} {}", "took", table::between(document, "started_at", "finished_at"));
+    if let Some(error) = document["error"].as_object() {
+        let of = |name: &str| error.get(name).and_then(Value::as_str).unwrap_or("–").to_owned();
+        println!("{:<10} {}: {}", "error", of("step"), of("message"));
+    }
+    for (name, value) in document["outputs"].as_object().into_iter().flatten() {
+        println!("{:<10} {name} = {}", "output", shown_value(value));
+    }
+    let executions = document["executions"].as_array().cloned().unwrap_or_default();
+    println!();
+    if executions.len() > LISTED_MAX && !all {
+        describe_by_step(&executions);
+        return;
+    }
+    let rows: Vec<Vec<String>> = executions
+        .iter()
+        .map(|execution| {
+            let why = ["error", "waiting_for"].iter().find_map(|name| execution[*name].as_str()).unwrap_or_default();
+            vec![
+                table::field(execution, "execution"),
+                table::field(execution, "step"),
+                table::field(execution, "state"),
+                table::field(execution, "site"),
+                table::field(execution, "attempt"),
+                table::between(execution, "started_at", "finished_at"),
+                why.lines().next().unwrap_or_default().to_owned(),
+            ]
+        })
+        .collect();
+    table::print(&["EXECUTION", "STEP", "STATE", "SITE", "ATTEMPT", "TOOK", ""], &rows);
+}
+
+fn describe_by_step(executions: &[Value]) {
+    let mut counts: indexmap::IndexMap<(String, String, String), usize> = indexmap::IndexMap::new();
+    for execution in executions {
+        let key = (table::field(execution, "step"), table::field(execution, "state"), table::field(execution, "site"));
+        *counts.entry(key).or_default() += 1;
+    }
+    let rows: Vec<Vec<String>> =
+        counts.into_iter().map(|((step, state, site), count)| vec![step, state, site, count.to_string()]).collect();
+    table::print(&["STEP", "STATE", "SITE", "EXECUTIONS"], &rows);
+    println!("\n`--all` lists every execution.");
+}
+
+/// A value for people: files and directories by name and size.
+pub(crate) fn shown_value(value: &Value) -> String {
+    match (value["kind"].as_str(), value["bytes"].as_u64()) {
+        (Some(kind @ ("file" | "directory")), Some(size)) => {
+            format!("{kind} {} ({})", value["name"].as_str().unwrap_or_default(), table::bytes(size))
+        }
+        (Some(_) | None, Some(_) | None) => value.to_string(),
+    }
+}
+
+pub(crate) async fn cancel(connection: &Connection, arguments: &CancelArguments) -> anyhow::Result<()> {
+    let client = connection.client()?;
+    let path = format!("/runs/{}/cancel", segment(&arguments.run));
+    let document = client.post(&path, &json!({ "reason": arguments.reason })).await?;
+    if arguments.json {
+        println!("{document}");
+    } else {
+        println!("{} is {}", arguments.run, table::field(&document, "state"));
+    }
+    Ok(())
+}

@@ -1,0 +1,147 @@
+//! Sites: `atoll sites`, `atoll site …`.
+
+use std::collections::BTreeMap;
+
+use clap::{Args, Subcommand};
+use serde_json::{Value, json};
+
+use crate::client::{Client, segment};
+use crate::failure::Failure;
+use crate::settings::Connection;
+use crate::table;
+
+#[derive(Debug, Args)]
+pub(crate) struct SitesArguments {
+    /// Print one JSON document.
+    #[arg(long)]
+    json: bool,
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum SiteCommand {
+    /// Tokens with which a site joins.
+    #[command(subcommand)]
+    Token(TokenCommand),
+    /// Show one site.
+    Show(SiteArguments),
+    /// Send nothing new there; what runs goes on.
+    Drain(SiteArguments),
+    /// Take a drained site back.
+    Undrain(SiteArguments),
+    /// End a site's identity: its session is closed, its certificate refused.
+    Revoke {
+        #[command(flatten)]
+        site: SiteArguments,
+        #[arg(long, default_value = "revoked by a person")]
+        reason: String,
+    },
+    /// Forget a site.
+    Remove(SiteArguments),
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct SiteArguments {
+    site: String,
+    /// Print one JSON document.
+    #[arg(long)]
+    json: bool,
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum TokenCommand {
+    /// Make a token for one join, and print the command to run at the site.
+    Create {
+        site: String,
+        /// How long it may be used.
+        #[arg(long, default_value = "1h")]
+        ttl: String,
+        /// A label of the site: KEY=VALUE.
+        #[arg(long = "label", value_name = "KEY=VALUE")]
+        labels: Vec<String>,
+        /// Print one JSON document.
+        #[arg(long)]
+        json: bool,
+    },
+}
+
+pub(crate) async fn sites(connection: &Connection, arguments: &SitesArguments) -> anyhow::Result<()> {
+    let document = connection.client()?.get("/sites").await?;
+    if arguments.json {
+        println!("{document}");
+        return Ok(());
+    }
+    let rows: Vec<Vec<String>> = document["sites"].as_array().into_iter().flatten().map(site_row).collect();
+    table::print(&["SITE", "STATE", "LABELS", "CPUS", "MEMORY", "RUNNING", "QUEUED", "STORE", "AGENT"], &rows);
+    Ok(())
+}
+
+fn site_row(site: &Value) -> Vec<String> {
+    let labels = site["labels"].as_object().into_iter().flatten();
+    let labels: Vec<String> = labels.map(|(key, value)| format!("{key}={}", value.as_str().unwrap_or_default())).collect();
+    vec![
+        table::field(site, "site"),
+        table::field(site, "state"),
+        labels.join(","),
+        site["capacity"]["cpus"].as_f64().map_or_else(|| "–".to_owned(), |cpus| cpus.to_string()),
+        site["capacity"]["memory_bytes"].as_u64().map_or_else(|| "–".to_owned(), table::bytes),
+        table::field(site, "running"),
+        table::field(site, "queued"),
+        site["store"]["bytes"].as_u64().map_or_else(|| "–".to_owned(), table::bytes),
+        table::field(site, "agent_version"),
+    ]
+}
+
+pub(crate) async fn site(connection: &Connection, command: SiteCommand) -> anyhow::Result<()> {
+    let client = connection.client()?;
+    match command {
+        SiteCommand::Token(TokenCommand::Create { site, ttl, labels, json }) => create_token(&client, &site, &ttl, &labels, json).await,
+        SiteCommand::Show(arguments) => {
+            let document = client.get(&format!("/sites/{}", segment(&arguments.site))).await?;
+            if arguments.json {
+                println!("{document}");
+            } else {
+                println!("{document:#}");
+            }
+            Ok(())
+        }
+        SiteCommand::Drain(arguments) => change(&client, &arguments, "drain", "takes nothing new", &json!({})).await,
+        SiteCommand::Undrain(arguments) => change(&client, &arguments, "undrain", "takes work again", &json!({})).await,
+        SiteCommand::Revoke { site, reason } => change(&client, &site, "revoke", "is revoked", &json!({ "reason": reason })).await,
+        SiteCommand::Remove(arguments) => {
+            client.delete(&format!("/sites/{}", segment(&arguments.site))).await?;
+            if arguments.json {
+                println!("{}", json!({ "site": arguments.site, "removed": true }));
+            } else {
+                println!("{} is forgotten", arguments.site);
+            }
+            Ok(())
+        }
+    }
+}
+
+async fn change(client: &Client, arguments: &SiteArguments, verb: &str, done: &str, body: &Value) -> anyhow::Result<()> {
+    let document = client.post(&format!("/sites/{}/{verb}", segment(&arguments.site)), body).await?;
+    if arguments.json {
+        println!("{document}");
+    } else {
+        println!("{} {done}", arguments.site);
+    }
+    Ok(())
+}
+
+async fn create_token(client: &Client, site: &str, ttl: &str, labels: &[String], json: bool) -> anyhow::Result<()> {
+    let lifetime = atoll_model::units::parse_duration(ttl).map_err(|error| Failure::Usage(format!("--ttl {ttl}: {error}")))?;
+    let mut given = BTreeMap::new();
+    for label in labels {
+        let (key, value) = label.split_once('=').ok_or_else(|| Failure::Usage(format!("--label {label}: a label is KEY=VALUE")))?;
+        given.insert(key.to_owned(), value.to_owned());
+    }
+    let body = json!({ "ttl_seconds": lifetime.as_secs(), "labels": given });
+    let document = client.post(&format!("/sites/{}/tokens", segment(site)), &body).await?;
+    if json {
+        println!("{document}");
+    } else {
+        println!("Run this at {site}, until {}:\n\n  {}", table::time(&document, "expires_at"), table::field(&document, "join_command"));
+    }
+    Ok(())
+}
