@@ -116,6 +116,25 @@ impl ElementSet {
         other.ranges.iter().for_each(|range| self.remove_range(range.clone()));
     }
 
+    /// The elements that are in both.
+    #[must_use]
+    pub fn intersection(&self, other: &Self) -> Self {
+        let mut common = Self::new();
+        let (mut left, mut right) = (self.ranges.iter().peekable(), other.ranges.iter().peekable());
+        while let (Some(one), Some(two)) = (left.peek(), right.peek()) {
+            let shared = one.start.max(two.start)..one.end.min(two.end);
+            if !shared.is_empty() {
+                common.ranges.push(shared);
+            }
+            if one.end <= two.end {
+                left.next();
+            } else {
+                right.next();
+            }
+        }
+        common
+    }
+
     /// The ranges, ascending.
     pub fn ranges(&self) -> impl ExactSizeIterator<Item = Range<u32>> + '_ {
         self.ranges.iter().cloned()

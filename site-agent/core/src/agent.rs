@@ -1,12 +1,21 @@
 //! The agent itself: events in, facts and commands out.
 
+use std::collections::{BTreeMap, BTreeSet};
+
+use atoll_model::id::{ExecutionId, RunId, StepIndex};
+use atoll_model::session::{FaultLocation, Heartbeat, Report};
 use atoll_model::time::Timestamp;
 
 use crate::command::Command;
-use crate::config::Config;
-use crate::event::{Event, FoundAttempt};
+use crate::config::{Config, STARTED_DELAY};
+use crate::ending::Launch;
+use crate::event::{Event, FoundAttempt, FoundState};
 use crate::fact::Fact;
-use crate::state::Snapshot;
+use crate::queue::{Place, Ready, Waiting};
+use crate::room::Room;
+use crate::session::Session;
+use crate::stage::Stage;
+use crate::state::{AttemptKey, Snapshot, StepKey};
 
 /// What follows from an event: to be made durable, and then to be carried out, in this order.
 #[derive(Debug, Default)]
@@ -16,10 +25,35 @@ pub struct Step {
     pub commands: Vec<Command>,
 }
 
+/// Decides what an agent does. What is durable is in `state`; all the rest is lost with the process and made again.
 #[derive(Debug)]
 pub struct Agent {
-    config: Config,
-    state: Snapshot,
+    pub(crate) config: Config,
+    pub(crate) state: Snapshot,
+    pub(crate) session: Session,
+    pub(crate) room: Room,
+    pub(crate) stage: Stage,
+    pub(crate) waiting: Waiting,
+    pub(crate) ready: Ready,
+    /// Items whose work is nothing and that the shell was asked to finish.
+    pub(crate) asked: BTreeSet<(StepKey, u64)>,
+    /// One for each active attempt.
+    pub(crate) launches: BTreeMap<AttemptKey, Launch>,
+    /// Executions that run on outputs which are not committed yet, by the execution that makes the outputs.
+    pub(crate) followers: BTreeMap<AttemptKey, BTreeSet<AttemptKey>>,
+    /// Items by the time at which they must have started.
+    pub(crate) deadlines: BTreeSet<(Timestamp, Place)>,
+    /// Starts that are not among the reports yet, and when the first of them is to be.
+    pub(crate) unreported: BTreeMap<AttemptKey, Timestamp>,
+    pub(crate) report_starts_at: Option<Timestamp>,
+    /// The item that waits for room longest, and how many have passed it.
+    pub(crate) passed: (u64, u32),
+    pub(crate) measured: Heartbeat,
+    /// Items and attempts to look at again before the event is done with.
+    pub(crate) wake: BTreeSet<Place>,
+    pub(crate) unsettled: BTreeSet<AttemptKey>,
+    /// The last order of arrival that was looked at.
+    pub(crate) seen_order: u64,
 }
 
 impl Agent {
@@ -32,29 +66,244 @@ impl Agent {
         found: Vec<FoundAttempt>,
         now: Timestamp,
     ) -> (Self, Step) {
-        let _ = (facts, found, now);
-        (Self { config, state: snapshot.unwrap_or_default() }, Step::default())
+        let mut state = snapshot.unwrap_or_default();
+        facts.into_iter().for_each(|fact| state.evolve(&fact));
+        let room = Room::new(&config.capacity);
+        let measured = Heartbeat { capacity: config.capacity.clone(), ..Heartbeat::default() };
+        let mut agent = Self {
+            session: Session::new(now),
+            room,
+            measured,
+            state,
+            config,
+            stage: Stage::default(),
+            waiting: Waiting::default(),
+            ready: Ready::default(),
+            asked: BTreeSet::new(),
+            launches: BTreeMap::new(),
+            followers: BTreeMap::new(),
+            deadlines: BTreeSet::new(),
+            unreported: BTreeMap::new(),
+            report_starts_at: None,
+            passed: (0, 0),
+            wake: BTreeSet::new(),
+            unsettled: BTreeSet::new(),
+            seen_order: 0,
+        };
+        let mut step = Step::default();
+        agent.begin(found, &mut step);
+        agent.settle_all(now, &mut step);
+        (agent, step)
     }
 
     /// Takes in one event and returns everything that follows from it. `now` never goes back while the process lives, and
     /// goes on while the machine is suspended.
     pub fn handle(&mut self, event: Event, now: Timestamp) -> Step {
-        let _ = (event, now);
-        Step::default()
+        let mut step = Step::default();
+        match event {
+            Event::Connected { boot_nonce } => self.say_hello(boot_nonce, now, &mut step),
+            Event::Disconnected => self.session.end(),
+            Event::FrameReceived { frame } => self.receive(frame, now, &mut step),
+            Event::Located { object, present } => self.located(object, present, now, &mut step),
+            Event::Fetched { object, wire_bytes, at } => self.fetched(object, wire_bytes, at, &mut step),
+            Event::FetchFailed { object, message, corrupt, permanent } => {
+                self.fetch_failed(object, &message, (corrupt, permanent), now, &mut step);
+            }
+            Event::Started { execution, attempt, at } => self.started((execution, attempt), at, now),
+            Event::NotStarted { execution, attempt, reason, message } => {
+                self.not_started((execution, attempt), reason, message, now, &mut step);
+            }
+            Event::Exited { execution, attempt, exit } => self.exited((execution, attempt), exit, &mut step),
+            Event::OutputsSealed { execution, attempt, outputs } => self.sealed((execution, attempt), outputs),
+            Event::OutputsStored { execution, attempt, result } => self.stored((execution, attempt), result),
+            Event::NullFinished { run, step: index, attempt, elements, at } => {
+                self.null_finished((run, index), attempt, &elements, at, &mut step);
+            }
+            Event::Pushed { transfer, object, wire_bytes, at } => {
+                self.pushed(transfer, object, wire_bytes, at, &mut step);
+            }
+            Event::PushFailed { transfer, object, reason, message } => {
+                self.end_push(transfer, Report::PushFailed { transfer, object, reason, message }, &mut step);
+            }
+            Event::Damaged { object, kind, message } => {
+                self.stage.forget(object);
+                let location = FaultLocation::SiteStore;
+                self.decide(&mut step, Fact::FaultFound { report: Report::Fault { object, kind, location, message } });
+            }
+            Event::Measured { heartbeat } => self.measured(heartbeat, now, &mut step),
+            Event::CapacityChanged { capacity } => {
+                self.room.set_capacity(&capacity);
+                self.config.capacity = capacity;
+                self.wake_ready();
+            }
+            Event::TimeoutElapsed => {}
+        }
+        self.elapse(now, &mut step);
+        self.settle_all(now, &mut step);
+        step
     }
 
     /// When to handle [`Event::TimeoutElapsed`], if nothing happens before.
     pub fn next_timeout(&self) -> Option<Timestamp> {
-        None
+        let deadline = self.deadlines.first().map(|(at, _)| *at);
+        let reports = self.report_starts_at.filter(|_| self.session.may_report());
+        [self.session.next_timeout(), self.stage.next_timeout(), deadline, self.session.stop_at(), reports]
+            .into_iter()
+            .flatten()
+            .min()
     }
 
     /// Asserts the invariants that the crate's documentation names.
     pub fn check(&self) {
-        let _ = &self.config;
+        assert!(self.wake.is_empty() && self.unsettled.is_empty(), "an event is done with when its step is returned");
+        for (key, order, item) in self.state.items() {
+            let place = (order, key);
+            assert!(!item.elements.is_empty() && item.ending.is_none(), "what waits may be started");
+            let held = [self.ready.contains(place), self.waiting.contains(place), self.asked.contains(&(key, order))];
+            assert_eq!(held.iter().filter(|held| **held).count(), 1, "an item is ready, or waits, or was asked for");
+            let ended = self.state.steps[&key].ended.get(&item.attempt);
+            assert!(ended.is_none_or(|ended| ended.intersection(&item.elements).is_empty()), "what waits is not over");
+        }
+        assert!(
+            self.launches.keys().eq(self.state.active.keys()),
+            "what is active was launched by this process, or found"
+        );
+        self.room.check(self.launches.values().filter(|launch| launch.room).count());
+        self.session.check(&self.state.outbox);
     }
 
     /// Everything durable: what [`Agent::recover`] would come to from all facts so far.
     pub fn snapshot(&self) -> Snapshot {
         self.state.clone()
     }
+
+    /// Remembers a fact: the only way in which anything durable changes.
+    pub(crate) fn decide(&mut self, step: &mut Step, fact: Fact) {
+        self.state.evolve(&fact);
+        step.facts.push(fact);
+    }
+
+    /// Why the site takes no new work, if it does not (E1).
+    pub(crate) fn closed(&self) -> Option<String> {
+        let full = self.measured.capacity.disk_free_bytes < self.config.disk_free_bytes_min;
+        self.measured.closed.clone().or_else(|| full.then(|| "the disk of the site is full".to_owned()))
+    }
+
+    fn begin(&mut self, found: Vec<FoundAttempt>, step: &mut Step) {
+        let new = self.state.journal.is_none();
+        if new {
+            self.decide(step, Fact::Opened { journal: self.config.new_journal });
+        }
+        self.decide(step, Fact::ProcessStarted);
+        if new && !found.is_empty() {
+            let attempts = found.iter().map(|found| (found.execution, found.attempt)).collect();
+            self.decide(step, Fact::OrphansFound { attempts });
+        }
+        for FoundAttempt { execution, attempt, state } in found {
+            let key = (execution, attempt);
+            if self.state.active.contains_key(&key) {
+                self.take_in(key, state);
+            } else if let FoundState::Queued | FoundState::Running { .. } = state {
+                // Its run was forgotten, and the process ended before the shell was told.
+                step.commands.push(Command::Kill { execution, attempt });
+            } else {
+                step.commands.push(Command::Release { execution, attempt });
+            }
+        }
+        let starts: Vec<AttemptKey> =
+            self.state.active.keys().filter(|key| !self.launches.contains_key(key)).copied().collect();
+        if !starts.is_empty() {
+            self.decide(step, Fact::StartsWithdrawn { starts });
+        }
+        self.unsettled.extend(self.launches.keys());
+        let steps: Vec<StepKey> = self.state.steps.keys().copied().collect();
+        self.notice_items(steps.into_iter());
+        self.resume_transfers(step);
+    }
+
+    /// Looks at the items of these steps that came since the last look, or are to end.
+    pub(crate) fn notice_items(&mut self, steps: impl Iterator<Item = StepKey>) {
+        for key in steps {
+            let Some(state) = self.state.steps.get(&key) else { continue };
+            for (order, item) in &state.items {
+                let place = (*order, key);
+                if *order > self.seen_order {
+                    if let Some(start_by) = item.terms.start_by {
+                        self.deadlines.insert((item.terms.accepted_at + start_by, place));
+                    }
+                    self.wake.insert(place);
+                } else if item.ending.is_some() {
+                    self.wake.insert(place);
+                }
+            }
+        }
+        self.seen_order = self.state.last_order();
+    }
+
+    pub(crate) fn wake_ready(&mut self) {
+        let mut after = 0;
+        while let Some(place) = self.ready.head_after(after) {
+            after = place.0;
+            self.wake.insert(place);
+        }
+    }
+
+    fn wake_all(&mut self) {
+        let asked = &self.asked;
+        let places = self.state.items().filter(|(key, order, _)| !asked.contains(&(*key, *order)));
+        self.wake.extend(places.map(|(key, order, _)| (order, key)));
+    }
+
+    fn measured(&mut self, heartbeat: Heartbeat, now: Timestamp, step: &mut Step) {
+        let before = self.closed();
+        self.measured = heartbeat;
+        if self.closed() != before {
+            // Told at once, and before the work that is given back for it, so that no more of it comes.
+            self.send_heartbeat(now, step);
+            self.wake_all();
+        }
+    }
+
+    fn started(&mut self, key: AttemptKey, at: Timestamp, now: Timestamp) {
+        // Of an attempt that is over, or was forgotten, nobody wants to hear.
+        let Some(launch) = self.launches.get_mut(&key) else { return };
+        launch.started_at = Some(at);
+        if self.state.active.get(&key).is_some_and(|active| !active.start_reported) {
+            self.unreported.insert(key, at);
+            self.report_starts_at = self.report_starts_at.or(Some(now + STARTED_DELAY));
+        }
+    }
+
+    /// What the passing of time brings.
+    fn elapse(&mut self, now: Timestamp, step: &mut Step) {
+        self.session_elapse(now, step);
+        self.stage_elapse(now, step);
+        while let Some((at, place)) = self.deadlines.first().copied()
+            && at <= now
+        {
+            self.deadlines.remove(&(at, place));
+            self.wake.insert(place);
+        }
+        if self.session.stop_at().is_some_and(|at| at <= now) && self.session.take_stop() {
+            self.unsettled.extend(self.launches.keys());
+        }
+    }
+
+    /// Goes on until nothing is left to decide.
+    fn settle_all(&mut self, now: Timestamp, step: &mut Step) {
+        loop {
+            if let Some(key) = self.unsettled.pop_first() {
+                self.settle(key, now, step);
+            } else if let Some(place) = self.wake.pop_first() {
+                self.wake_item(place, now, step);
+            } else if !self.admit(now, step) {
+                break;
+            }
+        }
+        self.report(now, step);
+    }
+}
+
+pub(crate) fn execution((run, step): (RunId, StepIndex), element: u32) -> ExecutionId {
+    ExecutionId { run, step, element }
 }

@@ -57,18 +57,17 @@ pub enum Fact {
     FaultFound {
         report: Report,
     },
-    /// The executions may be running from now on.
-    StartIntended {
+    /// These executions may be running from now on: elements of items of the queue, which are named by their order.
+    StartsIntended {
         run: RunId,
         step: StepIndex,
-        attempt: Attempt,
-        elements: ElementSet,
+        starts: Vec<(u64, ElementSet)>,
     },
-    /// All of these ended in the same way, without outputs, logs or usage.
+    /// Elements of an item of the queue ended all in the same way, without outputs, logs or usage.
     Ended {
         run: RunId,
         step: StepIndex,
-        attempt: Attempt,
+        item: u64,
         elements: ElementSet,
         started_at: Option<Timestamp>,
         finished_at: Timestamp,

@@ -8,8 +8,16 @@
 mod agent;
 pub mod command;
 mod config;
+mod ending;
 pub mod event;
 mod fact;
+mod queue;
+mod readiness;
+mod report;
+mod room;
+mod session;
+mod stage;
+mod start;
 mod state;
 
 pub use agent::{Agent, Step};

@@ -1,0 +1,268 @@
+//! Objects on their way: one fetch for each however many wait, tried again with patience; pushes; each told of once.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::time::Duration;
+
+use atoll_model::id::{ExecutionId, ObjectId, TransferId};
+use atoll_model::session::{FaultLocation, NotStartedReason, Outcome, Report};
+use atoll_model::time::Timestamp;
+use atoll_model::value::ObjectRef;
+
+use crate::agent::{Agent, Step};
+use crate::command::Command;
+use crate::config::{FETCH_ATTEMPTS_MAX, FETCH_BACKOFF, FETCH_BACKOFF_MAX, PRESENT_MAX};
+use crate::fact::Fact;
+
+#[derive(Debug, Default)]
+pub(crate) struct Stage {
+    /// Objects that are known to be in the store.
+    present: BTreeSet<ObjectId>,
+    wanted: BTreeMap<ObjectId, Wanted>,
+    /// Pushes that a process before this one may have carried out.
+    resumed: BTreeSet<TransferId>,
+}
+
+/// An object that is looked for or fetched.
+#[derive(Debug)]
+struct Wanted {
+    object: ObjectRef,
+    /// The first execution that waits for it.
+    execution: ExecutionId,
+    phase: Phase,
+    failures: u32,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Phase {
+    Locating,
+    Fetching,
+    /// Nobody waits for it any more; the shell is still to say how far it came.
+    Cancelled,
+    Pausing {
+        until: Timestamp,
+    },
+}
+
+impl Stage {
+    pub(crate) fn is_present(&self, object: ObjectId) -> bool {
+        self.present.contains(&object)
+    }
+
+    pub(crate) fn set_present(&mut self, object: ObjectId) {
+        if self.present.len() >= PRESENT_MAX {
+            self.present.clear();
+        }
+        self.present.insert(object);
+    }
+
+    pub(crate) fn forget(&mut self, object: ObjectId) {
+        self.present.remove(&object);
+    }
+
+    pub(crate) fn next_timeout(&self) -> Option<Timestamp> {
+        self.pausing().map(|(until, _)| until).min()
+    }
+
+    fn pausing(&self) -> impl Iterator<Item = (Timestamp, ObjectId)> {
+        self.wanted.values().filter_map(|wanted| match wanted.phase {
+            Phase::Pausing { until } => Some((until, wanted.object.id)),
+            Phase::Locating | Phase::Fetching | Phase::Cancelled => None,
+        })
+    }
+}
+
+impl Agent {
+    /// An item of the queue waits for this object.
+    pub(crate) fn need(&mut self, object: ObjectRef, execution: ExecutionId, step: &mut Step) {
+        if self.stage.wanted.contains_key(&object.id) {
+            return;
+        }
+        self.locate(object, execution, step);
+    }
+
+    /// Nobody waits for these objects any more.
+    pub(crate) fn cancel_fetches(&mut self, unwanted: &[ObjectId], step: &mut Step) {
+        for id in unwanted {
+            if self.waiting.is_waited_for(*id) {
+                continue;
+            }
+            let Some(wanted) = self.stage.wanted.get_mut(id) else { continue };
+            match wanted.phase {
+                Phase::Fetching => {
+                    wanted.phase = Phase::Cancelled;
+                    step.commands.push(Command::CancelFetch { object: wanted.object });
+                }
+                Phase::Pausing { .. } => self.end_fetch(*id, step),
+                Phase::Locating | Phase::Cancelled => {}
+            }
+        }
+    }
+
+    pub(crate) fn located(&mut self, object: ObjectRef, present: bool, now: Timestamp, step: &mut Step) {
+        let Some(wanted) = self.stage.wanted.get(&object.id) else { return };
+        if wanted.phase != Phase::Locating {
+            return; // Asked for by the process before.
+        }
+        let execution = wanted.execution;
+        let intent = self.state.fetches.get(&object.id).map(|intent| intent.execution);
+        if present {
+            if let Some(execution) = intent {
+                // A process before this one fetched it, and could not tell.
+                let wire_bytes = object.bytes;
+                self.decide(step, Fact::Fetched { object, wire_bytes, execution, at: now });
+            }
+            self.have(object.id);
+        } else if self.waiting.is_waited_for(object.id) {
+            if intent.is_none() {
+                self.decide(step, Fact::FetchIntended { object, execution });
+            }
+            self.fetch(object.id, step);
+        } else {
+            self.end_fetch(object.id, step);
+        }
+    }
+
+    pub(crate) fn fetched(&mut self, object: ObjectRef, wire_bytes: u64, at: Timestamp, step: &mut Step) {
+        let Some(wanted) = self.stage.wanted.get(&object.id) else { return };
+        if matches!(wanted.phase, Phase::Locating | Phase::Pausing { .. }) {
+            return; // Asked for by the process before: what it moved is told of when the object is found.
+        }
+        match self.state.fetches.get(&object.id).map(|intent| intent.execution) {
+            Some(execution) if wire_bytes > 0 => {
+                self.decide(step, Fact::Fetched { object, wire_bytes, execution, at });
+            }
+            // An execution of this site has made the same bytes meanwhile.
+            Some(_) => self.decide(step, Fact::FetchEnded { object: object.id }),
+            None => {}
+        }
+        self.have(object.id);
+    }
+
+    pub(crate) fn fetch_failed(
+        &mut self,
+        object: ObjectRef,
+        message: &str,
+        (corrupt, permanent): (bool, bool),
+        now: Timestamp,
+        step: &mut Step,
+    ) {
+        let online = self.session.may_report();
+        let Some(wanted) = self.stage.wanted.get_mut(&object.id) else { return };
+        if matches!(wanted.phase, Phase::Locating | Phase::Pausing { .. }) {
+            return; // Asked for by the process before.
+        }
+        if corrupt {
+            let (location, message) = (FaultLocation::Bucket, message.to_owned());
+            let report = Report::Fault { object: object.id, kind: object.kind, location, message };
+            self.decide(step, Fact::FaultFound { report });
+        }
+        if !self.waiting.is_waited_for(object.id) {
+            self.end_fetch(object.id, step);
+            return;
+        }
+        let Some(wanted) = self.stage.wanted.get_mut(&object.id) else { return };
+        // Without the control plane nobody can say where the object is: that is no fault of the object's.
+        wanted.failures += u32::from(online);
+        if permanent || wanted.failures >= FETCH_ATTEMPTS_MAX {
+            let outcome = Outcome::NotStarted {
+                reason: NotStartedReason::InputUnavailable,
+                message: format!("{} could not be fetched: {message}", object.id),
+            };
+            for place in self.waiting.for_object(object.id) {
+                self.end_item(place, outcome.clone(), now, step);
+            }
+            self.end_fetch(object.id, step);
+        } else {
+            wanted.phase = Phase::Pausing { until: now + backoff(wanted.failures) };
+        }
+    }
+
+    pub(crate) fn stage_elapse(&mut self, now: Timestamp, step: &mut Step) {
+        let due: Vec<ObjectId> = self.stage.pausing().filter(|(until, _)| *until <= now).map(|(_, id)| id).collect();
+        due.into_iter().for_each(|id| self.fetch(id, step));
+    }
+
+    /// Fetches that failed while nobody could be asked are tried at once.
+    pub(crate) fn stage_reconnected(&mut self, now: Timestamp) {
+        for wanted in self.stage.wanted.values_mut() {
+            if let Phase::Pausing { until } = &mut wanted.phase {
+                *until = now;
+            }
+        }
+    }
+
+    /// After a restart: looks for what was being fetched, and asks again for every push.
+    pub(crate) fn resume_transfers(&mut self, step: &mut Step) {
+        let intents: Vec<_> = self.state.fetches.values().cloned().collect();
+        intents.into_iter().for_each(|intent| self.locate(intent.object, intent.execution, step));
+        let transfers: Vec<TransferId> = self.state.pushes.keys().copied().collect();
+        self.stage.resumed.extend(&transfers);
+        for transfer in transfers {
+            step.commands.push(Command::Push { transfer, object: self.state.pushes[&transfer].object });
+            if self.state.pushes[&transfer].cancelled {
+                step.commands.push(Command::CancelPush { transfer });
+            }
+        }
+    }
+
+    /// Carries out what a command said of a push.
+    pub(crate) fn go_on_with_push(&mut self, transfer: TransferId, step: &mut Step) {
+        // One that is over cannot be cancelled.
+        let Some(push) = self.state.pushes.get(&transfer) else { return };
+        step.commands.push(match push.cancelled {
+            false => Command::Push { transfer, object: push.object },
+            true => Command::CancelPush { transfer },
+        });
+    }
+
+    pub(crate) fn pushed(
+        &mut self,
+        transfer: TransferId,
+        object: ObjectRef,
+        wire_bytes: u64,
+        at: Timestamp,
+        step: &mut Step,
+    ) {
+        // Nothing moved now, so it did before the restart.
+        let before = wire_bytes == 0 && self.stage.resumed.contains(&transfer);
+        let wire_bytes = if before { object.bytes } else { wire_bytes };
+        self.end_push(transfer, Report::Pushed { transfer, object, wire_bytes, at }, step);
+    }
+
+    pub(crate) fn end_push(&mut self, transfer: TransferId, report: Report, step: &mut Step) {
+        self.stage.resumed.remove(&transfer);
+        // Its end was told of already.
+        if self.state.pushes.contains_key(&transfer) {
+            self.decide(step, Fact::PushEnded { transfer, report });
+        }
+    }
+
+    fn locate(&mut self, object: ObjectRef, execution: ExecutionId, step: &mut Step) {
+        let wanted = Wanted { object, execution, phase: Phase::Locating, failures: 0 };
+        self.stage.wanted.insert(object.id, wanted);
+        step.commands.push(Command::Locate { object });
+    }
+
+    fn fetch(&mut self, id: ObjectId, step: &mut Step) {
+        let Some(wanted) = self.stage.wanted.get_mut(&id) else { return };
+        wanted.phase = Phase::Fetching;
+        step.commands.push(Command::Fetch { object: wanted.object });
+    }
+
+    fn have(&mut self, id: ObjectId) {
+        self.stage.wanted.remove(&id);
+        self.stage.set_present(id);
+        self.wake.extend(self.waiting.for_object(id));
+    }
+
+    fn end_fetch(&mut self, id: ObjectId, step: &mut Step) {
+        self.stage.wanted.remove(&id);
+        if self.state.fetches.contains_key(&id) {
+            self.decide(step, Fact::FetchEnded { object: id });
+        }
+    }
+}
+
+fn backoff(failures: u32) -> Duration {
+    FETCH_BACKOFF.saturating_mul(1 << failures.saturating_sub(1).min(16)).min(FETCH_BACKOFF_MAX)
+}

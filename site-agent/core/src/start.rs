@@ -1,0 +1,237 @@
+//! From the queue to a start: what an item waits for, whose turn it is, what is started.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use atoll_model::elements::ElementSet;
+use atoll_model::id::Attempt;
+use atoll_model::session::{NotStartedReason, Outcome, StepTemplate};
+use atoll_model::time::Timestamp;
+use atoll_model::workflow::OnDisconnect;
+
+use crate::agent::{Agent, Step, execution};
+use crate::command::Command;
+use crate::config::{BACKFILL_SCAN, BYPASS_MAX};
+use crate::ending::Launch;
+use crate::fact::Fact;
+use crate::queue::Place;
+use crate::readiness::{Readiness, needs_room};
+use crate::room::{Admission, Cost};
+use crate::state::{Ending, Item, StepKey};
+
+impl Agent {
+    /// Looks at an item of the queue: it ends, waits, or is ready.
+    pub(crate) fn wake_item(&mut self, place: Place, now: Timestamp, step: &mut Step) {
+        let (order, key) = place;
+        let unwanted = self.waiting.remove(place);
+        self.ready.remove(place);
+        let Some(item) = self.state.item(key, order) else {
+            self.asked.remove(&(key, order));
+            self.cancel_fetches(&unwanted, step);
+            return;
+        };
+        let expired = item.terms.start_by.is_some_and(|start_by| item.terms.accepted_at + start_by <= now);
+        let readiness = match item.ending {
+            Some(Ending::Cancelled) => Readiness::Doomed(NotStartedReason::Cancelled, "cancelled".to_owned()),
+            Some(Ending::Superseded) => {
+                Readiness::Doomed(NotStartedReason::Cancelled, "another attempt took its place".to_owned())
+            }
+            None if expired => Readiness::Doomed(NotStartedReason::Expired, "its time to start has passed".to_owned()),
+            None if self.asked.contains(&(key, order)) => return,
+            None => self.readiness(key, item),
+        };
+        match readiness {
+            Readiness::Ready => self.ready.insert(place),
+            Readiness::Waiting(waits, missing) => {
+                let for_execution = execution(key, item.elements.first().unwrap_or(0));
+                self.waiting.insert(place, waits);
+                for object in missing {
+                    self.need(object, for_execution, step);
+                }
+            }
+            Readiness::Doomed(reason, message) => {
+                self.end_item(place, Outcome::NotStarted { reason, message }, now, step);
+            }
+        }
+        self.cancel_fetches(&unwanted, step);
+    }
+
+    /// Ends all that is left of an item without having started it.
+    pub(crate) fn end_item(&mut self, (order, key): Place, outcome: Outcome, now: Timestamp, step: &mut Step) {
+        let Some(item) = self.state.item(key, order) else { return };
+        let elements = item.elements.clone();
+        self.end_elements((order, key), elements, None, now, outcome, step);
+    }
+
+    pub(crate) fn null_finished(
+        &mut self,
+        key: StepKey,
+        attempt: Attempt,
+        elements: &ElementSet,
+        at: Timestamp,
+        step: &mut Step,
+    ) {
+        // What was cancelled meanwhile is no longer asked for.
+        let asked: Vec<u64> = self.asked.range((key, 0)..=(key, u64::MAX)).map(|(_, order)| *order).collect();
+        for order in asked {
+            let Some(item) = self.state.item(key, order).filter(|item| item.attempt == attempt) else { continue };
+            let finished = item.elements.intersection(elements);
+            if !finished.is_empty() {
+                self.end_elements((order, key), finished, Some(at), at, Outcome::Succeeded, step);
+            }
+        }
+    }
+
+    fn end_elements(
+        &mut self,
+        place: Place,
+        elements: ElementSet,
+        started_at: Option<Timestamp>,
+        finished_at: Timestamp,
+        outcome: Outcome,
+        step: &mut Step,
+    ) {
+        let (order, key) = place;
+        let Some(attempt) = self.state.item(key, order).map(|item| item.attempt) else { return };
+        let ended = elements.clone();
+        let (run, index) = key;
+        self.decide(step, Fact::Ended { run, step: index, item: order, elements, started_at, finished_at, outcome });
+        if self.state.item(key, order).is_none() {
+            self.leave_queue(place, step);
+        }
+        for element in ended.iter() {
+            self.attempt_ended((execution(key, element), attempt));
+        }
+    }
+
+    /// Forgets an item of the queue that is empty or gone.
+    pub(crate) fn leave_queue(&mut self, place: Place, step: &mut Step) {
+        let unwanted = self.waiting.remove(place);
+        self.ready.remove(place);
+        self.asked.remove(&(place.1, place.0));
+        self.cancel_fetches(&unwanted, step);
+    }
+
+    /// Starts what may start, in order of arrival; whether there is more to look at. A smaller execution may pass one that
+    /// finds no room, but not for ever.
+    pub(crate) fn admit(&mut self, now: Timestamp, step: &mut Step) -> bool {
+        if self.state.outbox.bytes() >= self.config.outbox_bytes_max {
+            return false;
+        }
+        let (session, work) = self.session.leases(now);
+        if !session && !work {
+            return false;
+        }
+        let mut nulls: BTreeMap<(StepKey, Attempt), ElementSet> = BTreeMap::new();
+        let (mut after, mut blocked) = (0, 0);
+        let mut stalled = None;
+        while let Some(place) = self.ready.head_after(after) {
+            after = place.0;
+            let (order, key) = place;
+            let Some(item) = self.state.item(key, order) else {
+                self.ready.remove(place);
+                continue;
+            };
+            let Some(template) = self.state.template(key, item.terms.template).cloned() else { continue };
+            let granted = session || (item.terms.fragment && template.on_disconnect == OnDisconnect::Finish);
+            if !granted {
+                continue;
+            }
+            if !needs_room(&template) {
+                nulls.entry((key, item.attempt)).or_default().insert_all(&item.elements);
+                self.ready.remove(place);
+                self.asked.insert((key, order));
+                continue;
+            }
+            if !self.start_some(place, &template, stalled.is_none(), step) {
+                if blocked == 0 {
+                    stalled = Some(order);
+                }
+                blocked += 1;
+                if blocked == BACKFILL_SCAN || self.is_patience_over(stalled) {
+                    break;
+                }
+            } else if let Some(waiting) = stalled {
+                self.passed = if self.passed.0 == waiting { (waiting, self.passed.1 + 1) } else { (waiting, 1) };
+                if self.is_patience_over(stalled) {
+                    break;
+                }
+            }
+        }
+        for (((run, index), attempt), elements) in nulls {
+            step.commands.push(Command::StartNull { run, step: index, attempt, elements });
+        }
+        !self.wake.is_empty() || !self.unsettled.is_empty()
+    }
+
+    fn is_patience_over(&self, stalled: Option<u64>) -> bool {
+        stalled.is_some_and(|order| self.passed.0 == order && self.passed.1 >= BYPASS_MAX)
+    }
+
+    /// Starts as many elements of an item as there is room for; whether the item, or its step's next one, may go on.
+    fn start_some(&mut self, place: Place, template: &Arc<StepTemplate>, may_queue: bool, step: &mut Step) -> bool {
+        let (order, key) = place;
+        let Some(item) = self.state.item(key, order).cloned() else { return true };
+        // Between being ready and its turn an input may have been found damaged, or its predecessor's commit have failed.
+        if !matches!(self.readiness(key, &item), Readiness::Ready) {
+            self.ready.remove(place);
+            self.wake.insert(place);
+            return true;
+        }
+        let cost = Cost::from(&template.resources);
+        let mut admissions = Vec::new();
+        while admissions.len() < item.elements.len() as usize
+            && let Some(admission) = self.room.admit(key, cost, may_queue)
+        {
+            admissions.push(admission);
+        }
+        if admissions.is_empty() {
+            return false;
+        }
+        let whole = admissions.len() == item.elements.len() as usize;
+        self.start_elements(place, &item, template, &admissions, step);
+        if whole {
+            self.leave_queue(place, step);
+        }
+        whole
+    }
+
+    fn start_elements(
+        &mut self,
+        (order, key): Place,
+        item: &Item,
+        template: &Arc<StepTemplate>,
+        admissions: &[Admission],
+        step: &mut Step,
+    ) {
+        let (run, index) = key;
+        let elements = item.elements.clone().take_first(u32::try_from(admissions.len()).unwrap_or(u32::MAX));
+        let inputs = self.inputs(template, &item.terms);
+        let uncommitted = self.uncommitted(key, &item.terms).unwrap_or_default();
+        match step.facts.last_mut() {
+            Some(Fact::StartsIntended { run: last_run, step: last_step, starts }) if (*last_run, *last_step) == key => {
+                let more = Fact::StartsIntended { run, step: index, starts: vec![(order, elements.clone())] };
+                self.state.evolve(&more);
+                starts.push((order, elements.clone()));
+            }
+            Some(_) | None => {
+                let starts = vec![(order, elements.clone())];
+                self.decide(step, Fact::StartsIntended { run, step: index, starts });
+            }
+        }
+        for (element, admission) in elements.iter().zip(admissions) {
+            let attempt = (execution(key, element), item.attempt);
+            self.launches.insert(attempt, Launch::in_room());
+            for producer in &uncommitted {
+                self.followers.entry(*producer).or_default().insert(attempt);
+            }
+            step.commands.push(Command::Start {
+                execution: attempt.0,
+                attempt: attempt.1,
+                template: Arc::clone(template),
+                inputs: inputs.clone(),
+                ahead: *admission == Admission::Ahead,
+            });
+        }
+    }
+}
