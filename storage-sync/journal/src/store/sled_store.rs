@@ -1,0 +1,109 @@
+//! A generation in one sled 0.34.7 database, with the rules that make it safe:
+//!
+//! - one tree, one thread, records only ever added;
+//! - an fsync of `db` at each barrier, because sled's own flush ends in `sync_file_range`;
+//! - no leaf near the size at which sled writes files of their own, which it never syncs;
+//! - little under way at once, and no flusher. sled writes on seven threads, each of which takes the lock of the segment
+//!   accountant; when the accountant waits for a truncation of the file it holds that lock, and the truncation waits for
+//!   one of the seven. Seven writes under way are a deadlock (sled #1412). Without the flusher nothing but us writes, and a
+//!   flush after each [`APPLY_BYTES`] keeps that below seven. The flusher's other work, collecting garbage, is done by
+//!   moving to a fresh generation.
+
+use std::fs::File;
+use std::path::{Path, PathBuf};
+
+use crate::frame::{FRAME_OVERHEAD, KEY_BYTES, Record};
+use crate::store::{Store, StoreError, Visit, directory_bytes, is_out_of_space};
+
+const SEGMENT_BYTES: usize = 512 << 10;
+/// sled rewrites a whole leaf at once, and splits it only above 16 entries; a leaf of more than a quarter of a segment
+/// would go to a file of its own, unsynced. So a leaf of 18 full records must stay below that.
+const LEAF_RECORDS_MAX: usize = 18;
+const PAYLOAD_BYTES_MAX: usize = SEGMENT_BYTES / 4 / LEAF_RECORDS_MAX - FRAME_OVERHEAD - KEY_BYTES - 64;
+
+/// Records put in between two flushes. With the leaves that sled rewrites on the way they make about five times as many
+/// bytes of log: three segments, four at most.
+const APPLY_BYTES: usize = 256 << 10;
+
+#[derive(Debug)]
+pub(crate) struct SledStore {
+    database: sled::Db,
+    file: File,
+    directory: PathBuf,
+    unflushed_bytes: usize,
+}
+
+impl SledStore {
+    pub(crate) fn open(directory: &Path, cache_bytes: u64) -> Result<Self, StoreError> {
+        let database = sled::Config::new()
+            .path(directory)
+            .cache_capacity(cache_bytes)
+            .segment_size(SEGMENT_BYTES)
+            .flush_every_ms(None)
+            .mode(sled::Mode::LowSpace)
+            .use_compression(false)
+            .open()
+            .map_err(failed)?;
+        let file = File::open(directory.join("db"))?;
+        let store = Self { database, file, directory: directory.to_owned(), unflushed_bytes: 0 };
+        // `conf` is what sled reads first; it syncs the file, not the name.
+        File::open(directory)?.sync_all()?;
+        Ok(store)
+    }
+}
+
+impl Store for SledStore {
+    fn payload_max(&self) -> usize {
+        PAYLOAD_BYTES_MAX
+    }
+
+    fn apply(&mut self, records: &[Record]) -> Result<(), StoreError> {
+        let mut batch = sled::Batch::default();
+        let mut bytes = 0;
+        for record in records {
+            assert!(record.frame.len() <= PAYLOAD_BYTES_MAX + FRAME_OVERHEAD, "a record too large for a leaf of sled");
+            batch.insert(record.key.as_slice(), record.frame.as_slice());
+            bytes += record.bytes();
+            if bytes >= APPLY_BYTES {
+                self.database.apply_batch(std::mem::take(&mut batch)).map_err(failed)?;
+                self.database.flush().map_err(failed)?;
+                bytes = 0;
+            }
+        }
+        self.database.apply_batch(batch).map_err(failed)?;
+        self.unflushed_bytes += bytes;
+        if self.unflushed_bytes >= APPLY_BYTES {
+            self.database.flush().map_err(failed)?;
+            self.unflushed_bytes = 0;
+        }
+        Ok(())
+    }
+
+    fn sync(&mut self) -> Result<u32, StoreError> {
+        self.database.flush().map_err(failed)?;
+        self.unflushed_bytes = 0;
+        self.file.sync_all()?;
+        Ok(1)
+    }
+
+    fn scan(&self, visit: Visit<'_>) -> Result<(), StoreError> {
+        for item in self.database.iter() {
+            let (key, value) = item.map_err(failed)?;
+            if !visit(&key, &value) {
+                break;
+            }
+        }
+        Ok(())
+    }
+
+    fn disk_bytes(&self) -> u64 {
+        directory_bytes(&self.directory)
+    }
+}
+
+fn failed(error: sled::Error) -> StoreError {
+    match error {
+        sled::Error::Io(error) if is_out_of_space(&error) => StoreError::NoSpace,
+        other => StoreError::Failed(other.to_string()),
+    }
+}
