@@ -15,6 +15,8 @@ mod commands;
 mod error;
 mod finished;
 mod frame_size;
+mod join_token;
+mod proof;
 mod reports;
 mod session;
 mod types;
@@ -22,9 +24,12 @@ mod values;
 
 pub use error::{Received, WireError, required};
 pub use frame_size::{split_agent_frame, split_control_frame};
+pub use join_token::{InvalidJoinToken, JoinToken};
+pub use proof::{EXPORTER_LABEL, IdentityCall, proof_statement};
+pub use types::LogStream;
 
 /// The generated messages and the service.
-#[expect(clippy::allow_attributes_without_reason, clippy::wildcard_enum_match_arm, reason = "generated code")]
+#[expect(clippy::allow_attributes_without_reason, clippy::large_enum_variant, reason = "generated code")]
 pub mod v1 {
     tonic::include_proto!("atoll.v1");
 }

@@ -50,6 +50,34 @@ macro_rules! enumeration {
 }
 pub(crate) use enumeration;
 
+/// One of the two logs of an attempt.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum LogStream {
+    Stdout,
+    Stderr,
+}
+
+impl From<LogStream> for wire::LogStream {
+    fn from(stream: LogStream) -> Self {
+        match stream {
+            LogStream::Stdout => Self::Stdout,
+            LogStream::Stderr => Self::Stderr,
+        }
+    }
+}
+
+impl TryFrom<wire::LogStream> for LogStream {
+    type Error = WireError;
+
+    fn try_from(stream: wire::LogStream) -> Result<Self, WireError> {
+        match stream {
+            wire::LogStream::Stdout => Ok(Self::Stdout),
+            wire::LogStream::Stderr => Ok(Self::Stderr),
+            wire::LogStream::Unspecified => Err(WireError::UnknownNumber { field: "stream", value: 0 }),
+        }
+    }
+}
+
 enumeration!(object_kind, read_object_kind, ObjectKind, wire::ObjectKind, [File, Tree]);
 
 /// The number of an enumeration's field as columns hold it; a negative one is known to nobody.

@@ -179,7 +179,10 @@ impl Config {
             return refuse("data_dir", "must name a directory");
         }
         if self.plain_http && !self.listen.ip().is_loopback() {
-            return refuse("plain_http", "only a loopback address may be served without TLS: change listen, or drop it");
+            return refuse(
+                "plain_http",
+                "only a loopback address may be served without TLS: change listen, or drop it",
+            );
         }
         if self.plain_http && self.tls.is_some() {
             return refuse("plain_http", "contradicts tls: drop one of them");
@@ -187,7 +190,10 @@ impl Config {
         if let Some(url) = &self.public_url {
             let scheme = if self.plain_http { "http://" } else { "https://" };
             if !url.starts_with(scheme) || url.len() == scheme.len() {
-                return Err(ConfigError { field: "public_url", problem: format!("{url:?} does not begin with {scheme}") });
+                return Err(ConfigError {
+                    field: "public_url",
+                    problem: format!("{url:?} does not begin with {scheme}"),
+                });
             }
         }
         if let Some(address) = &self.agent_address {

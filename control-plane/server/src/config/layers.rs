@@ -51,12 +51,10 @@ impl Config {
     ) -> Result<Self, LoadError> {
         let mut table = Table::new();
         if let Some(path) = file {
-            let text = std::fs::read_to_string(path)
-                .map_err(|source| LoadError::Read { path: path.to_path_buf(), source })?;
-            let parse = |error: toml::de::Error| LoadError::Parse {
-                path: path.to_path_buf(),
-                message: error.to_string(),
-            };
+            let text =
+                std::fs::read_to_string(path).map_err(|source| LoadError::Read { path: path.to_path_buf(), source })?;
+            let parse =
+                |error: toml::de::Error| LoadError::Parse { path: path.to_path_buf(), message: error.to_string() };
             // Parsed as a whole first: only here are line and column known.
             toml::from_str::<Self>(&text).map_err(parse)?;
             table = text.parse::<Table>().map_err(parse)?;
