@@ -15,10 +15,10 @@ use std::sync::Arc;
 use indexmap::IndexMap;
 use serde::{Deserialize, Serialize};
 
-pub(crate) use self::derive::{Names, StepNames};
+pub(crate) use self::derive::{Listed, Names, StepNames};
 pub use self::evaluate::{evaluate, evaluate_elements};
 pub use self::program::Program;
-pub(crate) use self::template::{Reader, Reads};
+pub(crate) use self::template::Reader;
 use crate::diagnostic::Place;
 use crate::id::StepIndex;
 use crate::value::{Type, Value};

@@ -7,12 +7,14 @@
 //! Everything that travels in a journal or over the wire derives `serde` and is encoded with `postcard`; so a variant or
 //! a field is only ever added at the end, and never changes its meaning.
 
+pub mod action;
 pub mod diagnostic;
 pub mod elements;
 pub mod expression;
 pub mod id;
 pub mod limits;
 pub mod placement;
+mod reading;
 pub mod resources;
 pub mod session;
 pub mod suggestion;

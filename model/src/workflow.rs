@@ -1,23 +1,30 @@
 //! Workflows: what a file says, checked whole. A [`Workflow`] is acyclic, every reference in it resolves, and the types
 //! of what is handed from step to step agree.
 
+mod held;
+mod inputs;
+mod order;
 mod parse;
+mod rules;
 mod sites;
+mod steps;
 
 use std::time::Duration;
 
 use indexmap::IndexMap;
 use serde::{Deserialize, Serialize};
 
+pub use self::held::{Given, HeldAt, with_absolute_paths};
+pub use self::inputs::{complete_inputs, held_from_json};
+pub use self::parse::{Surroundings, parse};
+pub use self::sites::{SiteFacts, check_sites};
+pub(crate) use self::steps::{check_variable, read_resources};
 use crate::diagnostic::Place;
 use crate::expression::Expression;
 use crate::id::{ObjectId, StepIndex};
 use crate::placement::{Rule, SiteSelector};
 use crate::resources::Resources;
 use crate::value::{Type, Value};
-
-pub use self::parse::{Given, HeldAt, Surroundings, parse};
-pub use self::sites::{SiteFacts, check_sites};
 
 /// A versioned definition: inputs, steps in the order of the file, outputs, rules.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -31,6 +38,8 @@ pub struct Workflow {
     pub outputs: IndexMap<String, Expression>,
     /// What the file says under `placement`, in its order.
     pub placement: Vec<Rule>,
+    /// Programs that its scripts call, for what starts sites of its own to look for beforehand.
+    pub requires: Vec<String>,
 }
 
 impl Workflow {
@@ -48,6 +57,8 @@ pub struct Input {
     pub imported_by: Option<StepIndex>,
     pub description: Option<String>,
     pub place: Place,
+    /// Whether an expression asks for the files of this directory, so that its listing must come with its value.
+    pub listed: bool,
 }
 
 /// A node of the graph.
@@ -96,6 +107,9 @@ pub struct Action {
     /// Program and arguments; a program without a `/` at its start is looked up in the bundle, then in `PATH`.
     pub command: Vec<String>,
     pub inputs: IndexMap<String, ActionInput>,
+    pub outputs: IndexMap<String, Output>,
+    /// What an execution asks for where the step does not say.
+    pub resources: Option<Resources>,
 }
 
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]

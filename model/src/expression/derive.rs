@@ -23,6 +23,8 @@ pub(crate) struct StepNames {
     pub(crate) index: StepIndex,
     pub(crate) fans_out: bool,
     pub(crate) outputs: BTreeMap<String, Type>,
+    /// Whether nothing is known of its outputs, for its action could not be resolved.
+    pub(crate) unknown: bool,
 }
 
 impl Names {
@@ -47,6 +49,7 @@ impl Names {
         match names.outputs.get(output) {
             Some(r#type) if names.fans_out => Ok((names.index, Type::List(Some(Box::new(r#type.clone()))))),
             Some(r#type) => Ok((names.index, r#type.clone())),
+            None if names.unknown => Ok((names.index, Type::Any)),
             None => {
                 let known = names.outputs.keys().map(String::as_str);
                 let help = match nearest(output, known.clone()) {

@@ -146,7 +146,8 @@ impl Function {
             } else {
                 format!("{} to {}", fewest.saturating_sub(before), most - before)
             };
-            return Err(Problem::new(format!("`{name}` takes {wanted} arguments, not {arguments}")).about(name));
+            let noun = if wanted == "1" { "argument" } else { "arguments" };
+            return Err(Problem::new(format!("`{name}` takes {wanted} {noun}, not {arguments}")).about(name));
         }
         Ok(*function)
     }

@@ -13,12 +13,6 @@ use crate::id::StepIndex;
 use crate::value::{Type, Value};
 use crate::yaml::{Kind, Node};
 
-/// What the expressions of one step read, taken together.
-#[derive(Debug, Default)]
-pub(crate) struct Reads {
-    pub(crate) listed: Vec<Listed>,
-}
-
 /// A problem at its place in the file.
 pub(crate) type Found = (Place, String, Option<String>);
 
@@ -29,13 +23,18 @@ pub(crate) struct Reader<'file> {
     pub(crate) names: &'file Names,
     /// The type of `item`; nothing where there is no element.
     pub(crate) item: Option<&'file Type>,
-    pub(crate) reads: Reads,
+    listed: Vec<Listed>,
     pub(crate) problems: Vec<Found>,
 }
 
 impl<'file> Reader<'file> {
     pub(crate) fn new(source: &'file str, names: &'file Names, item: Option<&'file Type>) -> Self {
-        Self { source, names, item, reads: Reads::default(), problems: Vec::new() }
+        Self { source, names, item, listed: Vec::new(), problems: Vec::new() }
+    }
+
+    /// The directories whose files were asked for since the last call.
+    pub(crate) fn take_listed(&mut self) -> Vec<Listed> {
+        std::mem::take(&mut self.listed)
     }
 
     /// Reads a node as an expression. Where it is wrong the problems say so, and the expression is of any type.
@@ -150,7 +149,7 @@ impl<'file> Reader<'file> {
         let derived = deriver.derived;
         let found = derived.problems.iter().map(|problem| (at(problem), problem.message.clone(), problem.help.clone()));
         self.problems.extend(found);
-        self.reads.listed.extend(derived.listed);
+        self.listed.extend(derived.listed);
         let mut reads_steps: Vec<StepIndex> = derived.steps.values().copied().collect();
         reads_steps.sort_unstable();
         reads_steps.dedup();

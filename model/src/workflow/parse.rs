@@ -1,10 +1,22 @@
 //! From the text of a workflow file to a checked [`Workflow`].
 
-use serde::{Deserialize, Serialize};
+use indexmap::IndexMap;
 
+use super::held::{Given, HeldAt};
+use super::inputs::{Held, read_inputs};
+use super::order::order_steps;
+use super::rules::read_rules;
+use super::steps::{Draft, read_drafts};
 use crate::diagnostic::Diagnostic;
-use crate::id::SiteName;
-use crate::workflow::{Action, Workflow};
+use crate::expression::{Expression, Listed, Names, Reader, StepNames};
+use crate::id::StepIndex;
+use crate::limits::WORKFLOW_BYTES_MAX;
+use crate::placement::SiteSelector;
+use crate::reading::{Fields, Report};
+use crate::resources::Resources;
+use crate::value::Type;
+use crate::workflow::{Action, Input, OnDisconnect, Output, Retry, StartMode, Step, Work, Workflow};
+use crate::yaml::Node;
 
 /// What a workflow file refers to and does not hold itself.
 pub trait Surroundings {
@@ -21,30 +33,158 @@ pub trait Surroundings {
     }
 }
 
-/// What was given for an input beside the file.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Given {
-    /// Nothing; its default stands.
-    Nothing,
-    /// A value, which the run brings along: a default that is held at a site is not taken in.
-    Value,
-    /// A file or directory that a site holds.
-    Held(HeldAt),
-}
-
-/// A file or directory where a site holds it.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct HeldAt {
-    pub site: SiteName,
-    /// Absolute at the site, or relative to where the site's administrator lets such paths begin.
-    pub path: String,
-}
+const WORKFLOW_FIELDS: &[&str] = &["workflow", "description", "requires", "inputs", "steps", "outputs", "placement"];
 
 /// Parses and checks a workflow file.
 ///
 /// # Errors
 /// Everything that is wrong with it, in the order of the file.
 pub fn parse(file_name: &str, source: &str, surroundings: &dyn Surroundings) -> Result<Workflow, Vec<Diagnostic>> {
-    let _ = (file_name, source, surroundings);
-    unimplemented!("being written")
+    let mut report = Report::new(file_name);
+    let workflow =
+        report.yaml(source, WORKFLOW_BYTES_MAX).and_then(|root| read(&mut report, source, &root, surroundings));
+    match workflow {
+        Some(workflow) if report.is_empty() => Ok(workflow),
+        Some(_) | None => Err(report.into_diagnostics()),
+    }
+}
+
+fn read(report: &mut Report, source: &str, root: &Node, surroundings: &dyn Surroundings) -> Option<Workflow> {
+    let fields = report.fields(root, "a workflow", WORKFLOW_FIELDS);
+    let name = read_name(report, &fields);
+    let description = fields.get("description").and_then(|node| report.text(node, "`description`")).map(str::to_owned);
+    let requires =
+        fields.get("requires").map(|node| report.texts(node, "a program that is required")).unwrap_or_default();
+    let (mut inputs, held) = match fields.get("inputs") {
+        Some(node) if !node.is_null() => read_inputs(report, node, surroundings),
+        Some(_) | None => Default::default(),
+    };
+    let Some(steps_node) = fields.get("steps") else {
+        let help = "write `steps:` and below it a step by its name, with `run:` or `action:`".to_owned();
+        report.error(root.place, "a workflow needs `steps`", Some(help));
+        return None;
+    };
+    let drafts = read_drafts(report, steps_node, held.len(), surroundings);
+    let names = names(&inputs, &held, &drafts);
+    let mut listed = Vec::new();
+    let mut steps: Vec<Step> = held.iter().zip(0..).map(|(held, index)| import_step(held, StepIndex(index))).collect();
+    for draft in drafts {
+        steps.push(draft.into_step(report, source, &names, &mut listed));
+    }
+    order_steps(report, &steps);
+    let mut outputs = IndexMap::new();
+    if let Some(node) = fields.get("outputs").filter(|node| !node.is_null()) {
+        let mut reader = Reader::new(source, &names, None);
+        for entry in report.entries(node, "`outputs`") {
+            report.name(&entry.key, entry.key_place, "an output", true);
+            outputs.insert(entry.key.clone(), reader.expression(&entry.value));
+        }
+        listed.extend(reader.take_listed());
+        reader.report_to(report);
+    }
+    let mut workflow = Workflow {
+        name,
+        description,
+        inputs: std::mem::take(&mut inputs),
+        steps,
+        outputs,
+        placement: Vec::new(),
+        requires: requires.into_iter().map(|(program, _)| program.to_owned()).collect(),
+    };
+    if let Some(node) = fields.get("placement").filter(|node| !node.is_null()) {
+        workflow.placement = read_rules(report, node, &workflow);
+    }
+    mark_listed(&mut workflow, &listed);
+    Some(workflow)
+}
+
+fn read_name(report: &mut Report, fields: &Fields<'_>) -> String {
+    let Some(node) = fields.get("workflow") else {
+        report.error(
+            fields.place,
+            "a workflow needs a name",
+            Some("write `workflow: my-name` in the first line".to_owned()),
+        );
+        return String::new();
+    };
+    let name = report.text(node, "the name of a workflow").unwrap_or_default();
+    if !name.is_empty() {
+        report.name(name, node.place, "a workflow", true);
+    }
+    name.to_owned()
+}
+
+fn names(inputs: &IndexMap<String, Input>, held: &[Held], drafts: &[Draft<'_>]) -> Names {
+    let mut names = Names::default();
+    for (name, input) in inputs {
+        names.inputs.insert(name.clone(), (input.r#type.clone(), input.imported_by));
+    }
+    debug_assert!(held.iter().all(|held| names.inputs.contains_key(&held.input)));
+    for draft in drafts {
+        let outputs = draft.outputs.iter().map(|(name, output)| (name.clone(), output.r#type.clone())).collect();
+        let step = StepNames { index: draft.index, fans_out: draft.fans_out(), outputs, unknown: draft.unknown };
+        names.steps.insert(draft.name.clone(), step);
+    }
+    names
+}
+
+/// The step that takes an input in at the site that holds it.
+fn import_step(held: &Held, index: StepIndex) -> Step {
+    let HeldAt { site, path } = &held.at;
+    let output = Output { r#type: held.r#type.clone(), optional: false, listed: false, place: held.place };
+    Step {
+        name: format!("inputs.{}", held.input),
+        index,
+        place: held.place,
+        work: Work::Import { path: path.clone(), directory: held.r#type == Type::Directory },
+        bindings: IndexMap::new(),
+        foreach: None,
+        when: None,
+        site: SiteSelector { names: vec![site.clone()], place: held.place, ..SiteSelector::default() },
+        resources: Resources::default(),
+        retry: Retry::default(),
+        outputs: IndexMap::from_iter([(held.input.clone(), output)]),
+        needs: Vec::new(),
+        start: StartMode::default(),
+        on_disconnect: OnDisconnect::default(),
+        environment: IndexMap::new(),
+    }
+}
+
+/// Marks the directories whose files expressions ask for, so that their listing is reported with them.
+fn mark_listed(workflow: &mut Workflow, listed: &[Listed]) {
+    for listed in listed {
+        match listed {
+            Listed::Input(name) => {
+                if let Some(input) = workflow.inputs.get_mut(name) {
+                    input.listed = true;
+                }
+            }
+            Listed::Output { step, output } => {
+                if let Some(output) = workflow.steps[step.index()].outputs.get_mut(output) {
+                    output.listed = true;
+                }
+            }
+            Listed::Item => unreachable!("a step replaces what comes out of its item by what it fans out over"),
+        }
+    }
+}
+
+impl Reader<'_> {
+    /// Hands over what was found wrong.
+    pub(super) fn report_to(self, report: &mut Report) {
+        for (place, message, help) in self.problems {
+            report.error(place, message, help);
+        }
+    }
+
+    /// Reads an expression that must be of a type. Where it may be, what is written out is taken as that type.
+    pub(super) fn typed(&mut self, node: &Node, wanted: &Type, what: &str) -> Expression {
+        let expression = self.expression(node);
+        expression.conform(wanted).unwrap_or_else(|(expression, message)| {
+            let help = super::steps::type_help(wanted, &expression.r#type);
+            self.problems.push((expression.place, format!("{what}: {message}"), help));
+            expression
+        })
+    }
 }

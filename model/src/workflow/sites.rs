@@ -1,10 +1,16 @@
 //! Checks of a workflow against the sites that there are.
 
-use crate::diagnostic::Diagnostic;
+use std::collections::{BTreeMap, BTreeSet};
+
+use super::order::in_order;
+use crate::diagnostic::{Diagnostic, Place};
 use crate::id::SiteName;
-use crate::placement::Labels;
+use crate::placement::{Labels, PushMode, SiteSelector};
+use crate::reading::Report;
 use crate::resources::Capacity;
-use crate::workflow::Workflow;
+use crate::suggestion::did_you_mean;
+use crate::units::format_size;
+use crate::workflow::{Step, Workflow};
 
 /// What is known of a site when a workflow is submitted.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -18,6 +24,240 @@ pub struct SiteFacts {
 /// Finds what no site can satisfy: unknown names and labels, more memory or CPUs than any admissible site has, data
 /// confined away from the step that reads it.
 pub fn check_sites(workflow: &Workflow, file: &str, sites: &[SiteFacts]) -> Vec<Diagnostic> {
-    let _ = (workflow, file, sites);
-    unimplemented!("being written")
+    let mut check = Check { report: Report::new(file), sites };
+    for rule in &workflow.placement {
+        if let Some(confine) = &rule.confine {
+            check.selector(confine, "`confine`");
+        }
+    }
+    let mut admissible = Vec::with_capacity(workflow.steps.len());
+    for step in &workflow.steps {
+        let selector = SiteSelector { place: place_of(step), ..step.site.clone() };
+        let known = check.selector(&selector, "the step");
+        let sites = check.admitted(&step.site);
+        if known {
+            check.resources(step, &sites);
+        }
+        admissible.push(sites);
+    }
+    check.confinement(workflow, admissible);
+    check.report.into_diagnostics()
+}
+
+struct Check<'a> {
+    report: Report,
+    sites: &'a [SiteFacts],
+}
+
+/// Places of sites in the list of them.
+type Sites = BTreeSet<usize>;
+
+impl Check<'_> {
+    fn admitted(&self, selector: &SiteSelector) -> Sites {
+        let admitted = |(_, site): &(usize, &SiteFacts)| selector.admits(&site.name, &site.labels);
+        self.sites.iter().enumerate().filter(admitted).map(|(place, _)| place).collect()
+    }
+
+    /// Whether there is a site that the selector admits.
+    fn selector(&mut self, selector: &SiteSelector, what: &str) -> bool {
+        let sites = self.sites;
+        let mut known = true;
+        for name in &selector.names {
+            if !sites.iter().any(|site| site.name == *name) {
+                let help = did_you_mean(name.as_str(), sites.iter().map(|site| site.name.as_str()));
+                let help = help.or_else(|| Some(format!("make it one: `atoll site token create {name}`")));
+                self.report.error(selector.place, format!("there is no site `{name}`"), help);
+                known = false;
+            }
+        }
+        for (label, value) in &selector.labels {
+            let values: BTreeSet<&str> =
+                sites.iter().filter_map(|site| site.labels.get(label)).map(String::as_str).collect();
+            if values.contains(value.as_str()) {
+                continue;
+            }
+            known = false;
+            let labels: BTreeSet<&str> = sites.iter().flat_map(|site| site.labels.keys()).map(String::as_str).collect();
+            let (message, help) = if values.is_empty() {
+                (format!("no site has a label `{label}`"), did_you_mean(label, labels.iter().copied()))
+            } else {
+                (format!("no site has `{label}: {value}`"), did_you_mean(value, values.iter().copied()))
+            };
+            self.report.error(selector.place, message, help);
+        }
+        if known && self.admitted(selector).is_empty() {
+            let message = if sites.is_empty() {
+                "there is no site yet".to_owned()
+            } else {
+                format!("no site has everything that {what} asks for")
+            };
+            let help = sites.is_empty().then(|| "make one: `atoll site token create NAME`".to_owned());
+            self.report.error(selector.place, message, help);
+            return false;
+        }
+        known
+    }
+
+    fn resources(&mut self, step: &Step, sites: &Sites) {
+        let capacities: Vec<(&SiteName, &Capacity)> = sites
+            .iter()
+            .filter_map(|site| Some((&self.sites[*site].name, self.sites[*site].capacity.as_ref()?)))
+            .collect();
+        // A site that was never connected may have any.
+        if capacities.len() < sites.len() || sites.is_empty() {
+            return;
+        }
+        let wanted = &step.resources;
+        let most_memory = capacities.iter().max_by_key(|(_, capacity)| capacity.memory_bytes);
+        if let (Some(memory), Some((site, capacity))) = (wanted.memory_bytes, most_memory)
+            && memory > capacity.memory_bytes
+        {
+            let message = format!(
+                "step `{}` asks for {} of memory, more than any site has where it may run",
+                step.name,
+                format_size(memory)
+            );
+            let help = Some(format!("`{site}` has the most: {}", format_size(capacity.memory_bytes)));
+            self.report.error(step.place, message, help);
+            return;
+        }
+        let most_cpu = capacities.iter().max_by_key(|(_, capacity)| capacity.cpu_millis);
+        let cpus = |millis: u32| f64::from(millis) / 1_000.0;
+        if let Some((site, capacity)) = most_cpu
+            && wanted.cpu_millis > capacity.cpu_millis
+        {
+            let message = format!(
+                "step `{}` asks for {} CPUs, more than any site has where it may run",
+                step.name,
+                cpus(wanted.cpu_millis)
+            );
+            let help = Some(format!("`{site}` has the most: {}", cpus(capacity.cpu_millis)));
+            self.report.error(step.place, message, help);
+            return;
+        }
+        let fits = |capacity: &Capacity| {
+            wanted.cpu_millis <= capacity.cpu_millis
+                && wanted.memory_bytes.is_none_or(|memory| memory <= capacity.memory_bytes)
+        };
+        if !capacities.iter().any(|(_, capacity)| fits(capacity)) {
+            let message =
+                format!("no site where step `{}` may run has both the memory and the CPUs that it asks for", step.name);
+            self.report.error(step.place, message, None);
+        }
+    }
+
+    /// Confinements add up, and what is derived from confined data is confined as it is.
+    fn confinement(&mut self, workflow: &Workflow, admissible: Vec<Sites>) {
+        if workflow.placement.is_empty() {
+            return;
+        }
+        let mut derived: BTreeMap<usize, BTreeSet<usize>> = BTreeMap::new();
+        for index in in_order(&workflow.steps) {
+            let step = workflow.step(index);
+            let mut rules: BTreeSet<usize> = BTreeSet::new();
+            for need in data_needs(step) {
+                rules.extend(derived.get(&need).into_iter().flatten());
+            }
+            let inputs = step.bindings.values().chain(&step.foreach).flat_map(|expression| &expression.reads_inputs);
+            for input in inputs {
+                rules.extend(confining(workflow, |rule| rule.covers_input(input)));
+            }
+            let read = rules.clone();
+            for output in step.outputs.keys() {
+                rules.extend(confining(workflow, |rule| rule.covers_output(&step.name, output)));
+            }
+            if let Some(input) = step.name.strip_prefix("inputs.") {
+                rules.extend(confining(workflow, |rule| rule.covers_input(input)));
+            }
+            self.step_within(workflow, step, &admissible[index.index()], &rules, &read);
+            if !rules.is_empty() {
+                derived.insert(index.index(), rules);
+            }
+        }
+        self.never_pushed(workflow, &admissible);
+    }
+
+    fn step_within(
+        &mut self,
+        workflow: &Workflow,
+        step: &Step,
+        sites: &Sites,
+        rules: &BTreeSet<usize>,
+        read: &BTreeSet<usize>,
+    ) {
+        if sites.is_empty() || rules.is_empty() {
+            return;
+        }
+        let mut left = sites.clone();
+        for rule in rules {
+            let Some(confine) = &workflow.placement[*rule].confine else { continue };
+            let allowed = self.admitted(confine);
+            if allowed.is_empty() {
+                return;
+            }
+            left.retain(|site| allowed.contains(site));
+            if left.is_empty() {
+                let names = |sites: &Sites| {
+                    sites.iter().map(|site| format!("`{}`", self.sites[*site].name)).collect::<Vec<_>>().join(", ")
+                };
+                let line = workflow.placement[*rule].place.line;
+                let verb = if read.contains(rule) { "reads" } else { "makes" };
+                let message = format!(
+                    "step `{}` {verb} data that may not leave {}, and runs elsewhere",
+                    step.name,
+                    names(&allowed)
+                );
+                let help = format!(
+                    "placement rule {} (line {line}) confines it; the step is placed at {}",
+                    rule + 1,
+                    names(sites)
+                );
+                self.report.error(place_of(step), message, Some(help));
+                return;
+            }
+        }
+    }
+
+    /// What is never pushed is read where it is.
+    fn never_pushed(&mut self, workflow: &Workflow, admissible: &[Sites]) {
+        for step in &workflow.steps {
+            for need in data_needs(step) {
+                let producer = &workflow.steps[need];
+                let never = workflow.placement.iter().enumerate().find(|(_, rule)| {
+                    rule.push == Some(PushMode::Never)
+                        && !producer.outputs.is_empty()
+                        && producer.outputs.keys().all(|output| rule.matches.covers_output(&producer.name, output))
+                });
+                let (here, there) = (&admissible[step.index.index()], &admissible[need]);
+                if let Some((number, rule)) = never
+                    && !here.is_empty()
+                    && !there.is_empty()
+                    && here.is_disjoint(there)
+                {
+                    let message = format!(
+                        "step `{}` reads from `{}`, which is never pushed, and runs elsewhere",
+                        step.name, producer.name
+                    );
+                    let help = format!("placement rule {} (line {}) says `push: never`", number + 1, rule.place.line);
+                    self.report.error(place_of(step), message, Some(help));
+                }
+            }
+        }
+    }
+}
+
+/// Where the file says where a step runs; the step itself, where it does not.
+fn place_of(step: &Step) -> Place {
+    if step.site == SiteSelector::default() { step.place } else { step.site.place }
+}
+
+/// The steps whose outputs a step reads as data; what only decides whether it runs stays at the control plane.
+fn data_needs(step: &Step) -> BTreeSet<usize> {
+    let expressions = step.bindings.values().chain(&step.foreach);
+    expressions.flat_map(|expression| &expression.reads_steps).map(|step| step.index()).collect()
+}
+
+fn confining(workflow: &Workflow, covers: impl Fn(&crate::placement::RuleMatch) -> bool) -> Vec<usize> {
+    let confining = |(_, rule): &(usize, &crate::placement::Rule)| rule.confine.is_some() && covers(&rule.matches);
+    workflow.placement.iter().enumerate().filter(confining).map(|(number, _)| number).collect()
 }

@@ -1,0 +1,417 @@
+//! The steps of a workflow file.
+
+use std::time::Duration;
+
+use indexmap::IndexMap;
+
+use super::parse::Surroundings;
+use super::rules::read_selector;
+use crate::diagnostic::Place;
+use crate::expression::{Expression, Form, Listed, Names, Reader};
+use crate::id::StepIndex;
+use crate::limits::{ATTEMPTS_MAX, STEPS_MAX};
+use crate::reading::{Fields, Report};
+use crate::resources::Resources;
+use crate::suggestion::did_you_mean;
+use crate::units::{parse_cpu, parse_duration, parse_size};
+use crate::value::Type;
+use crate::workflow::{Action, OnDisconnect, Output, Retry, StartMode, Step, Work};
+use crate::yaml::{Entry, Kind, Node};
+
+const STEP_FIELDS: &[&str] = &[
+    "action",
+    "run",
+    "executor",
+    "description",
+    "with",
+    "foreach",
+    "when",
+    "site",
+    "resources",
+    "retry",
+    "outputs",
+    "after",
+    "on_disconnect",
+    "start",
+    "env",
+];
+
+/// A step before its expressions are read: they may name steps that come later in the file.
+#[derive(Debug)]
+pub(super) struct Draft<'node> {
+    pub(super) name: String,
+    pub(super) index: StepIndex,
+    pub(super) outputs: IndexMap<String, Output>,
+    /// Whether its action could not be resolved, so that nothing is known of its outputs.
+    pub(super) unknown: bool,
+    place: Place,
+    work: Work,
+    fields: Fields<'node>,
+}
+
+pub(super) fn read_drafts<'node>(
+    report: &mut Report,
+    node: &'node Node,
+    imports: usize,
+    surroundings: &dyn Surroundings,
+) -> Vec<Draft<'node>> {
+    let entries = report.entries(node, "`steps`");
+    if entries.is_empty() && matches!(node.kind, Kind::Mapping(_)) {
+        report.error(node.place, "a workflow needs at least one step", None);
+    }
+    if imports + entries.len() > STEPS_MAX {
+        report.error(node.place, format!("there are {} steps, more than {STEPS_MAX}", entries.len()), None);
+        return Vec::new();
+    }
+    let drafts = entries.iter().enumerate().map(|(position, entry)| {
+        report.name(&entry.key, entry.key_place, "a step", true);
+        let fields = report.fields(&entry.value, "a step", STEP_FIELDS);
+        let work = read_work(report, entry, &fields, surroundings);
+        let outputs = read_step_outputs(report, &fields, &work);
+        let index = StepIndex(u16::try_from(imports + position).expect("fewer than STEPS_MAX"));
+        let unknown = fields.get("action").is_some() && !matches!(work, Work::Action(_));
+        Draft { name: entry.key.clone(), index, outputs, unknown, place: entry.key_place, work, fields }
+    });
+    drafts.collect()
+}
+
+fn read_work(report: &mut Report, step: &Entry, fields: &Fields<'_>, surroundings: &dyn Surroundings) -> Work {
+    let null = fields.get("executor").is_some_and(|node| {
+        let executors = [("local", false), ("null", true)];
+        report.word(node, "an executor", &executors).unwrap_or(false)
+    });
+    match (fields.get("run"), fields.get("action"), null) {
+        (None, None, true) => Work::Null,
+        (Some(node), None, false) => Work::Script(read_script(report, node)),
+        (None, Some(node), false) => {
+            let Some(reference) = report.text(node, "an action") else { return Work::Null };
+            match surroundings.action(reference) {
+                Ok(action) => Work::Action(action),
+                Err(message) => {
+                    report.error(node.place, message, None);
+                    // Of which nothing is known, so that nothing more is said about how it is used.
+                    Work::Null
+                }
+            }
+        }
+        (Some(node), Some(_), _) => {
+            report.error(node.place, "a step has `run` or `action`, not both", None);
+            Work::Null
+        }
+        (Some(node), None, true) | (None, Some(node), true) => {
+            report.error(
+                node.place,
+                "a step with `executor: null` does nothing: it has neither `run` nor `action`",
+                None,
+            );
+            Work::Null
+        }
+        (None, None, false) => {
+            let help = "write `run:` with a shell script, or `action:` with the folder of an action".to_owned();
+            report.error(step.key_place, format!("step `{}` says nothing of what it does", step.key), Some(help));
+            Work::Null
+        }
+    }
+}
+
+fn read_script(report: &mut Report, node: &Node) -> String {
+    let script = report.text(node, "a script").unwrap_or_default();
+    let mut rest = script;
+    while let Some((_, after)) = rest.split_once("${{") {
+        let inside = after.trim_start();
+        if ["inputs.", "steps.", "item", "index"].iter().any(|root| inside.starts_with(root)) {
+            let help = "hand it over under `with:`, and read it as an environment variable: \"$name\"".to_owned();
+            report.error(node.place, "a script has no expressions in it", Some(help));
+            break;
+        }
+        rest = after;
+    }
+    if script.contains('\0') {
+        report.error(node.place, "a script has no NUL in it", None);
+    }
+    script.to_owned()
+}
+
+fn read_step_outputs(report: &mut Report, fields: &Fields<'_>, work: &Work) -> IndexMap<String, Output> {
+    let declared = fields.get("outputs");
+    match (work, declared) {
+        (Work::Action(action), None) => action.outputs.clone(),
+        (Work::Action(action), Some(node)) => {
+            let help = Some("leave `outputs` out: the action declares them".to_owned());
+            report.error(node.place, format!("the outputs of the action `{}` are its own", action.name), help);
+            action.outputs.clone()
+        }
+        (Work::Null, Some(node)) if fields.get("executor").is_some() && !node.is_null() => {
+            report.error(node.place, "a step with `executor: null` has no outputs", None);
+            IndexMap::new()
+        }
+        (Work::Script(_) | Work::Import { .. } | Work::Null, Some(node)) => report.outputs(node),
+        (Work::Script(_) | Work::Import { .. } | Work::Null, None) => IndexMap::new(),
+    }
+}
+
+impl Draft<'_> {
+    pub(super) fn fans_out(&self) -> bool {
+        self.fields.get("foreach").is_some()
+    }
+
+    /// Reads the expressions of the step, and everything else that it says.
+    pub(super) fn into_step(self, report: &mut Report, source: &str, names: &Names, listed: &mut Vec<Listed>) -> Step {
+        let fields = self.fields;
+        let mut reader = Reader::new(source, names, None);
+        let foreach = fields.get("foreach").map(|node| reader.typed(node, &Type::List(None), "`foreach`"));
+        let when = fields.get("when").map(|node| read_when(&mut reader, node));
+        let mut found = reader.take_listed();
+        reader.report_to(report);
+        let item = foreach.as_ref().map(|foreach| match &foreach.r#type {
+            Type::List(Some(element)) => (**element).clone(),
+            _ => Type::Any,
+        });
+        let mut reader = Reader::new(source, names, item.as_ref());
+        let bindings = self.bindings(report, &mut reader);
+        found.extend(reader.take_listed());
+        reader.report_to(report);
+        if found.contains(&Listed::Item) {
+            found.extend(foreach.iter().flat_map(|foreach| directories_of(foreach, names)));
+        }
+        listed.extend(found.into_iter().filter(|listed| *listed != Listed::Item));
+        let mut needs = read_after(report, &fields, names);
+        for expression in bindings.values().chain(&foreach).chain(&when) {
+            needs.extend(expression.reads_steps.iter().copied());
+        }
+        needs.sort_unstable();
+        needs.dedup();
+        let own_resources = match &self.work {
+            Work::Action(action) => action.resources.clone(),
+            Work::Script(_) | Work::Import { .. } | Work::Null => None,
+        };
+        let resources = fields.get("resources").map(|node| read_resources(report, node));
+        let starts = [("at-least-once", StartMode::AtLeastOnce), ("at-most-once", StartMode::AtMostOnce)];
+        let disconnects = [("finish", OnDisconnect::Finish), ("stop", OnDisconnect::Stop)];
+        let start = fields.get("start").and_then(|node| report.word(node, "`start`", &starts));
+        let on_disconnect =
+            fields.get("on_disconnect").and_then(|node| report.word(node, "`on_disconnect`", &disconnects));
+        Step {
+            environment: read_environment(report, &fields, &bindings),
+            name: self.name,
+            index: self.index,
+            place: self.place,
+            work: self.work,
+            bindings,
+            foreach,
+            when,
+            site: fields.get("site").map(|node| read_selector(report, node, "`site`")).unwrap_or_default(),
+            resources: resources.or(own_resources).unwrap_or_default(),
+            retry: fields.get("retry").map(|node| read_retry(report, node)).unwrap_or_default(),
+            outputs: self.outputs,
+            needs,
+            start: start.unwrap_or_default(),
+            on_disconnect: on_disconnect.unwrap_or_default(),
+        }
+    }
+
+    fn bindings(&self, report: &mut Report, reader: &mut Reader<'_>) -> IndexMap<String, Expression> {
+        let mut bindings = IndexMap::new();
+        let with = self.fields.get("with").filter(|node| !node.is_null());
+        let action = match &self.work {
+            Work::Action(action) => Some(action),
+            Work::Script(_) | Work::Import { .. } | Work::Null => None,
+        };
+        for entry in with.map(|node| report.entries(node, "`with`")).unwrap_or_default() {
+            check_variable(report, &entry.key, entry.key_place, "an input");
+            let declared = action.and_then(|action| action.inputs.get(&entry.key));
+            if let (Some(action), None) = (action, declared) {
+                let help = did_you_mean(&entry.key, action.inputs.keys().map(String::as_str));
+                let message = format!("the action `{}` has no input `{}`", action.name, entry.key.escape_debug());
+                report.error(entry.key_place, message, help);
+            }
+            let expression = match declared {
+                Some(input) => reader.typed(&entry.value, &input.r#type, &format!("`{}`", entry.key)),
+                None => reader.expression(&entry.value),
+            };
+            bindings.insert(entry.key.clone(), expression);
+        }
+        if let Some(action) = action {
+            let place = with.map_or(self.place, |node| node.place);
+            add_defaults(report, action, place, &mut bindings);
+        }
+        bindings
+    }
+}
+
+fn add_defaults(report: &mut Report, action: &Action, place: Place, bindings: &mut IndexMap<String, Expression>) {
+    for (name, input) in &action.inputs {
+        if bindings.contains_key(name) {
+            continue;
+        }
+        match &input.default {
+            Some(default) => {
+                let expression = Expression::literal(default.clone(), place);
+                bindings.insert(name.clone(), Expression { r#type: input.r#type.clone(), ..expression });
+            }
+            None => {
+                let help = Some(format!("add `{name}: …` under `with:`"));
+                let message = format!("the action `{}` needs the input `{name}`, {}", action.name, input.r#type);
+                report.error(place, message, help);
+            }
+        }
+    }
+}
+
+fn read_when(reader: &mut Reader<'_>, node: &Node) -> Expression {
+    let expression = reader.typed(node, &Type::Boolean, "`when`");
+    if expression.reads_item {
+        for (_, message, help) in &mut reader.problems {
+            if message.starts_with("there is no `item` here") || message.starts_with("there is no `index` here") {
+                *message = "`when` decides about the whole step, before it fans out".to_owned();
+                *help = Some("leave elements out in `foreach`: `list.filter(x, …)`".to_owned());
+            }
+        }
+    }
+    expression
+}
+
+/// The directories that the elements of a fan-out may be, or hold.
+fn directories_of(foreach: &Expression, names: &Names) -> Vec<Listed> {
+    let inputs = foreach.reads_inputs.iter().cloned().map(Listed::Input);
+    let outputs =
+        names.steps.values().filter(|step| foreach.reads_steps.contains(&step.index)).flat_map(|step| {
+            step.outputs.keys().map(|output| Listed::Output { step: step.index, output: output.clone() })
+        });
+    inputs.chain(outputs).collect()
+}
+
+fn read_after(report: &mut Report, fields: &Fields<'_>, names: &Names) -> Vec<StepIndex> {
+    let Some(node) = fields.get("after").filter(|node| !node.is_null()) else { return Vec::new() };
+    let mut after = Vec::new();
+    for (name, place) in report.texts(node, "the name of a step") {
+        match names.steps.get(name) {
+            Some(step) => after.push(step.index),
+            None => {
+                let help = did_you_mean(name, names.steps.keys().map(String::as_str));
+                report.error(place, format!("there is no step `{}`", name.escape_debug()), help);
+            }
+        }
+    }
+    after
+}
+
+/// Reads `resources: { cpu, memory, time }`.
+pub(crate) fn read_resources(report: &mut Report, node: &Node) -> Resources {
+    let fields = report.fields(node, "`resources`", &["cpu", "memory", "time"]);
+    let cpu = fields
+        .get("cpu")
+        .and_then(|node| report.parsed_with(node, "`cpu`", |text| parse_cpu(text).map_err(|error| error.to_string())));
+    let memory = fields.get("memory").and_then(|node| {
+        report.parsed_with(node, "`memory`", |text| match parse_size(text) {
+            Ok(0) => Err("nothing runs in no memory".to_owned()),
+            Ok(bytes) => Ok(bytes),
+            Err(error) => Err(error.to_string()),
+        })
+    });
+    let time = fields.get("time").and_then(|node| {
+        report.parsed_with(node, "`time`", |text| match parse_duration(text) {
+            Ok(Duration::ZERO) => Err("nothing runs in no time".to_owned()),
+            Ok(time) => Ok(time),
+            Err(error) => Err(error.to_string()),
+        })
+    });
+    Resources { cpu_millis: cpu.unwrap_or(Resources::default().cpu_millis), memory_bytes: memory, time }
+}
+
+fn read_retry(report: &mut Report, node: &Node) -> Retry {
+    let default = Retry::default();
+    let what = "the number of attempts";
+    if matches!(node.kind, Kind::Scalar { .. }) {
+        return Retry { attempts: report.integer(node, what, 1..=ATTEMPTS_MAX).unwrap_or(1), ..default };
+    }
+    let fields = report.fields(node, "`retry`", &["attempts", "backoff", "other_site"]);
+    let attempts = fields.get("attempts").and_then(|node| report.integer(node, what, 1..=ATTEMPTS_MAX));
+    let backoff = fields.get("backoff").and_then(|node| {
+        report.parsed_with(node, "`backoff`", |text| parse_duration(text).map_err(|error| error.to_string()))
+    });
+    let other_site = fields.get("other_site").and_then(|node| report.boolean(node, "`other_site`"));
+    Retry {
+        attempts: attempts.unwrap_or(default.attempts),
+        backoff: backoff.unwrap_or(default.backoff),
+        other_site: other_site.unwrap_or(default.other_site),
+    }
+}
+
+fn read_environment(
+    report: &mut Report,
+    fields: &Fields<'_>,
+    bindings: &IndexMap<String, Expression>,
+) -> IndexMap<String, String> {
+    let mut environment = IndexMap::new();
+    let Some(node) = fields.get("env").filter(|node| !node.is_null()) else { return environment };
+    for entry in report.entries(node, "`env`") {
+        let name = &entry.key;
+        let valid = !name.is_empty() && !name.contains(['=', '\0']);
+        if !valid || is_ours(name) {
+            report.error(entry.key_place, format!("`{}` cannot be set under `env`", name.escape_debug()), None);
+        } else if bindings.contains_key(name) {
+            report.error(entry.key_place, format!("`{name}` is given under `with` already"), None);
+        }
+        let Kind::Scalar { text, .. } = &entry.value.kind else {
+            let message = format!("the value of `{}` is a text, not {}", name.escape_debug(), entry.value.described());
+            report.error(entry.value.place, message, None);
+            continue;
+        };
+        if text.contains("${{") || text.contains('\0') {
+            let help = Some("values that are computed are handed over under `with:`".to_owned());
+            report.error(entry.value.place, "`env` holds plain texts", help);
+        }
+        environment.insert(name.clone(), text.clone());
+    }
+    environment
+}
+
+fn is_ours(name: &str) -> bool {
+    name.starts_with("ATOLL_") || name == "TMPDIR"
+}
+
+/// Checks the name of an input of a step: it becomes an environment variable.
+pub(crate) fn check_variable(report: &mut Report, name: &str, place: Place, what: &str) {
+    const TAKEN: &[&str] = &["PATH", "HOME", "PWD", "IFS", "ENV", "SHELL", "TRACEPARENT", "TRACESTATE"];
+    if report.name(name, place, what, false) && (is_ours(name) || name.starts_with("LD_") || TAKEN.contains(&name)) {
+        let help = Some("it becomes an environment variable, and this one has a meaning already".to_owned());
+        report.error(place, format!("`{name}` cannot be the name of {what}"), help);
+    }
+}
+
+/// What to do where one type stands and another is wanted.
+pub(super) fn type_help(wanted: &Type, given: &Type) -> Option<String> {
+    match (wanted, given) {
+        (Type::List(_), Type::List(_)) => None,
+        (Type::List(_), Type::Directory) => Some("list its files: `files(…, \"*\")`".to_owned()),
+        (Type::List(_), Type::Integer) => Some("write `range(…)` for the numbers below it".to_owned()),
+        (_, Type::List(Some(element))) if wanted.accepts(element) => {
+            Some("a step that fans out gives a list; take one element with `[0]`, or add `foreach:`".to_owned())
+        }
+        (Type::String, Type::Integer | Type::Number | Type::Boolean) => Some("write `string(…)`".to_owned()),
+        (Type::Boolean, Type::String) => Some("compare it: `… == \"yes\"`".to_owned()),
+        (Type::Boolean, Type::Integer) => Some("compare it: `… > 0`".to_owned()),
+        (Type::Boolean, Type::List(_)) => Some("compare its size: `….size() > 0`".to_owned()),
+        _ => None,
+    }
+}
+
+impl Expression {
+    /// Takes the expression as one of a type; what is written out becomes a value of it.
+    pub(super) fn conform(self, wanted: &Type) -> Result<Self, (Self, String)> {
+        if let Form::Literal(value) = &self.form {
+            let found = value.to_json();
+            return match crate::value::from_json(&found, wanted) {
+                Ok(value) => Ok(Self { form: Form::Literal(value), r#type: wanted.clone(), ..self }),
+                Err(mismatch) => Err((self, mismatch.to_string())),
+            };
+        }
+        if wanted.accepts(&self.r#type) {
+            Ok(self)
+        } else {
+            let message = format!("expected {wanted}, found {}", self.r#type);
+            Err((self, message))
+        }
+    }
+}
