@@ -79,3 +79,13 @@ pub const EXPRESSION_DEPTH_MAX: usize = 96;
 pub const EXPRESSION_COST_MAX: u64 = 5_000_000;
 /// Bytes of a manifest of an action: parsed at once in memory.
 pub const MANIFEST_BYTES_MAX: usize = 256 << 10;
+/// Bytes of one output: the largest object that a bucket takes, 9,000 parts of 5 GiB.
+pub const OUTPUT_BYTES_MAX: u64 = PARTS_MAX * (5 << 30);
+/// Bytes of the manifest of one directory: it is held in memory whole, and the stream that brings it may lie about it.
+pub const TREE_MANIFEST_BYTES_MAX: usize = 1 << 30;
+/// Bytes of a path in an output directory: what a system call takes.
+pub const TREE_PATH_BYTES_MAX: usize = 4_096;
+/// Bytes of the target of a symbolic link: what a system call takes.
+pub const SYMLINK_BYTES_MAX: usize = 4_095;
+/// Objects of which a site remembers that they were verified: some 150 bytes each. A forgotten one is hashed again.
+pub const VERIFIED_MAX: usize = 1_000_000;

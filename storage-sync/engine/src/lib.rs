@@ -12,6 +12,9 @@
 //! [`store::SiteStore`] blocks and is called from threads made for that; [`bucket`] and [`transfer`] are asynchronous.
 
 pub mod bucket;
+mod hash;
+mod manifest;
 pub mod store;
 pub mod stream;
 pub mod transfer;
+mod walk;

@@ -1,13 +1,74 @@
 //! The site store: immutable objects named by their digests, on one file system.
+//!
+//! | folder | holds |
+//! |---|---|
+//! | `objects/<2 hex>/<62 hex>` | files, mode 0444; with `.x` at the end those that are executable in a tree, mode 0555 |
+//! | `trees/<2 hex>/<62 hex>` | manifests of directories; where a root's is, the whole tree is |
+//! | `sealed/<n>` | outputs that may be handed over, and have no digest yet; `sealed/log` says whose they are |
+//! | `partial/` | what is being written, and what transfers remember; never handed over |
+//! | `quarantine/` | damaged copies, for people to look at |
+//! | `verified` | what was hashed on this machine, and its identity then |
+//!
+//! A file gets its name in `objects` or `trees` after its bytes are on disk, and is reported only after the name is.
 
+mod barrier;
+mod check;
+mod commit;
+mod copy;
+pub(crate) mod error;
+pub(crate) mod layout;
+mod lend;
+mod open;
+mod seal;
+mod stamp;
+pub(crate) mod take_in;
+mod verified;
+
+use std::collections::HashMap;
+use std::fs::File;
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use atoll_model::id::ObjectId;
-use atoll_model::value::{FileName, ListedFile, ObjectRef, Value};
+use atoll_model::value::{FileName, ObjectKind, ObjectRef, Value};
+
+pub use error::{IngestError, StoreError};
+pub use lend::{Entry, Lent, Source};
+
+use crate::hash::Hashing;
+pub use crate::walk::WalkLimits;
+use barrier::Barrier;
+use layout::{Key, Layout, Variant};
+use seal::{SealLog, Sealed};
+use verified::Verified;
 
 /// Blocks; cheap to clone; shared by all threads of a process. One process at a time has a store open.
 #[derive(Debug, Clone)]
-pub struct SiteStore {}
+pub struct SiteStore {
+    inner: Arc<Inner>,
+}
+
+#[derive(Debug)]
+struct Inner {
+    layout: Layout,
+    limits: WalkLimits,
+    hashing: Hashing,
+    barrier: Barrier,
+    verified: Mutex<Verified>,
+    /// One for each first byte of a digest: held while a file of the store is checked, linked or moved, so that the
+    /// changes which that makes to its identity are told from changes by others.
+    shards: Vec<Mutex<()>>,
+    seals: Mutex<HashMap<SealId, Arc<Mutex<Sealed>>>>,
+    claims: Mutex<HashMap<String, SealId>>,
+    seal_log: Mutex<SealLog>,
+    next: AtomicU64,
+    objects: AtomicU64,
+    bytes: AtomicU64,
+    quarantined: AtomicU64,
+    /// Keeps other processes out while it is open.
+    _lock: File,
+}
 
 /// Names a sealed file or tree until its digest is known; never used twice by one store.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -23,6 +84,8 @@ pub struct SealedOutput {
     /// Bytes of content.
     pub bytes: u64,
     pub files: u64,
+    /// Bytes that had to be copied: those on another file system, and those of files that also have a name elsewhere.
+    pub bytes_copied: u64,
 }
 
 /// An output that is in the store, durable and verified.
@@ -37,86 +100,18 @@ pub struct Stored {
     pub bytes_copied: u64,
 }
 
-/// One file or directory of an input tree.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Entry {
-    /// Where it is to stand, below the directory of inputs.
-    pub path: PathBuf,
-    pub source: Source,
-}
-
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Source {
-    File(ObjectId),
-    Tree(ObjectId),
-    Sealed(SealId),
-}
-
-/// What was lent to an execution.
-#[derive(Debug, Clone, Default)]
-pub struct Lent {
-    /// Bytes that the execution can read of it.
-    pub bytes: u64,
-    pub files: u64,
-    /// Bytes that were copied, because neither a link nor a clone was possible.
-    pub bytes_copied: u64,
-}
-
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct StoreStats {
+    /// Files and manifests.
     pub objects: u64,
     pub bytes: u64,
     pub sealed: u64,
+    /// Damaged copies found since the store was opened.
     pub quarantined: u64,
 }
 
-#[derive(Debug, thiserror::Error)]
-pub enum StoreError {
-    #[error("{0} is not in the store")]
-    NotFound(ObjectId),
-    /// The copy is in quarantine now.
-    #[error("the copy of {} in the store is damaged: {message}", .object.id)]
-    Damaged { object: ObjectRef, message: String },
-    #[error("no space left on the store's file system ({path})", path = .path.display())]
-    NoSpace { path: PathBuf },
-    #[error("the seal {0:?} is not known")]
-    UnknownSeal(SealId),
-    #[error("{what} {path}", path = .path.display())]
-    Io {
-        what: &'static str,
-        path: PathBuf,
-        #[source]
-        source: std::io::Error,
-    },
-}
-
-/// Why an output cannot be taken in.
-#[derive(Debug, thiserror::Error)]
-pub enum IngestError {
-    #[error("{0} is missing")]
-    Missing(String),
-    /// Something that outputs may not hold; the message names the path and what it is.
-    #[error("{path}: {why}")]
-    Refused { path: String, why: String },
-    #[error("{0} was changed while it was read")]
-    Changed(String),
-    #[error(transparent)]
-    Store(#[from] StoreError),
-}
-
-impl Entry {
-    /// The entries that the input `name` needs: `name/<file name>` for a file or a directory, `name/<index>/…` for the
-    /// elements of a list, `name/<field>/…` for those of an object; nothing for other values.
-    pub fn for_value(name: &str, value: &Value) -> Vec<Self> {
-        let _ = (name, value);
-        unimplemented!()
-    }
-
-    /// The entry of an input that is a sealed output.
-    pub fn for_sealed(name: &str, file_name: &FileName, seal: SealId) -> Self {
-        let _ = (name, file_name, seal);
-        unimplemented!()
-    }
+fn locked<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 impl SiteStore {
@@ -125,122 +120,140 @@ impl SiteStore {
     /// # Errors
     /// When the directory cannot be made or read, or another process has it open.
     pub fn open(root: &Path) -> Result<Self, StoreError> {
-        let _ = root;
-        unimplemented!()
+        Self::open_with(root, WalkLimits::default())
+    }
+
+    /// [`Self::open`] with other limits for one output.
+    pub fn open_with(root: &Path, limits: WalkLimits) -> Result<Self, StoreError> {
+        Ok(Self { inner: Arc::new(open::open(root, limits)?) })
     }
 
     pub fn root(&self) -> &Path {
-        unimplemented!()
+        &self.inner.layout.root
     }
 
-    /// Whether the object is there: for a tree, whole.
+    /// Whether the object is there: for a tree, whole. Says nothing about damage.
     pub fn contains(&self, object: ObjectRef) -> bool {
-        let _ = object;
-        unimplemented!()
+        self.inner.key_present(object.id, object.kind).is_some()
     }
 
     /// The kind and size of an object of which only the name is known.
     pub fn find(&self, id: ObjectId) -> Result<Option<ObjectRef>, StoreError> {
-        let _ = id;
-        unimplemented!()
+        if self.inner.key_present(id, ObjectKind::Tree).is_some() {
+            let bytes = self.inner.manifest(id)?.totals().bytes;
+            return Ok(Some(ObjectRef { id, kind: ObjectKind::Tree, bytes }));
+        }
+        let Some(key) = self.inner.key_present(id, ObjectKind::File) else { return Ok(None) };
+        let path = self.inner.layout.of(&key);
+        let bytes = std::fs::metadata(&path).map_err(|error| StoreError::io("look at", &path, error))?.len();
+        Ok(Some(ObjectRef { id, kind: ObjectKind::File, bytes }))
     }
 
+    /// Costs nothing: the numbers are kept.
     pub fn stats(&self) -> StoreStats {
-        unimplemented!()
+        StoreStats {
+            objects: self.inner.objects.load(Ordering::Relaxed),
+            bytes: self.inner.bytes.load(Ordering::Relaxed),
+            sealed: locked(&self.inner.seals).len() as u64,
+            quarantined: self.inner.quarantined.load(Ordering::Relaxed),
+        }
     }
 
-    /// Every file and every tree's manifest.
+    /// Every file and every tree's manifest; the bytes of a tree are those of its manifest.
     pub fn list(&self) -> Result<Vec<ObjectRef>, StoreError> {
-        unimplemented!()
+        let mut objects = Vec::new();
+        open::scan(&self.inner.layout, &mut |key, bytes| {
+            objects.push(ObjectRef { id: key.id, kind: key.variant.kind(), bytes });
+        })?;
+        objects.sort_unstable();
+        objects.dedup();
+        Ok(objects)
     }
 
-    /// Drops an object; of a tree only its root manifest. Whether it was there.
+    /// Drops an object; of a tree only its root's manifest. Whether it was there.
     pub fn remove(&self, object: ObjectRef) -> Result<bool, StoreError> {
-        let _ = object;
-        unimplemented!()
+        let mut found = false;
+        for variant in match object.kind {
+            ObjectKind::File => &[Variant::Plain, Variant::Executable][..],
+            ObjectKind::Tree => &[Variant::Tree],
+        } {
+            found |= self.inner.remove_key(&Key::new(object.id, *variant))?;
+        }
+        Ok(found)
     }
 
-    /// Puts the file or directory at `path` out of reach of whoever made it, without reading it. Repeating it after a
-    /// crash gives the same seal. Every process that could write to it must have ended.
-    pub fn seal(&self, path: &Path) -> Result<SealedOutput, IngestError> {
-        let _ = path;
-        unimplemented!()
+    /// Writes down what was verified, so that it need not be hashed again after the next start. Called now and then; done
+    /// when the last handle is dropped, too.
+    pub fn checkpoint(&self) -> Result<(), StoreError> {
+        self.inner.checkpoint()
+    }
+}
+
+impl Inner {
+    fn shard(&self, id: ObjectId) -> MutexGuard<'_, ()> {
+        locked(&self.shards[usize::from(id.digest()[0])])
     }
 
-    /// Hashes what was sealed and gives it its name. Repeating it gives the same answer.
-    pub fn commit(&self, seal: SealId) -> Result<Stored, IngestError> {
-        let _ = seal;
-        unimplemented!()
+    fn next(&self) -> u64 {
+        self.next.fetch_add(1, Ordering::Relaxed)
     }
 
-    /// [`Self::commit`] for several seals, which are made durable together.
-    pub fn commit_all(&self, seals: &[SealId]) -> Vec<Result<Stored, IngestError>> {
-        let _ = seals;
-        unimplemented!()
+    /// A path in `partial/` that nothing else uses.
+    fn temporary(&self) -> PathBuf {
+        self.layout.folder("partial").join(format!("tmp-{}", self.next()))
     }
 
-    /// [`Self::seal`] and [`Self::commit`].
-    pub fn ingest(&self, path: &Path) -> Result<Stored, IngestError> {
-        let _ = path;
-        unimplemented!()
+    fn key_present(&self, id: ObjectId, kind: ObjectKind) -> Option<Key> {
+        let variants = match kind {
+            ObjectKind::File => &[Variant::Plain, Variant::Executable][..],
+            ObjectKind::Tree => &[Variant::Tree],
+        };
+        let mut keys = variants.iter().map(|variant| Key::new(id, *variant));
+        keys.find(|key| self.layout.of(key).symlink_metadata().is_ok())
     }
 
-    /// Takes in a file or directory that belongs to somebody else: it is cloned where the file system can, else copied.
-    pub fn import(&self, path: &Path) -> Result<Stored, IngestError> {
-        let _ = path;
-        unimplemented!()
+    fn remove_key(&self, key: &Key) -> Result<bool, StoreError> {
+        let _shard = self.shard(key.id);
+        let path = self.layout.of(key);
+        let bytes = path.symlink_metadata().map_or(0, |metadata| metadata.len());
+        locked(&self.verified).remove(key);
+        match std::fs::remove_file(&path) {
+            Ok(()) => {
+                self.uncount(bytes);
+                Ok(true)
+            }
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(false),
+            Err(error) => Err(StoreError::io("remove", &path, error)),
+        }
     }
 
-    /// Forgets a seal, and drops what is sealed under it if it was not committed.
-    pub fn drop_seal(&self, seal: SealId) -> Result<(), StoreError> {
-        let _ = seal;
-        unimplemented!()
+    fn count(&self, bytes: u64) {
+        self.objects.fetch_add(1, Ordering::Relaxed);
+        self.bytes.fetch_add(bytes, Ordering::Relaxed);
     }
 
-    /// Builds the tree of inputs in `dir` (which is made) out of hard links. Each object is verified before.
-    pub fn materialise(&self, dir: &Path, entries: &[Entry]) -> Result<Lent, StoreError> {
-        let _ = (dir, entries);
-        unimplemented!()
+    fn uncount(&self, bytes: u64) {
+        self.objects.fetch_sub(1, Ordering::Relaxed);
+        self.bytes.fetch_sub(bytes, Ordering::Relaxed);
     }
 
-    /// The objects among those lent that were tampered with since; their copies are in quarantine now. Needed only where
-    /// the borrower could write to the store's files.
-    pub fn touched(&self, lent: &Lent) -> Result<Vec<ObjectRef>, StoreError> {
-        let _ = lent;
-        unimplemented!()
+    fn checkpoint(&self) -> Result<(), StoreError> {
+        let bytes = locked(&self.verified).encode();
+        let path = self.layout.folder("verified");
+        let temporary = self.temporary();
+        let written = std::fs::write(&temporary, bytes).and_then(|()| std::fs::rename(&temporary, &path));
+        if written.is_err() {
+            // The next start hashes again what it hands over; better than a half-written file in the way.
+            let _ = std::fs::remove_file(&temporary);
+        }
+        written.map_err(|error| StoreError::io("write", &path, error))
     }
+}
 
-    /// Removes a tree that [`Self::materialise`] made; better than removing it by other means, after which each of its
-    /// objects has to be hashed again before its next use.
-    pub fn take_back(&self, lent: Lent) -> Result<(), StoreError> {
-        let _ = lent;
-        unimplemented!()
-    }
-
-    /// Hashes the object again if anything about its files changed since that was last done here.
-    ///
-    /// # Errors
-    /// [`StoreError::Damaged`] when the copy is not what its name says; it is in quarantine then.
-    pub fn verify(&self, object: ObjectRef) -> Result<(), StoreError> {
-        let _ = object;
-        unimplemented!()
-    }
-
-    /// Hashes the object again in any case.
-    pub fn scrub(&self, object: ObjectRef) -> Result<(), StoreError> {
-        let _ = object;
-        unimplemented!()
-    }
-
-    /// The files of a tree in order of their paths, at most `max` of them.
-    pub fn listing(&self, tree: ObjectId, max: usize) -> Result<Vec<ListedFile>, StoreError> {
-        let _ = (tree, max);
-        unimplemented!()
-    }
-
-    /// Bytes of a file from `offset`, at most `length`.
-    pub fn read(&self, file: ObjectId, offset: u64, length: usize) -> Result<Vec<u8>, StoreError> {
-        let _ = (file, offset, length);
-        unimplemented!()
+impl Drop for Inner {
+    fn drop(&mut self) {
+        if let Err(error) = self.checkpoint() {
+            tracing::warn!(%error, "what was verified could not be written down; it will be hashed again");
+        }
     }
 }

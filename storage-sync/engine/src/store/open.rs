@@ -1,0 +1,146 @@
+use std::collections::HashMap;
+use std::fs::{self, File};
+use std::path::Path;
+use std::sync::Mutex;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use rustix::fs::FlockOperation;
+
+use super::barrier::Barrier;
+use super::error::{Doing as _, StoreError};
+use super::layout::{Key, Layout};
+use super::seal::{SealLog, recover};
+use super::verified::Verified;
+use super::{Inner, WalkLimits, locked};
+use crate::hash::Hashing;
+
+const FOLDERS: [&str; 5] = ["objects", "trees", "sealed", "partial", "quarantine"];
+
+pub(super) fn open(root: &Path, limits: WalkLimits) -> Result<Inner, StoreError> {
+    fs::create_dir_all(root).doing("make", root)?;
+    let root = root.canonicalize().doing("find", root)?;
+    let layout = Layout { root };
+    let lock_path = layout.folder("lock");
+    let lock = File::options().create(true).truncate(false).write(true).open(&lock_path).doing("open", &lock_path)?;
+    match rustix::fs::flock(&lock, FlockOperation::NonBlockingLockExclusive) {
+        Ok(()) => {}
+        Err(rustix::io::Errno::WOULDBLOCK) => return Err(StoreError::InUse(layout.root)),
+        Err(error) => return Err(StoreError::io("lock", &lock_path, error)),
+    }
+    make_folders(&layout)?;
+    let directory = File::open(&layout.root).doing("open", &layout.root)?;
+    directory.sync_all().doing("sync", &layout.root)?;
+    drop_temporaries(&layout)?;
+    let (log, found) = SealLog::open(&layout)?;
+    let next = found.iter().map(|found| found.seal.0 + 1).max().unwrap_or(1).max(log.next);
+    let inner = Inner {
+        limits,
+        hashing: Hashing::new(),
+        barrier: Barrier::new(directory),
+        verified: Mutex::new(Verified::load(&layout.folder("verified"))),
+        shards: (0..256).map(|_| Mutex::default()).collect(),
+        seals: Mutex::new(HashMap::new()),
+        claims: Mutex::new(HashMap::new()),
+        seal_log: Mutex::new(log),
+        next: AtomicU64::new(next),
+        objects: AtomicU64::new(0),
+        bytes: AtomicU64::new(0),
+        quarantined: AtomicU64::new(0),
+        layout,
+        _lock: lock,
+    };
+    scan(&inner.layout, &mut |_, bytes| inner.count(bytes))?;
+    for found in found {
+        if let Some((seal, sealed)) = recover(&inner, found)? {
+            locked(&inner.claims).insert(sealed.claim.clone(), seal);
+            locked(&inner.seals).insert(seal, std::sync::Arc::new(Mutex::new(sealed)));
+        }
+    }
+    drop_unclaimed(&inner)?;
+    inner.next.fetch_max(next, Ordering::Relaxed);
+    Ok(inner)
+}
+
+fn make_folders(layout: &Layout) -> Result<(), StoreError> {
+    for folder in FOLDERS {
+        let path = layout.folder(folder);
+        match fs::create_dir(&path) {
+            Ok(()) => {}
+            Err(error) if error.kind() == std::io::ErrorKind::AlreadyExists => continue,
+            Err(error) => return Err(StoreError::io("make", &path, error)),
+        }
+        if matches!(folder, "objects" | "trees") {
+            for byte in 0..=255u8 {
+                let path = path.join(format!("{byte:02x}"));
+                fs::create_dir(&path).doing("make", &path)?;
+            }
+            File::open(&path).and_then(|folder| folder.sync_all()).doing("sync", &path)?;
+        }
+    }
+    // A crash between the two steps above leaves a folder without its 256; they are made where they miss.
+    for folder in ["objects", "trees"] {
+        for byte in 0..=255u8 {
+            let path = layout.folder(folder).join(format!("{byte:02x}"));
+            if !path.is_dir() {
+                fs::create_dir(&path).doing("make", &path)?;
+            }
+        }
+    }
+    Ok(())
+}
+
+fn drop_temporaries(layout: &Layout) -> Result<(), StoreError> {
+    let partial = layout.folder("partial");
+    for entry in fs::read_dir(&partial).doing("read", &partial)? {
+        let entry = entry.doing("read", &partial)?;
+        if entry.file_name().to_string_lossy().starts_with("tmp-") {
+            remove_any(&entry.path())?;
+        }
+    }
+    Ok(())
+}
+
+/// Drops what was moved to `sealed/` by a process that died before it could say whose it is.
+fn drop_unclaimed(inner: &Inner) -> Result<(), StoreError> {
+    let sealed = inner.layout.folder("sealed");
+    for entry in fs::read_dir(&sealed).doing("read", &sealed)? {
+        let entry = entry.doing("read", &sealed)?;
+        let seal = entry.file_name().to_str().and_then(|name| name.parse().ok());
+        if seal.is_some_and(|seal| !locked(&inner.seals).contains_key(&super::SealId(seal))) {
+            remove_any(&entry.path())?;
+        }
+    }
+    Ok(())
+}
+
+pub(super) fn remove_any(path: &Path) -> Result<(), StoreError> {
+    let removed = match path.symlink_metadata() {
+        Ok(metadata) if metadata.is_dir() => fs::remove_dir_all(path),
+        Ok(_) => fs::remove_file(path),
+        Err(error) => Err(error),
+    };
+    match removed {
+        Err(error) if error.kind() != std::io::ErrorKind::NotFound => Err(StoreError::io("remove", path, error)),
+        _ => Ok(()),
+    }
+}
+
+pub(super) fn scan(layout: &Layout, found: &mut dyn FnMut(Key, u64)) -> Result<(), StoreError> {
+    for folder in ["objects", "trees"] {
+        for byte in 0..=255u8 {
+            let digits = format!("{byte:02x}");
+            let path = layout.folder(folder).join(&digits);
+            for entry in fs::read_dir(&path).doing("read", &path)? {
+                let entry = entry.doing("read", &path)?;
+                let Some(key) = entry.file_name().to_str().and_then(|name| Key::parse(folder, &digits, name)) else {
+                    continue;
+                };
+                // What is removed while this looks is not there.
+                if let Ok(metadata) = entry.metadata() {
+                    found(key, metadata.len());
+                }
+            }
+        }
+    }
+    Ok(())
+}

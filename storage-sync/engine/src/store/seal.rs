@@ -1,0 +1,348 @@
+//! Sealing: an output leaves the reach of whoever made it, unread.
+
+use std::collections::{BTreeMap, HashMap};
+use std::fs::{self, File};
+use std::io::Write as _;
+use std::os::fd::AsFd as _;
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex};
+
+use atoll_model::value::{FileName, ObjectKind, ObjectRef};
+use rustix::fs::{AtFlags, CWD, FileType, Mode, OFlags};
+use rustix::io::Errno;
+use serde::{Deserialize, Serialize};
+
+use super::error::{Doing as _, IngestError, StoreError};
+use super::layout::{Layout, Variant, shown_path};
+use super::open::remove_any;
+use super::stamp::Stamp;
+use super::{Inner, SealId, SealedOutput, SiteStore, copy, locked};
+use crate::walk::{FileAt, Tree, Walked, open_beneath, open_parent, walk};
+
+/// What stands under one seal.
+#[derive(Debug)]
+pub(super) struct Sealed {
+    pub(super) claim: String,
+    pub(super) output: SealedOutput,
+    pub(super) phase: Phase,
+}
+
+#[derive(Debug)]
+pub(super) enum Phase {
+    /// At `sealed/<n>`; the identities are those that the files must still have when they get their names.
+    Waiting(Tree<SealedFile>),
+    Committed(ObjectRef),
+}
+
+#[derive(Debug, Clone)]
+pub(super) struct SealedFile {
+    pub(super) stamp: Stamp,
+    pub(super) executable: bool,
+}
+
+impl SiteStore {
+    /// Puts the file or directory at `path` out of reach of whoever made it, without reading it. Every process that could
+    /// write to it must have ended. `claim` says whose it is, and is never used for another output: repeating the call
+    /// with it, in another life of the process as well, gives the same seal.
+    pub fn seal(&self, claim: &str, path: &Path) -> Result<SealedOutput, IngestError> {
+        let known = locked(&self.inner.claims).get(claim).copied();
+        if let Some(seal) = known {
+            let sealed = self.inner.sealed(seal)?;
+            let output = locked(&sealed).output.clone();
+            return Ok(output);
+        }
+        self.inner.seal(claim, path)
+    }
+
+    /// Takes in a file or directory that belongs to somebody else: it is cloned where the file system can, else copied.
+    /// `path` may be a symbolic link.
+    pub fn import(&self, path: &Path) -> Result<super::Stored, IngestError> {
+        let real = match path.canonicalize() {
+            Ok(real) => real,
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => {
+                return Err(IngestError::Missing(shown_path(path)));
+            }
+            Err(error) => return Err(StoreError::io("find", path, error).into()),
+        };
+        let name = path.file_name().or(real.file_name()).unwrap_or_default();
+        let name = FileName::new(name.as_encoded_bytes())
+            .map_err(|error| IngestError::Refused { path: shown_path(path), why: error.to_string() })?;
+        let seal = SealId(self.inner.next());
+        let claim = format!("import {}", seal.0);
+        let copied = self.inner.copy_in(&real, seal)?;
+        self.inner.admit(&claim, seal, name, copied)?;
+        let stored = self.commit(seal);
+        self.drop_seal(seal)?;
+        stored
+    }
+
+    /// Forgets a seal, and drops what is sealed under it if it was not committed.
+    pub fn drop_seal(&self, seal: SealId) -> Result<(), StoreError> {
+        let inner = &self.inner;
+        let Some(sealed) = locked(&inner.seals).remove(&seal) else { return Ok(()) };
+        // Whoever commits it or hands it over at this moment comes first.
+        let sealed = locked(&sealed);
+        locked(&inner.claims).remove(&sealed.claim);
+        locked(&inner.seal_log).append(&Line::Dropped { seal: seal.0 }, inner)?;
+        remove_any(&inner.layout.sealed(seal.0))
+    }
+}
+
+impl Inner {
+    pub(super) fn sealed(&self, seal: SealId) -> Result<Arc<Mutex<Sealed>>, StoreError> {
+        locked(&self.seals).get(&seal).cloned().ok_or(StoreError::UnknownSeal(seal))
+    }
+
+    fn seal(&self, claim: &str, path: &Path) -> Result<SealedOutput, IngestError> {
+        let (_, name) = open_parent(path)?;
+        // What is refused stays where it is.
+        let mut foreign = Foreign::default();
+        walk(path, self.limits, true, &mut |file| foreign.prepare(self, file))?;
+        let seal = SealId(self.next());
+        let target = self.layout.sealed(seal.0);
+        let line = Line::Sealed { seal: seal.0, claim: claim.to_owned(), name: name.as_bytes().to_vec() };
+        locked(&self.seal_log).append(&line, self)?;
+        let copied = match rustix::fs::renameat(CWD, path, CWD, &target) {
+            Ok(()) => foreign.replace(self, path, &target)?,
+            Err(Errno::XDEV | Errno::PERM | Errno::ACCESS) => {
+                let copied = self.copy_in(path, seal)?;
+                remove_any(path)?;
+                copied
+            }
+            Err(error) => return Err(StoreError::io("move", path, error).into()),
+        };
+        self.admit(claim, seal, name, copied)
+    }
+
+    /// Takes up what stands at `sealed/<seal>`.
+    fn admit(&self, claim: &str, seal: SealId, name: FileName, copied: u64) -> Result<SealedOutput, IngestError> {
+        let Walked { tree, bytes, files } = walk(&self.layout.sealed(seal.0), self.limits, true, &mut stamp_sealed)?;
+        let directory = matches!(tree, Tree::Directory(_));
+        let output = SealedOutput { seal, name, directory, bytes, files, bytes_copied: copied };
+        let sealed = Sealed { claim: claim.to_owned(), output: output.clone(), phase: Phase::Waiting(tree) };
+        locked(&self.seals).insert(seal, Arc::new(Mutex::new(sealed)));
+        locked(&self.claims).insert(claim.to_owned(), seal);
+        Ok(output)
+    }
+
+    /// Copies what stands at `path` to `sealed/<seal>`.
+    fn copy_in(&self, path: &Path, seal: SealId) -> Result<u64, IngestError> {
+        let mut executable = |file: &FileAt<'_>| Ok(is_executable(file));
+        let walked = walk(path, self.limits, false, &mut executable)?;
+        let (parent, name) = open_parent(path)?;
+        let target = self.layout.sealed(seal.0);
+        let copied = copy::copy_tree(path, parent.as_fd(), name.as_bytes(), &walked.tree, &target);
+        if copied.is_err() {
+            remove_any(&target)?;
+        }
+        copied
+    }
+}
+
+/// A file of a tree keeps its executable bit. One that is an output by itself has none: its name and bytes are all that
+/// travels.
+fn is_executable(file: &FileAt<'_>) -> bool {
+    !file.path.is_empty() && file.stat.st_mode & 0o111 != 0
+}
+
+fn stamp_sealed(file: &FileAt<'_>) -> Result<SealedFile, IngestError> {
+    Ok(SealedFile { stamp: Stamp::of(&file.stat), executable: is_executable(file) })
+}
+
+/// Files of an output that somebody else could still change: they have names elsewhere, or another owner.
+#[derive(Debug, Default)]
+struct Foreign {
+    links: HashMap<(u64, u64), (u64, Vec<PathBuf>)>,
+    owned_by_others: Vec<PathBuf>,
+}
+
+impl Foreign {
+    fn prepare(&mut self, inner: &Inner, file: &FileAt<'_>) -> Result<(), IngestError> {
+        use std::os::unix::ffi::OsStrExt as _;
+        let path = PathBuf::from(std::ffi::OsStr::from_bytes(file.path));
+        let stat = &file.stat;
+        let inode = (stat.st_dev, stat.st_ino);
+        if stat.st_nlink > 1 {
+            // A file of the store that an execution passes on is immutable already.
+            if locked(&inner.verified).by_inode(inode.0, inode.1).is_some() {
+                return Ok(());
+            }
+            let (links, paths) = self.links.entry(inode).or_insert((stat.st_nlink, Vec::new()));
+            *links = stat.st_nlink;
+            paths.push(path.clone());
+        }
+        let mode = Variant::file(is_executable(file)).mode();
+        if stat.st_mode & 0o7777 == mode {
+            return Ok(());
+        }
+        let failed = |error: Errno| StoreError::io("protect", Path::new(&shown_path(&path)), error);
+        let opened = match open_beneath(file.directory, file.name, OFlags::RDONLY) {
+            Err(Errno::ACCESS) => {
+                rustix::fs::chmodat(file.directory, file.name, Mode::RUSR, AtFlags::empty()).map_err(failed)?;
+                open_beneath(file.directory, file.name, OFlags::RDONLY)
+            }
+            opened => opened,
+        };
+        let opened = opened.map_err(failed)?;
+        let now = rustix::fs::fstat(&opened).map_err(failed)?;
+        if (now.st_dev, now.st_ino) != inode || FileType::from_raw_mode(now.st_mode) != FileType::RegularFile {
+            return Err(IngestError::Changed(shown_path(&path)));
+        }
+        match rustix::fs::fchmod(&opened, Mode::from_raw_mode(mode)) {
+            Ok(()) => Ok(()),
+            Err(Errno::PERM) => {
+                self.owned_by_others.push(path);
+                Ok(())
+            }
+            Err(error) => Err(failed(error).into()),
+        }
+    }
+
+    /// Puts copies in their place; how many bytes that took.
+    fn replace(self, inner: &Inner, source: &Path, target: &Path) -> Result<u64, IngestError> {
+        let linked = self.links.into_values().filter(|(links, paths)| *links > paths.len() as u64);
+        // The names of one file stay one file.
+        let mut groups: Vec<Vec<PathBuf>> = linked.map(|(_, paths)| paths).collect();
+        groups.extend(self.owned_by_others.into_iter().map(|path| vec![path]));
+        let mut copied = 0;
+        for group in groups {
+            let full = |path: &Path| if path.as_os_str().is_empty() { target.to_owned() } else { target.join(path) };
+            let Some(first) = group.first().map(|path| full(path)) else { continue };
+            let from = File::open(&first).doing("open", &first)?;
+            let mode = rustix::fs::fstat(&from).doing("look at", &first)?.st_mode;
+            let executable = mode & 0o111 != 0 && first != target;
+            let temporary = inner.temporary();
+            copied += copy::copy_file(&from, &temporary, Variant::file(executable).mode())?;
+            for path in &group[1..] {
+                let path = full(path);
+                remove_any(&path)?;
+                fs::hard_link(&temporary, &path).doing("link", &path)?;
+            }
+            fs::rename(&temporary, &first).doing("move", &first)?;
+        }
+        if copied > 0 {
+            tracing::debug!(source = %shown_path(source), copied, "files with other names or owners were copied");
+        }
+        Ok(copied)
+    }
+}
+
+/// `sealed/log`: whose each seal is, and what became of it, one JSON document a line. It outlives the process, so that
+/// taking in outputs can be repeated; after a power cut, what was not committed is not to be trusted anyway.
+#[derive(Debug)]
+pub(super) struct SealLog {
+    file: File,
+    pub(super) next: u64,
+}
+
+#[derive(Debug, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub(super) enum Line {
+    /// No seal below this one is given again.
+    Next {
+        seal: u64,
+    },
+    Sealed {
+        seal: u64,
+        claim: String,
+        name: Vec<u8>,
+    },
+    /// Written before the output leaves `sealed/`.
+    Committed {
+        seal: u64,
+        object: ObjectRef,
+        files: u64,
+    },
+    Dropped {
+        seal: u64,
+    },
+}
+
+/// A seal that the log of an earlier process names.
+#[derive(Debug)]
+pub(super) struct Found {
+    pub(super) seal: SealId,
+    claim: String,
+    name: Vec<u8>,
+    committed: Option<(ObjectRef, u64)>,
+}
+
+impl SealLog {
+    pub(super) fn open(layout: &Layout) -> Result<(Self, Vec<Found>), StoreError> {
+        let path = layout.folder("sealed").join("log");
+        let text = match fs::read_to_string(&path) {
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => String::new(),
+            text => text.doing("read", &path)?,
+        };
+        let mut next = 1;
+        let mut found = BTreeMap::new();
+        for line in text.lines() {
+            match serde_json::from_str(line) {
+                Ok(Line::Next { seal }) => next = next.max(seal),
+                Ok(Line::Sealed { seal, claim, name }) => {
+                    next = next.max(seal + 1);
+                    found.insert(seal, Found { seal: SealId(seal), claim, name, committed: None });
+                }
+                Ok(Line::Committed { seal, object, files }) => {
+                    if let Some(found) = found.get_mut(&seal) {
+                        found.committed = Some((object, files));
+                    }
+                }
+                Ok(Line::Dropped { seal }) => {
+                    found.remove(&seal);
+                }
+                // The last line of a process that died in the middle of it.
+                Err(error) => tracing::warn!(%error, "a line of the log of sealed outputs is not readable"),
+            }
+        }
+        // Numbers that temporary files of the last process took are free again: those files are gone.
+        let mut lines = vec![Line::Next { seal: next }];
+        for found in found.values() {
+            let seal = found.seal.0;
+            lines.push(Line::Sealed { seal, claim: found.claim.clone(), name: found.name.clone() });
+            lines.extend(found.committed.map(|(object, files)| Line::Committed { seal, object, files }));
+        }
+        let text: String = lines.iter().map(line_text).collect();
+        let temporary = layout.folder("partial").join("tmp-log");
+        fs::write(&temporary, text).doing("write", &temporary)?;
+        fs::rename(&temporary, &path).doing("move", &path)?;
+        let file = File::options().append(true).open(&path).doing("open", &path)?;
+        Ok((Self { file, next }, found.into_values().collect()))
+    }
+
+    pub(super) fn append(&mut self, line: &Line, inner: &Inner) -> Result<(), StoreError> {
+        self.file.write_all(line_text(line).as_bytes()).doing("write", &inner.layout.folder("sealed").join("log"))
+    }
+}
+
+fn line_text(line: &Line) -> String {
+    serde_json::to_string(line).expect("a line of the log has an encoding") + "\n"
+}
+
+/// Takes up a seal of an earlier process, if what it names is still there.
+pub(super) fn recover(inner: &Inner, found: Found) -> Result<Option<(SealId, Sealed)>, StoreError> {
+    let Found { seal, claim, name, committed } = found;
+    let Ok(name) = FileName::new(&name) else { return Ok(None) };
+    if let Some((object, files)) = committed
+        && inner.key_present(object.id, object.kind).is_some()
+    {
+        remove_any(&inner.layout.sealed(seal.0))?;
+        let directory = object.kind == ObjectKind::Tree;
+        let output = SealedOutput { seal, name, directory, bytes: object.bytes, files, bytes_copied: 0 };
+        return Ok(Some((seal, Sealed { claim, output, phase: Phase::Committed(object) })));
+    }
+    match walk(&inner.layout.sealed(seal.0), inner.limits, true, &mut stamp_sealed) {
+        Ok(Walked { tree, bytes, files }) => {
+            let directory = matches!(tree, Tree::Directory(_));
+            let output = SealedOutput { seal, name, directory, bytes, files, bytes_copied: 0 };
+            Ok(Some((seal, Sealed { claim, output, phase: Phase::Waiting(tree) })))
+        }
+        // It was claimed, and not moved yet: it is where it was made, and is sealed anew.
+        Err(IngestError::Missing(_)) => Ok(None),
+        Err(IngestError::Store(error)) => Err(error),
+        Err(error) => {
+            tracing::warn!(%error, seal = seal.0, "a sealed output cannot be taken up again");
+            Ok(None)
+        }
+    }
+}

@@ -1,0 +1,136 @@
+//! Hashes a local file or directory in order to send it.
+
+use std::collections::HashMap;
+use std::ffi::OsStr;
+use std::fs::File;
+use std::os::unix::ffi::OsStrExt as _;
+use std::path::{Path, PathBuf};
+
+use atoll_model::id::ObjectId;
+use atoll_model::value::{DirectoryRef, FileName, FileRef, ObjectKind, ObjectRef, Value};
+
+use super::plan::{Planner, StreamPlan};
+use super::source::{Files, ObjectStream};
+use crate::hash::Hashing;
+use crate::manifest::{Manifest, ManifestEntry, Node, Totals, manifest_id};
+use crate::store::error::{Doing as _, IngestError};
+use crate::store::layout::shown_path;
+use crate::walk::{Tree, WalkLimits, walk};
+
+/// A local file or directory, ready to be sent. It is read again when its stream is; the receiver finds out if it has
+/// changed since.
+#[derive(Debug)]
+pub struct Packed {
+    stream: ObjectStream,
+    files: u64,
+}
+
+impl Packed {
+    pub fn object(&self) -> ObjectRef {
+        self.stream.object
+    }
+
+    /// The value that stands for it.
+    pub fn value(&self, name: FileName) -> Value {
+        let ObjectRef { id: object, kind, bytes } = self.stream.object;
+        match kind {
+            ObjectKind::File => Value::File(FileRef { object, bytes, name }),
+            ObjectKind::Tree => {
+                Value::Directory(DirectoryRef { object, bytes, files: self.files, name, listing: None })
+            }
+        }
+    }
+
+    /// Exact length of the stream.
+    pub fn stream_bytes(&self) -> u64 {
+        self.stream.stream_bytes()
+    }
+
+    /// Bytes of the stream from `offset`, `length` of them unless it ends before. Blocks.
+    pub fn read_at(&self, offset: u64, length: usize) -> std::io::Result<Vec<u8>> {
+        self.stream.read_at(offset, length)
+    }
+}
+
+struct Packing {
+    hashing: Hashing,
+    manifests: HashMap<ObjectId, Vec<u8>>,
+    paths: HashMap<ObjectId, PathBuf>,
+}
+
+/// Hashes a local file or directory. `path` may be a symbolic link; what is below it is bound by the rules of outputs.
+/// Blocks.
+pub fn pack(path: &Path) -> Result<Packed, IngestError> {
+    let real = match path.canonicalize() {
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => {
+            return Err(IngestError::Missing(shown_path(path)));
+        }
+        real => real.doing("find", path)?,
+    };
+    let walked = walk(&real, WalkLimits::default(), false, &mut |file| {
+        Ok((file.stat.st_size as u64, file.stat.st_mode & 0o111 != 0))
+    })?;
+    let mut packing = Packing { hashing: Hashing::new(), manifests: HashMap::new(), paths: HashMap::new() };
+    let (object, plan) = match &walked.tree {
+        Tree::File((bytes, _)) => {
+            let id = packing.file(&real, *bytes)?;
+            (ObjectRef { id, kind: ObjectKind::File, bytes: *bytes }, StreamPlan::of_file(id, *bytes))
+        }
+        Tree::Directory(children) => {
+            let (id, totals) = packing.directory(&real, children)?;
+            let mut planner = Planner::new(id);
+            while let Some(next) = planner.next() {
+                planner.add(&packing.manifests[&next]).expect("a manifest that was just made is sound");
+            }
+            let refused = |error: crate::manifest::ManifestError| IngestError::Refused {
+                path: shown_path(path),
+                why: format!("cannot be sent: {error}"),
+            };
+            (ObjectRef { id, kind: ObjectKind::Tree, bytes: totals.bytes }, planner.finish().map_err(refused)?)
+        }
+        Tree::Symlink(_) => unreachable!("a canonical path is no symbolic link"),
+    };
+    let paths = plan.files.iter().map(|file| packing.paths[&file.id].clone()).collect();
+    Ok(Packed { stream: ObjectStream { object, plan, files: Files::Paths(paths) }, files: walked.files })
+}
+
+impl Packing {
+    fn file(&mut self, path: &Path, bytes: u64) -> Result<ObjectId, IngestError> {
+        let file = File::open(path).doing("open", path)?;
+        let digest = match self.hashing.file(&file, bytes) {
+            Err(error) if error.kind() == std::io::ErrorKind::UnexpectedEof => {
+                return Err(IngestError::Changed(shown_path(path)));
+            }
+            digest => digest.doing("read", path)?,
+        };
+        let id = ObjectId::from_digest(digest);
+        self.paths.entry(id).or_insert_with(|| path.to_owned());
+        Ok(id)
+    }
+
+    fn directory(
+        &mut self,
+        path: &Path,
+        children: &[(FileName, Tree<(u64, bool)>)],
+    ) -> Result<(ObjectId, Totals), IngestError> {
+        let mut manifest = Manifest::default();
+        for (name, child) in children {
+            let path = path.join(OsStr::from_bytes(name.as_bytes()));
+            let node = match child {
+                Tree::File((bytes, executable)) => {
+                    Node::File { id: self.file(&path, *bytes)?, bytes: *bytes, executable: *executable }
+                }
+                Tree::Directory(children) => {
+                    let (id, totals) = self.directory(&path, children)?;
+                    Node::Directory { id, totals }
+                }
+                Tree::Symlink(target) => Node::Symlink { target: target.clone() },
+            };
+            manifest.entries.push(ManifestEntry { name: name.clone(), node });
+        }
+        let bytes = manifest.encode();
+        let id = manifest_id(&bytes);
+        self.manifests.insert(id, bytes);
+        Ok((id, manifest.totals()))
+    }
+}
