@@ -96,7 +96,7 @@ fn read(report: &mut Report, root: &Node) -> Manifest {
     }
 }
 
-fn read_command(report: &mut Report, node: &Node) -> Vec<String> {
+pub(crate) fn read_command(report: &mut Report, node: &Node) -> Vec<String> {
     if let Kind::Scalar { text, .. } = &node.kind {
         let words: Vec<&str> = text.split_whitespace().collect();
         let help = Some(format!("write `command: [{}]`", words.join(", ")));

@@ -264,15 +264,15 @@ fn unknown_fields_are_errors_with_a_suggestion() {
     check_steps(
         "  a: { runn: x, resources: { memmory: 1GiB, cpus: 1 } }\n",
         expect![[r#"
-        3:3 step `a` says nothing of what it does
-            = write `run:` with a shell script, or `action:` with the folder of an action
-        3:8 a step has no field `runn`
-            = did you mean `run`?
-        3:30 `resources` has no field `memmory`
-            = did you mean `memory`?
-        3:45 `resources` has no field `cpus`
-            = did you mean `cpu`?
-    "#]],
+            3:3 step `a` says nothing of what it does
+                = write `run:` with a shell script, `command:` with a program, or `action:` with the folder of an action
+            3:8 a step has no field `runn`
+                = did you mean `run`?
+            3:30 `resources` has no field `memmory`
+                = did you mean `memory`?
+            3:45 `resources` has no field `cpus`
+                = did you mean `cpu`?
+        "#]],
     );
     check(
         "workflow: w\ninputs: { a: { typ: file } }\nsteps: { a: { run: x } }\n",
@@ -406,7 +406,7 @@ fn what_a_step_says_is_checked() {
            k: { run: x, foreach: [1], when: \"${{ item > 0 }}\" }\n  l: { action: ./clean, with: { csv: 1 }, outputs: { a: file } }\n",
         expect![[r#"
             3:3 step `a` says nothing of what it does
-                = write `run:` with a shell script, or `action:` with the folder of an action
+                = write `run:` with a shell script, `command:` with a program, or `action:` with the folder of an action
             4:13 a step has `run` or `action`, not both
             5:13 a step with `executor: null` does nothing: it has neither `run` nor `action`
             6:26 an executor cannot be `slurm`
@@ -594,4 +594,15 @@ fn a_step_that_reads_confined_data_elsewhere_is_refused() {
                 = placement rule 1 (line 5) says `push: never`
         "#]],
     );
+}
+
+#[test]
+fn a_program_without_a_shell_declares_its_own_inputs_and_outputs() {
+    let source =
+        "workflow: w\nsteps:\n  a:\n    command: [/bin/cp, a, b]\n    with: { n: 1 }\n    outputs: { copy: file }\n";
+    let workflow = parsed(source);
+    let step = &workflow.steps[0];
+    let Work::Action(action) = &step.work else { panic!("{:?}", step.work) };
+    assert_eq!((action.command.as_slice(), action.bundle), (["/bin/cp", "a", "b"].map(str::to_owned).as_slice(), None));
+    assert_eq!((step.bindings.len(), step.outputs.len()), (1, 1));
 }

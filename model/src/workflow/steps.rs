@@ -21,6 +21,7 @@ use crate::yaml::{Entry, Kind, Node};
 const STEP_FIELDS: &[&str] = &[
     "action",
     "run",
+    "command",
     "executor",
     "description",
     "with",
@@ -80,6 +81,9 @@ fn read_work(report: &mut Report, step: &Entry, fields: &Fields<'_>, surrounding
         let executors = [("local", false), ("null", true)];
         report.word(node, "an executor", &executors).unwrap_or(false)
     });
+    if let Some(node) = fields.get("command") {
+        return read_program(report, node, fields);
+    }
     match (fields.get("run"), fields.get("action"), null) {
         (None, None, true) => Work::Null,
         (Some(node), None, false) => Work::Script(read_script(report, node)),
@@ -107,11 +111,30 @@ fn read_work(report: &mut Report, step: &Entry, fields: &Fields<'_>, surrounding
             Work::Null
         }
         (None, None, false) => {
-            let help = "write `run:` with a shell script, or `action:` with the folder of an action".to_owned();
+            let help = "write `run:` with a shell script, `command:` with a program, or `action:` with the folder of an action".to_owned();
             report.error(step.key_place, format!("step `{}` says nothing of what it does", step.key), Some(help));
             Work::Null
         }
     }
+}
+
+/// A program without a shell is an action without a folder: its inputs and outputs are what the step declares.
+fn read_program(report: &mut Report, node: &Node, fields: &Fields<'_>) -> Work {
+    if ["run", "action", "executor"].iter().any(|other| fields.get(other).is_some()) {
+        report.error(node.place, "a step with `command` has no `run`, `action` or `executor` beside it", None);
+    }
+    let command = crate::action::read_command(report, node);
+    let program = command.first().map(String::as_str).unwrap_or_default();
+    Work::Action(Action {
+        name: program.rsplit('/').next().unwrap_or(program).to_owned(),
+        version: String::new(),
+        bundle: None,
+        bundle_bytes: 0,
+        command,
+        inputs: IndexMap::new(),
+        outputs: IndexMap::new(),
+        resources: None,
+    })
 }
 
 fn read_script(report: &mut Report, node: &Node) -> String {
@@ -135,6 +158,9 @@ fn read_script(report: &mut Report, node: &Node) -> String {
 fn read_step_outputs(report: &mut Report, fields: &Fields<'_>, work: &Work) -> IndexMap<String, Output> {
     let declared = fields.get("outputs");
     match (work, declared) {
+        (Work::Action(_), declared) if fields.get("command").is_some() => {
+            declared.map(|node| report.outputs(node)).unwrap_or_default()
+        }
         (Work::Action(action), None) => action.outputs.clone(),
         (Work::Action(action), Some(node)) => {
             let help = Some("leave `outputs` out: the action declares them".to_owned());
@@ -214,8 +240,8 @@ impl Draft<'_> {
         let mut bindings = IndexMap::new();
         let with = self.fields.get("with").filter(|node| !node.is_null());
         let action = match &self.work {
-            Work::Action(action) => Some(action),
-            Work::Script(_) | Work::Import { .. } | Work::Null => None,
+            Work::Action(action) if self.fields.get("command").is_none() => Some(action),
+            Work::Action(_) | Work::Script(_) | Work::Import { .. } | Work::Null => None,
         };
         for entry in with.map(|node| report.entries(node, "`with`")).unwrap_or_default() {
             check_variable(report, &entry.key, entry.key_place, "an input");
