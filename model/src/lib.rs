@@ -23,3 +23,17 @@ pub mod units;
 pub mod value;
 pub mod workflow;
 mod yaml;
+
+/// The only document of a YAML text as JSON, by YAML's core schema.
+///
+/// # Errors
+/// What is wrong with it first, with its line and column.
+pub fn yaml_to_json(source: &str) -> Result<serde_json::Value, String> {
+    let first = |problems: Vec<yaml::Problem>| {
+        let problem = problems.into_iter().next();
+        problem.map_or_else(String::new, |problem| {
+            format!("{}:{}: {}", problem.place.line, problem.place.column, problem.message)
+        })
+    };
+    yaml::parse(source).map(|root| root.to_value().to_json()).map_err(first)
+}

@@ -127,20 +127,17 @@ impl Report {
     }
 
     pub(crate) fn boolean(&mut self, node: &Node, what: &str) -> Option<bool> {
-        match node.to_value() {
-            Value::Boolean(truth) => Some(truth),
-            _ => {
-                self.error(node.place, format!("{what} is true or false, not {}", node.described()), None);
-                None
-            }
-        }
+        let Value::Boolean(truth) = node.to_value() else {
+            self.error(node.place, format!("{what} is true or false, not {}", node.described()), None);
+            return None;
+        };
+        Some(truth)
     }
 
     pub(crate) fn integer(&mut self, node: &Node, what: &str, range: std::ops::RangeInclusive<u32>) -> Option<u32> {
-        let integer = match node.to_value() {
-            Value::Integer(integer) => u32::try_from(integer).ok().filter(|integer| range.contains(integer)),
-            _ => None,
-        };
+        let value = node.to_value();
+        let integer = if let Value::Integer(integer) = value { u32::try_from(integer).ok() } else { None };
+        let integer = integer.filter(|integer| range.contains(integer));
         if integer.is_none() {
             let (low, high) = range.into_inner();
             self.error(node.place, format!("{what} is a number from {low} to {high}, not {}", node.described()), None);

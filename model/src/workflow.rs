@@ -6,6 +6,7 @@ mod inputs;
 mod order;
 mod parse;
 mod rules;
+mod schema;
 mod sites;
 mod steps;
 
@@ -17,6 +18,7 @@ use serde::{Deserialize, Serialize};
 pub use self::held::{Given, HeldAt, with_absolute_paths};
 pub use self::inputs::{complete_inputs, held_from_json};
 pub use self::parse::{Surroundings, parse};
+pub use self::schema::{action_schema, workflow_schema};
 pub use self::sites::{SiteFacts, check_sites};
 pub(crate) use self::steps::{check_variable, read_resources};
 use crate::diagnostic::Place;
@@ -84,6 +86,7 @@ pub struct Step {
 }
 
 /// What an execution of a step does.
+#[expect(clippy::large_enum_variant, reason = "there is one for each step, and most steps are actions or scripts")]
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub enum Work {
     /// `run:`, a script for `sh -eu`.

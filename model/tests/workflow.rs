@@ -306,7 +306,7 @@ fn unknown_references_are_shown_inside_the_line() {
             12:14 there is nothing called `wrods` here
                 = known: `inputs`, `steps`, `item`, `index`
             13:14 `steps.make` is followed by one of its outputs
-                = write `steps.make.outputs.name`
+                = write `steps.make.outputs.name`; a name with a `-` in it is written `steps['a-b']`
             14:14 there is no function `sise`
                 = did you mean `size`?
             17:21 step `join` has no output `y`

@@ -3,6 +3,11 @@
 //! The syntax is that of the `cel` crate. Its evaluator is not used: it has no bound on what an expression costs, and a
 //! control plane decides everything else meanwhile.
 
+#![expect(
+    clippy::wildcard_enum_match_arm,
+    reason = "each operation names the kinds that it takes, and refuses all others alike"
+)]
+
 use std::sync::Arc;
 
 use cel::common::ast::{CallExpr, ComprehensionExpr, EntryExpr, Expr, IdedExpr, LiteralValue, SelectExpr, operators};
@@ -192,7 +197,7 @@ impl Compiler {
         }
         if self.is_root(operand, "steps") {
             return Err(Problem::new(format!("`steps.{field}` is followed by one of its outputs"))
-                .help(format!("write `steps.{field}.outputs.name`"))
+                .help(format!("write `steps.{field}.outputs.name`; a name with a `-` in it is written `steps['a-b']`"))
                 .about(format!("steps.{field}")));
         }
         let Some((of, outputs)) = step_of(operand) else { return Ok(None) };

@@ -1,5 +1,10 @@
 //! What an expression refers to, and the type that follows for it.
 
+#![expect(
+    clippy::wildcard_enum_match_arm,
+    reason = "each operation names the kinds that it takes, and refuses all others alike"
+)]
+
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
@@ -264,6 +269,7 @@ fn field(of: &Type, name: &str) -> Result<Type, Problem> {
         other => {
             let problem = Problem::new(format!("{other} has no field `{name}`")).about(format!(".{name}"));
             return Err(match other {
+                Type::List(_) | Type::String if name == "size" => problem.help("write `.size()`"),
                 Type::List(_) => problem.help(format!("take it of each element: `.map(x, x.{name})`")),
                 _ => problem,
             });

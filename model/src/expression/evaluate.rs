@@ -1,5 +1,10 @@
 //! The evaluation of expressions: bounded in what it costs, without effects, the same for the same scope.
 
+#![expect(
+    clippy::wildcard_enum_match_arm,
+    reason = "each operation names the kinds that it takes, and refuses all others alike"
+)]
+
 use std::collections::HashMap;
 use std::sync::Arc;
 

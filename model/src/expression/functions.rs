@@ -1,5 +1,10 @@
 //! The operators and functions of expressions: their names, how they are called, and the types of what they yield.
 
+#![expect(
+    clippy::wildcard_enum_match_arm,
+    reason = "each operation names the kinds that it takes, and refuses all others alike"
+)]
+
 use super::compile::Problem;
 use super::glob::Pattern;
 use super::program::Node;

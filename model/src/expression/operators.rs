@@ -1,5 +1,10 @@
 //! What the operators and functions of expressions do with values.
 
+#![expect(
+    clippy::wildcard_enum_match_arm,
+    reason = "each operation names the kinds that it takes, and refuses all others alike"
+)]
+
 use std::cmp::Ordering;
 use std::sync::Arc;
 
@@ -104,6 +109,11 @@ fn overflow() -> String {
     "the result is no integer of 64 bits".to_owned()
 }
 
+/// Neither JSON nor what reads a value as text has a word for infinity.
+fn finite(number: f64) -> Result<Value, String> {
+    if number.is_finite() { Ok(Value::Number(number)) } else { Err("the result is no finite number".to_owned()) }
+}
+
 fn is_number(value: &Value) -> bool {
     matches!(value, Value::Integer(_) | Value::Number(_))
 }
@@ -120,7 +130,7 @@ pub(super) fn add(left: Value, right: Value, budget: &mut Budget) -> Result<Valu
         (Value::Integer(left), Value::Integer(right)) => {
             left.checked_add(right).map(Value::Integer).ok_or_else(overflow)
         }
-        (Value::Number(left), Value::Number(right)) => Ok(Value::Number(left + right)),
+        (Value::Number(left), Value::Number(right)) => finite(left + right),
         (Value::String(left), Value::String(right)) => {
             budget.spend(left.len() + right.len())?;
             Ok(Value::string([&*left, &*right].concat()))
@@ -148,9 +158,9 @@ fn arithmetic(function: Function, left: &Value, right: &Value) -> Result<Value, 
             result.map(Value::Integer).ok_or_else(overflow)
         }
         (Value::Number(left), Value::Number(right)) => match function {
-            Function::Subtract => Ok(Value::Number(left - right)),
-            Function::Multiply => Ok(Value::Number(left * right)),
-            Function::Divide => Ok(Value::Number(left / right)),
+            Function::Subtract => finite(left - right),
+            Function::Multiply => finite(left * right),
+            Function::Divide => finite(left / right),
             _ => Err("`%` needs two integers".to_owned()),
         },
         (left, right) => Err(refused(function, &[left, right])),
@@ -290,7 +300,7 @@ fn convert(function: Function, value: Value) -> Result<Value, String> {
         }
         (Function::ToNumber, Value::Integer(integer)) => Ok(Value::Number(*integer as f64)),
         (Function::ToNumber, Value::String(text)) => {
-            text.trim().parse().map(Value::Number).map_err(|_| format!("{text:?} is no number"))
+            text.trim().parse().map_err(|_| format!("{text:?} is no number")).and_then(finite)
         }
         (Function::ToText, Value::Integer(_) | Value::Number(_) | Value::Boolean(_)) => {
             Ok(Value::string(value.to_text_with(&|_| String::new())))

@@ -1,6 +1,11 @@
 //! From what stands in a workflow file to expressions: plain values, `${{ … }}`, text with expressions in it, and lists
 //! and objects of all of these.
 
+#![expect(
+    clippy::wildcard_enum_match_arm,
+    reason = "each operation names the kinds that it takes, and refuses all others alike"
+)]
+
 use indexmap::IndexMap;
 
 use super::compile::{Problem, compile};

@@ -180,11 +180,11 @@ impl Reader<'_> {
 
     /// Reads an expression that must be of a type. Where it may be, what is written out is taken as that type.
     pub(super) fn typed(&mut self, node: &Node, wanted: &Type, what: &str) -> Expression {
-        let expression = self.expression(node);
-        expression.conform(wanted).unwrap_or_else(|(expression, message)| {
+        let mut expression = self.expression(node);
+        if let Err(message) = expression.conform(wanted) {
             let help = super::steps::type_help(wanted, &expression.r#type);
             self.problems.push((expression.place, format!("{what}: {message}"), help));
-            expression
-        })
+        }
+        expression
     }
 }

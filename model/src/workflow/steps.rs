@@ -189,9 +189,8 @@ impl Draft<'_> {
         let when = fields.get("when").map(|node| read_when(&mut reader, node));
         let mut found = reader.take_listed();
         reader.report_to(report);
-        let item = foreach.as_ref().map(|foreach| match &foreach.r#type {
-            Type::List(Some(element)) => (**element).clone(),
-            _ => Type::Any,
+        let item = foreach.as_ref().map(|foreach| {
+            if let Type::List(Some(element)) = &foreach.r#type { (**element).clone() } else { Type::Any }
         });
         let mut reader = Reader::new(source, names, item.as_ref());
         let bindings = self.bindings(report, &mut reader);
@@ -425,19 +424,15 @@ pub(super) fn type_help(wanted: &Type, given: &Type) -> Option<String> {
 
 impl Expression {
     /// Takes the expression as one of a type; what is written out becomes a value of it.
-    pub(super) fn conform(self, wanted: &Type) -> Result<Self, (Self, String)> {
-        if let Form::Literal(value) = &self.form {
-            let found = value.to_json();
-            return match crate::value::from_json(&found, wanted) {
-                Ok(value) => Ok(Self { form: Form::Literal(value), r#type: wanted.clone(), ..self }),
-                Err(mismatch) => Err((self, mismatch.to_string())),
-            };
+    ///
+    /// # Errors
+    /// What is wrong, where it is of another type.
+    pub(super) fn conform(&mut self, wanted: &Type) -> Result<(), String> {
+        if let Form::Literal(value) = &mut self.form {
+            *value = crate::value::from_json(&value.to_json(), wanted).map_err(|mismatch| mismatch.to_string())?;
+            self.r#type = wanted.clone();
+            return Ok(());
         }
-        if wanted.accepts(&self.r#type) {
-            Ok(self)
-        } else {
-            let message = format!("expected {wanted}, found {}", self.r#type);
-            Err((self, message))
-        }
+        if wanted.accepts(&self.r#type) { Ok(()) } else { Err(format!("expected {wanted}, found {}", self.r#type)) }
     }
 }

@@ -1,0 +1,215 @@
+//! The JSON Schemas of the workflow file and of an action's manifest, for editors. What they cannot say (references,
+//! types of expressions, cycles, sites) is checked when a file is parsed.
+
+use serde_json::{Map, Value, json};
+
+const DIALECT: &str = "https://json-schema.org/draft/2020-12/schema";
+const NAME: &str = "^[A-Za-z_][A-Za-z0-9_-]{0,62}$";
+const VARIABLE: &str = "^[A-Za-z_][A-Za-z0-9_]{0,62}$";
+const SITE: &str = "^[a-z][a-z0-9-]{0,62}$";
+
+/// The schema of a workflow file.
+pub fn workflow_schema() -> Value {
+    let fields = json!({
+        "workflow": { "type": "string", "pattern": NAME, "description": "The name of the workflow." },
+        "description": { "type": "string" },
+        "requires": {
+            "description": "Programs that the scripts call; looked for by `atoll dev` before anything runs.",
+            "$ref": "#/$defs/texts",
+        },
+        "inputs": named(NAME, "#/$defs/input", "What a run is given."),
+        "steps": named(NAME, "#/$defs/step", "The nodes of the graph; what a step reads decides when it runs."),
+        "outputs": {
+            "type": ["object", "null"],
+            "description": "What the run yields, as expressions.",
+            "propertyNames": { "pattern": NAME },
+        },
+        "placement": {
+            "type": ["array", "null"],
+            "description": "Rules for where data may go.",
+            "items": { "$ref": "#/$defs/rule" },
+        },
+    });
+    json!({
+        "$schema": DIALECT,
+        "title": "Atoll workflow",
+        "type": "object",
+        "properties": fields,
+        "required": ["workflow", "steps"],
+        "additionalProperties": false,
+        "$defs": definitions(),
+    })
+}
+
+/// The schema of `action.yaml`.
+pub fn action_schema() -> Value {
+    json!({
+        "$schema": DIALECT,
+        "title": "Atoll action",
+        "type": "object",
+        "properties": {
+            "name": { "type": "string", "pattern": NAME },
+            "version": { "type": ["string", "number"], "description": "Put it in quotes: 1.10 is not 1.1." },
+            "kind": { "const": "processor", "description": "A processor turns inputs into outputs, and ends." },
+            "runtime": { "const": "command", "description": "A process of its own." },
+            "command": {
+                "type": "array", "minItems": 1, "items": { "type": ["string", "number", "boolean"] },
+                "description": "Program and arguments; a program without a `/` at its start is looked up in the folder \
+                                of the action, then in PATH.",
+            },
+            "description": { "type": "string" },
+            "inputs": named(VARIABLE, "#/$defs/input", "Each becomes an environment variable of its name."),
+            "outputs": named(NAME, "#/$defs/output", "Each stands at `$ATOLL_OUTPUTS/<name>` at the end."),
+            "resources": { "$ref": "#/$defs/resources" },
+        },
+        "required": ["name", "version", "command"],
+        "additionalProperties": false,
+        "$defs": definitions(),
+    })
+}
+
+fn named(pattern: &str, item: &str, description: &str) -> Value {
+    json!({
+        "type": ["object", "null"],
+        "description": description,
+        "propertyNames": { "pattern": pattern },
+        "additionalProperties": { "$ref": item },
+    })
+}
+
+fn record(fields: Value, required: &[&str]) -> Value {
+    json!({ "type": "object", "properties": fields, "required": required, "additionalProperties": false })
+}
+
+/// A list, or one for a list of one.
+fn one_or_more(item: &Value) -> Value {
+    json!({ "anyOf": [item, { "type": "array", "items": item, "minItems": 1 }] })
+}
+
+fn definitions() -> Value {
+    let site_name = json!({ "type": "string", "pattern": SITE });
+    let quantity = |description: &str| json!({ "type": ["string", "number"], "description": description });
+    let mut definitions = Map::new();
+    let mut define = |name: &str, schema: Value| definitions.insert(name.to_owned(), schema);
+    define("texts", one_or_more(&json!({ "type": "string" })));
+    define("sites", one_or_more(&site_name));
+    define(
+        "type",
+        json!({
+            "type": "string",
+            "pattern": "^(list of )*(string|integer|number|boolean|list|object|file|directory)$|^enum$",
+            "description": "string, integer, number, boolean, enum, list, object, file, directory, or `list of file` and the like.",
+            "examples": ["string", "integer", "number", "boolean", "enum", "list", "object", "file", "directory", "list of file"],
+        }),
+    );
+    let typed = json!({
+        "type": { "$ref": "#/$defs/type" },
+        "of": { "$ref": "#/$defs/type", "description": "The type of a list's elements." },
+        "values": { "type": "array", "items": { "type": ["string", "number", "boolean"] }, "description": "What an enum may be." },
+        "description": { "type": "string" },
+    });
+    let with = |field: &str, schema: Value| {
+        let mut fields = typed.clone();
+        fields[field] = schema;
+        json!({ "anyOf": [{ "$ref": "#/$defs/type" }, record(fields, &["type"])] })
+    };
+    define(
+        "input",
+        with(
+            "default",
+            json!({ "description": "Its value where none is given; for a file or directory `{ site, path }`, where a site holds it." }),
+        ),
+    );
+    define("output", with("optional", json!({ "type": "boolean", "description": "Whether a step may leave it out." })));
+    define(
+        "resources",
+        record(
+            json!({
+                "cpu": quantity("CPUs: 2, 0.5, 500m. One by default."),
+                "memory": quantity("Memory that it may use: 512MiB. Enforced."),
+                "time": quantity("How long one attempt may run: 5m, 1h30m."),
+            }),
+            &[],
+        ),
+    );
+    let labels = json!({
+        "type": "object", "minProperties": 1,
+        "additionalProperties": { "type": ["string", "number", "boolean"] },
+        "description": "All of them must be equal.",
+    });
+    let mut fields = json!({ "labels": labels });
+    for field in ["name", "names", "site", "sites"] {
+        fields[field] = json!({ "$ref": "#/$defs/sites" });
+    }
+    let mut selector = record(fields, &[]);
+    selector["minProperties"] = json!(1);
+    define("selector", json!({ "anyOf": [{ "$ref": "#/$defs/sites" }, selector] }));
+    define(
+        "rule",
+        record(
+            json!({
+                "match": record(
+                    json!({ "step": { "type": "string" }, "output": { "type": "string" }, "input": { "type": "string" } }),
+                    &[],
+                ),
+                "confine": { "$ref": "#/$defs/selector", "description": "The data never leaves these sites, nor enters the bucket." },
+                "push": { "enum": ["when-needed", "eager", "never"] },
+            }),
+            &[],
+        ),
+    );
+    define("step", step());
+    Value::Object(definitions)
+}
+
+fn step() -> Value {
+    let mut step = record(
+        json!({
+            "description": { "type": "string" },
+            "run": { "type": "string", "description": "A script for `sh -eu`; its inputs are environment variables." },
+            "action": { "type": "string", "description": "The folder of an action." },
+            "executor": {
+                "enum": ["local", "null", null],
+                "description": "`null` with neither `run` nor `action`: nothing, which succeeds at once; for measuring.",
+            },
+            "with": { "type": ["object", "null"], "propertyNames": { "pattern": VARIABLE }, "description": "Its inputs." },
+            "foreach": {
+                "type": ["string", "array"],
+                "description": "A list: the step runs once for each element, which is `item`, its number `index`.",
+            },
+            "when": { "type": ["string", "boolean"], "description": "The step is skipped where this is false." },
+            "site": { "$ref": "#/$defs/selector", "description": "Where it may run; anywhere where it is left out." },
+            "resources": { "$ref": "#/$defs/resources" },
+            "retry": {
+                "anyOf": [
+                    { "type": "integer", "minimum": 1, "maximum": crate::limits::ATTEMPTS_MAX },
+                    record(
+                        json!({
+                            "attempts": { "type": "integer", "minimum": 1, "maximum": crate::limits::ATTEMPTS_MAX },
+                            "backoff": { "type": ["string", "integer"], "description": "Before the second attempt, doubled for each further one." },
+                            "other_site": { "type": "boolean" },
+                        }),
+                        &[],
+                    ),
+                ],
+            },
+            "outputs": named(NAME, "#/$defs/output", "Each stands at `$ATOLL_OUTPUTS/<name>` at the end."),
+            "after": { "$ref": "#/$defs/texts", "description": "Steps that it waits for without reading from them." },
+            "on_disconnect": { "enum": ["finish", "stop"], "description": "What a lost link means for running work." },
+            "start": {
+                "enum": ["at-least-once", "at-most-once"],
+                "description": "at-most-once: never started twice; where its fate is unknown somebody decides.",
+            },
+            "env": {
+                "type": ["object", "null"],
+                "additionalProperties": { "type": ["string", "number", "boolean"] },
+                "description": "Further environment variables, as plain texts.",
+            },
+        }),
+        &[],
+    );
+    step["oneOf"] = json!([{ "required": ["run"] }, { "required": ["action"] }, {
+        "required": ["executor"], "not": { "anyOf": [{ "required": ["run"] }, { "required": ["action"] }] },
+    }]);
+    step
+}

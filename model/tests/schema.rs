@@ -1,0 +1,61 @@
+//! The JSON Schemas agree with the parser.
+
+use atoll_model::action;
+use atoll_model::workflow::{Action, Surroundings, action_schema, parse, workflow_schema};
+use serde_json::Value;
+
+const CONTRACT: &str = include_str!("samples/contract.yaml");
+const EVERYTHING: &str = include_str!("samples/everything.yaml");
+const EARTHQUAKES: &str = include_str!("../../examples/earthquakes/workflow.yaml");
+const CLEAN: &str = include_str!("samples/clean.action.yaml");
+
+struct Clean;
+
+impl Surroundings for Clean {
+    fn action(&self, _: &str) -> Result<Action, String> {
+        Ok(action::parse("action.yaml", CLEAN).expect("valid").into_action(None, 0))
+    }
+}
+
+/// The workflow file as JSON, as an editor sees it.
+fn json(yaml: &str) -> Value {
+    atoll_model::yaml_to_json(yaml).expect("valid YAML")
+}
+
+fn problems(schema: &Value, instance: &Value) -> Vec<String> {
+    let validator = jsonschema::validator_for(schema).expect("a valid schema");
+    validator.iter_errors(instance).map(|error| error.to_string()).collect()
+}
+
+#[test]
+fn the_samples_fit_the_schema_of_the_workflow_file() {
+    for sample in [CONTRACT, EVERYTHING, EARTHQUAKES] {
+        assert_eq!(problems(&workflow_schema(), &json(sample)), Vec::<String>::new());
+    }
+    assert_eq!(problems(&action_schema(), &json(CLEAN)), Vec::<String>::new());
+}
+
+#[test]
+fn what_the_parser_refuses_for_its_shape_the_schema_refuses_too() {
+    let broken = [
+        "workflow: w\n",
+        "workflow: 'a b'\nsteps: { a: { run: x } }\n",
+        "workflow: w\nstep: { a: { run: x } }\n",
+        "workflow: w\nsteps: { a: { run: x, action: y } }\n",
+        "workflow: w\nsteps: { a: { } }\n",
+        "workflow: w\nsteps: { a: { run: x, executor: slurm } }\n",
+        "workflow: w\nsteps: { a: { run: x, runn: y } }\n",
+        "workflow: w\nsteps: { a: { run: x, retry: 0 } }\n",
+        "workflow: w\nsteps: { a: { run: x, resources: { mem: 1 } } }\n",
+        "workflow: w\nsteps: { a: { run: x, outputs: { o: fil } } }\n",
+        "workflow: w\nsteps: { a: { run: x, with: { a-b: 1 } } }\n",
+        "workflow: w\nsteps: { a: { run: x, site: {} } }\n",
+        "workflow: w\nsteps: { a: { run: x, site: Edge } }\n",
+        "workflow: w\ninputs: { a: { default: 1 } }\nsteps: { a: { run: x } }\n",
+        "workflow: w\nsteps: { a: { run: x } }\nplacement: [{ push: sometimes }]\n",
+    ];
+    for source in broken {
+        assert!(parse("w", source, &Clean).is_err(), "{source}");
+        assert!(!problems(&workflow_schema(), &json(source)).is_empty(), "{source}");
+    }
+}
