@@ -4,6 +4,13 @@
 //! and the time, whose [`Step`] the shell carries out (facts durable first, then commands), and [`Agent::next_timeout`] to
 //! know when to send [`Event::TimeoutElapsed`]; [`Agent::snapshot`] whenever the journal is compacted; [`Agent::check`]
 //! asserts the invariants whenever somebody wants to know.
+//!
+//! - An attempt is started only after the intent to start it is durable, under a lease that holds, and never while an
+//!   earlier attempt at the same execution may still have a process.
+//! - A command is acknowledged by a frame that comes after the fact that holds it; a report keeps its number for ever.
+//! - Every accepted element is ready, waits, was asked for, is active, or is over; what is over is reported once, or was
+//!   forgotten by the control plane.
+//! - No execution is reported as succeeded before those are whose outputs it read.
 
 mod agent;
 pub mod command;

@@ -143,19 +143,17 @@ impl Agent {
                 self.asked.insert((key, order));
                 continue;
             }
-            if !self.start_some(place, &template, stalled.is_none(), step) {
-                if blocked == 0 {
-                    stalled = Some(order);
-                }
+            let (started, whole) = self.start_some(place, &template, stalled, step);
+            if let Some(waiting) = stalled {
+                let passed = if self.passed.0 == waiting { self.passed.1 } else { 0 };
+                self.passed = (waiting, passed + started);
+            }
+            if !whole {
+                stalled = stalled.or(Some(order));
                 blocked += 1;
-                if blocked == BACKFILL_SCAN || self.is_patience_over(stalled) {
-                    break;
-                }
-            } else if let Some(waiting) = stalled {
-                self.passed = if self.passed.0 == waiting { (waiting, self.passed.1 + 1) } else { (waiting, 1) };
-                if self.is_patience_over(stalled) {
-                    break;
-                }
+            }
+            if blocked == BACKFILL_SCAN || self.is_patience_over(stalled) {
+                break;
             }
         }
         for (((run, index), attempt), elements) in nulls {
@@ -168,32 +166,42 @@ impl Agent {
         stalled.is_some_and(|order| self.passed.0 == order && self.passed.1 >= BYPASS_MAX)
     }
 
-    /// Starts as many elements of an item as there is room for; whether the item, or its step's next one, may go on.
-    fn start_some(&mut self, place: Place, template: &Arc<StepTemplate>, may_queue: bool, step: &mut Step) -> bool {
+    /// Starts as many elements of an item as there is room for, and as may pass the one that is `stalled` for want of
+    /// room: how many, and whether that was all.
+    fn start_some(
+        &mut self,
+        place: Place,
+        template: &Arc<StepTemplate>,
+        stalled: Option<u64>,
+        step: &mut Step,
+    ) -> (u32, bool) {
         let (order, key) = place;
-        let Some(item) = self.state.item(key, order).cloned() else { return true };
+        let Some(item) = self.state.item(key, order).cloned() else { return (0, true) };
         // Between being ready and its turn an input may have been found damaged, or its predecessor's commit have failed.
         if !matches!(self.readiness(key, &item), Readiness::Ready) {
             self.ready.remove(place);
             self.wake.insert(place);
-            return true;
+            return (0, true);
         }
+        let passed = if stalled == Some(self.passed.0) { self.passed.1 } else { 0 };
+        let most = if stalled.is_some() { BYPASS_MAX.saturating_sub(passed) } else { u32::MAX };
+        let most = most.min(item.elements.len());
         let cost = Cost::from(&template.resources);
         let mut admissions = Vec::new();
-        while admissions.len() < item.elements.len() as usize
-            && let Some(admission) = self.room.admit(key, cost, may_queue)
+        while admissions.len() < most as usize
+            && let Some(admission) = self.room.admit(key, cost, stalled.is_none())
         {
             admissions.push(admission);
         }
-        if admissions.is_empty() {
-            return false;
+        let started = u32::try_from(admissions.len()).unwrap_or(u32::MAX);
+        let whole = started == item.elements.len();
+        if started > 0 {
+            self.start_elements(place, &item, template, &admissions, step);
         }
-        let whole = admissions.len() == item.elements.len() as usize;
-        self.start_elements(place, &item, template, &admissions, step);
         if whole {
             self.leave_queue(place, step);
         }
-        whole
+        (started, whole)
     }
 
     fn start_elements(

@@ -1,0 +1,250 @@
+//! B, C, E: the control plane is away, or the link does strange things.
+
+use std::time::Duration;
+
+use atoll_model::id::{Epoch, ReportSeq};
+use atoll_model::session::{
+    AgentBody, ControlBody, ControlFrame, Dispatch, Goodbye, NotStartedReason, Outcome, Report, SiteCommand,
+    StepTemplate, TemplateWork, Verdict,
+};
+use atoll_model::workflow::OnDisconnect;
+use site_agent_core::event::ExitKind;
+use site_agent_core::{Command, Config, Event};
+
+use crate::harness::*;
+
+#[test]
+fn b5_without_a_control_plane_what_was_delegated_goes_on_and_everything_is_recorded() {
+    let mut site = Site::connected();
+    site.prepare(&with_output(0));
+    site.prepare(&template(1));
+    site.dispatch(0, 0..1);
+    site.command(SiteCommand::Dispatch(follower(1)));
+    site.event(Event::Disconnected);
+    site.pass(Duration::from_secs(300));
+    site.exit(exec(0, 0), ExitKind::Code(0));
+    site.store(exec(0, 0), vec![file(1)]);
+    assert_eq!(site.starts().len(), 2, "the fragment starts under the work lease");
+    site.succeed(exec(1, 0));
+    site.connect();
+    assert_eq!(site.finished().len(), 2);
+}
+
+#[test]
+fn b5_a_full_outbox_stops_starts_and_no_records() {
+    let mut site = Site::with(Config { outbox_bytes_max: 100, ..config() });
+    site.connect();
+    site.prepare(&template(0));
+    site.dispatch(0, 0..2);
+    site.succeed(exec(0, 0));
+    site.succeed(exec(0, 1));
+    site.dispatch(0, 2..3);
+    assert_eq!(site.starts().len(), 2);
+    site.event(Event::Disconnected);
+    site.commands.clear();
+    site.connect();
+    assert_eq!(site.finished().len(), 2);
+    site.frame(2, ControlBody::Acknowledge);
+    assert_eq!(site.starts(), [(exec(0, 2), FIRST)], "room again");
+}
+
+#[test]
+fn c2_every_frame_twice_does_nothing_twice() {
+    let mut site = Site::connected();
+    let commands = vec![SiteCommand::Prepare(Box::new(template(0))), SiteCommand::Dispatch(plain(0, 0..2))];
+    site.repeat(1, commands.clone());
+    site.repeat(1, commands);
+    assert_eq!(site.starts().len(), 2);
+    for _ in 0..2 {
+        site.exit(exec(0, 0), ExitKind::Code(0));
+    }
+    for _ in 0..2 {
+        site.store(exec(0, 0), Vec::new());
+    }
+    assert_eq!(site.finished().len(), 1);
+    site.frame(1, ControlBody::Acknowledge);
+    let snapshot = site.agent.snapshot();
+    site.frame(1, ControlBody::Acknowledge);
+    site.frame(0, ControlBody::Verdicts(vec![Verdict::Forget]));
+    assert_eq!(site.agent.snapshot(), snapshot);
+}
+
+#[test]
+fn c3_commands_after_a_gap_are_not_taken() {
+    let mut site = Site::connected();
+    site.repeat(2, vec![SiteCommand::Dispatch(plain(0, 0..1))]);
+    let last = site.sent().last().map(|frame| frame.acknowledged.0);
+    assert_eq!(last, Some(0));
+    site.repeat(1, vec![SiteCommand::Prepare(Box::new(template(0))), SiteCommand::Dispatch(plain(0, 0..1))]);
+    assert_eq!(site.starts().len(), 1);
+}
+
+#[test]
+fn c3_frames_of_another_session_are_dropped() {
+    let mut site = Site::connected();
+    site.prepare(&template(0));
+    let body = ControlBody::Commands {
+        first: atoll_model::id::CommandSeq(2),
+        commands: vec![SiteCommand::Dispatch(plain(0, 0..1))],
+    };
+    let frame = ControlFrame { epoch: Epoch(site.epoch - 1), acknowledged: ReportSeq(0), lease: None, body };
+    site.event(Event::FrameReceived { frame });
+    assert_eq!(site.starts(), []);
+}
+
+#[test]
+fn c5_a_silent_session_is_given_up() {
+    let mut site = Site::connected();
+    site.commands.clear();
+    site.pass(Duration::from_secs(60));
+    assert!(site.has(|command| matches!(command, Command::Disconnect { give_up: None })));
+    let heartbeats = site.sent().into_iter().filter(|frame| matches!(frame.body, AgentBody::Heartbeat(_))).count();
+    assert!((2..=4).contains(&heartbeats), "{heartbeats}");
+}
+
+#[test]
+fn c6_only_an_answered_heartbeat_grants_a_lease() {
+    let mut site = Site::connected();
+    site.prepare(&template(0));
+    for _ in 0..10 {
+        // What comes from the control plane is heard; what is said to it is not.
+        site.pass(Duration::from_secs(10));
+        site.frame(0, ControlBody::Acknowledge);
+    }
+    site.dispatch(0, 0..1);
+    assert_eq!(site.starts(), []);
+    site.grant();
+    assert_eq!(site.starts().len(), 1);
+}
+
+#[test]
+fn c6_without_the_session_lease_nothing_that_was_dispatched_alone_starts() {
+    let mut site = Site::connected();
+    site.prepare(&template(0));
+    site.dispatch(0, 0..3);
+    site.event(Event::Disconnected);
+    site.pass(Duration::from_secs(46));
+    site.succeed(exec(0, 0));
+    assert_eq!(site.starts().len(), 2);
+    site.connect();
+    assert_eq!(site.starts().len(), 3);
+}
+
+#[test]
+fn c6_without_the_work_lease_no_fragment_starts() {
+    let mut site = Site::connected();
+    site.prepare(&with_output(0));
+    site.prepare(&template(1));
+    site.dispatch(0, 0..1);
+    site.command(SiteCommand::Dispatch(follower(1)));
+    site.event(Event::Disconnected);
+    site.pass(Duration::from_secs(901));
+    site.exit(exec(0, 0), ExitKind::Code(0));
+    site.store(exec(0, 0), vec![file(1)]);
+    assert_eq!(site.starts().len(), 1);
+}
+
+#[test]
+fn c6_what_must_not_go_on_without_a_link_is_stopped_with_the_lease() {
+    let mut site = Site::connected();
+    site.prepare(&StepTemplate { on_disconnect: OnDisconnect::Stop, ..template(0) });
+    site.dispatch(0, 0..1);
+    site.event(Event::Disconnected);
+    site.pass(Duration::from_secs(44));
+    assert!(!site.has(|command| matches!(command, Command::Kill { .. })));
+    site.pass(Duration::from_secs(2));
+    assert!(site.has(|command| matches!(command, Command::Kill { .. })));
+    site.exit(exec(0, 0), ExitKind::Killed);
+    site.store(exec(0, 0), Vec::new());
+    site.connect();
+    assert!(matches!(site.finished().remove(0).1.outcome, Outcome::Interrupted { .. }));
+}
+
+#[test]
+fn credits_bound_what_is_on_its_way() {
+    let mut site = Site::connected();
+    let steps = 120;
+    for step in 0..steps {
+        site.prepare(&StepTemplate { work: TemplateWork::Null, ..template(step) });
+    }
+    site.event(Event::Disconnected);
+    site.connect();
+    site.commands.clear();
+    for step in 0..steps {
+        site.dispatch(step, 0..1);
+        let (run, elements) = (RUN, atoll_model::elements::ElementSet::from_range(0..1));
+        let step = atoll_model::id::StepIndex(step);
+        site.event(Event::NullFinished { run, step, attempt: FIRST, elements, at: site.now });
+    }
+    assert_eq!(site.reports().len(), 8, "then they gather");
+    site.event(Event::Disconnected);
+    site.commands.clear();
+    site.connect();
+    assert_eq!(site.reports().len(), 100, "as many as there are credits");
+    site.frame(50, ControlBody::Acknowledge);
+    assert_eq!(site.reports().len(), 120);
+}
+
+#[test]
+fn e1_a_full_disk_closes_the_site_and_stops_nothing() {
+    let mut site = Site::connected();
+    site.prepare(&template(0));
+    site.dispatch(0, 0..3);
+    site.commands.clear();
+    site.measure(1 << 20);
+    assert!(!site.has(|command| matches!(command, Command::Kill { .. })));
+    let frames = site.sent();
+    assert!(matches!(&frames[0].body, AgentBody::Heartbeat(heartbeat) if heartbeat.closed.is_some()));
+    let (_, element) = site.finished().remove(0);
+    assert!(matches!(element.outcome, Outcome::NotStarted { reason: NotStartedReason::Closed, .. }));
+    site.succeed(exec(0, 0));
+    assert_eq!(site.finished().len(), 2);
+    site.measure(1 << 40);
+    site.command(SiteCommand::Dispatch(Dispatch { attempt: atoll_model::id::Attempt(2), ..plain(0, 2..3) }));
+    assert_eq!(site.starts().len(), 1, "open again");
+}
+
+#[test]
+fn e3_after_a_suspension_nothing_starts_before_the_lease_is_renewed() {
+    let mut site = Site::connected();
+    site.prepare(&template(0));
+    let asleep = Duration::from_secs(3_600);
+    site.now = site.now + asleep;
+    site.dispatch(0, 0..1);
+    assert_eq!(site.starts(), []);
+    site.event(Event::TimeoutElapsed);
+    site.connect();
+    assert_eq!(site.starts().len(), 1);
+}
+
+#[test]
+fn e6_a_superseded_session_comes_back_and_a_revoked_one_does_not() {
+    for (goodbye, gives_up) in [
+        (Goodbye::Superseded, false),
+        (Goodbye::ShuttingDown, false),
+        (Goodbye::Revoked { reason: "two agents use this identity".to_owned() }, true),
+        (Goodbye::Refused { reason: "too new".to_owned() }, true),
+    ] {
+        let mut site = Site::connected();
+        site.frame(0, ControlBody::Goodbye(goodbye));
+        assert!(
+            site.has(|command| matches!(command, Command::Disconnect { give_up } if give_up.is_some() == gives_up))
+        );
+    }
+}
+
+#[test]
+fn reports_of_one_step_travel_together() {
+    let mut site = Site::connected();
+    site.prepare(&template(0));
+    site.dispatch(0, 0..40);
+    for element in 0..40 {
+        site.succeed(exec(0, element));
+    }
+    assert_eq!(site.reports().len(), 8);
+    site.commands.clear();
+    site.frame(8, ControlBody::Acknowledge);
+    let reports = site.reports();
+    assert_eq!(reports.len(), 1);
+    assert!(matches!(&reports[0].1, Report::Finished { elements, .. } if elements.len() == 32));
+}
