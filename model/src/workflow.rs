@@ -7,6 +7,7 @@ mod order;
 mod parse;
 mod rules;
 mod schema;
+mod settings;
 mod sites;
 mod steps;
 
@@ -19,8 +20,8 @@ pub use self::held::{Given, HeldAt, with_absolute_paths};
 pub use self::inputs::{complete_inputs, held_from_json};
 pub use self::parse::{Surroundings, parse};
 pub use self::schema::{action_schema, workflow_schema};
+pub(crate) use self::settings::{check_variable, read_resources};
 pub use self::sites::{SiteFacts, check_sites};
-pub(crate) use self::steps::{check_variable, read_resources};
 use crate::diagnostic::Place;
 use crate::expression::Expression;
 use crate::id::{ObjectId, StepIndex};

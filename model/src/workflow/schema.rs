@@ -168,6 +168,10 @@ fn step() -> Value {
             "description": { "type": "string" },
             "run": { "type": "string", "description": "A script for `sh -eu`; its inputs are environment variables." },
             "action": { "type": "string", "description": "The folder of an action." },
+            "command": {
+                "type": "array", "minItems": 1, "items": { "type": ["string", "number", "boolean"] },
+                "description": "A program and its arguments, without a shell.",
+            },
             "executor": {
                 "enum": ["local", "null", null],
                 "description": "`null` with neither `run` nor `action`: nothing, which succeeds at once; for measuring.",
@@ -208,8 +212,9 @@ fn step() -> Value {
         }),
         &[],
     );
-    step["oneOf"] = json!([{ "required": ["run"] }, { "required": ["action"] }, {
-        "required": ["executor"], "not": { "anyOf": [{ "required": ["run"] }, { "required": ["action"] }] },
-    }]);
+    let works = [json!({ "required": ["run"] }), json!({ "required": ["action"] }), json!({ "required": ["command"] })];
+    let mut alternatives = works.to_vec();
+    alternatives.push(json!({ "required": ["executor"], "not": { "anyOf": works } }));
+    step["oneOf"] = json!(alternatives);
     step
 }

@@ -1,21 +1,18 @@
 //! The steps of a workflow file.
 
-use std::time::Duration;
-
 use indexmap::IndexMap;
 
 use super::parse::Surroundings;
 use super::rules::read_selector;
+use super::settings::{check_variable, read_environment, read_resources, read_retry};
 use crate::diagnostic::Place;
 use crate::expression::{Expression, Form, Listed, Names, Reader};
 use crate::id::StepIndex;
-use crate::limits::{ATTEMPTS_MAX, STEPS_MAX};
+use crate::limits::STEPS_MAX;
 use crate::reading::{Fields, Report};
-use crate::resources::Resources;
 use crate::suggestion::did_you_mean;
-use crate::units::{parse_cpu, parse_duration, parse_size};
 use crate::value::Type;
-use crate::workflow::{Action, OnDisconnect, Output, Retry, StartMode, Step, Work};
+use crate::workflow::{Action, OnDisconnect, Output, StartMode, Step, Work};
 use crate::yaml::{Entry, Kind, Node};
 
 const STEP_FIELDS: &[&str] = &[
@@ -319,90 +316,6 @@ fn read_after(report: &mut Report, fields: &Fields<'_>, names: &Names) -> Vec<St
         }
     }
     after
-}
-
-/// Reads `resources: { cpu, memory, time }`.
-pub(crate) fn read_resources(report: &mut Report, node: &Node) -> Resources {
-    let fields = report.fields(node, "`resources`", &["cpu", "memory", "time"]);
-    let cpu = fields
-        .get("cpu")
-        .and_then(|node| report.parsed_with(node, "`cpu`", |text| parse_cpu(text).map_err(|error| error.to_string())));
-    let memory = fields.get("memory").and_then(|node| {
-        report.parsed_with(node, "`memory`", |text| match parse_size(text) {
-            Ok(0) => Err("nothing runs in no memory".to_owned()),
-            Ok(bytes) => Ok(bytes),
-            Err(error) => Err(error.to_string()),
-        })
-    });
-    let time = fields.get("time").and_then(|node| {
-        report.parsed_with(node, "`time`", |text| match parse_duration(text) {
-            Ok(Duration::ZERO) => Err("nothing runs in no time".to_owned()),
-            Ok(time) => Ok(time),
-            Err(error) => Err(error.to_string()),
-        })
-    });
-    Resources { cpu_millis: cpu.unwrap_or(Resources::default().cpu_millis), memory_bytes: memory, time }
-}
-
-fn read_retry(report: &mut Report, node: &Node) -> Retry {
-    let default = Retry::default();
-    let what = "the number of attempts";
-    if matches!(node.kind, Kind::Scalar { .. }) {
-        return Retry { attempts: report.integer(node, what, 1..=ATTEMPTS_MAX).unwrap_or(1), ..default };
-    }
-    let fields = report.fields(node, "`retry`", &["attempts", "backoff", "other_site"]);
-    let attempts = fields.get("attempts").and_then(|node| report.integer(node, what, 1..=ATTEMPTS_MAX));
-    let backoff = fields.get("backoff").and_then(|node| {
-        report.parsed_with(node, "`backoff`", |text| parse_duration(text).map_err(|error| error.to_string()))
-    });
-    let other_site = fields.get("other_site").and_then(|node| report.boolean(node, "`other_site`"));
-    Retry {
-        attempts: attempts.unwrap_or(default.attempts),
-        backoff: backoff.unwrap_or(default.backoff),
-        other_site: other_site.unwrap_or(default.other_site),
-    }
-}
-
-fn read_environment(
-    report: &mut Report,
-    fields: &Fields<'_>,
-    bindings: &IndexMap<String, Expression>,
-) -> IndexMap<String, String> {
-    let mut environment = IndexMap::new();
-    let Some(node) = fields.get("env").filter(|node| !node.is_null()) else { return environment };
-    for entry in report.entries(node, "`env`") {
-        let name = &entry.key;
-        let valid = !name.is_empty() && !name.contains(['=', '\0']);
-        if !valid || is_ours(name) {
-            report.error(entry.key_place, format!("`{}` cannot be set under `env`", name.escape_debug()), None);
-        } else if bindings.contains_key(name) {
-            report.error(entry.key_place, format!("`{name}` is given under `with` already"), None);
-        }
-        let Kind::Scalar { text, .. } = &entry.value.kind else {
-            let message = format!("the value of `{}` is a text, not {}", name.escape_debug(), entry.value.described());
-            report.error(entry.value.place, message, None);
-            continue;
-        };
-        if text.contains("${{") || text.contains('\0') {
-            let help = Some("values that are computed are handed over under `with:`".to_owned());
-            report.error(entry.value.place, "`env` holds plain texts", help);
-        }
-        environment.insert(name.clone(), text.clone());
-    }
-    environment
-}
-
-fn is_ours(name: &str) -> bool {
-    name.starts_with("ATOLL_") || name == "TMPDIR"
-}
-
-/// Checks the name of an input of a step: it becomes an environment variable.
-pub(crate) fn check_variable(report: &mut Report, name: &str, place: Place, what: &str) {
-    const TAKEN: &[&str] = &["PATH", "HOME", "PWD", "IFS", "ENV", "SHELL", "TRACEPARENT", "TRACESTATE"];
-    if report.name(name, place, what, false) && (is_ours(name) || name.starts_with("LD_") || TAKEN.contains(&name)) {
-        let help = Some("it becomes an environment variable, and this one has a meaning already".to_owned());
-        report.error(place, format!("`{name}` cannot be the name of {what}"), help);
-    }
 }
 
 /// What to do where one type stands and another is wanted.
