@@ -1,0 +1,171 @@
+//! The listener for agents: own accept loop, TLS, then gRPC; whatever is no call of an agent goes to the router beside it
+//! (the bucket's URLs).
+
+use std::io;
+use std::net::SocketAddr;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Context, Poll};
+use std::time::Duration;
+
+use atoll_model::limits::MESSAGE_BYTES_MAX;
+use atoll_proto::v1::agents_server::AgentsServer;
+use rustls::ServerConfig;
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::{Semaphore, mpsc};
+use tokio_rustls::TlsAcceptor;
+use tokio_rustls::server::TlsStream;
+use tokio_stream::wrappers::ReceiverStream;
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+use tonic::service::Routes;
+use tonic::transport::Server;
+use tonic::transport::server::Connected;
+
+use super::Agents;
+use super::peer::Peer;
+use super::service::Calls;
+
+/// Handshakes at a time: a fleet that comes back together must not starve what is connected already.
+const HANDSHAKES_MAX: usize = 256;
+const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(10);
+/// A NAT drops a silent connection after minutes; a ping that is not answered ends it within half a minute.
+const KEEPALIVE_INTERVAL: Duration = Duration::from_secs(20);
+const KEEPALIVE_TIMEOUT: Duration = Duration::from_secs(10);
+/// Bytes that may be on their way unread on one stream, and on one connection: enough for a batch of reports over a link of
+/// 100 Mbit/s and 100 ms.
+const STREAM_WINDOW_BYTES: u32 = 1 << 20;
+const CONNECTION_WINDOW_BYTES: u32 = 4 << 20;
+/// Pause after an accept that failed, which mostly means that no file descriptor is left.
+const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
+
+#[derive(Debug, thiserror::Error)]
+#[error("the listener for agents has failed")]
+pub struct ServeError(#[from] tonic::transport::Error);
+
+/// Serves agents until `shutdown`: sessions end then, and other calls are answered.
+///
+/// # Errors
+/// When the listener fails.
+pub async fn serve(
+    agents: Agents,
+    listener: TcpListener,
+    tls: Arc<ServerConfig>,
+    beside: axum::Router,
+    shutdown: CancellationToken,
+) -> Result<(), ServeError> {
+    let (sender, connections) = mpsc::channel(HANDSHAKES_MAX);
+    let tasks = agents.0.tasks.clone();
+    tasks.spawn(accept(listener, TlsAcceptor::from(tls), sender, shutdown.clone(), tasks.clone()));
+    let service = AgentsServer::new(Calls(agents.clone()))
+        .max_decoding_message_size(MESSAGE_BYTES_MAX)
+        .max_encoding_message_size(MESSAGE_BYTES_MAX);
+    let ending = async {
+        shutdown.cancelled().await;
+        agents.0.closing.cancel();
+    };
+    Server::builder()
+        .http2_keepalive_interval(Some(KEEPALIVE_INTERVAL))
+        .http2_keepalive_timeout(Some(KEEPALIVE_TIMEOUT))
+        .initial_stream_window_size(STREAM_WINDOW_BYTES)
+        .initial_connection_window_size(CONNECTION_WINDOW_BYTES)
+        .accept_http1(true)
+        .add_routes(Routes::from(beside).add_service(service))
+        .serve_with_incoming_shutdown(ReceiverStream::new(connections), ending)
+        .await?;
+    tasks.close();
+    tasks.wait().await;
+    Ok(())
+}
+
+async fn accept(
+    listener: TcpListener,
+    acceptor: TlsAcceptor,
+    connections: mpsc::Sender<io::Result<Connection>>,
+    shutdown: CancellationToken,
+    tasks: TaskTracker,
+) {
+    let handshakes = Arc::new(Semaphore::new(HANDSHAKES_MAX));
+    loop {
+        let admitted = async {
+            let permit = Arc::clone(&handshakes).acquire_owned().await;
+            (permit, listener.accept().await)
+        };
+        let Some((permit, accepted)) = shutdown.run_until_cancelled(admitted).await else { return };
+        let (stream, remote) = match accepted {
+            Ok(accepted) => accepted,
+            Err(error) => {
+                tracing::warn!(error = ?error, "a connection could not be accepted");
+                tokio::time::sleep(ACCEPT_PAUSE).await;
+                continue;
+            }
+        };
+        let (acceptor, connections, shutdown) = (acceptor.clone(), connections.clone(), shutdown.clone());
+        tasks.spawn(async move {
+            let _permit = permit;
+            match shutdown.run_until_cancelled(shake_hands(acceptor, stream, remote)).await {
+                Some(Ok(connection)) => {
+                    // Nobody takes it any more when the server is going down.
+                    let _ = connections.send(Ok(connection)).await;
+                }
+                Some(Err(error)) => tracing::debug!(%remote, error = %error, "a handshake has failed"),
+                None => {}
+            }
+        });
+    }
+}
+
+async fn shake_hands(acceptor: TlsAcceptor, stream: TcpStream, remote: SocketAddr) -> io::Result<Connection> {
+    stream.set_nodelay(true)?;
+    let stream = tokio::time::timeout(HANDSHAKE_TIMEOUT, acceptor.accept(stream)).await??;
+    let peer = Peer::of_connection(remote, stream.get_ref().1).map_err(io::Error::other)?;
+    Ok(Connection { stream, peer })
+}
+
+/// A connection whose handshake is done.
+#[derive(Debug)]
+struct Connection {
+    stream: TlsStream<TcpStream>,
+    peer: Peer,
+}
+
+impl Connected for Connection {
+    type ConnectInfo = Peer;
+
+    fn connect_info(&self) -> Peer {
+        self.peer.clone()
+    }
+}
+
+impl AsyncRead for Connection {
+    fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.stream).poll_read(cx, buf)
+    }
+}
+
+impl AsyncWrite for Connection {
+    fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
+        Pin::new(&mut self.stream).poll_write(cx, buf)
+    }
+
+    fn poll_write_vectored(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        bufs: &[io::IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        Pin::new(&mut self.stream).poll_write_vectored(cx, bufs)
+    }
+
+    fn is_write_vectored(&self) -> bool {
+        self.stream.is_write_vectored()
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.stream).poll_flush(cx)
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.stream).poll_shutdown(cx)
+    }
+}

@@ -1,0 +1,162 @@
+//! The session: frames of the agent become events, frames of the core go out, until either side ends it.
+
+use std::collections::VecDeque;
+use std::future::Future as _;
+use std::pin::Pin;
+use std::task::{Context, Poll};
+use std::time::{Duration, SystemTime};
+
+use atoll_model::id::AgentId;
+use atoll_model::session::{AgentBody, AgentFrame, ControlBody, ControlFrame};
+use atoll_proto::{Received, split_control_frame, v1};
+use control_plane_core::{ConnectionId, Event};
+use futures::Stream;
+use tokio::sync::{mpsc, oneshot};
+use tokio_util::sync::{CancellationToken, DropGuard};
+use tonic::{Status, Streaming};
+
+use super::Agents;
+use super::presence::Presence;
+use super::status::of_wire_error;
+use crate::driver::Handle;
+
+/// How long a stream may be open before its first frame.
+const HELLO_TIMEOUT: Duration = Duration::from_secs(30);
+
+impl Agents {
+    /// Opens a session for an agent. It ends with its certificate at the latest.
+    pub(super) async fn open_session(
+        &self,
+        agent: AgentId,
+        not_after: SystemTime,
+        frames: Streaming<v1::AgentFrame>,
+    ) -> Result<Outgoing, Status> {
+        let stopped = |stopped: crate::driver::Stopped| Status::unavailable(stopped.to_string());
+        let connection = self.0.handle.connect().await.map_err(stopped)?;
+        let ending = self.0.closing.child_token();
+        let (end, ended) = oneshot::channel();
+        let incoming = Incoming {
+            handle: self.0.handle.clone(),
+            connection: connection.id,
+            agent,
+            frames,
+            ending: ending.clone(),
+        };
+        self.0.tasks.spawn(incoming.run(not_after, end));
+        Ok(Outgoing {
+            frames: connection.frames,
+            parts: VecDeque::new(),
+            ended: Some(ended),
+            agent,
+            connection: connection.id,
+            presence: self.0.presence.clone(),
+            ending: ending.clone(),
+            _end_all: ending.drop_guard(),
+        })
+    }
+}
+
+/// Takes the frames of the agent in.
+struct Incoming {
+    handle: Handle,
+    connection: ConnectionId,
+    agent: AgentId,
+    frames: Streaming<v1::AgentFrame>,
+    ending: CancellationToken,
+}
+
+impl Incoming {
+    async fn run(mut self, not_after: SystemTime, end: oneshot::Sender<Status>) {
+        let left = not_after.duration_since(SystemTime::now()).unwrap_or_default();
+        let ending = self.ending.clone();
+        let result = tokio::select! {
+            result = self.receive() => result,
+            () = ending.cancelled() => Ok(()),
+            () = tokio::time::sleep(left) => Err(Status::unauthenticated("the agent's certificate has expired")),
+        };
+        if let Err(status) = result {
+            tracing::info!(agent = %self.agent, reason = status.message(), "a session has ended");
+            // The stream may be gone already.
+            let _ = end.send(status);
+        }
+        // With a driver that has ended, so has everything.
+        let _ = self.handle.submit(Event::ConnectionLost { connection: self.connection }).await;
+    }
+
+    async fn receive(&mut self) -> Result<(), Status> {
+        let first = tokio::time::timeout(HELLO_TIMEOUT, self.frames.message()).await;
+        let mut next = first.map_err(|_| Status::deadline_exceeded("no first frame has come"))??;
+        while let Some(message) = next {
+            self.take_in(message).await?;
+            next = self.frames.message().await?;
+        }
+        Ok(())
+    }
+
+    async fn take_in(&self, message: v1::AgentFrame) -> Result<(), Status> {
+        let Received { frame, refused } =
+            Received::<AgentFrame>::try_from(message).map_err(|error| of_wire_error(&error))?;
+        for error in refused {
+            tracing::warn!(agent = %self.agent, reason = %error, "part of a frame was not understood");
+        }
+        if let AgentBody::Hello(hello) = &frame.body
+            && hello.agent != self.agent
+        {
+            tracing::warn!(agent = %self.agent, claimed = %hello.agent, "an agent has claimed to be another");
+            return Err(Status::permission_denied("the certificate is another agent's"));
+        }
+        let event = Event::FrameReceived { connection: self.connection, agent: self.agent, frame };
+        self.handle.submit(event).await.map_err(|stopped| Status::unavailable(stopped.to_string()))
+    }
+}
+
+/// The frames for the agent. Whatever is ready goes out together; dropping it ends the session.
+#[derive(Debug)]
+pub(super) struct Outgoing {
+    frames: mpsc::Receiver<ControlFrame>,
+    /// Of a frame that was too large for one message.
+    parts: VecDeque<v1::ControlFrame>,
+    /// Why the other direction has ended, if it was for a reason.
+    ended: Option<oneshot::Receiver<Status>>,
+    agent: AgentId,
+    connection: ConnectionId,
+    presence: Presence,
+    ending: CancellationToken,
+    _end_all: DropGuard,
+}
+
+impl Stream for Outgoing {
+    type Item = Result<v1::ControlFrame, Status>;
+
+    fn poll_next(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Option<Self::Item>> {
+        if let Some(ended) = &mut self.ended
+            && let Poll::Ready(reason) = Pin::new(ended).poll(context)
+        {
+            self.ended = None;
+            if let Ok(status) = reason {
+                self.frames.close();
+                return Poll::Ready(Some(Err(status)));
+            }
+        }
+        if let Some(part) = self.parts.pop_front() {
+            return Poll::Ready(Some(Ok(part)));
+        }
+        match self.frames.poll_recv(context) {
+            Poll::Ready(Some(frame)) => {
+                if matches!(frame.body, ControlBody::Welcome(_)) {
+                    self.presence.arrive(self.agent, self.connection, self.ending.clone());
+                }
+                self.parts.extend(split_control_frame(frame.into()));
+                Poll::Ready(self.parts.pop_front().map(Ok))
+            }
+            Poll::Ready(None) => Poll::Ready(None),
+            Poll::Pending => Poll::Pending,
+        }
+    }
+}
+
+impl Drop for Outgoing {
+    fn drop(&mut self) {
+        self.presence.leave(self.agent, self.connection);
+    }
+}
