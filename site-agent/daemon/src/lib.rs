@@ -6,6 +6,7 @@
 //! - Two agents never work in one data directory.
 
 mod config;
+pub mod link;
 mod shim;
 
 use std::ffi::OsString;

@@ -1,0 +1,115 @@
+//! URLs for objects, asked of the control plane over the connection that the session uses.
+
+use std::time::Duration;
+
+use async_trait::async_trait;
+use atoll_model::id::TransferId;
+use atoll_model::value::ObjectRef;
+use atoll_proto::v1::upload_plan_response::Plan;
+use atoll_proto::v1::{CompleteUploadRequest, DownloadUrlRequest, UploadPlanRequest};
+use storage_sync_engine::bucket::{MultipartPlan, UploadPlan, UploadRequest};
+use storage_sync_engine::transfer::{CredentialError, Credentials, Download};
+use tokio::sync::watch;
+use tonic::{Code, Status};
+
+use super::connection::Connection;
+
+/// How long a call waits for a connection, and for its answer.
+const PATIENCE: Duration = Duration::from_secs(30);
+
+/// Cheap to clone.
+#[derive(Debug, Clone)]
+pub struct LinkCredentials {
+    pub(super) connection: watch::Receiver<Option<Connection>>,
+}
+
+impl LinkCredentials {
+    async fn connection(&self) -> Result<Connection, CredentialError> {
+        let mut connection = self.connection.clone();
+        let connected = tokio::time::timeout(PATIENCE, connection.wait_for(Option::is_some)).await;
+        let connected = connected.ok().and_then(Result::ok).and_then(|connection| connection.clone());
+        connected.ok_or_else(|| CredentialError::Unavailable("there is no connection to it".to_owned()))
+    }
+}
+
+async fn answered<T>(call: impl Future<Output = Result<tonic::Response<T>, Status>>) -> Result<T, CredentialError> {
+    match tokio::time::timeout(PATIENCE, call).await {
+        Ok(Ok(answer)) => Ok(answer.into_inner()),
+        Ok(Err(status)) => Err(refusal(&status)),
+        Err(_) => Err(CredentialError::Unavailable("it does not answer".to_owned())),
+    }
+}
+
+/// An object that is not in the bucket yet, or a bucket without room, may be another matter later.
+fn refusal(status: &Status) -> CredentialError {
+    let message = status.message().to_owned();
+    match status.code() {
+        Code::PermissionDenied | Code::InvalidArgument | Code::FailedPrecondition | Code::NotFound => {
+            CredentialError::Refused(message)
+        }
+        Code::Ok
+        | Code::Cancelled
+        | Code::Unknown
+        | Code::DeadlineExceeded
+        | Code::AlreadyExists
+        | Code::ResourceExhausted
+        | Code::Aborted
+        | Code::OutOfRange
+        | Code::Unimplemented
+        | Code::Internal
+        | Code::Unavailable
+        | Code::DataLoss
+        | Code::Unauthenticated => CredentialError::Unavailable(message),
+    }
+}
+
+#[async_trait]
+impl Credentials for LinkCredentials {
+    async fn download(&self, object: ObjectRef) -> Result<Download, CredentialError> {
+        let mut client = self.connection().await?.client();
+        let answer = answered(client.download_url(DownloadUrlRequest::from(object.id))).await?;
+        Ok(Download { url: answer.url, stream_bytes: answer.stream_bytes })
+    }
+
+    async fn upload_plan(&self, transfer: TransferId, request: &UploadRequest) -> Result<UploadPlan, CredentialError> {
+        let mut client = self.connection().await?.client();
+        let answer = answered(client.upload_plan(UploadPlanRequest {
+            transfer: Some(transfer.into()),
+            stream_bytes: request.stream_bytes,
+            upload: request.upload_id.clone(),
+            first_part: request.first_part,
+        }))
+        .await?;
+        match answer.plan {
+            Some(Plan::Present(_)) => Ok(UploadPlan::AlreadyThere),
+            Some(Plan::Single(single)) => {
+                let headers = single.headers.into_iter().map(|header| (header.name, header.value)).collect();
+                Ok(UploadPlan::Single { url: single.url, headers })
+            }
+            Some(Plan::Parts(parts)) => Ok(UploadPlan::Multipart(MultipartPlan {
+                upload_id: parts.upload,
+                part_bytes: parts.part_bytes,
+                part_count: parts.part_count,
+                first_part: parts.first_part,
+                urls: parts.urls,
+            })),
+            None => Err(CredentialError::Refused("its plan is of a kind that this agent does not know".to_owned())),
+        }
+    }
+
+    async fn complete(
+        &self,
+        transfer: TransferId,
+        request: &UploadRequest,
+        etags: &[String],
+    ) -> Result<(), CredentialError> {
+        let mut client = self.connection().await?.client();
+        let complete = CompleteUploadRequest {
+            transfer: Some(transfer.into()),
+            stream_bytes: request.stream_bytes,
+            upload: request.upload_id.clone(),
+            etags: etags.to_vec(),
+        };
+        answered(client.complete_upload(complete)).await.map(|_| ())
+    }
+}
