@@ -33,7 +33,7 @@ pub(crate) struct Directory {
 impl Directory {
     /// Makes the directory if need be, and locks it.
     pub(crate) fn acquire(path: &Path, allow_network_file_system: bool) -> Result<Self, OpenError> {
-        fs::create_dir_all(path).map_err(io_error("make", path))?;
+        make_durably(path).map_err(io_error("make", path))?;
         if let Some(kind) = network_file_system(path) {
             if !allow_network_file_system {
                 return Err(OpenError::NetworkFileSystem { directory: path.to_owned(), kind });
@@ -155,6 +155,19 @@ pub(crate) fn io_error(action: &'static str, path: &Path) -> impl FnOnce(io::Err
         } else {
             OpenError::Io { action, path, source }
         }
+    }
+}
+
+/// Makes a directory and what is missing above it, each name synced.
+fn make_durably(path: &Path) -> io::Result<()> {
+    if path.is_dir() {
+        return Ok(());
+    }
+    let parent = path.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."));
+    make_durably(parent)?;
+    match fs::create_dir(path) {
+        Err(error) if error.kind() != io::ErrorKind::AlreadyExists => Err(error),
+        _ => File::open(parent)?.sync_all(),
     }
 }
 
