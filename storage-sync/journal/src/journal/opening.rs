@@ -147,9 +147,10 @@ fn load_current(
         loaded = load(options, backend, &home, generation);
     }
     if let (Err(LoadError::Fault(fault)), Backend::Sled) = (&loaded, backend)
-        && move_snapshots_aside(&home).map_err(io_error("move a snapshot in", &home))?
+        && move_derived_files_aside(&home).map_err(io_error("move a file in", &home))?
     {
-        repaired.push(Repair(format!("{fault}; sled's snapshot was moved aside and its log read instead")));
+        repaired
+            .push(Repair(format!("{fault}; sled's snapshot and settings were moved aside and its log read instead")));
         loaded = load(options, backend, &home, generation);
     }
     let (store, contents) = loaded.map_err(|error| load_failed(path, error))?;
@@ -275,13 +276,14 @@ fn load(options: &Options, backend: Backend, home: &Path, generation: u64) -> Re
     loaded.map_err(LoadError::Fault)?
 }
 
-/// Moves sled's snapshots out of its sight; its log holds everything. Returns whether there were any.
-fn move_snapshots_aside(home: &Path) -> io::Result<bool> {
+/// Moves sled's snapshots and settings out of its sight: its log holds everything, and the settings are ours. Returns
+/// whether there were any.
+fn move_derived_files_aside(home: &Path) -> io::Result<bool> {
     let mut moved = false;
     for entry in fs::read_dir(home)? {
         let name = entry?.file_name();
         let text = name.to_string_lossy();
-        if text.starts_with("snap.") {
+        if text == "conf" || text.starts_with("snap.") {
             fs::rename(home.join(&name), home.join(format!("aside.{text}")))?;
             moved = true;
         }

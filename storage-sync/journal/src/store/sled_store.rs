@@ -2,12 +2,14 @@
 //!
 //! - one tree, one thread, records only ever added;
 //! - an fsync of `db` at each barrier, because sled's own flush ends in `sync_file_range`;
+//! - `conf`, which sled writes and never syncs, synced by us, and the directory with it;
 //! - no leaf near the size at which sled writes files of their own, which it never syncs;
-//! - little under way at once, and no flusher. sled writes on seven threads, each of which takes the lock of the segment
-//!   accountant; when the accountant waits for a truncation of the file it holds that lock, and the truncation waits for
-//!   one of the seven. Seven writes under way are a deadlock (sled #1412). Without the flusher nothing but us writes, and a
-//!   flush after each [`APPLY_BYTES`] keeps that below seven. The flusher's other work, collecting garbage, is done by
-//!   moving to a fresh generation.
+//! - little under way between two syncs, and no flusher, for two reasons. sled reuses a segment of its file once what
+//!   replaced it is written, not once it is synced, so after power loss both may be gone; with less than one segment of log
+//!   between two syncs, what replaced a reused segment was synced before. And sled writes on seven threads, each of which
+//!   takes the lock of the segment accountant; when the accountant waits for a truncation of the file it holds that lock,
+//!   and the truncation waits for one of the seven: seven writes under way are a deadlock (sled #1412). Without the flusher
+//!   nobody but us writes; its other work, collecting garbage, is done by moving to a fresh generation.
 
 use std::fs::File;
 use std::path::{Path, PathBuf};
@@ -21,9 +23,9 @@ const SEGMENT_BYTES: usize = 512 << 10;
 const LEAF_RECORDS_MAX: usize = 18;
 const PAYLOAD_BYTES_MAX: usize = SEGMENT_BYTES / 4 / LEAF_RECORDS_MAX - FRAME_OVERHEAD - KEY_BYTES - 64;
 
-/// Records put in between two flushes. With the leaves that sled rewrites on the way they make about five times as many
-/// bytes of log: three segments, four at most.
-const APPLY_BYTES: usize = 256 << 10;
+/// Records put in between two syncs: with the leaves that sled rewrites on the way they make up to five times as many bytes
+/// of log, which stays below one segment.
+const APPLY_BYTES: usize = 64 << 10;
 
 #[derive(Debug)]
 pub(crate) struct SledStore {
@@ -46,7 +48,8 @@ impl SledStore {
             .map_err(failed)?;
         let file = File::open(directory.join("db"))?;
         let store = Self { database, file, directory: directory.to_owned(), unflushed_bytes: 0 };
-        // `conf` is what sled reads first; it syncs the file, not the name.
+        // What sled reads first, and neither syncs itself nor names durably.
+        File::open(directory.join("conf"))?.sync_all()?;
         File::open(directory)?.sync_all()?;
         Ok(store)
     }
@@ -66,15 +69,14 @@ impl Store for SledStore {
             bytes += record.bytes();
             if bytes >= APPLY_BYTES {
                 self.database.apply_batch(std::mem::take(&mut batch)).map_err(failed)?;
-                self.database.flush().map_err(failed)?;
+                self.sync()?;
                 bytes = 0;
             }
         }
         self.database.apply_batch(batch).map_err(failed)?;
         self.unflushed_bytes += bytes;
         if self.unflushed_bytes >= APPLY_BYTES {
-            self.database.flush().map_err(failed)?;
-            self.unflushed_bytes = 0;
+            self.sync()?;
         }
         Ok(())
     }
