@@ -12,11 +12,9 @@ mod session;
 mod status;
 mod transfers;
 
-use std::collections::HashMap;
-use std::sync::{Arc, Mutex};
+use std::sync::Arc;
 use std::time::Duration;
 
-use atoll_model::id::AgentId;
 use atoll_model::limits;
 use storage_sync_engine::bucket::Bucket;
 use tokio_util::sync::CancellationToken;
@@ -27,7 +25,6 @@ pub use logs::{LogError, LogQuery, LogReader, Logs};
 
 use crate::driver::Handle;
 use crate::identity::Authority;
-use enrolment::LastIssued;
 use presence::Presence;
 use rate::RateLimit;
 
@@ -57,8 +54,6 @@ struct Parts {
     logs: Logs,
     presence: Presence,
     enrolments: RateLimit,
-    /// The last certificate that each agent was given over its session, for one whose answer was lost.
-    issued: Mutex<HashMap<AgentId, LastIssued>>,
     tasks: TaskTracker,
     /// Ends every session when it is cancelled.
     closing: CancellationToken,
@@ -74,7 +69,6 @@ impl Agents {
             logs: Logs::default(),
             presence: Presence::default(),
             enrolments: RateLimit::default(),
-            issued: Mutex::default(),
             tasks: TaskTracker::new(),
             closing: CancellationToken::new(),
         }))

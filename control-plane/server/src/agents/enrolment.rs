@@ -1,6 +1,5 @@
 //! Certificates for agents: the first one for a join token, the next for a present certificate, or for a known key.
 
-use std::sync::PoisonError;
 use std::time::{Instant, SystemTime, UNIX_EPOCH};
 
 use atoll_model::id::{AgentId, SiteName, TokenId};
@@ -14,13 +13,6 @@ use super::Agents;
 use super::peer::Peer;
 use super::status::{of_rejection, of_wire_error};
 use crate::identity::{SigningRequest, sha256};
-
-/// What a renewal was answered with, and what for.
-#[derive(Debug)]
-pub(super) struct LastIssued {
-    signing_request: [u8; 32],
-    identity: Identity,
-}
 
 /// Whom to certify, as the core said.
 struct Subject {
@@ -75,8 +67,7 @@ impl Agents {
     }
 
     /// Certifies an agent anew, for itself only: the certificate of the connection says who, and the proof must be of
-    /// the identity key that this certificate carries. Asked again with the same request it answers as before, because
-    /// the core takes each join counter once.
+    /// the identity key that this certificate carries.
     pub(super) async fn renew(&self, peer: &Peer, request: RenewCertificateRequest) -> Result<Identity, Status> {
         let (identity, _) = peer.agent()?;
         let signing_request = verify_request(&request.signing_request)?;
@@ -85,21 +76,12 @@ impl Agents {
             tracing::warn!(agent = %identity.agent, remote = %peer.remote(), "a renewal with another identity key");
             return Err(Status::permission_denied("the proof is not of the identity key that the certificate names"));
         }
-        let request_hash = sha256(&request.signing_request);
-        if let Some(last) = self.0.issued.lock().unwrap_or_else(PoisonError::into_inner).get(&identity.agent)
-            && last.signing_request == request_hash
-        {
-            return Ok(last.identity.clone());
-        }
         let body = Request::RenewCertificate { agent: identity.agent, join_counter: request.join_counter };
         let response = self.0.handle.request(body).await.map_err(|rejection| {
             tracing::warn!(agent = %identity.agent, reason = %rejection, "a renewal was refused");
             of_rejection(rejection)
         })?;
-        let issued = self.issue(&subject(response)?, identity_key, &signing_request)?;
-        let last = LastIssued { signing_request: request_hash, identity: issued.clone() };
-        self.0.issued.lock().unwrap_or_else(PoisonError::into_inner).insert(identity.agent, last);
-        Ok(issued)
+        self.issue(&subject(response)?, identity_key, &signing_request)
     }
 
     fn admit(&self, peer: &Peer) -> Result<(), Status> {

@@ -136,7 +136,7 @@ enum Interruption {
     #[error("no new certificate")]
     Certify(#[from] CertifyError),
     #[error("the stream has ended: {}", .0.message())]
-    Stream(Status),
+    Stream(#[source] Status),
     #[error("the control plane has ended the stream")]
     Closed,
     #[error("the control plane does not take what is sent")]
@@ -186,6 +186,7 @@ impl Link {
                 Some(Interruption::End(end)) => return end,
                 Some(interruption) => interruption,
             };
+            self.told_expired |= says_expired(&interruption);
             if let Interruption::Renewed = interruption {
                 tracing::info!(agent = %self.identity.agent, "the agent's certificate was renewed");
                 continue;
@@ -269,7 +270,7 @@ impl Link {
         let outgoing = ReceiverStream::new(outgoing)
             .flat_map(|frame| futures::stream::iter(split_agent_frame(v1::AgentFrame::from(frame))));
         let opened = connection.client().session(outgoing).await;
-        let mut incoming = opened.map_err(|status| self.stream_ended(status))?.into_inner();
+        let mut incoming = opened.map_err(Interruption::Stream)?.into_inner();
         let broken = CancellationToken::new();
         let session = Session { frames, broken: broken.clone() };
         *self.session.lock().unwrap_or_else(PoisonError::into_inner) = Some(session);
@@ -299,10 +300,7 @@ impl Link {
                     }
                 }
                 frame = next_frame(&mut incoming) => {
-                    let frame = frame.map_err(|error| match error {
-                        Interruption::Stream(status) => self.stream_ended(status),
-                        other => other,
-                    })?;
+                    let frame = frame?;
                     if matches!(frame.body, ControlBody::Welcome(_)) && !*greeted {
                         *greeted = true;
                         tasks.spawn(bulk::serve(connection.clone(), Arc::clone(&self.options.logs)));
@@ -326,11 +324,6 @@ impl Link {
 
     async fn tell(&self, event: LinkEvent) -> Result<(), Interruption> {
         self.options.events.send(event).await.map_err(|_| LinkEnd::Stopped.into())
-    }
-
-    fn stream_ended(&mut self, status: Status) -> Interruption {
-        self.told_expired |= says_expired(&status);
-        Interruption::Stream(status)
     }
 }
 
