@@ -1,14 +1,31 @@
 //! Fetches from the bucket into a site store, and pushes the other way, with URLs that somebody else mints.
+//!
+//! A fetch asks for what the store lacks only, in ranges of at most [`hash::SEGMENT_BYTES`], several at a time; each is
+//! held in memory until it is verified or written. What arrived is kept over a crash: small files are in the store
+//! already, and of large ones `partial/fetch-…` knows the segments. A push reads the object once, verifying it, and sends
+//! a large one in parts; `partial/push-…` knows those that arrived.
+//!
+//! [`hash::SEGMENT_BYTES`]: crate::hash::SEGMENT_BYTES
 
-use std::sync::Arc;
+mod fetch;
+mod http;
+mod push;
+mod segments;
+
+use std::collections::HashMap;
+use std::fmt;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use async_trait::async_trait;
 use atoll_model::id::TransferId;
 use atoll_model::value::ObjectRef;
+use futures::FutureExt as _;
+use futures::future::{BoxFuture, Shared, WeakShared};
+use tokio::sync::Semaphore;
 
 use crate::bucket::{UploadPlan, UploadRequest};
-use crate::store::SiteStore;
+use crate::store::{SiteStore, StoreError};
 
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Download {
@@ -31,7 +48,7 @@ pub enum CredentialError {
 pub trait Credentials: Send + Sync {
     async fn download(&self, object: ObjectRef) -> Result<Download, CredentialError>;
     async fn upload_plan(&self, transfer: TransferId, request: &UploadRequest) -> Result<UploadPlan, CredentialError>;
-    /// The bytes are there; `etags` are those of all parts in order, empty after a single PUT.
+    /// The bytes are there; `etags` are those of all parts in order, empty after a single PUT. `request` names the upload.
     async fn complete(
         &self,
         transfer: TransferId,
@@ -44,12 +61,28 @@ pub trait Credentials: Send + Sync {
 pub struct TransferConfig {
     /// Requests at a time, all transfers together.
     pub requests_max: usize,
-    /// Tries of one request that bring nothing further, before the transfer is given up.
+    /// Parts of one push in memory at a time.
+    pub parts_max: usize,
+    /// Tries in a row that bring nothing further, before a transfer is given up.
     pub tries_max: u32,
     pub backoff_first: Duration,
     pub backoff_max: Duration,
-    /// A request that brings no byte for this long is made again.
+    /// A request that brings no byte for this long is made again; so is one that sends less than 64 KiB/s beyond it.
     pub stall_timeout: Duration,
+}
+
+impl Default for TransferConfig {
+    fn default() -> Self {
+        Self {
+            requests_max: 8,
+            parts_max: 4,
+            // With the waits below, some four minutes: an outage beyond that is the control plane's to plan around.
+            tries_max: 10,
+            backoff_first: Duration::from_millis(200),
+            backoff_max: Duration::from_secs(60),
+            stall_timeout: Duration::from_secs(15),
+        }
+    }
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -60,7 +93,7 @@ pub struct Fetched {
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Pushed {
-    /// Bytes that went over the wire; 0 if the object was there already.
+    /// Bytes that went over the wire, repeats included; 0 if the object was there already.
     pub wire_bytes: u64,
 }
 
@@ -96,44 +129,104 @@ pub enum PushError {
     Store(String),
 }
 
+impl From<StoreError> for FetchError {
+    fn from(error: StoreError) -> Self {
+        if error.is_no_space() { Self::NoSpace } else { Self::Store(chain(&error)) }
+    }
+}
+
+/// An error with its causes, for where it goes on as text.
+fn chain(error: &dyn std::error::Error) -> String {
+    let mut text = error.to_string();
+    let mut cause = error.source();
+    while let Some(current) = cause {
+        text = format!("{text}: {current}");
+        cause = current.source();
+    }
+    text
+}
+
+type SharedFetch = Shared<BoxFuture<'static, Result<Fetched, FetchError>>>;
+type WeakFetch = WeakShared<BoxFuture<'static, Result<Fetched, FetchError>>>;
+
 /// Cheap to clone. Dropping the future of a fetch or push stops it; what was done of it is kept for the next try.
 #[derive(Clone)]
 pub struct Transfers {
-    _store: SiteStore,
+    inner: Arc<Inner>,
 }
 
-impl std::fmt::Debug for Transfers {
-    fn fmt(&self, formatter: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        formatter.debug_struct("Transfers").finish_non_exhaustive()
+struct Inner {
+    store: SiteStore,
+    client: reqwest::Client,
+    credentials: Arc<dyn Credentials>,
+    config: TransferConfig,
+    requests: Semaphore,
+    fetches: Mutex<HashMap<ObjectRef, WeakFetch>>,
+}
+
+impl fmt::Debug for Transfers {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        formatter
+            .debug_struct("Transfers")
+            .field("store", &self.inner.store)
+            .field("config", &self.inner.config)
+            .finish_non_exhaustive()
     }
 }
 
 impl Transfers {
+    /// `client` trusts whoever serves the bucket: the own CA as well as the web's.
     pub fn new(
         store: SiteStore,
         client: reqwest::Client,
         credentials: Arc<dyn Credentials>,
         config: TransferConfig,
     ) -> Self {
-        let _ = (store, client, credentials, config);
-        unimplemented!()
+        let requests = Semaphore::new(config.requests_max.max(1));
+        let fetches = Mutex::default();
+        Self { inner: Arc::new(Inner { store, client, credentials, config, requests, fetches }) }
     }
 
-    /// Brings an object into the store. Calls for an object that is on its way already wait for that one fetch.
+    /// Brings an object into the store. Calls for an object that is on its way already wait for that one fetch, and get
+    /// its answer.
     pub async fn fetch(&self, object: ObjectRef) -> Result<Fetched, FetchError> {
-        let _ = object;
-        unimplemented!()
+        self.shared_fetch(object).await
     }
 
-    /// Brings an object of the store into the bucket.
+    /// Brings an object of the store into the bucket. Called again with the same `transfer`, it goes on where it was.
     pub async fn push(&self, transfer: TransferId, object: ObjectRef) -> Result<Pushed, PushError> {
-        let _ = (transfer, object);
-        unimplemented!()
+        push::push(&self.inner, transfer, object).await
     }
 
     /// Forgets what is kept of an unfinished push.
-    pub async fn forget_push(&self, transfer: TransferId) {
-        let _ = transfer;
-        unimplemented!()
+    pub fn forget_push(&self, transfer: TransferId) -> Result<(), StoreError> {
+        push::forget(&self.inner.store, transfer)
+    }
+
+    fn shared_fetch(&self, object: ObjectRef) -> SharedFetch {
+        let mut fetches = self.inner.fetches.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(running) = fetches.get(&object).and_then(WeakShared::upgrade)
+            // One that has its answer is over: whoever comes now asks anew.
+            && running.peek().is_none()
+        {
+            return running;
+        }
+        let inner = self.inner.clone();
+        let shared = async move { fetch::fetch(&inner, object).await }.boxed().shared();
+        fetches.retain(|_, fetch| fetch.upgrade().is_some());
+        fetches.extend(shared.downgrade().map(|weak| (object, weak)));
+        shared
+    }
+}
+
+/// Runs what blocks where it may.
+async fn blocking<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> T {
+    match tokio::task::spawn_blocking(work).await {
+        Ok(result) => result,
+        Err(error) => match error.try_into_panic() {
+            Ok(panic) => std::panic::resume_unwind(panic),
+            // Only a runtime that is going down cancels it, and then nobody is left to be answered.
+            Err(_) => std::future::pending().await,
+        },
     }
 }

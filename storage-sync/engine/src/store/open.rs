@@ -3,6 +3,7 @@ use std::fs::{self, File};
 use std::path::Path;
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
 
 use rustix::fs::FlockOperation;
 
@@ -14,6 +15,8 @@ use super::verified::Verified;
 use super::{Inner, WalkLimits, locked};
 use crate::hash::Hashing;
 
+/// After this long nobody comes back to a transfer.
+const TRANSFER_KEPT: Duration = Duration::from_secs(7 * 24 * 3_600);
 const FOLDERS: [&str; 5] = ["objects", "trees", "sealed", "partial", "quarantine"];
 
 pub(super) fn open(root: &Path, limits: WalkLimits) -> Result<Inner, StoreError> {
@@ -93,7 +96,8 @@ fn drop_temporaries(layout: &Layout) -> Result<(), StoreError> {
     let partial = layout.folder("partial");
     for entry in fs::read_dir(&partial).doing("read", &partial)? {
         let entry = entry.doing("read", &partial)?;
-        if entry.file_name().to_string_lossy().starts_with("tmp-") {
+        let age = entry.metadata().and_then(|metadata| metadata.modified()).ok().and_then(|time| time.elapsed().ok());
+        if entry.file_name().to_string_lossy().starts_with("tmp-") || age.is_some_and(|age| age > TRANSFER_KEPT) {
             remove_any(&entry.path())?;
         }
     }

@@ -54,10 +54,6 @@ impl SiteStore {
         self.inner.key_present(id, ObjectKind::File).is_some()
     }
 
-    pub(crate) fn hash(&self, file: &File, length: u64) -> std::io::Result<[u8; 32]> {
-        self.inner.hashing.file(file, length)
-    }
-
     /// Verified bytes of a manifest, if it is there.
     pub(crate) fn manifest_bytes(&self, id: ObjectId) -> Result<Vec<u8>, StoreError> {
         self.inner.manifest(id).map(|manifest| manifest.encode())

@@ -1,6 +1,8 @@
 //! What the tests of this crate share.
 #![allow(dead_code, reason = "each test file uses another part of it")]
 
+pub mod server;
+
 use std::collections::BTreeMap;
 use std::fs;
 use std::os::unix::ffi::OsStrExt as _;
@@ -8,6 +10,7 @@ use std::os::unix::fs::{MetadataExt as _, PermissionsExt as _};
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context as _, Result};
+
 use storage_sync_engine::store::SiteStore;
 
 /// A store in a folder of its own, with a folder beside it for everything else.
@@ -94,4 +97,11 @@ pub fn damage(path: &Path) -> Result<()> {
 pub fn object_path(store: &SiteStore, folder: &str, id: atoll_model::id::ObjectId) -> PathBuf {
     let hex = id.hex();
     store.root().join(folder).join(&hex[..2]).join(&hex[2..])
+}
+
+/// Bytes that look random and are the same each time.
+pub fn noise(length: usize, seed: u8) -> Vec<u8> {
+    let mut bytes = vec![0; length];
+    blake3::Hasher::new().update(&[seed]).finalize_xof().fill(&mut bytes);
+    bytes
 }

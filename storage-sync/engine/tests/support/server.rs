@@ -1,0 +1,219 @@
+//! A server of a directory bucket on loopback, as `control-plane/server` mounts it, with faults on demand.
+
+use std::collections::VecDeque;
+use std::net::SocketAddr;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use anyhow::Result;
+use async_trait::async_trait;
+use atoll_model::id::TransferId;
+use atoll_model::value::ObjectRef;
+use axum::body::Body;
+use axum::extract::{Request, State};
+use axum::response::Response;
+use futures::{StreamExt as _, TryStreamExt as _};
+use storage_sync_engine::bucket::{Bucket, BucketOptions, ByteStream, UploadPlan, UploadRequest};
+use storage_sync_engine::store::SiteStore;
+use storage_sync_engine::transfer::{CredentialError, Credentials, Download, TransferConfig, Transfers};
+
+/// What happens to one request.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Fault {
+    None,
+    Status(u16),
+    /// The connection is torn down after this many bytes of the body.
+    Reset(usize),
+    /// The body ends after this many bytes, as if that were all.
+    Truncate(usize),
+    /// One byte is another.
+    WrongByte,
+}
+
+#[derive(Debug)]
+pub struct Served {
+    pub bucket: Bucket,
+    /// The same bucket, all of whose URLs have expired.
+    pub expired: Bucket,
+    pub faults: Mutex<VecDeque<Fault>>,
+    pub requests: AtomicU64,
+    pub bytes_out: AtomicU64,
+    pub bytes_in: AtomicU64,
+    pub folder: tempfile::TempDir,
+    pub address: SocketAddr,
+}
+
+impl Served {
+    pub async fn start() -> Result<Arc<Self>> {
+        let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await?;
+        let address = listener.local_addr()?;
+        let folder = tempfile::tempdir()?;
+        let options =
+            BucketOptions { serve_url: format!("http://{address}"), signing_key: [5; 32], ..BucketOptions::default() };
+        let url = folder.path().to_string_lossy().into_owned();
+        let served = Arc::new(Self {
+            bucket: Bucket::open(&url, options.clone())?,
+            expired: Bucket::open(&url, BucketOptions { url_lifetime: Duration::ZERO, ..options })?,
+            faults: Mutex::default(),
+            requests: AtomicU64::new(0),
+            bytes_out: AtomicU64::new(0),
+            bytes_in: AtomicU64::new(0),
+            folder,
+            address,
+        });
+        let router = axum::Router::new()
+            .route("/bucket/{*key}", axum::routing::any(answer))
+            .layer(axum::extract::DefaultBodyLimit::disable())
+            .with_state(served.clone());
+        let mut tasks = tokio::task::JoinSet::new();
+        tasks.spawn(async move { axum::serve(listener, router).await });
+        // It ends with the test's runtime.
+        tasks.detach_all();
+        Ok(served)
+    }
+
+    pub fn fail(&self, faults: impl IntoIterator<Item = Fault>) {
+        self.faults.lock().expect("no test panics with it").extend(faults);
+    }
+
+    pub fn path(&self, object: ObjectRef) -> std::path::PathBuf {
+        let folder = match object.kind {
+            atoll_model::value::ObjectKind::File => "o",
+            atoll_model::value::ObjectKind::Tree => "t",
+        };
+        let hex = object.id.hex();
+        self.folder.path().join(folder).join(&hex[..2]).join(hex)
+    }
+}
+
+async fn answer(State(served): State<Arc<Served>>, request: Request) -> Response {
+    served.requests.fetch_add(1, Ordering::Relaxed);
+    let fault = served.faults.lock().expect("no test panics with it").pop_front().unwrap_or(Fault::None);
+    let (parts, body) = request.into_parts();
+    let counter = served.clone();
+    let body: ByteStream = body
+        .into_data_stream()
+        .map_err(std::io::Error::other)
+        .inspect_ok(move |chunk| {
+            counter.bytes_in.fetch_add(chunk.len() as u64, Ordering::Relaxed);
+        })
+        .boxed();
+    if let Fault::Status(status) = fault {
+        // Taken whole, so that the sender hears the answer.
+        let _ = body.collect::<Vec<_>>().await;
+        return Response::builder().status(status).body(Body::from("a fault\n")).expect("it is a response");
+    }
+    let response = served.bucket.serve(http::Request::from_parts(parts, body)).await;
+    let (mut parts, body) = response.into_parts();
+    let counter = served.clone();
+    let body = body.inspect_ok(move |chunk| {
+        counter.bytes_out.fetch_add(chunk.len() as u64, Ordering::Relaxed);
+    });
+    let body = match fault {
+        Fault::None | Fault::Status(_) => Body::from_stream(body),
+        Fault::Reset(after) => {
+            let broken = futures::stream::once(async { Err(std::io::Error::other("torn down")) });
+            Body::from_stream(cut(body.boxed(), after).chain(broken))
+        }
+        Fault::Truncate(after) => {
+            parts.headers.remove(http::header::CONTENT_LENGTH);
+            Body::from_stream(cut(body.boxed(), after))
+        }
+        Fault::WrongByte => {
+            let mut first = true;
+            Body::from_stream(body.map_ok(move |chunk| {
+                let mut chunk = chunk.to_vec();
+                if std::mem::take(&mut first) && !chunk.is_empty() {
+                    let last = chunk.len() - 1;
+                    chunk[last] ^= 1;
+                }
+                chunk
+            }))
+        }
+    };
+    Response::from_parts(parts, body)
+}
+
+fn cut(body: ByteStream, after: usize) -> ByteStream {
+    let mut left = after;
+    body.map_ok(move |chunk| {
+        let kept = chunk.slice(..left.min(chunk.len()));
+        left -= kept.len();
+        kept
+    })
+    .try_take_while(|chunk| futures::future::ready(Ok(!chunk.is_empty())))
+    .boxed()
+}
+
+/// Mints URLs as the control plane does, from the bucket itself.
+#[derive(Debug)]
+pub struct Minter {
+    pub bucket: Bucket,
+    /// Mints the first URLs instead: as many as there are.
+    pub first: Mutex<Vec<Bucket>>,
+    pub minted: AtomicU64,
+    pub completed: AtomicU64,
+    /// The next requests are not answered: as many as this says.
+    pub unavailable: AtomicU64,
+}
+
+impl Minter {
+    pub fn new(bucket: &Bucket) -> Arc<Self> {
+        Arc::new(Self {
+            bucket: bucket.clone(),
+            first: Mutex::default(),
+            minted: AtomicU64::new(0),
+            completed: AtomicU64::new(0),
+            unavailable: AtomicU64::new(0),
+        })
+    }
+
+    fn next(&self) -> Result<Bucket, CredentialError> {
+        let down = self.unavailable.fetch_update(Ordering::Relaxed, Ordering::Relaxed, |left| left.checked_sub(1));
+        if down.is_ok() {
+            return Err(CredentialError::Unavailable("down".to_owned()));
+        }
+        self.minted.fetch_add(1, Ordering::Relaxed);
+        Ok(self.first.lock().expect("no test panics with it").pop().unwrap_or_else(|| self.bucket.clone()))
+    }
+}
+
+fn refused(error: storage_sync_engine::bucket::BucketError) -> CredentialError {
+    CredentialError::Refused(format!("{error:?}"))
+}
+
+#[async_trait]
+impl Credentials for Minter {
+    async fn download(&self, object: ObjectRef) -> Result<Download, CredentialError> {
+        let bucket = self.next()?;
+        let stream_bytes = bucket.stream_bytes(object).await.map_err(refused)?.unwrap_or(0);
+        let url = bucket.mint_download(object).await.map_err(refused)?.url;
+        Ok(Download { url, stream_bytes })
+    }
+
+    async fn upload_plan(&self, _: TransferId, request: &UploadRequest) -> Result<UploadPlan, CredentialError> {
+        self.next()?.plan_upload(request).await.map_err(refused)
+    }
+
+    async fn complete(&self, _: TransferId, request: &UploadRequest, etags: &[String]) -> Result<(), CredentialError> {
+        self.completed.fetch_add(1, Ordering::Relaxed);
+        let UploadRequest { object, stream_bytes, upload_id, .. } = request;
+        self.bucket.complete_upload(*object, *stream_bytes, upload_id.as_deref(), etags).await.map_err(refused)
+    }
+}
+
+pub fn transfers(store: &SiteStore, minter: &Arc<Minter>, config: TransferConfig) -> Result<Transfers> {
+    let client = reqwest::Client::builder().build()?;
+    Ok(Transfers::new(store.clone(), client, minter.clone(), config))
+}
+
+/// Short waits, so that tests of long outages are short.
+pub fn quick() -> TransferConfig {
+    TransferConfig {
+        backoff_first: Duration::from_millis(1),
+        backoff_max: Duration::from_millis(4),
+        stall_timeout: Duration::from_secs(5),
+        ..TransferConfig::default()
+    }
+}
