@@ -1,22 +1,17 @@
-//! The core itself.
+//! The core itself: how an event becomes a step.
 
-use std::sync::Arc;
-
-use atoll_model::id::{ExecutionId, ObjectId, RunId, SiteName};
-use atoll_model::placement::Explanation;
+use atoll_model::id::{RunId, SiteId, StepIndex};
 use atoll_model::time::Timestamp;
-use atoll_model::value::Value;
-use atoll_model::workflow::{SiteFacts, Workflow};
-use indexmap::IndexMap;
 
-use crate::command::Command;
-use crate::event::{Config, Event};
+use crate::agenda::{Agenda, StepKey, Timer};
+use crate::caches::Caches;
+use crate::command::{Command, Rejection, Response};
+use crate::estimates::Estimates;
+use crate::event::{Config, Event, RequestId};
 use crate::fact::Fact;
-use crate::state::{Snapshot, State};
-use crate::view::{
-    Counters, ExecutionPage, ExecutionView, LedgerFilter, LedgerView, ObjectView, PlanView, RunFilter, RunView,
-    SiteView,
-};
+use crate::sessions::{Presence, Sessions};
+use crate::state::{ActivePhase, BucketState, Phase, Snapshot, State, StepPhase};
+use crate::view::Counters;
 
 /// What follows from an event: facts to make durable, then commands to carry out. The facts of one step are appended
 /// together: all of them are found again, or none.
@@ -30,31 +25,74 @@ pub struct Step {
 /// Decides for all runs and all sites.
 #[derive(Debug)]
 pub struct ControlPlane {
-    config: Config,
-    state: State,
+    pub(crate) config: Config,
+    pub(crate) state: State,
+    pub(crate) sessions: Sessions,
+    pub(crate) agenda: Agenda,
+    pub(crate) caches: Caches,
+    pub(crate) estimates: Estimates,
+    pub(crate) counters: Counters,
+    /// When this process began to decide.
+    pub(crate) started_at: Timestamp,
+    /// The time of the event that is being handled.
+    pub(crate) now: Timestamp,
+    step: Step,
 }
 
 impl ControlPlane {
     /// Rebuilds the state from a checkpoint and everything decided since. Nothing at all is a first start.
+    ///
+    /// What must be asked for again (deletions from the bucket) is asked for at the first
+    /// [`Event::TimeoutElapsed`], which [`Self::next_timeout`] wants at once.
     pub fn recover(
         config: Config,
         snapshot: Option<Snapshot>,
         facts: impl IntoIterator<Item = Fact>,
         now: Timestamp,
     ) -> Self {
-        let _ = (facts, now, snapshot);
-        Self { config, state: State::default() }
+        let mut state = snapshot.map(|snapshot| snapshot.0).unwrap_or_default();
+        state.restore_derived();
+        for fact in facts {
+            state.evolve(&fact);
+        }
+        let mut core = Self {
+            config,
+            state,
+            sessions: Sessions::default(),
+            agenda: Agenda::default(),
+            caches: Caches::default(),
+            estimates: Estimates::default(),
+            counters: Counters::default(),
+            started_at: now,
+            now,
+            step: Step::default(),
+        };
+        core.rebuild_agenda();
+        core
     }
 
     /// Takes in one event and returns everything that follows from it.
     pub fn handle(&mut self, event: Event, now: Timestamp) -> Step {
-        let _ = (event, now, &self.config);
-        unimplemented!("being written")
+        // Clocks may step back; deadlines are compared with what was seen before.
+        self.now = self.now.max(now);
+        match event {
+            Event::Request { request, body } => self.request(request, body),
+            Event::FrameReceived { connection, agent, frame } => self.frame(connection, agent, frame),
+            Event::ConnectionLost { connection } => self.connection_lost(connection),
+            Event::BucketObjectDeleted { object } => self.bucket_object_deleted(object),
+            Event::TimeoutElapsed => {}
+        }
+        while let Some(timer) = self.agenda.take_elapsed(self.now) {
+            self.elapsed(timer);
+        }
+        self.settle();
+        self.flush();
+        std::mem::take(&mut self.step)
     }
 
     /// When to handle [`Event::TimeoutElapsed`], if nothing happens before.
     pub fn next_timeout(&self) -> Option<Timestamp> {
-        unimplemented!("being written")
+        self.agenda.first_timer()
     }
 
     /// The whole durable state. Cheap: runs are shared until they change.
@@ -62,80 +100,117 @@ impl ControlPlane {
         Snapshot(self.state.clone())
     }
 
-    /// Asserts the invariants that the crate documentation names.
-    ///
-    /// # Panics
-    /// When one is broken.
-    pub fn check(&self) {
-        unimplemented!("being written")
+    pub(crate) fn record(&mut self, fact: Fact) {
+        self.state.evolve(&fact);
+        self.step.facts.push(fact);
     }
 
-    /// Newest first.
-    pub fn runs(&self, filter: &RunFilter) -> Vec<RunView> {
-        let _ = filter;
-        unimplemented!("being written")
+    pub(crate) fn command(&mut self, command: Command) {
+        self.step.commands.push(command);
     }
 
-    pub fn run(&self, run: RunId) -> Option<RunView> {
-        let _ = run;
-        unimplemented!("being written")
+    pub(crate) fn reply(&mut self, request: RequestId, result: Result<Response, Rejection>) {
+        self.command(Command::Reply { request, result });
     }
 
-    /// The workflow of a run and the text of its file.
-    pub fn workflow(&self, run: RunId) -> Option<(Arc<Workflow>, Arc<str>)> {
-        let _ = run;
-        unimplemented!("being written")
+    fn elapsed(&mut self, timer: Timer) {
+        match timer {
+            Timer::Retry(run, step) => self.agenda.place.push((run, step)),
+            Timer::Liveness(site) => self.look_at_silence(site),
+            Timer::Object(object) => self.look_at_object(object),
+            Timer::Retire(run) => self.retire(run),
+            Timer::Wake => {}
+        }
     }
 
-    /// Executions of a run, in order of step and element; nothing if there is no such run.
-    pub fn executions(&self, run: RunId, page: &ExecutionPage) -> Option<Vec<ExecutionView>> {
-        let _ = (run, page);
-        unimplemented!("being written")
+    /// Works off the agenda until nothing follows from anything any more.
+    fn settle(&mut self) {
+        loop {
+            if let Some((run, step)) = self.agenda.expand.pop_front() {
+                self.expand(run, step);
+            } else if let Some((run, step)) = self.agenda.chain.pop_front() {
+                self.dispatch_ahead(run, step);
+            } else if let Some(object) = self.agenda.replan.pop_first() {
+                self.replan(object);
+            } else if !self.agenda.arrived.is_empty() {
+                self.dispatch_arrived();
+            } else if let Some((run, step)) = self.next_to_place() {
+                self.place(run, step);
+            } else if let Some(run) = self.agenda.ending.pop_first() {
+                self.end_if_over(run);
+            } else if let Some(object) = self.agenda.sweep.pop_first() {
+                self.sweep(object);
+            } else {
+                break;
+            }
+        }
     }
 
-    pub fn execution(&self, execution: ExecutionId) -> Option<ExecutionView> {
-        let _ = execution;
-        unimplemented!("being written")
+    fn next_to_place(&mut self) -> Option<StepKey> {
+        if let Some(step) = self.agenda.place.pop() {
+            return Some(step);
+        }
+        let (state, config) = (&self.state, &self.config);
+        self.agenda.next_for_room(|site| refill(state, config, site))
     }
 
-    /// Why an execution is where it is; for one that waits, why it is nowhere yet.
-    pub fn why_execution(&self, execution: ExecutionId) -> Option<Explanation> {
-        let _ = execution;
-        unimplemented!("being written")
+    fn rebuild_agenda(&mut self) {
+        for (site, state) in &self.state.sites {
+            self.sessions.presence.insert(*site, Presence::new(self.now, state.log.last_command));
+            if state.agent.is_some() {
+                self.agenda.set(self.now + self.config.session_lease, Timer::Liveness(*site));
+            }
+        }
+        for (id, object) in &self.state.objects {
+            if object.bucket != BucketState::Absent {
+                self.agenda.set(self.now, Timer::Object(*id));
+            }
+        }
+        let runs: Vec<RunId> = self.state.runs.keys().copied().collect();
+        let mut active: Vec<(SiteId, RunId, StepIndex, u32)> = Vec::new();
+        for id in runs {
+            let run = std::sync::Arc::clone(&self.state.runs[&id]);
+            if let Phase::Ended(_) = run.phase {
+                let finished_at = run.finished_at.unwrap_or(run.submitted_at);
+                self.agenda.set(finished_at + self.config.keep_finished, Timer::Retire(id));
+                continue;
+            }
+            self.agenda.ending.insert(id);
+            for (index, step) in (0..=u16::MAX).map(StepIndex).zip(&run.steps) {
+                match step.phase {
+                    StepPhase::Waiting if step.needs_left == 0 => self.agenda.expand.push_back((id, index)),
+                    StepPhase::Waiting => self.agenda.chain.push_back((id, index)),
+                    StepPhase::Expanded => {
+                        if step.has_waiting() {
+                            self.agenda.place.push((id, index));
+                        }
+                        active.extend(step.active.iter().map(|(element, active)| (active.site, id, index, *element)));
+                        let placed = step.active.iter().filter(|(_, active)| active.phase == ActivePhase::Placed);
+                        for (element, _) in placed {
+                            let execution = atoll_model::id::ExecutionId { run: id, step: index, element: *element };
+                            self.agenda.arrived.insert(execution);
+                        }
+                    }
+                    StepPhase::Skipped | StepPhase::Cancelled => {}
+                }
+            }
+        }
+        for (site, run, step, element) in active {
+            self.want(site, atoll_model::id::ExecutionId { run, step, element });
+        }
+        let wanted: Vec<_> = self.agenda.wants.objects().collect();
+        self.agenda.replan.extend(wanted);
+        if !self.state.runs.is_empty() {
+            // Whatever was decided and not followed up is followed up at once.
+            self.agenda.set(self.now, Timer::Wake);
+        }
     }
+}
 
-    pub fn object(&self, object: ObjectId) -> Option<ObjectView> {
-        let _ = object;
-        unimplemented!("being written")
-    }
-
-    pub fn sites(&self) -> Vec<SiteView> {
-        unimplemented!("being written")
-    }
-
-    pub fn site(&self, site: &SiteName) -> Option<SiteView> {
-        let _ = site;
-        unimplemented!("being written")
-    }
-
-    /// In order of time.
-    pub fn ledger(&self, filter: &LedgerFilter) -> Vec<LedgerView> {
-        let _ = filter;
-        unimplemented!("being written")
-    }
-
-    /// What placement would do with each step if it were ready now.
-    pub fn plan(&self, workflow: &Workflow, inputs: &IndexMap<String, Value>) -> PlanView {
-        let _ = (workflow, inputs);
-        unimplemented!("being written")
-    }
-
-    /// What [`check_sites`](atoll_model::workflow::check_sites) needs to know.
-    pub fn site_facts(&self) -> Vec<SiteFacts> {
-        unimplemented!("being written")
-    }
-
-    pub fn counters(&self) -> Counters {
-        unimplemented!("being written")
-    }
+/// How much room a site has, once it is worth filling: if every execution that ends were followed by one, batches would
+/// be small.
+fn refill(state: &State, config: &Config, site: SiteId) -> u32 {
+    let Some(site) = state.sites.get(&site) else { return 0 };
+    let room = config.dispatch_ahead.saturating_add(1).saturating_sub(site.outstanding);
+    if room > config.dispatch_ahead / 4 { room } else { 0 }
 }

@@ -163,6 +163,7 @@ pub enum Fact {
         run: RunId,
         step: StepIndex,
         sites: Vec<SiteVerdict>,
+        at: Timestamp,
     },
     /// A site is chosen; inputs are on their way to the bucket.
     ExecutionsPlaced {
@@ -297,6 +298,8 @@ pub enum Fact {
     ObjectHeld {
         object: ObjectRef,
         run: RunId,
+        /// A site that has it, where that was not known.
+        site: Option<SiteId>,
         until: Timestamp,
     },
     ObjectDownloaded {

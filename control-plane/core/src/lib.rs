@@ -6,13 +6,21 @@
 //! commands), and [`ControlPlane::next_timeout`] to know when to send [`Event::TimeoutElapsed`]; between them any of the
 //! read-only views; [`ControlPlane::check`] asserts the invariants whenever somebody wants to know.
 
+mod agenda;
+mod caches;
+mod check;
 pub mod command;
 mod control_plane;
+mod engine;
+mod estimates;
 pub mod event;
 mod fact;
+mod placement;
 mod plan;
+mod sessions;
 mod state;
 pub mod view;
+mod views;
 
 pub use command::{Command, Rejection, Response};
 pub use control_plane::{ControlPlane, Step};

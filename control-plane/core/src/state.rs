@@ -1,5 +1,10 @@
 //! The durable state: everything that follows from the facts, and nothing else. Only `evolve` changes it.
 
+mod evolve;
+mod evolve_executions;
+mod evolve_objects;
+mod evolve_runs;
+mod evolve_sites;
 mod object;
 mod row;
 mod run;
@@ -11,6 +16,7 @@ use std::sync::Arc;
 use atoll_model::id::{AgentId, ExecutionId, ObjectId, RunId, SiteId, SiteName, StepIndex, TokenId, TransferId};
 use serde::{Deserialize, Serialize};
 
+pub(crate) use self::evolve_runs::submitted_objects;
 pub(crate) use self::object::{BucketState, LedgerEntry, ObjectState, Place, Source, Transfer, Use};
 pub(crate) use self::row::{Detail, Row, RowState};
 pub(crate) use self::run::{Active, ActivePhase, Decision, Former, Phase, Run, StepPhase, StepState, Tries};

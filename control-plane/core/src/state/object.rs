@@ -22,6 +22,8 @@ pub(crate) struct ObjectState {
     pub(crate) transfer: Option<TransferId>,
     /// A person wants it in the bucket until then.
     pub(crate) hold_until: Option<Timestamp>,
+    /// A person has sent it in, and no run has taken it.
+    pub(crate) upload_until: Option<Timestamp>,
     /// Transfers that failed since one succeeded.
     pub(crate) failed_pushes: u32,
 }
@@ -37,6 +39,7 @@ impl ObjectState {
             producer: None,
             transfer: None,
             hold_until: None,
+            upload_until: None,
             failed_pushes: 0,
         }
     }

@@ -86,6 +86,8 @@ pub(crate) struct StepState {
     pub(crate) active: BTreeMap<u32, Active>,
     /// Elements whose fate is unknown, as they were when it was lost.
     pub(crate) unknown: BTreeMap<u32, Active>,
+    /// For attempts that were dispatched before what they read had ended: whose outputs each was bound to.
+    pub(crate) bound: BTreeMap<Attempt, Vec<(StepIndex, Attempt)>>,
     /// Attempts that were given away while their agents may still have them.
     pub(crate) formers: BTreeMap<u32, Vec<Former>>,
     pub(crate) skipped: ElementSet,
@@ -101,6 +103,9 @@ pub(crate) struct StepState {
     /// Cancelled after they had a site.
     pub(crate) cancelled_rows: u32,
     pub(crate) decisions: Vec<Decision>,
+    /// Outcomes that came when another had been accepted, and those of them with other outputs.
+    pub(crate) superseded: u32,
+    pub(crate) diverged: u32,
     /// Elements that have ended well and run once more because their outputs are gone.
     pub(crate) recomputing: ElementSet,
 }
@@ -121,6 +126,20 @@ impl StepState {
     /// The attempt that an element without a site will get.
     pub(crate) fn next_attempt(&self, element: u32) -> Attempt {
         self.tries.get(&element).map_or(Attempt::FIRST, |tries| tries.highest)
+    }
+
+    /// Whether every element was skipped, so that what needs the step is skipped too.
+    pub(crate) fn is_skipped(&self) -> bool {
+        match self.phase {
+            StepPhase::Skipped => true,
+            StepPhase::Expanded => self.count > 0 && self.skipped.len() == self.count,
+            StepPhase::Waiting | StepPhase::Cancelled => false,
+        }
+    }
+
+    pub(crate) fn former(&self, element: u32, attempt: Attempt, site: SiteId) -> bool {
+        let formers = self.formers.get(&element);
+        formers.is_some_and(|all| all.iter().any(|former| former.attempt == attempt && former.site == site))
     }
 
     pub(crate) fn row(&self, element: u32) -> Option<&Row> {
@@ -200,5 +219,6 @@ pub(crate) struct Former {
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub(crate) struct Decision {
     pub(crate) sites: Vec<SiteVerdict>,
+    pub(crate) at: Timestamp,
     pub(crate) chosen: BTreeMap<SiteId, ElementSet>,
 }

@@ -1,0 +1,19 @@
+//! The rules, by concern. Each file adds methods to [`ControlPlane`](crate::ControlPlane); none changes the durable
+//! state but by recording facts.
+
+mod adoption;
+mod bucket;
+mod cancel;
+mod commands;
+pub(crate) mod data;
+mod dispatch;
+mod fragments;
+mod handshake;
+mod identity;
+mod liveness;
+mod outcomes;
+pub(crate) mod place;
+mod reports;
+mod requests;
+mod runs;
+mod submit;

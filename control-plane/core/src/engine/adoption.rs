@@ -1,0 +1,203 @@
+//! What an agent says it has, against what it should have.
+//!
+//! The rule for each item: the current attempt goes on; one that was given away is taken back if its replacement has not
+//! started, and is stopped if it has; what nobody needs is forgotten. The rule for what is missing: a command up to the
+//! last one in the agent's journal was there, so an attempt that it dispatched and that the agent does not name is gone
+//! without an outcome. Whether it ran is not known, so it gets another attempt, or its fate is unknown if it must not
+//! start twice. Later commands are sent again. With a new journal, the inventory is the whole truth about everything that
+//! was ever sent.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+
+use atoll_model::elements::ElementSet;
+use atoll_model::id::{Attempt, ExecutionId, RunId, SiteId, StepIndex};
+use atoll_model::session::{ControlBody, InventoryItem, LocalState, PushFailure, Verdict};
+use atoll_model::time::Timestamp;
+
+use super::outcomes::is_bound_to_accepted;
+use crate::control_plane::ControlPlane;
+use crate::fact::Fact;
+use crate::plan::in_order;
+use crate::sessions::SessionPhase;
+use crate::state::{Active, ActivePhase, Phase, StepPhase};
+
+impl ControlPlane {
+    pub(crate) fn inventory(&mut self, site: SiteId, items: Vec<InventoryItem>) {
+        let session = self.sessions.by_site.get_mut(&site).expect("frames are heard in sessions");
+        if session.phase != SessionPhase::AwaitingInventory {
+            return;
+        }
+        session.phase = SessionPhase::Draining;
+        let (connection, epoch, restarted) = (session.connection, session.epoch, session.restarted);
+        let in_journal = session.sent;
+        let mut verdicts = vec![Verdict::Forget; items.len()];
+        for place in self.in_order_of_steps(&items) {
+            verdicts[place] = self.verdict(site, &items[place]);
+        }
+        let named: BTreeSet<_> = items.iter().map(|item| (item.execution, item.attempt)).collect();
+        self.give_up_missing(site, in_journal, &named);
+        if restarted {
+            self.send_again(site, &items, &verdicts);
+        }
+        self.send(connection, site, epoch, ControlBody::Verdicts(verdicts));
+        self.agenda.touched.insert(site);
+        self.ready_if_drained(site);
+    }
+
+    /// Places of the items, such that what an execution waits for comes before it.
+    fn in_order_of_steps(&self, items: &[InventoryItem]) -> Vec<usize> {
+        let mut ranks: BTreeMap<RunId, BTreeMap<StepIndex, usize>> = BTreeMap::new();
+        for item in items {
+            let run = item.execution.run;
+            if let Some(known) = self.state.runs.get(&run) {
+                ranks.entry(run).or_insert_with(|| in_order(&known.workflow).into_iter().zip(0..).collect());
+            }
+        }
+        let rank = |place: &usize| {
+            let execution = items[*place].execution;
+            ranks.get(&execution.run).and_then(|steps| steps.get(&execution.step)).copied()
+        };
+        let mut places: Vec<_> = (0..items.len()).collect();
+        places.sort_by_key(|place| (items[*place].execution.run, rank(place)));
+        places
+    }
+
+    fn verdict(&mut self, site: SiteId, item: &InventoryItem) -> Verdict {
+        let ExecutionId { run, step, element } = item.execution;
+        let Some(known) = self.state.runs.get(&run).filter(|run| run.is_live()) else { return Verdict::Forget };
+        let Some(state) = known.steps.get(step.index()) else { return Verdict::Forget };
+        let is_this = |active: &Active| active.attempt == item.attempt && active.site == site;
+        if let Some(active) = state.active.get(&element).filter(|active| is_this(active)) {
+            let stop = active.cancelling || known.phase == Phase::Cancelling;
+            return if stop && item.state != LocalState::Finished { Verdict::Cancel } else { Verdict::Keep };
+        }
+        let started_at = match item.state {
+            LocalState::Accepted => None,
+            LocalState::Running | LocalState::Finished => Some(self.now),
+        };
+        if state.unknown.get(&element).is_some_and(is_this) {
+            if known.is_going_on() {
+                self.adopt_attempt(item.execution, item.attempt, site, started_at);
+            }
+            return Verdict::Keep;
+        }
+        if !state.former(element, item.attempt, site) || !known.is_going_on() {
+            return if item.state == LocalState::Finished { Verdict::Keep } else { Verdict::Forget };
+        }
+        let replacement_started = state.active.get(&element).is_some_and(|active| active.phase == ActivePhase::Running);
+        let is_placed = state.active.contains_key(&element);
+        let is_open = state.row(element).is_none();
+        let adoptable = match item.state {
+            // Not started either: whoever has it now keeps it.
+            LocalState::Accepted => is_open && !is_placed,
+            LocalState::Running | LocalState::Finished => is_open && !replacement_started,
+        };
+        if adoptable && self.can_go_on(run, step, item.attempt, site) {
+            self.adopt_attempt(item.execution, item.attempt, site, started_at);
+            return Verdict::Keep;
+        }
+        match item.state {
+            LocalState::Finished => Verdict::Keep,
+            LocalState::Running if is_open => Verdict::Cancel,
+            LocalState::Running | LocalState::Accepted => Verdict::Forget,
+        }
+    }
+
+    /// Whether what an attempt was bound to was accepted, or goes on at the same site.
+    fn can_go_on(&self, run: RunId, step: StepIndex, attempt: Attempt, site: SiteId) -> bool {
+        let run = self.state.run(run);
+        if run.steps[step.index()].phase == StepPhase::Cancelled {
+            return false;
+        }
+        let bound = run.steps[step.index()].bound.get(&attempt);
+        is_bound_to_accepted(run, step, attempt)
+            || bound.is_none_or(|bound| {
+                bound.iter().all(|(need, attempt)| {
+                    let needed = &run.steps[need.index()];
+                    let goes_on = needed.active.get(&0).is_some_and(|a| a.attempt == *attempt && a.site == site);
+                    let ended = needed.row(0).is_some_and(|row| row.attempt == *attempt);
+                    goes_on || ended
+                })
+            })
+    }
+
+    /// Makes an attempt that was given away the current one, and stops the one that has replaced it.
+    pub(crate) fn adopt_attempt(
+        &mut self,
+        execution: ExecutionId,
+        attempt: Attempt,
+        site: SiteId,
+        started_at: Option<Timestamp>,
+    ) {
+        let replaced = self.state.active(execution).cloned();
+        self.agenda.wants.remove(execution);
+        if let Some(replaced) = &replaced
+            && replaced.phase != ActivePhase::Placed
+            && !replaced.cancelling
+        {
+            let reason: Arc<str> = Arc::from("an earlier attempt was further");
+            let elements = std::iter::once(execution.element).collect();
+            self.order_cancel(replaced.site, execution.run, execution.step, elements, &reason);
+        }
+        self.record(Fact::AttemptAdopted { execution, attempt, site, started_at, at: self.now });
+        if let Some(replaced) = replaced {
+            self.agenda.has_room(replaced.site);
+            self.withdraw_successors(execution.run, execution.step);
+        }
+        self.want(site, execution);
+    }
+
+    /// What the agent should have and does not name is gone.
+    fn give_up_missing(
+        &mut self,
+        site: SiteId,
+        in_journal: atoll_model::id::CommandSeq,
+        named: &BTreeSet<(ExecutionId, Attempt)>,
+    ) {
+        let busy: Vec<_> = self.state.site(site).busy.keys().copied().collect();
+        for (run, step) in busy {
+            let missing = self.active_at(site, run, step, |element, active| {
+                active.phase != ActivePhase::Placed
+                    && active.command <= in_journal
+                    && !named.contains(&(ExecutionId { run, step, element }, active.attempt))
+            });
+            self.return_from(site, run, step, missing, "the agent has no trace of it");
+        }
+    }
+
+    /// A new journal knows neither templates nor inputs nor pushes: what goes on is told again, under the same attempts.
+    fn send_again(&mut self, site: SiteId, items: &[InventoryItem], verdicts: &[Verdict]) {
+        let mut kept: BTreeMap<(RunId, StepIndex, Attempt, u32, bool), ElementSet> = BTreeMap::new();
+        for (item, _) in items.iter().zip(verdicts).filter(|(_, verdict)| **verdict == Verdict::Keep) {
+            let ExecutionId { run, step, element } = item.execution;
+            let active = self.state.active(item.execution).filter(|active| active.attempt == item.attempt);
+            let Some(active) = active.filter(|active| active.site == site && item.state != LocalState::Finished) else {
+                continue;
+            };
+            let key = (run, step, item.attempt, active.decision, active.fragment);
+            kept.entry(key).or_default().insert(element);
+        }
+        for ((run, step, attempt, decision, fragment), elements) in kept {
+            self.dispatch(run, step, attempt, elements, site, decision, fragment);
+        }
+        let pushes: Vec<_> = self.state.transfers.iter().filter(|(_, transfer)| transfer.site == site).collect();
+        let pushes: Vec<_> = pushes.into_iter().map(|(id, transfer)| (*id, transfer.clone())).collect();
+        for (transfer, known) in pushes {
+            if known.cancelled {
+                let (reason, message) = (PushFailure::Cancelled, "the agent has a new journal".to_owned());
+                self.record(Fact::PushFailed { transfer, reason, message, at: self.now });
+                continue;
+            }
+            self.record(Fact::PushOrdered {
+                transfer,
+                object: known.object,
+                site,
+                run: known.run,
+                for_execution: known.for_execution,
+                rule: known.rule,
+                at: known.ordered_at,
+            });
+        }
+    }
+}

@@ -1,0 +1,310 @@
+//! What is in the bucket: what people send in and take out, and what goes when nobody needs it.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use atoll_model::id::{AgentId, ExecutionId, ObjectId, RunId, SiteId, StepIndex, TransferId};
+use atoll_model::placement::PushMode;
+use atoll_model::value::ObjectRef;
+use storage_sync_core::{Needs, Plan, Reach, Retention, retain};
+
+use crate::agenda::Timer;
+use crate::command::{Command, Rejection, Response};
+use crate::control_plane::ControlPlane;
+use crate::event::RequestId;
+use crate::fact::{Fact, RuleText};
+use crate::state::{BucketState, ObjectState, Run, Source};
+
+/// How long what a person sent in is held for a run to come.
+const UPLOAD_HOLD: Duration = Duration::from_secs(3_600);
+/// A deletion that was not confirmed is asked for again after this long.
+const DELETE_AGAIN: Duration = Duration::from_secs(60);
+/// Longest hold that a person may ask for.
+const HOLD_MAX: Duration = Duration::from_secs(24 * 3_600);
+
+impl ControlPlane {
+    pub(crate) fn record_upload(&mut self, object: ObjectRef) -> Result<Response, Rejection> {
+        let bucket = self.state.objects.get(&object.id).map_or(BucketState::Absent, |known| known.bucket);
+        if bucket == BucketState::Deleting {
+            let reason = format!("{} is just being removed from the bucket; send it again", object.id);
+            return Err(Rejection::Unavailable(reason));
+        }
+        let hold_until = self.now + UPLOAD_HOLD;
+        self.record(Fact::ObjectUploaded { object, at: self.now, hold_until });
+        self.agenda.set(hold_until, Timer::Object(object.id));
+        self.agenda.replan.insert(object.id);
+        Ok(Response::Done)
+    }
+
+    /// Answers now, or when the object is in the bucket.
+    pub(crate) fn stage_for_client(&mut self, request: RequestId, run_id: RunId, object: ObjectRef, hold: Duration) {
+        let until = self.now + hold.min(HOLD_MAX);
+        let held = self.hold_for_client(run_id, object, until);
+        match held {
+            Ok(true) => self.reply(request, Ok(Response::Staged { object })),
+            Ok(false) => {
+                self.agenda.clients.entry(object.id).or_default().push((request, until));
+                self.serve_clients(object.id);
+            }
+            Err(rejection) => self.reply(request, Err(rejection)),
+        }
+    }
+
+    /// Whether the object is in the bucket already.
+    fn hold_for_client(
+        &mut self,
+        run_id: RunId,
+        object: ObjectRef,
+        until: atoll_model::time::Timestamp,
+    ) -> Result<bool, Rejection> {
+        let Some(run) = self.state.runs.get(&run_id) else {
+            return Err(Rejection::NotFound(format!("there is no run {run_id}")));
+        };
+        let known = self.state.objects.get(&object.id).filter(|known| known.uses.iter().any(|u| u.run == run_id));
+        let site = match known {
+            Some(_) => None,
+            None => Some(log_site(run, object.id).ok_or_else(|| {
+                Rejection::NotFound(format!("{run_id} has neither an output nor a log that is {}", object.id))
+            })?),
+        };
+        if let Some(known) = known
+            && let (Some(rule), _) = self.object_rules(known)
+        {
+            let rule = super::data::rule_name(&run.workflow, rule);
+            return Err(Rejection::Forbidden(format!("{rule} confines {} to its sites", object.id)));
+        }
+        let holders = known.map_or_else(|| site.into_iter().collect(), |known| known.sites.clone());
+        let present = self.state.objects.get(&object.id).is_some_and(|known| known.bucket == BucketState::Present);
+        if !present && !holders.iter().any(|site| self.reach(*site) == Reach::Connected) {
+            let names: Vec<_> = holders.iter().map(|site| self.state.site_name(*site)).collect();
+            let reason = match names.as_slice() {
+                [] => format!("no copy of {} is left", object.id),
+                names => format!("{} is at {}, which is not connected", object.id, names.join(", ")),
+            };
+            return Err(Rejection::Unavailable(reason));
+        }
+        self.record(Fact::ObjectHeld { object, run: run_id, site, until });
+        self.agenda.set(until, Timer::Object(object.id));
+        Ok(present)
+    }
+
+    /// Orders the push that requests wait for, or answers them.
+    pub(crate) fn serve_clients(&mut self, object: ObjectId) {
+        if !self.agenda.clients.contains_key(&object) {
+            return;
+        }
+        // A site that does not exist has no copy: what is planned for it is the way into the bucket.
+        match self.plan_object(object, SiteId(0)) {
+            Plan::InBucket | Plan::Present => {
+                let reference = self.state.objects[&object].reference;
+                for (request, _) in self.agenda.clients.remove(&object).unwrap_or_default() {
+                    self.reply(request, Ok(Response::Staged { object: reference }));
+                }
+            }
+            Plan::PushFrom(site) => {
+                let reference = self.state.objects[&object].reference;
+                self.order_push(reference, site, None, RuleText::Client);
+            }
+            Plan::Wait => {}
+            Plan::Forbidden(_) => {
+                // `push: never` is about executions; what a person asks for is pushed all the same.
+                let known = &self.state.objects[&object];
+                let reference = known.reference;
+                let holder = known.sites.iter().copied().find(|site| self.reach(*site) == Reach::Connected);
+                match holder.filter(|_| known.transfer.is_none() && known.bucket == BucketState::Absent) {
+                    Some(site) => self.order_push(reference, site, None, RuleText::Client),
+                    None => {}
+                }
+            }
+            Plan::Unavailable => self.refuse_clients(object, &format!("no copy of {object} is left")),
+        }
+    }
+
+    pub(crate) fn refuse_clients(&mut self, object: ObjectId, reason: &str) {
+        for (request, _) in self.agenda.clients.remove(&object).unwrap_or_default() {
+            self.reply(request, Err(Rejection::Unavailable(reason.to_owned())));
+        }
+    }
+
+    pub(crate) fn record_download(&mut self, run: RunId, object: ObjectRef, bytes: u64) -> Result<Response, Rejection> {
+        if !self.state.runs.contains_key(&run) {
+            return Err(Rejection::NotFound(format!("there is no run {run}")));
+        }
+        self.record(Fact::ObjectDownloaded { object, run, bytes, at: self.now });
+        Ok(Response::Done)
+    }
+
+    /// Deletes the object from the bucket if nobody needs it there.
+    pub(crate) fn sweep(&mut self, object: ObjectId) {
+        let Some(known) = self.state.objects.get(&object) else { return };
+        if known.bucket != BucketState::Present || retain(self.needs(known)) == Retention::Keep {
+            return;
+        }
+        self.record(Fact::BucketReleased { object });
+        self.ask_to_delete(object);
+    }
+
+    pub(crate) fn ask_to_delete(&mut self, object: ObjectId) {
+        let reference = self.state.objects[&object].reference;
+        self.command(Command::DeleteFromBucket { object: reference });
+        self.agenda.set(self.now + DELETE_AGAIN, Timer::Object(object));
+    }
+
+    fn needs(&self, object: &ObjectState) -> Needs {
+        let mut needs = Needs {
+            held: [object.hold_until, object.upload_until].into_iter().flatten().any(|until| until > self.now),
+            transfer: object.transfer.is_some(),
+            ..Needs::default()
+        };
+        for usage in &object.uses {
+            let Some(run) = self.state.runs.get(&usage.run).filter(|run| run.is_live()) else { continue };
+            needs.unfinished_readers += unfinished_readers(run, usage.source);
+            let rules = run.plan.rules(usage.source, usage.output);
+            needs.kept_by_rule |= rules.is_some_and(|rules| rules.push.mode == PushMode::Eager);
+        }
+        needs
+    }
+
+    pub(crate) fn bucket_object_deleted(&mut self, object: ObjectId) {
+        // A deletion that was asked for twice is confirmed twice.
+        let deleting = |known: &ObjectState| known.bucket == BucketState::Deleting;
+        if self.state.objects.get(&object).is_some_and(deleting) {
+            self.record(Fact::BucketDeleted { object });
+            self.agenda.replan.insert(object);
+            self.agenda.wake_stuck();
+        }
+    }
+
+    /// A hold may have ended, or a deletion was not confirmed.
+    pub(crate) fn look_at_object(&mut self, object: ObjectId) {
+        let Some(known) = self.state.objects.get(&object) else { return };
+        match known.bucket {
+            BucketState::Absent => {}
+            BucketState::Deleting => self.ask_to_delete(object),
+            BucketState::Present => {
+                let holds = [known.hold_until, known.upload_until].into_iter().flatten();
+                if let Some(until) = holds.filter(|until| *until > self.now).max() {
+                    self.agenda.set(until, Timer::Object(object));
+                }
+                self.agenda.sweep.insert(object);
+            }
+        }
+        let now = self.now;
+        let waiting =
+            self.agenda.clients.get_mut(&object).map(|all| all.extract_if(.., |(_, at)| *at <= now).collect());
+        let expired: Vec<_> = waiting.unwrap_or_default();
+        for (request, _) in expired {
+            let reason = format!("{object} did not come into the bucket in time");
+            self.reply(request, Err(Rejection::Unavailable(reason)));
+        }
+        if self.agenda.clients.get(&object).is_some_and(Vec::is_empty) {
+            self.agenda.clients.remove(&object);
+        }
+    }
+
+    /// May this agent read the object from the bucket?
+    pub(crate) fn authorise_fetch(&self, agent: AgentId, object: ObjectId) -> Result<Response, Rejection> {
+        let site = self.trusted_site(agent)?;
+        let reads = self.agenda.wants.is_wanted_at(object, site) || self.reads_at(site, object);
+        if !reads {
+            return Err(Rejection::Forbidden(format!("no execution at this site reads {object}")));
+        }
+        match self.state.objects.get(&object) {
+            Some(known) if known.bucket == BucketState::Present => Ok(Response::Authorised { object: known.reference }),
+            Some(_) | None => Err(Rejection::Unavailable(format!("{object} is not in the bucket"))),
+        }
+    }
+
+    /// Whether an execution that is dispatched to the site reads the object.
+    fn reads_at(&self, site: SiteId, object: ObjectId) -> bool {
+        let Some(known) = self.state.objects.get(&object) else { return false };
+        self.state.site(site).busy.keys().any(|(run_id, step)| {
+            let run = self.state.run(*run_id);
+            let sources = &run.plan.steps[step.index()].reads;
+            let may_read = known.uses.iter().any(|usage| usage.run == *run_id && sources.contains(&usage.source));
+            may_read
+                && run.steps[step.index()]
+                    .active
+                    .iter()
+                    .filter(|(_, active)| active.site == site)
+                    .any(|(element, _)| self.needed_objects(run, *step, *element).iter().any(|read| read.id == object))
+        })
+    }
+
+    pub(crate) fn authorise_push(&self, agent: AgentId, transfer: TransferId) -> Result<Response, Rejection> {
+        let site = self.trusted_site(agent)?;
+        match self.state.transfers.get(&transfer) {
+            Some(known) if known.site == site && !known.cancelled => Ok(Response::Authorised { object: known.object }),
+            Some(known) if known.site == site => Err(Rejection::Conflict(format!("{transfer} was cancelled"))),
+            Some(_) | None => Err(Rejection::Forbidden(format!("no {transfer} was ordered from this site"))),
+        }
+    }
+
+    /// Executions at a site that lost its copy fetch it again, so it is brought to the bucket for them.
+    pub(crate) fn replica_lost(
+        &mut self,
+        site: SiteId,
+        object: ObjectId,
+        location: atoll_model::session::FaultLocation,
+        message: String,
+    ) {
+        if !self.state.objects.contains_key(&object) {
+            return;
+        }
+        let was_present = self.state.objects[&object].bucket == BucketState::Present;
+        if location == atoll_model::session::FaultLocation::Bucket && !was_present {
+            return;
+        }
+        self.record(Fact::ReplicaLost { object, site, location, message });
+        if location == atoll_model::session::FaultLocation::Bucket {
+            self.ask_to_delete(object);
+        }
+        let busy: Vec<_> = self.state.site(site).busy.keys().copied().collect();
+        for (run, step) in busy {
+            let sources = &self.state.run(run).plan.steps[step.index()].reads;
+            let uses = &self.state.objects[&object].uses;
+            if uses.iter().any(|usage| usage.run == run && sources.contains(&usage.source)) {
+                let elements = self.active_at(site, run, step, |_, _| true);
+                for element in elements.iter() {
+                    self.want(site, ExecutionId { run, step, element });
+                }
+            }
+        }
+        self.agenda.replan.insert(object);
+        self.agenda.wake_stuck();
+    }
+}
+
+/// Steps that may still read what comes from this source.
+fn unfinished_readers(run: &Run, source: Source) -> u32 {
+    match source {
+        Source::Step(step) => run.steps[step.index()].readers_left,
+        Source::Bundle(step) => u32::from(!run.steps[step.index()].is_ended()),
+        Source::Input(_) => {
+            let steps = run.plan.steps.iter().zip(&run.steps);
+            let reads = steps.filter(|(planned, state)| !state.is_ended() && planned.reads.contains(&source));
+            u32::from(reads.take(1).count() > 0)
+        }
+    }
+}
+
+/// The site of the execution whose log this is.
+fn log_site(run: &Arc<Run>, object: ObjectId) -> Option<SiteId> {
+    run.steps.iter().find_map(|step| {
+        step.details.iter().find_map(|(element, detail)| {
+            let logs = [detail.logs.stdout, detail.logs.stderr];
+            let is_here = logs.into_iter().flatten().any(|log| log.id == object);
+            is_here.then(|| step.row(*element)).flatten().map(|row| row.site)
+        })
+    })
+}
+
+/// What a step reads, and what it is a step of: all that may go when it ends.
+pub(crate) fn sources_released_by(run: &Run, step: StepIndex) -> Vec<Source> {
+    let mut sources = run.plan.steps[step.index()].reads.clone();
+    sources.extend(run.workflow.step(step).needs.iter().map(|need| Source::Step(*need)));
+    sources.push(Source::Step(step));
+    sources.sort_unstable();
+    sources.dedup();
+    sources
+}

@@ -1,0 +1,366 @@
+//! Late-bound pushes: an object goes to the bucket when an execution that reads it is placed elsewhere.
+
+use std::sync::Arc;
+
+use atoll_model::id::{ExecutionId, ObjectId, RunId, SiteId, StepIndex, TransferId};
+use atoll_model::placement::PushMode;
+use atoll_model::session::PushFailure;
+use atoll_model::value::ObjectRef;
+use atoll_model::workflow::{StartMode, Workflow};
+use storage_sync_core::{Holder, InBucket, Knowledge, Plan, PushRule, Reach, forbidden_by, plan};
+
+use crate::control_plane::ControlPlane;
+use crate::fact::{Fact, ReturnCause, RuleText};
+use crate::placement::Candidate;
+use crate::plan::RunPlan;
+use crate::state::{ActivePhase, BucketState, ObjectState, RowState, StepPhase};
+
+/// Pushes of one object that the bucket or the link refused, one after the other, before its readers fail.
+const PUSH_FAILURES_MAX: u32 = 5;
+/// How often the outputs of one execution are made again.
+const RECOMPUTATIONS_MAX: u32 = 2;
+
+impl ControlPlane {
+    /// How the object gets to the site.
+    pub(crate) fn plan_object(&self, object: ObjectId, site: SiteId) -> Plan {
+        let Some(known) = self.state.objects.get(&object) else { return Plan::Unavailable };
+        let holders: Vec<_> =
+            known.sites.iter().map(|holder| Holder { site: *holder, reach: self.reach(*holder) }).collect();
+        let (confined_by, push) = self.object_rules(known);
+        let bucket = match known.bucket {
+            BucketState::Absent => InBucket::Absent,
+            BucketState::Present => InBucket::Present,
+            BucketState::Deleting => InBucket::Deleting,
+        };
+        plan(site, &Knowledge { holders: &holders, bucket, transfer: known.transfer.is_some(), confined_by, push })
+    }
+
+    /// Whether nothing is to be waited for: it is at the site, or can be fetched.
+    pub(crate) fn is_at_hand(&self, object: ObjectRef, site: SiteId) -> bool {
+        let known = self.state.objects.get(&object.id);
+        known.is_some_and(|known| known.is_at(site) || known.bucket == BucketState::Present)
+    }
+
+    /// Whether the object must cross a border to get to the site.
+    ///
+    /// # Errors
+    /// Why it cannot get there.
+    pub(crate) fn lack(&self, object: ObjectRef, site: SiteId) -> Result<bool, String> {
+        match self.plan_object(object.id, site) {
+            Plan::Present => Ok(false),
+            Plan::InBucket | Plan::PushFrom(_) => Ok(true),
+            Plan::Wait => match self.away(object.id) {
+                Some(site) => Err(format!("it reads {}, which is at {site}, and that is not connected", object.id)),
+                None => Ok(true),
+            },
+            Plan::Forbidden(rule) => {
+                let known = self.state.objects.get(&object.id);
+                let run = known.and_then(|known| known.uses.first()).and_then(|u| self.state.runs.get(&u.run));
+                let rule = run.map_or_else(|| "a rule".to_owned(), |run| rule_name(&run.workflow, rule));
+                Err(format!("it reads {}, which {rule} keeps where it is", object.id))
+            }
+            Plan::Unavailable => Err(format!("it reads {}, of which there is no copy left", object.id)),
+        }
+    }
+
+    /// The site that has the object and is not connected, if no other can give it.
+    fn away(&self, object: ObjectId) -> Option<String> {
+        let known = self.state.objects.get(&object)?;
+        let connected = known.sites.iter().any(|site| self.reach(*site) == Reach::Connected);
+        let waits = known.transfer.is_some() || known.bucket == BucketState::Deleting;
+        let first = known.sites.iter().find(|site| self.reach(**site) == Reach::Away)?;
+        (!connected && !waits).then(|| self.state.site_name(*first))
+    }
+
+    pub(crate) fn reach(&self, site: SiteId) -> Reach {
+        let Some(known) = self.state.sites.get(&site) else { return Reach::Gone };
+        if known.revoked.is_some() || known.lost.is_some() || known.agent.is_none() {
+            return Reach::Gone;
+        }
+        let ready = self.sessions.by_site.get(&site).is_some_and(|s| s.phase == crate::sessions::SessionPhase::Ready);
+        if ready { Reach::Connected } else { Reach::Away }
+    }
+
+    /// The rules on an object: those of all runs that know it, added up.
+    pub(crate) fn object_rules(&self, object: &ObjectState) -> (Option<u16>, PushRule) {
+        let mut confined_by = None;
+        let mut push = PushRule::default();
+        for usage in &object.uses {
+            let Some(rules) =
+                self.state.runs.get(&usage.run).and_then(|run| run.plan.rules(usage.source, usage.output))
+            else {
+                continue;
+            };
+            confined_by = confined_by.or(rules.confined_by.first().copied());
+            if push.rule.is_none() || rules.push.mode == PushMode::Never {
+                push = rules.push;
+            }
+        }
+        (confined_by, push)
+    }
+
+    /// Where an object is: what executions that are placed together have in common.
+    pub(crate) fn places(&self, object: ObjectId) -> (Vec<SiteId>, bool) {
+        let known = self.state.objects.get(&object);
+        known.map_or_else(Default::default, |known| (known.sites.clone(), known.bucket == BucketState::Present))
+    }
+
+    /// Why the rules keep a step from running at a site, whatever it reads in fact.
+    pub(crate) fn rule_obstacle(
+        &self,
+        workflow: &Workflow,
+        plan: &RunPlan,
+        step: StepIndex,
+        candidate: &Candidate<'_>,
+    ) -> Option<String> {
+        let planned = &plan.steps[step.index()];
+        let outputs = planned.outputs.iter().map(|output| &output.confined_by);
+        std::iter::once(&planned.confined_by).chain(outputs).find_map(|confined_by| {
+            let rule = forbidden_by(&workflow.placement, confined_by, candidate.name, candidate.labels)?;
+            Some(format!("{} confines its data to other sites", rule_name(workflow, rule)))
+        })
+    }
+
+    /// Takes the next step for an object that placed executions wait for.
+    pub(crate) fn replan(&mut self, object: ObjectId) {
+        let waiting: Vec<_> = self.agenda.wants.of(object).collect();
+        for (site, execution) in waiting {
+            let Some(active) = self.state.active(execution) else { continue };
+            let is_placed = active.phase == ActivePhase::Placed;
+            match self.plan_object(object, site) {
+                Plan::Present | Plan::InBucket => {
+                    if is_placed {
+                        self.agenda.arrived.insert(execution);
+                    }
+                }
+                Plan::PushFrom(holder) => {
+                    let reference = self.state.objects[&object].reference;
+                    self.order_push(reference, holder, Some(execution), RuleText::WhenNeeded);
+                }
+                Plan::Wait => {}
+                Plan::Forbidden(_) => {
+                    if is_placed {
+                        self.unplace(execution, "a rule keeps an input away from the site");
+                    }
+                }
+                Plan::Unavailable => {
+                    if is_placed {
+                        self.unplace(execution, "an input is not there any more");
+                    }
+                }
+            }
+        }
+        self.serve_clients(object);
+        self.agenda.sweep.insert(object);
+    }
+
+    /// A placed execution waits for a site again.
+    fn unplace(&mut self, execution: ExecutionId, message: &str) {
+        let (run, step) = (execution.run, execution.step);
+        let site = self.state.active(execution).expect("only what is placed").site;
+        self.agenda.wants.remove(execution);
+        self.record(Fact::ExecutionsReturned {
+            run,
+            step,
+            elements: std::iter::once(execution.element).collect(),
+            cause: ReturnCause::InputUnavailable,
+            message: Arc::from(message),
+            not_before: self.now,
+        });
+        self.agenda.has_room(site);
+        self.agenda.place.push((run, step));
+    }
+
+    pub(crate) fn order_push(
+        &mut self,
+        object: ObjectRef,
+        site: SiteId,
+        for_execution: Option<ExecutionId>,
+        rule: RuleText,
+    ) {
+        let number = self.state.transfers_ordered + 1;
+        // The first half tells control planes apart, the second their transfers.
+        let origin = u128::from(self.config.started_at.micros().unsigned_abs());
+        let transfer = TransferId::from_bits((origin << 64) | u128::from(number));
+        let run = for_execution.map(|execution| execution.run);
+        self.record(Fact::PushOrdered { transfer, object, site, run, for_execution, rule, at: self.now });
+        self.agenda.touched.insert(site);
+    }
+
+    /// Pushes are not needed for a run any more; those that others wait for go on.
+    pub(crate) fn cancel_pushes_of(&mut self, run: RunId) {
+        let live: Vec<_> = self
+            .state
+            .transfers
+            .iter()
+            .filter(|(_, transfer)| transfer.run == Some(run) && !transfer.cancelled)
+            .map(|(id, transfer)| (*id, transfer.object.id, transfer.site))
+            .collect();
+        for (transfer, object, site) in live {
+            let wanted = self
+                .agenda
+                .wants
+                .of(object)
+                .any(|(_, execution)| execution.run != run && self.state.active(execution).is_some());
+            if !wanted && !self.agenda.clients.contains_key(&object) {
+                self.record(Fact::PushCancelled { transfer });
+                self.agenda.touched.insert(site);
+            }
+        }
+    }
+
+    /// The object is in the bucket.
+    pub(crate) fn pushed(
+        &mut self,
+        site: SiteId,
+        transfer: TransferId,
+        wire_bytes: u64,
+        at: atoll_model::time::Timestamp,
+    ) {
+        // Repeated after a push that was given up with its site, or is known to have ended.
+        let Some(known) = self.state.transfers.get(&transfer).filter(|known| known.site == site) else { return };
+        let object = known.object.id;
+        let seconds = self.now.saturating_since(known.ordered_at).as_secs_f64();
+        self.estimates.learn_transfer(site, wire_bytes, seconds);
+        self.counters.bytes_to_bucket += wire_bytes;
+        self.record(Fact::PushEnded { transfer, wire_bytes, at });
+        self.agenda.replan.insert(object);
+        self.agenda.wake_stuck();
+    }
+
+    pub(crate) fn push_failed(&mut self, site: SiteId, transfer: TransferId, reason: PushFailure, message: String) {
+        let Some(known) = self.state.transfers.get(&transfer).filter(|known| known.site == site) else { return };
+        let object = known.object.id;
+        self.record(Fact::PushFailed { transfer, reason, message: message.clone(), at: self.now });
+        let refused = self.state.objects.get(&object).map_or(0, |known| known.failed_pushes);
+        if refused >= PUSH_FAILURES_MAX {
+            let text = format!("{object} could not be pushed to the bucket: {message}");
+            let waiting: Vec<_> = self.agenda.wants.of(object).map(|(_, execution)| execution).collect();
+            for execution in waiting {
+                if self.state.active(execution).is_some_and(|active| active.phase == ActivePhase::Placed) {
+                    let elements = std::iter::once(execution.element).collect();
+                    self.give_up(execution.run, execution.step, elements, &text);
+                }
+            }
+            self.refuse_clients(object, &text);
+        }
+        self.agenda.replan.insert(object);
+    }
+
+    /// Executions cannot be placed: inputs of which no copy is left are made again where that is possible, and where it
+    /// is not, the readers fail.
+    pub(crate) fn recover_inputs(&mut self, run: RunId, objects: &[ObjectRef]) {
+        for object in objects {
+            let gone = self.state.objects.get(&object.id).is_none_or(|known| {
+                known.transfer.is_none()
+                    && known.bucket == BucketState::Absent
+                    && known.sites.iter().all(|site| self.reach(*site) == Reach::Gone)
+            });
+            if gone {
+                self.recompute(run, object.id);
+            }
+        }
+    }
+
+    /// Runs again what made an object, or fails its readers with its name.
+    fn recompute(&mut self, reader: RunId, object: ObjectId) {
+        let producer = self.state.objects.get(&object).and_then(|known| known.producer);
+        let lost_sites = self.state.objects.get(&object).is_some_and(|known| {
+            let may_return = |site: &SiteId| self.state.sites.get(site).is_some_and(|s| s.revoked.is_none());
+            known.sites.iter().any(may_return)
+        });
+        if let Some(producer) = producer
+            && let Some(run) = self.state.runs.get(&producer.run).filter(|run| run.is_going_on())
+        {
+            let step = &run.steps[producer.step.index()];
+            if step.recomputing.contains(producer.element) {
+                return;
+            }
+            let tries = step.tries.get(&producer.element).map_or(0, |tries| tries.recomputed);
+            let succeeded = step.row(producer.element).is_some_and(|row| row.state == RowState::Succeeded);
+            let definition = run.workflow.step(producer.step);
+            let somewhere = self.candidates().iter().any(|candidate| {
+                candidate.closed.is_none()
+                    && crate::placement::permanent_obstacle(candidate, &self.requirement(run, definition)).is_none()
+            });
+            let again = definition.start == StartMode::AtLeastOnce && step.phase == StepPhase::Expanded;
+            if succeeded && again && tries < RECOMPUTATIONS_MAX && (somewhere || !lost_sites) {
+                self.record(Fact::RecomputeOrdered { execution: producer });
+                self.agenda.place.push((producer.run, producer.step));
+                return;
+            }
+        }
+        // A lost site may come back with its copy.
+        if !lost_sites {
+            self.fail_readers(reader, object);
+        }
+    }
+
+    fn fail_readers(&mut self, run_id: RunId, object: ObjectId) {
+        let message = format!("no copy of its input {object} is left, and it cannot be made again");
+        let Some(run) = self.state.runs.get(&run_id) else { return };
+        let mut readers = Vec::new();
+        for (index, step) in (0..=u16::MAX).map(StepIndex).zip(&run.steps) {
+            if step.phase != StepPhase::Expanded || !step.has_waiting() {
+                continue;
+            }
+            let waiting = step.ready.iter().chain(step.again.keys().copied());
+            let reads = |element: &u32| self.needed_objects(run, index, *element).iter().any(|read| read.id == object);
+            let elements: atoll_model::elements::ElementSet = waiting.filter(reads).collect();
+            if !elements.is_empty() {
+                readers.push((index, elements));
+            }
+        }
+        for (step, elements) in readers {
+            // The first failure cancels the others.
+            if self.state.run(run_id).is_going_on() {
+                self.give_up(run_id, step, elements, &message);
+            }
+        }
+    }
+
+    /// Pushes new outputs whose rule says so at once.
+    pub(crate) fn push_eagerly(&mut self, run_id: RunId, step: StepIndex, site: SiteId, elements: &[u32]) {
+        let run = self.state.run(run_id);
+        let mut orders = Vec::new();
+        for (place, rules) in run.plan.steps[step.index()].outputs.iter().enumerate() {
+            if rules.push.mode != PushMode::Eager {
+                continue;
+            }
+            let rule = rule_text(&run.workflow, rules.push.rule);
+            for element in elements {
+                let detail = run.steps[step.index()].details.get(element);
+                let Some(value) = detail.and_then(|detail| detail.outputs.get(place)) else { continue };
+                let execution = ExecutionId { run: run_id, step, element: *element };
+                value.visit_objects(&mut |object| orders.push((object, execution, rule)));
+            }
+        }
+        for (object, execution, rule) in orders {
+            let known = &self.state.objects[&object.id];
+            if known.bucket == BucketState::Absent && known.transfer.is_none() {
+                self.order_push(object, site, Some(execution), rule);
+            }
+        }
+    }
+
+    /// Which rule a fetch for an execution is entered under.
+    pub(crate) fn fetch_rule(&self, object: ObjectId, run: RunId) -> RuleText {
+        let Some(known) = self.state.objects.get(&object) else { return RuleText::WhenNeeded };
+        let Some(state) = self.state.runs.get(&run) else { return RuleText::WhenNeeded };
+        let of_run = known.uses.iter().filter(|usage| usage.run == run);
+        let rules = of_run.filter_map(|usage| state.plan.rules(usage.source, usage.output));
+        let eager = rules.map(|rules| rules.push).find(|push| push.mode == PushMode::Eager);
+        eager.map_or(RuleText::WhenNeeded, |push| rule_text(&state.workflow, push.rule))
+    }
+}
+
+pub(crate) fn rule_text(workflow: &Workflow, rule: Option<u16>) -> RuleText {
+    match rule.and_then(|rule| Some((rule, workflow.placement.get(usize::from(rule))?))) {
+        Some((number, rule)) => RuleText::Rule { number: u32::from(number) + 1, line: rule.place.line },
+        None => RuleText::WhenNeeded,
+    }
+}
+
+pub(crate) fn rule_name(workflow: &Workflow, rule: u16) -> String {
+    rule_text(workflow, Some(rule)).to_string()
+}

@@ -1,0 +1,101 @@
+//! Handing executions to an agent.
+
+use std::collections::BTreeMap;
+
+use atoll_model::elements::ElementSet;
+use atoll_model::id::{Attempt, ExecutionId, RunId, SiteId, StepIndex};
+use atoll_model::value::ObjectRef;
+
+use crate::control_plane::ControlPlane;
+use crate::fact::Fact;
+use crate::state::{ActivePhase, Run};
+
+impl ControlPlane {
+    pub(crate) fn dispatch(
+        &mut self,
+        run: RunId,
+        step: StepIndex,
+        attempt: Attempt,
+        elements: ElementSet,
+        site: SiteId,
+        decision: u32,
+        fragment: bool,
+    ) {
+        self.prepare(site, run, step);
+        self.counters.executions_dispatched += u64::from(elements.len());
+        let reads = self.reads_objects(run, step);
+        let given = elements.clone();
+        let at = self.now;
+        self.record(Fact::ExecutionsDispatched { run, step, attempt, elements, site, decision, fragment, at });
+        if reads {
+            for element in given.iter() {
+                self.want(site, ExecutionId { run, step, element });
+            }
+        }
+        self.agenda.touched.insert(site);
+        let successors = &self.state.run(run).plan.steps[step.index()].successors;
+        let ahead = successors.iter().map(|successor| (run, *successor));
+        self.agenda.chain.extend(ahead);
+    }
+
+    /// Sends the step's template, unless the agent's journal has it.
+    pub(crate) fn prepare(&mut self, site: SiteId, run: RunId, step: StepIndex) {
+        let prepared = &self.state.site(site).log.prepared;
+        if !prepared.get(&run).is_some_and(|steps| steps.contains(&step)) {
+            self.record(Fact::Prepared { site, run, step });
+        }
+    }
+
+    /// Whether executions of a step may read objects at all.
+    fn reads_objects(&self, run: RunId, step: StepIndex) -> bool {
+        let run = self.state.run(run);
+        !run.plan.steps[step.index()].reads.is_empty()
+    }
+
+    /// Notes which objects an execution reads that are not known to be at its site; all that it reads are returned.
+    pub(crate) fn want(&mut self, site: SiteId, execution: ExecutionId) -> Vec<ObjectRef> {
+        let objects = self.needed_objects(self.state.run(execution.run), execution.step, execution.element);
+        for object in &objects {
+            if self.state.objects.get(&object.id).is_none_or(|known| !known.is_at(site)) {
+                self.agenda.wants.add(object.id, site, execution);
+            }
+        }
+        objects
+    }
+
+    /// Every object that an execution reads, as far as they exist.
+    pub(crate) fn needed_objects(&self, run: &Run, step: StepIndex, element: u32) -> Vec<ObjectRef> {
+        let mut objects = Vec::new();
+        if let Ok(shared) = self.caches.shared(run, step) {
+            objects.extend(&shared.objects);
+        }
+        let planned = &run.plan.steps[step.index()];
+        if !planned.own.is_empty() && run.steps[step.index()].needs_left == 0 {
+            // What cannot be evaluated was refused when it was placed.
+            for (_, value) in self.caches.own(run, step, element).unwrap_or_default() {
+                value.visit_objects(&mut |object| objects.push(object));
+            }
+        }
+        objects
+    }
+
+    /// Dispatches placed executions whose objects have all arrived where they can be had.
+    pub(crate) fn dispatch_arrived(&mut self) {
+        let mut ready: BTreeMap<(SiteId, RunId, StepIndex, Attempt, u32), ElementSet> = BTreeMap::new();
+        for execution in std::mem::take(&mut self.agenda.arrived) {
+            let Some(active) = self.state.active(execution) else { continue };
+            if active.phase != ActivePhase::Placed {
+                continue;
+            }
+            let run = self.state.run(execution.run);
+            let objects = self.needed_objects(run, execution.step, execution.element);
+            if objects.iter().all(|object| self.is_at_hand(*object, active.site)) {
+                let key = (active.site, execution.run, execution.step, active.attempt, active.decision);
+                ready.entry(key).or_default().insert(execution.element);
+            }
+        }
+        for ((site, run, step, attempt, decision), elements) in ready {
+            self.dispatch(run, step, attempt, elements, site, decision, false);
+        }
+    }
+}

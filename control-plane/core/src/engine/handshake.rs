@@ -1,0 +1,229 @@
+//! How a session begins: hello, welcome, inventory, verdicts, ready.
+
+use atoll_model::elements::ElementSet;
+use atoll_model::id::{AgentId, CommandSeq, SiteId};
+use atoll_model::limits;
+use atoll_model::session::{
+    AgentBody, AgentFrame, ControlBody, Credits, Goodbye, Heartbeat, Hello, PROTOCOL_VERSION, Welcome,
+};
+use atoll_model::time::Timestamp;
+use std::sync::Arc;
+use std::time::Duration;
+
+use crate::agenda::Timer;
+use crate::command::Command;
+use crate::control_plane::ControlPlane;
+use crate::event::ConnectionId;
+use crate::fact::{Fact, LogPositions, ReturnCause};
+use crate::sessions::{Presence, Session, SessionPhase};
+use crate::state::{ActivePhase, Log, Outgoing};
+
+/// Within this time, processes that take one session from each other are counted.
+const TAKEOVER_WINDOW: Duration = Duration::from_secs(10 * 60);
+/// Processes that come back after another has taken over, within the window: with the first takeover that makes three,
+/// and one agent that restarts never comes back as the process it was.
+const TAKEOVERS_BACK_MAX: usize = 2;
+
+impl ControlPlane {
+    pub(crate) fn frame(&mut self, connection: ConnectionId, agent: AgentId, frame: AgentFrame) {
+        if let AgentBody::Hello(hello) = frame.body {
+            return self.hello(connection, agent, hello);
+        }
+        // What still arrives on a connection whose session was superseded is not heard.
+        let Some(site) = self.sessions.by_connection.get(&connection).copied() else { return };
+        let Some(session) = self.sessions.by_site.get(&site) else { return };
+        if session.epoch != frame.epoch || session.agent != agent {
+            return;
+        }
+        self.heard(site);
+        self.acknowledged(site, agent, frame.acknowledged);
+        match frame.body {
+            AgentBody::Hello(_) => unreachable!("handled above"),
+            AgentBody::Inventory(items) => self.inventory(site, items),
+            AgentBody::Reports { first, reports } => self.reports(site, first, reports),
+            AgentBody::Heartbeat(heartbeat) => self.heartbeat(site, heartbeat),
+            AgentBody::Acknowledge => {}
+        }
+    }
+
+    fn acknowledged(&mut self, site: SiteId, agent: AgentId, through: CommandSeq) {
+        let log = &self.state.site(site).log;
+        if through >= log.first_unacknowledged() && !log.outbox.is_empty() {
+            self.record(Fact::CommandsAcknowledged { agent, through });
+        }
+    }
+
+    fn heartbeat(&mut self, site: SiteId, heartbeat: Heartbeat) {
+        let known = self.state.site(site).capacity.as_ref();
+        let changed = known.is_none_or(|known| {
+            (known.cpu_millis, known.memory_bytes) != (heartbeat.capacity.cpu_millis, heartbeat.capacity.memory_bytes)
+        });
+        if changed {
+            self.record(Fact::CapacityChanged { site, capacity: heartbeat.capacity.clone() });
+        }
+        let session = self.sessions.by_site.get_mut(&site).expect("frames are heard in sessions");
+        session.acknowledge = true;
+        session.answers = Some(heartbeat.sent_at);
+        let presence = self.sessions.presence.get_mut(&site).expect("was just heard");
+        let reopened =
+            presence.heartbeat.as_ref().is_some_and(|last| last.closed.is_some() && heartbeat.closed.is_none());
+        presence.heartbeat = Some(heartbeat);
+        if changed || reopened {
+            self.site_came_back(site);
+        }
+        self.agenda.touched.insert(site);
+    }
+
+    fn hello(&mut self, connection: ConnectionId, agent: AgentId, hello: Hello) {
+        let site = match self.admit(agent, &hello) {
+            Ok(site) => site,
+            Err(goodbye) => return self.turn_away(connection, goodbye),
+        };
+        if self.sessions.by_site.get(&site).is_some_and(|session| session.connection == connection) {
+            // A second hello on one connection: the first session stands.
+            return;
+        }
+        if self.takes_turns(site, hello.boot_nonce) {
+            let name = self.state.site(site).name.clone();
+            let reason = format!("two agents use the identity of site {name} and take the session from each other");
+            self.turn_away(connection, Goodbye::Revoked { reason: reason.clone() });
+            return self.quarantine(agent, site, reason);
+        }
+        self.end_session(site, Goodbye::Superseded);
+        let restart = log_restart(&self.state.site(site).log, &hello);
+        if restart.is_some() {
+            self.take_back_unsent(site);
+        }
+        self.counters.sessions_opened += 1;
+        let epoch = self.state.site(site).epoch.next();
+        self.record(Fact::SessionOpened {
+            agent,
+            epoch,
+            journal: hello.journal,
+            incarnation: hello.incarnation,
+            restart,
+            capacity: hello.capacity.clone(),
+            runtimes: hello.runtimes.clone(),
+            agent_version: hello.agent_version.clone(),
+            at: self.now,
+        });
+        self.acknowledged(site, agent, hello.last_command);
+        let log = &self.state.site(site).log;
+        let (resume_after, sent) = (log.last_report, hello.last_command);
+        let session = Session {
+            connection,
+            agent,
+            epoch,
+            phase: SessionPhase::AwaitingInventory,
+            drained_at: hello.last_report,
+            restarted: restart.is_some(),
+            sent,
+            since: self.now,
+            acknowledge: false,
+            answers: Some(hello.clock),
+        };
+        self.sessions.by_site.insert(site, session);
+        self.sessions.by_connection.insert(connection, site);
+        self.heard(site);
+        let presence = self.sessions.presence.get_mut(&site).expect("was just heard");
+        if restart.is_some() {
+            presence.sent = sent;
+        }
+        presence.sent = presence.sent.max(sent);
+        self.agenda.set(self.now + self.session_lease(), Timer::Liveness(site));
+        let credits = Credits { reports: limits::REPORT_CREDITS };
+        let welcome = Welcome { protocol: PROTOCOL_VERSION, resume_after, new_journal: restart.is_some(), credits };
+        self.send(connection, site, epoch, ControlBody::Welcome(welcome));
+    }
+
+    fn admit(&self, agent: AgentId, hello: &Hello) -> Result<SiteId, Goodbye> {
+        if hello.agent != agent {
+            let reason = format!("the certificate is that of {agent}, not of {}", hello.agent);
+            return Err(Goodbye::Refused { reason });
+        }
+        let site = self.trusted_site(agent).map_err(|rejection| Goodbye::Revoked { reason: rejection.to_string() })?;
+        if !(hello.protocol_min..=hello.protocol_max).contains(&PROTOCOL_VERSION) {
+            let reason = format!(
+                "the agent speaks versions {} to {} of the protocol, the control plane version {PROTOCOL_VERSION}",
+                hello.protocol_min, hello.protocol_max
+            );
+            return Err(Goodbye::Refused { reason });
+        }
+        Ok(site)
+    }
+
+    fn turn_away(&mut self, connection: ConnectionId, goodbye: Goodbye) {
+        let frame = atoll_model::session::ControlFrame {
+            epoch: Default::default(),
+            acknowledged: Default::default(),
+            lease: None,
+            body: ControlBody::Goodbye(goodbye),
+        };
+        self.command(Command::Send { connection, frame });
+        self.command(Command::Close { connection });
+    }
+
+    /// E6: whether two processes take the session from each other.
+    fn takes_turns(&mut self, site: SiteId, boot_nonce: u64) -> bool {
+        let now = self.now;
+        let last_command = self.state.site(site).log.last_command;
+        let presence =
+            self.sessions.presence.entry(site).or_insert_with(|| Presence::new(Timestamp::ZERO, last_command));
+        let takeovers = &mut presence.takeovers;
+        takeovers.retain(|(at, _)| now.saturating_since(*at) <= TAKEOVER_WINDOW);
+        if takeovers.back().is_none_or(|(_, last)| *last != boot_nonce) {
+            takeovers.push_back((now, boot_nonce));
+        }
+        let nonces: Vec<_> = takeovers.iter().map(|(_, nonce)| *nonce).collect();
+        let back = nonces.iter().enumerate().filter(|(place, nonce)| nonces[..*place].contains(nonce)).count();
+        back >= TAKEOVERS_BACK_MAX
+    }
+
+    /// The agent's journal is not the one that the outbox was for: what was never sent is still to be given out.
+    fn take_back_unsent(&mut self, site: SiteId) {
+        let sent = self.sessions.presence.get(&site).map_or(self.state.site(site).log.last_command, |p| p.sent);
+        let log = &self.state.site(site).log;
+        let first = log.first_unacknowledged();
+        let unsent: Vec<_> = log
+            .outbox
+            .iter()
+            .zip(first.0..)
+            .filter(|(_, number)| *number > sent.0)
+            .filter_map(|(command, number)| match command {
+                Outgoing::Dispatch { run, step, .. } => Some((*run, *step, CommandSeq(number))),
+                Outgoing::Prepare { .. }
+                | Outgoing::Cancel { .. }
+                | Outgoing::Push { .. }
+                | Outgoing::CancelPush { .. }
+                | Outgoing::Forget { .. } => None,
+            })
+            .collect();
+        for (run, step, command) in unsent {
+            if !self.state.runs.get(&run).is_some_and(|run| run.is_going_on()) {
+                continue;
+            }
+            let elements: ElementSet = self.active_at(site, run, step, |_, active| {
+                active.command == command && active.phase == ActivePhase::Dispatched
+            });
+            if elements.is_empty() {
+                continue;
+            }
+            let message: Arc<str> = Arc::from("the agent has a new journal, and this was never sent");
+            let (cause, not_before) = (ReturnCause::NeverSent, self.now);
+            self.record(Fact::ExecutionsReturned { run, step, elements, cause, message, not_before });
+            self.after_return(run, step);
+        }
+    }
+}
+
+/// Where the logs begin again, if the agent's journal is another one, or has gone back in time.
+fn log_restart(log: &Log, hello: &Hello) -> Option<LogPositions> {
+    let is_known = log.journal == Some(hello.journal);
+    let has_all_reports = hello.last_report.max(hello.acknowledged_report) >= log.last_report;
+    let has_acknowledged = hello.last_command.next() >= log.first_unacknowledged();
+    let has_no_more = hello.last_command <= log.last_command && hello.acknowledged_report <= log.last_report;
+    if is_known && has_all_reports && has_acknowledged && has_no_more {
+        return None;
+    }
+    Some(LogPositions { last_report: hello.acknowledged_report, last_command: hello.last_command })
+}

@@ -1,0 +1,276 @@
+//! Silence: when a site is suspected, disconnected, lost.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use atoll_model::elements::ElementSet;
+use atoll_model::id::{RunId, SiteId, StepIndex};
+use atoll_model::limits;
+use atoll_model::session::PushFailure;
+use atoll_model::time::Timestamp;
+use atoll_model::workflow::StartMode;
+
+use crate::agenda::Timer;
+use crate::command::Command;
+use crate::control_plane::ControlPlane;
+use crate::event::ConnectionId;
+use crate::fact::{Fact, ReturnCause};
+use crate::sessions::SessionPhase;
+use crate::state::{Active, ActivePhase};
+use crate::view::SiteState;
+
+/// Session leases without a word, after which the connection is given up.
+const LEASES_UNTIL_DISCONNECTED: u32 = 3;
+/// Sites that must fall silent together before their number can stop anyone from being declared lost: below it, silence
+/// of single sites is what it looks like.
+const BREAKER_SITES_MIN: usize = 3;
+/// Of all sites, in hundredths: more silent at once means that the fault is on this side, or in between.
+const BREAKER_PERCENT: usize = 30;
+
+impl ControlPlane {
+    /// How far apart heartbeats are: all agents together send at most so many a second.
+    pub(crate) fn heartbeat_interval(&self) -> Duration {
+        let agents = u32::try_from(self.state.sites.len()).unwrap_or(u32::MAX);
+        let paced = Duration::from_secs(u64::from(agents.div_ceil(limits::HEARTBEATS_PER_SECOND_MAX)));
+        if agents <= limits::HEARTBEATS_PER_SECOND_MAX {
+            self.config.heartbeat
+        } else {
+            self.config.heartbeat.max(paced)
+        }
+    }
+
+    pub(crate) fn session_lease(&self) -> Duration {
+        self.config.session_lease.max(self.heartbeat_interval() * LEASES_UNTIL_DISCONNECTED)
+    }
+
+    pub(crate) fn heard(&mut self, site: SiteId) {
+        let (now, lease) = (self.now, self.session_lease());
+        let last_command = self.state.site(site).log.last_command;
+        let presence = self
+            .sessions
+            .presence
+            .entry(site)
+            .or_insert_with(|| crate::sessions::Presence::new(Timestamp::ZERO, last_command));
+        let was_silent = now.saturating_since(presence.heard_at) > lease;
+        if presence.heard_at == Timestamp::ZERO {
+            self.agenda.set(now + lease, Timer::Liveness(site));
+        }
+        presence.heard_at = now;
+        if was_silent {
+            self.site_came_back(site);
+        }
+    }
+
+    /// Work may go there (again).
+    pub(crate) fn site_came_back(&mut self, site: SiteId) {
+        self.agenda.has_room(site);
+        self.agenda.wake_stuck();
+        let wanted: Vec<_> = self.agenda.wants.objects().collect();
+        let there =
+            |object: &atoll_model::id::ObjectId| self.state.objects.get(object).is_none_or(|known| known.is_at(site));
+        let concerned: Vec<_> = wanted.into_iter().filter(there).collect();
+        self.agenda.replan.extend(concerned);
+    }
+
+    pub(crate) fn site_state(&self, site: SiteId) -> SiteState {
+        let Some(state) = self.state.sites.get(&site) else { return SiteState::Revoked };
+        if state.revoked.is_some() {
+            return SiteState::Revoked;
+        }
+        let Some(agent) = state.agent else { return SiteState::Expected };
+        if self.state.agents.get(&agent).is_some_and(|agent| agent.quarantined.is_some()) {
+            return SiteState::Quarantined;
+        }
+        if state.lost.is_some() {
+            return SiteState::Lost;
+        }
+        let Some(session) = self.sessions.by_site.get(&site) else {
+            return if state.log.journal.is_none() { SiteState::Expected } else { SiteState::Disconnected };
+        };
+        let heard_at = self.sessions.presence.get(&site).map_or(Timestamp::ZERO, |presence| presence.heard_at);
+        let silent = self.now.saturating_since(heard_at);
+        match session.phase {
+            _ if silent > self.session_lease() => SiteState::Suspect,
+            SessionPhase::AwaitingInventory | SessionPhase::Draining => SiteState::Syncing,
+            SessionPhase::Ready if state.drained => SiteState::Draining,
+            SessionPhase::Ready => SiteState::Ready,
+        }
+    }
+
+    /// Why a site takes no new work now, if it does not.
+    pub(crate) fn site_closed(&self, site: SiteId) -> Option<String> {
+        let reason = match self.site_state(site) {
+            SiteState::Ready => {
+                let heartbeat = self.sessions.presence.get(&site).and_then(|presence| presence.heartbeat.as_ref());
+                return heartbeat.and_then(|heartbeat| heartbeat.closed.clone());
+            }
+            SiteState::Expected => "no agent has joined it yet",
+            SiteState::Syncing => "its agent has just connected",
+            SiteState::Suspect => "its agent has missed a heartbeat",
+            SiteState::Disconnected => "its agent is not connected",
+            SiteState::Lost => "its agent was not heard for too long",
+            SiteState::Draining => "it is being drained",
+            SiteState::Revoked => "it is revoked",
+            SiteState::Quarantined => "two agents use its identity",
+        };
+        Some(reason.to_owned())
+    }
+
+    pub(crate) fn connection_lost(&mut self, connection: ConnectionId) {
+        // A session that was superseded has no entry any more.
+        if let Some(site) = self.sessions.by_connection.remove(&connection) {
+            self.sessions.by_site.remove(&site);
+        }
+    }
+
+    pub(crate) fn close_session(&mut self, site: SiteId) {
+        if let Some(session) = self.sessions.by_site.remove(&site) {
+            self.sessions.by_connection.remove(&session.connection);
+            self.command(Command::Close { connection: session.connection });
+        }
+    }
+
+    pub(crate) fn look_at_silence(&mut self, site: SiteId) {
+        let Some(state) = self.state.sites.get(&site) else { return };
+        let Some(presence) = self.sessions.presence.get(&site) else { return };
+        if state.revoked.is_some() || state.lost.is_some() || state.agent.is_none() {
+            // Said hello again, it is looked at again.
+            self.sessions.presence.get_mut(&site).expect("just seen").heard_at = Timestamp::ZERO;
+            return;
+        }
+        let (lease, heard_at) = (self.session_lease(), presence.heard_at);
+        let silent = self.now.saturating_since(heard_at);
+        if silent >= lease * LEASES_UNTIL_DISCONNECTED {
+            self.close_session(site);
+        }
+        let lost_at = (heard_at + self.config.lost_after).max(self.started_at + self.config.restart_grace);
+        if self.now >= lost_at && silent >= self.config.lost_after {
+            if self.too_many_are_silent(heard_at) {
+                self.agenda.set(self.now + lease, Timer::Liveness(site));
+            } else {
+                self.declare_lost(site);
+            }
+            return;
+        }
+        let thresholds = [heard_at + lease, heard_at + lease * LEASES_UNTIL_DISCONNECTED, lost_at];
+        let just_after = Duration::from_micros(1);
+        let next = thresholds.into_iter().filter(|at| *at > self.now).min().unwrap_or(self.now + lease);
+        self.agenda.set(next + just_after, Timer::Liveness(site));
+    }
+
+    /// B7: when many sites fall silent together, nobody is declared lost.
+    fn too_many_are_silent(&self, heard_at: Timestamp) -> bool {
+        let lease = self.session_lease();
+        let watched = self.state.sites.iter().filter(|(_, site)| {
+            site.agent.is_some() && site.revoked.is_none() && site.lost.is_none() && site.log.journal.is_some()
+        });
+        let mut total = 0;
+        let mut silent = 0;
+        for (site, _) in watched {
+            total += 1;
+            let last = self.sessions.presence.get(site).map_or(Timestamp::ZERO, |presence| presence.heard_at);
+            let apart = last.saturating_since(heard_at).max(heard_at.saturating_since(last));
+            silent += usize::from(self.now.saturating_since(last) > lease && apart <= lease);
+        }
+        silent >= BREAKER_SITES_MIN && silent * 100 > total * BREAKER_PERCENT
+    }
+
+    fn declare_lost(&mut self, site: SiteId) {
+        let Some(agent) = self.state.site(site).agent else { return };
+        self.counters.agents_lost += 1;
+        self.close_session(site);
+        self.record(Fact::AgentLost { agent, at: self.now });
+        let message = format!("site {} was not heard for too long", self.state.site(site).name);
+        self.give_away(site, &message);
+    }
+
+    /// Takes everything from a site that will not do it, or not in time.
+    pub(crate) fn give_away(&mut self, site: SiteId, message: &str) {
+        let busy: Vec<_> = self.state.site(site).busy.keys().copied().collect();
+        for (run, step) in busy {
+            let elements = self.active_at(site, run, step, |_, _| true);
+            self.return_from(site, run, step, elements, message);
+        }
+        let transfers: Vec<_> = self.state.transfers.iter().filter(|(_, transfer)| transfer.site == site).collect();
+        let transfers: Vec<_> = transfers.into_iter().map(|(id, transfer)| (*id, transfer.object.id)).collect();
+        for (transfer, object) in transfers {
+            let reason = PushFailure::Cancelled;
+            self.record(Fact::PushFailed { transfer, reason, message: message.to_owned(), at: self.now });
+            self.agenda.replan.insert(object);
+        }
+        let wanted: Vec<_> = self.agenda.wants.objects().collect();
+        self.agenda.replan.extend(wanted);
+        self.agenda.wake_stuck();
+    }
+
+    /// Elements of a step that are active at a site.
+    pub(crate) fn active_at(
+        &self,
+        site: SiteId,
+        run: RunId,
+        step: StepIndex,
+        mut which: impl FnMut(u32, &Active) -> bool,
+    ) -> ElementSet {
+        let active = self.state.step(run, step).active.iter();
+        active.filter(|(element, active)| active.site == site && which(**element, active)).map(|(e, _)| *e).collect()
+    }
+
+    /// The rule for attempts that a site had and will not finish (as far as is known): what was never sent is still to be
+    /// given out; what must not start twice has an unknown fate; everything else gets another attempt, which fences this
+    /// one.
+    pub(crate) fn return_from(
+        &mut self,
+        site: SiteId,
+        run: RunId,
+        step: StepIndex,
+        elements: ElementSet,
+        message: &str,
+    ) {
+        if elements.is_empty() {
+            return;
+        }
+        let sent = self.sessions.presence.get(&site).map_or(self.state.site(site).log.last_command, |p| p.sent);
+        let at_most_once = self.state.run(run).workflow.step(step).start == StartMode::AtMostOnce;
+        let going_on = self.state.run(run).is_going_on();
+        let (mut unsent, mut gone) = (ElementSet::new(), ElementSet::new());
+        for element in elements.iter() {
+            let active = &self.state.step(run, step).active[&element];
+            let never = active.phase == ActivePhase::Placed
+                || (active.phase == ActivePhase::Dispatched && active.command > sent);
+            if never {
+                unsent.insert(element)
+            } else {
+                gone.insert(element)
+            };
+            self.agenda.wants.remove(atoll_model::id::ExecutionId { run, step, element });
+        }
+        let message: Arc<str> = Arc::from(message);
+        if !going_on {
+            let at = self.now;
+            self.record(Fact::ExecutionsGivenUp { run, step, elements, cancelled: true, message, at });
+            self.after_elements_ended(run, step);
+            return;
+        }
+        let not_before = self.now;
+        if !unsent.is_empty() {
+            let (cause, message) = (ReturnCause::NeverSent, Arc::clone(&message));
+            self.record(Fact::ExecutionsReturned { run, step, elements: unsent, cause, message, not_before });
+        }
+        if !gone.is_empty() && at_most_once {
+            self.record(Fact::ExecutionsUnknown { run, step, elements: gone, message });
+        } else if !gone.is_empty() {
+            let cause = ReturnCause::Lost;
+            self.counters.executions_returned += u64::from(gone.len());
+            self.record(Fact::ExecutionsReturned { run, step, elements: gone, cause, message, not_before });
+        }
+        self.agenda.has_room(site);
+        self.after_return(run, step);
+    }
+
+    /// What follows when executions of a step wait again.
+    pub(crate) fn after_return(&mut self, run: RunId, step: StepIndex) {
+        self.agenda.place.push((run, step));
+        self.agenda.chain.push_back((run, step));
+        self.withdraw_successors(run, step);
+    }
+}

@@ -1,0 +1,381 @@
+//! From executions that are ready to executions that have a site.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+use atoll_model::elements::ElementSet;
+use atoll_model::id::{Attempt, ExecutionId, RunId, SiteId, StepIndex};
+use atoll_model::value::ObjectRef;
+use atoll_model::workflow::{Step, Work};
+
+use crate::agenda::Timer;
+use crate::caches::{Shared, value_bytes};
+use crate::control_plane::ControlPlane;
+use crate::fact::Fact;
+use crate::placement::{self, Assessment, Candidate, DataTerms, Requirement};
+use crate::state::{Run, StepPhase};
+
+/// Executions of one step that get a site before it is the turn of the next step.
+const QUANTUM: u32 = 1_024;
+/// Encoded inputs of one dispatch command, roughly: several fit into a frame.
+const DISPATCH_BYTES: usize = 256 << 10;
+/// Encoded inputs of one execution: beyond it the command could not be decoded.
+const INPUT_BYTES_MAX: usize = 8 << 20;
+/// A decision is not written down again within this time if nothing but its figures has changed.
+const DECISION_LIFETIME: Duration = Duration::from_secs(1);
+/// Decisions kept of one step; later ones that only differ in figures join the last.
+const DECISIONS_MAX: usize = 64;
+
+/// Executions that ask for the same and read the same from the same places.
+#[derive(Debug)]
+struct Group {
+    elements: ElementSet,
+    /// Objects of one of them, beside those that the whole step shares.
+    objects: Vec<ObjectRef>,
+    /// The site that they should not go to again, if there is another.
+    avoid: Option<SiteId>,
+    attempt: Attempt,
+}
+
+impl ControlPlane {
+    /// Gives the waiting executions of a step to sites, as far as there is room.
+    pub(crate) fn place(&mut self, run: RunId, step: StepIndex) {
+        let Some(known) = self.state.runs.get(&run) else { return };
+        let state = &known.steps[step.index()];
+        if !known.is_going_on() || state.phase != StepPhase::Expanded || !state.has_waiting() {
+            return;
+        }
+        let shared = match self.caches.shared(known, step) {
+            Ok(shared) if shared.bytes <= INPUT_BYTES_MAX => shared,
+            Ok(shared) => {
+                let message = format!("its inputs come to {} bytes, more than can be handed over", shared.bytes);
+                return self.give_up_waiting(run, step, &message);
+            }
+            Err(error) => return self.give_up_waiting(run, step, &error.to_string()),
+        };
+        let groups = match self.groups(run, step) {
+            Ok(groups) => groups,
+            Err((element, message)) => {
+                let elements = ElementSet::from_range(element..element + 1);
+                self.give_up(run, step, elements, &message);
+                self.agenda.place.push((run, step));
+                return;
+            }
+        };
+        for group in groups {
+            if !self.state.runs.get(&run).is_some_and(|run| run.is_going_on()) {
+                return;
+            }
+            self.place_group(run, step, &shared, group);
+        }
+    }
+
+    /// The waiting executions of a step that may be placed in this turn, those that are alike together.
+    fn groups(&mut self, run_id: RunId, step: StepIndex) -> Result<Vec<Group>, (u32, String)> {
+        let run = self.state.run(run_id);
+        let state = &run.steps[step.index()];
+        let mut groups = Vec::new();
+        let by_element = run.plan.steps[step.index()].own_by_element;
+        let mut first = state.ready.clone().take_first(QUANTUM);
+        if !first.is_empty() && !by_element {
+            let own = self.own_objects(run, step, first.first().expect("not empty"))?;
+            groups.push(Group { elements: first, objects: own, avoid: None, attempt: Attempt::FIRST });
+        } else if !first.is_empty() {
+            let room: u32 = self.state.sites.keys().map(|site| self.room(*site, 1)).fold(0, u32::saturating_add);
+            first = first.take_first(room.max(1));
+            let mut alike: BTreeMap<Vec<(Vec<SiteId>, bool)>, Group> = BTreeMap::new();
+            for element in first.iter() {
+                let objects = self.own_objects(run, step, element)?;
+                let places = objects.iter().map(|object| self.places(object.id)).collect();
+                let new =
+                    |objects| Group { elements: ElementSet::new(), objects, avoid: None, attempt: Attempt::FIRST };
+                alike.entry(places).or_insert_with(|| new(objects)).elements.insert(element);
+            }
+            groups.extend(alike.into_values());
+        }
+        let other_site = run.workflow.step(step).retry.other_site;
+        let mut next_try = None;
+        for (element, not_before) in state.again.iter().take(QUANTUM as usize) {
+            if *not_before > self.now {
+                next_try =
+                    Some(next_try.map_or(*not_before, |known: atoll_model::time::Timestamp| known.min(*not_before)));
+                continue;
+            }
+            let objects = self.own_objects(run, step, *element)?;
+            let avoid = state.tries.get(element).and_then(|tries| tries.last_site).filter(|_| other_site);
+            let attempt = state.next_attempt(*element);
+            let elements = ElementSet::from_range(*element..*element + 1);
+            groups.push(Group { elements, objects, avoid, attempt });
+        }
+        if let Some(at) = next_try {
+            self.agenda.set(at, Timer::Retry(run_id, step));
+        }
+        Ok(groups)
+    }
+
+    fn own_objects(&self, run: &Run, step: StepIndex, element: u32) -> Result<Vec<ObjectRef>, (u32, String)> {
+        let own = self.caches.own(run, step, element).map_err(|error| (element, error.to_string()))?;
+        let mut objects = Vec::new();
+        let mut bytes = 0;
+        for (_, value) in &own {
+            value.visit_objects(&mut |object| objects.push(object));
+            bytes += value_bytes(value);
+        }
+        if bytes > INPUT_BYTES_MAX {
+            return Err((element, format!("its inputs come to {bytes} bytes, more than can be handed over")));
+        }
+        Ok(objects)
+    }
+
+    fn place_group(&mut self, run_id: RunId, step: StepIndex, shared: &Arc<Shared>, group: Group) {
+        let run = self.state.run(run_id);
+        let definition = run.workflow.step(step);
+        let candidates = self.candidates();
+        let objects: Vec<_> = shared.objects.iter().chain(&group.objects).copied().collect();
+        let mut assessments = self.assess(run, definition, &candidates, &objects, None);
+        if let Some(avoid) = group.avoid {
+            avoid_site(&mut assessments, avoid);
+        }
+        let feasible: Vec<_> =
+            assessments.iter().filter(|assessment| assessment.obstacle.is_none()).map(|a| (a.site, a.slots)).collect();
+        if feasible.is_empty() {
+            self.agenda.stuck.insert((run_id, step));
+            self.recover_inputs(run_id, &objects);
+            return;
+        }
+        let slots: BTreeMap<_, _> = feasible.iter().copied().collect();
+        let room = |site: SiteId| slots.get(&site).map_or(0, |slots| self.room(site, *slots));
+        let first = group.elements.first().expect("no group is empty");
+        let shares = placement::spread(&assessments, group.elements.len(), (run_id, step, first), &room);
+        let mut left = group.elements;
+        if !shares.is_empty() {
+            let decision = self.decide(run_id, step, &assessments);
+            for (site, count) in shares {
+                let given = left.take_first(count);
+                self.hand_over(run_id, step, group.attempt, given, site, decision, &objects);
+            }
+        }
+        if !left.is_empty() {
+            feasible.iter().for_each(|(site, _)| self.agenda.wait_for_room(*site, (run_id, step)));
+        } else if self.state.step(run_id, step).has_waiting() {
+            self.agenda.place.push((run_id, step));
+        }
+    }
+
+    /// Dispatches executions to a site whose objects are at hand there; others wait for their objects.
+    fn hand_over(
+        &mut self,
+        run: RunId,
+        step: StepIndex,
+        attempt: Attempt,
+        elements: ElementSet,
+        site: SiteId,
+        decision: u32,
+        shared_objects: &[ObjectRef],
+    ) {
+        let planned = &self.state.run(run).plan.steps[step.index()];
+        let by_element = planned.own_by_element;
+        if !by_element {
+            let at_hand = shared_objects.iter().all(|object| self.is_at_hand(*object, site));
+            return if at_hand {
+                self.dispatch(run, step, attempt, elements, site, decision, false);
+            } else {
+                self.hold_for_inputs(run, step, attempt, elements, site, decision);
+            };
+        }
+        let (mut ready, mut waiting, mut bytes) = (ElementSet::new(), ElementSet::new(), 0);
+        for element in elements.iter() {
+            let known = self.state.run(run);
+            let own = self.caches.own(known, step, element).unwrap_or_default();
+            let objects = self.needed_objects(known, step, element);
+            if objects.iter().all(|object| self.is_at_hand(*object, site)) {
+                ready.insert(element);
+                bytes += own.iter().map(|(name, value)| name.len() + value_bytes(value)).sum::<usize>();
+                if bytes > DISPATCH_BYTES {
+                    self.dispatch(run, step, attempt, std::mem::take(&mut ready), site, decision, false);
+                    bytes = 0;
+                }
+            } else {
+                waiting.insert(element);
+            }
+        }
+        if !ready.is_empty() {
+            self.dispatch(run, step, attempt, ready, site, decision, false);
+        }
+        if !waiting.is_empty() {
+            self.hold_for_inputs(run, step, attempt, waiting, site, decision);
+        }
+    }
+
+    /// The elements are placed, and what they lack is on its way.
+    fn hold_for_inputs(
+        &mut self,
+        run: RunId,
+        step: StepIndex,
+        attempt: Attempt,
+        elements: ElementSet,
+        site: SiteId,
+        decision: u32,
+    ) {
+        let at = self.now;
+        let placed: Vec<_> = elements.iter().map(|element| ExecutionId { run, step, element }).collect();
+        self.record(Fact::ExecutionsPlaced { run, step, attempt, elements, site, decision, at });
+        for execution in placed {
+            for object in self.want(site, execution) {
+                if !self.is_at_hand(object, site) {
+                    self.agenda.replan.insert(object.id);
+                }
+            }
+        }
+    }
+
+    /// Writes the decision down, unless it is the last one again.
+    pub(crate) fn decide(&mut self, run: RunId, step: StepIndex, assessments: &[Assessment]) -> u32 {
+        let candidates = self.candidates();
+        let known = &self.state.step(run, step).decisions;
+        if let Some(last) = known.last() {
+            let same = last.sites.len() == assessments.len()
+                && last.sites.iter().zip(assessments).all(|(verdict, now)| verdict.feasible == now.obstacle.is_none());
+            let one = assessments.iter().filter(|assessment| assessment.obstacle.is_none()).count() == 1;
+            let recent = self.now.saturating_since(last.at) < DECISION_LIFETIME;
+            if same && (one || recent || known.len() >= DECISIONS_MAX) {
+                return u32::try_from(known.len() - 1).expect("few decisions");
+            }
+        }
+        let number = u32::try_from(known.len()).expect("few decisions");
+        let sites = placement::verdicts(assessments, &candidates);
+        self.record(Fact::PlacementDecided { run, step, sites, at: self.now });
+        number
+    }
+
+    /// Every site, as placement sees it.
+    pub(crate) fn candidates(&self) -> Vec<Candidate<'_>> {
+        let candidate = |(id, site): (&SiteId, &'_ crate::state::Site)| (*id, site.outstanding);
+        let numbers: Vec<_> = self.state.sites.iter().map(candidate).collect();
+        numbers
+            .into_iter()
+            .map(|(id, outstanding)| {
+                let site = self.state.site(id);
+                Candidate {
+                    site: id,
+                    name: &site.name,
+                    labels: &site.labels,
+                    capacity: site.capacity.as_ref(),
+                    runtimes: &site.runtimes,
+                    closed: self.site_closed(id),
+                    outstanding,
+                }
+            })
+            .collect()
+    }
+
+    pub(crate) fn requirement<'a>(&self, run: &Run, step: &'a Step) -> Requirement<'a> {
+        requirement(step, self.estimates.run_seconds(&run.workflow, step))
+    }
+
+    /// Looks at every site for executions that read these objects; `ahead` is the site where other inputs, which do not
+    /// exist yet, will be.
+    pub(crate) fn assess(
+        &self,
+        run: &Run,
+        step: &Step,
+        candidates: &[Candidate<'_>],
+        objects: &[ObjectRef],
+        ahead: Option<SiteId>,
+    ) -> Vec<Assessment> {
+        let wanted = self.requirement(run, step);
+        placement::assess(candidates, &wanted, &mut |candidate| {
+            let mut terms = self.data_terms(run, step, candidate, objects);
+            if ahead.is_some_and(|site| site != candidate.site) {
+                terms.missing_objects += 1;
+            }
+            terms
+        })
+    }
+
+    pub(crate) fn assess_ahead(
+        &self,
+        run: &Run,
+        step: StepIndex,
+        site: SiteId,
+        known: &[ObjectRef],
+    ) -> Vec<Assessment> {
+        self.assess(run, run.workflow.step(step), &self.candidates(), known, Some(site))
+    }
+
+    fn data_terms(&self, run: &Run, step: &Step, candidate: &Candidate<'_>, objects: &[ObjectRef]) -> DataTerms {
+        let mut terms = DataTerms {
+            bytes_per_second: self.estimates.bytes_per_second(candidate.site),
+            obstacle: self.rule_obstacle(&run.workflow, &run.plan, step.index, candidate),
+            ..DataTerms::default()
+        };
+        if terms.obstacle.is_some() {
+            return terms;
+        }
+        for object in objects {
+            match self.lack(*object, candidate.site) {
+                Ok(false) => {}
+                Ok(true) => {
+                    terms.missing_objects += 1;
+                    terms.missing_bytes += object.bytes;
+                }
+                Err(obstacle) => {
+                    terms.obstacle = Some(obstacle);
+                    return terms;
+                }
+            }
+        }
+        let leaves = run.plan.steps[step.index.index()].successors.iter().any(|successor| {
+            let selector = &run.workflow.step(*successor).site;
+            !selector.admits(candidate.name, candidate.labels)
+        });
+        if leaves && !step.outputs.is_empty() {
+            terms.leaving = true;
+            terms.leaving_bytes = self.estimates.bytes_out(&run.workflow, step).unwrap_or(0.0);
+        }
+        terms
+    }
+
+    /// How many more executions of this shape a site takes.
+    pub(crate) fn room(&self, site: SiteId, slots: u32) -> u32 {
+        let outstanding = self.state.site(site).outstanding;
+        slots.saturating_add(self.config.dispatch_ahead).saturating_sub(outstanding)
+    }
+
+    fn give_up_waiting(&mut self, run: RunId, step: StepIndex, message: &str) {
+        let state = self.state.step(run, step);
+        let mut elements = state.ready.clone();
+        elements.insert_all(&state.again.keys().copied().collect());
+        self.give_up(run, step, elements, message);
+    }
+
+    /// The executions cannot be carried out anywhere: they fail.
+    pub(crate) fn give_up(&mut self, run: RunId, step: StepIndex, elements: ElementSet, message: &str) {
+        let Some(first) = elements.first() else { return };
+        let at = self.now;
+        let message: Arc<str> = Arc::from(message);
+        elements.iter().for_each(|element| self.agenda.wants.remove(ExecutionId { run, step, element }));
+        let text = Arc::clone(&message);
+        self.record(Fact::ExecutionsGivenUp { run, step, elements, cancelled: false, message: text, at });
+        self.fail_for(ExecutionId { run, step, element: first }, &message);
+        self.after_elements_ended(run, step);
+    }
+}
+
+pub(crate) fn requirement(step: &Step, run_seconds: f64) -> Requirement<'_> {
+    let runtime = match &step.work {
+        Work::Script(_) | Work::Action(_) => Some("command"),
+        Work::Import { .. } | Work::Null => None,
+    };
+    Requirement { selector: &step.site, resources: &step.resources, runtime, run_seconds }
+}
+
+/// Leaves a site out if another would do.
+fn avoid_site(assessments: &mut [Assessment], avoid: SiteId) {
+    let another = assessments.iter().any(|assessment| assessment.obstacle.is_none() && assessment.site != avoid);
+    let avoided = assessments.iter_mut().find(|assessment| assessment.site == avoid && assessment.obstacle.is_none());
+    if let Some(avoided) = avoided.filter(|_| another) {
+        avoided.obstacle = Some("the last attempt failed there".to_owned());
+    }
+}

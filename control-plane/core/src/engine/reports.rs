@@ -1,0 +1,94 @@
+//! Reports of agents, each applied exactly once: the position of the last one moves in the step of its effects.
+
+use atoll_model::id::{ReportSeq, SiteId};
+use atoll_model::session::{ControlBody, Report, StartedElement};
+
+use crate::control_plane::ControlPlane;
+use crate::fact::Fact;
+use crate::sessions::SessionPhase;
+use crate::state::ActivePhase;
+
+impl ControlPlane {
+    pub(crate) fn reports(&mut self, site: SiteId, first: ReportSeq, reports: Vec<Report>) {
+        let session = self.sessions.by_site.get(&site).expect("frames are heard in sessions");
+        let last = self.state.site(site).log.last_report;
+        if first > last.next() || session.phase == SessionPhase::AwaitingInventory {
+            // C3: something is missing before these. The next session says from where to send again.
+            return self.close_session(site);
+        }
+        let agent = session.agent;
+        let known = usize::try_from(last.next().0 - first.0).unwrap_or(usize::MAX);
+        let mut through = last;
+        for report in reports.into_iter().skip(known) {
+            through = through.next();
+            self.report(site, report);
+        }
+        if through > last {
+            self.record(Fact::ReportsApplied { agent, through });
+        }
+        if let Some(session) = self.sessions.by_site.get_mut(&site) {
+            session.acknowledge = true;
+            self.agenda.touched.insert(site);
+        }
+        self.ready_if_drained(site);
+    }
+
+    /// New work flows once both sides know the same.
+    pub(crate) fn ready_if_drained(&mut self, site: SiteId) {
+        let last_report = self.state.site(site).log.last_report;
+        let Some(session) = self.sessions.by_site.get_mut(&site) else { return };
+        if session.phase == SessionPhase::Draining && last_report >= session.drained_at {
+            session.phase = SessionPhase::Ready;
+            let (connection, epoch) = (session.connection, session.epoch);
+            // Commands of before go first.
+            self.agenda.touched.insert(site);
+            self.flush();
+            self.send(connection, site, epoch, ControlBody::Ready);
+            self.site_came_back(site);
+        }
+    }
+
+    fn report(&mut self, site: SiteId, report: Report) {
+        match report {
+            Report::Started { run, step, elements } => self.started(site, run, step, elements),
+            Report::Finished { run, step, elements } => self.finished(site, run, step, elements),
+            Report::Fetched { object, wire_bytes, execution, at } => {
+                self.counters.bytes_from_bucket += wire_bytes;
+                let rule = self.fetch_rule(object.id, execution.run);
+                self.record(Fact::ObjectFetched { object, site, wire_bytes, execution, rule, at });
+                if !self.agenda.stuck.is_empty() {
+                    self.agenda.wake_stuck();
+                }
+            }
+            Report::Pushed { transfer, object: _, wire_bytes, at } => self.pushed(site, transfer, wire_bytes, at),
+            Report::PushFailed { transfer, object: _, reason, message } => {
+                self.push_failed(site, transfer, reason, message);
+            }
+            Report::Fault { object, kind: _, location, message } => self.replica_lost(site, object, location, message),
+            // Of a newer agent: it has no effect that this version knows.
+            Report::Unknown { reason: _ } => {}
+        }
+    }
+
+    fn started(
+        &mut self,
+        site: SiteId,
+        run: atoll_model::id::RunId,
+        step: atoll_model::id::StepIndex,
+        mut elements: Vec<StartedElement>,
+    ) {
+        let Some(known) = self.state.runs.get(&run).filter(|run| run.is_live()) else { return };
+        let Some(state) = known.steps.get(step.index()) else { return };
+        // An attempt that was given away may start all the same; only the current one is shown.
+        elements.retain(|started| {
+            let active = state.active.get(&started.element);
+            active.is_some_and(|active| {
+                active.site == site && active.attempt == started.attempt && active.phase == ActivePhase::Dispatched
+            })
+        });
+        if !elements.is_empty() {
+            self.counters.executions_started += elements.len() as u64;
+            self.record(Fact::ExecutionsStarted { run, step, elements });
+        }
+    }
+}

@@ -1,0 +1,39 @@
+//! Requests of people and shells, each answered once.
+
+use crate::control_plane::ControlPlane;
+use crate::event::{Request, RequestId};
+
+use super::submit::Submission;
+
+impl ControlPlane {
+    pub(crate) fn request(&mut self, request: RequestId, body: Request) {
+        let result = match body {
+            Request::Submit { run, workflow, source, inputs, submitted_by, traceparent } => {
+                self.submit(Submission { run, workflow, source, inputs, submitted_by, traceparent })
+            }
+            Request::CancelRun { run, reason } => self.cancel_run(run, reason),
+            Request::CreateToken { token, secret_hash, site, labels, lifetime } => {
+                self.create_token(token, secret_hash, site, labels, lifetime)
+            }
+            Request::Enrol { token, secret_hash, identity_key, agent } => {
+                self.enrol(token, secret_hash, identity_key, agent)
+            }
+            Request::RenewCertificate { agent, join_counter } => self.renew_certificate(agent, join_counter),
+            Request::RecoverIdentity { agent, identity_key, join_counter } => {
+                self.recover_identity(agent, identity_key, join_counter)
+            }
+            Request::DrainSite { site, drained } => self.drain_site(&site, drained),
+            Request::RevokeSite { site, reason } => self.revoke_site(&site, reason),
+            Request::RemoveSite { site } => self.remove_site(&site),
+            Request::AuthoriseFetch { agent, object } => self.authorise_fetch(agent, object),
+            Request::AuthorisePush { agent, transfer } => self.authorise_push(agent, transfer),
+            Request::RecordUpload { object } => self.record_upload(object),
+            Request::StageForClient { run, object, hold } => {
+                return self.stage_for_client(request, run, object, hold);
+            }
+            Request::RecordDownload { run, object, bytes } => self.record_download(run, object, bytes),
+            Request::ResolveUnknown { execution, run_again } => self.resolve_unknown(execution, run_again),
+        };
+        self.reply(request, result);
+    }
+}

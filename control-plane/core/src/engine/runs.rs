@@ -1,0 +1,215 @@
+//! The walk through a run's graph: which steps begin, when a run is over.
+
+use atoll_model::elements::ElementSet;
+use atoll_model::expression::{Elements, Expression, Form, evaluate, evaluate_elements};
+use atoll_model::id::{ExecutionId, RunId, StepIndex};
+use atoll_model::session::PushFailure;
+use atoll_model::value::Value;
+use indexmap::IndexMap;
+
+use super::bucket::sources_released_by;
+use crate::agenda::Timer;
+use crate::caches::value_bytes;
+use crate::control_plane::ControlPlane;
+use crate::fact::{Fact, Items};
+use crate::state::{Phase, Run, StepPhase};
+use crate::view::{RunError, RunState};
+
+impl ControlPlane {
+    /// Finds out what the elements of a step are, now that all that it needs has ended.
+    pub(crate) fn expand(&mut self, run_id: RunId, step: StepIndex) {
+        let Some(run) = self.state.runs.get(&run_id) else { return };
+        let state = &run.steps[step.index()];
+        if !run.is_going_on() || state.phase != StepPhase::Waiting || state.needs_left > 0 {
+            return;
+        }
+        match self.expansion(run, step) {
+            Ok(Expansion::Skipped) => self.record(Fact::StepSkipped { run: run_id, step }),
+            Ok(Expansion::Into { items, count, skipped }) => {
+                let at = self.now;
+                self.record(Fact::StepExpanded { run: run_id, step, items, count, skipped, at });
+            }
+            Err(message) => {
+                let error = RunError { step: run.workflow.step(step).name.clone(), execution: None, message };
+                return self.fail_run(run_id, error);
+            }
+        }
+        if self.state.step(run_id, step).is_ended() {
+            self.after_step_ended(run_id, step);
+        } else {
+            self.agenda.place.push((run_id, step));
+        }
+    }
+
+    fn expansion(&self, run: &Run, step: StepIndex) -> Result<Expansion, String> {
+        let definition = run.workflow.step(step);
+        if definition.needs.iter().any(|need| run.steps[need.index()].is_skipped()) {
+            return Ok(Expansion::Skipped);
+        }
+        let scope = self.caches.scope(run);
+        let by_element = |when: &Expression| when.reads_item || matches!(when.form, Form::Item | Form::Index);
+        let condition = definition.when.as_ref().filter(|when| definition.foreach.is_none() || !by_element(when));
+        if let Some(when) = condition
+            && !is_true(evaluate(when, &scope).map_err(|error| at_place(&error))?, when)?
+        {
+            return Ok(Expansion::Skipped);
+        }
+        let Some(foreach) = &definition.foreach else {
+            return Ok(Expansion::Into { items: Items::Single, count: 1, skipped: ElementSet::new() });
+        };
+        let elements = evaluate_elements(foreach, &scope).map_err(|error| at_place(&error))?;
+        let count = elements.len();
+        let items = match (elements, &foreach.form) {
+            (Elements::Range { .. }, _) => Items::Range,
+            (Elements::List(_), Form::Input(name)) if run.inputs.contains_key(name) => Items::Input(name.clone()),
+            (Elements::List(values), _) => Items::List(values),
+        };
+        let mut skipped = ElementSet::new();
+        if let Some(when) = definition.when.as_ref().filter(|when| by_element(when)) {
+            for element in 0..count {
+                let item = match &items {
+                    Items::Range => Some(Value::Integer(i64::from(element))),
+                    Items::List(values) => values.get(element as usize).cloned(),
+                    Items::Input(name) => match run.inputs.get(name) {
+                        Some(Value::List(values)) => values.get(element as usize).cloned(),
+                        Some(_) | None => None,
+                    },
+                    Items::Single => None,
+                };
+                let scope = self.caches.scope_of(run, item, element);
+                if !is_true(evaluate(when, &scope).map_err(|error| at_place(&error))?, when)? {
+                    skipped.insert(element);
+                }
+            }
+        }
+        Ok(Expansion::Into { items, count, skipped })
+    }
+
+    /// What follows when elements of a step have ended: perhaps the step, perhaps the run.
+    pub(crate) fn after_elements_ended(&mut self, run: RunId, step: StepIndex) {
+        let Some(state) = self.state.runs.get(&run) else { return };
+        if state.steps[step.index()].is_ended() && state.is_live() {
+            self.after_step_ended(run, step);
+        }
+        let Some(state) = self.state.runs.get(&run) else { return };
+        if state.steps_left == 0 || (!state.is_going_on() && state.active == 0) {
+            self.agenda.ending.insert(run);
+        }
+    }
+
+    fn after_step_ended(&mut self, run_id: RunId, step: StepIndex) {
+        let run = self.state.run(run_id);
+        for successor in &run.plan.steps[step.index()].successors {
+            let state = &run.steps[successor.index()];
+            if state.phase != StepPhase::Waiting {
+                continue;
+            }
+            let queue = if state.needs_left == 0 { &mut self.agenda.expand } else { &mut self.agenda.chain };
+            queue.push_back((run_id, *successor));
+        }
+        if !run.in_bucket.is_empty() {
+            for source in sources_released_by(run, step) {
+                self.agenda.sweep.extend(run.in_bucket.get(&source).into_iter().flatten());
+            }
+        }
+        if run.steps_left == 0 {
+            self.agenda.ending.insert(run_id);
+        }
+    }
+
+    /// An execution has failed for good: so does its run.
+    pub(crate) fn fail_for(&mut self, execution: ExecutionId, message: &str) {
+        let run = self.state.run(execution.run);
+        let step = run.workflow.step(execution.step).name.clone();
+        let error = RunError { step, execution: Some(execution), message: message.to_owned() };
+        self.fail_run(execution.run, error);
+    }
+
+    pub(crate) fn end_if_over(&mut self, run_id: RunId) {
+        let Some(run) = self.state.runs.get(&run_id) else { return };
+        let ended = match run.phase {
+            Phase::Going if run.steps_left == 0 && run.active == 0 => match self.run_outputs(run) {
+                Ok(outputs) => Some((RunState::Succeeded, outputs, None)),
+                Err(error) => Some((RunState::Failed, IndexMap::new(), Some(error))),
+            },
+            Phase::Failing if run.active == 0 => Some((RunState::Failed, IndexMap::new(), run.error.clone())),
+            Phase::Cancelling if run.active == 0 => Some((RunState::Cancelled, IndexMap::new(), run.error.clone())),
+            Phase::Going | Phase::Failing | Phase::Cancelling | Phase::Ended(_) => None,
+        };
+        let Some((state, outputs, error)) = ended else { return };
+        *self.counters.runs_ended.entry(state).or_default() += 1;
+        self.record(Fact::RunEnded { run: run_id, state, outputs, error, at: self.now });
+        self.cancel_pushes_of(run_id);
+        let told: Vec<_> =
+            self.state.sites.iter().filter(|(_, site)| site.log.prepared.contains_key(&run_id)).collect();
+        let told: Vec<_> = told.into_iter().map(|(site, _)| *site).collect();
+        for site in told {
+            self.record(Fact::ForgetOrdered { site, run: run_id });
+            self.agenda.touched.insert(site);
+        }
+        let in_bucket = self.state.run(run_id).in_bucket.values().flatten().copied();
+        self.agenda.sweep.extend(in_bucket);
+        self.agenda.forget_run(run_id);
+        self.caches.forget(run_id);
+        self.agenda.set(self.now + self.config.keep_finished, Timer::Retire(run_id));
+    }
+
+    fn run_outputs(&self, run: &Run) -> Result<IndexMap<String, Value>, RunError> {
+        let scope = self.caches.scope(run);
+        let mut outputs = IndexMap::new();
+        let failed = |message| RunError { step: String::new(), execution: None, message };
+        for (name, expression) in &run.workflow.outputs {
+            let value = evaluate(expression, &scope)
+                .map_err(|error| failed(format!("output {name} of the run: {}", at_place(&error))))?;
+            outputs.insert(name.clone(), value);
+        }
+        Ok(outputs)
+    }
+
+    /// Forgets a run that ended long ago.
+    pub(crate) fn retire(&mut self, run_id: RunId) {
+        let Some(run) = self.state.runs.get(&run_id) else { return };
+        let Some(finished_at) = run.finished_at else { return };
+        let due = finished_at + self.config.keep_finished;
+        if due > self.now {
+            return self.agenda.set(due, Timer::Retire(run_id));
+        }
+        let transfers: Vec<_> = self.state.transfers.iter().filter(|(_, t)| t.run == Some(run_id)).collect();
+        let transfers: Vec<_> = transfers.into_iter().map(|(id, _)| *id).collect();
+        for transfer in transfers {
+            let (reason, message) = (PushFailure::Cancelled, "its run is forgotten".to_owned());
+            self.record(Fact::PushFailed { transfer, reason, message, at: self.now });
+        }
+        self.record(Fact::RunRemoved { run: run_id });
+    }
+}
+
+enum Expansion {
+    Skipped,
+    Into { items: Items, count: u32, skipped: ElementSet },
+}
+
+fn is_true(value: Value, when: &Expression) -> Result<bool, String> {
+    match value {
+        Value::Boolean(value) => Ok(value),
+        other => Err(format!("{}:{}: `when` gives {other:?}, not true or false", when.place.line, when.place.column)),
+    }
+}
+
+pub(crate) fn at_place(error: &atoll_model::expression::EvaluationError) -> String {
+    format!("{}:{}: {}", error.place.line, error.place.column, error.message)
+}
+
+/// The message for an output that is too large to be journaled, if one is.
+pub(crate) fn oversized_output<'a>(outputs: impl Iterator<Item = (&'a String, &'a Value)>) -> Option<String> {
+    let limit = atoll_model::limits::VALUE_BYTES_MAX;
+    let mut oversized = outputs.filter(|(_, value)| !is_listed(value)).map(|(name, value)| (name, value_bytes(value)));
+    oversized.find(|(_, bytes)| *bytes > limit).map(|(name, bytes)| {
+        format!("output {name} has {bytes} bytes; a value may have {limit}, anything larger must be a file")
+    })
+}
+
+/// A listing that the workflow asks for has a limit of its own.
+fn is_listed(value: &Value) -> bool {
+    matches!(value, Value::Directory(tree) if tree.listing.is_some())
+}

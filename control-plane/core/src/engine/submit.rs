@@ -1,0 +1,175 @@
+//! What is accepted as a run: only what can be carried out, as far as that can be known.
+
+use std::sync::Arc;
+
+use atoll_model::expression::Form;
+use atoll_model::id::{RunId, SiteId, StepIndex};
+use atoll_model::placement::PushMode;
+use atoll_model::value::Value;
+use atoll_model::workflow::Workflow;
+use indexmap::IndexMap;
+
+use super::data::rule_name;
+use super::place::requirement;
+use crate::command::{Rejection, Response};
+use crate::control_plane::ControlPlane;
+use crate::fact::Fact;
+use crate::placement::permanent_obstacle;
+use crate::plan::RunPlan;
+use crate::state::{BucketState, Source, StepPhase, submitted_objects};
+
+pub(crate) struct Submission {
+    pub(crate) run: RunId,
+    pub(crate) workflow: Arc<Workflow>,
+    pub(crate) source: Arc<str>,
+    pub(crate) inputs: IndexMap<String, Value>,
+    pub(crate) submitted_by: String,
+    pub(crate) traceparent: Option<String>,
+}
+
+impl ControlPlane {
+    pub(crate) fn submit(&mut self, submission: Submission) -> Result<Response, Rejection> {
+        let Submission { run, workflow, source, inputs, submitted_by, traceparent } = submission;
+        if self.state.runs.contains_key(&run) {
+            // Its answer was lost.
+            return Ok(Response::Submitted { run });
+        }
+        let inputs = with_defaults(&workflow, inputs)?;
+        let plan = RunPlan::new(&workflow);
+        self.check_inputs_sent(&workflow, &inputs, &plan)?;
+        self.check_possible_sites(&workflow, &plan)?;
+        self.counters.runs_submitted += 1;
+        let at = self.now;
+        self.record(Fact::RunSubmitted { run, workflow, source, inputs, submitted_by, traceparent, at });
+        let state = self.state.run(run);
+        let first = (0..=u16::MAX).map(StepIndex).zip(&state.steps);
+        let first = first.filter(|(_, step)| step.phase == StepPhase::Waiting && step.needs_left == 0);
+        self.agenda.expand.extend(first.map(|(step, _)| (run, step)));
+        self.agenda.ending.insert(run);
+        Ok(Response::Submitted { run })
+    }
+
+    fn check_inputs_sent(
+        &self,
+        workflow: &Workflow,
+        inputs: &IndexMap<String, Value>,
+        plan: &RunPlan,
+    ) -> Result<(), Rejection> {
+        for (source, object, _) in submitted_objects(workflow, inputs) {
+            let name = match source {
+                Source::Input(place) => {
+                    let name = workflow.inputs.get_index(usize::from(place)).map_or("?", |(name, _)| name);
+                    if let Some(rule) = plan.inputs.get(usize::from(place)).and_then(|rules| rules.confined_by.first())
+                    {
+                        let rule = rule_name(workflow, *rule);
+                        let reason = format!(
+                            "{rule} confines input {name}, so it cannot be sent in through the bucket; name a file that \
+                             one of the sites holds"
+                        );
+                        return Err(Rejection::Invalid(reason));
+                    }
+                    format!("input {name}")
+                }
+                Source::Bundle(step) => format!("the action of step {}", workflow.step(step).name),
+                Source::Step(_) => continue,
+            };
+            let known = self.state.objects.get(&object.id);
+            if known.is_none_or(|known| known.bucket != BucketState::Present) {
+                let reason = format!("{name} is {}, which was not sent in", object.id);
+                return Err(Rejection::Invalid(reason));
+            }
+        }
+        Ok(())
+    }
+
+    /// Refuses what no registered site could ever run, and rules that contradict each other or the steps.
+    fn check_possible_sites(&self, workflow: &Workflow, plan: &RunPlan) -> Result<(), Rejection> {
+        let mut possible: Vec<Vec<SiteId>> = Vec::new();
+        let candidates = self.candidates();
+        for step in &workflow.steps {
+            let wanted = requirement(step, 0.0);
+            let mut sites = Vec::new();
+            let mut reasons = Vec::new();
+            for candidate in &candidates {
+                let revoked = self.state.site(candidate.site).revoked.is_some();
+                let obstacle = permanent_obstacle(candidate, &wanted)
+                    .or_else(|| revoked.then(|| "it is revoked".to_owned()))
+                    .or_else(|| self.rule_obstacle(workflow, plan, step.index, candidate));
+                match obstacle {
+                    None => sites.push(candidate.site),
+                    Some(obstacle) => reasons.push(format!("{}: {obstacle}", candidate.name)),
+                }
+            }
+            if sites.is_empty() {
+                let reason = match reasons.as_slice() {
+                    [] => format!("no site can run step {}: no site is registered", step.name),
+                    reasons => format!("no site can run step {}: {}", step.name, reasons.join("; ")),
+                };
+                return Err(Rejection::Invalid(reason));
+            }
+            possible.push(sites);
+        }
+        for step in &workflow.steps {
+            check_rules(workflow, plan, step.index, &possible)?;
+        }
+        Ok(())
+    }
+}
+
+fn with_defaults(
+    workflow: &Workflow,
+    mut given: IndexMap<String, Value>,
+) -> Result<IndexMap<String, Value>, Rejection> {
+    if let Some(unknown) = given.keys().find(|name| !workflow.inputs.contains_key(*name)) {
+        return Err(Rejection::Invalid(format!("the workflow has no input {unknown}")));
+    }
+    let mut inputs = IndexMap::new();
+    for (name, input) in &workflow.inputs {
+        if input.imported_by.is_some() {
+            continue;
+        }
+        match given.swap_remove(name).or_else(|| input.default.clone()) {
+            Some(value) => inputs.insert(name.clone(), value),
+            None => return Err(Rejection::Invalid(format!("input {name} has no value"))),
+        };
+    }
+    Ok(inputs)
+}
+
+/// Data that never enters the bucket must be read where it is made.
+fn check_rules(
+    workflow: &Workflow,
+    plan: &RunPlan,
+    step: StepIndex,
+    possible: &[Vec<SiteId>],
+) -> Result<(), Rejection> {
+    let definition = workflow.step(step);
+    let planned = &plan.steps[step.index()];
+    for (name, rules) in definition.outputs.keys().zip(&planned.outputs) {
+        if let (PushMode::Eager, Some(eager), Some(confine)) =
+            (rules.push.mode, rules.push.rule, rules.confined_by.first())
+        {
+            let (eager, confine) = (rule_name(workflow, eager), rule_name(workflow, *confine));
+            let reason = format!("{eager} pushes output {name} of step {}, which {confine} confines", definition.name);
+            return Err(Rejection::Invalid(reason));
+        }
+    }
+    for value in definition.bindings.values().chain(&definition.foreach) {
+        let Form::Output { step: producer, output } = &value.form else { continue };
+        let Some(place) = workflow.step(*producer).outputs.get_index_of(output) else { continue };
+        let Some(rules) = plan.steps[producer.index()].outputs.get(place) else { continue };
+        let never = rules.push.rule.filter(|_| rules.push.mode == PushMode::Never);
+        let Some(rule) = rules.confined_by.first().copied().or(never) else { continue };
+        let common = possible[step.index()].iter().any(|site| possible[producer.index()].contains(site));
+        if !common {
+            let (reader, maker) = (&definition.name, &workflow.step(*producer).name);
+            let reason = format!(
+                "step {reader} reads output {output} of step {maker}, which {} keeps where it is made, but no site may \
+                 run both",
+                rule_name(workflow, rule)
+            );
+            return Err(Rejection::Invalid(reason));
+        }
+    }
+    Ok(())
+}

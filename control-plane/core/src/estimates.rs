@@ -1,0 +1,94 @@
+//! What was measured: how long work runs, how much it makes. Lost with the process; decisions made with it are facts.
+
+use std::collections::{BTreeMap, VecDeque};
+
+use atoll_model::id::SiteId;
+use atoll_model::session::FinishedElement;
+use atoll_model::workflow::{Step, Work, Workflow};
+
+use crate::placement::{BANDWIDTH_DEFAULT, RUN_SECONDS_DEFAULT};
+
+/// Samples kept of one kind of work: enough for a median that follows changes within a day's work.
+const SAMPLES_MAX: usize = 33;
+/// Of one batch, so that a large one costs little and does not drive out all others.
+const SAMPLES_PER_BATCH: usize = 4;
+/// Kinds of work remembered.
+const KINDS_MAX: usize = 10_000;
+/// Smaller transfers measure the latency, not the bandwidth.
+const MEASURED_BYTES_MIN: u64 = 1 << 20;
+
+#[derive(Debug, Default)]
+pub(crate) struct Estimates {
+    kinds: BTreeMap<String, Samples>,
+    bandwidth: BTreeMap<SiteId, f64>,
+}
+
+#[derive(Debug, Default)]
+struct Samples {
+    seconds: VecDeque<f64>,
+    bytes_out: VecDeque<f64>,
+}
+
+impl Estimates {
+    /// Takes in the outcome of a batch of executions of one step.
+    pub(crate) fn learn(&mut self, workflow: &Workflow, step: &Step, elements: &[FinishedElement]) {
+        let mut measured = elements
+            .iter()
+            .filter_map(|element| Some((element.finished_at.saturating_since(element.started_at?), element.usage)))
+            .take(SAMPLES_PER_BATCH)
+            .peekable();
+        if measured.peek().is_none() {
+            return;
+        }
+        let kind = kind(workflow, step);
+        if self.kinds.len() >= KINDS_MAX && !self.kinds.contains_key(&kind) {
+            self.kinds.pop_first();
+        }
+        let samples = self.kinds.entry(kind).or_default();
+        for (duration, usage) in measured {
+            push(&mut samples.seconds, duration.as_secs_f64());
+            push(&mut samples.bytes_out, usage.bytes_out as f64);
+        }
+    }
+
+    pub(crate) fn learn_transfer(&mut self, site: SiteId, bytes: u64, seconds: f64) {
+        if bytes >= MEASURED_BYTES_MIN && seconds > 0.0 {
+            let known = self.bandwidth.entry(site).or_insert(bytes as f64 / seconds);
+            *known += (bytes as f64 / seconds - *known) / 4.0;
+        }
+    }
+
+    pub(crate) fn run_seconds(&self, workflow: &Workflow, step: &Step) -> f64 {
+        let known = self.kinds.get(&kind(workflow, step));
+        known.and_then(|samples| median(&samples.seconds)).unwrap_or(RUN_SECONDS_DEFAULT)
+    }
+
+    pub(crate) fn bytes_out(&self, workflow: &Workflow, step: &Step) -> Option<f64> {
+        median(&self.kinds.get(&kind(workflow, step))?.bytes_out)
+    }
+
+    pub(crate) fn bytes_per_second(&self, site: SiteId) -> f64 {
+        self.bandwidth.get(&site).copied().unwrap_or(BANDWIDTH_DEFAULT)
+    }
+}
+
+/// What is taken to run as long: the same action, or the same step of a workflow of the same name.
+fn kind(workflow: &Workflow, step: &Step) -> String {
+    match &step.work {
+        Work::Action(action) => format!("{}@{}", action.name, action.version),
+        Work::Script(_) | Work::Import { .. } | Work::Null => format!("{}/{}", workflow.name, step.name),
+    }
+}
+
+fn push(samples: &mut VecDeque<f64>, sample: f64) {
+    if samples.len() == SAMPLES_MAX {
+        samples.pop_front();
+    }
+    samples.push_back(sample);
+}
+
+fn median(samples: &VecDeque<f64>) -> Option<f64> {
+    let mut sorted: Vec<f64> = samples.iter().copied().collect();
+    sorted.sort_by(f64::total_cmp);
+    sorted.get(sorted.len() / 2).copied()
+}

@@ -1,0 +1,55 @@
+//! The only function that changes the durable state.
+
+use super::State;
+use crate::fact::Fact;
+
+impl State {
+    pub(crate) fn evolve(&mut self, fact: &Fact) {
+        match fact {
+            Fact::TokenCreated { .. }
+            | Fact::AgentEnrolled { .. }
+            | Fact::AgentCertified { .. }
+            | Fact::AgentQuarantined { .. }
+            | Fact::SiteDrained { .. }
+            | Fact::SiteRevoked { .. }
+            | Fact::SiteRemoved { .. }
+            | Fact::SessionOpened { .. }
+            | Fact::CommandsAcknowledged { .. }
+            | Fact::ReportsApplied { .. }
+            | Fact::CapacityChanged { .. }
+            | Fact::AgentLost { .. }
+            | Fact::Prepared { .. }
+            | Fact::ForgetOrdered { .. } => self.evolve_site(fact),
+            Fact::RunSubmitted { .. }
+            | Fact::StepExpanded { .. }
+            | Fact::StepSkipped { .. }
+            | Fact::RunFailing { .. }
+            | Fact::RunCancelling { .. }
+            | Fact::RunEnded { .. }
+            | Fact::RunRemoved { .. } => self.evolve_run(fact),
+            Fact::PlacementDecided { .. }
+            | Fact::ExecutionsPlaced { .. }
+            | Fact::ExecutionsDispatched { .. }
+            | Fact::ExecutionsStarted { .. }
+            | Fact::ExecutionsFinished { .. }
+            | Fact::ExecutionsGivenUp { .. }
+            | Fact::ExecutionsReturned { .. }
+            | Fact::ExecutionsUnknown { .. }
+            | Fact::AttemptAdopted { .. }
+            | Fact::OutcomeSuperseded { .. }
+            | Fact::RecomputeOrdered { .. }
+            | Fact::CancelOrdered { .. } => self.evolve_execution(fact),
+            Fact::ObjectUploaded { .. }
+            | Fact::ObjectFetched { .. }
+            | Fact::PushOrdered { .. }
+            | Fact::PushCancelled { .. }
+            | Fact::PushEnded { .. }
+            | Fact::PushFailed { .. }
+            | Fact::ReplicaLost { .. }
+            | Fact::ObjectHeld { .. }
+            | Fact::ObjectDownloaded { .. }
+            | Fact::BucketReleased { .. }
+            | Fact::BucketDeleted { .. } => self.evolve_object(fact),
+        }
+    }
+}

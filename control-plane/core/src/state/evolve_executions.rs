@@ -1,0 +1,431 @@
+//! How facts about executions change the state.
+
+use std::sync::Arc;
+
+use atoll_model::elements::ElementSet;
+use atoll_model::id::{Attempt, CommandSeq, ExecutionId, RunId, SiteId, StepIndex};
+use atoll_model::session::{FinishedElement, Outcome};
+use atoll_model::time::Timestamp;
+
+use super::evolve_runs::visit_with_parts;
+use super::{
+    Active, ActivePhase, Decision, Detail, Former, Outgoing, Row, RowState, Run, Source, State, StepPhase, StepState,
+    Use,
+};
+use crate::fact::{Fact, Items, ReturnCause};
+
+impl State {
+    pub(super) fn evolve_execution(&mut self, fact: &Fact) {
+        match fact {
+            Fact::PlacementDecided { run, step, sites, at } => {
+                let decision = Decision { sites: sites.clone(), at: *at, chosen: Default::default() };
+                self.run_mut(*run).steps[step.index()].decisions.push(decision);
+            }
+            Fact::ExecutionsPlaced { run, step, attempt, elements, site, decision, at } => {
+                let placed = Active {
+                    attempt: *attempt,
+                    site: *site,
+                    phase: ActivePhase::Placed,
+                    fragment: false,
+                    cancelling: false,
+                    command: CommandSeq(0),
+                    decision: *decision,
+                    placed_at: *at,
+                    started_at: Timestamp::ZERO,
+                };
+                self.activate(*run, *step, elements, &placed);
+            }
+            Fact::ExecutionsDispatched { run, step, attempt, elements, site, decision, fragment, at } => {
+                let command = self.site_mut(*site).log.push(Outgoing::Dispatch {
+                    run: *run,
+                    step: *step,
+                    attempt: *attempt,
+                    elements: elements.clone(),
+                    fragment: *fragment,
+                });
+                let dispatched = Active {
+                    attempt: *attempt,
+                    site: *site,
+                    phase: ActivePhase::Dispatched,
+                    fragment: *fragment,
+                    cancelling: false,
+                    command,
+                    decision: *decision,
+                    placed_at: *at,
+                    started_at: Timestamp::ZERO,
+                };
+                self.activate(*run, *step, elements, &dispatched);
+            }
+            Fact::ExecutionsStarted { run, step, elements } => {
+                let step = &mut self.run_mut(*run).steps[step.index()];
+                for started in elements {
+                    if let Some(active) = step.active.get_mut(&started.element) {
+                        active.phase = ActivePhase::Running;
+                        active.started_at = started.at;
+                    }
+                }
+            }
+            Fact::ExecutionsFinished { run, step, site, elements } => self.finish(*run, *step, *site, elements),
+            Fact::ExecutionsGivenUp { run, step, elements, cancelled, message, at } => {
+                for element in elements.iter() {
+                    self.give_up(ExecutionId { run: *run, step: *step, element }, *cancelled, message, *at);
+                }
+            }
+            Fact::ExecutionsReturned { run, step, elements, cause, message, not_before } => {
+                for element in elements.iter() {
+                    self.return_one(ExecutionId { run: *run, step: *step, element }, *cause, message, *not_before);
+                }
+            }
+            Fact::ExecutionsUnknown { run, step, elements, message } => {
+                for element in elements.iter() {
+                    let execution = ExecutionId { run: *run, step: *step, element };
+                    let active = self.deactivate(execution).expect("only what is active can become unknown");
+                    let run = self.run_mut(*run);
+                    run.unknown += 1;
+                    let step = &mut run.steps[step.index()];
+                    step.tries.entry(element).or_default().last_error = Some(Arc::clone(message));
+                    step.unknown.insert(element, active);
+                }
+            }
+            Fact::AttemptAdopted { execution, attempt, site, started_at, at } => {
+                self.adopt(*execution, *attempt, *site, *started_at, *at);
+            }
+            Fact::OutcomeSuperseded { execution, attempt, site, succeeded: _, same_outputs } => {
+                let step = &mut self.run_mut(execution.run).steps[execution.step.index()];
+                step.remove_former(execution.element, *attempt, *site);
+                step.superseded += 1;
+                step.diverged += u32::from(!same_outputs);
+            }
+            Fact::RecomputeOrdered { execution } => {
+                let step = &mut self.run_mut(execution.run).steps[execution.step.index()];
+                let attempt = step.row(execution.element).expect("only what has ended is recomputed").attempt;
+                let tries = step.tries.entry(execution.element).or_default();
+                tries.highest = tries.highest.max(attempt).next();
+                tries.recomputed += 1;
+                step.recomputing.insert(execution.element);
+                step.again.insert(execution.element, Timestamp::ZERO);
+            }
+            Fact::CancelOrdered { site, run, step, elements, reason } => {
+                let state = &mut self.run_mut(*run).steps[step.index()];
+                for element in elements.iter() {
+                    if let Some(active) = state.active.get_mut(&element).filter(|active| active.site == *site) {
+                        active.cancelling = true;
+                    }
+                }
+                let (run, step, elements) = (*run, *step, elements.clone());
+                self.site_mut(*site).log.push(Outgoing::Cancel { run, step, elements, reason: Arc::clone(reason) });
+            }
+            _ => unreachable!("evolve hands over facts about executions only"),
+        }
+    }
+
+    /// Makes elements active at a site; those that are already get the new phase and command.
+    fn activate(&mut self, run_id: RunId, step_index: StepIndex, elements: &ElementSet, as_this: &Active) {
+        let run = Arc::make_mut(self.runs.get_mut(&run_id).expect("facts name runs that exist"));
+        if as_this.phase == ActivePhase::Dispatched {
+            run.started_at.get_or_insert(as_this.placed_at);
+        }
+        if as_this.fragment {
+            let bound = run.bound_to(step_index);
+            run.steps[step_index.index()].bound.insert(as_this.attempt, bound);
+        }
+        let step = &mut run.steps[step_index.index()];
+        if step.phase == StepPhase::Waiting {
+            // It goes along with what it waits for.
+            step.phase = StepPhase::Expanded;
+            step.items = Some(Items::Single);
+            step.count = 1;
+        }
+        let mut added = 0;
+        if as_this.attempt == Attempt::FIRST {
+            step.ready.remove_all(elements);
+        }
+        for element in elements.iter() {
+            if !step.again.is_empty() {
+                step.again.remove(&element);
+            }
+            match step.active.get_mut(&element) {
+                Some(active) => {
+                    active.phase = active.phase.max(as_this.phase);
+                    active.command = as_this.command;
+                    active.fragment = as_this.fragment;
+                }
+                None => {
+                    step.active.insert(element, as_this.clone());
+                    added += 1;
+                }
+            }
+        }
+        step.decisions[as_this.decision as usize].chosen.entry(as_this.site).or_default().insert_all(elements);
+        run.active += u64::from(added);
+        if as_this.fragment {
+            run.ahead += added;
+        }
+        self.sites.get_mut(&as_this.site).expect("facts name sites that exist").add_busy(run_id, step_index, added);
+    }
+
+    /// Takes an execution from where it is.
+    fn deactivate(&mut self, execution: ExecutionId) -> Option<Active> {
+        let run = Arc::make_mut(self.runs.get_mut(&execution.run).expect("facts name runs that exist"));
+        let active = run.steps[execution.step.index()].active.remove(&execution.element)?;
+        run.active -= 1;
+        run.ahead -= u32::from(active.fragment);
+        let site = self.sites.get_mut(&active.site).expect("what is active is at a site that exists");
+        site.remove_busy(execution.run, execution.step, 1);
+        Some(active)
+    }
+
+    fn finish(&mut self, run_id: RunId, step_index: StepIndex, site: SiteId, elements: &[FinishedElement]) {
+        let run = Arc::make_mut(self.runs.get_mut(&run_id).expect("facts name runs that exist"));
+        let was_ended = run.steps[step_index.index()].is_ended();
+        let mut deactivated = 0;
+        let mut made = Vec::new();
+        for finished in elements {
+            let step = &mut run.steps[step_index.index()];
+            let active = match step.active.remove(&finished.element) {
+                Some(active) => {
+                    deactivated += 1;
+                    run.ahead -= u32::from(active.fragment);
+                    active
+                }
+                None => {
+                    run.unknown -= 1;
+                    step.unknown.remove(&finished.element).expect("what ends was active, or its fate was unknown")
+                }
+            };
+            step.end_element(finished, &active);
+            if finished.outputs.is_empty() {
+                continue;
+            }
+            for (output, value) in (0..u16::MAX).zip(&finished.outputs) {
+                visit_with_parts(value, &mut |object, parts| {
+                    let usage = Use { run: run_id, source: Source::Step(step_index), output };
+                    made.push((object, usage, parts, finished.element));
+                });
+            }
+        }
+        run.active -= u64::from(deactivated);
+        if !was_ended && run.steps[step_index.index()].is_ended() {
+            run.end_step(step_index);
+        }
+        self.site_mut(site).remove_busy(run_id, step_index, deactivated);
+        for (object, usage, parts, element) in made {
+            self.note_object(object, usage, &parts);
+            let producer = Some(ExecutionId { run: run_id, step: step_index, element });
+            for made in parts.iter().chain([&object]) {
+                let known = self.objects.get_mut(&made.id).expect("just noted");
+                known.producer = known.producer.or(producer);
+            }
+            self.add_replica(object, site);
+        }
+    }
+
+    fn give_up(&mut self, execution: ExecutionId, cancelled: bool, message: &Arc<str>, at: Timestamp) {
+        let active = self.deactivate(execution);
+        let run = self.run_mut(execution.run);
+        let step = &mut run.steps[execution.step.index()];
+        let was_ended = step.is_ended();
+        step.ready.remove(execution.element);
+        step.again.remove(&execution.element);
+        let recomputing = step.recomputing.remove(execution.element);
+        if recomputing {
+            // It has an outcome, which stands.
+            return;
+        }
+        step.ended += 1;
+        if cancelled && active.is_none() {
+            step.cancelled.insert(execution.element);
+        } else {
+            let attempt = active.as_ref().map_or(step.next_attempt(execution.element), |active| active.attempt);
+            let row = Row {
+                state: if cancelled { RowState::Cancelled } else { RowState::Failed },
+                attempt,
+                site: active.as_ref().map_or(SiteId(0), |active| active.site),
+                placed_at: active.as_ref().map_or(Timestamp::ZERO, |active| active.placed_at),
+                started_at: active.as_ref().map_or(Timestamp::ZERO, |active| active.started_at),
+                finished_at: at,
+            };
+            step.cancelled_rows += u32::from(cancelled);
+            step.failed += u32::from(!cancelled);
+            step.set_row(execution.element, row);
+            let detail = Detail { error: Some(Arc::clone(message)), ..Detail::default() };
+            step.details.insert(execution.element, Box::new(detail));
+        }
+        if !was_ended && step.is_ended() {
+            run.end_step(execution.step);
+        }
+    }
+
+    fn return_one(&mut self, execution: ExecutionId, cause: ReturnCause, message: &Arc<str>, not_before: Timestamp) {
+        let active = self.deactivate(execution);
+        let run = self.run_mut(execution.run);
+        let step = &mut run.steps[execution.step.index()];
+        let active = active.unwrap_or_else(|| {
+            run.unknown -= 1;
+            step.unknown.remove(&execution.element).expect("what returns was active, or its fate was unknown")
+        });
+        let element = execution.element;
+        let same_attempt = match cause {
+            ReturnCause::NeverSent | ReturnCause::InputUnavailable => true,
+            ReturnCause::Failed
+            | ReturnCause::Interrupted
+            | ReturnCause::NotStarted
+            | ReturnCause::Lost
+            | ReturnCause::Withdrawn
+            | ReturnCause::Resolved => false,
+        };
+        let untouched = same_attempt && active.attempt == Attempt::FIRST && !step.tries.contains_key(&element);
+        let is_ahead = step.needs_left > 0;
+        if untouched && !is_ahead {
+            step.ready.insert(element);
+        } else if !untouched {
+            let tries = step.tries.entry(element).or_default();
+            tries.highest = tries.highest.max(active.attempt);
+            if !same_attempt {
+                tries.highest = tries.highest.next();
+                tries.last_site = Some(active.site);
+                tries.last_error = Some(Arc::clone(message));
+            }
+            tries.failures += u32::from(cause == ReturnCause::Failed);
+            tries.crashes += u32::from(cause == ReturnCause::Interrupted);
+            tries.not_started += u32::from(cause == ReturnCause::NotStarted);
+            step.again.insert(element, not_before);
+        }
+        if cause == ReturnCause::Lost {
+            let former = Former { attempt: active.attempt, site: active.site };
+            step.formers.entry(element).or_default().push(former);
+        }
+        if is_ahead {
+            step.phase = StepPhase::Waiting;
+            step.count = 0;
+            step.items = None;
+        }
+    }
+
+    fn adopt(
+        &mut self,
+        execution: ExecutionId,
+        attempt: Attempt,
+        site: SiteId,
+        started_at: Option<Timestamp>,
+        at: Timestamp,
+    ) {
+        let replaced = self.deactivate(execution);
+        let run = Arc::make_mut(self.runs.get_mut(&execution.run).expect("facts name runs that exist"));
+        let step = &mut run.steps[execution.step.index()];
+        let element = execution.element;
+        step.remove_former(element, attempt, site);
+        step.ready.remove(element);
+        step.again.remove(&element);
+        if step.unknown.remove(&element).is_some() {
+            run.unknown -= 1;
+        }
+        let mut decision = 0;
+        if let Some(replaced) = replaced {
+            decision = replaced.decision;
+            if replaced.phase != ActivePhase::Placed {
+                let former = Former { attempt: replaced.attempt, site: replaced.site };
+                step.formers.entry(element).or_default().push(former);
+                let tries = step.tries.entry(element).or_default();
+                tries.highest = tries.highest.max(replaced.attempt);
+            }
+        }
+        if step.phase == StepPhase::Waiting {
+            step.phase = StepPhase::Expanded;
+            step.items = Some(Items::Single);
+            step.count = 1;
+        }
+        let active = Active {
+            attempt,
+            site,
+            phase: if started_at.is_some() { ActivePhase::Running } else { ActivePhase::Dispatched },
+            fragment: step.needs_left > 0,
+            cancelling: false,
+            command: CommandSeq(0),
+            decision,
+            placed_at: at,
+            started_at: started_at.unwrap_or_default(),
+        };
+        run.ahead += u32::from(active.fragment);
+        step.active.insert(element, active);
+        run.active += 1;
+        self.site_mut(site).add_busy(execution.run, execution.step, 1);
+    }
+}
+
+impl StepState {
+    fn set_row(&mut self, element: u32, row: Row) {
+        let place = element as usize;
+        if self.rows.len() <= place {
+            self.rows.resize(place + 1, Row::OPEN);
+        }
+        self.rows[place] = row;
+    }
+
+    fn remove_former(&mut self, element: u32, attempt: Attempt, site: SiteId) {
+        if let Some(formers) = self.formers.get_mut(&element) {
+            formers.retain(|former| former.attempt != attempt || former.site != site);
+            if formers.is_empty() {
+                self.formers.remove(&element);
+            }
+        }
+    }
+
+    fn end_element(&mut self, finished: &FinishedElement, active: &Active) {
+        let element = finished.element;
+        let (state, exit_code, error) = match &finished.outcome {
+            Outcome::Succeeded => (RowState::Succeeded, None, None),
+            Outcome::Failed { reason: _, exit_code, message } => (RowState::Failed, *exit_code, Some(message)),
+            Outcome::Cancelled => (RowState::Cancelled, None, None),
+            Outcome::Interrupted { message } => (RowState::Failed, None, Some(message)),
+            Outcome::NotStarted { reason: _, message } => (RowState::Cancelled, None, Some(message)),
+        };
+        if self.recomputing.remove(element) {
+            // Already counted; only a new success changes what is known of it.
+            if state != RowState::Succeeded {
+                return;
+            }
+        } else {
+            self.ended += 1;
+            match state {
+                RowState::Succeeded => self.succeeded += 1,
+                RowState::Failed => self.failed += 1,
+                RowState::Cancelled | RowState::Open => self.cancelled_rows += 1,
+            }
+        }
+        let started_at = finished.started_at.unwrap_or(active.started_at);
+        let row = Row {
+            state,
+            attempt: finished.attempt,
+            site: active.site,
+            placed_at: active.placed_at,
+            started_at,
+            finished_at: finished.finished_at,
+        };
+        self.set_row(element, row);
+        let detail = Detail {
+            outputs: finished.outputs.clone(),
+            usage: finished.usage,
+            logs: finished.logs,
+            exit_code,
+            error: error.map(|message| Arc::from(message.as_str())),
+        };
+        if !detail.is_empty() {
+            self.details.insert(element, Box::new(detail));
+        }
+    }
+}
+
+impl Run {
+    /// The attempts of what a step needs that have not ended.
+    fn bound_to(&self, step: StepIndex) -> Vec<(StepIndex, Attempt)> {
+        let needs = &self.workflow.step(step).needs;
+        needs.iter().filter_map(|need| Some((*need, self.steps[need.index()].active.get(&0)?.attempt))).collect()
+    }
+
+    /// Whether all of an element's outputs are these.
+    pub(crate) fn has_outputs(&self, execution: ExecutionId, outputs: &[atoll_model::value::Value]) -> bool {
+        let known = self.steps[execution.step.index()].details.get(&execution.element);
+        known.map_or(outputs.is_empty(), |detail| detail.outputs == outputs)
+    }
+}

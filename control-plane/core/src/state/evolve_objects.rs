@@ -1,0 +1,218 @@
+//! How facts about objects and transfers change the state.
+
+use std::sync::Arc;
+
+use atoll_model::id::{ObjectId, RunId, SiteId};
+use atoll_model::session::{FaultLocation, PushFailure};
+use atoll_model::value::ObjectRef;
+
+use super::{BucketState, LedgerEntry, ObjectState, Outgoing, Place, State, Transfer};
+use crate::fact::{Fact, RuleText};
+
+impl State {
+    pub(super) fn evolve_object(&mut self, fact: &Fact) {
+        match fact {
+            Fact::ObjectUploaded { object, at, hold_until } => {
+                let known = self.objects.entry(object.id).or_insert_with(|| ObjectState::new(*object));
+                known.upload_until = Some(*hold_until);
+                self.enter_bucket(object.id);
+                self.unclaimed_ledger.push(LedgerEntry {
+                    object: object.id,
+                    bytes: object.bytes,
+                    from: Place::Client,
+                    to: Place::Bucket,
+                    for_execution: None,
+                    rule: RuleText::Client,
+                    at: *at,
+                });
+            }
+            Fact::ObjectFetched { object, site, wire_bytes, execution, rule, at } => {
+                self.add_replica(*object, *site);
+                let to = Place::Site(self.site(*site).name.clone());
+                let entry = LedgerEntry {
+                    object: object.id,
+                    bytes: *wire_bytes,
+                    from: Place::Bucket,
+                    to,
+                    for_execution: Some(*execution),
+                    rule: *rule,
+                    at: *at,
+                };
+                self.enter_ledger(Some(execution.run), entry);
+            }
+            Fact::PushOrdered { .. }
+            | Fact::PushCancelled { .. }
+            | Fact::PushEnded { .. }
+            | Fact::PushFailed { .. } => self.evolve_transfer(fact),
+            Fact::ReplicaLost { object, site, location, message: _ } => match location {
+                FaultLocation::SiteStore => {
+                    if let Some(known) = self.objects.get_mut(object) {
+                        known.remove_site(*site);
+                    }
+                }
+                // The damaged copy must go before another is put in its place.
+                FaultLocation::Bucket => self.leave_bucket(*object, BucketState::Deleting),
+            },
+            Fact::ObjectHeld { object, run: _, site, until } => {
+                let known = self.objects.entry(object.id).or_insert_with(|| ObjectState::new(*object));
+                known.hold_until = known.hold_until.max(Some(*until));
+                if let Some(site) = site {
+                    known.add_site(*site);
+                }
+            }
+            Fact::ObjectDownloaded { object, run, bytes, at } => {
+                let entry = LedgerEntry {
+                    object: object.id,
+                    bytes: *bytes,
+                    from: Place::Bucket,
+                    to: Place::Client,
+                    for_execution: None,
+                    rule: RuleText::Client,
+                    at: *at,
+                };
+                self.enter_ledger(Some(*run), entry);
+            }
+            Fact::BucketReleased { object } => {
+                self.leave_bucket(*object, BucketState::Deleting);
+                if let Some(known) = self.objects.get_mut(object) {
+                    known.hold_until = None;
+                    known.upload_until = None;
+                }
+            }
+            Fact::BucketDeleted { object } => {
+                self.leave_bucket(*object, BucketState::Absent);
+                self.drop_if_unknown(*object);
+            }
+            _ => unreachable!("evolve hands over facts about objects only"),
+        }
+    }
+
+    fn evolve_transfer(&mut self, fact: &Fact) {
+        match fact {
+            Fact::PushOrdered { transfer, object, site, run, for_execution, rule, at } => {
+                let ordered = Transfer {
+                    object: *object,
+                    site: *site,
+                    run: *run,
+                    for_execution: *for_execution,
+                    rule: *rule,
+                    ordered_at: *at,
+                    cancelled: false,
+                };
+                if self.transfers.insert(*transfer, ordered).is_none() {
+                    self.transfers_ordered += 1;
+                }
+                let known = self.objects.get_mut(&object.id).expect("only known objects are pushed");
+                known.transfer = Some(*transfer);
+                self.site_mut(*site).log.push(Outgoing::Push { transfer: *transfer, object: *object });
+            }
+            Fact::PushCancelled { transfer } => {
+                if let Some(known) = self.transfers.get_mut(transfer) {
+                    known.cancelled = true;
+                    let site = known.site;
+                    self.site_mut(site).log.push(Outgoing::CancelPush { transfer: *transfer });
+                }
+            }
+            Fact::PushEnded { transfer, wire_bytes, at } => {
+                let Some(ended) = self.end_transfer(*transfer) else { return };
+                self.enter_bucket(ended.object.id);
+                if let Some(known) = self.objects.get_mut(&ended.object.id) {
+                    known.failed_pushes = 0;
+                }
+                let entry = LedgerEntry {
+                    object: ended.object.id,
+                    bytes: *wire_bytes,
+                    from: Place::Site(self.site(ended.site).name.clone()),
+                    to: Place::Bucket,
+                    for_execution: ended.for_execution,
+                    rule: ended.rule,
+                    at: *at,
+                };
+                self.enter_ledger(ended.run, entry);
+            }
+            Fact::PushFailed { transfer, reason, message: _, at: _ } => {
+                let Some(ended) = self.end_transfer(*transfer) else { return };
+                if let Some(known) = self.objects.get_mut(&ended.object.id) {
+                    match reason {
+                        PushFailure::Unavailable => known.remove_site(ended.site),
+                        PushFailure::Refused => known.failed_pushes += 1,
+                        PushFailure::Cancelled => {}
+                    }
+                }
+            }
+            _ => unreachable!("only facts about transfers come here"),
+        }
+    }
+
+    fn end_transfer(&mut self, transfer: atoll_model::id::TransferId) -> Option<Transfer> {
+        let ended = self.transfers.remove(&transfer)?;
+        if let Some(known) = self.objects.get_mut(&ended.object.id) {
+            known.transfer = None;
+        }
+        Some(ended)
+    }
+
+    pub(super) fn add_replica(&mut self, object: ObjectRef, site: SiteId) {
+        let known = self.objects.entry(object.id).or_insert_with(|| ObjectState::new(object));
+        known.add_site(site);
+        if known.parts.is_empty() {
+            return;
+        }
+        let parts = known.parts.clone();
+        for part in parts {
+            if let Some(part) = self.objects.get_mut(&part) {
+                part.add_site(site);
+            }
+        }
+    }
+
+    fn enter_bucket(&mut self, object: ObjectId) {
+        let Some(known) = self.objects.get_mut(&object) else { return };
+        known.bucket = BucketState::Present;
+        for usage in &known.uses {
+            if let Some(run) = self.runs.get_mut(&usage.run) {
+                Arc::make_mut(run).in_bucket.entry(usage.source).or_default().insert(object);
+            }
+        }
+    }
+
+    fn leave_bucket(&mut self, object: ObjectId, state: BucketState) {
+        let Some(known) = self.objects.get_mut(&object) else { return };
+        known.bucket = state;
+        for usage in &known.uses {
+            if let Some(run) = self.runs.get_mut(&usage.run) {
+                let run = Arc::make_mut(run);
+                if let Some(objects) = run.in_bucket.get_mut(&usage.source) {
+                    objects.remove(&object);
+                    if objects.is_empty() {
+                        run.in_bucket.remove(&usage.source);
+                    }
+                }
+            }
+        }
+    }
+
+    /// Bytes that did not cross a border (the object was there already) are no entry.
+    fn enter_ledger(&mut self, run: Option<RunId>, entry: LedgerEntry) {
+        if entry.bytes == 0 && entry.from != Place::Client {
+            return;
+        }
+        match run.and_then(|run| self.runs.get_mut(&run)) {
+            Some(run) => Arc::make_mut(run).ledger.push(entry),
+            None => self.unclaimed_ledger.push(entry),
+        }
+    }
+
+    /// Forgets an object that no run knows and nothing happens to.
+    pub(super) fn drop_if_unknown(&mut self, object: ObjectId) {
+        let droppable = self.objects.get(&object).is_some_and(|known| {
+            known.uses.is_empty()
+                && known.bucket == BucketState::Absent
+                && known.transfer.is_none()
+                && known.hold_until.is_none()
+        });
+        if droppable {
+            self.objects.remove(&object);
+        }
+    }
+}

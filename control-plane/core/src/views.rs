@@ -1,0 +1,245 @@
+//! Views: what people see, made from the state when they ask.
+
+mod executions;
+mod planning;
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use atoll_model::id::{ObjectId, RunId, SiteId, SiteName};
+use atoll_model::workflow::{SiteFacts, Workflow};
+
+use crate::control_plane::ControlPlane;
+use crate::state::{BucketState, LedgerEntry, Phase, Place, Run, StepPhase, StepState};
+use crate::view::{
+    Counters, ExecutionState, LedgerFilter, LedgerView, ObjectView, RunFilter, RunState, RunView, SiteView,
+};
+
+impl ControlPlane {
+    /// Newest first.
+    pub fn runs(&self, filter: &RunFilter) -> Vec<RunView> {
+        let site = filter.site.as_ref().and_then(|site| self.state.site_names.get(site)).copied();
+        if filter.site.is_some() && site.is_none() {
+            return Vec::new();
+        }
+        let mut runs: Vec<_> = self
+            .state
+            .runs
+            .values()
+            .filter(|run| filter.state.is_none_or(|state| state == run_state(run)))
+            .filter(|run| filter.workflow.as_ref().is_none_or(|name| *name == run.workflow.name))
+            .filter(|run| site.is_none_or(|site| was_at(run, site)))
+            .collect();
+        runs.sort_by_key(|run| std::cmp::Reverse((run.submitted_at, run.id)));
+        runs.into_iter().take(filter.limit.unwrap_or(usize::MAX)).map(|run| run_view(run)).collect()
+    }
+
+    pub fn run(&self, run: RunId) -> Option<RunView> {
+        self.state.runs.get(&run).map(|run| run_view(run))
+    }
+
+    /// The workflow of a run and the text of its file.
+    pub fn workflow(&self, run: RunId) -> Option<(Arc<Workflow>, Arc<str>)> {
+        self.state.runs.get(&run).map(|run| (Arc::clone(&run.workflow), Arc::clone(&run.source)))
+    }
+
+    pub fn object(&self, object: ObjectId) -> Option<ObjectView> {
+        let known = self.state.objects.get(&object)?;
+        let mut replicas: Vec<_> = known.sites.iter().map(|site| self.state.site_name(*site)).collect();
+        if known.bucket == BucketState::Present {
+            replicas.push(Place::Bucket.to_string());
+        }
+        let filter = LedgerFilter { object: Some(object), ..LedgerFilter::default() };
+        let confined_by: Vec<_> = known
+            .uses
+            .iter()
+            .filter_map(|usage| {
+                let run = self.state.runs.get(&usage.run)?;
+                Some((&run.workflow, run.plan.rules(usage.source, usage.output)?.confined_by.clone()))
+            })
+            .filter(|(_, rules)| !rules.is_empty())
+            .collect();
+        let allowed = |(_, site): &(&SiteId, &crate::state::Site)| {
+            confined_by.iter().all(|(workflow, rules)| {
+                storage_sync_core::forbidden_by(&workflow.placement, rules, &site.name, &site.labels).is_none()
+            })
+        };
+        let confined_to = (!confined_by.is_empty())
+            .then(|| self.state.sites.iter().filter(allowed).map(|(_, site)| site.name.clone()).collect());
+        Some(ObjectView { object: known.reference, replicas, ledger: self.ledger(&filter), confined_to })
+    }
+
+    pub fn sites(&self) -> Vec<SiteView> {
+        self.state.site_names.values().map(|site| self.site_view(*site)).collect()
+    }
+
+    pub fn site(&self, site: &SiteName) -> Option<SiteView> {
+        self.state.site_names.get(site).map(|site| self.site_view(*site))
+    }
+
+    fn site_view(&self, id: SiteId) -> SiteView {
+        let site = self.state.site(id);
+        let session = self.sessions.by_site.get(&id);
+        let presence = self.sessions.presence.get(&id);
+        let heartbeat = presence.and_then(|presence| presence.heartbeat.as_ref());
+        let capacity = heartbeat.map(|heartbeat| heartbeat.capacity.clone()).or_else(|| site.capacity.clone());
+        let capacity = capacity.unwrap_or_default();
+        let (mut running, mut free) = (0, capacity.clone());
+        for (run, step) in site.busy.keys() {
+            let (run, step) = (self.state.run(*run), *step);
+            let of_step = run.steps[step.index()].active.values().filter(|active| active.site == id);
+            let started = of_step.filter(|active| active.phase == crate::state::ActivePhase::Running).count();
+            let resources = &run.workflow.step(step).resources;
+            running += started as u64;
+            let started = u32::try_from(started).unwrap_or(u32::MAX);
+            free.cpu_millis = free.cpu_millis.saturating_sub(resources.cpu_millis.saturating_mul(started));
+            let memory = resources.memory_bytes.unwrap_or(0).saturating_mul(u64::from(started));
+            free.memory_bytes = free.memory_bytes.saturating_sub(memory);
+        }
+        SiteView {
+            site: site.name.clone(),
+            state: self.site_state(id),
+            labels: site.labels.clone(),
+            agent_version: site.agent_version.clone(),
+            connected_since: session.map(|session| session.since),
+            last_heard: presence
+                .map(|presence| presence.heard_at)
+                .filter(|at| session.is_some() || (*at != self.started_at && at.micros() != 0)),
+            capacity,
+            free,
+            running,
+            queued: u64::from(site.outstanding).saturating_sub(running),
+            store_objects: heartbeat.map_or(0, |heartbeat| heartbeat.store_objects),
+            store_bytes: heartbeat.map_or(0, |heartbeat| heartbeat.store_bytes),
+            reason: site.revoked.clone().or_else(|| self.site_closed(id)),
+        }
+    }
+
+    /// In order of time.
+    pub fn ledger(&self, filter: &LedgerFilter) -> Vec<LedgerView> {
+        let of_runs = self.state.runs.values().filter(|run| filter.run.is_none_or(|wanted| wanted == run.id));
+        let of_runs = of_runs.flat_map(|run| run.ledger.iter().map(|entry| (Some(run.id), entry)));
+        let unclaimed = self.state.unclaimed_ledger.iter().filter(|_| filter.run.is_none()).map(|entry| (None, entry));
+        let touches = |entry: &LedgerEntry| {
+            filter.site.as_ref().is_none_or(|name| {
+                let place = Place::Site(name.clone());
+                entry.from == place || entry.to == place
+            })
+        };
+        let mut entries: Vec<_> = of_runs
+            .chain(unclaimed)
+            .filter(|(_, entry)| filter.object.is_none_or(|object| object == entry.object) && touches(entry))
+            .map(|(run, entry)| ledger_view(run, entry))
+            .collect();
+        entries.sort_by_key(|entry| entry.at);
+        entries
+    }
+
+    /// What [`check_sites`](atoll_model::workflow::check_sites) needs to know.
+    pub fn site_facts(&self) -> Vec<SiteFacts> {
+        let sites = self.state.sites.values().filter(|site| site.revoked.is_none());
+        sites
+            .map(|site| SiteFacts {
+                name: site.name.clone(),
+                labels: site.labels.clone(),
+                capacity: site.capacity.clone(),
+            })
+            .collect()
+    }
+
+    pub fn counters(&self) -> Counters {
+        let mut counters = self.counters.clone();
+        for run in self.state.runs.values().filter(|run| run.is_live()) {
+            counters.runs_live += 1;
+            let waiting = run.steps.iter().map(|step| u64::from(step.ready.len()) + step.again.len() as u64);
+            counters.executions_waiting += waiting.sum::<u64>();
+        }
+        let outstanding = self.state.sites.values().map(|site| u64::from(site.outstanding));
+        counters.executions_outstanding = outstanding.sum();
+        let in_bucket = self.state.objects.values().filter(|object| object.bucket == BucketState::Present);
+        counters.objects_in_bucket = in_bucket.count() as u64;
+        counters.transfers_live = self.state.transfers.len() as u64;
+        for site in self.state.sites.keys() {
+            *counters.sites_by_state.entry(self.site_state(*site)).or_default() += 1;
+        }
+        counters
+    }
+}
+
+fn ledger_view(run: Option<RunId>, entry: &LedgerEntry) -> LedgerView {
+    LedgerView {
+        object: entry.object,
+        bytes: entry.bytes,
+        from: entry.from.to_string(),
+        to: entry.to.to_string(),
+        route: "bucket".to_owned(),
+        for_execution: entry.for_execution,
+        run,
+        rule: entry.rule.to_string(),
+        at: entry.at,
+    }
+}
+
+fn run_state(run: &Run) -> RunState {
+    match run.phase {
+        Phase::Ended(state) => state,
+        Phase::Cancelling => RunState::Cancelling,
+        Phase::Going | Phase::Failing if run.started_at.is_none() => RunState::Submitted,
+        Phase::Going | Phase::Failing => RunState::Running,
+    }
+}
+
+fn run_view(run: &Run) -> RunView {
+    let mut counts = BTreeMap::new();
+    for step in &run.steps {
+        count_step(step, &mut counts);
+    }
+    counts.retain(|_, count| *count > 0);
+    RunView {
+        run: run.id,
+        workflow: run.workflow.name.clone(),
+        state: run_state(run),
+        submitted_by: run.submitted_by.clone(),
+        submitted_at: run.submitted_at,
+        started_at: run.started_at,
+        finished_at: run.finished_at,
+        outputs: run.outputs.clone(),
+        error: run.error.clone(),
+        counts,
+    }
+}
+
+/// Executions of a step by state. A step whose elements are not known yet counts as one.
+fn count_step(step: &StepState, counts: &mut BTreeMap<ExecutionState, u64>) {
+    let mut add = |state, count: u64| *counts.entry(state).or_default() += count;
+    match step.phase {
+        StepPhase::Waiting => return add(ExecutionState::Waiting, 1),
+        StepPhase::Skipped => return add(ExecutionState::Skipped, 1),
+        StepPhase::Cancelled => return add(ExecutionState::Cancelled, 1),
+        StepPhase::Expanded => {}
+    }
+    let mut again = step.again.len() as u64;
+    let mut succeeded = u64::from(step.succeeded);
+    if !step.recomputing.is_empty() {
+        // They are shown as what they are now.
+        let waiting = step.recomputing.iter().filter(|element| step.again.contains_key(element)).count() as u64;
+        again -= waiting;
+        succeeded -= u64::from(step.recomputing.len()) - waiting;
+    }
+    add(ExecutionState::Ready, u64::from(step.ready.len()) + again);
+    for active in step.active.values() {
+        add(executions::active_state(active), 1);
+    }
+    add(ExecutionState::Succeeded, succeeded);
+    add(ExecutionState::Failed, u64::from(step.failed));
+    add(ExecutionState::Cancelled, u64::from(step.cancelled_rows) + u64::from(step.cancelled.len()));
+    add(ExecutionState::Skipped, u64::from(step.skipped.len()));
+    add(ExecutionState::Unknown, step.unknown.len() as u64);
+}
+
+fn was_at(run: &Run, site: SiteId) -> bool {
+    run.steps.iter().any(|step| {
+        step.decisions.iter().any(|decision| decision.chosen.contains_key(&site))
+            || step.active.values().any(|active| active.site == site)
+    })
+}

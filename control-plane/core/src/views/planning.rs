@@ -1,0 +1,147 @@
+//! What placement would do, before anything runs.
+
+use std::collections::BTreeMap;
+
+use atoll_model::expression::{Expression, Form};
+use atoll_model::id::{SiteName, StepIndex};
+use atoll_model::placement::{Explanation, PushMode};
+use atoll_model::value::{ObjectRef, Value};
+use atoll_model::workflow::{Step, Workflow};
+use indexmap::IndexMap;
+
+use crate::control_plane::ControlPlane;
+use crate::engine::data::rule_text;
+use crate::engine::place::requirement;
+use crate::fact::RuleText;
+use crate::placement::{self, DataTerms};
+use crate::plan::{RunPlan, in_order};
+use crate::state::Source;
+use crate::view::{PlanView, PlannedEdge};
+
+impl ControlPlane {
+    /// What placement would do with each step if the sites were as they are now and the steps ran one after the other.
+    pub fn plan(&self, workflow: &Workflow, inputs: &IndexMap<String, Value>) -> PlanView {
+        let plan = RunPlan::new(workflow);
+        let mut chosen: BTreeMap<StepIndex, SiteName> = BTreeMap::new();
+        let mut explanations = BTreeMap::new();
+        for index in in_order(workflow) {
+            let step = workflow.step(index);
+            let explanation = self.plan_step(workflow, &plan, step, inputs, &chosen);
+            if let Some(site) = &explanation.chosen {
+                chosen.insert(index, site.clone());
+            }
+            explanations.insert(index, explanation);
+        }
+        let steps =
+            workflow.steps.iter().map(|step| (step.name.clone(), explanations.remove(&step.index).unwrap_or_default()));
+        let steps = steps.collect();
+        let mut edges = Vec::new();
+        for step in &workflow.steps {
+            self.plan_edges(workflow, &plan, step, inputs, &chosen, &mut edges);
+        }
+        PlanView { steps, edges }
+    }
+
+    fn plan_step(
+        &self,
+        workflow: &Workflow,
+        plan: &RunPlan,
+        step: &Step,
+        inputs: &IndexMap<String, Value>,
+        chosen: &BTreeMap<StepIndex, SiteName>,
+    ) -> Explanation {
+        let candidates = self.candidates();
+        let wanted = requirement(step, self.estimates.run_seconds(workflow, step));
+        let given = objects_of(workflow, step, inputs);
+        let assessments = placement::assess(&candidates, &wanted, &mut |candidate| {
+            let mut terms = DataTerms {
+                obstacle: self.rule_obstacle(workflow, plan, step.index, candidate),
+                bytes_per_second: self.estimates.bytes_per_second(candidate.site),
+                ..DataTerms::default()
+            };
+            for object in &given {
+                if self.state.objects.get(&object.id).is_none_or(|known| !known.is_at(candidate.site)) {
+                    terms.missing_objects += 1;
+                    terms.missing_bytes += object.bytes;
+                }
+            }
+            for source in &plan.steps[step.index.index()].reads {
+                let Source::Step(producer) = source else { continue };
+                if chosen.get(producer).is_some_and(|site| site == candidate.name) {
+                    continue;
+                }
+                terms.missing_objects += 1;
+                let bytes = self.estimates.bytes_out(workflow, workflow.step(*producer)).unwrap_or(0.0);
+                terms.missing_bytes += bytes as u64;
+            }
+            terms
+        });
+        let tie = (atoll_model::id::RunId::from_bits(0), step.index, 0);
+        let best = placement::best(&assessments, tie);
+        let chosen = best.map(|site| self.state.site(site).name.clone());
+        Explanation { chosen, sites: placement::verdicts(&assessments, &candidates) }
+    }
+
+    fn plan_edges(
+        &self,
+        workflow: &Workflow,
+        plan: &RunPlan,
+        step: &Step,
+        inputs: &IndexMap<String, Value>,
+        chosen: &BTreeMap<StepIndex, SiteName>,
+        edges: &mut Vec<PlannedEdge>,
+    ) {
+        let mut sources: Vec<Source> = plan.steps[step.index.index()].reads.clone();
+        sources.retain(|source| !matches!(source, Source::Bundle(_)));
+        for source in sources {
+            let (from, bytes_expected, is_local, push) = match source {
+                Source::Step(producer) => {
+                    let made_by = workflow.step(producer);
+                    let local = chosen.get(&producer).is_some() && chosen.get(&producer) == chosen.get(&step.index);
+                    let eager = plan.steps[producer.index()].outputs.iter().map(|output| output.push);
+                    let bytes = self.estimates.bytes_out(workflow, made_by).map(|bytes| bytes as u64);
+                    (made_by.name.clone(), bytes, local, eager.into_iter().find(|push| push.mode == PushMode::Eager))
+                }
+                Source::Input(place) => {
+                    let Some((name, _)) = workflow.inputs.get_index(usize::from(place)) else { continue };
+                    let mut bytes = None;
+                    if let Some(value) = inputs.get(name) {
+                        value.visit_objects(&mut |object| *bytes.get_or_insert(0) += object.bytes);
+                    }
+                    if bytes.is_none() {
+                        // A plain value travels with the dispatch.
+                        continue;
+                    }
+                    (format!("inputs.{name}"), bytes, false, None)
+                }
+                Source::Bundle(_) => continue,
+            };
+            let rule = push.map_or(RuleText::WhenNeeded, |push| rule_text(workflow, push.rule));
+            edges.push(PlannedEdge {
+                from,
+                to: step.name.clone(),
+                bytes_expected,
+                route: if is_local { "local" } else { "bucket" }.to_owned(),
+                rule: rule.to_string(),
+            });
+        }
+    }
+}
+
+/// Objects of the given inputs that a step reads.
+fn objects_of(workflow: &Workflow, step: &Step, inputs: &IndexMap<String, Value>) -> Vec<ObjectRef> {
+    let mut objects = Vec::new();
+    let reads = |expression: &Expression| match &expression.form {
+        Form::Input(name) => vec![name.clone()],
+        _ => expression.reads_inputs.clone(),
+    };
+    for name in step.bindings.values().chain(&step.foreach).flat_map(reads) {
+        let value = inputs.get(&name).or_else(|| workflow.inputs.get(&name)?.default.as_ref());
+        if let Some(value) = value {
+            value.visit_objects(&mut |object| objects.push(object));
+        }
+    }
+    objects.sort_unstable();
+    objects.dedup();
+    objects
+}
