@@ -1,13 +1,13 @@
-//! `atoll check`, `atoll plan` and the schemas of the files that people write.
+//! `atoll check` and `atoll plan`: what a workflow file says, before anything runs.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use clap::{Args, Subcommand};
 use serde_json::{Value, json};
 
-use crate::client::Client;
 use crate::diagnostics;
 use crate::failure::Failure;
+use crate::output::{self, outln};
 use crate::run::Submission;
 use crate::settings::Connection;
 use crate::table;
@@ -32,43 +32,58 @@ pub(crate) struct PlanArguments {
 }
 
 #[derive(Debug, Subcommand)]
-pub(crate) enum SchemaCommand {
-    /// The JSON Schema of a workflow file.
-    Workflow,
-    /// The JSON Schema of `action.yaml`.
-    Action,
+pub(crate) enum WorkflowCommand {
+    /// Print the JSON Schema of a workflow file, for editors.
+    Schema,
 }
 
-/// Checks a file by itself and, where a server is known, against its sites.
+#[derive(Debug, Subcommand)]
+pub(crate) enum ActionCommand {
+    /// Print the JSON Schema of `action.yaml`, for editors.
+    Schema,
+}
+
+/// Checks a file by itself and, where a server is known and there, against its sites.
 ///
 /// # Errors
 /// When the file is invalid, or cannot be read.
 pub(crate) async fn check(connection: &Connection, arguments: &CheckArguments) -> anyhow::Result<()> {
-    let client = connection.client().ok();
-    match checked(client.as_ref(), &arguments.file).await {
-        Ok(()) => {
+    match checked(connection, &arguments.file).await {
+        Ok(alone) => {
             if arguments.json {
-                println!("{}", json!({ "valid": true, "errors": [] }));
+                output::json(&json!({ "valid": true, "errors": [] }));
             } else {
-                let against = if client.is_some() { "" } else { " (by itself: no server is known)" };
-                println!("{} is valid{against}", arguments.file.display());
+                outln!("{} is valid", arguments.file.display());
+            }
+            if let Some(reason) = alone {
+                eprintln!("it was checked by itself, not against sites: {reason}");
             }
             Ok(())
         }
         Err(error) => {
-            if let (true, Some(Failure::Invalid { diagnostics, .. })) = (arguments.json, error.downcast_ref::<Failure>()) {
-                println!("{}", json!({ "valid": false, "errors": diagnostics::document(diagnostics) }));
+            if let (true, Some(Failure::Invalid { diagnostics, .. })) =
+                (arguments.json, error.downcast_ref::<Failure>())
+            {
+                output::json(&json!({ "valid": false, "errors": diagnostics::document(diagnostics) }));
             }
             Err(error)
         }
     }
 }
 
-async fn checked(client: Option<&Client>, file: &std::path::Path) -> anyhow::Result<()> {
+/// Why it was not checked against sites, if it was not.
+async fn checked(connection: &Connection, file: &Path) -> anyhow::Result<Option<String>> {
     let submission = Submission::read(file)?;
-    match client {
-        Some(client) => submission.check_against(client).await,
-        None => Ok(()),
+    let client = match connection.client() {
+        Ok(client) => client,
+        Err(error) => return Ok(Some(error.to_string())),
+    };
+    match submission.check_against(&client).await {
+        Ok(()) => Ok(None),
+        Err(error) => match error.downcast::<Failure>()? {
+            Failure::Unreachable(reason) => Ok(Some(reason)),
+            other => Err(other.into()),
+        },
     }
 }
 
@@ -81,12 +96,12 @@ pub(crate) async fn plan(connection: &Connection, arguments: &PlanArguments) -> 
     let submission = Submission::prepare(&arguments.file, &arguments.inputs)?;
     let document = submission.plan(&client).await?;
     if arguments.json {
-        println!("{document}");
+        output::json(&document);
         return Ok(());
     }
     let steps: Vec<Vec<String>> = array(&document, "steps").iter().map(step_row).collect();
     table::print(&["STEP", "SITE", "WHY"], &steps);
-    println!();
+    outln!();
     let edges: Vec<Vec<String>> = array(&document, "edges").iter().map(edge_row).collect();
     table::print(&["FROM", "TO", "BYTES", "ROUTE", "RULE"], &edges);
     Ok(())
@@ -100,18 +115,15 @@ fn step_row(step: &Value) -> Vec<String> {
 
 fn edge_row(edge: &Value) -> Vec<String> {
     let expected = edge["bytes_expected"].as_u64().map_or_else(|| "unknown".to_owned(), table::bytes);
-    vec![table::field(edge, "from"), table::field(edge, "to"), expected, table::field(edge, "route"), table::field(edge, "rule")]
+    vec![
+        table::field(edge, "from"),
+        table::field(edge, "to"),
+        expected,
+        table::field(edge, "route"),
+        table::field(edge, "rule"),
+    ]
 }
 
 fn array(document: &Value, name: &str) -> Vec<Value> {
     document[name].as_array().cloned().unwrap_or_default()
-}
-
-/// Prints a schema.
-pub(crate) fn schema(command: &SchemaCommand) {
-    let schema = match command {
-        SchemaCommand::Workflow => atoll_model::workflow::schema(),
-        SchemaCommand::Action => atoll_model::action::schema(),
-    };
-    println!("{schema:#}");
 }

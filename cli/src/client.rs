@@ -17,6 +17,11 @@ use crate::failure::Failure;
 pub(crate) use rows::{ExecutionRow, Finished, LedgerRow};
 
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
+/// Before a connection that broke is made again.
+const RECONNECT_PAUSE: Duration = Duration::from_millis(500);
+const SUBMIT_RETRIES: u32 = 4;
+/// How often in a row that may fail: a server that is started again is back by then.
+const RECONNECTS_MAX: u32 = 120;
 /// Executions are asked for in pages of this many.
 const PAGE: usize = 10_000;
 
@@ -40,7 +45,10 @@ impl Client {
         } else if is_loopback(url) {
             builder
         } else {
-            return Err(Failure::Usage(format!("{url} would send the token in the open: only https is spoken to other machines")).into());
+            return Err(Failure::Usage(format!(
+                "{url} would send the token in the open: only https is spoken to other machines"
+            ))
+            .into());
         };
         Ok(Self { http: builder.build()?, url: url.to_owned(), token: token.to_owned() })
     }
@@ -63,6 +71,21 @@ impl Client {
             return Ok(Value::Null);
         }
         Ok(response.json().await?)
+    }
+
+    /// Submits a run. Where the answer is lost it is asked for again under the same key, so that there is one run.
+    pub(crate) async fn submit(&self, body: &Value) -> anyhow::Result<Value> {
+        let key = uuid::Uuid::now_v7().to_string();
+        let mut failures = 0;
+        loop {
+            let request = self.request(Method::POST, "/runs").header("idempotency-key", &key).json(body);
+            match self.send(request).await {
+                Ok(response) => return Ok(response.json().await?),
+                Err(error) if failures < SUBMIT_RETRIES && is_transient(&error) => failures += 1,
+                Err(error) => return Err(error),
+            }
+            tokio::time::sleep(RECONNECT_PAUSE).await;
+        }
     }
 
     pub(crate) async fn delete(&self, path: &str) -> anyhow::Result<()> {
@@ -97,7 +120,7 @@ impl Client {
     /// Submits a workflow without files and waits for its end.
     pub(crate) async fn submit_and_wait(&self, source: &str, file_name: &str) -> anyhow::Result<Finished> {
         let body = json!({ "source": source, "file_name": file_name, "inputs": {}, "actions": {} });
-        let submitted = self.post("/runs", &body).await?;
+        let submitted = self.submit(&body).await?;
         let run = submitted["run"].as_str().context("the answer names no run")?;
         self.wait(run).await
     }
@@ -107,39 +130,35 @@ impl Client {
         self.follow(run, |_| {}).await
     }
 
-    /// Waits for the end of a run, and shows each event of it to `seen`. A connection that breaks is made again.
+    /// Waits for the end of a run, and shows each event of it to `seen`. A connection that breaks is made again, for as
+    /// long as the server answers at least once in a while.
     pub(crate) async fn follow(&self, run: &str, mut seen: impl FnMut(&Value)) -> anyhow::Result<Finished> {
-        let mut patience = 30;
+        let mut failures = 0;
         loop {
-            match self.events(run, &mut seen).await {
-                Ok(()) => {}
-                Err(error) if patience > 0 && is_transient(&error) => {
-                    patience -= 1;
-                    tokio::time::sleep(Duration::from_secs(1)).await;
-                    continue;
-                }
+            let outcome = self.events(run, &mut seen).await;
+            let document = match outcome {
+                Ok(_) => self.get(&format!("/runs/{}?executions=false", segment(run))).await,
+                Err(error) => Err(error),
+            };
+            match document {
+                Ok(document) if has_ended(&document) => return Finished::from_document(document),
+                Ok(_) => failures = 0,
+                Err(error) if failures < RECONNECTS_MAX && is_transient(&error) => failures += 1,
                 Err(error) => return Err(error),
             }
-            let document = self.get(&format!("/runs/{run}?executions=false")).await?;
-            if matches!(document["state"].as_str(), Some("succeeded" | "failed" | "cancelled")) {
-                return Finished::from_document(document);
-            }
+            tokio::time::sleep(RECONNECT_PAUSE).await;
         }
     }
 
     /// Reads events until the run has ended, or the stream has.
     async fn events(&self, run: &str, seen: &mut impl FnMut(&Value)) -> anyhow::Result<()> {
-        let mut stream = self.stream(&format!("/runs/{run}/events")).await?.bytes_stream();
-        let mut pending: Vec<u8> = Vec::new();
+        let mut stream = self.stream(&format!("/runs/{}/events", segment(run))).await?.bytes_stream();
+        let mut blocks = EventBlocks::default();
         while let Some(chunk) = stream.next().await {
-            pending.extend_from_slice(&chunk.map_err(|error| unreachable(&self.url, &error))?);
-            while let Some(end) = pending.windows(2).position(|pair| pair == b"\n\n") {
-                let block: Vec<u8> = pending.drain(..end + 2).collect();
-                let data: String =
-                    String::from_utf8_lossy(&block).lines().filter_map(|line| line.strip_prefix("data:")).map(str::trim).collect();
-                let Ok(event) = serde_json::from_str::<Value>(&data) else { continue };
+            blocks.push(&chunk.map_err(|error| unreachable(&self.url, &error))?);
+            while let Some(event) = blocks.next() {
                 seen(&event);
-                if matches!(event["state"].as_str(), Some("succeeded" | "failed" | "cancelled")) {
+                if has_ended(&event) {
                     return Ok(());
                 }
             }
@@ -169,7 +188,12 @@ impl Client {
     }
 
     /// Makes a token for a site, and returns it.
-    pub(crate) async fn create_site_token(&self, site: &str, lifetime: Duration, labels: &BTreeMap<String, String>) -> anyhow::Result<String> {
+    pub(crate) async fn create_site_token(
+        &self,
+        site: &str,
+        lifetime: Duration,
+        labels: &BTreeMap<String, String>,
+    ) -> anyhow::Result<String> {
         let body = json!({ "ttl_seconds": lifetime.as_secs(), "labels": labels });
         let document = self.post(&format!("/sites/{site}/tokens"), &body).await?;
         Ok(document["token"].as_str().context("the answer has no token")?.to_owned())
@@ -182,6 +206,36 @@ impl Client {
         let ready = sites.iter().filter(|site| site["state"] == "ready");
         Ok(ready.filter_map(|site| site["site"].as_str().map(str::to_owned)).collect())
     }
+}
+
+/// Server-sent events, put together from the pieces in which they come.
+#[derive(Debug, Default)]
+struct EventBlocks {
+    pending: Vec<u8>,
+}
+
+impl EventBlocks {
+    fn push(&mut self, chunk: &[u8]) {
+        self.pending.extend(chunk.iter().filter(|byte| **byte != b'\r'));
+    }
+
+    /// The data of the next event that is whole; comments and events without data are passed over.
+    fn next(&mut self) -> Option<Value> {
+        loop {
+            let end = self.pending.windows(2).position(|pair| pair == b"\n\n")?;
+            let block: Vec<u8> = self.pending.drain(..end + 2).collect();
+            let text = String::from_utf8_lossy(&block);
+            let data: Vec<&str> = text.lines().filter_map(|line| line.strip_prefix("data:")).map(str::trim).collect();
+            if let Ok(event) = serde_json::from_str(&data.join("\n")) {
+                return Some(event);
+            }
+        }
+    }
+}
+
+/// Whether a run, or the event of one, says that it has ended.
+fn has_ended(document: &Value) -> bool {
+    matches!(document["state"].as_str(), Some("succeeded" | "failed" | "cancelled"))
 }
 
 /// Text for one segment of a path of the API.
@@ -219,10 +273,8 @@ fn unreachable(url: &str, error: &reqwest::Error) -> Failure {
 fn refusal(status: StatusCode, body: &[u8]) -> Failure {
     let document: Value = serde_json::from_slice(body).unwrap_or_default();
     let error = &document["error"];
-    let diagnostics: Vec<Diagnostic> = error["diagnostics"]
-        .as_array()
-        .map(|list| list.iter().map(rows::diagnostic).collect())
-        .unwrap_or_default();
+    let diagnostics: Vec<Diagnostic> =
+        error["diagnostics"].as_array().map(|list| list.iter().map(rows::diagnostic).collect()).unwrap_or_default();
     if !diagnostics.is_empty() {
         return Failure::Invalid { diagnostics, source_text: None };
     }
@@ -234,7 +286,7 @@ fn refusal(status: StatusCode, body: &[u8]) -> Failure {
         message = format!("{message} ({help})");
     }
     match status {
-        StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN => Failure::Unreachable(message),
+        StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN => Failure::Unauthorised(message),
         StatusCode::BAD_REQUEST | StatusCode::UNPROCESSABLE_ENTITY => Failure::Usage(message),
         _ => Failure::Failed(message),
     }
@@ -258,7 +310,21 @@ mod tests {
         let failure = refusal(StatusCode::NOT_FOUND, body);
         assert_eq!(failure.to_string(), "there is no such run (see `atoll runs`)");
         assert!(matches!(failure, Failure::Failed(_)));
-        assert!(matches!(refusal(StatusCode::UNAUTHORIZED, b""), Failure::Unreachable(_)));
+        assert!(matches!(refusal(StatusCode::UNAUTHORIZED, b""), Failure::Unauthorised(_)));
+    }
+
+    #[test]
+    fn events_are_put_together_from_any_pieces() {
+        let stream = ": hello\r\n\r\nevent: run\r\ndata: {\"state\":\"running\",\r\ndata: \"é\":1}\r\n\r\nid: 7\n\ndata: [1]\n\ndata: {";
+        for size in [1, 2, 3, 7, 1_000] {
+            let mut blocks = EventBlocks::default();
+            let mut events = Vec::new();
+            for chunk in stream.as_bytes().chunks(size) {
+                blocks.push(chunk);
+                events.extend(std::iter::from_fn(|| blocks.next()));
+            }
+            assert_eq!(events, [json!({ "state": "running", "é": 1 }), json!([1])], "pieces of {size}");
+        }
     }
 
     #[test]

@@ -54,7 +54,9 @@ pub(crate) async fn dev(arguments: DevArguments) -> anyhow::Result<bool> {
         crate::run::check_requirements_here(file)?;
     }
     let temporary = match (&arguments.data_dir, &arguments.run) {
-        (None, Some(_)) => Some(tempfile::Builder::new().prefix("atoll-dev-").tempdir().context("cannot make a temporary folder")?),
+        (None, Some(_)) => {
+            Some(tempfile::Builder::new().prefix("atoll-dev-").tempdir().context("cannot make a temporary folder")?)
+        }
         (Some(_), _) | (None, None) => None,
     };
     let directory = match (&temporary, &arguments.data_dir) {
@@ -63,7 +65,8 @@ pub(crate) async fn dev(arguments: DevArguments) -> anyhow::Result<bool> {
         (None, None) => PathBuf::from("atoll-dev"),
     };
     std::fs::create_dir_all(&directory).with_context(|| format!("cannot make the folder {}", directory.display()))?;
-    let directory = directory.canonicalize().with_context(|| format!("cannot open the folder {}", directory.display()))?;
+    let directory =
+        directory.canonicalize().with_context(|| format!("cannot open the folder {}", directory.display()))?;
     let options = Options {
         directory,
         sites: arguments.sites.clone(),
@@ -123,7 +126,11 @@ async fn run_and_report(arguments: &DevArguments, file: &Path, client: &Client) 
     }
     // Standard output belongs to the document where there is one.
     let text = summary::describe(&outcome, &executions, &entries, results.as_deref());
-    if arguments.json { eprint!("{text}") } else { print!("{text}") }
+    if arguments.json {
+        eprint!("{text}")
+    } else {
+        print!("{text}")
+    }
     Ok(succeeded)
 }
 
@@ -164,7 +171,8 @@ fn write_ready_file(arguments: &DevArguments, installation: &Installation) -> an
 /// Returns when the process is asked to end.
 async fn interrupted() {
     use tokio::signal::unix::{SignalKind, signal};
-    let (Ok(mut interrupt), Ok(mut terminate)) = (signal(SignalKind::interrupt()), signal(SignalKind::terminate())) else {
+    let (Ok(mut interrupt), Ok(mut terminate)) = (signal(SignalKind::interrupt()), signal(SignalKind::terminate()))
+    else {
         // Without handlers the signals have their default effect, which is to end the process.
         return std::future::pending().await;
     };

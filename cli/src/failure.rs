@@ -17,9 +17,12 @@ pub(crate) enum Failure {
     /// A workflow file, or what was given for it, is wrong: exit code 2. The source is shown where it is at hand.
     #[error("{}", Many(.diagnostics))]
     Invalid { diagnostics: Vec<Diagnostic>, source_text: Option<String> },
-    /// The server cannot be reached, or does not let us: exit code 3.
+    /// The server cannot be reached: exit code 3.
     #[error("{0}")]
     Unreachable(String),
+    /// The server does not let us: exit code 3.
+    #[error("{0}")]
+    Unauthorised(String),
 }
 
 struct Many<'a>(&'a [Diagnostic]);
@@ -40,7 +43,7 @@ impl fmt::Display for Many<'_> {
 pub(crate) fn exit_code(error: &anyhow::Error) -> ExitCode {
     match error.downcast_ref::<Failure>() {
         Some(Failure::Usage(_) | Failure::Invalid { .. }) => ExitCode::from(2),
-        Some(Failure::Unreachable(_)) => ExitCode::from(3),
+        Some(Failure::Unreachable(_) | Failure::Unauthorised(_)) => ExitCode::from(3),
         Some(Failure::Failed(_)) | None => ExitCode::from(1),
     }
 }

@@ -75,7 +75,8 @@ impl Installation {
             std::fs::create_dir_all(&path).with_context(|| format!("cannot make the folder {}", path.display()))?;
         }
         let addresses = read_addresses(&options.directory);
-        let listen = if options.listen.port() == 0 { addresses.listen.unwrap_or(options.listen) } else { options.listen };
+        let listen =
+            if options.listen.port() == 0 { addresses.listen.unwrap_or(options.listen) } else { options.listen };
         let agent_listen = addresses.agent_listen.unwrap_or(SocketAddr::from(([127, 0, 0, 1], 0)));
         let started = start_server(&options, listen, agent_listen).await;
         let (server, ready) = match started {
@@ -177,7 +178,8 @@ impl Installation {
             agent_listen: Some(self.ready.agent_addr.parse().context("the server's agent address")?),
         };
         let path = self.options.directory.join("addresses.json");
-        std::fs::write(&path, serde_json::to_vec(&addresses)?).with_context(|| format!("cannot write {}", path.display()))
+        std::fs::write(&path, serde_json::to_vec(&addresses)?)
+            .with_context(|| format!("cannot write {}", path.display()))
     }
 
     fn site_directory(&self, site: &str) -> PathBuf {
@@ -189,16 +191,23 @@ impl Installation {
         if site_agent_daemon::is_joined(&directory) {
             return Ok(());
         }
-        std::fs::create_dir_all(&directory).with_context(|| format!("cannot make the folder {}", directory.display()))?;
+        std::fs::create_dir_all(&directory)
+            .with_context(|| format!("cannot make the folder {}", directory.display()))?;
         let client = crate::client::Client::new(&self.ready.url, &self.ready.token)?;
-        let token = client.create_site_token(site, Duration::from_secs(600), &BTreeMap::from([("dev".to_owned(), "true".to_owned())])).await?;
+        let token = client
+            .create_site_token(site, Duration::from_secs(600), &BTreeMap::from([("dev".to_owned(), "true".to_owned())]))
+            .await?;
         let mut command = self.command(&["agent", "join", "-", "--data-dir"]);
         command.arg(&directory).stdin(Stdio::piped());
-        let mut child = self.log_to(&mut command, &format!("{site}-join"))?.spawn().context("cannot start the agent's join")?;
+        let mut child =
+            self.log_to(&mut command, &format!("{site}-join"))?.spawn().context("cannot start the agent's join")?;
         let mut input = child.stdin.take().context("the agent's standard input")?;
-        tokio::io::AsyncWriteExt::write_all(&mut input, token.as_bytes()).await.context("cannot hand over the token")?;
+        tokio::io::AsyncWriteExt::write_all(&mut input, token.as_bytes())
+            .await
+            .context("cannot hand over the token")?;
         drop(input);
-        let status = tokio::time::timeout(JOIN_TIMEOUT, child.wait()).await.context("the site did not join in time")??;
+        let status =
+            tokio::time::timeout(JOIN_TIMEOUT, child.wait()).await.context("the site did not join in time")??;
         if !status.success() {
             bail!("{site} could not join; its log is {}", self.log_path(&format!("{site}-join")).display());
         }
@@ -211,7 +220,8 @@ impl Installation {
         command.args(["--server", &self.ready.agent_addr, "--import-root", "/", "--stop-work-on-exit"]);
         command.args(&self.options.agent_arguments);
         supervised(&mut command);
-        let child = self.log_to(&mut command, site)?.spawn().with_context(|| format!("cannot start the agent of {site}"))?;
+        let child =
+            self.log_to(&mut command, site)?.spawn().with_context(|| format!("cannot start the agent of {site}"))?;
         Process::new(child)
     }
 
@@ -230,7 +240,11 @@ impl Installation {
                 }
             }
             if tokio::time::Instant::now() > deadline {
-                bail!("the sites are not ready after {} s; the logs are in {}", START_TIMEOUT.as_secs(), self.options.directory.join("logs").display());
+                bail!(
+                    "the sites are not ready after {} s; the logs are in {}",
+                    START_TIMEOUT.as_secs(),
+                    self.options.directory.join("logs").display()
+                );
             }
             tokio::time::sleep(Duration::from_millis(20)).await;
         }
@@ -265,7 +279,11 @@ impl Process {
     }
 }
 
-async fn start_server(options: &Options, listen: SocketAddr, agent_listen: SocketAddr) -> anyhow::Result<(Process, ServerReady)> {
+async fn start_server(
+    options: &Options,
+    listen: SocketAddr,
+    agent_listen: SocketAddr,
+) -> anyhow::Result<(Process, ServerReady)> {
     let directory = options.directory.join("server");
     let ready_file = directory.join("ready.json");
     match std::fs::remove_file(&ready_file) {
@@ -313,7 +331,11 @@ fn supervised(command: &mut Command) {
 }
 
 fn log_to<'a>(command: &'a mut Command, path: &Path) -> anyhow::Result<&'a mut Command> {
-    let log = std::fs::OpenOptions::new().create(true).append(true).open(path).with_context(|| format!("cannot write {}", path.display()))?;
+    let log = std::fs::OpenOptions::new()
+        .create(true)
+        .append(true)
+        .open(path)
+        .with_context(|| format!("cannot write {}", path.display()))?;
     Ok(command.stdout(log.try_clone()?).stderr(log))
 }
 
@@ -324,7 +346,10 @@ fn last_lines(path: &Path) -> String {
 }
 
 fn read_addresses(directory: &Path) -> Addresses {
-    std::fs::read(directory.join("addresses.json")).ok().and_then(|text| serde_json::from_slice(&text).ok()).unwrap_or_default()
+    std::fs::read(directory.join("addresses.json"))
+        .ok()
+        .and_then(|text| serde_json::from_slice(&text).ok())
+        .unwrap_or_default()
 }
 
 fn socket_address(url: &str) -> anyhow::Result<SocketAddr> {

@@ -7,6 +7,7 @@ use serde_json::Value;
 use std::io::Write as _;
 
 use crate::client::segment;
+use crate::output::end_if_nobody_reads;
 use crate::settings::Connection;
 
 #[derive(Debug, Args)]
@@ -47,20 +48,21 @@ pub(crate) async fn logs(connection: &Connection, arguments: &LogsArguments) -> 
             let line: Vec<u8> = pending.drain(..=end).collect();
             print_line(&mut output, &line, arguments.json)?;
         }
-        output.flush()?;
+        end_if_nobody_reads(output.flush());
     }
     Ok(())
 }
 
 fn print_line(output: &mut impl std::io::Write, line: &[u8], json: bool) -> anyhow::Result<()> {
     if json {
-        return Ok(output.write_all(line)?);
+        end_if_nobody_reads(output.write_all(line));
+        return Ok(());
     }
     let document: Value = serde_json::from_slice(line).context("a line of the logs")?;
     if let Some(error) = document["error"]["message"].as_str() {
         eprintln!("{error}");
         return Ok(());
     }
-    writeln!(output, "{}", document["line"].as_str().unwrap_or_default())?;
+    end_if_nobody_reads(writeln!(output, "{}", document["line"].as_str().unwrap_or_default()));
     Ok(())
 }

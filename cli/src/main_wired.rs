@@ -10,6 +10,7 @@ mod files;
 mod get;
 mod installation;
 mod logs;
+mod output;
 mod run;
 mod serve;
 mod settings;
@@ -20,6 +21,7 @@ mod why;
 
 use std::process::ExitCode;
 
+use atoll_model::workflow::{action_schema, workflow_schema};
 use clap::{CommandFactory as _, Parser, Subcommand};
 
 use crate::failure::{Failure, exit_code};
@@ -73,9 +75,12 @@ enum Command {
     Bench(bench::BenchArguments),
     /// Keep a server and a token for later commands.
     Login,
-    /// Schemas of the files that people write.
+    /// Workflow files.
     #[command(subcommand)]
-    Schema(check::SchemaCommand),
+    Workflow(check::WorkflowCommand),
+    /// Actions: reusable units of code.
+    #[command(subcommand)]
+    Action(check::ActionCommand),
     /// Print completions for a shell.
     Completions { shell: clap_complete::Shell },
     /// The process that watches over executions; started by agents.
@@ -134,9 +139,12 @@ fn perform(arguments: Arguments) -> anyhow::Result<bool> {
             Command::Site(command) => site::site(connection, command).await?,
             Command::Bench(arguments) => bench::bench(arguments).await?,
             Command::Login => connection.log_in().await?,
-            Command::Schema(command) => check::schema(&command),
+            Command::Workflow(check::WorkflowCommand::Schema) => output::json(&workflow_schema()),
+            Command::Action(check::ActionCommand::Schema) => output::json(&action_schema()),
             Command::Completions { shell } => {
-                clap_complete::generate(shell, &mut Arguments::command(), "atoll", &mut std::io::stdout());
+                let mut script = Vec::new();
+                clap_complete::generate(shell, &mut Arguments::command(), "atoll", &mut script);
+                output::text(&String::from_utf8_lossy(&script));
             }
             Command::Shim { .. } => unreachable!("shims are started without a runtime"),
         }

@@ -8,6 +8,7 @@ use std::path::PathBuf;
 
 use clap::Args;
 
+use crate::output::{self, outln};
 use crate::settings::Connection;
 
 pub(crate) use submission::{Submission, check_requirements_here};
@@ -37,19 +38,19 @@ pub(crate) async fn run(connection: &Connection, arguments: RunArguments) -> any
     if !arguments.wait {
         let document = submission.send(&client).await?;
         if arguments.json {
-            println!("{document}");
+            output::json(&document);
         } else {
-            println!("{}", document["run"].as_str().unwrap_or_default());
+            outln!("{}", document["run"].as_str().unwrap_or_default());
         }
         return Ok(true);
     }
     let finished = submission.send_and_follow(&client).await?;
     if arguments.json {
-        println!("{}", finished.document);
+        output::json(&finished.document);
     } else {
-        println!("{} {}", finished.run, finished.state);
+        outln!("{} {}", finished.run, finished.state);
         for (name, value) in &finished.outputs {
-            println!("  {name} = {}", crate::show::shown_value(value));
+            outln!("  {name} = {}", crate::show::shown_value(value));
         }
         if let Some(error) = &finished.error {
             eprintln!("{error}");

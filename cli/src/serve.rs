@@ -11,6 +11,7 @@ use tokio_util::sync::CancellationToken;
 use crate::Command;
 use crate::failure::Failure;
 use crate::installation::SUPERVISED;
+use crate::output::outln;
 
 #[derive(Debug, Args)]
 pub(crate) struct ServerArguments {
@@ -129,10 +130,10 @@ pub(crate) async fn server(arguments: ServerArguments) -> anyhow::Result<()> {
     let config = control_plane_server::Config::load(arguments.config.as_deref(), flags).map_err(usage)?;
     config.check().map_err(usage)?;
     if arguments.check {
-        println!("the configuration is valid");
+        outln!("the configuration is valid");
         return Ok(());
     }
-    control_plane_server::run(config, shutdown_of_supervised()).await
+    Ok(control_plane_server::run(config, shutdown_of_supervised()).await?)
 }
 
 pub(crate) async fn agent(command: AgentCommand) -> anyhow::Result<()> {
@@ -162,7 +163,10 @@ fn shutdown() -> CancellationToken {
     #[expect(clippy::disallowed_methods, reason = "it lives as long as the process")]
     tokio::spawn(async move {
         use tokio::signal::unix::{SignalKind, signal};
-        let (Ok(mut interrupt), Ok(mut terminate)) = (signal(SignalKind::interrupt()), signal(SignalKind::terminate())) else { return };
+        let (Ok(mut interrupt), Ok(mut terminate)) = (signal(SignalKind::interrupt()), signal(SignalKind::terminate()))
+        else {
+            return;
+        };
         tokio::select! {
             _ = interrupt.recv() => {}
             _ = terminate.recv() => {}

@@ -35,10 +35,7 @@ impl Connection {
                 let stored = read_profile()?.ok_or_else(|| {
                     Failure::Usage("no server is known: set ATOLL_URL and ATOLL_TOKEN, or use `atoll login`".to_owned())
                 })?;
-                Profile {
-                    url: url.clone().unwrap_or(stored.url),
-                    token: token.clone().unwrap_or(stored.token),
-                }
+                Profile { url: url.clone().unwrap_or(stored.url), token: token.clone().unwrap_or(stored.token) }
             }
         };
         Client::new(&profile.url, &profile.token)
@@ -66,7 +63,8 @@ fn read_profile() -> anyhow::Result<Option<Profile>> {
     let path = profile_path()?;
     match std::fs::read_to_string(&path) {
         Ok(text) => {
-            let profile = toml::from_str(&text).with_context(|| format!("{} is damaged; use `atoll login` again", path.display()))?;
+            let profile = toml::from_str(&text)
+                .with_context(|| format!("{} is damaged; use `atoll login` again", path.display()))?;
             Ok(Some(profile))
         }
         Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(None),
@@ -77,7 +75,9 @@ fn read_profile() -> anyhow::Result<Option<Profile>> {
 fn profile_path() -> anyhow::Result<PathBuf> {
     let configuration = match std::env::var_os("XDG_CONFIG_HOME") {
         Some(folder) if !folder.is_empty() => PathBuf::from(folder),
-        Some(_) | None => PathBuf::from(std::env::var_os("HOME").context("there is no HOME to keep a profile in")?).join(".config"),
+        Some(_) | None => {
+            PathBuf::from(std::env::var_os("HOME").context("there is no HOME to keep a profile in")?).join(".config")
+        }
     };
     Ok(configuration.join("atoll").join("profile.toml"))
 }

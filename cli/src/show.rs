@@ -4,6 +4,7 @@ use clap::Args;
 use serde_json::{Value, json};
 
 use crate::client::segment;
+use crate::output::{self, outln};
 use crate::settings::Connection;
 use crate::table;
 
@@ -59,7 +60,7 @@ pub(crate) async fn runs(connection: &Connection, arguments: &RunsArguments) -> 
     }
     let document = client.get(&path).await?;
     if arguments.json {
-        println!("{document}");
+        output::json(&document);
         return Ok(());
     }
     let runs = document["runs"].as_array().cloned().unwrap_or_default();
@@ -93,7 +94,7 @@ pub(crate) async fn show(connection: &Connection, arguments: &ShowArguments) -> 
     }
     document["executions"] = Value::Array(executions);
     if arguments.json {
-        println!("{document}");
+        output::json(&document);
         return Ok(());
     }
     describe(&document, arguments.all);
@@ -102,19 +103,19 @@ pub(crate) async fn show(connection: &Connection, arguments: &ShowArguments) -> 
 
 fn describe(document: &Value, all: bool) {
     for name in ["run", "workflow", "state"] {
-        println!("{name:<10} {}", table::field(document, name));
+        outln!("{name:<10} {}", table::field(document, name));
     }
-    println!("{:<10} {} (UTC)", "submitted", table::time(document, "submitted_at"));
-    println!("{:<10} {}", "took", table::between(document, "started_at", "finished_at"));
+    outln!("{:<10} {} (UTC)", "submitted", table::time(document, "submitted_at"));
+    outln!("{:<10} {}", "took", table::between(document, "started_at", "finished_at"));
     if let Some(error) = document["error"].as_object() {
         let of = |name: &str| error.get(name).and_then(Value::as_str).unwrap_or("–").to_owned();
-        println!("{:<10} {}: {}", "error", of("step"), of("message"));
+        outln!("{:<10} {}: {}", "error", of("step"), of("message"));
     }
     for (name, value) in document["outputs"].as_object().into_iter().flatten() {
-        println!("{:<10} {name} = {}", "output", shown_value(value));
+        outln!("{:<10} {name} = {}", "output", shown_value(value));
     }
     let executions = document["executions"].as_array().cloned().unwrap_or_default();
-    println!();
+    outln!();
     if executions.len() > LISTED_MAX && !all {
         describe_by_step(&executions);
         return;
@@ -146,7 +147,7 @@ fn describe_by_step(executions: &[Value]) {
     let rows: Vec<Vec<String>> =
         counts.into_iter().map(|((step, state, site), count)| vec![step, state, site, count.to_string()]).collect();
     table::print(&["STEP", "STATE", "SITE", "EXECUTIONS"], &rows);
-    println!("\n`--all` lists every execution.");
+    outln!("\n`--all` lists every execution.");
 }
 
 /// A value for people: files and directories by name and size.
@@ -164,9 +165,9 @@ pub(crate) async fn cancel(connection: &Connection, arguments: &CancelArguments)
     let path = format!("/runs/{}/cancel", segment(&arguments.run));
     let document = client.post(&path, &json!({ "reason": arguments.reason })).await?;
     if arguments.json {
-        println!("{document}");
+        output::json(&document);
     } else {
-        println!("{} is {}", arguments.run, table::field(&document, "state"));
+        outln!("{} is {}", arguments.run, table::field(&document, "state"));
     }
     Ok(())
 }

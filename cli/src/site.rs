@@ -7,6 +7,7 @@ use serde_json::{Value, json};
 
 use crate::client::{Client, segment};
 use crate::failure::Failure;
+use crate::output::{self, outln};
 use crate::settings::Connection;
 use crate::table;
 
@@ -67,7 +68,7 @@ pub(crate) enum TokenCommand {
 pub(crate) async fn sites(connection: &Connection, arguments: &SitesArguments) -> anyhow::Result<()> {
     let document = connection.client()?.get("/sites").await?;
     if arguments.json {
-        println!("{document}");
+        output::json(&document);
         return Ok(());
     }
     let rows: Vec<Vec<String>> = document["sites"].as_array().into_iter().flatten().map(site_row).collect();
@@ -77,7 +78,8 @@ pub(crate) async fn sites(connection: &Connection, arguments: &SitesArguments) -
 
 fn site_row(site: &Value) -> Vec<String> {
     let labels = site["labels"].as_object().into_iter().flatten();
-    let labels: Vec<String> = labels.map(|(key, value)| format!("{key}={}", value.as_str().unwrap_or_default())).collect();
+    let labels: Vec<String> =
+        labels.map(|(key, value)| format!("{key}={}", value.as_str().unwrap_or_default())).collect();
     vec![
         table::field(site, "site"),
         table::field(site, "state"),
@@ -94,54 +96,95 @@ fn site_row(site: &Value) -> Vec<String> {
 pub(crate) async fn site(connection: &Connection, command: SiteCommand) -> anyhow::Result<()> {
     let client = connection.client()?;
     match command {
-        SiteCommand::Token(TokenCommand::Create { site, ttl, labels, json }) => create_token(&client, &site, &ttl, &labels, json).await,
+        SiteCommand::Token(TokenCommand::Create { site, ttl, labels, json }) => {
+            create_token(&client, &site, &ttl, &labels, json).await
+        }
         SiteCommand::Show(arguments) => {
             let document = client.get(&format!("/sites/{}", segment(&arguments.site))).await?;
             if arguments.json {
-                println!("{document}");
+                output::json(&document);
             } else {
-                println!("{document:#}");
+                describe(&document);
             }
             Ok(())
         }
         SiteCommand::Drain(arguments) => change(&client, &arguments, "drain", "takes nothing new", &json!({})).await,
         SiteCommand::Undrain(arguments) => change(&client, &arguments, "undrain", "takes work again", &json!({})).await,
-        SiteCommand::Revoke { site, reason } => change(&client, &site, "revoke", "is revoked", &json!({ "reason": reason })).await,
+        SiteCommand::Revoke { site, reason } => {
+            change(&client, &site, "revoke", "is revoked", &json!({ "reason": reason })).await
+        }
         SiteCommand::Remove(arguments) => {
             client.delete(&format!("/sites/{}", segment(&arguments.site))).await?;
             if arguments.json {
-                println!("{}", json!({ "site": arguments.site, "removed": true }));
+                output::json(&json!({ "site": arguments.site, "removed": true }));
             } else {
-                println!("{} is forgotten", arguments.site);
+                outln!("{} is forgotten", arguments.site);
             }
             Ok(())
         }
     }
 }
 
-async fn change(client: &Client, arguments: &SiteArguments, verb: &str, done: &str, body: &Value) -> anyhow::Result<()> {
+fn describe(site: &Value) {
+    for (title, name) in [("site", "site"), ("state", "state"), ("agent", "agent_version")] {
+        outln!("{title:<10} {}", table::field(site, name));
+    }
+    outln!("{:<10} {}", "connected", table::time(site, "connected_since"));
+    let labels = site["labels"].as_object().into_iter().flatten();
+    for (key, value) in labels {
+        outln!("{:<10} {key}={}", "label", value.as_str().unwrap_or_default());
+    }
+    for (title, name) in [("capacity", "capacity"), ("free", "free"), ("store", "store")] {
+        let parts: Vec<String> = site[name].as_object().into_iter().flatten().map(quantity).collect();
+        outln!("{title:<10} {}", parts.join(", "));
+    }
+    for name in ["running", "queued"] {
+        outln!("{name:<10} {}", table::field(site, name));
+    }
+}
+
+fn quantity((name, value): (&String, &Value)) -> String {
+    match (name.strip_suffix("_bytes").or((name == "bytes").then_some("bytes")), value.as_u64()) {
+        (Some(name), Some(size)) => format!("{} {}", name.replace('_', " "), table::bytes(size)),
+        (Some(_) | None, Some(_) | None) => format!("{} {value}", name.replace('_', " ")),
+    }
+}
+
+async fn change(
+    client: &Client,
+    arguments: &SiteArguments,
+    verb: &str,
+    done: &str,
+    body: &Value,
+) -> anyhow::Result<()> {
     let document = client.post(&format!("/sites/{}/{verb}", segment(&arguments.site)), body).await?;
     if arguments.json {
-        println!("{document}");
+        output::json(&document);
     } else {
-        println!("{} {done}", arguments.site);
+        outln!("{} {done}", arguments.site);
     }
     Ok(())
 }
 
 async fn create_token(client: &Client, site: &str, ttl: &str, labels: &[String], json: bool) -> anyhow::Result<()> {
-    let lifetime = atoll_model::units::parse_duration(ttl).map_err(|error| Failure::Usage(format!("--ttl {ttl}: {error}")))?;
+    let lifetime =
+        atoll_model::units::parse_duration(ttl).map_err(|error| Failure::Usage(format!("--ttl {ttl}: {error}")))?;
     let mut given = BTreeMap::new();
     for label in labels {
-        let (key, value) = label.split_once('=').ok_or_else(|| Failure::Usage(format!("--label {label}: a label is KEY=VALUE")))?;
+        let (key, value) =
+            label.split_once('=').ok_or_else(|| Failure::Usage(format!("--label {label}: a label is KEY=VALUE")))?;
         given.insert(key.to_owned(), value.to_owned());
     }
     let body = json!({ "ttl_seconds": lifetime.as_secs(), "labels": given });
     let document = client.post(&format!("/sites/{}/tokens", segment(site)), &body).await?;
     if json {
-        println!("{document}");
+        output::json(&document);
     } else {
-        println!("Run this at {site}, until {}:\n\n  {}", table::time(&document, "expires_at"), table::field(&document, "join_command"));
+        outln!(
+            "Run this at {site}, until {}:\n\n  {}",
+            table::time(&document, "expires_at"),
+            table::field(&document, "join_command")
+        );
     }
     Ok(())
 }

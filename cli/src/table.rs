@@ -6,9 +6,11 @@ use std::time::Duration;
 use atoll_model::time::Timestamp;
 use serde_json::Value;
 
+use crate::output;
+
 /// Prints rows below their headings, each column as wide as it must be.
 pub(crate) fn print(headings: &[&str], rows: &[Vec<String>]) {
-    anstream::print!("{}", render(headings, rows));
+    output::text(&render(headings, rows));
 }
 
 fn render(headings: &[&str], rows: &[Vec<String>]) -> String {

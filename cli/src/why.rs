@@ -4,6 +4,7 @@ use clap::Args;
 use serde_json::Value;
 
 use crate::client::segment;
+use crate::output::{self, outln};
 use crate::settings::Connection;
 use crate::table;
 
@@ -36,13 +37,23 @@ pub(crate) async fn why(connection: &Connection, arguments: &WhyArguments) -> an
     let path = if object { format!("/objects/{id}") } else { format!("/executions/{id}/why") };
     let document = client.get(&path).await?;
     if arguments.json {
-        println!("{document}");
+        output::json(&document);
     } else if object {
-        let replicas: Vec<String> = document["replicas"].as_array().into_iter().flatten().filter_map(Value::as_str).map(str::to_owned).collect();
-        println!("{} is at: {}\n", arguments.of, if replicas.is_empty() { "nowhere".to_owned() } else { replicas.join(", ") });
+        let replicas: Vec<String> = document["replicas"]
+            .as_array()
+            .into_iter()
+            .flatten()
+            .filter_map(Value::as_str)
+            .map(str::to_owned)
+            .collect();
+        outln!(
+            "{} is at: {}\n",
+            arguments.of,
+            if replicas.is_empty() { "nowhere".to_owned() } else { replicas.join(", ") }
+        );
         print_entries(&document["ledger"]);
     } else {
-        println!("chosen: {}\n", table::field(&document, "chosen"));
+        outln!("chosen: {}\n", table::field(&document, "chosen"));
         let rows: Vec<Vec<String>> = document["sites"].as_array().into_iter().flatten().map(verdict_row).collect();
         table::print(&["SITE", "FEASIBLE", "REASON", "TERMS"], &rows);
     }
@@ -51,7 +62,8 @@ pub(crate) async fn why(connection: &Connection, arguments: &WhyArguments) -> an
 
 fn verdict_row(verdict: &Value) -> Vec<String> {
     let terms = verdict["terms"].as_object().into_iter().flatten();
-    let terms: Vec<String> = terms.map(|(name, value)| format!("{name} {:.3}", value.as_f64().unwrap_or(f64::NAN))).collect();
+    let terms: Vec<String> =
+        terms.map(|(name, value)| format!("{name} {:.3}", value.as_f64().unwrap_or(f64::NAN))).collect();
     let feasible = if verdict["feasible"] == true { "yes" } else { "no" };
     vec![table::field(verdict, "site"), feasible.to_owned(), table::field(verdict, "reason"), terms.join(", ")]
 }
@@ -63,11 +75,11 @@ pub(crate) async fn ledger(connection: &Connection, arguments: &LedgerArguments)
         filters.iter().filter_map(|(name, value)| Some(format!("{name}={}", segment(value.as_deref()?)))).collect();
     let document = client.get(&format!("/ledger?{}", query.join("&"))).await?;
     if arguments.json {
-        println!("{document}");
+        output::json(&document);
         return Ok(());
     }
     print_entries(&document["entries"]);
-    println!("\n{} in all", table::bytes(document["bytes_total"].as_u64().unwrap_or(0)));
+    outln!("\n{} in all", table::bytes(document["bytes_total"].as_u64().unwrap_or(0)));
     Ok(())
 }
 

@@ -16,8 +16,7 @@ use std::time::Duration;
 use indexmap::IndexMap;
 use serde::{Deserialize, Serialize};
 
-pub use self::held::{Given, HeldAt, with_absolute_paths};
-pub use self::inputs::{complete_inputs, held_from_json};
+pub use self::held::{Given, HeldAt};
 pub use self::parse::{Surroundings, parse};
 pub use self::schema::{action_schema, workflow_schema};
 pub(crate) use self::settings::{check_variable, read_resources};

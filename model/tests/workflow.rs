@@ -11,7 +11,6 @@ use atoll_model::resources::Capacity;
 use atoll_model::value::{Type, Value};
 use atoll_model::workflow::{
     Action, Given, HeldAt, OnDisconnect, SiteFacts, StartMode, Surroundings, Work, Workflow, check_sites, parse,
-    with_absolute_paths,
 };
 use expect_test::{Expect, expect};
 
@@ -150,16 +149,6 @@ fn what_was_given_for_an_input_decides_whether_it_is_taken_in() {
     let elsewhere = parse("w", source, &With(Given::Held(elsewhere))).expect("valid");
     assert_eq!(elsewhere.steps[0].work, Work::Import { path: "/scratch/d".into(), directory: true });
     assert_eq!(elsewhere.steps[0].site.names, ["hpc".parse().expect("valid")]);
-}
-
-#[test]
-fn relative_paths_of_held_inputs_are_joined_to_a_directory() {
-    let source = "inputs:\n  a: { type: file, default: { site: edge, path: ./é x.csv } } # kept\n  b:\n    default:\n      \
-                  path: /abs\n      site: s\n  c: { default: { path: \"d\", site: s } }\n";
-    let expected = "inputs:\n  a: { type: file, default: { site: edge, path: \"/base/é x.csv\" } } # kept\n  b:\n    \
-                    default:\n      path: /abs\n      site: s\n  c: { default: { path: \"/base/d\", site: s } }\n";
-    assert_eq!(with_absolute_paths(source, "/base/"), expected);
-    assert_eq!(with_absolute_paths("{", "/base"), "{");
 }
 
 #[test]

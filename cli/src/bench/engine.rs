@@ -9,7 +9,12 @@ use super::{ExecutorKind, Findings, Measured, Place, machine};
 /// Long enough that the warm-up of a spawn loop does not count.
 const BARE_SPAWNS: u32 = 3_000;
 
-pub(super) async fn measure(place: &Place, executions: u32, sites: u32, executor: ExecutorKind) -> anyhow::Result<Findings> {
+pub(super) async fn measure(
+    place: &Place,
+    executions: u32,
+    sites: u32,
+    executor: ExecutorKind,
+) -> anyhow::Result<Findings> {
     let measured = place.start(sites).await?;
     let results = run(&measured, executions, executor).await;
     measured.installation.stop().await;
@@ -26,7 +31,11 @@ pub(super) async fn measure(place: &Place, executions: u32, sites: u32, executor
     Ok(Findings { bench: "engine", settings, results })
 }
 
-async fn run(measured: &Measured, executions: u32, executor: ExecutorKind) -> anyhow::Result<Map<String, serde_json::Value>> {
+async fn run(
+    measured: &Measured,
+    executions: u32,
+    executor: ExecutorKind,
+) -> anyhow::Result<Map<String, serde_json::Value>> {
     let warm_up = workflow(executions.min(1_000), executor);
     finished(measured, &warm_up).await?;
     let (server_before, agents_before) = used(measured)?;

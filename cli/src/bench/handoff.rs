@@ -6,7 +6,7 @@ use serde_json::{Map, json};
 use super::{Findings, Measured, Place};
 
 pub(super) async fn measure(place: &Place, size: &str) -> anyhow::Result<Findings> {
-    let bytes = atoll_model::resources::parse_bytes(size).map_err(|error| anyhow::anyhow!("{error}"))?;
+    let bytes = atoll_model::units::parse_size(size).map_err(|error| anyhow::anyhow!("{error}"))?;
     let measured = place.start(1).await?;
     let results = run(&measured, bytes).await;
     measured.installation.stop().await;
@@ -39,7 +39,9 @@ async fn run(measured: &Measured, bytes: u64) -> anyhow::Result<Map<String, serd
         bail!("the run ended as {}: {}", run.state, run.error.unwrap_or_default());
     }
     let executions = measured.client.executions(&run.run).await?;
-    let of = |step: &str| executions.iter().find(|execution| execution.step == step).with_context(|| format!("the step {step}"));
+    let of = |step: &str| {
+        executions.iter().find(|execution| execution.step == step).with_context(|| format!("the step {step}"))
+    };
     let (make, take) = (of("make")?, of("take")?);
     if take.outputs["size"].as_u64() != Some(bytes) {
         bail!("the consumer saw {} bytes instead of {bytes}", take.outputs["size"]);

@@ -10,8 +10,8 @@ pub(super) fn describe() -> Value {
     json!({
         "cpus": std::thread::available_parallelism().map_or(0, usize::from),
         "cpu": cpu_model(),
-        "kernel": sysinfo::System::kernel_version(),
-        "os": sysinfo::System::long_os_version(),
+        "kernel": sysinfo::System::kernel_version().ok(),
+        "os": sysinfo::System::long_os_version().ok(),
     })
 }
 

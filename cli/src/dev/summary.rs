@@ -11,7 +11,12 @@ use crate::table::{bytes, duration};
 /// More executions of one step than this are shown as one line.
 const LISTED_ELEMENTS_MAX: usize = 12;
 
-pub(super) fn describe(outcome: &Finished, executions: &[ExecutionRow], ledger: &[LedgerRow], results: Option<&Path>) -> String {
+pub(super) fn describe(
+    outcome: &Finished,
+    executions: &[ExecutionRow],
+    ledger: &[LedgerRow],
+    results: Option<&Path>,
+) -> String {
     let mut text = String::new();
     let took = outcome.finished_at.zip(outcome.started_at).map(|(end, start)| end.saturating_since(start));
     let took = took.map_or_else(String::new, |took| format!(" in {}", duration(took)));
@@ -54,7 +59,8 @@ fn describe_executions(text: &mut String, executions: &[ExecutionRow]) {
             let took = row.took().map_or_else(|| row.state.clone(), duration);
             let state = if row.state == "succeeded" { String::new() } else { format!("  {}", row.state) };
             let again = if row.attempt > 1 { format!("  (attempt {})", row.attempt) } else { String::new() };
-            let _ = writeln!(text, "  {name:<width$} {:<12} {took:>9}{state}{again}", row.site.as_deref().unwrap_or("–"));
+            let _ =
+                writeln!(text, "  {name:<width$} {:<12} {took:>9}{state}{again}", row.site.as_deref().unwrap_or("–"));
         }
     }
 }
@@ -62,8 +68,14 @@ fn describe_executions(text: &mut String, executions: &[ExecutionRow]) {
 fn describe_ledger(text: &mut String, executions: &[ExecutionRow], ledger: &[LedgerRow]) {
     let made: u64 = executions.iter().map(|execution| execution.bytes_out).sum();
     // By way of the bucket an object makes two entries; it left its site once.
-    let left: u64 = ledger.iter().filter(|entry| entry.to == "bucket" && entry.from != "client").map(|entry| entry.bytes).sum();
-    let _ = writeln!(text, "\nWhat stayed: {} of {} that the steps made never left the site they were made at.", bytes(made.saturating_sub(left)), bytes(made));
+    let left: u64 =
+        ledger.iter().filter(|entry| entry.to == "bucket" && entry.from != "client").map(|entry| entry.bytes).sum();
+    let _ = writeln!(
+        text,
+        "\nWhat stayed: {} of {} that the steps made never left the site they were made at.",
+        bytes(made.saturating_sub(left)),
+        bytes(made)
+    );
     if ledger.is_empty() {
         let _ = writeln!(text, "What crossed a border: nothing.");
         return;
@@ -71,7 +83,8 @@ fn describe_ledger(text: &mut String, executions: &[ExecutionRow], ledger: &[Led
     let _ = writeln!(text, "What crossed a border");
     let mut crossings: BTreeMap<(&str, &str, String, &str), (usize, u64)> = BTreeMap::new();
     for entry in ledger {
-        let step = entry.for_execution.as_deref().and_then(|id| executions.iter().find(|execution| execution.execution == id));
+        let step =
+            entry.for_execution.as_deref().and_then(|id| executions.iter().find(|execution| execution.execution == id));
         let reader = match step {
             Some(step) => format!("because {} at {} reads it", step.step, step.site.as_deref().unwrap_or("–")),
             None if entry.to == "client" || entry.to == "bucket" => "because it was asked for".to_owned(),

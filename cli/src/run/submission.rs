@@ -5,7 +5,8 @@ use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
 use anyhow::Context as _;
-use atoll_model::value::Type;
+use atoll_model::suggestion::did_you_mean;
+use atoll_model::value::{Type, from_text};
 use atoll_model::workflow::{Action, Given, HeldAt, SiteFacts, Surroundings, Work, Workflow};
 use serde_json::{Map, Value, json};
 
@@ -80,7 +81,9 @@ impl Submission {
             input.default.is_none() && input.imported_by.is_none() && !self.inputs.contains_key(*name)
         });
         match missing {
-            Some((name, _)) => Err(Failure::Usage(format!("the input {name} has no default: give it with -i {name}=…")).into()),
+            Some((name, _)) => {
+                Err(Failure::Usage(format!("the input {name} has no default: give it with -i {name}=…")).into())
+            }
             None => Ok(()),
         }
     }
@@ -106,7 +109,7 @@ impl Submission {
     /// When a file cannot be sent, or the server refuses.
     pub(crate) async fn send(&self, client: &Client) -> anyhow::Result<Value> {
         let body = self.body(client).await?;
-        client.post("/runs", &body).await.map_err(|error| self.with_source(error))
+        client.submit(&body).await.map_err(|error| self.with_source(error))
     }
 
     /// What placement would do with it.
@@ -145,7 +148,10 @@ impl Submission {
         for (reference, folder) in &self.actions {
             let manifest = std::fs::read_to_string(folder.join("action.yaml"))?;
             let sent = upload::send(client, folder).await?;
-            actions.insert(reference.clone(), json!({ "manifest": manifest, "object": sent["object"], "bytes": sent["bytes"] }));
+            actions.insert(
+                reference.clone(),
+                json!({ "manifest": manifest, "object": sent["object"], "bytes": sent["bytes"] }),
+            );
         }
         Ok(json!({ "source": self.source, "file_name": self.file_name, "inputs": inputs, "actions": actions }))
     }
@@ -173,49 +179,70 @@ impl Surroundings for Folder<'_> {
     fn action(&self, reference: &str) -> Result<Action, String> {
         let folder = self.folder.join(reference);
         let manifest = folder.join("action.yaml");
-        let text = std::fs::read_to_string(&manifest).map_err(|error| format!("there is no action {reference}: {}: {error}", manifest.display()))?;
+        let text = std::fs::read_to_string(&manifest)
+            .map_err(|error| format!("there is no action {reference}: {}: {error}", manifest.display()))?;
         let action = atoll_model::action::parse(&manifest.display().to_string(), &text)
             .map_err(|diagnostics| diagnostics.iter().map(ToString::to_string).collect::<Vec<_>>().join("; "))?;
         self.actions.borrow_mut().insert(reference.to_owned(), folder);
-        Ok(action)
+        Ok(action.into_action(None, 0))
     }
 
     fn given(&self, input: &str) -> Given {
         match self.given.get(input) {
-            Some(_) => Given::Value,
+            Some(text) => match text.strip_prefix('@').and_then(held_at) {
+                Some(held) => Given::Held(held),
+                None => Given::Value,
+            },
             None => Given::Nothing,
         }
     }
 }
 
+/// What was given for one input: a value; `@PATH`, which is sent in; or `@SITE:/PATH`, which the site holds.
 fn given_input(workflow: &Workflow, name: &str, text: &str) -> anyhow::Result<GivenInput> {
+    let usage = |message: String| anyhow::Error::from(Failure::Usage(message));
     let Some(input) = workflow.inputs.get(name) else {
-        let known: Vec<&str> = workflow.inputs.keys().map(String::as_str).collect();
-        let help = if known.is_empty() { "it has none".to_owned() } else { format!("it has {}", known.join(", ")) };
-        return Err(Failure::Usage(format!("the workflow has no input {name}: {help}")).into());
+        let known = workflow.inputs.keys().map(String::as_str);
+        let help = did_you_mean(name, known).unwrap_or_else(|| "it has none".to_owned());
+        return Err(usage(format!("the workflow has no input {name}: {help}")));
     };
-    if let (Type::File | Type::Directory, Some(path)) = (&input.r#type, text.strip_prefix('@')) {
-        let path = PathBuf::from(path);
-        let metadata = std::fs::metadata(&path).map_err(|error| Failure::Usage(format!("-i {name}=@{}: {error}", path.display())))?;
-        if metadata.is_dir() != (input.r#type == Type::Directory) {
-            let wanted = if metadata.is_dir() { "a file, and this is a directory" } else { "a directory, and this is not one" };
-            return Err(Failure::Usage(format!("-i {name}=@{}: the input is {wanted}", path.display())).into());
+    let wants_path = matches!(input.r#type, Type::File | Type::Directory);
+    match (wants_path, text.strip_prefix('@')) {
+        (true, Some(path)) => {
+            given_path(path, &input.r#type).map_err(|error| usage(format!("-i {name}={text}: {error}")))
         }
-        return Ok(GivenInput::Path(path));
+        (true, None) => Err(usage(format!("-i {name}={text}: {} is given as {name}=@PATH", input.r#type))),
+        (false, Some(_)) if input.r#type != Type::String => {
+            Err(usage(format!("-i {name}={text}: the input is {}, so it is not given as a path", input.r#type)))
+        }
+        (false, Some(_) | None) => {
+            let value =
+                from_text(text, &input.r#type).map_err(|mismatch| usage(format!("-i {name}={text}: {mismatch}")))?;
+            Ok(GivenInput::Value(value.to_json()))
+        }
     }
-    if matches!(input.r#type, Type::File | Type::Directory) {
-        return Err(Failure::Usage(format!("-i {name}={text}: a file or a directory is given as {name}=@PATH")).into());
-    }
-    if text.starts_with('@') {
-        return Err(Failure::Usage(format!("-i {name}={text}: the input is no file, so it cannot be given as a path")).into());
-    }
-    let value = convert_text(text, &input.r#type).map_err(|message| Failure::Usage(format!("-i {name}={text}: {message}")))?;
-    Ok(GivenInput::Value(value))
 }
 
-fn convert_text(text: &str, r#type: &Type) -> Result<Value, String> {
-    let value = atoll_model::value::from_text(text, r#type).map_err(|mismatch| mismatch.to_string())?;
-    Ok(value.to_json())
+fn given_path(path: &str, r#type: &Type) -> Result<GivenInput, String> {
+    if let Some(held) = held_at(path) {
+        return Ok(GivenInput::Held(held));
+    }
+    let path = PathBuf::from(path);
+    let metadata = std::fs::metadata(&path).map_err(|error| error.to_string())?;
+    match (metadata.is_dir(), *r#type == Type::Directory) {
+        (true, false) => Err("the input is a file, and this is a directory".to_owned()),
+        (false, true) => Err("the input is a directory, and this is not one".to_owned()),
+        (true, true) | (false, false) => Ok(GivenInput::Path(path)),
+    }
+}
+
+/// `SITE:/PATH`, unless there is a file of that very name here.
+fn held_at(text: &str) -> Option<HeldAt> {
+    let (site, path) = text.split_once(':')?;
+    if !path.starts_with('/') || Path::new(text).exists() {
+        return None;
+    }
+    Some(HeldAt { site: site.parse().ok()?, path: path.to_owned() })
 }
 
 /// A default that a site holds at a relative path is meant relative to the workflow file.
@@ -223,6 +250,7 @@ fn hold_where_the_file_is(workflow: &Workflow, folder: &Path, inputs: &mut BTree
     for (name, input) in &workflow.inputs {
         let Some(step) = input.imported_by.map(|index| workflow.step(index)) else { continue };
         let Work::Import { path, .. } = &step.work else { continue };
+        // One that was given is absolute.
         if !Path::new(path).is_absolute()
             && let Some(site) = step.site.names.first()
         {
@@ -253,9 +281,14 @@ fn site_facts(document: &Value) -> anyhow::Result<SiteFacts> {
 pub(crate) fn check_requirements_here(file: &Path) -> anyhow::Result<()> {
     let submission = Submission::read(file)?;
     for program in &submission.workflow.requires {
-        let found = std::env::var_os("PATH").is_some_and(|path| std::env::split_paths(&path).any(|folder| folder.join(program).is_file()));
+        let found = std::env::var_os("PATH")
+            .is_some_and(|path| std::env::split_paths(&path).any(|folder| folder.join(program).is_file()));
         if !found {
-            return Err(Failure::Failed(format!("{} needs {program}, and there is none in PATH: install it first", file.display())).into());
+            return Err(Failure::Failed(format!(
+                "{} needs {program}, and there is none in PATH: install it first",
+                file.display()
+            ))
+            .into());
         }
     }
     Ok(())

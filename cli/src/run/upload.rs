@@ -24,7 +24,9 @@ pub(super) async fn send(client: &Client, path: &Path) -> anyhow::Result<Value> 
     let name = path.file_name().context("a path with a name")?.as_bytes().to_owned();
     let directory = path.is_dir();
     let packing = path.clone();
-    let packed = tokio::task::spawn_blocking(move || pack(&packing)).await?.with_context(|| format!("cannot read {}", path.display()))?;
+    let packed = tokio::task::spawn_blocking(move || pack(&packing))
+        .await?
+        .with_context(|| format!("cannot read {}", path.display()))?;
     let packed = Arc::new(packed);
     let total = packed.stream_bytes();
     let bytes = futures::stream::try_unfold(0u64, move |offset| {
@@ -33,7 +35,9 @@ pub(super) async fn send(client: &Client, path: &Path) -> anyhow::Result<Value> 
             if offset >= total {
                 return Ok(None);
             }
-            let chunk = tokio::task::spawn_blocking(move || packed.read_at(offset, CHUNK)).await.map_err(std::io::Error::other)??;
+            let chunk = tokio::task::spawn_blocking(move || packed.read_at(offset, CHUNK))
+                .await
+                .map_err(std::io::Error::other)??;
             let next = offset + chunk.len() as u64;
             Ok::<_, std::io::Error>(Some((chunk, next)))
         }

@@ -10,7 +10,6 @@ use indexmap::IndexMap;
 
 use super::compile::{Problem, compile};
 use super::derive::{Deriver, Listed, Names};
-use super::functions::Function;
 use super::program::{Node as Compiled, Program};
 use super::{Expression, Form};
 use crate::diagnostic::Place;
@@ -180,23 +179,6 @@ impl Expression {
     /// A value that is written out.
     pub(crate) fn literal(value: Value, place: Place) -> Self {
         literal(value, place)
-    }
-
-    /// Whether it is `range(n)`, which is never written out as a list.
-    pub fn is_range(&self) -> bool {
-        match &self.form {
-            Form::Cel(program) => {
-                program.compiled().is_ok_and(|node| matches!(**node, Compiled::Call { function: Function::Range, .. }))
-            }
-            Form::Literal(_)
-            | Form::Input(_)
-            | Form::Output { .. }
-            | Form::Item
-            | Form::Index
-            | Form::Template(_)
-            | Form::List(_)
-            | Form::Object(_) => false,
-        }
     }
 }
 

@@ -7,7 +7,7 @@ use super::parse::Surroundings;
 use crate::diagnostic::Place;
 use crate::id::StepIndex;
 use crate::reading::Report;
-use crate::value::{Type, Value};
+use crate::value::Type;
 use crate::workflow::Input;
 use crate::yaml::{Entry, Kind, Node};
 
@@ -34,6 +34,8 @@ pub(super) fn read_inputs(
             Given::Nothing => default,
             Given::Value => None,
             Given::Held(at) if matches!(input.r#type, Type::File | Type::Directory) => Some(at),
+            // It may be meant as it stands: an object with these two fields.
+            Given::Held(_) if input.r#type == Type::Object => None,
             Given::Held(_) => {
                 let message =
                     format!("`{}` is {}; only a file or a directory is held at a site", entry.key, input.r#type);
@@ -99,31 +101,4 @@ fn read_held(report: &mut Report, node: &Node) -> Option<HeldAt> {
         }
     };
     Some(HeldAt { site: site?, path: path?.to_owned() })
-}
-
-/// What a person gave for an input that has a place of its own at a site, as JSON: `{"site": "edge", "path": "…"}`.
-pub fn held_from_json(json: &serde_json::Value) -> Option<HeldAt> {
-    serde_json::from_value(json.clone()).ok().filter(|held: &HeldAt| !held.path.is_empty() && !held.path.contains('\0'))
-}
-
-/// Fills in the defaults of inputs for which nothing was given.
-///
-/// # Errors
-/// The names of those that have none.
-pub fn complete_inputs(
-    declared: &IndexMap<String, Input>,
-    mut given: IndexMap<String, Value>,
-) -> Result<IndexMap<String, Value>, Vec<String>> {
-    let mut missing = Vec::new();
-    let mut complete = IndexMap::with_capacity(declared.len());
-    for (name, input) in declared {
-        match given.swap_remove(name).or_else(|| input.default.clone()) {
-            Some(value) => {
-                complete.insert(name.clone(), value);
-            }
-            None if input.imported_by.is_some() => {}
-            None => missing.push(name.clone()),
-        }
-    }
-    if missing.is_empty() { Ok(complete) } else { Err(missing) }
 }
