@@ -200,6 +200,7 @@ fn run_view(run: &Run) -> RunView {
         workflow: run.workflow.name.clone(),
         state: run_state(run),
         submitted_by: run.submitted_by.clone(),
+        traceparent: run.traceparent.clone(),
         submitted_at: run.submitted_at,
         started_at: run.started_at,
         finished_at: run.finished_at,
