@@ -6,12 +6,14 @@
 //! each manifest and file is verified as soon as it is whole. It is no archive format: there are names in it, and no
 //! paths, so nothing can be put outside of the directory that it is unpacked to.
 
+mod identify;
 mod pack;
 pub(crate) mod plan;
 mod receive;
 pub(crate) mod source;
 mod unpack;
 
+pub use identify::{TreeHead, identify_tree};
 pub use pack::{Packed, pack};
 pub use receive::CorruptStream;
 pub(crate) use receive::{Receiver, Sink};
