@@ -6,7 +6,6 @@ use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::path::PathBuf;
 use std::time::Duration;
 
-use atoll_model::limits;
 use serde::Deserialize;
 
 pub use layers::{Flags, LoadError};
@@ -64,12 +63,8 @@ pub struct S3 {
     /// Of anything that is not AWS.
     pub endpoint: Option<String>,
     pub region: Option<String>,
-    /// A file that holds the access key's id; without it the usual AWS environment variables count.
-    pub access_key_id_file: Option<PathBuf>,
-    /// A file that holds the secret access key.
-    pub secret_access_key_file: Option<PathBuf>,
-    /// Whether the endpoint may be plain HTTP.
-    pub allow_http: bool,
+    /// A file as the AWS tools write it; without it the usual `AWS_*` environment variables count.
+    pub credentials_file: Option<PathBuf>,
 }
 
 /// A certificate chain and its key, both PEM.
@@ -95,7 +90,7 @@ pub struct Leases {
 
 impl Default for Leases {
     fn default() -> Self {
-        let core = control_plane_core::event::Config::default();
+        let core = control_plane_core::Config::default();
         Self {
             session_ms: millis(core.session_lease),
             work_ms: millis(core.work_lease),
@@ -121,11 +116,13 @@ pub struct Telemetry {
     pub format: LogFormat,
     /// Traces go to this OTLP endpoint over gRPC.
     pub otlp_endpoint: Option<String>,
+    /// CA certificates (PEM) that an `https` endpoint is trusted by.
+    pub otlp_ca_file: Option<PathBuf>,
 }
 
 impl Default for Telemetry {
     fn default() -> Self {
-        Self { log: "info".to_owned(), format: LogFormat::Auto, otlp_endpoint: None }
+        Self { log: "info".to_owned(), format: LogFormat::Auto, otlp_endpoint: None, otlp_ca_file: None }
     }
 }
 
@@ -216,6 +213,15 @@ impl Config {
             let problem = format!("{bucket:?} is neither s3://bucket/prefix, file:///path nor a directory");
             return Err(ConfigError { field: "bucket", problem });
         }
+        if let Some(endpoint) = &self.telemetry.otlp_endpoint {
+            let secure = endpoint.starts_with("https://");
+            if !secure && !endpoint.starts_with("http://") {
+                return Err(ConfigError { field: "telemetry", problem: format!("{endpoint:?} is no http(s) URL") });
+            }
+            if secure && self.telemetry.otlp_ca_file.is_none() {
+                return refuse("telemetry", "an https otlp_endpoint needs otlp_ca_file: no public CA is trusted");
+            }
+        }
         self.check_leases()
     }
 
@@ -238,9 +244,9 @@ impl Config {
     }
 
     /// What the core is told of itself.
-    pub(crate) fn core(&self, now: atoll_model::time::Timestamp) -> control_plane_core::event::Config {
+    pub(crate) fn core(&self, now: atoll_model::time::Timestamp) -> control_plane_core::Config {
         let leases = &self.leases;
-        control_plane_core::event::Config {
+        control_plane_core::Config {
             session_lease: Duration::from_millis(leases.session_ms),
             work_lease: Duration::from_millis(leases.work_ms),
             heartbeat: Duration::from_millis(leases.heartbeat_ms),
@@ -260,6 +266,8 @@ impl Config {
 
 #[cfg(test)]
 mod tests {
+    use atoll_model::limits;
+
     use super::*;
 
     #[test]

@@ -5,12 +5,30 @@
 //! durable with one barrier, and only then carries out what they ask for, in order. So nobody is ever told, sent or
 //! shown what is not durable, and a journal that fails ends everything: nothing more can be carried out.
 
+mod batch;
+mod clock;
+mod deletion;
+mod keeper;
+mod notice;
+mod pump;
+mod query;
+mod recovery;
+mod start;
+
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use atoll_model::session::ControlFrame;
-use control_plane_core::{ConnectionId, Event, Rejection, Request, RequestId, Response};
-use tokio::sync::{mpsc, oneshot};
+use control_plane_core::{ConnectionId, ControlPlane, Event, Rejection, Request, RequestId, Response};
+use tokio::sync::{broadcast, mpsc, oneshot};
+
+pub(crate) use clock::wall_clock;
+pub(crate) use deletion::delete_objects;
+pub use notice::Changed;
+pub(crate) use notice::Notices;
+use query::Query;
+pub(crate) use recovery::JOURNAL_FORMAT;
+pub(crate) use start::{Beginning, Driver, DriverError, start};
 
 /// Inputs that wait for the core's thread: as many as it handles in a few milliseconds; beyond it, senders wait.
 const INBOX_LENGTH: usize = 4_096;
@@ -34,6 +52,7 @@ impl From<Stopped> for Rejection {
 pub struct Handle {
     inbox: mpsc::Sender<Input>,
     numbers: Arc<Numbers>,
+    notices: Notices,
 }
 
 #[derive(Debug, Default)]
@@ -52,16 +71,26 @@ pub struct Connection {
 
 /// What arrives at the core's thread.
 #[derive(Debug)]
-pub(crate) enum Input {
+enum Input {
     Event(Event),
-    Request { request: RequestId, body: Request, reply: oneshot::Sender<Result<Response, Rejection>> },
-    Connected { connection: ConnectionId, frames: mpsc::Sender<ControlFrame> },
+    Request {
+        request: RequestId,
+        body: Request,
+        reply: oneshot::Sender<Result<Response, Rejection>>,
+    },
+    Query(Box<dyn Query>),
+    Connected {
+        connection: ConnectionId,
+        frames: mpsc::Sender<ControlFrame>,
+    },
+    /// Ends the driver after everything that was sent before.
+    Shutdown,
 }
 
 impl Handle {
-    pub(crate) fn new() -> (Self, mpsc::Receiver<Input>) {
+    fn new(notices: Notices) -> (Self, mpsc::Receiver<Input>) {
         let (inbox, inputs) = mpsc::channel(INBOX_LENGTH);
-        (Self { inbox, numbers: Arc::default() }, inputs)
+        (Self { inbox, numbers: Arc::default(), notices }, inputs)
     }
 
     /// Hands an event to the core; waits while too many are on their way.
@@ -83,6 +112,31 @@ impl Handle {
         replied.await.map_err(|_| Stopped)?
     }
 
+    /// Makes a request whose reply nobody waits for; whether it could be handed over at once.
+    pub(crate) fn request_in_passing(&self, body: Request) -> bool {
+        let request = RequestId(self.numbers.request.fetch_add(1, Ordering::Relaxed));
+        let (reply, _) = oneshot::channel();
+        self.inbox.try_send(Input::Request { request, body, reply }).is_ok()
+    }
+
+    /// Looks at the core's state. The answer comes after everything that was seen is durable.
+    ///
+    /// # Errors
+    /// [`Rejection::Unavailable`] when the driver has ended.
+    pub async fn query<R: Send + 'static>(
+        &self,
+        ask: impl FnOnce(&ControlPlane) -> R + Send + 'static,
+    ) -> Result<R, Rejection> {
+        let (query, answer) = query::prepare(ask);
+        self.inbox.send(Input::Query(query)).await.map_err(|_| Stopped)?;
+        Ok(answer.await.map_err(|_| Stopped)?)
+    }
+
+    /// Is told whenever something durable has changed from now on.
+    pub fn changes(&self) -> broadcast::Receiver<Changed> {
+        self.notices.subscribe()
+    }
+
     /// Registers a stream that was accepted. Whoever ends it submits [`Event::ConnectionLost`].
     ///
     /// # Errors
@@ -92,5 +146,11 @@ impl Handle {
         let (sender, frames) = mpsc::channel(CONNECTION_QUEUE_LENGTH);
         self.inbox.send(Input::Connected { connection: id, frames: sender }).await.map_err(|_| Stopped)?;
         Ok(Connection { id, frames })
+    }
+
+    /// Ends the driver: agents are told that the control plane is going down.
+    pub(crate) async fn shut_down(&self) {
+        // If the driver has ended already, nothing is left to be done.
+        let _ = self.inbox.send(Input::Shutdown).await;
     }
 }

@@ -40,11 +40,18 @@ pub enum LoadError {
 }
 
 impl Config {
-    /// Reads the file, if there is one, and lays environment variables and flags over it.
+    /// Reads the file, if there is one, and lays this process's environment variables (`ATOLL_SERVER_…`) and the flags
+    /// over it.
     ///
     /// # Errors
     /// When the file cannot be read, or a field in any layer is unknown or of the wrong type.
-    pub fn load(
+    pub fn load(file: Option<&Path>, flags: Flags) -> Result<Self, LoadError> {
+        let environment = std::env::vars_os()
+            .filter_map(|(name, value)| Some((name.into_string().ok()?, value.to_string_lossy().into_owned())));
+        Self::load_with(file, environment, &flags)
+    }
+
+    fn load_with(
         file: Option<&Path>,
         environment: impl IntoIterator<Item = (String, String)>,
         flags: &Flags,
@@ -119,7 +126,7 @@ mod tests {
         let path = directory.path().join("server.toml");
         std::fs::write(&path, file).expect("a file can be written there");
         let environment = environment.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned()));
-        Config::load(Some(&path), environment, flags)
+        Config::load_with(Some(&path), environment, flags)
     }
 
     #[test]
@@ -150,7 +157,7 @@ mod tests {
 
     #[test]
     fn a_file_that_is_not_there_is_named() {
-        let error = Config::load(Some(Path::new("/nonexistent/server.toml")), [], &Flags::default());
+        let error = Config::load_with(Some(Path::new("/nonexistent/server.toml")), [], &Flags::default());
         assert!(error.expect_err("it is not there").to_string().contains("/nonexistent/server.toml"));
     }
 }

@@ -1,0 +1,128 @@
+//! Who is told that something durable has changed: watchers of runs, the meters, the exporter of traces.
+
+use std::collections::BTreeSet;
+use std::sync::Arc;
+
+use atoll_model::id::RunId;
+use control_plane_core::Fact;
+use tokio::sync::{broadcast, mpsc};
+
+use crate::telemetry::{Meters, Traced};
+
+/// Notices that a slow watcher may be behind before it is told to look at everything anew.
+const NOTICES_MAX: usize = 256;
+
+/// What has changed. Whoever cares asks the core what it is now, so a notice that was missed costs nothing.
+#[derive(Debug, Clone)]
+pub struct Changed {
+    runs: Arc<[RunId]>,
+    /// Of them, those that have ended.
+    ended: Arc<[RunId]>,
+    /// Bytes have crossed a border, for a run that the fact does not name.
+    transfers: bool,
+}
+
+impl Changed {
+    pub fn concerns(&self, run: RunId) -> bool {
+        self.transfers || self.runs.binary_search(&run).is_ok()
+    }
+
+    pub fn ends(&self, run: RunId) -> bool {
+        self.ended.contains(&run)
+    }
+}
+
+#[derive(Debug, Clone)]
+pub(crate) struct Notices {
+    changes: broadcast::Sender<Changed>,
+    traced: Option<mpsc::Sender<Traced>>,
+    meters: Arc<Meters>,
+}
+
+impl Notices {
+    /// Facts go to `traced` too, if traces are exported; what it cannot take is left out of them.
+    pub(crate) fn new(traced: Option<mpsc::Sender<Traced>>, meters: Arc<Meters>) -> Self {
+        Self { changes: broadcast::Sender::new(NOTICES_MAX), traced, meters }
+    }
+
+    pub(crate) fn subscribe(&self) -> broadcast::Receiver<Changed> {
+        self.changes.subscribe()
+    }
+
+    /// The driver has ended: whoever asks anything more learns so.
+    pub(crate) fn end(&self) {
+        // Nobody listens any more: nobody is to be told.
+        let _ = self.changes.send(Changed { runs: Arc::default(), ended: Arc::default(), transfers: true });
+    }
+
+    pub(crate) fn publish(&self, facts: Vec<Fact>) {
+        if facts.is_empty() {
+            return;
+        }
+        if self.changes.receiver_count() > 0 {
+            let runs: BTreeSet<RunId> = facts.iter().filter_map(run_of).collect();
+            let transfers = facts.iter().any(|fact| matches!(fact, Fact::PushEnded { .. } | Fact::PushFailed { .. }));
+            if transfers || !runs.is_empty() {
+                let ended = facts.iter().filter(|fact| matches!(fact, Fact::RunEnded { .. })).filter_map(run_of);
+                let changed = Changed { ended: ended.collect(), runs: runs.into_iter().collect(), transfers };
+                // Nobody listens any more: nothing is lost.
+                let _ = self.changes.send(changed);
+            }
+        }
+        if let Some(traced) = &self.traced
+            && traced.try_send(Traced::Facts(facts)).is_err()
+        {
+            self.meters.untraced_batches.inc();
+        }
+    }
+}
+
+/// The run that a fact is about, if it is about one.
+fn run_of(fact: &Fact) -> Option<RunId> {
+    match fact {
+        Fact::RunSubmitted { run, .. }
+        | Fact::StepExpanded { run, .. }
+        | Fact::StepSkipped { run, .. }
+        | Fact::RunFailing { run, .. }
+        | Fact::RunCancelling { run, .. }
+        | Fact::RunEnded { run, .. }
+        | Fact::RunRemoved { run }
+        | Fact::PlacementDecided { run, .. }
+        | Fact::ExecutionsPlaced { run, .. }
+        | Fact::ExecutionsDispatched { run, .. }
+        | Fact::ExecutionsStarted { run, .. }
+        | Fact::ExecutionsFinished { run, .. }
+        | Fact::ExecutionsGivenUp { run, .. }
+        | Fact::ExecutionsReturned { run, .. }
+        | Fact::ExecutionsUnknown { run, .. }
+        | Fact::CancelOrdered { run, .. }
+        | Fact::ObjectHeld { run, .. }
+        | Fact::ObjectDownloaded { run, .. } => Some(*run),
+        Fact::AttemptAdopted { execution, .. }
+        | Fact::OutcomeSuperseded { execution, .. }
+        | Fact::RecomputeOrdered { execution }
+        | Fact::ObjectFetched { execution, .. } => Some(execution.run),
+        Fact::PushOrdered { run, .. } => *run,
+        Fact::TokenCreated { .. }
+        | Fact::AgentEnrolled { .. }
+        | Fact::AgentCertified { .. }
+        | Fact::AgentQuarantined { .. }
+        | Fact::SiteDrained { .. }
+        | Fact::SiteRevoked { .. }
+        | Fact::SiteRemoved { .. }
+        | Fact::SessionOpened { .. }
+        | Fact::CommandsAcknowledged { .. }
+        | Fact::ReportsApplied { .. }
+        | Fact::CapacityChanged { .. }
+        | Fact::AgentLost { .. }
+        | Fact::Prepared { .. }
+        | Fact::ForgetOrdered { .. }
+        | Fact::ObjectUploaded { .. }
+        | Fact::PushCancelled { .. }
+        | Fact::PushEnded { .. }
+        | Fact::PushFailed { .. }
+        | Fact::ReplicaLost { .. }
+        | Fact::BucketReleased { .. }
+        | Fact::BucketDeleted { .. } => None,
+    }
+}
