@@ -2,6 +2,13 @@
 //! and serves the bucket where it is a directory. It decides nothing.
 
 pub mod agents;
+mod api;
+mod audit;
 pub mod config;
 pub mod driver;
 pub mod identity;
+mod server;
+pub mod telemetry;
+
+pub use config::Config;
+pub use server::run;

@@ -1,0 +1,133 @@
+//! The HTTP API for people. Handlers decide nothing: they read what was sent, ask the core, and show what it says.
+
+mod audited;
+mod auth;
+mod data;
+mod error;
+mod events;
+mod executions;
+mod extract;
+pub(crate) mod listener;
+mod log_lines;
+mod logs;
+mod outputs;
+mod probes;
+mod runs;
+mod sites;
+mod submit;
+mod surroundings;
+pub(crate) mod tokens;
+mod uploads;
+pub(crate) mod views;
+
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+
+use axum::Router;
+use axum::extract::DefaultBodyLimit;
+use axum::middleware::{from_fn, from_fn_with_state};
+use storage_sync_engine::bucket::Bucket;
+use tokio::sync::mpsc;
+use tokio_util::task::TaskTracker;
+use utoipa::OpenApi;
+use utoipa_axum::router::OpenApiRouter;
+use utoipa_axum::routes;
+
+use crate::agents::Logs;
+use crate::audit::Audit;
+use crate::driver::Handle;
+use crate::telemetry::{Meters, Traced};
+use auth::BearerToken;
+use error::ApiError;
+use tokens::ApiTokens;
+
+/// Largest JSON body: a workflow file of the largest size, its actions' manifests, and values for its inputs.
+const BODY_BYTES_MAX: usize = 4 * atoll_model::limits::WORKFLOW_BYTES_MAX;
+/// How long an object that a person asked for stays in the bucket for him.
+const CLIENT_HOLD: Duration = Duration::from_secs(3_600);
+
+/// What handlers work with.
+#[derive(Debug)]
+pub(crate) struct App {
+    pub(crate) handle: Handle,
+    pub(crate) bucket: Bucket,
+    pub(crate) tokens: ApiTokens,
+    pub(crate) audit: Audit,
+    pub(crate) meters: Arc<Meters>,
+    /// The logs that sites hold.
+    pub(crate) logs: Logs,
+    pub(crate) joining: Joining,
+    /// Everything that goes on beside the answers.
+    pub(crate) tasks: TaskTracker,
+    pub(crate) traced: Option<mpsc::Sender<Traced>>,
+    /// Uploads whose digest is not known beforehand wait here.
+    pub(crate) spool: PathBuf,
+}
+
+/// What a join token says beside its secret.
+#[derive(Debug, Clone)]
+pub(crate) struct Joining {
+    /// `https://host:port` of the listener for agents.
+    pub(crate) url: String,
+    pub(crate) ca_sha256: [u8; 32],
+}
+
+#[derive(OpenApi)]
+#[openapi(
+    info(title = "Atoll", description = "Workflows across many sites from one control plane."),
+    modifiers(&BearerToken),
+    security(("token" = []))
+)]
+struct Document;
+
+/// The routes, and the document that describes them: made from the same list.
+fn routes() -> (Router<Arc<App>>, utoipa::openapi::OpenApi) {
+    let api = OpenApiRouter::new()
+        .routes(routes!(runs::list, submit::submit))
+        .routes(routes!(runs::show))
+        .routes(routes!(runs::cancel))
+        .routes(routes!(events::events))
+        .routes(routes!(logs::run))
+        .routes(routes!(logs::execution))
+        .routes(routes!(outputs::list))
+        .routes(routes!(outputs::download))
+        .routes(routes!(executions::show))
+        .routes(routes!(executions::why))
+        .routes(routes!(executions::resolve))
+        .routes(routes!(data::object))
+        .routes(routes!(data::ledger))
+        .routes(routes!(sites::list))
+        .routes(routes!(sites::show, sites::remove))
+        .routes(routes!(sites::drain))
+        .routes(routes!(sites::undrain))
+        .routes(routes!(sites::revoke))
+        .routes(routes!(sites::create_token))
+        .routes(routes!(submit::plan))
+        .routes(routes!(submit::check))
+        .layer(DefaultBodyLimit::max(BODY_BYTES_MAX))
+        .routes(routes!(uploads::upload));
+    let open = OpenApiRouter::new().routes(routes!(probes::openapi));
+    let root = OpenApiRouter::new().routes(routes!(probes::health)).routes(routes!(probes::metrics));
+    OpenApiRouter::with_openapi(Document::openapi())
+        .nest("/api/v1", api)
+        .nest("/api/v1", open)
+        .merge(root)
+        .split_for_parts()
+}
+
+/// Everything that is served to people.
+pub(crate) fn router(app: Arc<App>) -> Router {
+    let (router, _) = routes();
+    router
+        .layer(from_fn_with_state(Arc::clone(&app), auth::require_token))
+        .layer(from_fn(auth::guard_answers))
+        .method_not_allowed_fallback(|| async { ApiError::MethodNotAllowed })
+        .fallback(|| async { ApiError::NoSuchRoute })
+        .with_state(app)
+}
+
+/// The document that describes the routes.
+pub(crate) fn openapi() -> utoipa::openapi::OpenApi {
+    routes().1
+}

@@ -1,0 +1,185 @@
+//! What is answered when something is refused: one shape, and one place that says which status it has.
+
+use atoll_model::diagnostic::Diagnostic;
+use axum::Json;
+use axum::response::{IntoResponse, Response};
+use control_plane_core::Rejection;
+use http::{HeaderValue, StatusCode, header};
+use serde::Serialize;
+use storage_sync_engine::bucket::BucketError;
+use utoipa::ToSchema;
+
+/// Why a request is not answered with what it asked for.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum ApiError {
+    #[error("{message}")]
+    Unauthenticated { message: &'static str },
+    #[error("{0}")]
+    Rejected(#[from] Rejection),
+    /// The request itself is malformed.
+    #[error("{message}")]
+    BadRequest { message: String, help: Option<String> },
+    #[error("the workflow is not valid")]
+    InvalidWorkflow(Vec<Diagnostic>),
+    #[error("the body is larger than {limit} bytes")]
+    TooLarge { limit: usize },
+    #[error("there is nothing at this path")]
+    NoSuchRoute,
+    #[error("this path does not take this method")]
+    MethodNotAllowed,
+    #[error("the bucket cannot be used now")]
+    Bucket(#[from] BucketError),
+    #[error("{what}")]
+    Internal {
+        what: &'static str,
+        #[source]
+        source: anyhow::Error,
+    },
+}
+
+impl ApiError {
+    pub(crate) fn bad_request(message: impl Into<String>) -> Self {
+        Self::BadRequest { message: message.into(), help: None }
+    }
+
+    pub(crate) fn with_help(message: impl Into<String>, help: impl Into<String>) -> Self {
+        Self::BadRequest { message: message.into(), help: Some(help.into()) }
+    }
+
+    pub(crate) fn not_found(message: impl Into<String>) -> Self {
+        Self::Rejected(Rejection::NotFound(message.into()))
+    }
+
+    pub(crate) fn internal(what: &'static str, source: impl Into<anyhow::Error>) -> Self {
+        Self::Internal { what, source: source.into() }
+    }
+
+    fn status(&self) -> (StatusCode, &'static str) {
+        match self {
+            Self::Unauthenticated { .. } => (StatusCode::UNAUTHORIZED, "unauthenticated"),
+            Self::Rejected(Rejection::NotFound(_)) => (StatusCode::NOT_FOUND, "not_found"),
+            Self::Rejected(Rejection::Conflict(_)) => (StatusCode::CONFLICT, "conflict"),
+            Self::Rejected(Rejection::Invalid(_)) => (StatusCode::UNPROCESSABLE_ENTITY, "invalid"),
+            Self::Rejected(Rejection::Forbidden(_)) => (StatusCode::FORBIDDEN, "forbidden"),
+            Self::Rejected(Rejection::Unavailable(_)) => (StatusCode::SERVICE_UNAVAILABLE, "unavailable"),
+            Self::BadRequest { .. } => (StatusCode::BAD_REQUEST, "bad_request"),
+            Self::InvalidWorkflow(_) => (StatusCode::UNPROCESSABLE_ENTITY, "invalid_workflow"),
+            Self::TooLarge { .. } => (StatusCode::PAYLOAD_TOO_LARGE, "too_large"),
+            Self::NoSuchRoute => (StatusCode::NOT_FOUND, "no_such_route"),
+            Self::MethodNotAllowed => (StatusCode::METHOD_NOT_ALLOWED, "method_not_allowed"),
+            Self::Bucket(BucketError::NotFound(_)) => (StatusCode::NOT_FOUND, "not_in_bucket"),
+            Self::Bucket(BucketError::Corrupt { .. } | BucketError::Incomplete { .. } | BucketError::Source(_)) => {
+                (StatusCode::UNPROCESSABLE_ENTITY, "damaged_upload")
+            }
+            Self::Bucket(BucketError::NoSpace) => (StatusCode::INSUFFICIENT_STORAGE, "no_space"),
+            Self::Bucket(BucketError::Settings(_) | BucketError::Store(_) | BucketError::Io { .. }) => {
+                (StatusCode::BAD_GATEWAY, "bucket")
+            }
+            Self::Internal { .. } => (StatusCode::INTERNAL_SERVER_ERROR, "internal"),
+        }
+    }
+
+    /// The message, and for what lies with the sender its chain of causes.
+    fn message(&self) -> String {
+        match self {
+            Self::Bucket(error) => format!("{self}: {error}"),
+            Self::Unauthenticated { .. }
+            | Self::Rejected(_)
+            | Self::BadRequest { .. }
+            | Self::InvalidWorkflow(_)
+            | Self::TooLarge { .. }
+            | Self::NoSuchRoute
+            | Self::MethodNotAllowed
+            | Self::Internal { .. } => self.to_string(),
+        }
+    }
+
+    fn help(&self) -> Option<String> {
+        match self {
+            Self::Unauthenticated { .. } => {
+                Some("send `Authorization: Bearer TOKEN`; the first token is in the server's data directory".to_owned())
+            }
+            Self::BadRequest { help, .. } => help.clone(),
+            Self::NoSuchRoute => Some("the routes are in /api/v1/openapi.json".to_owned()),
+            Self::Internal { .. } => Some("the server's log says more".to_owned()),
+            Self::Rejected(_)
+            | Self::InvalidWorkflow(_)
+            | Self::TooLarge { .. }
+            | Self::MethodNotAllowed
+            | Self::Bucket(_) => None,
+        }
+    }
+}
+
+impl IntoResponse for ApiError {
+    fn into_response(self) -> Response {
+        let (status, code) = self.status();
+        if status.is_server_error() {
+            tracing::warn!(error = &self as &dyn std::error::Error, %status, "a request could not be answered");
+        }
+        let diagnostics = match &self {
+            Self::InvalidWorkflow(diagnostics) => diagnostics.iter().map(DiagnosticBody::new).collect(),
+            Self::Unauthenticated { .. }
+            | Self::Rejected(_)
+            | Self::BadRequest { .. }
+            | Self::TooLarge { .. }
+            | Self::NoSuchRoute
+            | Self::MethodNotAllowed
+            | Self::Bucket(_)
+            | Self::Internal { .. } => Vec::new(),
+        };
+        let error = ErrorDetail { code: code.to_owned(), message: self.message(), help: self.help(), diagnostics };
+        let mut response = (status, Json(ErrorBody { error })).into_response();
+        if status == StatusCode::UNAUTHORIZED {
+            response.headers_mut().insert(header::WWW_AUTHENTICATE, HeaderValue::from_static("Bearer"));
+        }
+        response
+    }
+}
+
+/// Every answer that is no success.
+#[derive(Debug, Serialize, ToSchema)]
+pub(crate) struct ErrorBody {
+    error: ErrorDetail,
+}
+
+#[derive(Debug, Serialize, ToSchema)]
+pub(crate) struct ErrorDetail {
+    /// For programs; never changes its meaning.
+    code: String,
+    /// For people.
+    message: String,
+    /// What would be right.
+    help: Option<String>,
+    /// What is wrong with the workflow, each with its place.
+    diagnostics: Vec<DiagnosticBody>,
+}
+
+/// One thing that is wrong with a file.
+#[derive(Debug, Serialize, ToSchema)]
+pub(crate) struct DiagnosticBody {
+    file: String,
+    /// From 1.
+    line: u32,
+    /// In characters, from 1.
+    column: u32,
+    /// The bytes that it is about.
+    start: u32,
+    end: u32,
+    message: String,
+    help: Option<String>,
+}
+
+impl DiagnosticBody {
+    pub(crate) fn new(diagnostic: &Diagnostic) -> Self {
+        Self {
+            file: diagnostic.file.clone(),
+            line: diagnostic.place.line,
+            column: diagnostic.place.column,
+            start: diagnostic.place.start,
+            end: diagnostic.place.end,
+            message: diagnostic.message.clone(),
+            help: diagnostic.help.clone(),
+        }
+    }
+}

@@ -1,0 +1,190 @@
+//! Workflows that are sent in: run, planned, checked.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::SystemTime;
+
+use atoll_model::diagnostic::Diagnostic;
+use atoll_model::id::RunId;
+use atoll_model::workflow::{Workflow, check_sites, parse};
+use axum::extract::State;
+use axum::{Extension, Json};
+use control_plane_core::{Request, Response};
+use http::{HeaderMap, StatusCode};
+use indexmap::IndexMap;
+use serde::Deserialize;
+use utoipa::ToSchema;
+use uuid::Uuid;
+
+use super::App;
+use super::error::{ApiError, ErrorBody};
+use super::extract::Body;
+use super::runs::no_such_run;
+use super::surroundings::{Sent, SentAction};
+use super::tokens::Person;
+use super::views::{CheckBody, PlanBody, RunBody};
+use crate::telemetry::{SubmitSpan, TraceContext, Traced};
+
+/// Names the run that a request makes: repeated with the same key, it answers as it did the first time.
+const IDEMPOTENCY_KEY: &str = "idempotency-key";
+/// A file above this size is parsed on a thread of its own, so that it holds nobody else up.
+const PARSED_IN_PLACE_BYTES: usize = 64 << 10;
+
+#[derive(Debug, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct WorkflowBody {
+    /// The text of the workflow file.
+    source: String,
+    /// What the file is called in messages.
+    #[serde(default = "unnamed")]
+    file_name: String,
+    /// Values by name. A file or directory is what `PUT /uploads` answered, or `{"site", "path"}` where a site holds it.
+    #[serde(default)]
+    #[schema(value_type = Object)]
+    inputs: IndexMap<String, serde_json::Value>,
+    /// The actions that the file names, by what stands after `action:`.
+    #[serde(default)]
+    actions: BTreeMap<String, SentAction>,
+    /// W3C trace context that the run belongs under; the header `traceparent` counts too.
+    traceparent: Option<String>,
+}
+
+fn unnamed() -> String {
+    "workflow.yaml".to_owned()
+}
+
+/// Run a workflow
+///
+/// The answer comes when the run is durable. With the header `Idempotency-Key` (a UUID, or the id of a run) a request may
+/// be repeated: it makes one run.
+#[utoipa::path(post, path = "/runs", tag = "runs", request_body = WorkflowBody,
+    params(("Idempotency-Key" = Option<String>, Header, description = "A UUID, or the id that the run is to have")),
+    responses(
+        (status = 201, body = RunBody),
+        (status = 400, body = ErrorBody),
+        (status = 413, body = ErrorBody),
+        (status = 422, body = ErrorBody, description = "The workflow is not valid, or cannot run on any site"),
+    ))]
+pub(super) async fn submit(
+    State(app): State<Arc<App>>,
+    Extension(person): Extension<Person>,
+    headers: HeaderMap,
+    Body(body): Body<WorkflowBody>,
+) -> Result<(StatusCode, Json<RunBody>), ApiError> {
+    let began = SystemTime::now();
+    let run = run_id(&headers)?;
+    let (parent, context) = trace_context(&headers, body.traceparent.as_deref())?;
+    let checked = Checked::new(&app, body).await?;
+    let inputs = checked.sent.values(&checked.workflow)?;
+    let workflow_name = checked.workflow.name.clone();
+    let request = Request::Submit {
+        run,
+        workflow: Arc::new(checked.workflow),
+        source: Arc::from(checked.source),
+        inputs,
+        submitted_by: person.name.clone(),
+        traceparent: Some(context.to_string()),
+    };
+    let response = app.change(&person, "submit run", &run.to_string(), Some(&workflow_name), request).await?;
+    let run = match response {
+        Response::Submitted { run } => run,
+        Response::Enrolled { .. }
+        | Response::Certify { .. }
+        | Response::Authorised { .. }
+        | Response::Staged { .. }
+        | Response::Done => run,
+    };
+    tracing::info!(%run, workflow = workflow_name, "a run was submitted");
+    if let Some(traced) = &app.traced
+        && traced.try_send(Traced::Submit(SubmitSpan { run, context, parent, began })).is_err()
+    {
+        app.meters.untraced_batches.inc();
+    }
+    let view = app.handle.query(move |core| core.run(run)).await?.ok_or_else(|| no_such_run(run))?;
+    Ok((StatusCode::CREATED, Json(RunBody::new(&view))))
+}
+
+fn run_id(headers: &HeaderMap) -> Result<RunId, ApiError> {
+    let Some(key) = headers.get(IDEMPOTENCY_KEY) else {
+        return Ok(RunId::from_bits(Uuid::now_v7().as_u128()));
+    };
+    let text = key.to_str().unwrap_or_default();
+    let uuid = || text.parse::<Uuid>().ok().map(|uuid| RunId::from_bits(uuid.as_u128()));
+    text.parse().ok().or_else(uuid).ok_or_else(|| {
+        ApiError::with_help("the Idempotency-Key is not usable", "send a UUID, or the id of a run (run_…)")
+    })
+}
+
+/// What the run belongs under, if anything, and the context that it is given.
+fn trace_context(headers: &HeaderMap, given: Option<&str>) -> Result<(Option<TraceContext>, TraceContext), ApiError> {
+    let parent = match given {
+        Some(text) => Some(text.parse().map_err(|error| ApiError::bad_request(format!("traceparent: {error}")))?),
+        // A header that proxies may have mangled is not the person's mistake.
+        None => headers.get("traceparent").and_then(|header| header.to_str().ok()).and_then(|text| text.parse().ok()),
+    };
+    let mut random = [0; 24];
+    aws_lc_rs::rand::fill(&mut random)
+        .map_err(|_| ApiError::internal("no trace can be begun", anyhow::anyhow!("the system has no randomness")))?;
+    Ok((parent, TraceContext::begin(parent, random)))
+}
+
+/// What placement would do with a workflow, before anything runs
+#[utoipa::path(post, path = "/plan", tag = "workflows", request_body = WorkflowBody, responses(
+    (status = 200, body = PlanBody),
+    (status = 400, body = ErrorBody),
+    (status = 422, body = ErrorBody),
+))]
+pub(super) async fn plan(
+    State(app): State<Arc<App>>,
+    Body(body): Body<WorkflowBody>,
+) -> Result<Json<PlanBody>, ApiError> {
+    let checked = Checked::new(&app, body).await?;
+    let inputs = checked.sent.values(&checked.workflow)?;
+    let plan = app.handle.query(move |core| core.plan(&checked.workflow, &inputs)).await?;
+    Ok(Json(PlanBody::new(&plan)))
+}
+
+/// Whether a workflow is valid and can run on the sites that there are
+#[utoipa::path(post, path = "/check", tag = "workflows", request_body = WorkflowBody, responses(
+    (status = 200, body = CheckBody),
+    (status = 400, body = ErrorBody),
+))]
+pub(super) async fn check(
+    State(app): State<Arc<App>>,
+    Body(body): Body<WorkflowBody>,
+) -> Result<Json<CheckBody>, ApiError> {
+    match Checked::new(&app, body).await {
+        Ok(_) => Ok(Json(CheckBody::new(&[]))),
+        Err(ApiError::InvalidWorkflow(diagnostics)) => Ok(Json(CheckBody::new(&diagnostics))),
+        Err(other) => Err(other),
+    }
+}
+
+/// A workflow that is valid, with what came with it.
+struct Checked {
+    workflow: Workflow,
+    source: String,
+    sent: Sent,
+}
+
+impl Checked {
+    async fn new(app: &App, body: WorkflowBody) -> Result<Self, ApiError> {
+        let WorkflowBody { source, file_name, inputs, actions, traceparent: _ } = body;
+        let sent = Sent { actions, inputs };
+        let is_large = source.len() > PARSED_IN_PLACE_BYTES;
+        let sites = app.handle.query(|core| core.site_facts()).await?;
+        let check = move || -> Result<Self, Vec<Diagnostic>> {
+            let workflow = parse(&file_name, &source, &sent)?;
+            let diagnostics = check_sites(&workflow, &file_name, &sites);
+            if diagnostics.is_empty() { Ok(Self { workflow, source, sent }) } else { Err(diagnostics) }
+        };
+        let checked = if is_large {
+            tokio::task::spawn_blocking(check)
+                .await
+                .map_err(|error| ApiError::internal("the workflow could not be read", error))?
+        } else {
+            check()
+        };
+        checked.map_err(ApiError::InvalidWorkflow)
+    }
+}

@@ -1,0 +1,89 @@
+//! What a workflow that is sent in refers to: the actions and inputs that came with it.
+
+use std::collections::BTreeMap;
+
+use atoll_model::action;
+use atoll_model::value::{Value, from_json};
+use atoll_model::workflow::{Action, Given, HeldAt, Surroundings, Workflow};
+use control_plane_core::Rejection;
+use indexmap::IndexMap;
+use serde::Deserialize;
+use serde_json::Value as Json;
+use utoipa::ToSchema;
+
+/// An action that came with a workflow.
+#[derive(Debug, Clone, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct SentAction {
+    /// The text of its `action.yaml`.
+    manifest: String,
+    /// Its folder, as `PUT /uploads?kind=tree` named it; not needed to check a workflow or plan it.
+    object: Option<String>,
+    #[serde(default)]
+    bytes: u64,
+}
+
+/// Everything that came with a workflow.
+#[derive(Debug, Clone, Default)]
+pub(super) struct Sent {
+    pub(super) actions: BTreeMap<String, SentAction>,
+    pub(super) inputs: IndexMap<String, Json>,
+}
+
+impl Surroundings for Sent {
+    fn action(&self, reference: &str) -> Result<Action, String> {
+        let sent =
+            self.actions.get(reference).ok_or_else(|| format!("no action {reference} came with the workflow"))?;
+        let object = sent.object.as_deref().map(str::parse).transpose();
+        let object = object.map_err(|error: atoll_model::id::ParseIdError| error.to_string())?;
+        let manifest = action::parse(&format!("{reference}/action.yaml"), &sent.manifest)
+            .map_err(|diagnostics| diagnostics.iter().map(ToString::to_string).collect::<Vec<_>>().join("; "))?;
+        Ok(manifest.into_action(object, sent.bytes))
+    }
+
+    fn given(&self, input: &str) -> Given {
+        match self.inputs.get(input) {
+            None => Given::Nothing,
+            Some(json) => match held_at(json) {
+                Some(held) => Given::Held(held),
+                None => Given::Value,
+            },
+        }
+    }
+}
+
+impl Sent {
+    /// The values that the run brings along, of the types that the workflow declares.
+    ///
+    /// # Errors
+    /// When one is of another type, one that is needed is missing, or one is not asked for.
+    pub(super) fn values(&self, workflow: &Workflow) -> Result<IndexMap<String, Value>, Rejection> {
+        let mut values = IndexMap::new();
+        for (name, json) in &self.inputs {
+            let Some(input) = workflow.inputs.get(name) else {
+                let known: Vec<&str> = workflow.inputs.keys().map(String::as_str).collect();
+                let known =
+                    if known.is_empty() { "it has none".to_owned() } else { format!("it has {}", known.join(", ")) };
+                return Err(Rejection::Invalid(format!("the workflow has no input {name}: {known}")));
+            };
+            if input.imported_by.is_some() {
+                continue;
+            }
+            let value = from_json(json, &input.r#type)
+                .map_err(|mismatch| Rejection::Invalid(format!("the input {name}: {mismatch}")))?;
+            values.insert(name.clone(), value);
+        }
+        let missing = workflow.inputs.iter().find(|(name, input)| {
+            input.default.is_none() && input.imported_by.is_none() && !values.contains_key(*name)
+        });
+        match missing {
+            Some((name, _)) => Err(Rejection::Invalid(format!("the input {name} has no default and was not given"))),
+            None => Ok(values),
+        }
+    }
+}
+
+/// `{"site": …, "path": …}` is a file or directory that the site holds.
+fn held_at(json: &Json) -> Option<HeldAt> {
+    HeldAt::deserialize(json).ok()
+}
