@@ -133,7 +133,12 @@ impl Server {
         let tokens = ApiTokens::open(&config.data_dir, &authority.fingerprint())?;
         let audit = Audit::open(&config.data_dir)?;
         let sockets = Sockets::bind(config).await?;
-        let bucket = open_bucket(config, &sockets).await?;
+        let bucket = open_bucket(config, &sockets)?;
+        if let Err(error) = bucket.check().await {
+            // Work inside of sites goes on without it; what crosses borders waits.
+            let error = &error as &dyn std::error::Error;
+            tracing::error!(error, location = config.bucket_location(), "the bucket cannot be reached now");
+        }
 
         let meters = Arc::new(Meters::new());
         let (traced, traces) = start_exporter(&config.telemetry)?.unzip();
@@ -254,7 +259,7 @@ fn make_directory(path: &Path) -> anyhow::Result<()> {
         .with_context(|| format!("cannot make the directory {}", path.display()))
 }
 
-async fn open_bucket(config: &Config, sockets: &Sockets) -> anyhow::Result<Bucket> {
+fn open_bucket(config: &Config, sockets: &Sockets) -> anyhow::Result<Bucket> {
     let options = BucketOptions {
         url_lifetime: limits::URL_LIFETIME,
         serve_url: format!("https://{}", sockets.agents_address),
@@ -264,7 +269,7 @@ async fn open_bucket(config: &Config, sockets: &Sockets) -> anyhow::Result<Bucke
         credentials_file: config.s3.credentials_file.clone(),
     };
     let location = config.bucket_location();
-    Bucket::open(&location, options).await.with_context(|| format!("cannot open the bucket {location}"))
+    Bucket::open(&location, options).with_context(|| format!("cannot open the bucket {location}"))
 }
 
 /// The key that signs URLs of a directory bucket; made at the first start, kept so that a restart voids none.
