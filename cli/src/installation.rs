@@ -188,7 +188,7 @@ impl Installation {
 
     async fn join_site(&self, site: &str) -> anyhow::Result<()> {
         let directory = self.site_directory(site);
-        if site_agent_daemon::is_joined(&directory) {
+        if site_agent_daemon::link::Identity::load(&directory).is_ok() {
             return Ok(());
         }
         std::fs::create_dir_all(&directory)

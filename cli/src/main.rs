@@ -1,8 +1,163 @@
-// The command line IS WRITTEN, in the modules beside this file (main_wired.rs is the real main, to be moved here as soon as
-// what it calls has landed). Do not write it again: adapt, polish and test it.
-// It still waits for: atoll_model::{units, action, workflow::{parse, check_sites, schema, Given, HeldAt, SiteFacts},
-// value::{from_text, Value::to_json}, resources::parse_bytes → use units::parse_size}, Workflow.requires (a list of programs,
-// `requires: [python3]` at the top of a workflow file; the daemon refuses to start work without them),
-// a step's `command: [/bin/true]` as an action without a bundle,
-// site_agent_daemon::{is_joined, stop_work, Config.server, Config.stop_work_on_exit}, control_plane_server::{Config::load, run}.
-fn main() {}
+//! The one binary: everything that a person types, and the processes of the control plane and of the agents.
+
+mod bench;
+mod check;
+mod client;
+mod dev;
+mod diagnostics;
+mod failure;
+mod files;
+mod get;
+mod installation;
+mod logs;
+mod output;
+mod run;
+mod serve;
+mod settings;
+mod show;
+mod site;
+mod table;
+mod why;
+
+use std::process::ExitCode;
+
+use atoll_model::workflow::{action_schema, workflow_schema};
+use clap::{CommandFactory as _, Parser, Subcommand};
+
+use crate::failure::{Failure, exit_code};
+use crate::settings::Connection;
+
+/// Workflows across many sites from one control plane.
+#[derive(Debug, Parser)]
+#[command(name = "atoll", version, max_term_width = 110, propagate_version = true)]
+struct Arguments {
+    #[command(flatten)]
+    connection: Connection,
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// A control plane and its sites on this machine, in one command.
+    Dev(Box<dev::DevArguments>),
+    /// The control plane, in the foreground.
+    Server(Box<serve::ServerArguments>),
+    /// The agent of a site.
+    #[command(subcommand)]
+    Agent(serve::AgentCommand),
+    /// Say what is wrong with a workflow file.
+    Check(check::CheckArguments),
+    /// Say where each step would run, and which bytes would move.
+    Plan(check::PlanArguments),
+    /// Submit a run.
+    Run(run::RunArguments),
+    /// List runs.
+    Runs(show::RunsArguments),
+    /// Show a run and its executions.
+    Show(show::ShowArguments),
+    /// Print what steps have written.
+    Logs(logs::LogsArguments),
+    /// Say why an execution runs where it does, or why an object is where it is.
+    Why(why::WhyArguments),
+    /// List the bytes that crossed a border, each with its reason.
+    Ledger(why::LedgerArguments),
+    /// Download outputs of a run.
+    Get(get::GetArguments),
+    /// Cancel a run.
+    Cancel(show::CancelArguments),
+    /// List the sites.
+    Sites(site::SitesArguments),
+    /// One site: its tokens, its state.
+    #[command(subcommand)]
+    Site(site::SiteCommand),
+    /// Measure what Atoll costs.
+    Bench(bench::BenchArguments),
+    /// Keep a server and a token for later commands.
+    Login,
+    /// Workflow files.
+    #[command(subcommand)]
+    Workflow(check::WorkflowCommand),
+    /// Actions: reusable units of code.
+    #[command(subcommand)]
+    Action(check::ActionCommand),
+    /// Print completions for a shell.
+    Completions { shell: clap_complete::Shell },
+    /// The process that watches over executions; started by agents.
+    #[command(hide = true)]
+    Shim {
+        #[arg(allow_hyphen_values = true, trailing_var_arg = true)]
+        arguments: Vec<std::ffi::OsString>,
+    },
+}
+
+fn main() -> ExitCode {
+    let arguments = Arguments::parse();
+    // A shim is small: it never sees an asynchronous runtime.
+    if let Command::Shim { arguments } = arguments.command {
+        return site_agent_daemon::shim_main(arguments);
+    }
+    match perform(arguments) {
+        Ok(true) => ExitCode::SUCCESS,
+        Ok(false) => ExitCode::from(1),
+        Err(error) => {
+            report(&error);
+            exit_code(&error)
+        }
+    }
+}
+
+fn report(error: &anyhow::Error) {
+    if let Some(Failure::Invalid { diagnostics, source_text }) = error.downcast_ref::<Failure>() {
+        anstream::eprint!("{}", diagnostics::render(diagnostics, source_text.as_deref()));
+        return;
+    }
+    let style = anstyle::AnsiColor::Red.on_default().bold();
+    anstream::eprintln!("{style}error{style:#}: {error:#}");
+}
+
+/// Runs the command; whether what it was asked for succeeded.
+fn perform(arguments: Arguments) -> anyhow::Result<bool> {
+    let runtime = serve::runtime(&arguments.command)?;
+    runtime.block_on(async move {
+        let connection = &arguments.connection;
+        match arguments.command {
+            Command::Dev(arguments) => return dev::dev(*arguments).await,
+            Command::Run(arguments) => return run::run(connection, arguments).await,
+            Command::Server(arguments) => serve::server(*arguments).await?,
+            Command::Agent(command) => serve::agent(command).await?,
+            Command::Check(arguments) => check::check(connection, &arguments).await?,
+            Command::Plan(arguments) => check::plan(connection, &arguments).await?,
+            Command::Runs(arguments) => show::runs(connection, &arguments).await?,
+            Command::Show(arguments) => show::show(connection, &arguments).await?,
+            Command::Logs(arguments) => logs::logs(connection, &arguments).await?,
+            Command::Why(arguments) => why::why(connection, &arguments).await?,
+            Command::Ledger(arguments) => why::ledger(connection, &arguments).await?,
+            Command::Get(arguments) => get::get(connection, &arguments).await?,
+            Command::Cancel(arguments) => show::cancel(connection, &arguments).await?,
+            Command::Sites(arguments) => site::sites(connection, &arguments).await?,
+            Command::Site(command) => site::site(connection, command).await?,
+            Command::Bench(arguments) => bench::bench(arguments).await?,
+            Command::Login => connection.log_in().await?,
+            Command::Workflow(check::WorkflowCommand::Schema) => output::json(&workflow_schema()),
+            Command::Action(check::ActionCommand::Schema) => output::json(&action_schema()),
+            Command::Completions { shell } => {
+                let mut script = Vec::new();
+                clap_complete::generate(shell, &mut Arguments::command(), "atoll", &mut script);
+                output::text(&String::from_utf8_lossy(&script));
+            }
+            Command::Shim { .. } => unreachable!("shims are started without a runtime"),
+        }
+        Ok(true)
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_arguments_of_every_command_are_consistent() {
+        Arguments::command().debug_assert();
+    }
+}

@@ -60,11 +60,6 @@ pub(crate) enum AgentCommand {
         #[command(flatten)]
         options: AgentOptions,
     },
-    /// End everything that a stopped agent has left running.
-    StopWork {
-        #[command(flatten)]
-        options: AgentOptions,
-    },
 }
 
 #[derive(Debug, Args)]
@@ -74,24 +69,16 @@ pub(crate) struct AgentOptions {
     config: Option<PathBuf>,
     #[arg(long)]
     data_dir: Option<PathBuf>,
-    /// Address of the control plane, if it is not the one that the token named.
-    #[arg(long, value_name = "HOST:PORT")]
-    server: Option<String>,
     /// A folder below which workflows may take files of this machine; may be given more than once.
     #[arg(long = "import-root", value_name = "DIR")]
     imports: Vec<PathBuf>,
-    /// End what runs when the agent is stopped, instead of leaving it to the next one.
-    #[arg(long)]
-    stop_work_on_exit: bool,
 }
 
 impl AgentOptions {
     fn load(self) -> anyhow::Result<site_agent_daemon::Config> {
         let flags = site_agent_daemon::Overrides {
             data_dir: self.data_dir,
-            server: self.server,
             imports: (!self.imports.is_empty()).then_some(self.imports),
-            stop_work_on_exit: self.stop_work_on_exit.then_some(true),
             ..site_agent_daemon::Overrides::default()
         };
         let variable = |name: &str| std::env::var(name).ok();
@@ -133,7 +120,8 @@ pub(crate) async fn server(arguments: ServerArguments) -> anyhow::Result<()> {
         outln!("the configuration is valid");
         return Ok(());
     }
-    Ok(control_plane_server::run(config, shutdown_of_supervised()).await?)
+    // It listens for signals itself.
+    control_plane_server::run(config, shutdown_of_supervised().cancelled_owned()).await
 }
 
 pub(crate) async fn agent(command: AgentCommand) -> anyhow::Result<()> {
@@ -146,7 +134,6 @@ pub(crate) async fn agent(command: AgentCommand) -> anyhow::Result<()> {
             if run { site_agent_daemon::run(config, shutdown()).await.map_err(Into::into) } else { Ok(()) }
         }
         AgentCommand::Run { options } => Ok(site_agent_daemon::run(options.load()?, shutdown()).await?),
-        AgentCommand::StopWork { options } => Ok(site_agent_daemon::stop_work(&options.load()?).await?),
     }
 }
 

@@ -6,7 +6,10 @@ pub fn nearest<'known>(word: &str, known: impl IntoIterator<Item = &'known str>)
     known
         .into_iter()
         .map(|candidate| (strsim::damerau_levenshtein(&lower, &candidate.to_lowercase()), candidate))
-        .filter(|(distance, candidate)| *distance <= usize::max(word.len().min(candidate.len()) / 3, 1))
+        .filter(|(distance, candidate)| {
+            let shorter = word.len().min(candidate.len());
+            *distance < shorter && *distance <= usize::max(shorter / 3, 1)
+        })
         .min()
         .map(|(_, candidate)| candidate)
 }

@@ -426,7 +426,7 @@ fn what_a_step_says_is_checked() {
             11:3 `9` cannot be the name of a step
                 = a to z, A to Z, 0 to 9, `_`, `-`; it begins with a letter and has at most 63 characters
             11:24 there is no step `hh`
-                = did you mean `h`?
+                = known: `9`, `a`, `b`, `c`, `d`, `e`, `f`, `g`, `h`, `i`, `j`, `k`, `l`
             12:16 there is no action `./other`
             14:41 `when` decides about the whole step, before it fans out
                 = leave elements out in `foreach`: `list.filter(x, …)`
