@@ -8,6 +8,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::{Context, Poll};
 
 use atoll_model::id::{Attempt, ExecutionId, SiteName};
+use atoll_model::value::ObjectRef;
 use atoll_proto::LogStream;
 use atoll_proto::v1::{self, AgentBulk, ControlBulk, LogCredit, ReadLog, agent_bulk, control_bulk};
 use bytes::Bytes;
@@ -33,6 +34,8 @@ pub struct LogQuery {
     pub offset: u64,
     /// Go on until the attempt has ended.
     pub follow: bool,
+    /// Where it is in the site's store, if its attempt has ended.
+    pub object: Option<ObjectRef>,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -85,6 +88,7 @@ impl Logs {
             offset: query.offset,
             follow: query.follow,
             credit_bytes: WINDOW_BYTES,
+            object: query.object.map(Into::into),
         };
         let reader = LogReader { link, request, chunks, unacknowledged: 0, ended: false };
         if reader.link.say(control_bulk::Body::Read(read)) { Ok(reader) } else { Err(not_connected()) }

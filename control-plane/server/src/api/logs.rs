@@ -244,6 +244,7 @@ impl Reader {
             stream,
             offset: 0,
             follow: self.follow && !ended,
+            object: written.filter(|_| ended),
         };
         let mut log = match self.app.logs.read(site, query) {
             Ok(log) => log,

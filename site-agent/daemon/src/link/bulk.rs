@@ -5,6 +5,7 @@ use std::sync::Arc;
 
 use async_trait::async_trait;
 use atoll_model::id::{Attempt, ExecutionId};
+use atoll_model::value::ObjectRef;
 use atoll_proto::v1::{self, AgentBulk, LogChunk, LogEnd, ReadLog, agent_bulk, control_bulk};
 use atoll_proto::{LogStream, WireError, required};
 use bytes::Bytes;
@@ -33,6 +34,8 @@ pub struct LogRequest {
     pub offset: u64,
     /// Go on until the attempt has ended.
     pub follow: bool,
+    /// Where it is in the store, if its attempt has ended.
+    pub object: Option<ObjectRef>,
 }
 
 /// Where logs are: what of an attempt is still being written, and what is in the store.
@@ -122,6 +125,7 @@ impl TryFrom<ReadLog> for LogRequest {
             stream: v1::LogStream::try_from(read.stream).map_err(|_| number)?.try_into()?,
             offset: read.offset,
             follow: read.follow,
+            object: read.object.map(TryInto::try_into).transpose()?,
         })
     }
 }
