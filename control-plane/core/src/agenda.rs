@@ -38,7 +38,7 @@ pub(crate) struct Agenda {
     /// Executions at a site that read an object which is not known to be there.
     pub(crate) wants: Wants,
     /// Requests that are answered when an object is in the bucket.
-    pub(crate) clients: BTreeMap<ObjectId, Vec<(RequestId, Timestamp)>>,
+    pub(crate) clients: BTreeMap<ObjectId, Vec<(RequestId, RunId, Timestamp)>>,
     timers: BTreeSet<(Timestamp, Timer)>,
 }
 

@@ -61,10 +61,6 @@ impl Caches {
         RunScope { caches: self, run, item: None, index: None }
     }
 
-    pub(crate) fn scope_of<'a>(&'a self, run: &'a Run, item: Option<Value>, element: u32) -> RunScope<'a> {
-        RunScope { caches: self, run, item, index: Some(element) }
-    }
-
     pub(crate) fn element_scope<'a>(&'a self, run: &'a Run, step: StepIndex, element: u32) -> RunScope<'a> {
         RunScope { caches: self, run, item: Self::item(run, step, element), index: Some(element) }
     }

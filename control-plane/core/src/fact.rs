@@ -127,8 +127,6 @@ pub enum Fact {
         step: StepIndex,
         items: Items,
         count: u32,
-        /// Elements whose `when` is false.
-        skipped: ElementSet,
         at: Timestamp,
     },
     /// Something that the step needs was skipped, or its own `when` is false.

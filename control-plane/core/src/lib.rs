@@ -19,6 +19,8 @@ mod placement;
 mod plan;
 mod sessions;
 mod state;
+#[cfg(test)]
+mod tests;
 pub mod view;
 mod views;
 

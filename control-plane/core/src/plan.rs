@@ -147,14 +147,7 @@ fn is_chainable(workflow: &Workflow, step: &Step) -> bool {
 }
 
 fn reads_element(expression: &Expression) -> bool {
-    expression.reads_item
-        || match &expression.form {
-            Form::Index | Form::Item => true,
-            Form::Template(parts) | Form::List(parts) => parts.iter().any(reads_element),
-            Form::Object(fields) => fields.values().any(reads_element),
-            Form::Cel(program) => program.source().contains("index"),
-            Form::Literal(_) | Form::Input(_) | Form::Output { .. } => false,
-        }
+    expression.reads_item || matches!(expression.form, Form::Item | Form::Index)
 }
 
 struct Reads<'a> {

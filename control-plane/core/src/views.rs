@@ -31,7 +31,9 @@ impl ControlPlane {
             .filter(|run| site.is_none_or(|site| was_at(run, site)))
             .collect();
         runs.sort_by_key(|run| std::cmp::Reverse((run.submitted_at, run.id)));
-        runs.into_iter().take(filter.limit.unwrap_or(usize::MAX)).map(|run| run_view(run)).collect()
+        let after = filter.before.and_then(|before| runs.iter().position(|run| run.id == before));
+        let first = after.map_or(0, |place| place + 1);
+        runs.into_iter().skip(first).take(filter.limit.unwrap_or(usize::MAX)).map(|run| run_view(run)).collect()
     }
 
     pub fn run(&self, run: RunId) -> Option<RunView> {
@@ -234,7 +236,6 @@ fn count_step(step: &StepState, counts: &mut BTreeMap<ExecutionState, u64>) {
     add(ExecutionState::Succeeded, succeeded);
     add(ExecutionState::Failed, u64::from(step.failed));
     add(ExecutionState::Cancelled, u64::from(step.cancelled_rows) + u64::from(step.cancelled.len()));
-    add(ExecutionState::Skipped, u64::from(step.skipped.len()));
     add(ExecutionState::Unknown, step.unknown.len() as u64);
 }
 

@@ -156,14 +156,19 @@ impl ControlPlane {
         named: &BTreeSet<(ExecutionId, Attempt)>,
     ) {
         let busy: Vec<_> = self.state.site(site).busy.keys().copied().collect();
+        let mut returned = Vec::new();
         for (run, step) in busy {
             let missing = self.active_at(site, run, step, |element, active| {
                 active.phase != ActivePhase::Placed
                     && active.command <= in_journal
                     && !named.contains(&(ExecutionId { run, step, element }, active.attempt))
             });
-            self.return_from(site, run, step, missing, "the agent has no trace of it");
+            if !missing.is_empty() {
+                self.return_from(site, run, step, &missing, "the agent has no trace of it");
+                returned.push((run, step));
+            }
         }
+        self.after_returns(&returned);
     }
 
     /// A new journal knows neither templates nor inputs nor pushes: what goes on is told again, under the same attempts.

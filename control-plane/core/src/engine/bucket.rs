@@ -43,7 +43,7 @@ impl ControlPlane {
         match held {
             Ok(true) => self.reply(request, Ok(Response::Staged { object })),
             Ok(false) => {
-                self.agenda.clients.entry(object.id).or_default().push((request, until));
+                self.agenda.clients.entry(object.id).or_default().push((request, run_id, until));
                 self.serve_clients(object.id);
             }
             Err(rejection) => self.reply(request, Err(rejection)),
@@ -90,20 +90,20 @@ impl ControlPlane {
 
     /// Orders the push that requests wait for, or answers them.
     pub(crate) fn serve_clients(&mut self, object: ObjectId) {
-        if !self.agenda.clients.contains_key(&object) {
+        let Some(run) = self.agenda.clients.get(&object).and_then(|all| all.first()).map(|(_, run, _)| *run) else {
             return;
-        }
+        };
         // A site that does not exist has no copy: what is planned for it is the way into the bucket.
         match self.plan_object(object, SiteId(0)) {
             Plan::InBucket | Plan::Present => {
                 let reference = self.state.objects[&object].reference;
-                for (request, _) in self.agenda.clients.remove(&object).unwrap_or_default() {
+                for (request, _, _) in self.agenda.clients.remove(&object).unwrap_or_default() {
                     self.reply(request, Ok(Response::Staged { object: reference }));
                 }
             }
             Plan::PushFrom(site) => {
                 let reference = self.state.objects[&object].reference;
-                self.order_push(reference, site, None, RuleText::Client);
+                self.order_push(reference, site, (run, None), RuleText::Client);
             }
             Plan::Wait => {}
             Plan::Forbidden(_) => {
@@ -112,7 +112,7 @@ impl ControlPlane {
                 let reference = known.reference;
                 let holder = known.sites.iter().copied().find(|site| self.reach(*site) == Reach::Connected);
                 match holder.filter(|_| known.transfer.is_none() && known.bucket == BucketState::Absent) {
-                    Some(site) => self.order_push(reference, site, None, RuleText::Client),
+                    Some(site) => self.order_push(reference, site, (run, None), RuleText::Client),
                     None => {}
                 }
             }
@@ -121,7 +121,7 @@ impl ControlPlane {
     }
 
     pub(crate) fn refuse_clients(&mut self, object: ObjectId, reason: &str) {
-        for (request, _) in self.agenda.clients.remove(&object).unwrap_or_default() {
+        for (request, _, _) in self.agenda.clients.remove(&object).unwrap_or_default() {
             self.reply(request, Err(Rejection::Unavailable(reason.to_owned())));
         }
     }
@@ -191,9 +191,9 @@ impl ControlPlane {
         }
         let now = self.now;
         let waiting =
-            self.agenda.clients.get_mut(&object).map(|all| all.extract_if(.., |(_, at)| *at <= now).collect());
+            self.agenda.clients.get_mut(&object).map(|all| all.extract_if(.., |(_, _, at)| *at <= now).collect());
         let expired: Vec<_> = waiting.unwrap_or_default();
-        for (request, _) in expired {
+        for (request, _, _) in expired {
             let reason = format!("{object} did not come into the bucket in time");
             self.reply(request, Err(Rejection::Unavailable(reason)));
         }

@@ -135,7 +135,8 @@ impl ControlPlane {
                 }
                 Plan::PushFrom(holder) => {
                     let reference = self.state.objects[&object].reference;
-                    self.order_push(reference, holder, Some(execution), RuleText::WhenNeeded);
+                    let reader = (execution.run, Some(execution));
+                    self.order_push(reference, holder, reader, RuleText::WhenNeeded);
                 }
                 Plan::Wait => {}
                 Plan::Forbidden(_) => {
@@ -175,14 +176,14 @@ impl ControlPlane {
         &mut self,
         object: ObjectRef,
         site: SiteId,
-        for_execution: Option<ExecutionId>,
+        (run, for_execution): (RunId, Option<ExecutionId>),
         rule: RuleText,
     ) {
         let number = self.state.transfers_ordered + 1;
         // The first half tells control planes apart, the second their transfers.
         let origin = u128::from(self.config.started_at.micros().unsigned_abs());
         let transfer = TransferId::from_bits((origin << 64) | u128::from(number));
-        let run = for_execution.map(|execution| execution.run);
+        let run = Some(run);
         self.record(Fact::PushOrdered { transfer, object, site, run, for_execution, rule, at: self.now });
         self.agenda.touched.insert(site);
     }
@@ -338,7 +339,7 @@ impl ControlPlane {
         for (object, execution, rule) in orders {
             let known = &self.state.objects[&object.id];
             if known.bucket == BucketState::Absent && known.transfer.is_none() {
-                self.order_push(object, site, Some(execution), rule);
+                self.order_push(object, site, (run_id, Some(execution)), rule);
             }
         }
     }

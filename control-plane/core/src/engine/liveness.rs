@@ -187,10 +187,11 @@ impl ControlPlane {
     /// Takes everything from a site that will not do it, or not in time.
     pub(crate) fn give_away(&mut self, site: SiteId, message: &str) {
         let busy: Vec<_> = self.state.site(site).busy.keys().copied().collect();
-        for (run, step) in busy {
+        for (run, step) in busy.iter().copied() {
             let elements = self.active_at(site, run, step, |_, _| true);
-            self.return_from(site, run, step, elements, message);
+            self.return_from(site, run, step, &elements, message);
         }
+        self.after_returns(&busy);
         let transfers: Vec<_> = self.state.transfers.iter().filter(|(_, transfer)| transfer.site == site).collect();
         let transfers: Vec<_> = transfers.into_iter().map(|(id, transfer)| (*id, transfer.object.id)).collect();
         for (transfer, object) in transfers {
@@ -223,7 +224,7 @@ impl ControlPlane {
         site: SiteId,
         run: RunId,
         step: StepIndex,
-        elements: ElementSet,
+        elements: &ElementSet,
         message: &str,
     ) {
         if elements.is_empty() {
@@ -246,7 +247,7 @@ impl ControlPlane {
         }
         let message: Arc<str> = Arc::from(message);
         if !going_on {
-            let at = self.now;
+            let (at, elements) = (self.now, elements.clone());
             self.record(Fact::ExecutionsGivenUp { run, step, elements, cancelled: true, message, at });
             self.after_elements_ended(run, step);
             return;
@@ -264,7 +265,15 @@ impl ControlPlane {
             self.record(Fact::ExecutionsReturned { run, step, elements: gone, cause, message, not_before });
         }
         self.agenda.has_room(site);
-        self.after_return(run, step);
+    }
+
+    /// What follows when all that a site will not do was taken from it.
+    pub(crate) fn after_returns(&mut self, steps: &[(RunId, StepIndex)]) {
+        for (run, step) in steps {
+            if self.state.runs.get(run).is_some_and(|run| run.is_going_on()) {
+                self.after_return(*run, *step);
+            }
+        }
     }
 
     /// What follows when executions of a step wait again.

@@ -1,6 +1,5 @@
 //! The walk through a run's graph: which steps begin, when a run is over.
 
-use atoll_model::elements::ElementSet;
 use atoll_model::expression::{Elements, Expression, Form, evaluate, evaluate_elements};
 use atoll_model::id::{ExecutionId, RunId, StepIndex};
 use atoll_model::session::PushFailure;
@@ -25,9 +24,9 @@ impl ControlPlane {
         }
         match self.expansion(run, step) {
             Ok(Expansion::Skipped) => self.record(Fact::StepSkipped { run: run_id, step }),
-            Ok(Expansion::Into { items, count, skipped }) => {
+            Ok(Expansion::Into { items, count }) => {
                 let at = self.now;
-                self.record(Fact::StepExpanded { run: run_id, step, items, count, skipped, at });
+                self.record(Fact::StepExpanded { run: run_id, step, items, count, at });
             }
             Err(message) => {
                 let error = RunError { step: run.workflow.step(step).name.clone(), execution: None, message };
@@ -47,15 +46,13 @@ impl ControlPlane {
             return Ok(Expansion::Skipped);
         }
         let scope = self.caches.scope(run);
-        let by_element = |when: &Expression| when.reads_item || matches!(when.form, Form::Item | Form::Index);
-        let condition = definition.when.as_ref().filter(|when| definition.foreach.is_none() || !by_element(when));
-        if let Some(when) = condition
+        if let Some(when) = &definition.when
             && !is_true(evaluate(when, &scope).map_err(|error| at_place(&error))?, when)?
         {
             return Ok(Expansion::Skipped);
         }
         let Some(foreach) = &definition.foreach else {
-            return Ok(Expansion::Into { items: Items::Single, count: 1, skipped: ElementSet::new() });
+            return Ok(Expansion::Into { items: Items::Single, count: 1 });
         };
         let elements = evaluate_elements(foreach, &scope).map_err(|error| at_place(&error))?;
         let count = elements.len();
@@ -64,25 +61,7 @@ impl ControlPlane {
             (Elements::List(_), Form::Input(name)) if run.inputs.contains_key(name) => Items::Input(name.clone()),
             (Elements::List(values), _) => Items::List(values),
         };
-        let mut skipped = ElementSet::new();
-        if let Some(when) = definition.when.as_ref().filter(|when| by_element(when)) {
-            for element in 0..count {
-                let item = match &items {
-                    Items::Range => Some(Value::Integer(i64::from(element))),
-                    Items::List(values) => values.get(element as usize).cloned(),
-                    Items::Input(name) => match run.inputs.get(name) {
-                        Some(Value::List(values)) => values.get(element as usize).cloned(),
-                        Some(_) | None => None,
-                    },
-                    Items::Single => None,
-                };
-                let scope = self.caches.scope_of(run, item, element);
-                if !is_true(evaluate(when, &scope).map_err(|error| at_place(&error))?, when)? {
-                    skipped.insert(element);
-                }
-            }
-        }
-        Ok(Expansion::Into { items, count, skipped })
+        Ok(Expansion::Into { items, count })
     }
 
     /// What follows when elements of a step have ended: perhaps the step, perhaps the run.
@@ -186,7 +165,7 @@ impl ControlPlane {
 
 enum Expansion {
     Skipped,
-    Into { items: Items, count: u32, skipped: ElementSet },
+    Into { items: Items, count: u32 },
 }
 
 fn is_true(value: Value, when: &Expression) -> Result<bool, String> {

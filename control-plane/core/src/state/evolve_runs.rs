@@ -15,20 +15,17 @@ impl State {
     pub(super) fn evolve_run(&mut self, fact: &Fact) {
         match fact {
             Fact::RunSubmitted { .. } => self.submit(fact),
-            Fact::StepExpanded { run, step, items, count, skipped, at: _ } => {
+            Fact::StepExpanded { run, step, items, count, at: _ } => {
                 let run = self.run_mut(*run);
                 let state = &mut run.steps[step.index()];
                 state.phase = StepPhase::Expanded;
                 state.items = Some(items.clone());
                 state.count = *count;
                 state.ready = ElementSet::from_range(0..*count);
-                state.ready.remove_all(skipped);
                 let again: Vec<_> = state.again.keys().copied().collect();
                 again.into_iter().for_each(|element| {
                     state.ready.remove(element);
                 });
-                state.skipped = skipped.clone();
-                state.ended += skipped.len();
                 if state.is_ended() {
                     run.end_step(*step);
                 }

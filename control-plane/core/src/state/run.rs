@@ -90,7 +90,6 @@ pub(crate) struct StepState {
     pub(crate) bound: BTreeMap<Attempt, Vec<(StepIndex, Attempt)>>,
     /// Attempts that were given away while their agents may still have them.
     pub(crate) formers: BTreeMap<u32, Vec<Former>>,
-    pub(crate) skipped: ElementSet,
     /// Cancelled before they had a site.
     pub(crate) cancelled: ElementSet,
     /// By element; shorter than `count` while the last ones have not ended.
@@ -128,13 +127,8 @@ impl StepState {
         self.tries.get(&element).map_or(Attempt::FIRST, |tries| tries.highest)
     }
 
-    /// Whether every element was skipped, so that what needs the step is skipped too.
     pub(crate) fn is_skipped(&self) -> bool {
-        match self.phase {
-            StepPhase::Skipped => true,
-            StepPhase::Expanded => self.count > 0 && self.skipped.len() == self.count,
-            StepPhase::Waiting | StepPhase::Cancelled => false,
-        }
+        self.phase == StepPhase::Skipped
     }
 
     pub(crate) fn former(&self, element: u32, attempt: Attempt, site: SiteId) -> bool {

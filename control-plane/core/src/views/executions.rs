@@ -102,7 +102,7 @@ impl ControlPlane {
                 view.usage = detail.usage;
                 view.logs = detail.logs;
             }
-        } else if state.phase == StepPhase::Skipped || state.skipped.contains(element) {
+        } else if state.phase == StepPhase::Skipped {
             view.state = ExecutionState::Skipped;
         } else if state.phase == StepPhase::Cancelled || state.cancelled.contains(element) {
             view.state = ExecutionState::Cancelled;

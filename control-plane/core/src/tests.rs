@@ -1,0 +1,13 @@
+//! Each rule alone, against agents that do what a test says. Every event is followed by the invariants and by a recovery
+//! whose state must equal the live one.
+
+#![expect(clippy::unwrap_used, reason = "a test may")]
+
+mod data;
+mod failures;
+mod fragments;
+mod identity;
+mod properties;
+mod runs;
+mod sessions;
+mod world;

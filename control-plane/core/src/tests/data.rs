@@ -1,0 +1,352 @@
+//! Objects: what crosses a border, when, and what stays.
+
+use std::time::Duration;
+
+use atoll_model::id::Attempt;
+use atoll_model::session::{FaultLocation, PushFailure, Report};
+use atoll_model::value::{ObjectKind, Value};
+
+use super::world::{World, execution, file, object};
+use crate::view::{ExecutionState, RunState};
+use crate::{Event, Rejection, Request, Response};
+
+const TWO_SITES: &str = "workflow: w\nsteps:\n  make: { run: x, site: edge, outputs: { f: file, g: file } }\n  use: { run: x, site: hpc, with: { f: \"${{ steps.make.outputs.f }}\" } }\n";
+
+/// A run whose second step waits at `hpc` for object 1, of 1000 bytes, which `edge` has.
+fn waiting_for_a_push(source: &str) -> (World, atoll_model::id::RunId) {
+    let mut world = World::with_sites(&["edge", "hpc"]);
+    let run = world.submit(source);
+    let make = world.dispatched_one("edge");
+    world.succeed("edge", make, vec![file(1, 1_000), file(2, 2_000)]);
+    (world, run)
+}
+
+fn fetch(world: &mut World, site: &str, number: u8, bytes: u64, execution: atoll_model::id::ExecutionId) {
+    let at = world.now;
+    world.report(site, vec![Report::Fetched { object: object(number, bytes), wire_bytes: bytes, execution, at }]);
+}
+
+#[test]
+fn an_object_is_pushed_when_a_reader_is_placed_elsewhere_and_leaves_the_bucket_with_the_last() {
+    let (mut world, run) = waiting_for_a_push(TWO_SITES);
+    assert_eq!(world.state_of(execution(run, 1, 0)), ExecutionState::Placed);
+    assert!(world.dispatched("hpc").is_empty());
+    let pushes = world.pushes("edge");
+    assert_eq!(pushes.iter().map(|(_, object)| *object).collect::<Vec<_>>(), [object(1, 1_000)]);
+    let (transfer, pushed) = pushes[0];
+    let at = world.now;
+    world.report("edge", vec![Report::Pushed { transfer, object: pushed, wire_bytes: 1_000, at }]);
+    let reader = world.dispatched_one("hpc");
+    fetch(&mut world, "hpc", 1, 1_000, reader.0);
+    assert_eq!(world.objects_in_bucket(), 1);
+    world.succeed("hpc", reader, Vec::new());
+    assert_eq!(world.state(run), RunState::Succeeded);
+    assert_eq!(world.carry_out_deletes(), [pushed.id]);
+    assert_eq!(world.objects_in_bucket(), 0);
+    let ledger = world.core.ledger(&Default::default());
+    let entries: Vec<_> = ledger.iter().map(|entry| (entry.from.as_str(), entry.to.as_str(), entry.bytes)).collect();
+    assert_eq!(entries, [("edge", "bucket", 1_000), ("bucket", "hpc", 1_000)]);
+    assert!(ledger.iter().all(|entry| entry.rule == "when-needed" && entry.for_execution == Some(reader.0)));
+}
+
+#[test]
+fn one_push_serves_all_that_wait() {
+    let source = "workflow: w\nsteps:\n  make: { run: x, site: edge, outputs: { f: file } }\n  use: { run: x, site: hpc, foreach: \"${{ range(50) }}\", with: { f: \"${{ steps.make.outputs.f }}\" } }\n";
+    let mut world = World::with_sites(&["edge", "hpc"]);
+    let run = world.submit(source);
+    let make = world.dispatched_one("edge");
+    world.succeed("edge", make, vec![file(1, 1_000)]);
+    assert_eq!(world.count(run, ExecutionState::Placed), 50);
+    assert_eq!(world.carry_out_pushes("edge"), 1);
+    let readers = world.dispatched("hpc");
+    assert_eq!(readers.len(), 50);
+    fetch(&mut world, "hpc", 1, 1_000, readers[0].0);
+    readers.into_iter().for_each(|reader| world.succeed("hpc", reader, Vec::new()));
+    assert_eq!(world.state(run), RunState::Succeeded);
+    assert_eq!(world.core.ledger(&Default::default()).len(), 2);
+    world.carry_out_deletes();
+    assert_eq!(world.objects_in_bucket(), 0);
+}
+
+#[test]
+fn files_of_a_fan_out_are_pushed_one_by_one() {
+    let source = "workflow: w\nsteps:\n  make: { run: x, site: edge, foreach: [a, b, c], outputs: { f: file } }\n  use: { run: x, site: hpc, foreach: \"${{ steps.make.outputs.f }}\", with: { f: \"${{ item }}\" } }\n";
+    let mut world = World::with_sites(&["edge", "hpc"]);
+    let run = world.submit(source);
+    for (number, make) in (1..).zip(world.dispatched("edge")) {
+        world.succeed("edge", make, vec![file(number, 100)]);
+    }
+    let pushes = world.pushes("edge");
+    assert_eq!(pushes.len(), 3);
+    let (transfer, pushed) = pushes[1];
+    let at = world.now;
+    world.report("edge", vec![Report::Pushed { transfer, object: pushed, wire_bytes: 100, at }]);
+    assert_eq!(world.dispatched_one("hpc").0, execution(run, 1, 1), "only the one whose file is there");
+}
+
+#[test]
+fn a_push_that_fails_is_tried_from_another_holder_and_ends_with_the_name_of_the_object() {
+    let (mut world, run) = waiting_for_a_push(TWO_SITES);
+    let (transfer, pushed) = world.pushes("edge")[0];
+    let refused = |transfer| Report::PushFailed {
+        transfer,
+        object: pushed,
+        reason: PushFailure::Refused,
+        message: "no route".to_owned(),
+    };
+    world.report("edge", vec![refused(transfer)]);
+    for _ in 0..4 {
+        let (transfer, _) = world.pushes("edge")[0];
+        world.report("edge", vec![refused(transfer)]);
+    }
+    assert_eq!(world.state(run), RunState::Failed);
+    let message = world.core.run(run).unwrap().error.unwrap().message;
+    assert!(message.contains(&pushed.id.to_string()) && message.contains("no route"), "{message}");
+}
+
+#[test]
+fn d5_an_object_of_which_no_copy_is_left_is_made_again() {
+    let (mut world, run) = waiting_for_a_push(TWO_SITES);
+    let (transfer, pushed) = world.pushes("edge")[0];
+    let message = "damaged".to_owned();
+    let fault =
+        Report::Fault { object: pushed.id, kind: ObjectKind::File, location: FaultLocation::SiteStore, message };
+    let failed = Report::PushFailed {
+        transfer,
+        object: pushed,
+        reason: PushFailure::Unavailable,
+        message: "damaged".to_owned(),
+    };
+    world.report("edge", vec![fault, failed]);
+    let again = world.dispatched_one("edge");
+    assert_eq!((again.0, again.1.0), (execution(run, 0, 0), 2));
+    world.succeed("edge", again, vec![file(1, 1_000), file(2, 2_000)]);
+    assert_eq!(world.carry_out_pushes("edge"), 1);
+    let reader = world.dispatched_one("hpc");
+    world.succeed("hpc", reader, Vec::new());
+    assert_eq!(world.state(run), RunState::Succeeded);
+}
+
+#[test]
+fn d5_an_object_that_cannot_be_made_again_fails_its_readers_by_name() {
+    let source = TWO_SITES.replace("make: { run: x,", "make: { run: x, start: at-most-once,");
+    let (mut world, run) = waiting_for_a_push(&source);
+    let (transfer, pushed) = world.pushes("edge")[0];
+    let reason = PushFailure::Unavailable;
+    world.report("edge", vec![Report::PushFailed { transfer, object: pushed, reason, message: "gone".to_owned() }]);
+    assert_eq!(world.state(run), RunState::Failed);
+    assert!(world.core.run(run).unwrap().error.unwrap().message.contains(&pushed.id.to_string()));
+}
+
+#[test]
+fn d6_a_damaged_copy_in_the_bucket_is_replaced() {
+    let (mut world, run) = waiting_for_a_push(TWO_SITES);
+    world.carry_out_pushes("edge");
+    let reader = world.dispatched_one("hpc");
+    let (location, message) = (FaultLocation::Bucket, "digest differs".to_owned());
+    let id = object(1, 1_000).id;
+    world.report("hpc", vec![Report::Fault { object: id, kind: ObjectKind::File, location, message }]);
+    let agent = world.agents["hpc"].id;
+    let unavailable = world.ask(Request::AuthoriseFetch { agent, object: id });
+    assert!(matches!(unavailable, Err(Rejection::Unavailable(_))));
+    assert!(world.pushes("edge").is_empty(), "not while the damaged copy is being deleted");
+    assert_eq!(world.carry_out_deletes(), [id]);
+    assert_eq!(world.carry_out_pushes("edge"), 1);
+    assert!(world.ask(Request::AuthoriseFetch { agent, object: id }).is_ok());
+    world.succeed("hpc", reader, Vec::new());
+    assert_eq!(world.state(run), RunState::Succeeded);
+}
+
+#[test]
+fn an_agent_may_fetch_only_what_its_executions_read_and_push_only_what_was_ordered() {
+    let (mut world, _) = waiting_for_a_push(TWO_SITES);
+    let (edge, hpc) = (world.agents["edge"].id, world.agents["hpc"].id);
+    let (transfer, pushed) = world.pushes("edge")[0];
+    let authorised = world.ask(Request::AuthorisePush { agent: edge, transfer }).unwrap();
+    assert_eq!(authorised, Response::Authorised { object: pushed });
+    assert!(matches!(world.ask(Request::AuthorisePush { agent: hpc, transfer }), Err(Rejection::Forbidden(_))));
+    let fetch = |agent, number| Request::AuthoriseFetch { agent, object: object(number, 1_000).id };
+    assert!(matches!(world.ask(fetch(hpc, 1)), Err(Rejection::Unavailable(_))));
+    let at = world.now;
+    world.report("edge", vec![Report::Pushed { transfer, object: pushed, wire_bytes: 1_000, at }]);
+    assert!(world.ask(fetch(hpc, 1)).is_ok());
+    assert!(matches!(world.ask(fetch(hpc, 2)), Err(Rejection::Forbidden(_))));
+    assert!(matches!(world.ask(fetch(edge, 1)), Err(Rejection::Forbidden(_))));
+    let reader = world.dispatched_one("hpc");
+    world.succeed("hpc", reader, Vec::new());
+    assert!(matches!(world.ask(fetch(hpc, 1)), Err(Rejection::Forbidden(_))), "its execution has ended");
+}
+
+#[test]
+fn confined_data_stays_and_work_goes_to_it() {
+    let placement = "placement:\n  - match: { step: make, output: f }\n    confine: { names: [edge] }\n";
+    let source = format!("{}{placement}", TWO_SITES.replace("use: { run: x, site: hpc,", "use: { run: x,"));
+    let mut world = World::with_sites(&["edge", "hpc"]);
+    let run = world.submit(&source);
+    let dispatched = world.dispatched("edge");
+    assert_eq!(dispatched.len(), 2);
+    world.succeed("edge", dispatched[0], vec![file(1, 1_000), file(2, 1)]);
+    assert!(world.pushes("edge").is_empty());
+    let view = world.core.object(object(1, 1_000).id).unwrap();
+    assert_eq!(view.confined_to.unwrap(), ["edge".parse().unwrap()]);
+    let hold = Duration::from_secs(60);
+    let staged = world.ask(Request::StageForClient { run, object: object(1, 1_000), hold });
+    assert!(matches!(staged, Err(Rejection::Forbidden(_))));
+    let elsewhere = format!("{TWO_SITES}{placement}");
+    let refused = world.try_submit(&elsewhere, &[]);
+    assert!(matches!(&refused, Err(Rejection::Invalid(reason)) if reason.contains("rule 1")), "{refused:?}");
+}
+
+#[test]
+fn data_that_is_never_pushed_keeps_its_readers_where_it_is() {
+    let source = "workflow: w\nsteps:\n  make: { run: x, site: edge, outputs: { f: file } }\n  use: { run: x, foreach: \"${{ range(4) }}\", with: { f: \"${{ steps.make.outputs.f }}\" } }\nplacement:\n  - match: { step: make }\n    push: never\n";
+    let mut world = World::with_sites(&["edge", "hpc"]);
+    world.submit(source);
+    let make = world.dispatched_one("edge");
+    world.succeed("edge", make, vec![file(1, 1_000)]);
+    assert_eq!(world.dispatched("edge").len(), 4);
+    let why = world.core.why_execution(execution(make.0.run, 1, 0)).unwrap();
+    let hpc = why.sites.iter().find(|verdict| verdict.site.as_str() == "hpc").unwrap();
+    assert!(!hpc.feasible && hpc.reason.contains("rule 1"), "{}", hpc.reason);
+}
+
+#[test]
+fn an_eager_output_is_pushed_as_soon_as_it_exists() {
+    let source = "workflow: w\nsteps:\n  make: { run: x, site: edge, outputs: { f: file } }\n  wait: { run: x, site: edge, after: [make] }\nplacement:\n  - match: { step: make }\n    push: eager\n";
+    let mut world = World::with_sites(&["edge", "hpc"]);
+    let run = world.submit(source);
+    let make = world.dispatched_one("edge");
+    world.succeed("edge", make, vec![file(1, 1_000)]);
+    world.receive("edge");
+    assert_eq!(world.carry_out_pushes("edge"), 1);
+    let ledger = world.core.ledger(&Default::default());
+    assert!(ledger[0].rule.starts_with("rule 1 (line "), "{}", ledger[0].rule);
+    assert_eq!(world.objects_in_bucket(), 1);
+    assert_eq!(world.state(run), RunState::Running);
+    let wait = (execution(run, 1, 0), Attempt::FIRST);
+    world.succeed("edge", wait, Vec::new());
+    assert_eq!(world.carry_out_deletes().len(), 1, "nothing stays after the run");
+}
+
+#[test]
+fn what_a_person_sends_in_goes_to_the_run_and_then_from_the_bucket() {
+    let source = "workflow: w\ninputs: { f: file }\nsteps:\n  a: { run: x, with: { f: \"${{ inputs.f }}\" } }\n";
+    let mut world = World::with_sites(&["edge"]);
+    let refused = world.try_submit(source, &[("f", file(1, 500))]);
+    assert!(matches!(&refused, Err(Rejection::Invalid(reason)) if reason.contains("not sent in")), "{refused:?}");
+    world.ask(Request::RecordUpload { object: object(1, 500) }).unwrap();
+    let run = world.try_submit(source, &[("f", file(1, 500))]).unwrap();
+    let a = world.dispatched_one("edge");
+    fetch(&mut world, "edge", 1, 500, a.0);
+    world.succeed("edge", a, Vec::new());
+    assert_eq!(world.carry_out_deletes().len(), 1);
+    let filter = crate::view::LedgerFilter { run: Some(run), ..Default::default() };
+    let entries: Vec<_> = world.core.ledger(&filter).into_iter().map(|entry| (entry.from, entry.to)).collect();
+    let pair = |from: &str, to: &str| (from.to_owned(), to.to_owned());
+    assert_eq!(entries, [pair("client", "bucket"), pair("bucket", "edge")]);
+}
+
+#[test]
+fn what_nobody_uses_is_not_held_for_ever() {
+    let mut world = World::with_sites(&["edge"]);
+    world.ask(Request::RecordUpload { object: object(1, 500) }).unwrap();
+    world.advance(Duration::from_secs(3_599));
+    assert!(world.deletes.is_empty());
+    world.advance(Duration::from_secs(1));
+    assert_eq!(world.carry_out_deletes().len(), 1);
+    assert!(world.core.object(object(1, 500).id).is_none());
+}
+
+#[test]
+fn an_upload_that_races_a_deletion_is_asked_for_again() {
+    let mut world = World::with_sites(&["edge"]);
+    world.ask(Request::RecordUpload { object: object(1, 500) }).unwrap();
+    world.advance(Duration::from_secs(3_600));
+    assert_eq!(world.deletes.len(), 1);
+    let raced = world.ask(Request::RecordUpload { object: object(1, 500) });
+    assert!(matches!(raced, Err(Rejection::Unavailable(_))));
+    world.carry_out_deletes();
+    world.ask(Request::RecordUpload { object: object(1, 500) }).unwrap();
+}
+
+#[test]
+fn a_deletion_is_asked_for_until_it_is_confirmed() {
+    let mut world = World::with_sites(&["edge"]);
+    world.ask(Request::RecordUpload { object: object(1, 500) }).unwrap();
+    world.advance(Duration::from_secs(3_600));
+    assert_eq!(world.deletes.len(), 1);
+    world.restart();
+    world.deletes.clear();
+    world.advance(Duration::from_secs(0));
+    assert_eq!(world.deletes.len(), 1);
+    world.advance(Duration::from_secs(60));
+    assert_eq!(world.deletes.len(), 2);
+    let id = object(1, 500).id;
+    world.handle(Event::BucketObjectDeleted { object: id });
+    world.handle(Event::BucketObjectDeleted { object: id });
+}
+
+#[test]
+fn an_output_is_staged_for_a_person_and_held_for_a_while() {
+    let source =
+        "workflow: w\nsteps:\n  a: { run: x, outputs: { f: file } }\noutputs:\n  f: ${{ steps.a.outputs.f }}\n";
+    let mut world = World::with_sites(&["edge"]);
+    let run = world.submit(source);
+    let a = world.dispatched_one("edge");
+    world.succeed("edge", a, vec![file(1, 1_000)]);
+    let hold = Duration::from_secs(600);
+    let request = world.request(Request::StageForClient { run, object: object(1, 1_000), hold });
+    assert!(!world.replies.contains_key(&request));
+    world.carry_out_pushes("edge");
+    assert_eq!(world.replies[&request], Ok(Response::Staged { object: object(1, 1_000) }));
+    world.ask(Request::RecordDownload { run, object: object(1, 1_000), bytes: 1_000 }).unwrap();
+    assert_eq!(world.objects_in_bucket(), 1);
+    world.advance_with(hold, &["edge"]);
+    assert_eq!(world.carry_out_deletes().len(), 1);
+    let rules: Vec<_> =
+        world.core.ledger(&Default::default()).into_iter().map(|entry| (entry.to, entry.rule)).collect();
+    assert_eq!(rules[0], ("bucket".to_owned(), "client".to_owned()));
+    assert_eq!(rules[1].0, "client");
+    world.disconnect("edge");
+    let away = world.ask(Request::StageForClient { run, object: object(1, 1_000), hold });
+    assert!(matches!(&away, Err(Rejection::Unavailable(reason)) if reason.contains("edge")), "{away:?}");
+}
+
+#[test]
+fn pushes_for_a_run_that_is_cancelled_are_cancelled() {
+    let (mut world, run) = waiting_for_a_push(TWO_SITES);
+    let (transfer, pushed) = world.pushes("edge")[0];
+    world.ask(Request::CancelRun { run, reason: String::new() }).unwrap();
+    assert_eq!(world.state(run), RunState::Cancelled);
+    let commands = world.commands("edge");
+    let cancelled = |command: &_| matches!(command, atoll_model::session::SiteCommand::CancelPush { transfer: t } if *t == transfer);
+    assert!(commands.iter().any(cancelled), "{commands:?}");
+    // It had gone through already.
+    let at = world.now;
+    world.report("edge", vec![Report::Pushed { transfer, object: pushed, wire_bytes: 1_000, at }]);
+    assert_eq!(world.carry_out_deletes(), [pushed.id]);
+}
+
+#[test]
+fn work_goes_where_its_data_is() {
+    let source = "workflow: w\nsteps:\n  make: { run: x, site: hpc, outputs: { f: file } }\n  use: { run: x, foreach: \"${{ range(4) }}\", with: { f: \"${{ steps.make.outputs.f }}\" } }\n";
+    let mut world = World::with_sites(&["edge", "hpc"]);
+    world.submit(source);
+    let make = world.dispatched_one("hpc");
+    world.succeed("hpc", make, vec![file(1, 100 << 30)]);
+    assert_eq!(world.dispatched("hpc").len(), 4);
+    let why = world.core.why_execution(execution(make.0.run, 1, 2)).unwrap();
+    assert_eq!(why.chosen.unwrap().as_str(), "hpc");
+    let edge = why.sites.iter().find(|verdict| verdict.site.as_str() == "edge").unwrap();
+    assert!(edge.feasible && edge.terms["data_seconds"] > 1_000.0);
+}
+
+#[test]
+fn a_plan_shows_sites_and_edges_before_anything_runs() {
+    let world = World::with_sites(&["edge", "hpc"]);
+    let plan = world.core.plan(&super::world::workflow(TWO_SITES), &Default::default());
+    let chosen: Vec<_> = plan.steps.iter().map(|(step, why)| (step.as_str(), why.chosen.clone().unwrap())).collect();
+    assert_eq!(chosen, [("make", "edge".parse().unwrap()), ("use", "hpc".parse().unwrap())]);
+    assert_eq!((plan.edges[0].route.as_str(), plan.edges[0].rule.as_str()), ("bucket", "when-needed"));
+    let _ = Value::Null;
+}
