@@ -140,11 +140,6 @@ fn find_lost(opened: &Opened, acknowledged: Acknowledged) -> Result<u64> {
     Ok(last)
 }
 
-/// The command that runs this package's child process.
-pub fn command(program: &str) -> Command {
-    Command::new(program)
-}
-
 /// Runs a command to its end, and kills it if that does not come.
 ///
 /// # Errors

@@ -1,6 +1,6 @@
 //! Power loss and `kill -9`: a process appends and acknowledges, is stopped anywhere, and nothing that it acknowledged is
 //! missing.
-#![expect(clippy::panic_in_result_fn, clippy::unwrap_used, reason = "a failed assertion is the result of a test")]
+#![expect(clippy::unwrap_used, reason = "a failed assertion is the result of a test")]
 
 use std::path::Path;
 use std::process::{Command, Stdio};

@@ -1,7 +1,6 @@
 //! A generation in one redb file.
 
 use std::fs::File;
-use std::io;
 use std::path::{Path, PathBuf};
 
 use redb::{Database, ReadableDatabase, ReadableTable, TableDefinition};
@@ -83,23 +82,11 @@ impl Store for RedbStore {
 }
 
 fn failed(error: impl Into<redb::Error>) -> StoreError {
-    match error.into() {
-        redb::Error::Io(error) if is_out_of_space(&error) => StoreError::NoSpace,
-        other => StoreError::Failed(other.to_string()),
+    let error = error.into();
+    if let redb::Error::Io(error) = &error
+        && is_out_of_space(error)
+    {
+        return StoreError::NoSpace;
     }
-}
-
-impl From<redb::Error> for StoreError {
-    fn from(error: redb::Error) -> Self {
-        failed(error)
-    }
-}
-
-impl From<StoreError> for io::Error {
-    fn from(error: StoreError) -> Self {
-        match error {
-            StoreError::NoSpace => io::Error::from(io::ErrorKind::StorageFull),
-            StoreError::Failed(message) => io::Error::other(message),
-        }
-    }
+    StoreError::Failed(error.to_string())
 }

@@ -104,8 +104,10 @@ impl Store for SledStore {
 }
 
 fn failed(error: sled::Error) -> StoreError {
-    match error {
-        sled::Error::Io(error) if is_out_of_space(&error) => StoreError::NoSpace,
-        other => StoreError::Failed(other.to_string()),
+    if let sled::Error::Io(error) = &error
+        && is_out_of_space(error)
+    {
+        return StoreError::NoSpace;
     }
+    StoreError::Failed(error.to_string())
 }
