@@ -11,9 +11,8 @@ use crate::error::{IntegrityFault, OpenError};
 use crate::frame::FRAME_VERSION;
 use crate::generation::{self, Contents, Description, LoadError};
 use crate::guard::with_watchdog;
-use crate::journal::{
-    BatchSeq, Home, Journal, JournalStats, Opened, Options, Repair, make_generation, make_memory_generation,
-};
+use crate::journal::{Home, Journal, make_generation, make_memory_generation};
+use crate::options::{BatchSeq, JournalStats, Opened, Options, Repair};
 use crate::space::Ballast;
 use crate::store::{Store, StoreError, directory_bytes, open_store};
 use crate::watermark::{Stood, Watermark};

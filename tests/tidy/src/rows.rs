@@ -1,0 +1,201 @@
+//! The failure matrix: which rule each row asks for, and which tests bear its name. `docs/reliability.md` is made from it.
+
+use std::collections::BTreeMap;
+use std::fmt::Write;
+
+use anyhow::Result;
+
+use crate::source::sources;
+
+/// A row of the failure matrix.
+#[derive(Debug)]
+pub struct Row {
+    pub name: &'static str,
+    pub happens: &'static str,
+    pub rule: &'static str,
+}
+
+const fn row(name: &'static str, happens: &'static str, rule: &'static str) -> Row {
+    Row { name, happens, rule }
+}
+
+/// The rows that Atoll keeps, in the order of the table.
+pub const ROWS: &[Row] = &[
+    row(
+        "A1",
+        "the agent is killed before it journals a command",
+        "nothing was acknowledged, so the control plane sends the command again under its number",
+    ),
+    row(
+        "A2",
+        "… after it journaled a command and before it acknowledged it",
+        "the repeated command is recognised and acknowledged, not carried out twice",
+    ),
+    row("A3", "… while inputs are half fetched", "the fetch is taken up again and verified; nobody ever sees a part"),
+    row(
+        "A4",
+        "… after it noted the intent to start and before it started",
+        "started again; with `start: at-most-once` only if nothing was claimed and the lease holds",
+    ),
+    row(
+        "A5",
+        "… when the process runs and its start is not journaled",
+        "the claim in the slot's log leads back to the process, and the start is journaled",
+    ),
+    row("A6", "… while work runs", "the agent attaches to it again; nothing is started a second time"),
+    row(
+        "A7",
+        "the machine goes down while work runs",
+        "the boot id differs and there is no outcome: interrupted, and the retry policy decides",
+    ),
+    row("A8", "the agent is dead when work ends", "the outcome in the slot's log is read and taken in"),
+    row(
+        "A9",
+        "the agent is killed while it collects outputs",
+        "collecting begins again, with the same result: objects are named by their content",
+    ),
+    row(
+        "A10",
+        "… after the manifest is stored and before the end is journaled",
+        "the end is made again from outcome and manifest",
+    ),
+    row("A11", "… after the end is journaled and before it is sent", "sent after the restart"),
+    row(
+        "A12",
+        "… after the end is sent and before it is acknowledged",
+        "sent again under its number; the control plane drops the second",
+    ),
+    row("A13", "… after the acknowledgement and before it is noted", "acknowledged again, and noted"),
+    row(
+        "A16",
+        "the agent's journal is lost or damaged",
+        "noticed, set aside, and made anew under a new identity from the slots, the store and the control plane's view",
+    ),
+    row(
+        "B1",
+        "the control plane is killed, or loses power, after it decided and before it dispatched",
+        "what was acknowledged is on disk, and commands go on from the last one that was acknowledged",
+    ),
+    row(
+        "B2",
+        "… after it took in a report and before it acknowledged it",
+        "the report's number moves in the same batch as its effect, so the repetition changes nothing",
+    ),
+    row(
+        "B5",
+        "the control plane is away for hours",
+        "agents go on with what they have and keep everything; back again, nobody is given up early",
+    ),
+    row("C2", "messages arrive twice", "numbers both ways, and one (execution, attempt): the second does nothing"),
+    row(
+        "C3",
+        "messages overtake each other or are missing",
+        "a gap is never skipped; the sender goes on from the last number that was taken",
+    ),
+    row(
+        "C4",
+        "the outcome of an agent that was given up arrives late",
+        "taken over if the new attempt has not started, kept as evidence otherwise",
+    ),
+    row("C5", "the connection is half open", "silence on both sides is noticed, and the session given up"),
+    row(
+        "C6",
+        "the agent hears the control plane, and not the other way round",
+        "only an answered heartbeat grants a lease, so the agent learns that it lost it",
+    ),
+    row("C7", "the link is slow or flaps", "waits grow with jitter; sessions are resumed cheaply from their numbers"),
+    row(
+        "D5",
+        "an object in a site's store is damaged",
+        "verified at use and by a scrub, quarantined, fetched or made again",
+    ),
+    row(
+        "D6",
+        "an object in the bucket is damaged",
+        "every reader verifies the digest, reports it, and it is pushed again",
+    ),
+    row(
+        "E1",
+        "the disk is full",
+        "starts stop, records go on from a reserve, outputs fail with a clear reason, nothing is half written",
+    ),
+    row("E6", "two agents have one identity", "the newest session fences the older one"),
+    row("E7", "two processes have one state directory", "a lock keeps the second out and says who holds it"),
+    row(
+        "G1",
+        "a join token is used again, late, or altered",
+        "refused with the reason; the same key may repeat a redemption whose answer was lost",
+    ),
+    row(
+        "G2",
+        "a certificate runs out while the site is dark",
+        "the known key proves itself and gets a new one, within a window and a number of times",
+    ),
+    row(
+        "G3",
+        "a certificate is stolen",
+        "it lives a day, and a revoked one is refused at sessions and calls; it never speaks for another site",
+    ),
+    row("G5", "outputs are huge", "streamed and bounded; holes stay holes"),
+    row(
+        "G6",
+        "names are odd: spaces, quotes, newlines, bytes that are no UTF-8",
+        "names are bytes and arrive as they were",
+    ),
+    row("G7", "a symbolic link in an output leads outside", "refused by name; links inside are kept as data"),
+    row("G8", "a manifest carries a path where a name belongs", "refused; archives are never unpacked"),
+    row(
+        "G10",
+        "an output holds pipes, devices, sockets, hard links, setuid bits, holes",
+        "only files, directories and links are taken; hard links become one object; set-id bits go",
+    ),
+];
+
+/// The tests that bear the name of each row, as `package: test`.
+///
+/// # Errors
+/// When a file can't be read.
+pub fn tests_by_row() -> Result<BTreeMap<String, Vec<String>>> {
+    let mut tests: BTreeMap<String, Vec<String>> = BTreeMap::new();
+    for source in sources()? {
+        for function in source.functions().into_iter().filter(|function| function.is_test) {
+            let Some((row, _)) = function.name.split_once('_') else { continue };
+            let letter_and_number = row.len() > 1 && row[1..].bytes().all(|byte| byte.is_ascii_digit());
+            if letter_and_number && row.starts_with(|letter: char| letter.is_ascii_lowercase()) {
+                let place = source.path.display();
+                tests.entry(row.to_uppercase()).or_default().push(format!("[`{}`](../{place})", function.name));
+            }
+        }
+    }
+    for found in tests.values_mut() {
+        found.sort();
+        found.dedup();
+    }
+    Ok(tests)
+}
+
+/// The table of `docs/reliability.md`.
+///
+/// # Errors
+/// When a file can't be read.
+pub fn table() -> Result<String> {
+    let tests = tests_by_row()?;
+    let mut table = String::from("| row | what happens | what Atoll does | tests | count |\n|---|---|---|---|---|\n");
+    for Row { name, happens, rule } in ROWS {
+        let found = tests.get(*name).map(Vec::as_slice).unwrap_or_default();
+        writeln!(table, "| {name} | {happens} | {rule} | {} | {} |", found.join("<br>"), found.len())?;
+    }
+    Ok(table)
+}
+
+/// The document with its table replaced by `table`.
+///
+/// # Errors
+/// When it has no place for one.
+pub fn with_table(document: &str, table: &str) -> Result<String> {
+    const BEGIN: &str = "<!-- table: made by `just reliability-table` -->\n";
+    const END: &str = "<!-- end of table -->\n";
+    let parts = document.split_once(BEGIN).and_then(|(head, rest)| Some((head, rest.split_once(END)?.1)));
+    let (head, tail) = parts.ok_or_else(|| anyhow::anyhow!("docs/reliability.md has no marks for its table"))?;
+    Ok(format!("{head}{BEGIN}{table}{END}{tail}"))
+}
