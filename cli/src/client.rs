@@ -14,6 +14,7 @@ use serde_json::{Value, json};
 
 use crate::failure::Failure;
 
+pub(crate) use pin::Trust;
 pub(crate) use rows::{ExecutionRow, Finished, LedgerRow};
 
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
@@ -34,31 +35,35 @@ pub(crate) struct Client {
 }
 
 impl Client {
+    /// A client of a server whose CA the token pins.
+    ///
     /// # Errors
-    /// When the URL is not one that may be used: plain HTTP to another machine, or HTTPS with a token that pins nothing
-    /// and no public certificate.
+    /// When the URL is not one that may be used: plain HTTP to another machine, or HTTPS with a token that pins nothing.
     pub(crate) fn new(url: &str, token: &str) -> anyhow::Result<Self> {
+        Self::trusting(Trust::Token(token), url, token)
+    }
+
+    /// # Errors
+    /// As [`Client::new`], and when there are no CAs to trust.
+    pub(crate) fn trusting(trust: Trust<'_>, url: &str, token: &str) -> anyhow::Result<Self> {
         let url = url.trim_end_matches('/');
         let builder = reqwest::Client::builder().connect_timeout(CONNECT_TIMEOUT).tcp_nodelay(true);
         let builder = if url.starts_with("https://") {
-            builder.tls_backend_preconfigured(pin::client_config(token)?)
-        } else if is_loopback(url) {
+            let config = pin::client_config(trust).map_err(|error| Failure::Usage(format!("{error:#}")))?;
+            builder.tls_backend_preconfigured(config)
+        } else if url.starts_with("http://") && is_loopback(url) {
             builder
+        } else if url.starts_with("http://") {
+            let message = format!("{url} would send the token in the open: only https is spoken to other machines");
+            return Err(Failure::Usage(message).into());
         } else {
-            return Err(Failure::Usage(format!(
-                "{url} would send the token in the open: only https is spoken to other machines"
-            ))
-            .into());
+            return Err(Failure::Usage(format!("{url} is no URL of a server: it begins with https://")).into());
         };
         Ok(Self { http: builder.build()?, url: url.to_owned(), token: token.to_owned() })
     }
 
     pub(crate) fn url(&self) -> &str {
         &self.url
-    }
-
-    pub(crate) fn token(&self) -> &str {
-        &self.token
     }
 
     pub(crate) async fn get(&self, path: &str) -> anyhow::Result<Value> {

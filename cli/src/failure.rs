@@ -14,15 +14,22 @@ pub(crate) enum Failure {
     /// Used wrongly: exit code 2.
     #[error("{0}")]
     Usage(String),
-    /// A workflow file, or what was given for it, is wrong: exit code 2. The source is shown where it is at hand.
+    /// A workflow file, or an action that it names, is wrong: exit code 2. What it speaks of is shown where it is at hand.
     #[error("{}", Many(.diagnostics))]
-    Invalid { diagnostics: Vec<Diagnostic>, source_text: Option<String> },
+    Invalid { diagnostics: Vec<Diagnostic>, source_text: Option<SourceText> },
     /// The server cannot be reached: exit code 3.
     #[error("{0}")]
     Unreachable(String),
     /// The server does not let us: exit code 3.
     #[error("{0}")]
     Unauthorised(String),
+}
+
+/// The text of the file that was checked, as it was when it was.
+#[derive(Debug, Clone)]
+pub(crate) struct SourceText {
+    pub(crate) file: String,
+    pub(crate) text: String,
 }
 
 struct Many<'a>(&'a [Diagnostic]);

@@ -13,7 +13,7 @@ use tokio::process::{Child, Command};
 
 /// Set for the processes of an installation: they end when their standard input does, so that none is left behind
 /// whatever becomes of the process that started them.
-pub const SUPERVISED: &str = "ATOLL_SUPERVISED";
+pub(crate) const SUPERVISED: &str = "ATOLL_SUPERVISED";
 /// The join token on its way to `atoll agent join -`, because command lines are public.
 const JOIN_TIMEOUT: Duration = Duration::from_secs(60);
 const START_TIMEOUT: Duration = Duration::from_secs(60);
@@ -24,23 +24,23 @@ const RESTART_PAUSE: Duration = Duration::from_secs(1);
 
 /// What to start.
 #[derive(Debug, Clone)]
-pub struct Options {
-    pub directory: PathBuf,
-    pub sites: Vec<String>,
-    pub listen: SocketAddr,
-    pub bucket: Option<String>,
-    pub store: Option<String>,
+pub(crate) struct Options {
+    pub(crate) directory: PathBuf,
+    pub(crate) sites: Vec<String>,
+    pub(crate) listen: SocketAddr,
+    pub(crate) bucket: Option<String>,
+    pub(crate) store: Option<String>,
     /// Further arguments of each `atoll agent run`.
-    pub agent_arguments: Vec<String>,
+    pub(crate) agent_arguments: Vec<String>,
 }
 
 /// What the server's ready file says.
 #[derive(Debug, Clone, Deserialize)]
-pub struct ServerReady {
-    pub url: String,
-    pub agent_addr: String,
-    pub token: String,
-    pub pid: u32,
+pub(crate) struct ServerReady {
+    pub(crate) url: String,
+    pub(crate) agent_addr: String,
+    pub(crate) token: String,
+    pub(crate) pid: u32,
 }
 
 /// Addresses that a later start of the same directory takes again, so that the sites find their control plane.
@@ -51,7 +51,7 @@ struct Addresses {
 }
 
 #[derive(Debug)]
-pub struct Installation {
+pub(crate) struct Installation {
     options: Options,
     ready: ServerReady,
     server: Process,
@@ -69,7 +69,7 @@ impl Installation {
     ///
     /// # Errors
     /// When a process does not start; the message names its log.
-    pub async fn start(options: Options) -> anyhow::Result<Self> {
+    pub(crate) async fn start(options: Options) -> anyhow::Result<Self> {
         for folder in ["server", "bucket", "logs", "sites"] {
             let path = options.directory.join(folder);
             std::fs::create_dir_all(&path).with_context(|| format!("cannot make the folder {}", path.display()))?;
@@ -98,24 +98,24 @@ impl Installation {
         Ok(installation)
     }
 
-    pub fn url(&self) -> &str {
+    pub(crate) fn url(&self) -> &str {
         &self.ready.url
     }
 
-    pub fn token(&self) -> &str {
+    pub(crate) fn token(&self) -> &str {
         &self.ready.token
     }
 
-    pub fn directory(&self) -> &Path {
+    pub(crate) fn directory(&self) -> &Path {
         &self.options.directory
     }
 
-    pub fn server_pid(&self) -> u32 {
+    pub(crate) fn server_pid(&self) -> u32 {
         self.server.pid
     }
 
     /// Process ids of the agents, by site.
-    pub fn agent_pids(&self) -> BTreeMap<String, u32> {
+    pub(crate) fn agent_pids(&self) -> BTreeMap<String, u32> {
         self.agents.iter().map(|(site, agent)| (site.clone(), agent.pid)).collect()
     }
 
@@ -123,7 +123,7 @@ impl Installation {
     ///
     /// # Errors
     /// When it cannot be started again.
-    pub async fn supervise(&mut self) -> anyhow::Result<String> {
+    pub(crate) async fn supervise(&mut self) -> anyhow::Result<String> {
         let ended = self.next_end().await;
         tokio::time::sleep(RESTART_PAUSE).await;
         match ended {
@@ -165,7 +165,7 @@ impl Installation {
     }
 
     /// Asks every process to end, agents first, waits, and ends by force what has not ended in time.
-    pub async fn stop(mut self) {
+    pub(crate) async fn stop(mut self) {
         let agents = std::mem::take(&mut self.agents);
         let stops = agents.into_values().map(Process::stop);
         futures::future::join_all(stops).await;

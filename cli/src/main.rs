@@ -109,7 +109,7 @@ fn main() -> ExitCode {
 
 fn report(error: &anyhow::Error) {
     if let Some(Failure::Invalid { diagnostics, source_text }) = error.downcast_ref::<Failure>() {
-        anstream::eprint!("{}", diagnostics::render(diagnostics, source_text.as_deref()));
+        anstream::eprint!("{}", diagnostics::render(diagnostics, source_text.as_ref()));
         return;
     }
     let style = anstyle::AnsiColor::Red.on_default().bold();

@@ -6,7 +6,7 @@ use anyhow::Context as _;
 use clap::Args;
 use serde::{Deserialize, Serialize};
 
-use crate::client::Client;
+use crate::client::{Client, Trust};
 use crate::failure::Failure;
 
 #[derive(Debug, Clone, Default, Args)]
@@ -17,28 +17,47 @@ pub(crate) struct Connection {
     /// An API token.
     #[arg(long, global = true, env = "ATOLL_TOKEN", hide_env_values = true)]
     token: Option<String>,
+    /// A PEM file with the CA of the server, if it is not the one that the token names.
+    #[arg(long, global = true, env = "ATOLL_CA", value_name = "FILE")]
+    ca: Option<PathBuf>,
 }
 
 #[derive(Debug, Serialize, Deserialize)]
 struct Profile {
     url: String,
     token: String,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    ca: Option<PathBuf>,
 }
 
 impl Connection {
     /// # Errors
     /// When nothing says which server.
     pub(crate) fn client(&self) -> anyhow::Result<Client> {
-        let profile = match (&self.url, &self.token) {
-            (Some(url), Some(token)) => Profile { url: url.clone(), token: token.clone() },
-            (url, token) => {
-                let stored = read_profile()?.ok_or_else(|| {
-                    Failure::Usage("no server is known: set ATOLL_URL and ATOLL_TOKEN, or use `atoll login`".to_owned())
-                })?;
-                Profile { url: url.clone().unwrap_or(stored.url), token: token.clone().unwrap_or(stored.token) }
-            }
+        self.profile()?.client()
+    }
+
+    fn profile(&self) -> anyhow::Result<Profile> {
+        if let (Some(url), Some(token)) = (&self.url, &self.token) {
+            return Ok(Profile { url: url.clone(), token: token.clone(), ca: self.ca.clone() });
+        }
+        let Some(stored) = read_profile()? else {
+            let missing = match (&self.url, &self.token) {
+                (Some(_), _) => "ATOLL_URL is set, and ATOLL_TOKEN is not",
+                (None, Some(_)) => "ATOLL_TOKEN is set, and ATOLL_URL is not",
+                (None, None) => "no server is known: set ATOLL_URL and ATOLL_TOKEN, or use `atoll login`",
+            };
+            return Err(Failure::Usage(missing.to_owned()).into());
         };
-        Client::new(&profile.url, &profile.token)
+        // A token that was kept belongs to the server that it was kept for, and is shown to no other.
+        if let Some(url) = &self.url
+            && url.trim_end_matches('/') != stored.url
+        {
+            let message = format!("the token that is kept is for {}: give one for {url} with --token", stored.url);
+            return Err(Failure::Usage(message).into());
+        }
+        let token = self.token.clone().unwrap_or(stored.token);
+        Ok(Profile { url: stored.url, token, ca: self.ca.clone().or(stored.ca) })
     }
 
     /// Tries the server and keeps it as the profile.
@@ -46,16 +65,28 @@ impl Connection {
     /// # Errors
     /// When the server cannot be reached or refuses the token.
     pub(crate) async fn log_in(&self) -> anyhow::Result<()> {
-        let client = self.client()?;
+        let mut profile = self.profile()?;
+        let client = profile.client()?;
         client.get("/sites").await?;
         let path = profile_path()?;
         if let Some(folder) = path.parent() {
             std::fs::create_dir_all(folder).with_context(|| format!("cannot make the folder {}", folder.display()))?;
         }
-        let profile = Profile { url: client.url().to_owned(), token: client.token().to_owned() };
+        profile.url = client.url().to_owned();
+        // The profile is used from other folders too.
+        profile.ca = profile.ca.map(std::path::absolute).transpose().context("the path of the CA")?;
         crate::files::write_private(&path, toml::to_string(&profile)?.as_bytes())?;
         eprintln!("logged in to {}; kept in {}", profile.url, path.display());
         Ok(())
+    }
+}
+
+impl Profile {
+    fn client(&self) -> anyhow::Result<Client> {
+        match &self.ca {
+            Some(ca) => Client::trusting(Trust::File(ca), &self.url, &self.token),
+            None => Client::new(&self.url, &self.token),
+        }
     }
 }
 

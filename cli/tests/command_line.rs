@@ -82,6 +82,7 @@ fn a_broken_file_is_shown_where_it_is_broken() {
               |                  ^^^^^^^^^^^^
               |
               = help: did you mean `words`?
+
             error: there is no type `fil`
              --> w.yaml:8:22
               |
@@ -89,6 +90,7 @@ fn a_broken_file_is_shown_where_it_is_broken() {
               |                      ^^^
               |
               = help: did you mean `file`?
+
             error: step `join` says nothing of what it does
              --> w.yaml:9:3
               |
@@ -96,6 +98,7 @@ fn a_broken_file_is_shown_where_it_is_broken() {
               |   ^^^^
               |
               = help: write `run:` with a shell script, `command:` with a program, or `action:` with the folder of an action
+
             error: there is no step `mkae`
               --> w.yaml:10:21
                |
@@ -103,6 +106,7 @@ fn a_broken_file_is_shown_where_it_is_broken() {
                |                     ^^^^^^^^^^
                |
                = help: did you mean `make`?
+
             error: a step has no field `rnu`
               --> w.yaml:11:5
                |
@@ -110,17 +114,24 @@ fn a_broken_file_is_shown_where_it_is_broken() {
                |     ^^^
                |
                = help: did you mean `run`?
+
+            5 errors
         "#]],
     );
-    check_file("workflow: w\nsteps:\n  a: { with: { x: ${{ item }} } }\n", expect![[r#"
-        error: this is no valid YAML: while parsing a flow mapping, did not find expected ',' or '}'
-         --> w.yaml:3:20
-          |
-        3 |   a: { with: { x: ${{ item }} } }
-          |                    ^
-          |
-          = help: put quotes around an expression that stands inside braces or brackets or holds `: ` or ` #`: "${{ … }}"
-    "#]]);
+    check_file(
+        "workflow: w\nsteps:\n  a: { with: { x: ${{ item }} } }\n",
+        expect![[r#"
+            error: this is no valid YAML: while parsing a flow mapping, did not find expected ',' or '}'
+             --> w.yaml:3:20
+              |
+            3 |   a: { with: { x: ${{ item }} } }
+              |                    ^
+              |
+              = help: put quotes around an expression that stands inside braces or brackets or holds `: ` or ` #`: "${{ … }}"
+
+            1 error
+        "#]],
+    );
     check_file(
         "workflow: w\nsteps:\n  ä: { run: x, with: { é: \"ü ${{ inputs.ö }}\" } }\n  b:\n    run: x\n    with:\n      long: |\n        one ${{ inputs.one }}\n        two ${{ inputs.two +\n          three }}\n",
         expect![[r#"
@@ -131,6 +142,7 @@ fn a_broken_file_is_shown_where_it_is_broken() {
               |   ^
               |
               = help: a to z, A to Z, 0 to 9, `_`, `-`; it begins with a letter and has at most 63 characters
+
             error: `é` cannot be the name of an input
              --> w.yaml:3:24
               |
@@ -138,11 +150,13 @@ fn a_broken_file_is_shown_where_it_is_broken() {
               |                        ^
               |
               = help: a to z, A to Z, 0 to 9, `_`; it begins with a letter and has at most 63 characters
+
             error: the expression cannot be read: unexpected character
              --> w.yaml:3:30
               |
             3 |   ä: { run: x, with: { é: "ü ${{ inputs.ö }}" } }
               |                              ^^^^^^^^^^^^^^^
+
             error: the workflow has no input `one`
              --> w.yaml:8:17
               |
@@ -150,6 +164,7 @@ fn a_broken_file_is_shown_where_it_is_broken() {
               |                 ^^^^^^^^^^
               |
               = help: declare it under `inputs:` as `one: { type: … }`
+
             error: there is nothing called `three` here
              --> w.yaml:9:13
               |
@@ -157,6 +172,8 @@ fn a_broken_file_is_shown_where_it_is_broken() {
               |             ^^^^^^^^^^^^^^^^
               |
               = help: known: `inputs`, `steps`, `item`, `index`
+
+            5 errors
         "#]],
     );
 }
@@ -205,16 +222,37 @@ fn actions_are_found_beside_the_file() {
           |
         3 |   a: { action: ./clean, with: { csv: 1 } }
           |                                      ^
-        error: FOLDER/flows/./dirty/action.yaml:1:1: an action needs a `version` (write `version: "1.0"`); FOLDER/flows/./dirty/action.yaml:2:10: `command` is a list: the program, then its arguments (write `command: [run.sh]`)
+
+        error: the manifest of the action `./dirty` has 2 errors: flows/dirty/action.yaml
          --> flows/w.yaml:4:16
           |
         4 |   b: { action: ./dirty }
           |                ^^^^^^^
-        error: there is no action ./none: FOLDER/flows/./none/action.yaml: No such file or directory (os error 2)
+
+        error: there is no action `./none`: flows/none/action.yaml: No such file or directory (os error 2)
          --> flows/w.yaml:5:16
           |
         5 |   c: { action: ./none }
           |                ^^^^^^
+
+        error: an action needs a `version`
+         --> flows/dirty/action.yaml:1:1
+          |
+        1 | / name: dirty
+        2 | | command: run.sh
+          | |________________^
+          |
+          = help: write `version: "1.0"`
+
+        error: `command` is a list: the program, then its arguments
+         --> flows/dirty/action.yaml:2:10
+          |
+        2 | command: run.sh
+          |          ^^^^^^
+          |
+          = help: write `command: [run.sh]`
+
+        5 errors
     "#]].assert_eq(&shown);
 }
 
@@ -263,7 +301,7 @@ fn wrong_use_is_said_so() {
         run w.yaml -i f=@w.yaml -i name=x -> Some(2) error: no server is known: set ATOLL_URL and ATOLL_TOKEN, or use `atoll login`
         runs -> Some(2) error: no server is known: set ATOLL_URL and ATOLL_TOKEN, or use `atoll login`
         runs --url http://192.0.2.1 --token t -> Some(2) error: http://192.0.2.1 would send the token in the open: only https is spoken to other machines
-        runs --url https://127.0.0.1:1 --token t -> Some(1) error: the token is not one of Atoll's (atoll.….…): it must name the server's CA
+        runs --url https://127.0.0.1:1 --token t -> Some(2) error: the token names no CA (it is not atoll.….…): give the server's CA with --ca, or a token of this server
         site token create edge --ttl soon --url http://127.0.0.1:1 --token t -> Some(2) error: --ttl soon: `soon` is not a duration: write `250ms`, `30s`, `5m`, `1h30m` or `2d`
         get run_x -> Some(2) error: the following required arguments were not provided:
     "#]].assert_eq(&shown);

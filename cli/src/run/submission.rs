@@ -5,6 +5,8 @@ use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
 use anyhow::Context as _;
+use atoll_model::action::MANIFEST_NAME;
+use atoll_model::diagnostic::Diagnostic;
 use atoll_model::suggestion::did_you_mean;
 use atoll_model::value::{Type, from_text};
 use atoll_model::workflow::{Action, Given, HeldAt, SiteFacts, Surroundings, Work, Workflow};
@@ -12,7 +14,7 @@ use serde_json::{Map, Value, json};
 
 use super::{progress, upload};
 use crate::client::{Client, Finished};
-use crate::failure::Failure;
+use crate::failure::{Failure, SourceText};
 
 /// A workflow file, read and checked, with what was given for its inputs.
 #[derive(Debug)]
@@ -64,9 +66,14 @@ impl Submission {
         let folder = file.parent().unwrap_or(Path::new("")).to_owned();
         let folder = std::path::absolute(if folder.as_os_str().is_empty() { Path::new(".") } else { &folder })?;
         let file_name = file.display().to_string();
-        let surroundings = Folder { folder: folder.clone(), given: &given, actions: RefCell::default() };
-        let workflow = atoll_model::workflow::parse(&file_name, &source, &surroundings)
-            .map_err(|diagnostics| Failure::Invalid { diagnostics, source_text: Some(source.clone()) })?;
+        let shown = file.parent().unwrap_or(Path::new("")).to_owned();
+        let (actions, broken) = (RefCell::default(), RefCell::default());
+        let surroundings = Folder { folder: folder.clone(), shown, given: &given, actions, broken };
+        let workflow = atoll_model::workflow::parse(&file_name, &source, &surroundings).map_err(|diagnostics| {
+            let mut diagnostics = diagnostics;
+            diagnostics.extend(surroundings.broken.take());
+            invalid(diagnostics, &file_name, &source)
+        })?;
         let actions = surroundings.actions.into_inner();
         let mut inputs = given
             .iter()
@@ -100,7 +107,7 @@ impl Submission {
         if diagnostics.is_empty() {
             return Ok(());
         }
-        Err(Failure::Invalid { diagnostics, source_text: Some(self.source.clone()) }.into())
+        Err(invalid(diagnostics, &self.file_name, &self.source).into())
     }
 
     /// Sends it in; the server's answer.
@@ -146,7 +153,7 @@ impl Submission {
         }
         let mut actions = Map::new();
         for (reference, folder) in &self.actions {
-            let manifest = std::fs::read_to_string(folder.join("action.yaml"))?;
+            let manifest = std::fs::read_to_string(folder.join(MANIFEST_NAME))?;
             let sent = upload::send(client, folder).await?;
             actions.insert(
                 reference.clone(),
@@ -159,32 +166,47 @@ impl Submission {
     /// The server saw the same text: its diagnostics are shown in it.
     fn with_source(&self, error: anyhow::Error) -> anyhow::Error {
         match error.downcast::<Failure>() {
-            Ok(Failure::Invalid { diagnostics, .. }) => {
-                Failure::Invalid { diagnostics, source_text: Some(self.source.clone()) }.into()
-            }
+            Ok(Failure::Invalid { diagnostics, .. }) => invalid(diagnostics, &self.file_name, &self.source).into(),
             Ok(other) => other.into(),
             Err(error) => error,
         }
     }
 }
 
+fn invalid(diagnostics: Vec<Diagnostic>, file: &str, text: &str) -> Failure {
+    let source = SourceText { file: file.to_owned(), text: text.to_owned() };
+    Failure::Invalid { diagnostics, source_text: Some(source) }
+}
+
 /// The folder of a workflow file: actions are folders in it.
 struct Folder<'a> {
     folder: PathBuf,
+    /// The same as the person named it.
+    shown: PathBuf,
     given: &'a BTreeMap<String, String>,
     actions: RefCell<BTreeMap<String, PathBuf>>,
+    /// What is wrong with manifests.
+    broken: RefCell<Vec<Diagnostic>>,
 }
 
 impl Surroundings for Folder<'_> {
     fn action(&self, reference: &str) -> Result<Action, String> {
-        let folder = self.folder.join(reference);
-        let manifest = folder.join("action.yaml");
-        let text = std::fs::read_to_string(&manifest)
-            .map_err(|error| format!("there is no action {reference}: {}: {error}", manifest.display()))?;
-        let action = atoll_model::action::parse(&manifest.display().to_string(), &text)
-            .map_err(|diagnostics| diagnostics.iter().map(ToString::to_string).collect::<Vec<_>>().join("; "))?;
+        let folder: PathBuf = self.folder.join(reference).components().collect();
+        let shown: PathBuf = self.shown.join(reference).join(MANIFEST_NAME).components().collect();
+        let shown = shown.display().to_string();
+        let text = std::fs::read_to_string(folder.join(MANIFEST_NAME))
+            .map_err(|error| format!("there is no action `{reference}`: {shown}: {error}"))?;
+        let manifest = atoll_model::action::parse(&shown, &text).map_err(|diagnostics| {
+            let count = diagnostics.len();
+            let mut broken = self.broken.borrow_mut();
+            if !broken.iter().any(|known: &Diagnostic| known.file == shown) {
+                broken.extend(diagnostics);
+            }
+            let errors = if count == 1 { "an error".to_owned() } else { format!("{count} errors") };
+            format!("the manifest of the action `{reference}` has {errors}: {shown}")
+        })?;
         self.actions.borrow_mut().insert(reference.to_owned(), folder);
-        Ok(action.into_action(None, 0))
+        Ok(manifest.into_action(None, 0))
     }
 
     fn given(&self, input: &str) -> Given {
