@@ -1,0 +1,187 @@
+//! People: they enrol sites, submit runs, change their minds, and repeat what was not answered.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use atoll_model::id::{RunId, TokenId};
+use atoll_model::placement::Labels;
+use atoll_model::value::{FileName, FileRef, ObjectKind, Value};
+use control_plane_core::{Rejection, Request, RequestId, Response};
+use indexmap::IndexMap;
+
+use crate::rng::mix;
+use crate::server::Asker;
+use crate::workload::{self, Drawn};
+use crate::world::{BucketCopy, Occurrence, World};
+
+/// After this long somebody who was not answered asks again.
+const PATIENCE: Duration = Duration::from_secs(5);
+
+#[derive(Debug, Default)]
+pub(crate) struct Clients {
+    wishes: Vec<Wish>,
+    pub(crate) runs: Vec<RunId>,
+}
+
+/// Something that somebody wants, until it is answered.
+#[derive(Debug)]
+struct Wish {
+    want: Want,
+    waiting: Option<RequestId>,
+    granted: bool,
+}
+
+#[derive(Debug)]
+pub(crate) enum Want {
+    Token { site: usize },
+    Enrol { site: usize },
+    Upload { run: RunId },
+    Submit { run: RunId, drawn: Box<Drawn> },
+    Cancel { run: RunId },
+    Drain { site: usize, drained: bool },
+    Resolve { execution: atoll_model::id::ExecutionId, run_again: bool },
+}
+
+impl World {
+    pub(crate) fn enrol_sites(&mut self) {
+        for site in 0..self.sites.len() {
+            self.wish(Duration::ZERO, Want::Token { site });
+        }
+    }
+
+    pub(crate) fn plan_clients(&mut self) {
+        for number in 0..self.scenario.runs {
+            let run = RunId::from_bits(u128::from(mix(&[self.scenario.seed, number as u64, 77])));
+            let given = self.scenario.workflows.get(number).cloned();
+            let drawn = match given {
+                Some(source) => {
+                    let workflow = workload::read(&source);
+                    Drawn { source, workflow, confined: Default::default(), has_input: false }
+                }
+                None => workload::draw(&mut self.rng, self.sites.len(), self.scenario.at_most_once),
+            };
+            self.trace(|| format!("{run}:\n{}", drawn.source));
+            self.clients.runs.push(run);
+            for step in &drawn.confined {
+                self.history.confined_steps.insert((run, *step));
+            }
+            let unquiet = self.scenario.unquiet.as_micros() as u64;
+            let at = if number == 0 { Duration::from_secs(1) } else { self.rng.micros(1_000_000, unquiet) };
+            if self.rng.chance(self.scenario.cancels) {
+                let later = at + self.rng.spread(1_000, 60_000_000);
+                self.wish(later, Want::Cancel { run });
+            }
+            if drawn.has_input {
+                self.wish(at, Want::Upload { run });
+                self.wish(at + Duration::from_secs(20), Want::Submit { run, drawn: Box::new(drawn) });
+            } else {
+                self.wish(at, Want::Submit { run, drawn: Box::new(drawn) });
+            }
+        }
+    }
+
+    pub(crate) fn wish(&mut self, delay: Duration, want: Want) {
+        self.clients.wishes.push(Wish { want, waiting: None, granted: false });
+        let client = self.clients.wishes.len() - 1;
+        self.after(delay, Occurrence::Client(client));
+    }
+
+    pub(crate) fn client_acts(&mut self, client: usize) {
+        if self.clients.wishes[client].granted {
+            return;
+        }
+        let body = self.request_of(client);
+        if self.server.core.is_some() {
+            let request = self.ask_server(Asker::Client(client), body);
+            self.clients.wishes[client].waiting = Some(request);
+        }
+        self.after(PATIENCE, Occurrence::Client(client));
+    }
+
+    pub(crate) fn client_hears(&mut self, client: usize, request: RequestId, result: Result<Response, Rejection>) {
+        let wish = &mut self.clients.wishes[client];
+        if wish.waiting != Some(request) || wish.granted {
+            return;
+        }
+        let settled = match &result {
+            Ok(_) | Err(Rejection::Conflict(_) | Rejection::Forbidden(_) | Rejection::Invalid(_)) => true,
+            // Whoever cancels what is not there yet tries again; a site that is away may come back.
+            Err(Rejection::NotFound(_) | Rejection::Unavailable(_)) => false,
+        };
+        wish.granted = settled;
+        match (&wish.want, &result) {
+            (Want::Submit { run, .. }, Ok(_)) => {
+                self.history.acknowledged.insert(*run);
+            }
+            (Want::Token { site }, Ok(_)) => {
+                let site = *site;
+                self.wish(Duration::ZERO, Want::Enrol { site });
+            }
+            (Want::Enrol { site }, Ok(_)) => {
+                let site = *site;
+                self.sites[site].enrolled = true;
+                self.after(Duration::ZERO, Occurrence::SiteStart(site));
+            }
+            (Want::Submit { .. } | Want::Token { .. } | Want::Enrol { .. } | Want::Upload { .. }, Err(rejection)) => {
+                assert!(!settled, "{rejection}");
+            }
+            (Want::Upload { .. } | Want::Cancel { .. } | Want::Drain { .. } | Want::Resolve { .. }, _) => {}
+        }
+    }
+
+    /// Whether somebody still wants something.
+    pub(crate) fn is_anybody_waiting(&self) -> bool {
+        self.clients.wishes.iter().any(|wish| !wish.granted)
+    }
+
+    fn request_of(&mut self, client: usize) -> Request {
+        match &self.clients.wishes[client].want {
+            Want::Token { site } => Request::CreateToken {
+                token: TokenId::from_bits(1 + *site as u128),
+                secret_hash: [*site as u8; 32],
+                site: self.sites[*site].name.clone(),
+                labels: Labels::new(),
+                lifetime: Duration::from_secs(3_600),
+            },
+            Want::Enrol { site } => Request::Enrol {
+                token: TokenId::from_bits(1 + *site as u128),
+                secret_hash: [*site as u8; 32],
+                identity_key: [100 + *site as u8; 32],
+                agent: self.sites[*site].agent,
+            },
+            Want::Upload { run } => {
+                let object = input_of(*run);
+                self.bucket.insert(object.id, BucketCopy { object, corrupt: false });
+                Request::RecordUpload { object }
+            }
+            Want::Submit { run, drawn } => {
+                let mut inputs = IndexMap::new();
+                if drawn.has_input {
+                    let object = input_of(*run);
+                    let name = FileName::new(b"data").expect("a name");
+                    let file = FileRef { object: object.id, bytes: object.bytes, name };
+                    inputs.insert("data".to_owned(), Value::File(file));
+                }
+                Request::Submit {
+                    run: *run,
+                    workflow: Arc::new(drawn.workflow.clone()),
+                    source: Arc::from(drawn.source.as_str()),
+                    inputs,
+                    submitted_by: "somebody".to_owned(),
+                    traceparent: None,
+                }
+            }
+            Want::Cancel { run } => Request::CancelRun { run: *run, reason: "enough".to_owned() },
+            Want::Drain { site, drained } => {
+                Request::DrainSite { site: self.sites[*site].name.clone(), drained: *drained }
+            }
+            Want::Resolve { execution, run_again } => {
+                Request::ResolveUnknown { execution: *execution, run_again: *run_again }
+            }
+        }
+    }
+}
+
+fn input_of(run: RunId) -> atoll_model::value::ObjectRef {
+    workload::object(mix(&[run.bits() as u64, 5]), ObjectKind::File)
+}

@@ -1,0 +1,143 @@
+//! What goes wrong, and how it ends.
+
+use std::time::Duration;
+
+use crate::clients::Want;
+use crate::scenario::{Kill, Who};
+use crate::world::{Occurrence, World};
+
+/// How often chance is asked for a fault of each kind.
+const BEAT: Duration = Duration::from_secs(10);
+
+#[derive(Debug)]
+pub(crate) enum Fault {
+    /// Time to think of more.
+    Beat,
+    Heal { site: usize },
+    DiskFull { site: usize, full: bool },
+    /// From now on nothing goes wrong any more.
+    Quiet,
+}
+
+impl World {
+    pub(crate) fn plan_faults(&mut self) {
+        self.after(Duration::from_secs(2), Occurrence::Fault(Fault::Beat));
+        let unquiet = self.scenario.unquiet;
+        self.after(unquiet, Occurrence::Fault(Fault::Quiet));
+    }
+
+    pub(crate) fn fault(&mut self, fault: Fault) {
+        match fault {
+            Fault::Beat => {
+                if self.unquiet {
+                    for site in 0..self.sites.len() {
+                        self.trouble(site);
+                    }
+                    self.after(BEAT, Occurrence::Fault(Fault::Beat));
+                }
+            }
+            Fault::Heal { site } => self.unblock(site),
+            Fault::DiskFull { site, full } => {
+                self.sites[site].machine.is_full = full;
+                self.measure(site);
+            }
+            Fault::Quiet => {
+                self.trace(|| "quiet".to_owned());
+                self.unquiet = false;
+                for site in 0..self.sites.len() {
+                    self.network.links[site].slow = false;
+                    self.unblock(site);
+                    self.sites[site].machine.is_full = false;
+                    self.measure(site);
+                    if self.scenario.drains > 0 {
+                        self.wish(Duration::ZERO, Want::Drain { site, drained: false });
+                    }
+                }
+            }
+        }
+    }
+
+    /// A moment at which whoever acts may be killed; whether he was.
+    pub(crate) fn crash_point(&mut self, who: Who, site: Option<usize>) -> bool {
+        self.points += 1;
+        let struck = if let Some(Kill { who: victim, point }) = self.scenario.kill {
+            if self.points != point {
+                return false;
+            }
+            victim
+        } else {
+            let chance = match who {
+                Who::Server => self.scenario.server_crashes,
+                Who::Agent | Who::Both => self.scenario.agent_crashes,
+            };
+            if !self.unquiet || self.rng.below(100_000) >= chance {
+                return false;
+            }
+            if self.rng.chance(100) { Who::Both } else { who }
+        };
+        if struck != Who::Agent {
+            self.crash_server();
+        }
+        if struck != Who::Server {
+            // Of agents the one that acts; where the server acts and agents are meant, all of them.
+            for victim in site.map_or(0..self.sites.len(), |site| site..site + 1) {
+                self.crash_site(victim);
+            }
+        }
+        match site {
+            Some(site) => self.sites[site].core.is_none(),
+            None => self.server.core.is_none(),
+        }
+    }
+
+    fn trouble(&mut self, site: usize) {
+        if self.rng.chance(self.scenario.partitions) {
+            let link = &mut self.network.links[site];
+            match self.rng.below(3) {
+                0 => link.blocked_to_server = true,
+                1 => link.blocked_to_agent = true,
+                _ => (link.blocked_to_server, link.blocked_to_agent) = (true, true),
+            }
+            let lasts = self.rng.spread(500_000, 1_500_000_000);
+            self.trace(|| format!("s{site} is cut off for {lasts:?}"));
+            self.after(lasts, Occurrence::Fault(Fault::Heal { site }));
+            if self.scenario.keep_alive {
+                let delay = Duration::from_secs(self.rng.between(20, 40));
+                if let Some(stream) = self.sites[site].stream.filter(|_| lasts > delay) {
+                    self.after(delay, Occurrence::NoticeAgent(stream));
+                    let delay = delay + self.rng.micros(1_000, 10_000_000);
+                    self.after(delay, Occurrence::NoticeServer(stream));
+                }
+            }
+        }
+        if self.rng.chance(self.scenario.breaks)
+            && let Some(stream) = self.sites[site].stream
+        {
+            self.break_stream(stream);
+        }
+        if self.scenario.breaks > 0 && self.rng.chance(20) {
+            self.network.links[site].slow ^= true;
+        }
+        if self.rng.chance(self.scenario.reboots) {
+            self.trace(|| format!("s{site} reboots"));
+            self.reboot(site);
+        }
+        if self.rng.chance(self.scenario.damages) {
+            let store = &mut self.sites[site].machine.store;
+            let place = self.rng.below(store.len() as u64) as usize;
+            if let Some(stored) = store.values_mut().nth(place) {
+                stored.damaged = true;
+                self.history.damages += 1;
+            }
+        }
+        if self.rng.chance(self.scenario.full_disks) {
+            self.fault(Fault::DiskFull { site, full: true });
+            let lasts = self.rng.spread(1_000_000, 60_000_000);
+            self.after(lasts, Occurrence::Fault(Fault::DiskFull { site, full: false }));
+        }
+        if self.rng.chance(self.scenario.drains) {
+            let drained = self.rng.chance(500);
+            self.wish(Duration::ZERO, Want::Drain { site, drained });
+        }
+    }
+}

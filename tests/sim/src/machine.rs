@@ -1,0 +1,72 @@
+//! What stands at a site and outlives its agent: processes, outcome records, the store.
+
+use std::collections::{BTreeMap, VecDeque};
+use std::sync::Arc;
+
+use atoll_model::id::{Attempt, ExecutionId, ObjectId, RunId, StepIndex, TransferId};
+use atoll_model::session::StepTemplate;
+use atoll_model::time::Timestamp;
+use atoll_model::value::{ObjectKind, ObjectRef};
+use site_agent_core::event::{Exit, FoundAttempt, FoundState};
+
+pub(crate) type Key = (ExecutionId, Attempt);
+
+#[derive(Debug, Default)]
+pub(crate) struct Machine {
+    /// Starts of the machine.
+    pub(crate) boot: u64,
+    pub(crate) claims: BTreeMap<Key, Claim>,
+    /// Claims behind others of their step, in order.
+    pub(crate) queues: BTreeMap<(RunId, StepIndex), VecDeque<Key>>,
+    pub(crate) store: BTreeMap<ObjectId, Stored>,
+    pub(crate) is_full: bool,
+    pub(crate) next_seal: u64,
+    /// What this process of the agent is fetching and pushing, with the number of the try.
+    pub(crate) fetching: BTreeMap<ObjectId, u64>,
+    pub(crate) pushing: BTreeMap<TransferId, u64>,
+}
+
+#[derive(Debug)]
+pub(crate) struct Claim {
+    pub(crate) template: Arc<StepTemplate>,
+    pub(crate) state: ClaimState,
+    pub(crate) bytes_in: u64,
+}
+
+#[derive(Debug, Clone)]
+pub(crate) enum ClaimState {
+    Queued,
+    Running { since: Timestamp },
+    Exited(Exit),
+}
+
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Stored {
+    pub(crate) kind: ObjectKind,
+    pub(crate) damaged: bool,
+}
+
+impl Machine {
+    pub(crate) fn found(&self) -> Vec<FoundAttempt> {
+        let found = |((execution, attempt), claim): (&Key, &Claim)| {
+            let state = match &claim.state {
+                ClaimState::Queued => FoundState::Queued,
+                ClaimState::Running { since } => FoundState::Running { since: *since },
+                ClaimState::Exited(exit) => FoundState::Exited(exit.clone()),
+            };
+            FoundAttempt { execution: *execution, attempt: *attempt, state }
+        };
+        self.claims.iter().map(found).collect()
+    }
+
+    /// Whether anything of the step runs.
+    pub(crate) fn runs_any_of(&self, run: RunId, step: StepIndex) -> bool {
+        self.claims.iter().any(|((execution, _), claim)| {
+            (execution.run, execution.step) == (run, step) && matches!(claim.state, ClaimState::Running { .. })
+        })
+    }
+
+    pub(crate) fn put(&mut self, object: ObjectRef) {
+        self.store.insert(object.id, Stored { kind: object.kind, damaged: false });
+    }
+}

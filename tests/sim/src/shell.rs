@@ -1,0 +1,264 @@
+//! The shell of an agent: what it does with the commands of its core.
+
+use std::time::Duration;
+
+use atoll_model::id::{Attempt, ExecutionId};
+use atoll_model::session::{FailureReason, Logs, StepTemplate, Usage};
+use atoll_model::value::{ObjectKind, Value};
+use site_agent_core::command::{StartInput, StartValue};
+use site_agent_core::event::{
+    Exit, ExitKind, OutputFailure, Seal, SealedOutput, SealedValue, StoredOutputs, WholeValue,
+};
+use site_agent_core::{Command, Event};
+
+use crate::machine::{Claim, ClaimState, Key};
+use crate::rng::mix;
+use crate::workload;
+use crate::world::{Occurrence, Process, World};
+
+impl World {
+    pub(crate) fn site_performs(&mut self, site: usize, command: Command) {
+        let process = self.sites[site].process;
+        match command {
+            Command::Send { frame } => {
+                if let Some(stream) = self.sites[site].stream {
+                    let at = self.now + self.latency(site);
+                    self.enqueue_to_server(stream, at, frame);
+                }
+            }
+            Command::Disconnect { give_up } => {
+                self.agent_closes(site);
+                self.sites[site].gave_up = give_up;
+                self.reconnect(site);
+            }
+            Command::Locate { object } => {
+                let present = self.verified(site, object.id);
+                let delay = self.rng.micros(10, 2_000);
+                self.tell_site(site, delay, Event::Located { object, present });
+            }
+            Command::Fetch { object } => self.fetch(site, object),
+            Command::CancelFetch { object } => self.cancel_fetch(site, object),
+            Command::Push { transfer, object } => self.push(site, transfer, object),
+            Command::CancelPush { transfer } => self.cancel_push(site, transfer),
+            Command::Start { execution, attempt, template, inputs, ahead } => {
+                let reads = self.unreadable(site, &inputs);
+                if let Some(message) = reads {
+                    let reason = FailureReason::Agent;
+                    let delay = self.rng.micros(10, 2_000);
+                    self.tell_site(site, delay, Event::NotStarted { execution, attempt, reason, message });
+                    return;
+                }
+                let step = (execution.run, execution.step);
+                let bytes_in = inputs.len() as u64;
+                let claim = Claim { template, state: ClaimState::Queued, bytes_in };
+                let machine = &mut self.sites[site].machine;
+                assert!(machine.claims.insert((execution, attempt), claim).is_none(), "claimed twice");
+                if ahead && machine.runs_any_of(execution.run, execution.step) {
+                    machine.queues.entry(step).or_default().push_back((execution, attempt));
+                } else {
+                    self.process_begins(site, (execution, attempt));
+                }
+            }
+            Command::StartNull { run, step, attempt, mut elements } => {
+                while !elements.is_empty() {
+                    let count = self.rng.between(1, 8) as u32;
+                    let elements = elements.take_first(count);
+                    let delay = self.rng.micros(10, 3_000);
+                    self.after(delay, Occurrence::NullFinishes { site, process, run, step, attempt, elements });
+                }
+            }
+            Command::Kill { execution, attempt } => self.kill(site, (execution, attempt)),
+            Command::Collect { execution, attempt, template: _, outputs } => {
+                let key = (execution, attempt);
+                if outputs && self.rng.chance(700) {
+                    self.seal(site, key);
+                }
+                let delay = self.rng.spread(50, 200_000);
+                self.after(delay, Occurrence::Collected { site, process, key, outputs });
+            }
+            Command::Release { execution, attempt } => {
+                let claim = self.sites[site].machine.claims.remove(&(execution, attempt));
+                assert!(
+                    claim.is_none_or(|claim| matches!(claim.state, ClaimState::Exited(_))),
+                    "{execution} is released while it runs"
+                );
+            }
+            Command::DropSealed { seals: _ } => {}
+        }
+    }
+
+    /// A process of an attempt comes to its end, whether the agent lives or not.
+    pub(crate) fn process_exits(&mut self, site: usize, boot: u64, key: Key) {
+        if self.sites[site].machine.boot != boot {
+            return;
+        }
+        let behaviour = workload::behaviour(self.scenario.seed, key.0, key.1);
+        self.end_process(site, key, behaviour.exit);
+    }
+
+    /// The machine goes down with everything that runs on it, and comes up again.
+    pub(crate) fn reboot(&mut self, site: usize) {
+        self.crash_site(site);
+        self.history.reboots += 1;
+        let running: Vec<Key> = self.sites[site]
+            .machine
+            .claims
+            .iter()
+            .filter(|(_, claim)| !matches!(claim.state, ClaimState::Exited(_)))
+            .map(|(key, _)| *key)
+            .collect();
+        self.sites[site].machine.boot += 1;
+        self.sites[site].machine.queues.clear();
+        for key in running {
+            self.end_process(site, key, ExitKind::Interrupted("the machine went down".to_owned()));
+        }
+    }
+
+    pub(crate) fn collected(&mut self, site: usize, process: Process, key: Key, outputs: bool) {
+        if self.sites[site].process != process {
+            return;
+        }
+        let (execution, attempt) = key;
+        let Some(claim) = self.sites[site].machine.claims.get(&key) else { return };
+        let template = std::sync::Arc::clone(&claim.template);
+        let behaviour = workload::behaviour(self.scenario.seed, execution, attempt);
+        let logs = self.store_logs(site, key);
+        let full = self.sites[site].machine.is_full;
+        let result = if outputs && (behaviour.spoils || full) {
+            let reason = if full { FailureReason::NoSpace } else { FailureReason::InvalidOutput };
+            Err(OutputFailure { reason, message: "it cannot be taken in".to_owned(), logs })
+        } else {
+            let outputs = if outputs { self.store_outputs(site, key, &template) } else { Vec::new() };
+            Ok(StoredOutputs { bytes_out: outputs.len() as u64, outputs, logs })
+        };
+        self.site_event(site, process, Event::OutputsStored { execution, attempt, result });
+    }
+
+    fn process_begins(&mut self, site: usize, key: Key) {
+        let (execution, attempt) = key;
+        let at = self.site_time(site);
+        let behaviour = workload::behaviour(self.scenario.seed, execution, attempt);
+        let machine = &mut self.sites[site].machine;
+        let Some(claim) = machine.claims.get_mut(&key) else { return };
+        claim.state = ClaimState::Running { since: at };
+        let (boot, start) = (machine.boot, claim.template.start);
+        self.history.process_began(key, start);
+        self.trace(|| format!("s{site} * {execution} attempt {attempt} begins"));
+        self.after(behaviour.lasts, Occurrence::ProcessExits { site, boot, key });
+        let delay = self.rng.micros(10, 1_000);
+        self.tell_site(site, delay, Event::Started { execution, attempt, at });
+    }
+
+    fn end_process(&mut self, site: usize, key: Key, how: ExitKind) {
+        let (execution, attempt) = key;
+        let finished_at = self.site_time(site);
+        let Some(claim) = self.sites[site].machine.claims.get_mut(&key) else { return };
+        let started_at = match claim.state {
+            ClaimState::Queued => finished_at,
+            ClaimState::Running { since } => since,
+            ClaimState::Exited(_) => return,
+        };
+        let usage = Usage { bytes_in: claim.bytes_in, ..Usage::default() };
+        let exit = Exit { started_at, finished_at, how, usage };
+        claim.state = ClaimState::Exited(exit.clone());
+        self.history.process_ended(key);
+        self.trace(|| format!("s{site} * {execution} attempt {attempt} ends: {:?}", exit.how));
+        let delay = self.rng.micros(10, 2_000);
+        self.tell_site(site, delay, Event::Exited { execution, attempt, exit });
+        let queue = self.sites[site].machine.queues.get_mut(&(execution.run, execution.step));
+        if let Some(next) = queue.and_then(std::collections::VecDeque::pop_front) {
+            self.process_begins(site, next);
+        }
+    }
+
+    fn kill(&mut self, site: usize, key: Key) {
+        let step = (key.0.run, key.0.step);
+        if let Some(queue) = self.sites[site].machine.queues.get_mut(&step) {
+            queue.retain(|queued| *queued != key);
+        }
+        self.end_process(site, key, ExitKind::Killed);
+    }
+
+    /// Why an input cannot be handed over: verified at each use, a damaged one is taken out of use and told of (D5).
+    fn unreadable(&mut self, site: usize, inputs: &[StartInput]) -> Option<String> {
+        let mut objects = Vec::new();
+        for input in inputs {
+            match &input.value {
+                StartValue::Value(value) => value.visit_objects(&mut |object| objects.push(object)),
+                StartValue::Sealed { .. } => {}
+            }
+        }
+        for object in objects {
+            let known = self.sites[site].machine.store.contains_key(&object.id);
+            assert!(known || self.history.damages > 0, "{} is started without {}", site, object.id);
+            if !self.verified(site, object.id) {
+                return Some(format!("{} is damaged", object.id));
+            }
+        }
+        None
+    }
+
+    /// Whether an object is in the store, whole; if it is damaged it is taken out.
+    pub(crate) fn verified(&mut self, site: usize, id: atoll_model::id::ObjectId) -> bool {
+        let Some(stored) = self.sites[site].machine.store.get(&id).copied() else { return false };
+        if stored.damaged {
+            self.sites[site].machine.store.remove(&id);
+            let event = Event::Damaged { object: id, kind: stored.kind, message: "a bit has flipped".to_owned() };
+            self.tell_site(site, Duration::from_micros(5), event);
+        }
+        !stored.damaged
+    }
+
+    fn seal(&mut self, site: usize, key: Key) {
+        let (execution, attempt) = key;
+        let Some(claim) = self.sites[site].machine.claims.get(&key) else { return };
+        let template = std::sync::Arc::clone(&claim.template);
+        let seed = self.scenario.seed;
+        let outputs = template.outputs.iter().map(|output| {
+            let value = workload::output(seed, execution, attempt, output);
+            let name = output.name.clone();
+            if let Value::File(file) = value {
+                self.sites[site].machine.next_seal += 1;
+                let seal = Some(Seal(self.sites[site].machine.next_seal));
+                let value = SealedValue::File { name: file.name.as_bytes().to_vec(), bytes: file.bytes };
+                SealedOutput { name, seal, value: Some(value) }
+            } else {
+                let value = Some(SealedValue::Whole(Box::new(WholeValue(value))));
+                SealedOutput { name, seal: None, value }
+            }
+        });
+        let outputs = outputs.collect();
+        self.tell_site(site, Duration::from_micros(40), Event::OutputsSealed { execution, attempt, outputs });
+    }
+
+    fn store_outputs(&mut self, site: usize, key: Key, template: &StepTemplate) -> Vec<Value> {
+        let (execution, attempt) = key;
+        let seed = self.scenario.seed;
+        let outputs: Vec<Value> =
+            template.outputs.iter().map(|output| workload::output(seed, execution, attempt, output)).collect();
+        for output in &outputs {
+            output.visit_objects(&mut |object| {
+                self.sites[site].machine.put(object);
+                self.history.made(execution.run, execution.step, object.id);
+            });
+        }
+        outputs
+    }
+
+    fn store_logs(&mut self, site: usize, (execution, attempt): (ExecutionId, Attempt)) -> Logs {
+        let number = mix(&[
+            self.scenario.seed,
+            execution.run.bits() as u64,
+            u64::from(execution.step.0),
+            u64::from(execution.element),
+            u64::from(attempt.0),
+        ]);
+        let log = workload::object(number ^ 1, ObjectKind::File);
+        let stdout = (number % 3 == 0).then_some(log);
+        if let Some(log) = stdout {
+            self.sites[site].machine.put(log);
+            self.history.made(execution.run, execution.step, log.id);
+        }
+        Logs { stdout, stderr: None }
+    }
+}

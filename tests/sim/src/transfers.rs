@@ -1,0 +1,194 @@
+//! Bytes on their way between a site's store and the bucket, under permissions that the control plane gives.
+
+use std::time::Duration;
+
+use atoll_model::id::TransferId;
+use atoll_model::session::PushFailure;
+use atoll_model::value::ObjectRef;
+use control_plane_core::Request;
+use site_agent_core::Event;
+
+use crate::network::Direction;
+use crate::server::Asker;
+use crate::world::{Ask, BucketCopy, Occurrence, Process, Rpc, World};
+
+/// How long an agent waits for the answer to a call.
+const CALL_TIME_MAX: Duration = Duration::from_secs(10);
+
+impl World {
+    pub(crate) fn fetch(&mut self, site: usize, object: ObjectRef) {
+        let try_number = self.next_try(site);
+        let before = self.sites[site].machine.fetching.insert(object.id, try_number);
+        assert!(before.is_none(), "{} is fetched twice at once", object.id);
+        self.call(site, Ask::Fetch { object, try_number });
+    }
+
+    pub(crate) fn cancel_fetch(&mut self, site: usize, object: ObjectRef) {
+        // It may have come so far that it is carried to its end.
+        if self.rng.chance(500) && self.sites[site].machine.fetching.remove(&object.id).is_some() {
+            self.fetch_fails(site, object, "cancelled", false);
+        }
+    }
+
+    pub(crate) fn push(&mut self, site: usize, transfer: TransferId, object: ObjectRef) {
+        let try_number = self.next_try(site);
+        self.sites[site].machine.pushing.insert(transfer, try_number);
+        self.call(site, Ask::Push { transfer, object, try_number });
+    }
+
+    pub(crate) fn cancel_push(&mut self, site: usize, transfer: TransferId) {
+        let pushing = self.sites[site].machine.pushing.get(&transfer).copied();
+        let Some(try_number) = pushing.filter(|_| self.rng.chance(500)) else { return };
+        let object = self.rpcs.values().find_map(|rpc| match rpc.ask {
+            Ask::Push { object, try_number: of, .. } if of == try_number => Some(object),
+            Ask::Push { .. } | Ask::Fetch { .. } => None,
+        });
+        // Without a call it is being uploaded, and will be answered when it is.
+        if let Some(object) = object {
+            self.sites[site].machine.pushing.remove(&transfer);
+            self.push_fails(site, transfer, object, PushFailure::Cancelled);
+        }
+    }
+
+    pub(crate) fn rpc_arrives(&mut self, number: u64) {
+        let Some(rpc) = self.rpcs.get(&number) else { return };
+        if self.server.core.is_none() || self.network.links[rpc.site].is_blocked(Direction::ToServer) {
+            return; // The call expires.
+        }
+        let agent = self.sites[rpc.site].agent;
+        let body = match rpc.ask {
+            Ask::Fetch { object, .. } => Request::AuthoriseFetch { agent, object: object.id },
+            Ask::Push { transfer, .. } => Request::AuthorisePush { agent, transfer },
+        };
+        self.ask_server(Asker::Agent(number), body);
+    }
+
+    pub(crate) fn rpc_answered(&mut self, number: u64, result: Result<(), String>) {
+        let Some(Rpc { site, process, ask }) = self.rpcs.remove(&number) else { return };
+        if self.sites[site].process != process {
+            return;
+        }
+        match (ask, result) {
+            (Ask::Fetch { object, try_number }, Ok(())) => {
+                let delay = self.rng.spread(200, 4_000_000);
+                self.after(delay, Occurrence::Downloaded { site, process, object, try_number });
+            }
+            (Ask::Fetch { object, try_number }, Err(message)) => {
+                if self.take_fetch(site, object, try_number) {
+                    self.fetch_fails(site, object, &message, false);
+                }
+            }
+            (Ask::Push { transfer, object, try_number }, Ok(())) => {
+                let delay = self.rng.spread(200, 4_000_000);
+                self.after(delay, Occurrence::Uploaded { site, process, transfer, object, try_number });
+            }
+            // The shell tries again for as long as the control plane cannot be asked.
+            (Ask::Push { transfer, object, try_number }, Err(message)) if message == "no answer" => {
+                if self.sites[site].machine.pushing.get(&transfer) == Some(&try_number) {
+                    self.call(site, Ask::Push { transfer, object, try_number });
+                }
+            }
+            (Ask::Push { transfer, object, try_number }, Err(_)) => {
+                if self.take_push(site, transfer, try_number) {
+                    self.push_fails(site, transfer, object, PushFailure::Refused);
+                }
+            }
+        }
+    }
+
+    pub(crate) fn downloaded(&mut self, site: usize, process: Process, object: ObjectRef, try_number: u64) {
+        if self.sites[site].process != process || !self.take_fetch(site, object, try_number) {
+            return;
+        }
+        let copy = self.bucket.get(&object.id).copied();
+        match copy {
+            None => self.fetch_fails(site, object, "it is not in the bucket", false),
+            Some(copy) if copy.corrupt => self.fetch_fails(site, object, "its digest is another", true),
+            Some(_) => {
+                let here = self.sites[site].machine.store.get(&object.id).is_some_and(|stored| !stored.damaged);
+                let wire_bytes = if here { 0 } else { object.bytes };
+                if !here {
+                    self.sites[site].machine.put(object);
+                    let name = self.sites[site].name.to_string();
+                    self.history.crossed(object.id, "bucket", &name);
+                }
+                let at = self.site_time(site);
+                let delay = self.rng.micros(5, 5_000);
+                self.tell_site(site, delay, Event::Fetched { object, wire_bytes, at });
+            }
+        }
+    }
+
+    pub(crate) fn uploaded(
+        &mut self,
+        site: usize,
+        process: Process,
+        (transfer, object): (TransferId, ObjectRef),
+        try_number: u64,
+    ) {
+        if self.sites[site].process != process || !self.take_push(site, transfer, try_number) {
+            return;
+        }
+        if !self.verified(site, object.id) {
+            self.push_fails(site, transfer, object, PushFailure::Unavailable);
+            return;
+        }
+        let there = self.bucket.get(&object.id).is_some_and(|copy| !copy.corrupt);
+        if !there {
+            let corrupt = self.unquiet && self.scenario.damages > 0 && self.rng.chance(30);
+            self.history.damages += u32::from(corrupt);
+            self.bucket.insert(object.id, BucketCopy { object, corrupt });
+            let name = self.sites[site].name.to_string();
+            self.history.crossed(object.id, &name, "bucket");
+        }
+        let wire_bytes = if there { 0 } else { object.bytes };
+        let at = self.site_time(site);
+        let delay = self.rng.micros(5, 5_000);
+        self.tell_site(site, delay, Event::Pushed { transfer, object, wire_bytes, at });
+    }
+
+    fn call(&mut self, site: usize, ask: Ask) {
+        self.next_call += 1;
+        let number = self.next_call;
+        let process = self.sites[site].process;
+        self.rpcs.insert(number, Rpc { site, process, ask });
+        let delay = self.latency(site);
+        self.after(delay, Occurrence::RpcArrives(number));
+        self.after(CALL_TIME_MAX, Occurrence::RpcExpires(number));
+    }
+
+    fn next_try(&mut self, _site: usize) -> u64 {
+        self.next_call += 1;
+        self.next_call
+    }
+
+    fn take_fetch(&mut self, site: usize, object: ObjectRef, try_number: u64) -> bool {
+        let fetching = &mut self.sites[site].machine.fetching;
+        let current = fetching.get(&object.id) == Some(&try_number);
+        if current {
+            fetching.remove(&object.id);
+        }
+        current
+    }
+
+    fn take_push(&mut self, site: usize, transfer: TransferId, try_number: u64) -> bool {
+        let pushing = &mut self.sites[site].machine.pushing;
+        let current = pushing.get(&transfer) == Some(&try_number);
+        if current {
+            pushing.remove(&transfer);
+        }
+        current
+    }
+
+    fn fetch_fails(&mut self, site: usize, object: ObjectRef, message: &str, corrupt: bool) {
+        let delay = self.rng.micros(5, 1_000);
+        let (message, permanent) = (message.to_owned(), false);
+        self.tell_site(site, delay, Event::FetchFailed { object, message, corrupt, permanent });
+    }
+
+    fn push_fails(&mut self, site: usize, transfer: TransferId, object: ObjectRef, reason: PushFailure) {
+        let delay = self.rng.micros(5, 1_000);
+        let message = "it could not be pushed".to_owned();
+        self.tell_site(site, delay, Event::PushFailed { transfer, object, reason, message });
+    }
+}

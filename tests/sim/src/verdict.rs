@@ -1,0 +1,158 @@
+//! Playing a scenario to its end, and what must be true then.
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use atoll_model::id::{ObjectId, RunId};
+use control_plane_core::view::{ExecutionPage, ExecutionState, LedgerFilter, RunState};
+
+use crate::clients::Want;
+use crate::rng::Digest;
+use crate::scenario::Scenario;
+use crate::world::World;
+
+/// Within this long after the last fault everything has come to an end: a site that was cut off counts as lost after a
+/// quarter of an hour, and a control plane that was just started waits for five minutes.
+const LIVENESS_BOUND: Duration = Duration::from_secs(3 * 3_600);
+/// Until nothing that was sent in or taken out by a person is held in the bucket any more.
+const HOLD_MAX: Duration = Duration::from_secs(2 * 3_600);
+
+/// What a scenario came to.
+#[derive(Debug)]
+pub struct Ending {
+    pub digest: Digest,
+    /// Points at which somebody could have been killed.
+    pub points: u64,
+    pub events: u64,
+    pub crashes: u32,
+    pub starts: u64,
+    pub states: Vec<RunState>,
+    /// Crossings of a border: object, from, to.
+    pub crossings: u64,
+}
+
+/// Plays a scenario.
+///
+/// # Panics
+/// When a promise is broken.
+pub fn run(scenario: Scenario) -> Ending {
+    let mut world = World::new(scenario);
+    let quiet_at = world.now + world.scenario.unquiet;
+    while world.step(quiet_at) {}
+    let bound = quiet_at + LIVENESS_BOUND;
+    let mut looked = world.now;
+    loop {
+        if world.now.saturating_since(looked) > Duration::from_secs(30) {
+            looked = world.now;
+            world.resolve_unknown();
+            if world.is_over() {
+                break;
+            }
+        }
+        assert!(world.step(bound), "not over {LIVENESS_BOUND:?} after the last fault:\n{}", world.describe());
+    }
+    let end = world.now + HOLD_MAX;
+    while world.step(end) {}
+    world.check_end();
+    Ending {
+        digest: world.digest,
+        points: world.points,
+        events: world.events,
+        crashes: world.history.crashes,
+        starts: world.history.starts.values().map(|starts| u64::from(*starts)).sum(),
+        states: world.clients.runs.clone().iter().map(|run| world.state_of(*run)).collect(),
+        crossings: world.history.crossings.values().sum(),
+    }
+}
+
+impl World {
+    fn state_of(&self, run: RunId) -> RunState {
+        let core = self.server.core.as_ref().expect("it runs when all is quiet");
+        core.run(run).map_or(RunState::Submitted, |view| view.state)
+    }
+
+    fn is_over(&self) -> bool {
+        let ended = |run: &RunId| {
+            matches!(self.state_of(*run), RunState::Succeeded | RunState::Failed | RunState::Cancelled)
+        };
+        self.server.core.is_some() && !self.is_anybody_waiting() && self.clients.runs.iter().all(ended)
+    }
+
+    /// What nobody knows the fate of, an administrator decides: he looks whether it ever ran.
+    fn resolve_unknown(&mut self) {
+        let Some(core) = self.server.core.as_ref() else { return };
+        let mut unknown = Vec::new();
+        for run in &self.clients.runs {
+            let executions = core.executions(*run, &ExecutionPage::default()).unwrap_or_default();
+            unknown.extend(executions.iter().filter(|view| view.state == ExecutionState::Unknown).map(|v| v.execution));
+        }
+        for execution in unknown {
+            let run_again = !self.history.starts.keys().any(|(started, _)| *started == execution);
+            self.wish(Duration::ZERO, Want::Resolve { execution, run_again });
+        }
+    }
+
+    fn describe(&self) -> String {
+        let Some(core) = self.server.core.as_ref() else { return "the server is down".to_owned() };
+        let mut text = String::new();
+        for run in &self.clients.runs {
+            let Some(view) = core.run(*run) else { continue };
+            text += &format!("{run} {:?} {:?}\n", view.state, view.counts);
+            for execution in core.executions(*run, &ExecutionPage::default()).unwrap_or_default() {
+                let ended = matches!(
+                    execution.state,
+                    ExecutionState::Succeeded | ExecutionState::Failed | ExecutionState::Cancelled | ExecutionState::Skipped
+                );
+                if !ended {
+                    text += &format!(
+                        "  {} {} {:?} at {:?} attempt {} {:?}\n",
+                        execution.execution,
+                        execution.step,
+                        execution.state,
+                        execution.site,
+                        execution.attempt,
+                        execution.waiting_for
+                    );
+                }
+            }
+        }
+        for site in core.sites() {
+            text += &format!("{} {:?} {:?}\n", site.site, site.state, site.reason);
+        }
+        for site in &self.sites {
+            text += &format!("{}: up {} gave up {:?}\n", site.name, site.core.is_some(), site.gave_up);
+        }
+        text
+    }
+
+    fn check_end(&self) {
+        let core = self.server.core.as_ref().expect("it runs when all is quiet");
+        core.check();
+        for site in &self.sites {
+            assert_eq!(site.gave_up, None, "{} gave up", site.name);
+            let left: Vec<_> = site.machine.claims.keys().collect();
+            assert!(left.is_empty(), "{} still holds {left:?}", site.name);
+        }
+        assert_eq!(self.confined_in_bucket(), Default::default(), "what is confined is in the bucket");
+        let left: Vec<_> = self.bucket.keys().collect();
+        assert!(left.is_empty(), "nobody needs these in the bucket any more: {left:?}");
+        self.check_ledger();
+    }
+
+    /// The ledger says what moved, no more, and no less but for what a lost journal took with it.
+    fn check_ledger(&self) {
+        let core = self.server.core.as_ref().expect("it runs when all is quiet");
+        let mut entered: BTreeMap<(ObjectId, String, String), u64> = BTreeMap::new();
+        for entry in core.ledger(&LedgerFilter::default()) {
+            if entry.from != "client" && entry.to != "client" {
+                *entered.entry((entry.object, entry.from.to_string(), entry.to.to_string())).or_default() += 1;
+            }
+        }
+        if self.history.journals_lost == 0 {
+            let (truth, ledger) = (&self.history.crossings, &entered);
+            for key in truth.keys().chain(ledger.keys()) {
+                assert_eq!(ledger.get(key), truth.get(key), "the ledger (left) and the truth of {key:?}");
+            }
+        }
+    }
+}

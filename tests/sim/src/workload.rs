@@ -1,0 +1,212 @@
+//! Workflows that a seed thinks of, and what their executions do.
+
+use std::collections::BTreeSet;
+use std::fmt::Write as _;
+use std::time::Duration;
+
+use atoll_model::id::{Attempt, ExecutionId, ObjectId, StepIndex};
+use atoll_model::session::TemplateOutput;
+use atoll_model::value::{FileName, FileRef, ObjectKind, ObjectRef, Type, Value};
+use atoll_model::workflow::{Action, Surroundings, Workflow, parse};
+use site_agent_core::event::ExitKind;
+
+use crate::rng::{Rng, mix};
+
+/// A workflow, and what is known of it beforehand.
+#[derive(Debug)]
+pub struct Drawn {
+    pub source: String,
+    pub workflow: Workflow,
+    /// Steps whose outputs are confined, directly or because they read what is.
+    pub confined: BTreeSet<StepIndex>,
+    pub has_input: bool,
+}
+
+struct NoActions;
+
+impl Surroundings for NoActions {
+    fn action(&self, reference: &str) -> Result<Action, String> {
+        Err(format!("there is no action {reference}"))
+    }
+}
+
+/// Reads a workflow that a test brings along.
+pub fn read(source: &str) -> Workflow {
+    match parse("sim.yaml", source, &NoActions) {
+        Ok(workflow) => workflow,
+        Err(diagnostics) => {
+            let text: Vec<String> = diagnostics.iter().map(ToString::to_string).collect();
+            panic!("{source}\n{}", text.join("\n"))
+        }
+    }
+}
+
+/// Draws a workflow for `sites` sites.
+pub fn draw(rng: &mut Rng, sites: usize, allow_at_most_once: bool) -> Drawn {
+    let steps = rng.between(1, 7) as usize;
+    let has_input = rng.chance(300);
+    let mut text = String::from("workflow: drawn\n");
+    if has_input {
+        text.push_str("inputs:\n  data: { type: file }\n");
+    }
+    text.push_str("steps:\n");
+    let confine = rng.chance(150).then(|| rng.below(steps as u64) as usize);
+    let confined_to = rng.below(sites as u64) as usize;
+    let mut fans: Vec<bool> = Vec::new();
+    let mut null: Vec<bool> = Vec::new();
+    let mut confined = BTreeSet::new();
+    for step in 0..steps {
+        writeln!(text, "  s{step}:").expect("text grows");
+        let candidates: Vec<usize> = (0..step).filter(|earlier| !null[*earlier]).collect();
+        let mut reads = BTreeSet::new();
+        for _ in 0..rng.between(u64::from(rng.clone().chance(800)), 2) {
+            if !candidates.is_empty() {
+                reads.insert(if rng.chance(600) { candidates[candidates.len() - 1] } else { *rng.pick(&candidates) });
+            }
+        }
+        let is_null = rng.chance(80);
+        null.push(is_null);
+        let mut inherits = confine == Some(step) && !is_null;
+        let fan = rng.chance(300);
+        fans.push(fan);
+        let fan_of = reads.iter().copied().find(|earlier| !fans[*earlier]).filter(|_| rng.chance(500));
+        match (fan, fan_of) {
+            (true, Some(earlier)) => {
+                writeln!(text, "    foreach: ${{{{ steps.s{earlier}.outputs.list }}}}").expect("text grows");
+            }
+            (true, None) => {
+                let count = rng.between(0, 9);
+                let items: Vec<String> = (0..count).map(|item| item.to_string()).collect();
+                writeln!(text, "    foreach: [{}]", items.join(", ")).expect("text grows");
+            }
+            (false, _) => {}
+        }
+        if is_null {
+            text.push_str("    executor: null\n");
+            if let Some(earlier) = reads.first() {
+                writeln!(text, "    after: [s{earlier}]").expect("text grows");
+            }
+            continue;
+        }
+        inherits |= reads.iter().any(|earlier| confined.contains(earlier));
+        if inherits {
+            confined.insert(step);
+        }
+        text.push_str("    run: work\n    outputs: { out: file, n: integer, list: list }\n");
+        let mut with = Vec::new();
+        for (place, earlier) in reads.iter().enumerate() {
+            let output = if rng.chance(800) { "out" } else { "n" };
+            with.push(format!("a{place}: \"${{{{ steps.s{earlier}.outputs.{output} }}}}\""));
+        }
+        if has_input && rng.chance(500) {
+            with.push("data: \"${{ inputs.data }}\"".to_owned());
+        }
+        if !with.is_empty() {
+            writeln!(text, "    with: {{ {} }}", with.join(", ")).expect("text grows");
+        }
+        if let Some(earlier) = reads.iter().find(|earlier| !fans[**earlier])
+            && rng.chance(100)
+        {
+            writeln!(text, "    when: ${{{{ steps.s{earlier}.outputs.n > 20 }}}}").expect("text grows");
+        }
+        let only_at = inherits.then_some(confined_to);
+        if let Some(site) = only_at {
+            writeln!(text, "    site: s{site}").expect("text grows");
+        } else if rng.chance(400) {
+            writeln!(text, "    site: s{}", rng.below(sites as u64)).expect("text grows");
+        }
+        if rng.chance(700) {
+            let other = rng.chance(300);
+            let attempts = rng.between(2, 4);
+            writeln!(text, "    retry: {{ attempts: {attempts}, backoff: 1s, other_site: {other} }}").expect("text grows");
+        }
+        if rng.chance(200) {
+            text.push_str("    resources: { cpu: 2 }\n");
+        }
+        if allow_at_most_once && rng.chance(120) {
+            text.push_str("    start: at-most-once\n");
+        }
+        if rng.chance(100) {
+            text.push_str("    on_disconnect: stop\n");
+        }
+    }
+    let readable: Vec<usize> = (0..steps).filter(|step| !null[*step]).collect();
+    if let Some(last) = readable.last()
+        && rng.chance(500)
+    {
+        writeln!(text, "outputs:\n  result: ${{{{ steps.s{last}.outputs.n }}}}").expect("text grows");
+    }
+    if let Some(step) = confine.filter(|step| !null[*step]) {
+        writeln!(text, "placement:\n  - match: {{ step: s{step} }}\n    confine: s{confined_to}").expect("text grows");
+    }
+    let workflow = read(&text);
+    let index = |step: usize| workflow.steps.iter().find(|known| known.name == format!("s{step}")).map(|s| s.index);
+    let confined = confined.into_iter().filter_map(index).collect();
+    Drawn { source: text, workflow, confined, has_input }
+}
+
+/// What an attempt does: decided by what it is, so that it does the same wherever and whenever it runs.
+#[derive(Debug, Clone)]
+pub struct Behaviour {
+    pub lasts: Duration,
+    pub exit: ExitKind,
+    /// Whether its outputs cannot be taken in.
+    pub spoils: bool,
+}
+
+pub fn behaviour(seed: u64, execution: ExecutionId, attempt: Attempt) -> Behaviour {
+    let step = mix(&[seed, execution.run.bits() as u64, u64::from(execution.step.0)]);
+    let mut rng = Rng::new(mix(&[step, u64::from(execution.element), u64::from(attempt.0)]));
+    let mut of_step = Rng::new(step);
+    let lasts = match of_step.below(4) {
+        0 => rng.micros(500, 15_000),
+        1 => rng.micros(10_000, 500_000),
+        2 => rng.spread(1_000, 30_000_000),
+        _ => rng.micros(100_000, 3_000_000),
+    };
+    let fails = of_step.chance(120);
+    let always = of_step.chance(200);
+    let fails = fails && (always || (attempt.0 <= 2 && rng.chance(600)));
+    let exit = match rng.below(5) {
+        _ if !fails => ExitKind::Code(0),
+        0 => ExitKind::Signal(9),
+        1 => ExitKind::TimedOut,
+        2 => ExitKind::OutOfMemory,
+        _ => ExitKind::Code(1),
+    };
+    Behaviour { lasts, exit, spoils: !fails && rng.chance(15) }
+}
+
+/// What an attempt leaves behind for one of its outputs.
+pub fn output(seed: u64, execution: ExecutionId, attempt: Attempt, output: &TemplateOutput) -> Value {
+    let name = output.name.bytes().fold(0, |hash, byte| mix(&[hash, u64::from(byte)]));
+    let run = execution.run.bits() as u64;
+    let numbers = [seed, run, u64::from(execution.step.0), u64::from(execution.element), name];
+    let number = mix(&numbers);
+    match output.r#type {
+        Type::File => {
+            // Every fourth execution makes something else each time.
+            let again = if number % 4 == 0 { u64::from(attempt.0) } else { 0 };
+            let object = object(mix(&[number, again]), ObjectKind::File);
+            let name = FileName::new(b"out").expect("a name");
+            Value::File(FileRef { object: object.id, bytes: object.bytes, name })
+        }
+        Type::Integer => Value::Integer((number % 100) as i64),
+        Type::List(_) => Value::list((0..number % 6).map(|item| Value::Integer(item as i64)).collect()),
+        Type::String
+        | Type::Number
+        | Type::Boolean
+        | Type::Enum(_)
+        | Type::Object
+        | Type::Directory
+        | Type::Any => Value::Null,
+    }
+}
+
+pub fn object(number: u64, kind: ObjectKind) -> ObjectRef {
+    let mut digest = [0; 32];
+    for (place, part) in digest.chunks_mut(8).enumerate() {
+        part.copy_from_slice(&mix(&[number, place as u64]).to_le_bytes());
+    }
+    ObjectRef { id: ObjectId::from_digest(digest), kind, bytes: 1 + number % 1_000 }
+}
