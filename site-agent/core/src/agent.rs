@@ -146,7 +146,7 @@ impl Agent {
     /// When to handle [`Event::TimeoutElapsed`], if nothing happens before.
     pub fn next_timeout(&self) -> Option<Timestamp> {
         let deadline = self.deadlines.first().map(|(at, _)| *at);
-        let reports = self.report_starts_at.filter(|_| self.session.may_report());
+        let reports = self.report_starts_at.filter(|_| self.may_gather());
         [self.session.next_timeout(), self.stage.next_timeout(), deadline, self.session.stop_at(), reports]
             .into_iter()
             .flatten()

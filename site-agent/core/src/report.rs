@@ -19,11 +19,16 @@ impl Agent {
             return;
         }
         let starts_due = self.report_starts_at.is_some_and(|at| at <= now);
-        let on_their_way = self.state.outbox.last().0 - self.state.outbox.acknowledged().0;
-        if on_their_way < REPORTS_EAGER && (starts_due || !self.state.outbox.pending().is_empty()) {
+        if self.may_gather() && (starts_due || !self.state.outbox.pending().is_empty()) {
             self.gather(starts_due, step);
         }
         self.send_reports(step);
+    }
+
+    /// Whether so few reports are on their way that another may follow at once.
+    pub(crate) fn may_gather(&self) -> bool {
+        let on_their_way = self.state.outbox.last().0 - self.state.outbox.acknowledged().0;
+        self.session.may_report() && on_their_way < REPORTS_EAGER
     }
 
     /// Gives numbers to all that is waiting to be reported, starts included.

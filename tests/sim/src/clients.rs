@@ -73,10 +73,8 @@ impl World {
             }
             if drawn.has_input {
                 self.wish(at, Want::Upload { run });
-                self.wish(at + Duration::from_secs(20), Want::Submit { run, drawn: Box::new(drawn) });
-            } else {
-                self.wish(at, Want::Submit { run, drawn: Box::new(drawn) });
             }
+            self.wish(at, Want::Submit { run, drawn: Box::new(drawn) });
         }
     }
 
@@ -88,6 +86,10 @@ impl World {
 
     pub(crate) fn client_acts(&mut self, client: usize) {
         if self.clients.wishes[client].granted {
+            return;
+        }
+        if !self.is_possible(client) {
+            self.after(PATIENCE, Occurrence::Client(client));
             return;
         }
         let body = self.request_of(client);
@@ -113,7 +115,8 @@ impl World {
             (Want::Submit { run, .. }, Ok(_)) => {
                 self.history.acknowledged.insert(*run);
             }
-            (Want::Token { site }, Ok(_)) => {
+            // Made by the request whose answer was lost.
+            (Want::Token { site }, Ok(_) | Err(Rejection::Conflict(_))) => {
                 let site = *site;
                 self.wish(Duration::ZERO, Want::Enrol { site });
             }
@@ -127,6 +130,13 @@ impl World {
             }
             (Want::Upload { .. } | Want::Cancel { .. } | Want::Drain { .. } | Want::Resolve { .. }, _) => {}
         }
+    }
+
+    /// Whether what comes before it is done: a run wants sites, and its input in the bucket.
+    fn is_possible(&self, client: usize) -> bool {
+        let Want::Submit { run, .. } = &self.clients.wishes[client].want else { return true };
+        let uploads = |wish: &Wish| matches!(&wish.want, Want::Upload { run: of } if of == run) && !wish.granted;
+        self.sites.iter().all(|site| site.enrolled) && !self.clients.wishes.iter().any(uploads)
     }
 
     /// Whether somebody still wants something.
@@ -151,7 +161,7 @@ impl World {
             },
             Want::Upload { run } => {
                 let object = input_of(*run);
-                self.bucket.insert(object.id, BucketCopy { object, corrupt: false });
+                self.bucket.insert(object.id, BucketCopy { corrupt: false });
                 Request::RecordUpload { object }
             }
             Want::Submit { run, drawn } => {

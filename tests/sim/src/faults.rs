@@ -13,8 +13,13 @@ const BEAT: Duration = Duration::from_secs(10);
 pub(crate) enum Fault {
     /// Time to think of more.
     Beat,
-    Heal { site: usize },
-    DiskFull { site: usize, full: bool },
+    Heal {
+        site: usize,
+    },
+    DiskFull {
+        site: usize,
+        full: bool,
+    },
     /// From now on nothing goes wrong any more.
     Quiet,
 }

@@ -66,9 +66,10 @@ impl<S: Serialize + DeserializeOwned, F: Serialize + DeserializeOwned, C> Journa
     pub(crate) fn read(&self) -> (Option<S>, Vec<F>) {
         let checkpoint =
             self.checkpoint.as_ref().map(|bytes| postcard::from_bytes(bytes).expect("what was written can be read"));
-        let facts = self.durable.iter().flat_map(|bytes| {
-            postcard::from_bytes::<Vec<F>>(bytes).expect("what was written can be read")
-        });
+        let facts = self
+            .durable
+            .iter()
+            .flat_map(|bytes| postcard::from_bytes::<Vec<F>>(bytes).expect("what was written can be read"));
         (checkpoint, facts.collect())
     }
 }

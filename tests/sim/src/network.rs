@@ -54,8 +54,6 @@ pub(crate) struct Network {
 impl Network {
     /// Forgets streams of which nothing is left.
     pub(crate) fn sweep(&mut self) {
-        self.streams.retain(|_, stream| {
-            stream.server.is_some() || (stream.agent.is_some())
-        });
+        self.streams.retain(|_, stream| stream.server.is_some() || (stream.agent.is_some()));
     }
 }

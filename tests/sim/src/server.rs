@@ -4,7 +4,9 @@ use std::collections::BTreeMap;
 
 use atoll_model::id::ObjectId;
 use atoll_model::time::Timestamp;
-use control_plane_core::{Command, Config, ConnectionId, ControlPlane, Event, Fact, Rejection, Request, RequestId, Response, Snapshot};
+use control_plane_core::{
+    Command, Config, ConnectionId, ControlPlane, Event, Fact, Rejection, Request, RequestId, Response, Snapshot,
+};
 
 use crate::journal::Journal;
 use crate::network::Direction;

@@ -137,7 +137,7 @@ impl World {
         if !there {
             let corrupt = self.unquiet && self.scenario.damages > 0 && self.rng.chance(30);
             self.history.damages += u32::from(corrupt);
-            self.bucket.insert(object.id, BucketCopy { object, corrupt });
+            self.bucket.insert(object.id, BucketCopy { corrupt });
             let name = self.sites[site].name.to_string();
             self.history.crossed(object.id, &name, "bucket");
         }

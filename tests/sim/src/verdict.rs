@@ -72,17 +72,21 @@ impl World {
     }
 
     fn is_over(&self) -> bool {
-        let ended = |run: &RunId| {
-            matches!(self.state_of(*run), RunState::Succeeded | RunState::Failed | RunState::Cancelled)
-        };
-        self.server.core.is_some() && !self.is_anybody_waiting() && self.clients.runs.iter().all(ended)
+        self.server.core.is_some()
+            && !self.is_anybody_waiting()
+            && self.clients.runs.iter().all(|run| self.is_ended(*run))
+    }
+
+    fn is_ended(&self, run: RunId) -> bool {
+        matches!(self.state_of(run), RunState::Succeeded | RunState::Failed | RunState::Cancelled)
     }
 
     /// What nobody knows the fate of, an administrator decides: he looks whether it ever ran.
     fn resolve_unknown(&mut self) {
         let Some(core) = self.server.core.as_ref() else { return };
         let mut unknown = Vec::new();
-        for run in &self.clients.runs {
+        // In a run that has ended there is nothing left to decide.
+        for run in self.clients.runs.iter().filter(|run| !self.is_ended(**run)) {
             let executions = core.executions(*run, &ExecutionPage::default()).unwrap_or_default();
             unknown.extend(executions.iter().filter(|view| view.state == ExecutionState::Unknown).map(|v| v.execution));
         }
@@ -101,7 +105,10 @@ impl World {
             for execution in core.executions(*run, &ExecutionPage::default()).unwrap_or_default() {
                 let ended = matches!(
                     execution.state,
-                    ExecutionState::Succeeded | ExecutionState::Failed | ExecutionState::Cancelled | ExecutionState::Skipped
+                    ExecutionState::Succeeded
+                        | ExecutionState::Failed
+                        | ExecutionState::Cancelled
+                        | ExecutionState::Skipped
                 );
                 if !ended {
                     text += &format!(

@@ -118,7 +118,8 @@ pub fn draw(rng: &mut Rng, sites: usize, allow_at_most_once: bool) -> Drawn {
         if rng.chance(700) {
             let other = rng.chance(300);
             let attempts = rng.between(2, 4);
-            writeln!(text, "    retry: {{ attempts: {attempts}, backoff: 1s, other_site: {other} }}").expect("text grows");
+            writeln!(text, "    retry: {{ attempts: {attempts}, backoff: 1s, other_site: {other} }}")
+                .expect("text grows");
         }
         if rng.chance(200) {
             text.push_str("    resources: { cpu: 2 }\n");
@@ -193,13 +194,9 @@ pub fn output(seed: u64, execution: ExecutionId, attempt: Attempt, output: &Temp
         }
         Type::Integer => Value::Integer((number % 100) as i64),
         Type::List(_) => Value::list((0..number % 6).map(|item| Value::Integer(item as i64)).collect()),
-        Type::String
-        | Type::Number
-        | Type::Boolean
-        | Type::Enum(_)
-        | Type::Object
-        | Type::Directory
-        | Type::Any => Value::Null,
+        Type::String | Type::Number | Type::Boolean | Type::Enum(_) | Type::Object | Type::Directory | Type::Any => {
+            Value::Null
+        }
     }
 }
 

@@ -8,7 +8,6 @@ use atoll_model::id::{Attempt, ObjectId, RunId, StepIndex, TransferId};
 use atoll_model::time::Timestamp;
 use atoll_model::value::ObjectRef;
 
-
 use crate::clients::Clients;
 use crate::faults::Fault;
 use crate::history::History;
@@ -50,7 +49,6 @@ pub(crate) struct World {
 
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct BucketCopy {
-    pub(crate) object: ObjectRef,
     pub(crate) corrupt: bool,
 }
 
@@ -73,7 +71,6 @@ pub(crate) type Process = u64;
 
 #[derive(Debug)]
 pub(crate) enum Occurrence {
-    ServerEvent(Process, Box<control_plane_core::Event>),
     ServerSync(Process),
     ServerTimer(Process),
     ServerStart,
@@ -86,15 +83,45 @@ pub(crate) enum Occurrence {
     /// One side of a stream finds out that it is broken.
     NoticeServer(u64),
     NoticeAgent(u64),
-    ProcessExits { site: usize, boot: u64, key: Key },
-    NullFinishes { site: usize, process: Process, run: RunId, step: StepIndex, attempt: Attempt, elements: ElementSet },
-    Collected { site: usize, process: Process, key: Key, outputs: bool },
+    ProcessExits {
+        site: usize,
+        boot: u64,
+        key: Key,
+    },
+    NullFinishes {
+        site: usize,
+        process: Process,
+        run: RunId,
+        step: StepIndex,
+        attempt: Attempt,
+        elements: ElementSet,
+    },
+    Collected {
+        site: usize,
+        process: Process,
+        key: Key,
+        outputs: bool,
+    },
     RpcArrives(u64),
     RpcAnswered(u64, Result<(), String>),
     RpcExpires(u64),
-    Downloaded { site: usize, process: Process, object: ObjectRef, try_number: u64 },
-    Uploaded { site: usize, process: Process, transfer: TransferId, object: ObjectRef, try_number: u64 },
-    Deleted { process: Process, object: ObjectId },
+    Downloaded {
+        site: usize,
+        process: Process,
+        object: ObjectRef,
+        try_number: u64,
+    },
+    Uploaded {
+        site: usize,
+        process: Process,
+        transfer: TransferId,
+        object: ObjectRef,
+        try_number: u64,
+    },
+    Deleted {
+        process: Process,
+        object: ObjectId,
+    },
     Client(usize),
     Fault(Fault),
 }
@@ -169,7 +196,6 @@ impl World {
 
     fn happen(&mut self, occurrence: Occurrence) {
         match occurrence {
-            Occurrence::ServerEvent(process, event) => self.server_event(process, *event),
             Occurrence::ServerSync(process) => self.server_sync(process),
             Occurrence::ServerTimer(process) => self.server_timer(process),
             Occurrence::ServerStart => self.start_server(),
