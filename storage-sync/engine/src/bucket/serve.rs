@@ -10,6 +10,7 @@ use atoll_model::value::ObjectRef;
 use bytes::Bytes;
 use futures::{StreamExt as _, TryStreamExt as _};
 use http::header::{ACCEPT_RANGES, CONTENT_LENGTH, CONTENT_RANGE, CONTENT_TYPE, ETAG, RANGE};
+use http::request::Parts;
 use http::{HeaderMap, Method, Request, Response, StatusCode};
 use tokio::fs::File;
 use tokio::io::{AsyncReadExt as _, AsyncSeekExt as _, AsyncWriteExt as _, SeekFrom};
@@ -21,6 +22,8 @@ use super::upload::full;
 use super::{ByteStream, parse_key};
 
 const CHUNK_BYTES: usize = 256 << 10;
+/// Most of a refused body that is read: two parts of the usual size.
+const DRAIN_BYTES_MAX: usize = 32 << 20;
 
 /// A response of text.
 pub(super) fn answer(status: StatusCode, text: &str) -> Response<ByteStream> {
@@ -39,8 +42,28 @@ fn empty() -> ByteStream {
     futures::stream::empty().boxed()
 }
 
+/// An answer is heard only by a sender that could finish sending, or it sees nothing but a broken connection. So what
+/// stays unread of a body is read to its end, unless that is too far away.
+async fn drain(mut body: ByteStream) {
+    let mut left = DRAIN_BYTES_MAX;
+    while let Some(Ok(chunk)) = body.next().await {
+        left = left.saturating_sub(chunk.len());
+        if left == 0 {
+            return;
+        }
+    }
+}
+
 pub(super) async fn serve(directory: &Arc<Directory>, request: Request<ByteStream>) -> Response<ByteStream> {
-    let (parts, body) = request.into_parts();
+    let (parts, mut body) = request.into_parts();
+    let response = respond(directory, &parts, &mut body).await;
+    if !response.status().is_success() {
+        drain(body).await;
+    }
+    response
+}
+
+async fn respond(directory: &Arc<Directory>, parts: &Parts, body: &mut ByteStream) -> Response<ByteStream> {
     let key = parts.uri.path().strip_prefix("/bucket/").unwrap_or_default();
     let Some(object) = parse_key(key) else {
         return answer(StatusCode::NOT_FOUND, "this is not the path of an object");
@@ -133,7 +156,7 @@ enum Received {
 }
 
 /// Writes a body of exactly `length` bytes to where the file stands.
-async fn receive(file: &mut File, length: u64, headers: &HeaderMap, mut body: ByteStream) -> io::Result<Received> {
+async fn receive(file: &mut File, length: u64, headers: &HeaderMap, body: &mut ByteStream) -> io::Result<Received> {
     let announced = headers.get(CONTENT_LENGTH).and_then(|value| value.to_str().ok()?.parse::<u64>().ok());
     if announced.is_some_and(|announced| announced != length) {
         let text = format!("this URL is for exactly {length} bytes");
@@ -180,7 +203,7 @@ async fn upload(
     object: ObjectRef,
     length: u64,
     headers: &HeaderMap,
-    body: ByteStream,
+    body: &mut ByteStream,
 ) -> io::Result<Response<ByteStream>> {
     let temporary = directory.temporary();
     let mut file = File::create_new(&temporary).await?;
@@ -220,7 +243,7 @@ async fn upload_part(
     object: ObjectRef,
     target: &Part,
     headers: &HeaderMap,
-    body: ByteStream,
+    body: &mut ByteStream,
 ) -> io::Result<Response<ByteStream>> {
     let Part { upload: id, part, length } = target;
     let (Some(upload), Some(folder)) = (directory.upload(object, id)?, directory.upload_folder(id)) else {

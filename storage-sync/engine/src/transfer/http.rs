@@ -19,7 +19,9 @@ pub(super) enum Fault {
     Missing,
     /// The URL is not (any more) accepted: a fresh one may be.
     Url(String),
-    /// Something that passes: a server that is down or overloaded, a connection that broke.
+    /// A connection that could not be made, or broke. A server that refuses a URL may break it while a body is sent.
+    Broken(String),
+    /// Something else that passes: a server that is overloaded.
     Passing(String),
 }
 
@@ -38,7 +40,7 @@ impl Fault {
     pub(super) fn message(&self) -> String {
         match self {
             Self::Missing => "the object is not in the bucket".to_owned(),
-            Self::Url(message) | Self::Passing(message) => message.clone(),
+            Self::Url(message) | Self::Broken(message) | Self::Passing(message) => message.clone(),
         }
     }
 }
@@ -190,8 +192,8 @@ impl<'a> Source<'a> {
 async fn timely<T>(stall: Duration, future: impl Future<Output = Result<T, reqwest::Error>>) -> Result<T, Fault> {
     match tokio::time::timeout(stall, future).await {
         Ok(Ok(value)) => Ok(value),
-        Ok(Err(error)) => Err(Fault::Passing(chain(&error.without_url()))),
-        Err(_) => Err(Fault::Passing(format!("no byte came for {} seconds", stall.as_secs()))),
+        Ok(Err(error)) => Err(Fault::Broken(chain(&error.without_url()))),
+        Err(_) => Err(Fault::Broken(format!("no byte came for {} seconds", stall.as_secs()))),
     }
 }
 

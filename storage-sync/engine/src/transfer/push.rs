@@ -256,7 +256,7 @@ impl Push<'_> {
                 Err(Fault::Missing) => return Err(Failure::UploadLost),
                 Err(fault) => fault,
             };
-            if let Fault::Url(_) = &fault {
+            if let Fault::Url(_) | Fault::Broken(_) = &fault {
                 refused = Some(url);
             }
             if !retry.wait().await {
