@@ -20,6 +20,7 @@ pub(crate) mod layout;
 mod lend;
 mod open;
 mod seal;
+mod seal_log;
 mod stamp;
 pub(crate) mod take_in;
 mod verified;
@@ -40,7 +41,8 @@ use crate::hash::Hashing;
 pub use crate::walk::WalkLimits;
 use barrier::Barrier;
 use layout::{Key, Layout, Variant};
-use seal::{SealLog, Sealed};
+use seal::Sealed;
+use seal_log::SealLog;
 use verified::Verified;
 
 /// Blocks; cheap to clone; shared by all threads of a process. One process at a time has a store open.

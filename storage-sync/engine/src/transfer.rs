@@ -11,6 +11,7 @@ mod fetch;
 mod http;
 mod push;
 mod segments;
+mod verifying;
 
 use std::collections::HashMap;
 use std::fmt;

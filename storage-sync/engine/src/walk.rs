@@ -69,10 +69,10 @@ pub(crate) fn walk<T>(
         Err(Errno::NOENT) => return Err(IngestError::Missing(shown_path(path))),
         Err(error) => return Err(StoreError::io("look at", path, error).into()),
     };
-    let tree = match FileType::from_raw_mode(stat.st_mode) {
-        FileType::Symlink => return Err(walk.refuse("is a symbolic link, not a file or directory of its own")),
-        _ => walk.node(parent.as_fd(), name.as_bytes(), stat, 0)?,
-    };
+    if FileType::from_raw_mode(stat.st_mode) == FileType::Symlink {
+        return Err(walk.refuse("is a symbolic link, not a file or directory of its own"));
+    }
+    let tree = walk.node(parent.as_fd(), name.as_bytes(), stat, 0)?;
     Ok(Walked { tree, bytes: walk.bytes, files: walk.files })
 }
 

@@ -16,7 +16,9 @@ use support::{Seen, Site, damage, inode, look, object_path};
 fn refusal(error: IngestError) -> String {
     match error {
         IngestError::Refused { path, why } => format!("{path} {why}"),
-        other => panic!("refused, not {other:?}"),
+        other @ (IngestError::Missing(_) | IngestError::Changed(_) | IngestError::Store(_)) => {
+            panic!("refused, not {other:?}")
+        }
     }
 }
 
@@ -441,5 +443,51 @@ fn outputs_committed_together_get_an_answer_each() -> Result<()> {
     assert_eq!(answers.iter().filter(|answer| answer.is_ok()).count(), 50);
     assert!(matches!(answers[50], Err(IngestError::Store(StoreError::UnknownSeal(_)))));
     assert_eq!(site.store.stats().objects, 40);
+    Ok(())
+}
+
+#[test]
+fn ten_thousand_small_outputs_are_taken_in_and_handed_over() -> Result<()> {
+    let site = Site::new()?;
+    for index in 0..10_000 {
+        let folder = site.path(&format!("t/{}", index % 100));
+        fs::create_dir_all(&folder)?;
+        fs::write(folder.join(index.to_string()), index.to_string())?;
+    }
+    let stored = site.store.ingest(&site.path("t"))?;
+    assert_eq!(stored.bytes_copied, 0);
+    let lent = site.store.materialise(&site.path("in"), &Entry::for_value("t", &stored.value))?;
+    assert_eq!((lent.files, lent.bytes_copied), (10_000, 0));
+    assert_eq!(site.store.listing(stored.object.id, 5)?.len(), 5);
+    Ok(())
+}
+
+#[test]
+fn many_at_a_time_borrow_the_same_object_and_none_is_taken_for_a_vandal() -> Result<()> {
+    let site = Site::new()?;
+    for index in 0..20 {
+        site.write(&format!("t/{index}"), format!("{index}").as_bytes())?;
+    }
+    let stored = site.store.ingest(&site.path("t"))?;
+    let entries = Entry::for_value("t", &stored.value);
+    std::thread::scope(|scope| {
+        let threads: Vec<_> = (0..8)
+            .map(|thread| {
+                let (site, entries) = (&site, &entries);
+                scope.spawn(move || -> Result<()> {
+                    for round in 0..20 {
+                        let folder = site.path(&format!("in/{thread}/{round}"));
+                        let lent = site.store.materialise(&folder, entries)?;
+                        assert!(site.store.touched(&lent)?.is_empty());
+                        site.store.take_back(&folder)?;
+                        site.store.ingest(&site.write(&format!("{thread}"), format!("{round}").as_bytes())?)?;
+                    }
+                    Ok(())
+                })
+            })
+            .collect();
+        threads.into_iter().try_for_each(|thread| thread.join().unwrap())
+    })?;
+    assert_eq!(site.store.stats().quarantined, 0);
     Ok(())
 }

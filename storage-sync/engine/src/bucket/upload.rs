@@ -259,7 +259,7 @@ mod tests {
         for stream_bytes in [1, 17 << 20, 10 << 30, 200 << 30, 5 << 40, 40 << 40] {
             let size = part_bytes(stream_bytes);
             assert!(stream_bytes.div_ceil(size) <= PARTS_MAX);
-            assert!(size >= PART_BYTES_MIN && size % (1 << 20) == 0 && size <= 5 << 30);
+            assert!(size >= PART_BYTES_MIN && size.is_multiple_of(1 << 20) && size <= 5 << 30);
         }
     }
 }

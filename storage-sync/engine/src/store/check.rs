@@ -56,7 +56,7 @@ impl SiteStore {
     /// The files of a tree in order of their paths, at most `max` of them.
     pub fn listing(&self, tree: ObjectId, max: usize) -> Result<Vec<ListedFile>, StoreError> {
         let mut files = Vec::new();
-        self.inner.list_tree(tree, &mut Vec::new(), max, &mut files)?;
+        self.inner.list_tree(tree, &mut Vec::new(), &mut files)?;
         // Within one directory the order of names is that of paths; across them a name that goes on with a byte below
         // `/` comes before the files of a directory.
         files.sort_by(|a, b| a.path.cmp(&b.path));
@@ -221,7 +221,9 @@ impl Inner {
             StoreError::NotFound(id) if *id == tree.id => return error,
             StoreError::NotFound(id) => format!("{id} of it is missing"),
             StoreError::Damaged { object, message } => format!("{} of it: {message}", object.id),
-            _ => return error,
+            StoreError::NoSpace { .. } | StoreError::UnknownSeal(_) | StoreError::InUse(_) | StoreError::Io { .. } => {
+                return error;
+            }
         };
         match self.remove_key(&Key::new(tree.id, Variant::Tree)) {
             Ok(_) => StoreError::Damaged { object: tree, message },
@@ -229,13 +231,7 @@ impl Inner {
         }
     }
 
-    fn list_tree(
-        &self,
-        id: ObjectId,
-        path: &mut Vec<u8>,
-        max: usize,
-        files: &mut Vec<ListedFile>,
-    ) -> Result<(), StoreError> {
+    fn list_tree(&self, id: ObjectId, path: &mut Vec<u8>, files: &mut Vec<ListedFile>) -> Result<(), StoreError> {
         for entry in self.manifest(id)?.entries {
             let length = path.len();
             path.extend_from_slice(if length == 0 { b"" } else { b"/" });
@@ -244,7 +240,7 @@ impl Inner {
                 Node::File { id, bytes, .. } => {
                     files.push(ListedFile { path: path.clone(), object: id, bytes });
                 }
-                Node::Directory { id, .. } => self.list_tree(id, path, max, files)?,
+                Node::Directory { id, .. } => self.list_tree(id, path, files)?,
                 Node::Symlink { .. } => {}
             }
             path.truncate(length);

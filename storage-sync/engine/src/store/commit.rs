@@ -12,7 +12,8 @@ use atoll_model::value::{DirectoryRef, FileName, FileRef, ObjectKind, ObjectRef,
 use super::error::{Doing as _, IngestError, StoreError};
 use super::layout::{Key, Variant, shown_path};
 use super::open::remove_any;
-use super::seal::{Line, Phase, Sealed, SealedFile};
+use super::seal::{Phase, Sealed, SealedFile};
+use super::seal_log::Line;
 use super::stamp::Stamp;
 use super::{Inner, SealId, SiteStore, Stored, locked};
 use crate::manifest::{Manifest, ManifestEntry, Node, Totals, manifest_id};
@@ -195,7 +196,7 @@ impl Inner {
 
     fn log_commit(&self, seal: SealId, hashed: &Hashed) -> Result<(), StoreError> {
         let files = locked(&*self.sealed(seal)?).output.files;
-        locked(&self.seal_log).append(&Line::Committed { seal: seal.0, object: hashed.object, files }, self)
+        locked(&self.seal_log).append(Line::Committed { seal: seal.0, object: hashed.object, files })
     }
 
     fn place(&self, seal: SealId, hashed: &Hashed, folders: &mut BTreeSet<PathBuf>) -> Result<Stored, IngestError> {

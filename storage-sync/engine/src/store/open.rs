@@ -2,7 +2,7 @@ use std::collections::HashMap;
 use std::fs::{self, File};
 use std::path::Path;
 use std::sync::Mutex;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::AtomicU64;
 use std::time::Duration;
 
 use rustix::fs::FlockOperation;
@@ -10,7 +10,8 @@ use rustix::fs::FlockOperation;
 use super::barrier::Barrier;
 use super::error::{Doing as _, StoreError};
 use super::layout::{Key, Layout};
-use super::seal::{SealLog, recover};
+use super::seal::recover;
+use super::seal_log::SealLog;
 use super::verified::Verified;
 use super::{Inner, WalkLimits, locked};
 use crate::hash::Hashing;
@@ -34,8 +35,8 @@ pub(super) fn open(root: &Path, limits: WalkLimits) -> Result<Inner, StoreError>
     let directory = File::open(&layout.root).doing("open", &layout.root)?;
     directory.sync_all().doing("sync", &layout.root)?;
     drop_temporaries(&layout)?;
-    let (log, found) = SealLog::open(&layout)?;
-    let next = found.iter().map(|found| found.seal.0 + 1).max().unwrap_or(1).max(log.next);
+    let log = SealLog::open(&layout)?;
+    let (next, found) = (log.next, log.found());
     let inner = Inner {
         limits,
         hashing: Hashing::new(),
@@ -60,7 +61,6 @@ pub(super) fn open(root: &Path, limits: WalkLimits) -> Result<Inner, StoreError>
         }
     }
     drop_unclaimed(&inner)?;
-    inner.next.fetch_max(next, Ordering::Relaxed);
     Ok(inner)
 }
 

@@ -1,8 +1,7 @@
 //! Sealing: an output leaves the reach of whoever made it, unread.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::HashMap;
 use std::fs::{self, File};
-use std::io::Write as _;
 use std::os::fd::AsFd as _;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex};
@@ -10,11 +9,11 @@ use std::sync::{Arc, Mutex};
 use atoll_model::value::{FileName, ObjectKind, ObjectRef};
 use rustix::fs::{AtFlags, CWD, FileType, Mode, OFlags};
 use rustix::io::Errno;
-use serde::{Deserialize, Serialize};
 
 use super::error::{Doing as _, IngestError, StoreError};
-use super::layout::{Layout, Variant, shown_path};
+use super::layout::{Variant, shown_path};
 use super::open::remove_any;
+use super::seal_log::{Found, Line};
 use super::stamp::Stamp;
 use super::{Inner, SealId, SealedOutput, SiteStore, copy, locked};
 use crate::walk::{FileAt, Tree, Walked, open_beneath, open_parent, walk};
@@ -83,7 +82,7 @@ impl SiteStore {
         // Whoever commits it or hands it over at this moment comes first.
         let sealed = locked(&sealed);
         locked(&inner.claims).remove(&sealed.claim);
-        locked(&inner.seal_log).append(&Line::Dropped { seal: seal.0 }, inner)?;
+        locked(&inner.seal_log).append(Line::Dropped { seal: seal.0 })?;
         remove_any(&inner.layout.sealed(seal.0))
     }
 }
@@ -101,7 +100,7 @@ impl Inner {
         let seal = SealId(self.next());
         let target = self.layout.sealed(seal.0);
         let line = Line::Sealed { seal: seal.0, claim: claim.to_owned(), name: name.as_bytes().to_vec() };
-        locked(&self.seal_log).append(&line, self)?;
+        locked(&self.seal_log).append(line)?;
         let copied = match rustix::fs::renameat(CWD, path, CWD, &target) {
             Ok(()) => foreign.replace(self, path, &target)?,
             Err(Errno::XDEV | Errno::PERM | Errno::ACCESS) => {
@@ -225,98 +224,6 @@ impl Foreign {
         }
         Ok(copied)
     }
-}
-
-/// `sealed/log`: whose each seal is, and what became of it, one JSON document a line. It outlives the process, so that
-/// taking in outputs can be repeated; after a power cut, what was not committed is not to be trusted anyway.
-#[derive(Debug)]
-pub(super) struct SealLog {
-    file: File,
-    pub(super) next: u64,
-}
-
-#[derive(Debug, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
-pub(super) enum Line {
-    /// No seal below this one is given again.
-    Next {
-        seal: u64,
-    },
-    Sealed {
-        seal: u64,
-        claim: String,
-        name: Vec<u8>,
-    },
-    /// Written before the output leaves `sealed/`.
-    Committed {
-        seal: u64,
-        object: ObjectRef,
-        files: u64,
-    },
-    Dropped {
-        seal: u64,
-    },
-}
-
-/// A seal that the log of an earlier process names.
-#[derive(Debug)]
-pub(super) struct Found {
-    pub(super) seal: SealId,
-    claim: String,
-    name: Vec<u8>,
-    committed: Option<(ObjectRef, u64)>,
-}
-
-impl SealLog {
-    pub(super) fn open(layout: &Layout) -> Result<(Self, Vec<Found>), StoreError> {
-        let path = layout.folder("sealed").join("log");
-        let text = match fs::read_to_string(&path) {
-            Err(error) if error.kind() == std::io::ErrorKind::NotFound => String::new(),
-            text => text.doing("read", &path)?,
-        };
-        let mut next = 1;
-        let mut found = BTreeMap::new();
-        for line in text.lines() {
-            match serde_json::from_str(line) {
-                Ok(Line::Next { seal }) => next = next.max(seal),
-                Ok(Line::Sealed { seal, claim, name }) => {
-                    next = next.max(seal + 1);
-                    found.insert(seal, Found { seal: SealId(seal), claim, name, committed: None });
-                }
-                Ok(Line::Committed { seal, object, files }) => {
-                    if let Some(found) = found.get_mut(&seal) {
-                        found.committed = Some((object, files));
-                    }
-                }
-                Ok(Line::Dropped { seal }) => {
-                    found.remove(&seal);
-                }
-                // The last line of a process that died in the middle of it.
-                Err(error) => tracing::warn!(%error, "a line of the log of sealed outputs is not readable"),
-            }
-        }
-        // Numbers that temporary files of the last process took are free again: those files are gone.
-        let mut lines = vec![Line::Next { seal: next }];
-        for found in found.values() {
-            let seal = found.seal.0;
-            lines.push(Line::Sealed { seal, claim: found.claim.clone(), name: found.name.clone() });
-            lines.extend(found.committed.map(|(object, files)| Line::Committed { seal, object, files }));
-        }
-        let text: String = lines.iter().map(line_text).collect();
-        let temporary = layout.folder("partial").join("tmp-log");
-        fs::write(&temporary, text).doing("write", &temporary)?;
-        fs::rename(&temporary, &path).doing("move", &path)?;
-        let file = File::options().append(true).open(&path).doing("open", &path)?;
-        Ok((Self { file, next }, found.into_values().collect()))
-    }
-
-    pub(super) fn append(&mut self, line: &Line, inner: &Inner) -> Result<(), StoreError> {
-        self.file.write_all(line_text(line).as_bytes()).doing("write", &inner.layout.folder("sealed").join("log"))
-    }
-}
-
-fn line_text(line: &Line) -> String {
-    serde_json::to_string(line).expect("a line of the log has an encoding") + "\n"
 }
 
 /// Takes up a seal of an earlier process, if what it names is still there.

@@ -114,7 +114,7 @@ impl Receiver {
         self.files(&[], sink)?;
         match &self.phase {
             Phase::Files { plan, next, open: None } if *next == plan.files.len() => Ok(()),
-            _ => Err(CorruptStream("it ends too early".to_owned()).into()),
+            Phase::Manifests(_) | Phase::Files { .. } => Err(CorruptStream("it ends too early".to_owned()).into()),
         }
     }
 }

@@ -1,6 +1,6 @@
 //! Fetching.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
@@ -95,16 +95,16 @@ pub(super) async fn fetch(inner: &Inner, object: ObjectRef) -> Result<Fetched, F
     }
 }
 
-fn remove_folder(folder: &std::path::Path) -> Result<(), StoreError> {
+fn remove_folder(folder: &Path) -> Result<(), StoreError> {
     match std::fs::remove_dir_all(folder) {
         Err(error) if error.kind() != std::io::ErrorKind::NotFound => Err(StoreError::io("remove", folder, error)),
         _ => Ok(()),
     }
 }
 
-async fn fetch_once(inner: &Inner, source: &Source<'_>, object: ObjectRef, folder: &PathBuf) -> Result<(), Failure> {
+async fn fetch_once(inner: &Inner, source: &Source<'_>, object: ObjectRef, folder: &Path) -> Result<(), Failure> {
     let (_, download) = source.url(None).await.map_err(Failure::of_range(object))?;
-    let path = folder.clone();
+    let path = folder.to_owned();
     blocking(move || std::fs::create_dir_all(&path).doing("make", &path)).await?;
     let (plan, ahead) = match object.kind {
         ObjectKind::File => (StreamPlan::of_file(object.id, object.bytes), Vec::new()),
@@ -116,7 +116,7 @@ async fn fetch_once(inner: &Inner, source: &Source<'_>, object: ObjectRef, folde
     }
     let plan = Arc::new(plan);
     let work = {
-        let (store, plan, folder) = (inner.store.clone(), plan.clone(), folder.clone());
+        let (store, plan, folder) = (inner.store.clone(), plan.clone(), folder.to_owned());
         blocking(move || Work::of(store, plan, folder)).await?
     };
     let work = Arc::new(work);
@@ -133,7 +133,7 @@ async fn fetch_once(inner: &Inner, source: &Source<'_>, object: ObjectRef, folde
 async fn manifests(
     source: &Source<'_>,
     object: ObjectRef,
-    folder: &std::path::Path,
+    folder: &Path,
     stream_bytes: u64,
 ) -> Result<(StreamPlan, Vec<u8>), Failure> {
     let saved = folder.join("manifests");

@@ -12,6 +12,7 @@ use futures::stream::FuturesUnordered;
 use serde::{Deserialize, Serialize};
 
 use super::http::{Fault, Retry, put};
+use super::verifying::Verifying;
 use super::{CredentialError, Inner, PushError, Pushed, blocking, chain};
 use crate::bucket::{MultipartPlan, UploadPlan, UploadRequest};
 use crate::store::error::Doing as _;
@@ -128,7 +129,9 @@ impl Push<'_> {
             StoreError::NotFound(id) => {
                 PushError::Damaged { object: self.object, message: format!("{id} of it is missing") }
             }
-            error => PushError::Store(chain(&error)),
+            StoreError::NoSpace { .. } | StoreError::UnknownSeal(_) | StoreError::InUse(_) | StoreError::Io { .. } => {
+                PushError::Store(chain(&error))
+            }
         }
     }
 
@@ -282,7 +285,9 @@ impl Push<'_> {
         match self.plan(&request).await? {
             UploadPlan::Multipart(fresh) if fresh.upload_id == plan.upload_id => *plan = fresh,
             // Somebody else's push was faster, or the bucket has changed its mind: the next round finds out.
-            _ => return Err(Failure::UploadLost),
+            UploadPlan::AlreadyThere | UploadPlan::Single { .. } | UploadPlan::Multipart(_) => {
+                return Err(Failure::UploadLost);
+            }
         }
         let url = part.checked_sub(plan.first_part).and_then(|index| plan.urls.get(index as usize)).cloned();
         url.ok_or_else(|| {
@@ -331,54 +336,5 @@ impl Push<'_> {
 
     fn forget(&self) -> Result<(), PushError> {
         forget(&self.inner.store, self.transfer).map_err(|error| self.store_error(error))
-    }
-}
-
-/// Reads a stream from its beginning to its end, and checks every file of it.
-struct Verifying {
-    stream: ObjectStream,
-    at: u64,
-    file: usize,
-    hasher: blake3::Hasher,
-}
-
-impl Verifying {
-    fn new(stream: ObjectStream) -> Self {
-        let at = 0;
-        let mut verifying = Self { stream, at, file: 0, hasher: blake3::Hasher::new() };
-        // What has no bytes has the digest of nothing, or its manifest is wrong, which its own digest rules out.
-        verifying.skip_empty();
-        verifying
-    }
-
-    fn skip_empty(&mut self) {
-        while self.stream.plan.files.get(self.file).is_some_and(|file| file.bytes == 0) {
-            self.file += 1;
-        }
-    }
-
-    fn next(&mut self, length: usize) -> Result<Vec<u8>, String> {
-        let bytes = self.stream.read_at(self.at, length).map_err(|error| format!("it cannot be read: {error}"))?;
-        let prefix = self.stream.plan.prefix.len() as u64;
-        let mut rest = &bytes[(prefix.saturating_sub(self.at) as usize).min(bytes.len())..];
-        let mut at = self.at.max(prefix);
-        while !rest.is_empty() {
-            let file = self.stream.plan.files.get(self.file).ok_or("it is longer than its plan")?;
-            let (id, end) = (file.id, file.start + file.bytes);
-            let (taken, after) = rest.split_at(((end - at) as usize).min(rest.len()));
-            self.hasher.update(taken);
-            at += taken.len() as u64;
-            rest = after;
-            if at == end {
-                if self.hasher.finalize().as_bytes() != id.digest() {
-                    return Err(format!("the bytes of {id} have another digest"));
-                }
-                self.hasher.reset();
-                self.file += 1;
-                self.skip_empty();
-            }
-        }
-        self.at += bytes.len() as u64;
-        Ok(bytes)
     }
 }

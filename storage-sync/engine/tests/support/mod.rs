@@ -1,7 +1,7 @@
 //! What the tests of this crate share.
 #![allow(dead_code, reason = "each test file uses another part of it")]
 
-pub mod server;
+pub(crate) mod server;
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -14,24 +14,24 @@ use anyhow::{Context as _, Result};
 use storage_sync_engine::store::SiteStore;
 
 /// A store in a folder of its own, with a folder beside it for everything else.
-pub struct Site {
-    pub folder: tempfile::TempDir,
-    pub store: SiteStore,
+pub(crate) struct Site {
+    pub(crate) folder: tempfile::TempDir,
+    pub(crate) store: SiteStore,
 }
 
 impl Site {
-    pub fn new() -> Result<Self> {
+    pub(crate) fn new() -> Result<Self> {
         let folder = tempfile::tempdir()?;
         let store = SiteStore::open(&folder.path().join("store"))?;
         Ok(Self { folder, store })
     }
 
-    pub fn path(&self, name: &str) -> PathBuf {
+    pub(crate) fn path(&self, name: &str) -> PathBuf {
         self.folder.path().join(name)
     }
 
     /// Writes a file beside the store.
-    pub fn write(&self, name: &str, bytes: &[u8]) -> Result<PathBuf> {
+    pub(crate) fn write(&self, name: &str, bytes: &[u8]) -> Result<PathBuf> {
         let path = self.path(name);
         fs::create_dir_all(path.parent().context("it has a parent")?)?;
         fs::write(&path, bytes)?;
@@ -39,7 +39,7 @@ impl Site {
     }
 
     /// Ends the process, as far as the store can tell, and starts it again.
-    pub fn reopen(self) -> Result<Self> {
+    pub(crate) fn reopen(self) -> Result<Self> {
         let Self { folder, store } = self;
         drop(store);
         let store = SiteStore::open(&folder.path().join("store"))?;
@@ -49,13 +49,13 @@ impl Site {
 
 /// What one sees of a tree: for each path its kind, executable bit and content.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Seen {
+pub(crate) enum Seen {
     File { bytes: Vec<u8>, executable: bool },
     Directory,
     Symlink(Vec<u8>),
 }
 
-pub fn look(root: &Path) -> Result<BTreeMap<Vec<u8>, Seen>> {
+pub(crate) fn look(root: &Path) -> Result<BTreeMap<Vec<u8>, Seen>> {
     let mut seen = BTreeMap::new();
     look_below(root, root, &mut seen)?;
     Ok(seen)
@@ -78,12 +78,12 @@ fn look_below(root: &Path, path: &Path, seen: &mut BTreeMap<Vec<u8>, Seen>) -> R
     Ok(())
 }
 
-pub fn inode(path: &Path) -> Result<u64> {
+pub(crate) fn inode(path: &Path) -> Result<u64> {
     Ok(path.symlink_metadata()?.ino())
 }
 
 /// Overwrites a file in place although it is protected, as a broken disk or a rude program would.
-pub fn damage(path: &Path) -> Result<()> {
+pub(crate) fn damage(path: &Path) -> Result<()> {
     use std::os::unix::fs::FileExt as _;
     fs::set_permissions(path, fs::Permissions::from_mode(0o644))?;
     let file = fs::File::options().read(true).write(true).open(path)?;
@@ -94,13 +94,13 @@ pub fn damage(path: &Path) -> Result<()> {
 }
 
 /// Where a store keeps an object.
-pub fn object_path(store: &SiteStore, folder: &str, id: atoll_model::id::ObjectId) -> PathBuf {
+pub(crate) fn object_path(store: &SiteStore, folder: &str, id: atoll_model::id::ObjectId) -> PathBuf {
     let hex = id.hex();
     store.root().join(folder).join(&hex[..2]).join(&hex[2..])
 }
 
 /// Bytes that look random and are the same each time.
-pub fn noise(length: usize, seed: u8) -> Vec<u8> {
+pub(crate) fn noise(length: usize, seed: u8) -> Vec<u8> {
     let mut bytes = vec![0; length];
     blake3::Hasher::new().update(&[seed]).finalize_xof().fill(&mut bytes);
     bytes

@@ -20,7 +20,7 @@ use storage_sync_engine::transfer::{CredentialError, Credentials, Download, Tran
 
 /// What happens to one request.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Fault {
+pub(crate) enum Fault {
     None,
     Status(u16),
     /// The connection is torn down after this many bytes of the body.
@@ -32,20 +32,20 @@ pub enum Fault {
 }
 
 #[derive(Debug)]
-pub struct Served {
-    pub bucket: Bucket,
+pub(crate) struct Served {
+    pub(crate) bucket: Bucket,
     /// The same bucket, all of whose URLs have expired.
-    pub expired: Bucket,
-    pub faults: Mutex<VecDeque<Fault>>,
-    pub requests: AtomicU64,
-    pub bytes_out: AtomicU64,
-    pub bytes_in: AtomicU64,
-    pub folder: tempfile::TempDir,
-    pub address: SocketAddr,
+    pub(crate) expired: Bucket,
+    pub(crate) faults: Mutex<VecDeque<Fault>>,
+    pub(crate) requests: AtomicU64,
+    pub(crate) bytes_out: AtomicU64,
+    pub(crate) bytes_in: AtomicU64,
+    pub(crate) folder: tempfile::TempDir,
+    pub(crate) address: SocketAddr,
 }
 
 impl Served {
-    pub async fn start() -> Result<Arc<Self>> {
+    pub(crate) async fn start() -> Result<Arc<Self>> {
         let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await?;
         let address = listener.local_addr()?;
         let folder = tempfile::tempdir()?;
@@ -73,11 +73,11 @@ impl Served {
         Ok(served)
     }
 
-    pub fn fail(&self, faults: impl IntoIterator<Item = Fault>) {
+    pub(crate) fn fail(&self, faults: impl IntoIterator<Item = Fault>) {
         self.faults.lock().expect("no test panics with it").extend(faults);
     }
 
-    pub fn path(&self, object: ObjectRef) -> std::path::PathBuf {
+    pub(crate) fn path(&self, object: ObjectRef) -> std::path::PathBuf {
         let folder = match object.kind {
             atoll_model::value::ObjectKind::File => "o",
             atoll_model::value::ObjectKind::Tree => "t",
@@ -148,18 +148,18 @@ fn cut(body: ByteStream, after: usize) -> ByteStream {
 
 /// Mints URLs as the control plane does, from the bucket itself.
 #[derive(Debug)]
-pub struct Minter {
-    pub bucket: Bucket,
+pub(crate) struct Minter {
+    pub(crate) bucket: Bucket,
     /// Mints the first URLs instead: as many as there are.
-    pub first: Mutex<Vec<Bucket>>,
-    pub minted: AtomicU64,
-    pub completed: AtomicU64,
+    pub(crate) first: Mutex<Vec<Bucket>>,
+    pub(crate) minted: AtomicU64,
+    pub(crate) completed: AtomicU64,
     /// The next requests are not answered: as many as this says.
-    pub unavailable: AtomicU64,
+    pub(crate) unavailable: AtomicU64,
 }
 
 impl Minter {
-    pub fn new(bucket: &Bucket) -> Arc<Self> {
+    pub(crate) fn new(bucket: &Bucket) -> Arc<Self> {
         Arc::new(Self {
             bucket: bucket.clone(),
             first: Mutex::default(),
@@ -203,13 +203,13 @@ impl Credentials for Minter {
     }
 }
 
-pub fn transfers(store: &SiteStore, minter: &Arc<Minter>, config: TransferConfig) -> Result<Transfers> {
+pub(crate) fn transfers(store: &SiteStore, minter: &Arc<Minter>, config: TransferConfig) -> Result<Transfers> {
     let client = reqwest::Client::builder().build()?;
     Ok(Transfers::new(store.clone(), client, minter.clone(), config))
 }
 
 /// Short waits, so that tests of long outages are short.
-pub fn quick() -> TransferConfig {
+pub(crate) fn quick() -> TransferConfig {
     TransferConfig {
         backoff_first: Duration::from_millis(1),
         backoff_max: Duration::from_millis(4),
