@@ -15,6 +15,7 @@ use atoll_model::id::{Attempt, ExecutionId, RunId, SiteId, StepIndex};
 use atoll_model::session::{ControlBody, InventoryItem, LocalState, PushFailure, Verdict};
 use atoll_model::time::Timestamp;
 
+use super::dispatch::Assignment;
 use super::outcomes::is_bound_to_accepted;
 use crate::control_plane::ControlPlane;
 use crate::fact::Fact;
@@ -184,7 +185,7 @@ impl ControlPlane {
             kept.entry(key).or_default().insert(element);
         }
         for ((run, step, attempt, decision, fragment), elements) in kept {
-            self.dispatch(run, step, attempt, elements, site, decision, fragment);
+            self.dispatch(Assignment { run, step, attempt, site, decision }, elements, fragment);
         }
         let pushes: Vec<_> = self.state.transfers.iter().filter(|(_, transfer)| transfer.site == site).collect();
         let pushes: Vec<_> = pushes.into_iter().map(|(id, transfer)| (*id, transfer.clone())).collect();

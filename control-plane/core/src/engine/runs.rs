@@ -169,10 +169,10 @@ enum Expansion {
 }
 
 fn is_true(value: Value, when: &Expression) -> Result<bool, String> {
-    match value {
-        Value::Boolean(value) => Ok(value),
-        other => Err(format!("{}:{}: `when` gives {other:?}, not true or false", when.place.line, when.place.column)),
-    }
+    let Value::Boolean(value) = value else {
+        return Err(format!("{}:{}: `when` gives {value:?}, not true or false", when.place.line, when.place.column));
+    };
+    Ok(value)
 }
 
 pub(crate) fn at_place(error: &atoll_model::expression::EvaluationError) -> String {
