@@ -149,7 +149,8 @@ impl Server {
             tasks.spawn(traces.run(handle.clone()));
         }
 
-        let agents = Agents::new(handle.clone(), Arc::clone(&authority), bucket.clone(), agents::Settings::default());
+        let settings = agents::Settings { certificate_lifetime: Duration::from_secs(config.certificate_seconds) };
+        let agents = Agents::new(handle.clone(), Arc::clone(&authority), bucket.clone(), settings);
         let app = Arc::new(App {
             handle: handle.clone(),
             bucket: bucket.clone(),
