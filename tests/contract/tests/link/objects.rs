@@ -43,7 +43,11 @@ async fn dispatched(world: &World, beta: &mut Agent) -> (ObjectRef, ExecutionId)
                     }
                     execution = Some(ExecutionId { run: dispatch.run, step: dispatch.step, element: 0 });
                 }
-                other => panic!("{other:?}"),
+                SiteCommand::Cancel { .. }
+                | SiteCommand::Push { .. }
+                | SiteCommand::CancelPush { .. }
+                | SiteCommand::Forget { .. }
+                | SiteCommand::Unknown { .. } => panic!("not asked for: {command:?}"),
             }
         }
     }
