@@ -36,6 +36,9 @@ impl ControlPlane {
         for place in self.in_order_of_steps(&items) {
             verdicts[place] = self.verdict(site, &items[place]);
         }
+        if restarted {
+            self.forget_stopped(site, &items, &mut verdicts);
+        }
         let named: BTreeSet<_> = items.iter().map(|item| (item.execution, item.attempt)).collect();
         self.give_up_missing(site, in_journal, &named);
         if restarted {
@@ -170,6 +173,19 @@ impl ControlPlane {
             }
         }
         self.after_returns(&returned);
+    }
+
+    /// With a new journal an agent cannot collect what it is to stop, and nobody waits for it: it is forgotten instead.
+    fn forget_stopped(&mut self, site: SiteId, items: &[InventoryItem], verdicts: &mut [Verdict]) {
+        for (item, verdict) in items.iter().zip(verdicts).filter(|(_, verdict)| **verdict == Verdict::Cancel) {
+            *verdict = Verdict::Forget;
+            let ExecutionId { run, step, element } = item.execution;
+            let active = self.state.active(item.execution);
+            if active.is_some_and(|active| active.attempt == item.attempt && active.site == site) {
+                let elements = std::iter::once(element).collect();
+                self.return_from(site, run, step, &elements, "it was to be stopped");
+            }
+        }
     }
 
     /// A new journal knows neither templates nor inputs nor pushes: what goes on is told again, under the same attempts.
