@@ -253,7 +253,8 @@ fn actions_are_found_beside_the_file() {
           = help: write `command: [run.sh]`
 
         5 errors
-    "#]].assert_eq(&shown);
+    "#]]
+    .assert_eq(&shown);
 }
 
 #[test]
