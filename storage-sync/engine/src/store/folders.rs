@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Mutex;
 
 use super::barrier::Barrier;
-use super::error::{Doing as _, StoreError};
+use super::error::StoreError;
 use super::locked;
 
 #[derive(Debug, Default)]
