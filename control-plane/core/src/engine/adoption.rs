@@ -207,8 +207,7 @@ impl ControlPlane {
         let pushes: Vec<_> = pushes.into_iter().map(|(id, transfer)| (*id, transfer.clone())).collect();
         for (transfer, known) in pushes {
             if known.cancelled {
-                let (reason, message) = (PushFailure::Cancelled, "the agent has a new journal".to_owned());
-                self.record(Fact::PushFailed { transfer, reason, message, at: self.now });
+                self.end_push(transfer, known.object.id, PushFailure::Cancelled, "the agent has a new journal");
                 continue;
             }
             self.record(Fact::PushOrdered {

@@ -140,6 +140,10 @@ impl State {
                         PushFailure::Refused => known.failed_pushes += 1,
                         PushFailure::Cancelled => {}
                     }
+                    if known.bucket == BucketState::Absent {
+                        // An earlier try may have got through, and its report been lost with the agent.
+                        known.bucket = BucketState::Deleting;
+                    }
                 }
             }
             _ => unreachable!("only facts about transfers come here"),
