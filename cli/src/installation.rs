@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use anyhow::{Context as _, bail};
 use serde::{Deserialize, Serialize};
-use tokio::process::{Child, Command};
+use tokio::process::{Child, ChildStdin, Command};
 
 /// Set for the processes of an installation: they end when their standard input does, so that none is left behind
 /// whatever becomes of the process that started them.
@@ -40,6 +40,7 @@ pub(crate) struct ServerReady {
     pub(crate) url: String,
     pub(crate) agent_addr: String,
     pub(crate) token: String,
+    pub(crate) pid: u32,
 }
 
 /// Addresses that a later start of the same directory takes again, so that the sites find their control plane.
@@ -60,6 +61,8 @@ pub(crate) struct Installation {
 #[derive(Debug)]
 struct Process {
     child: Child,
+    /// Open as long as the process is to run; kept apart, because waiting for a child closes what it holds.
+    life: Option<ChildStdin>,
     pid: u32,
 }
 
@@ -187,7 +190,7 @@ impl Installation {
 
     async fn join_site(&self, site: &str) -> anyhow::Result<()> {
         let directory = self.site_directory(site);
-        if site_agent_daemon::link::Identity::load(&directory).is_ok() {
+        if site_agent_daemon::is_joined(&directory) {
             return Ok(());
         }
         std::fs::create_dir_all(&directory)
@@ -263,14 +266,15 @@ impl Installation {
 }
 
 impl Process {
-    fn new(child: Child) -> anyhow::Result<Self> {
+    fn new(mut child: Child) -> anyhow::Result<Self> {
         let pid = child.id().context("the process has ended already")?;
-        Ok(Self { child, pid })
+        let life = child.stdin.take();
+        Ok(Self { child, life, pid })
     }
 
     /// Closes its standard input, which asks a supervised process to end; after a while ends it by force.
     async fn stop(mut self) {
-        drop(self.child.stdin.take());
+        drop(self.life.take());
         if tokio::time::timeout(STOP_TIMEOUT, self.child.wait()).await.is_err() {
             // It may have ended in this very moment; either way nothing is left.
             let _ = self.child.kill().await;

@@ -60,6 +60,11 @@ pub(crate) enum AgentCommand {
         #[command(flatten)]
         options: AgentOptions,
     },
+    /// End everything that a stopped agent has left running.
+    StopWork {
+        #[command(flatten)]
+        options: AgentOptions,
+    },
 }
 
 #[derive(Debug, Args)]
@@ -72,6 +77,12 @@ pub(crate) struct AgentOptions {
     /// A folder below which workflows may take files of this machine; may be given more than once.
     #[arg(long = "import-root", value_name = "DIR")]
     imports: Vec<PathBuf>,
+    /// Address of the control plane, if it is not the one that the token named.
+    #[arg(long, value_name = "HOST:PORT")]
+    server: Option<String>,
+    /// End what runs when the agent is stopped, instead of leaving it to the next one.
+    #[arg(long)]
+    stop_work_on_exit: bool,
 }
 
 impl AgentOptions {
@@ -79,6 +90,8 @@ impl AgentOptions {
         let flags = site_agent_daemon::Overrides {
             data_dir: self.data_dir,
             imports: (!self.imports.is_empty()).then_some(self.imports),
+            server: self.server,
+            stop_work_on_exit: self.stop_work_on_exit.then_some(true),
             ..site_agent_daemon::Overrides::default()
         };
         let variable = |name: &str| std::env::var(name).ok();
@@ -96,12 +109,10 @@ fn usage(error: impl std::error::Error) -> anyhow::Error {
 /// # Errors
 /// When the system gives no threads.
 pub(crate) fn runtime(command: &Command) -> anyhow::Result<tokio::runtime::Runtime> {
-    let runtime = if matches!(command, Command::Agent(_)) {
-        site_agent_daemon::runtime()
-    } else if matches!(command, Command::Server(_) | Command::Bench(_)) {
-        tokio::runtime::Builder::new_multi_thread().enable_all().build()
-    } else {
-        tokio::runtime::Builder::new_current_thread().enable_all().build()
+    let runtime = match command {
+        Command::Agent(_) => site_agent_daemon::runtime(),
+        Command::Server(_) | Command::Bench(_) => tokio::runtime::Builder::new_multi_thread().enable_all().build(),
+        _ => tokio::runtime::Builder::new_current_thread().enable_all().build(),
     };
     runtime.context("cannot start a runtime")
 }
@@ -133,9 +144,13 @@ pub(crate) async fn agent(command: AgentCommand) -> anyhow::Result<()> {
             let config = options.load()?;
             let joined = site_agent_daemon::join(&config, &token).await?;
             eprintln!("joined as {} ({})", joined.site, joined.agent);
-            if run { site_agent_daemon::run(config, shutdown()).await.map_err(Into::into) } else { Ok(()) }
+            if run { site_agent_daemon::run(config, shutdown()).await } else { Ok(()) }
         }
-        AgentCommand::Run { options } => Ok(site_agent_daemon::run(options.load()?, shutdown()).await?),
+        AgentCommand::Run { options } => {
+            site_agent_daemon::start_log();
+            site_agent_daemon::run(options.load()?, shutdown()).await
+        }
+        AgentCommand::StopWork { options } => site_agent_daemon::stop_work(&options.load()?),
     }
 }
 

@@ -16,8 +16,6 @@ mod runs;
 mod sites;
 mod submit;
 mod surroundings;
-#[cfg(test)]
-mod tests;
 pub(crate) mod tokens;
 mod uploads;
 pub(crate) mod views;

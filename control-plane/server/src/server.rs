@@ -1,8 +1,5 @@
 //! A control plane from its start to its end.
 
-#[cfg(test)]
-mod tests;
-
 use std::net::{IpAddr, SocketAddr};
 use std::path::Path;
 use std::sync::Arc;
@@ -152,8 +149,7 @@ impl Server {
             tasks.spawn(traces.run(handle.clone()));
         }
 
-        let settings = agents::Settings { certificate_lifetime: Duration::from_secs(config.certificate_seconds) };
-        let agents = Agents::new(handle.clone(), Arc::clone(&authority), bucket.clone(), settings);
+        let agents = Agents::new(handle.clone(), Arc::clone(&authority), bucket.clone(), agents::Settings::default());
         let app = Arc::new(App {
             handle: handle.clone(),
             bucket: bucket.clone(),

@@ -12,6 +12,8 @@ use serde::{Deserialize, Deserializer};
 pub struct Config {
     /// Everything the agent keeps: identity, journal, store, slots.
     pub data_dir: PathBuf,
+    /// Where the control plane is to be reached (`host:port`), if not where it was when the agent joined.
+    pub server: Option<String>,
     /// CPUs offered to work, in thousandths; those of the machine if nothing.
     pub cpu_millis: Option<u32>,
     /// Bytes of memory offered to work; nine tenths of the machine's if nothing.
@@ -26,6 +28,8 @@ pub struct Config {
     pub otlp: Option<String>,
     /// Why the site takes no new work, if its administrator has closed it.
     pub closed: Option<String>,
+    /// Whether what runs is ended when the agent is asked to end, instead of going on without it.
+    pub stop_work_on_exit: bool,
     /// The program that shims are started from: this one, unless a test says otherwise.
     pub shim_program: Option<ShimProgram>,
 }
@@ -45,6 +49,16 @@ pub enum JournalBackend {
     Redb,
 }
 
+impl ShimProgram {
+    /// This program, by its hidden command.
+    ///
+    /// # Errors
+    /// When the system does not say which program this is.
+    pub(crate) fn own() -> std::io::Result<Self> {
+        Ok(Self { program: std::env::current_exe()?, arguments: vec!["shim".to_owned()] })
+    }
+}
+
 impl FromStr for JournalBackend {
     type Err = String;
 
@@ -62,6 +76,7 @@ impl FromStr for JournalBackend {
 #[serde(deny_unknown_fields, default)]
 pub struct Overrides {
     pub data_dir: Option<PathBuf>,
+    pub server: Option<String>,
     /// CPUs, in whole ones or parts: `1.5`.
     pub cpus: Option<f64>,
     #[serde(deserialize_with = "deserialize_bytes")]
@@ -72,6 +87,7 @@ pub struct Overrides {
     pub metrics_listen: Option<SocketAddr>,
     pub otlp: Option<String>,
     pub closed: Option<String>,
+    pub stop_work_on_exit: Option<bool>,
     #[serde(skip)]
     pub shim_program: Option<ShimProgram>,
 }
@@ -128,6 +144,8 @@ impl Config {
             metrics_listen: said.metrics_listen,
             otlp: said.otlp,
             closed: said.closed,
+            server: said.server,
+            stop_work_on_exit: said.stop_work_on_exit.unwrap_or(false),
             shim_program: said.shim_program,
         })
     }
@@ -144,6 +162,8 @@ impl Config {
             metrics_listen: None,
             otlp: None,
             closed: None,
+            server: None,
+            stop_work_on_exit: false,
             shim_program: None,
         }
     }
@@ -181,6 +201,10 @@ impl Overrides {
             })?,
             otlp: parsed(variable, "OTLP", |text| Ok(text.to_owned()))?,
             closed: parsed(variable, "CLOSED", |text| Ok(text.to_owned()))?,
+            server: parsed(variable, "SERVER", |text| Ok(text.to_owned()))?,
+            stop_work_on_exit: parsed(variable, "STOP_WORK_ON_EXIT", |text| {
+                text.parse().map_err(|_| "neither true nor false".to_owned())
+            })?,
             shim_program: None,
         })
     }
@@ -198,6 +222,8 @@ impl Overrides {
             metrics_listen: later.metrics_listen.or(self.metrics_listen),
             otlp: later.otlp.or(self.otlp),
             closed: later.closed.or(self.closed),
+            server: later.server.or(self.server),
+            stop_work_on_exit: later.stop_work_on_exit.or(self.stop_work_on_exit),
             shim_program: later.shim_program.or(self.shim_program),
         }
     }

@@ -5,9 +5,17 @@
 //! - Stopping, killing or upgrading the agent stops nothing that runs.
 //! - Two agents never work in one data directory.
 
+mod agent;
+mod clock;
 mod config;
+mod driver;
+mod executor;
 pub mod link;
+mod lock;
+mod logs;
+mod measure;
 mod shim;
+mod telemetry;
 
 use std::ffi::OsString;
 use std::process::ExitCode;
@@ -15,7 +23,12 @@ use std::process::ExitCode;
 use atoll_model::id::{AgentId, SiteName};
 use tokio_util::sync::CancellationToken;
 
+pub use telemetry::start_log;
+
 pub use config::{Config, ConfigError, JournalBackend, Overrides, ShimProgram};
+
+/// The folder of keys and certificates in the data directory.
+const IDENTITY: &str = "identity";
 
 /// Who this agent is, once its site's join token was redeemed.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -24,27 +37,24 @@ pub struct Joined {
     pub agent: AgentId,
 }
 
-#[derive(Debug, thiserror::Error)]
-pub enum JoinError {
-    #[error("the link to the control plane is not built into this program")]
-    NoLink,
-}
-
-#[derive(Debug, thiserror::Error)]
-pub enum RunError {
-    #[error("the link to the control plane is not built into this program")]
-    NoLink,
-}
-
 /// Redeems a join token: makes the agent's keys in the data directory and has its first certificate issued. Harmless to
 /// repeat with the same token and data directory when the answer was lost.
 ///
 /// # Errors
 /// When the token is not one, used or expired, when the server cannot be reached or is not the one that the token pins,
 /// or when the data directory already belongs to another agent.
-pub async fn join(config: &Config, token: &str) -> Result<Joined, JoinError> {
-    let _ = (config, token);
-    std::future::ready(Err(JoinError::NoLink)).await
+pub async fn join(config: &Config, token: &str) -> Result<Joined, link::EnrolError> {
+    let directory = config.data_dir.join(IDENTITY);
+    std::fs::create_dir_all(&config.data_dir)
+        .and_then(|()| shim::make_private(&directory))
+        .map_err(|source| link::IdentityError::File { path: directory.clone(), source })?;
+    let identity = link::enrol(&directory, token).await?;
+    Ok(Joined { site: identity.site, agent: identity.agent })
+}
+
+/// Whether an agent has joined with this data directory.
+pub fn is_joined(data_dir: &std::path::Path) -> bool {
+    link::Identity::load(&data_dir.join(IDENTITY)).is_ok()
 }
 
 /// Runs the agent until `shutdown`; what its slots run goes on without it.
@@ -52,9 +62,20 @@ pub async fn join(config: &Config, token: &str) -> Result<Joined, JoinError> {
 /// # Errors
 /// When the data directory is in use by another agent or was never joined, when the journal can neither be opened nor
 /// begun anew, or when something that must be durable could not be made so.
-pub async fn run(config: Config, shutdown: CancellationToken) -> Result<(), RunError> {
-    let _ = (config, shutdown);
-    std::future::ready(Err(RunError::NoLink)).await
+pub async fn run(config: Config, shutdown: CancellationToken) -> anyhow::Result<()> {
+    agent::run(config, shutdown).await
+}
+
+/// Ends everything that a stopped agent has left running in its slots.
+///
+/// # Errors
+/// When an agent runs in the data directory, or a slot cannot be reached.
+pub fn stop_work(config: &Config) -> anyhow::Result<()> {
+    if !config.data_dir.exists() {
+        return Ok(());
+    }
+    let _lock = lock::lock(&config.data_dir)?;
+    executor::local::stop_work(&config.data_dir)
 }
 
 /// The runtime that [`join`] and [`run`] want: small, since an idle agent is to cost next to nothing.

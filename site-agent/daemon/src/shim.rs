@@ -1,8 +1,81 @@
-//! (in work)
+//! The shim: a small process of one thread that owns a slot and runs what it is handed there. It outlives the agent that
+//! started it, and answers the next one. See `ARCHITECTURE.md`, "Shims and slots".
+
+mod directory;
+mod isolation;
+mod limits;
+pub(crate) mod log;
+pub(crate) mod protocol;
+mod runner;
+mod server;
+pub(crate) mod tree;
+
 use std::ffi::OsString;
+use std::fs::{self, File};
+use std::io;
+use std::os::unix::net::UnixListener;
 use std::process::ExitCode;
 
+pub(crate) use directory::{
+    KEPT, OUT, SOCKET, STDERR, STDOUT, TMP, WORK, is_empty_folder, make_private, remove_whatever,
+};
+
+use directory::SlotDirectory;
+use limits::Limits;
+use log::SlotLog;
+use protocol::Setup;
+use runner::Runner;
+use server::Server;
+
+/// Where a shim that cannot go on says why, in its slot.
+pub(crate) const LAST_WORDS: &str = "shim.error";
+
+/// The one argument is a [`Setup`]; standard input is the listening socket of the slot.
 pub(crate) fn main(arguments: Vec<OsString>) -> ExitCode {
-    let _ = arguments;
+    let setup: Setup = match arguments.as_slice() {
+        [setup] => match serde_json::from_slice(setup.as_encoded_bytes()) {
+            Ok(setup) => setup,
+            Err(error) => return refuse(&format!("its argument is not a setup: {error}")),
+        },
+        _ => return refuse("it takes one argument"),
+    };
+    let last_words = setup.slot.join(LAST_WORDS);
+    std::panic::set_hook(Box::new({
+        let last_words = last_words.clone();
+        // Standard error is the log of what runs in the slot.
+        move |panic| drop(fs::write(&last_words, format!("{panic}\n")))
+    }));
+    match serve(&setup) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            // Nobody else could be told.
+            let _ = fs::write(&last_words, format!("{error}\n"));
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn refuse(why: &str) -> ExitCode {
+    eprintln!("atoll shim is started by an agent, never by hand: {why}");
     ExitCode::from(2)
+}
+
+fn serve(setup: &Setup) -> io::Result<()> {
+    // A leader of a session of its own hears nothing of the terminal or the service that started the agent. It fails
+    // only for one that is such a leader already.
+    let _ = nix::unistd::setsid();
+    let listener = UnixListener::from(rustix::stdio::stdin().try_clone_to_owned()?);
+    listener.set_nonblocking(true)?;
+    rustix::stdio::dup2_stdin(File::open("/dev/null")?)?;
+    nix::sys::prctl::set_child_subreaper(true)?;
+    let mut complaints = Vec::new();
+    let limits = Limits::join(setup.cgroups.clone(), &mut complaints);
+    let isolation = isolation::isolate(setup, &mut complaints);
+    let ended = log::read(&setup.slot)?.ended;
+    let log = SlotLog::open(&setup.slot)?;
+    let slot = SlotDirectory::prepare(&setup.slot)?;
+    let runner = Runner::new(slot, log, limits, ended);
+    let served = Server::new(listener, runner, isolation, complaints).serve();
+    // The agent takes the socket away when it prepares the slot again; in the namespace it is hidden.
+    served.map_err(io::Error::from)
 }

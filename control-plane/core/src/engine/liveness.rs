@@ -196,7 +196,8 @@ impl ControlPlane {
         let transfers: Vec<_> = transfers.into_iter().map(|(id, transfer)| (*id, transfer.object.id)).collect();
         for (transfer, object) in transfers {
             let reason = PushFailure::Cancelled;
-            self.end_push(transfer, object, reason, message);
+            self.record(Fact::PushFailed { transfer, reason, message: message.to_owned(), at: self.now });
+            self.agenda.replan.insert(object);
         }
         let wanted: Vec<_> = self.agenda.wants.objects().collect();
         self.agenda.replan.extend(wanted);

@@ -57,6 +57,8 @@ enum Order {
 pub struct LinkOptions {
     /// Where identity and keys are.
     pub directory: PathBuf,
+    /// `host:port` of the control plane, if it is not the one that the identity names.
+    pub server: Option<String>,
     /// Takes what happens. The link waits while it is full.
     pub events: mpsc::Sender<LinkEvent>,
     pub logs: Arc<dyn LogSource>,
@@ -149,13 +151,6 @@ enum Interruption {
     End(#[from] LinkEnd),
 }
 
-impl Interruption {
-    /// Whether the server does not take the certificate any more, on a connection that it was good enough to open.
-    fn is_unauthenticated(&self) -> bool {
-        matches!(self, Self::Stream(status) if status.code() == tonic::Code::Unauthenticated)
-    }
-}
-
 impl From<IdentityError> for Interruption {
     fn from(error: IdentityError) -> Self {
         Self::End(error.into())
@@ -166,7 +161,10 @@ impl Link {
     /// # Errors
     /// When no agent has joined with the directory, or what it holds is damaged.
     pub fn new(options: LinkOptions) -> Result<(Self, LinkHandle), IdentityError> {
-        let identity = Identity::load(&options.directory)?;
+        let mut identity = Identity::load(&options.directory)?;
+        if let Some(server) = &options.server {
+            identity.url = format!("https://{server}");
+        }
         let key = IdentityKey::load(&options.directory)?;
         let session = Arc::new(Mutex::new(None));
         let (order, orders) = mpsc::unbounded_channel();
@@ -193,7 +191,7 @@ impl Link {
                 Some(Interruption::End(end)) => return end,
                 Some(interruption) => interruption,
             };
-            self.told_expired |= says_expired(&interruption) || interruption.is_unauthenticated();
+            self.told_expired |= says_expired(&interruption);
             if let Interruption::Renewed = interruption {
                 tracing::info!(agent = %self.identity.agent, "the agent's certificate was renewed");
                 continue;
@@ -365,8 +363,7 @@ fn with_causes(error: &dyn std::error::Error) -> String {
     let mut next = error.source();
     while let Some(cause) = next {
         let cause_text = cause.to_string();
-        // A status shows its code, message and causes at once; they stand here already, or follow.
-        if !cause.is::<Status>() && !text.ends_with(&cause_text) {
+        if !text.ends_with(&cause_text) {
             text = format!("{text}: {cause_text}");
         }
         next = cause.source();

@@ -1,0 +1,139 @@
+//! The agent's process: everything is opened, found again, started, and stopped here.
+
+use std::path::Path;
+use std::sync::{Arc, Mutex};
+
+use anyhow::Context as _;
+use atoll_model::id::JournalId;
+use site_agent_core::{Agent, Event};
+use storage_sync_engine::store::SiteStore;
+use storage_sync_engine::transfer::{TransferConfig, Transfers};
+use tokio::sync::mpsc;
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+
+use crate::clock::Clock;
+use crate::config::{Config, ShimProgram};
+use crate::driver::{Beginning, Driver, Inbox, Performer, open_journal};
+use crate::executor::local::{self, LocalOptions, Order};
+use crate::link::{Link, LinkEnd, LinkEvent, LinkOptions, http_client};
+use crate::logs::Logs;
+use crate::shim::make_private;
+use crate::{IDENTITY, lock, measure};
+
+/// Bytes of one log that are kept.
+const LOG_BYTES_MAX: u64 = 64 << 20;
+/// Reports that are not acknowledged may take this much of the disk before nothing new is started (B5).
+const OUTBOX_BYTES_MAX: u64 = 256 << 20;
+/// Below this much room on its disk, the site takes no new work (E1).
+const DISK_FREE_BYTES_MIN: u64 = 64 << 20;
+const LINK_EVENTS_MAX: usize = 256;
+
+/// Runs the agent until `shutdown`.
+pub(crate) async fn run(config: Config, shutdown: CancellationToken) -> anyhow::Result<()> {
+    let data_dir = config.data_dir.clone();
+    make_folders(&data_dir)?;
+    let _lock = lock::lock(&data_dir)?;
+    let store = SiteStore::open(&data_dir.join("store")).context("the site's store cannot be opened")?;
+    let (inbox, inputs) = Inbox::new();
+    let (link_events, mut happened) = mpsc::channel(LINK_EVENTS_MAX);
+    let places = local::LogPlaces::default();
+    let logs = Arc::new(Logs { store: store.clone(), places: Arc::clone(&places) });
+    let options =
+        LinkOptions { directory: data_dir.join(IDENTITY), server: config.server.clone(), events: link_events, logs };
+    let (link, link_handle) = Link::new(options)?;
+    let identity = link.identity().clone();
+    tracing::info!(site = %identity.site, agent = %identity.agent, data_dir = %data_dir.display(), "the agent starts");
+
+    let tell: local::Tell = {
+        // Shared, because channels of the standard library are not before their senders are cloned.
+        let inbox = Mutex::new(inbox.clone());
+        Arc::new(move |events| inbox.lock().unwrap_or_else(std::sync::PoisonError::into_inner).tell(events))
+    };
+    let program = config.shim_program.clone().map_or_else(ShimProgram::own, Ok)?;
+    let (executor, found, executing) = local::start(LocalOptions {
+        site: identity.site.clone(),
+        data_dir: data_dir.clone(),
+        store: store.clone(),
+        program,
+        imports: config.imports.clone(),
+        log_bytes_max: LOG_BYTES_MAX,
+        logs: places,
+        tell,
+    })?;
+    let (journal, snapshot, facts, checkpoint_bytes) =
+        open_journal(&data_dir.join("journal"), config.journal)?.into_parts();
+    let core = site_agent_core::Config {
+        agent: identity.agent,
+        new_journal: JournalId::from_bits(journal.identity().0),
+        agent_version: env!("CARGO_PKG_VERSION").to_owned(),
+        runtimes: vec!["command".to_owned()],
+        capacity: measure::capacity(&config),
+        outbox_bytes_max: OUTBOX_BYTES_MAX,
+        disk_free_bytes_min: DISK_FREE_BYTES_MIN,
+    };
+    let clock = Clock::start();
+    let (agent, step) = Agent::recover(core, snapshot, facts, found, clock.read());
+    let tasks = TaskTracker::new();
+    let client = http_client(&identity).context("no client for transfers")?;
+    let transfers =
+        Transfers::new(store.clone(), client, Arc::new(link_handle.credentials()), TransferConfig::default());
+    let performer = Performer {
+        inbox: inbox.clone(),
+        link: link_handle,
+        executor: executor.clone(),
+        transfers,
+        runtime: tokio::runtime::Handle::current(),
+        tasks: tasks.clone(),
+        running: crate::driver::Running::default(),
+    };
+    let driver = Driver::start(Beginning { agent, step, clock }, inputs, journal, checkpoint_bytes, performer)?;
+    let mut joined = tokio::task::spawn_blocking(move || driver.join());
+
+    let stopping = CancellationToken::new();
+    tasks.spawn(measure::keep_measuring(config.clone(), store.clone(), inbox.clone(), stopping.clone()));
+    let forwarder = inbox.clone();
+    let boot_nonce = u64::from_ne_bytes(uuid::Uuid::now_v7().as_bytes()[8..].try_into().expect("eight bytes"));
+    tasks.spawn(async move {
+        while let Some(event) = happened.recv().await {
+            forwarder.tell(vec![match event {
+                LinkEvent::Connected => Event::Connected { boot_nonce },
+                LinkEvent::Frame(frame) => Event::FrameReceived { frame },
+                LinkEvent::Disconnected => Event::Disconnected,
+            }]);
+        }
+    });
+    let linked = link.run(stopping.child_token());
+    tokio::pin!(linked);
+    let result = tokio::select! {
+        () = shutdown.cancelled() => Ok(()),
+        end = &mut linked => match end {
+            LinkEnd::Stopped => Ok(()),
+            end => Err(anyhow::Error::new(end)),
+        },
+        driven = &mut joined => driven.unwrap_or_else(|error| Err(error.into())).context("the agent's journal failed"),
+    };
+    // In this order: nothing new arrives, what has arrived is made durable, and shims are left to themselves.
+    stopping.cancel();
+    inbox.shut_down();
+    if !joined.is_finished() {
+        joined.await??;
+    }
+    executor.order(Order::Quit);
+    executor.ring();
+    tokio::task::spawn_blocking(move || executing.join())
+        .await?
+        .map_err(|_| anyhow::anyhow!("the executor's thread has panicked"))?;
+    store.checkpoint().context("the site's store cannot be closed")?;
+    if config.stop_work_on_exit {
+        let directory = data_dir.clone();
+        tokio::task::spawn_blocking(move || local::stop_work(&directory)).await??;
+    }
+    tracing::info!("the agent has ended");
+    result
+}
+
+fn make_folders(data_dir: &Path) -> anyhow::Result<()> {
+    std::fs::create_dir_all(data_dir).with_context(|| format!("cannot make the folder {}", data_dir.display()))?;
+    make_private(&data_dir.join(IDENTITY)).with_context(|| format!("cannot use {}", data_dir.display()))
+}

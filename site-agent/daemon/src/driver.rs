@@ -1,0 +1,235 @@
+//! The driver: one thread owns the agent's core, another its journal, as in the control plane.
+//!
+//! The core's thread drains everything that has arrived, handles it, and hands facts and commands over as one batch; the
+//! journal's thread appends as many batches as have piled up, makes them durable with one barrier, and only then carries
+//! out what they ask for, in order.
+
+mod keeper;
+mod perform;
+
+use std::path::Path;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, SyncSender, channel, sync_channel};
+use std::thread::JoinHandle;
+use std::time::Duration;
+
+use site_agent_core::{Agent, Command, Event, Fact, Snapshot, Step};
+use storage_sync_journal::{Backend, Journal, OpenError, Options, open, set_aside};
+
+use crate::clock::Clock;
+use crate::config::JournalBackend;
+
+pub(crate) use perform::{Performer, Running};
+
+/// Version of what is written into the journal: snapshots and facts, encoded with postcard.
+const JOURNAL_FORMAT: u16 = 1;
+/// An agent is to be small.
+const CACHE_BYTES: u64 = 4 << 20;
+/// Batches on their way to the journal; beyond it the core waits.
+const BATCHES_MAX: usize = 64;
+/// Events that are handled in one batch at most.
+const EVENTS_MAX: usize = 1_024;
+/// Without anything to wait for.
+const LONG: Duration = Duration::from_secs(3_600);
+
+/// What arrives at the core's thread.
+pub(crate) enum Input {
+    Events(Vec<Event>),
+    /// Ends the driver after everything that was sent before.
+    Shutdown,
+}
+
+/// The way to the core. Cheap to clone.
+#[derive(Clone)]
+pub(crate) struct Inbox(Sender<Input>);
+
+impl Inbox {
+    pub(crate) fn new() -> (Self, Receiver<Input>) {
+        let (sender, inputs) = channel();
+        (Self(sender), inputs)
+    }
+
+    pub(crate) fn tell(&self, events: Vec<Event>) {
+        // A driver that has ended hears nothing; the next one is told again.
+        let _ = self.0.send(Input::Events(events));
+    }
+
+    pub(crate) fn shut_down(&self) {
+        let _ = self.0.send(Input::Shutdown);
+    }
+}
+
+/// Facts that are made durable together, and what follows from them.
+struct Batch {
+    bytes: Vec<u8>,
+    commands: Vec<Command>,
+    snapshot: Option<Box<Snapshot>>,
+}
+
+/// What the journal holds.
+pub(crate) struct Recovered {
+    pub(crate) journal: Journal,
+    pub(crate) snapshot: Option<Snapshot>,
+    pub(crate) facts: Vec<Fact>,
+    checkpoint_bytes: u64,
+}
+
+/// Opens the journal. One that is damaged is set aside, and a new one begun: what it held is found again in the slots and
+/// the store, and the control plane says the rest (A16).
+///
+/// # Errors
+/// When it is in use, of a newer version, or cannot be begun anew.
+pub(crate) fn open_journal(directory: &Path, backend: JournalBackend) -> anyhow::Result<Recovered> {
+    let backend = match backend {
+        JournalBackend::Sled => Backend::Sled,
+        JournalBackend::Redb => Backend::Redb,
+    };
+    let options = Options { cache_bytes: CACHE_BYTES, ..Options::new(directory, backend, JOURNAL_FORMAT) };
+    let problem = match open(options.clone()) {
+        Ok(opened) => {
+            for repair in &opened.repaired {
+                tracing::warn!(%repair, "the journal was put right");
+            }
+            match read(opened) {
+                Ok(recovered) => return Ok(recovered),
+                Err(error) => format!("its records cannot be read: {error}"),
+            }
+        }
+        Err(error @ OpenError::Damaged { .. }) => {
+            let cause = std::error::Error::source(&error).map(ToString::to_string).unwrap_or_default();
+            format!("{error}: {cause}")
+        }
+        Err(error) => return Err(error.into()),
+    };
+    let aside = set_aside(directory)?;
+    tracing::error!(problem, kept = %aside.display(), "the journal is lost; a new one is begun, and what runs is found again");
+    Ok(read(open(options)?)?)
+}
+
+fn read(opened: storage_sync_journal::Opened) -> Result<Recovered, postcard::Error> {
+    let checkpoint_bytes = opened.checkpoint.as_ref().map_or(0, |(_, bytes)| bytes.len() as u64);
+    let snapshot = opened.checkpoint.map(|(_, bytes)| postcard::from_bytes(&bytes)).transpose()?;
+    let mut facts = Vec::new();
+    for (_, batch) in &opened.batches {
+        let mut rest = batch.as_slice();
+        while !rest.is_empty() {
+            let (fact, after) = postcard::take_from_bytes(rest)?;
+            facts.push(fact);
+            rest = after;
+        }
+    }
+    Ok(Recovered { journal: opened.journal, snapshot, facts, checkpoint_bytes })
+}
+
+/// The two threads of a running driver.
+pub(crate) struct Driver {
+    core: JoinHandle<()>,
+    keeper: JoinHandle<anyhow::Result<()>>,
+}
+
+/// What the core's thread begins with.
+pub(crate) struct Beginning {
+    pub(crate) agent: Agent,
+    /// What recovery has decided.
+    pub(crate) step: Step,
+    pub(crate) clock: Clock,
+}
+
+impl Driver {
+    /// Starts both threads.
+    ///
+    /// # Errors
+    /// When the system gives no threads.
+    pub(crate) fn start(
+        beginning: Beginning,
+        inputs: Receiver<Input>,
+        journal: Journal,
+        checkpoint_bytes: u64,
+        performer: Performer,
+    ) -> std::io::Result<Self> {
+        let (sender, batches) = sync_channel(BATCHES_MAX);
+        let wanted = Arc::new(AtomicBool::new(false));
+        let keeper = keeper::Keeper::new(journal, batches, performer, Arc::clone(&wanted), checkpoint_bytes);
+        let keeper = std::thread::Builder::new().name("atoll-journal".to_owned()).spawn(move || keeper.run())?;
+        let core = std::thread::Builder::new()
+            .name("atoll-core".to_owned())
+            .spawn(move || run(beginning, &inputs, &sender, &wanted))?;
+        Ok(Self { core, keeper })
+    }
+
+    /// Waits for the end of both threads.
+    ///
+    /// # Errors
+    /// When the journal failed, or a thread panicked.
+    pub(crate) fn join(self) -> anyhow::Result<()> {
+        let core = self.core.join();
+        let kept = self.keeper.join().map_err(|_| anyhow::anyhow!("the journal's thread has panicked"))?;
+        core.map_err(|_| anyhow::anyhow!("the core's thread has panicked"))?;
+        kept
+    }
+}
+
+impl Recovered {
+    pub(crate) fn into_parts(self) -> (Journal, Option<Snapshot>, Vec<Fact>, u64) {
+        (self.journal, self.snapshot, self.facts, self.checkpoint_bytes)
+    }
+}
+
+fn run(beginning: Beginning, inputs: &Receiver<Input>, batches: &SyncSender<Batch>, wanted: &AtomicBool) {
+    let Beginning { mut agent, step, clock } = beginning;
+    let mut batch = Batch { bytes: Vec::new(), commands: Vec::new(), snapshot: None };
+    add(step, &mut batch);
+    let mut ending = false;
+    loop {
+        if wanted.swap(false, Ordering::Relaxed) {
+            batch.snapshot = Some(Box::new(agent.snapshot()));
+        }
+        if !(batch.bytes.is_empty() && batch.commands.is_empty() && batch.snapshot.is_none()) {
+            let full = std::mem::replace(&mut batch, Batch { bytes: Vec::new(), commands: Vec::new(), snapshot: None });
+            if batches.send(full).is_err() {
+                // The journal has failed; its thread says how.
+                return;
+            }
+        }
+        if ending {
+            return;
+        }
+        let now = clock.read();
+        let wait = agent.next_timeout().map_or(LONG, |at| at.saturating_since(now));
+        let mut next = match inputs.recv_timeout(wait) {
+            Ok(input) => Some(input),
+            Err(RecvTimeoutError::Timeout) => {
+                add(agent.handle(Event::TimeoutElapsed, clock.read()), &mut batch);
+                None
+            }
+            Err(RecvTimeoutError::Disconnected) => return,
+        };
+        let mut handled = 0;
+        while let Some(input) = next.take() {
+            match input {
+                Input::Events(events) => {
+                    handled += events.len();
+                    for event in events {
+                        add(agent.handle(event, clock.read()), &mut batch);
+                    }
+                }
+                Input::Shutdown => {
+                    ending = true;
+                    break;
+                }
+            }
+            if handled < EVENTS_MAX {
+                next = inputs.try_recv().ok();
+            }
+        }
+    }
+}
+
+fn add(step: Step, batch: &mut Batch) {
+    for fact in &step.facts {
+        let taken = std::mem::take(&mut batch.bytes);
+        batch.bytes = postcard::to_extend(fact, taken).expect("facts hold nothing that postcard cannot encode");
+    }
+    batch.commands.extend(step.commands);
+}

@@ -1,0 +1,107 @@
+//! The journal's thread.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::mpsc::Receiver;
+use std::time::Duration;
+
+use site_agent_core::Snapshot;
+use storage_sync_journal::{Journal, JournalError};
+
+use super::{Batch, Performer};
+
+/// Facts after the last checkpoint that are not worth a new one.
+const CHECKPOINT_BYTES_MIN: u64 = 4 << 20;
+/// Batches that are made durable with one barrier at most.
+const PILE_MAX: usize = 256;
+/// Between two tries on a full disk.
+const FULL_DISK_PAUSE: Duration = Duration::from_millis(500);
+
+pub(super) struct Keeper {
+    journal: Journal,
+    batches: Receiver<Batch>,
+    performer: Performer,
+    /// Set when the core is to send a snapshot with its next batch.
+    wanted: Arc<AtomicBool>,
+    checkpoint_bytes: u64,
+}
+
+impl Keeper {
+    pub(super) fn new(
+        journal: Journal,
+        batches: Receiver<Batch>,
+        performer: Performer,
+        wanted: Arc<AtomicBool>,
+        checkpoint_bytes: u64,
+    ) -> Self {
+        Self { journal, batches, performer, wanted, checkpoint_bytes }
+    }
+
+    /// Runs until the core's thread has ended.
+    ///
+    /// # Errors
+    /// When the journal fails: nothing of what was not durable is ever carried out.
+    pub(super) fn run(mut self) -> anyhow::Result<()> {
+        let mut pile = Vec::new();
+        while let Ok(first) = self.batches.recv() {
+            let mut snapshot = first.snapshot.is_some();
+            pile.push(first);
+            while !snapshot && pile.len() < PILE_MAX {
+                let Ok(next) = self.batches.try_recv() else { break };
+                snapshot = next.snapshot.is_some();
+                pile.push(next);
+            }
+            self.make_durable(&pile)?;
+            let mut state = None;
+            for batch in pile.drain(..) {
+                self.performer.perform(batch.commands);
+                state = batch.snapshot;
+            }
+            self.performer.flush();
+            match state {
+                Some(state) => self.checkpoint(&state)?,
+                None if self.journal.stats().batch_bytes > CHECKPOINT_BYTES_MIN.max(2 * self.checkpoint_bytes) => {
+                    self.wanted.store(true, Ordering::Relaxed);
+                }
+                None => {}
+            }
+        }
+        Ok(())
+    }
+
+    /// A full disk is waited out: what runs goes on, nothing new begins, nothing is lost (E1).
+    fn make_durable(&mut self, pile: &[Batch]) -> Result<(), JournalError> {
+        let mut appended = false;
+        for batch in pile.iter().filter(|batch| !batch.bytes.is_empty()) {
+            let mut told = false;
+            loop {
+                match self.journal.append(&batch.bytes) {
+                    Ok(_) => break,
+                    Err(JournalError::NoSpace) => {
+                        if !told {
+                            told = true;
+                            tracing::error!("the disk is full: the agent waits until there is room for its journal");
+                        }
+                        std::thread::sleep(FULL_DISK_PAUSE);
+                    }
+                    Err(error) => return Err(error),
+                }
+            }
+            appended = true;
+        }
+        if appended { self.journal.barrier() } else { Ok(()) }
+    }
+
+    fn checkpoint(&mut self, state: &Snapshot) -> anyhow::Result<()> {
+        let bytes = postcard::to_stdvec(state)?;
+        match self.journal.checkpoint(&bytes) {
+            Ok(()) => {}
+            // The journal is as it was; there may be room when the next one is due.
+            Err(JournalError::NoSpace) => tracing::warn!("no space left for a checkpoint of the journal"),
+            Err(error) => return Err(error.into()),
+        }
+        self.checkpoint_bytes = bytes.len() as u64;
+        self.journal.compact_if_needed()?;
+        Ok(())
+    }
+}

@@ -1,0 +1,154 @@
+//! Carries out what the core asks for, once it is durable.
+
+use std::collections::HashMap;
+use std::future::Future;
+
+use atoll_model::id::TransferId;
+use atoll_model::session::PushFailure;
+use atoll_model::value::ObjectRef;
+use site_agent_core::{Command, Event};
+use storage_sync_engine::transfer::{CredentialError, FetchError, PushError, Transfers};
+use tokio::runtime::Handle;
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+
+use super::Inbox;
+use crate::clock::wall_clock;
+use crate::executor::local::{Executor, Order, key};
+use crate::link::LinkHandle;
+
+pub(crate) struct Performer {
+    pub(crate) inbox: Inbox,
+    pub(crate) link: LinkHandle,
+    pub(crate) executor: Executor,
+    pub(crate) transfers: Transfers,
+    pub(crate) runtime: Handle,
+    pub(crate) tasks: TaskTracker,
+    pub(crate) running: Running,
+}
+
+/// Fetches and pushes on their way, so that they can be cancelled.
+#[derive(Default)]
+pub(crate) struct Running {
+    fetches: HashMap<ObjectRef, CancellationToken>,
+    pushes: HashMap<TransferId, CancellationToken>,
+    ordered: bool,
+}
+
+impl Performer {
+    pub(super) fn perform(&mut self, commands: Vec<Command>) {
+        for command in commands {
+            self.perform_one(command);
+        }
+    }
+
+    /// Makes the executor look at what it was handed.
+    pub(super) fn flush(&mut self) {
+        if std::mem::take(&mut self.running.ordered) {
+            self.executor.ring();
+        }
+    }
+
+    fn order(&mut self, order: Order) {
+        self.executor.order(order);
+        self.running.ordered = true;
+    }
+
+    fn perform_one(&mut self, command: Command) {
+        match command {
+            Command::Send { frame } => self.link.send(frame),
+            Command::Disconnect { give_up } => self.link.disconnect(give_up),
+            Command::Locate { object } => self.order(Order::Locate(object)),
+            Command::Fetch { object } => self.fetch(object),
+            Command::CancelFetch { object } => {
+                if let Some(token) = self.running.fetches.get(&object) {
+                    token.cancel();
+                }
+            }
+            Command::Push { transfer, object } => self.push(transfer, object),
+            Command::CancelPush { transfer } => {
+                if let Some(token) = self.running.pushes.get(&transfer) {
+                    token.cancel();
+                }
+            }
+            Command::Start { execution, attempt, template, inputs, ahead } => {
+                self.order(Order::Start { key: key(execution, attempt), template, inputs, ahead });
+            }
+            Command::StartNull { run, step, attempt, elements } => {
+                self.inbox.tell(vec![Event::NullFinished { run, step, attempt, elements, at: wall_clock() }]);
+            }
+            Command::Kill { execution, attempt } => self.order(Order::Kill(key(execution, attempt))),
+            Command::Collect { execution, attempt, template, outputs } => {
+                self.order(Order::Collect { key: key(execution, attempt), template, outputs });
+            }
+            Command::Release { execution, attempt } => self.order(Order::Release(key(execution, attempt))),
+            Command::DropSealed { seals } => self.order(Order::DropSealed(seals)),
+        }
+    }
+
+    fn spawn(&self, transfer: impl Future<Output = Event> + Send + 'static) {
+        let inbox = self.inbox.clone();
+        self.tasks.spawn_on(async move { inbox.tell(vec![transfer.await]) }, &self.runtime);
+    }
+
+    fn fetch(&mut self, object: ObjectRef) {
+        let token = CancellationToken::new();
+        self.running.fetches.retain(|_, token| !token.is_cancelled());
+        self.running.fetches.insert(object, token.clone());
+        let transfers = self.transfers.clone();
+        self.spawn(async move {
+            let fetched = token.run_until_cancelled(transfers.fetch(object)).await;
+            token.cancel();
+            match fetched {
+                Some(Ok(fetched)) => Event::Fetched { object, wire_bytes: fetched.wire_bytes, at: wall_clock() },
+                Some(Err(error)) => {
+                    let corrupt = matches!(error, FetchError::Corrupt { .. });
+                    let permanent = matches!(error, FetchError::Credentials(CredentialError::Refused(_)));
+                    Event::FetchFailed { object, message: error.to_string(), corrupt, permanent }
+                }
+                None => {
+                    Event::FetchFailed { object, message: "cancelled".to_owned(), corrupt: false, permanent: false }
+                }
+            }
+        });
+    }
+
+    fn push(&mut self, transfer: TransferId, object: ObjectRef) {
+        let token = CancellationToken::new();
+        self.running.pushes.retain(|_, token| !token.is_cancelled());
+        self.running.pushes.insert(transfer, token.clone());
+        let transfers = self.transfers.clone();
+        let inbox = self.inbox.clone();
+        self.spawn(async move {
+            let pushed = token.run_until_cancelled(transfers.push(transfer, object)).await;
+            token.cancel();
+            let (reason, message) = match pushed {
+                Some(Ok(pushed)) => {
+                    return Event::Pushed { transfer, object, wire_bytes: pushed.wire_bytes, at: wall_clock() };
+                }
+                Some(Err(error)) => {
+                    if let PushError::Damaged { object, message } = &error {
+                        inbox.tell(vec![Event::Damaged {
+                            object: object.id,
+                            kind: object.kind,
+                            message: message.clone(),
+                        }]);
+                    }
+                    (push_failure(&error), error.to_string())
+                }
+                None => (PushFailure::Cancelled, "cancelled".to_owned()),
+            };
+            if let Err(error) = transfers.forget_push(transfer) {
+                tracing::warn!(%transfer, %error, "an unfinished push could not be cleared up");
+            }
+            Event::PushFailed { transfer, object, reason, message }
+        });
+    }
+}
+
+fn push_failure(error: &PushError) -> PushFailure {
+    match error {
+        PushError::Missing(_) | PushError::Damaged { .. } => PushFailure::Unavailable,
+        PushError::Credentials(_) | PushError::Unreachable { .. } | PushError::Store(_) => PushFailure::Refused,
+    }
+}

@@ -1,0 +1,3 @@
+//! How work is run at this site.
+
+pub(crate) mod local;

@@ -1,0 +1,281 @@
+//! The `local` executor: a thread that keeps slots supplied, hears their shims, and has inputs made ready and outputs
+//! taken in by threads beside it.
+
+mod attempts;
+mod cgroups;
+mod collect;
+mod live;
+mod orders;
+mod recovery;
+mod slot;
+mod slots;
+mod staging;
+mod strays;
+mod take;
+mod workers;
+
+use std::io;
+use std::os::fd::OwnedFd;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::sync::mpsc::{Receiver, Sender, channel};
+use std::thread::JoinHandle;
+use std::time::{Duration, Instant};
+
+use atoll_model::id::{Attempt, ExecutionId, SiteName};
+use atoll_model::session::StepTemplate;
+use atoll_model::value::ObjectRef;
+use rustix::event::{EventfdFlags, PollFd, PollFlags, Timespec, eventfd, poll};
+use rustix::io::Errno;
+use site_agent_core::Event;
+use site_agent_core::command::StartInput;
+use site_agent_core::event::{FoundAttempt, Seal};
+use storage_sync_engine::store::{SiteStore, Stored};
+
+use crate::config::ShimProgram;
+use crate::shim::protocol::{Common, FromShim, Key};
+
+use self::attempts::Attempts;
+use self::collect::Collection;
+use self::slots::Slots;
+use self::workers::{Staged, Workers};
+
+pub(crate) use self::live::{LogPlace, LogPlaces};
+pub(crate) use self::recovery::stop_work;
+
+/// A shim that has had nothing to do for this long is let go.
+const SHIM_IDLE_MAX: Duration = Duration::from_secs(60);
+/// How often the executor looks for idle shims.
+const LOOK_INTERVAL: Duration = Duration::from_secs(5);
+
+/// Takes what has happened, in order.
+pub(crate) type Tell = Arc<dyn Fn(Vec<Event>) + Send + Sync>;
+
+/// What the executor works with.
+pub(crate) struct LocalOptions {
+    pub site: SiteName,
+    pub data_dir: PathBuf,
+    pub store: SiteStore,
+    pub program: ShimProgram,
+    pub imports: Vec<PathBuf>,
+    /// Bytes of one log that are kept; the middle of a longer one is dropped.
+    pub log_bytes_max: u64,
+    pub logs: LogPlaces,
+    pub tell: Tell,
+}
+
+/// What the executor is asked for, by the core or by its own helpers.
+pub(crate) enum Order {
+    Start {
+        key: Key,
+        template: Arc<StepTemplate>,
+        inputs: Vec<StartInput>,
+        ahead: bool,
+    },
+    Kill(Key),
+    Collect {
+        key: Key,
+        template: Arc<StepTemplate>,
+        outputs: bool,
+    },
+    Release(Key),
+    Locate(ObjectRef),
+    DropSealed(Vec<Seal>),
+    Staged(Key, Staged),
+    Imported(Key, Result<Stored, staging::StagingFailure>),
+    /// A slot whose shim had died is empty again.
+    Cleared {
+        slot: u32,
+        ended: Vec<(Key, crate::shim::protocol::End)>,
+    },
+    Quit,
+}
+
+pub(crate) fn key(execution: ExecutionId, attempt: Attempt) -> Key {
+    Key { execution, attempt }
+}
+
+/// The way to the executor. Cheap to clone.
+#[derive(Clone)]
+pub(crate) struct Executor {
+    orders: Sender<Order>,
+    bell: Arc<OwnedFd>,
+}
+
+impl std::fmt::Debug for Executor {
+    fn fmt(&self, formatter: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        formatter.debug_struct("Executor").finish_non_exhaustive()
+    }
+}
+
+impl Executor {
+    /// Hands an order over; [`Executor::ring`] makes the executor look.
+    pub(crate) fn order(&self, order: Order) {
+        // An executor that has ended does nothing more.
+        let _ = self.orders.send(order);
+    }
+
+    pub(crate) fn ring(&self) {
+        // A counter that is full rings as well.
+        let _ = rustix::io::write(&*self.bell, &1u64.to_ne_bytes());
+    }
+}
+
+/// Finds what earlier processes left, ends what nobody watches over any more, and starts the executor.
+///
+/// # Errors
+/// When the slots cannot be read or prepared.
+pub(crate) fn start(options: LocalOptions) -> anyhow::Result<(Executor, Vec<FoundAttempt>, JoinHandle<()>)> {
+    let (sender, orders) = channel();
+    let bell = Arc::new(eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK)?);
+    let executor = Executor { orders: sender, bell: Arc::clone(&bell) };
+    let mut slots = Slots::open(&options)?;
+    let mut attempts = Attempts::new(Arc::clone(&options.logs));
+    let found = recovery::recover(&mut slots, &mut attempts)?;
+    let workers = Workers::start(&options, &executor, &attempts)?;
+    let (tell, store) = (Arc::clone(&options.tell), options.store.clone());
+    let surroundings = orders::Surroundings::new(options.site, options.data_dir.join("scripts"), options.log_bytes_max);
+    let local = Local {
+        slots,
+        attempts,
+        workers,
+        orders,
+        bell,
+        tell,
+        store,
+        surroundings,
+        common: None,
+        events: Vec::new(),
+        quit: false,
+    };
+    let thread = std::thread::Builder::new().name("atoll-executor".to_owned()).spawn(move || local.run())?;
+    Ok((executor, found, thread))
+}
+
+/// The executor's thread.
+struct Local {
+    slots: Slots,
+    attempts: Attempts,
+    workers: Workers,
+    orders: Receiver<Order>,
+    bell: Arc<OwnedFd>,
+    tell: Tell,
+    store: SiteStore,
+    surroundings: orders::Surroundings,
+    /// What the executions of the last step have in common.
+    common: Option<(slot::StepKey, Arc<Common>)>,
+    events: Vec<Event>,
+    quit: bool,
+}
+
+impl Local {
+    fn run(mut self) {
+        let mut look_at = Instant::now() + LOOK_INTERVAL;
+        while !self.quit {
+            while let Ok(order) = self.orders.try_recv() {
+                self.take(order);
+            }
+            self.write();
+            self.flush();
+            if Instant::now() >= look_at {
+                self.slots.let_idle_go(SHIM_IDLE_MAX);
+                look_at = Instant::now() + LOOK_INTERVAL;
+            }
+            let ready = match self.wait(look_at) {
+                Ok(ready) => ready,
+                Err(error) => {
+                    tracing::error!(%error, "the executor cannot wait for its shims");
+                    return;
+                }
+            };
+            for slot in ready {
+                self.hear(slot);
+            }
+        }
+        // Shims go on without an agent; the next one finds them.
+        self.write();
+        self.flush();
+    }
+
+    fn flush(&mut self) {
+        if !self.events.is_empty() {
+            (self.tell)(std::mem::take(&mut self.events));
+        }
+    }
+
+    /// Waits for orders or shims; which slots have something to say.
+    fn wait(&self, until: Instant) -> Result<Vec<u32>, Errno> {
+        let left = until.saturating_duration_since(Instant::now());
+        let timeout = Timespec { tv_sec: left.as_secs().cast_signed(), tv_nsec: left.subsec_nanos().into() };
+        let live: Vec<u32> = self.slots.live().collect();
+        let mut sources = vec![PollFd::new(&*self.bell, PollFlags::IN)];
+        for number in &live {
+            let shim = self.slots.shim(*number).expect("live slots have a shim");
+            let wanted = if shim.wants_to_write() { PollFlags::IN | PollFlags::OUT } else { PollFlags::IN };
+            sources.push(PollFd::from_borrowed_fd(shim.socket(), wanted));
+        }
+        match poll(&mut sources, Some(&timeout)) {
+            Ok(_) | Err(Errno::INTR) => {}
+            Err(error) => return Err(error),
+        }
+        if !sources[0].revents().is_empty() {
+            let mut count = [0; 8];
+            // Somebody rang; how often does not matter.
+            let _ = rustix::io::read(&*self.bell, &mut count);
+        }
+        Ok(live
+            .into_iter()
+            .zip(&sources[1..])
+            .filter(|(_, source)| !source.revents().is_empty())
+            .map(|(slot, _)| slot)
+            .collect())
+    }
+
+    fn write(&mut self) {
+        let live: Vec<u32> = self.slots.live().collect();
+        for number in live {
+            let written: io::Result<()> = self.slots.shim_mut(number).map_or(Ok(()), slot::Shim::write);
+            if written.is_err() {
+                self.lose(number);
+            }
+        }
+    }
+
+    fn hear(&mut self, number: u32) {
+        let mut frames = Vec::new();
+        let Some(shim) = self.slots.shim_mut(number) else { return };
+        let gone = shim.read(&mut frames).is_err();
+        for frame in frames {
+            match frame {
+                FromShim::Hello(hello) => self.slots.greeted(number, &hello),
+                FromShim::Notices(notices) => {
+                    for notice in notices {
+                        self.notice(number, notice);
+                    }
+                }
+            }
+        }
+        if gone {
+            self.lose(number);
+        }
+    }
+
+    /// A shim has died, or was let go. What it had claimed is cleared away beside this thread.
+    fn lose(&mut self, number: u32) {
+        let Some(lost) = self.slots.lose(number) else { return };
+        self.workers.clear(lost);
+    }
+}
+
+/// What the thread for outputs is asked to do.
+pub(super) enum Job {
+    Collect(Box<Collection>),
+    /// The attempt is over: its folders may go, after a last look at what it was lent.
+    Release {
+        key: Key,
+        kept: Option<PathBuf>,
+        lent: Option<storage_sync_engine::store::Lent>,
+        check: bool,
+    },
+    DropSealed(Vec<Seal>),
+}

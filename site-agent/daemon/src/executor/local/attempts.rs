@@ -1,0 +1,97 @@
+//! What the executor knows of each attempt, from its start to its release.
+
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+use std::sync::{Arc, PoisonError};
+
+use atoll_model::session::StepTemplate;
+use site_agent_core::command::StartInput;
+use storage_sync_engine::store::{Lent, Stored};
+
+use super::live::{LogPlace, LogPlaces};
+use super::slot::StepKey;
+use crate::shim::protocol::{Common, End, Key, Left, Order};
+
+#[derive(Debug)]
+pub(super) struct Known {
+    pub step: StepKey,
+    /// The slot that it was handed to, or ended in.
+    pub slot: Option<u32>,
+    pub phase: Phase,
+    pub lent: Option<Lent>,
+    /// Bytes of what it reads.
+    pub bytes_in: u64,
+}
+
+#[derive(Debug)]
+pub(super) enum Phase {
+    /// Its inputs are being made ready.
+    Staging {
+        template: Arc<StepTemplate>,
+        inputs: Vec<StartInput>,
+        ahead: bool,
+        killed: bool,
+    },
+    /// A slot has it. The order is kept in case the slot's shim dies before it has claimed it.
+    Handed {
+        order: Option<(Arc<Common>, Order)>,
+    },
+    Ended {
+        left: Left,
+    },
+    Imported {
+        stored: Box<Stored>,
+    },
+}
+
+#[derive(Debug)]
+pub(super) struct Attempts {
+    known: BTreeMap<Key, Known>,
+    logs: LogPlaces,
+}
+
+impl Attempts {
+    pub(super) fn new(logs: LogPlaces) -> Self {
+        Self { known: BTreeMap::new(), logs }
+    }
+
+    pub(super) fn keys(&self) -> impl Iterator<Item = Key> + '_ {
+        self.known.keys().copied()
+    }
+
+    pub(super) fn get(&self, key: Key) -> Option<&Known> {
+        self.known.get(&key)
+    }
+
+    pub(super) fn get_mut(&mut self, key: Key) -> Option<&mut Known> {
+        self.known.get_mut(&key)
+    }
+
+    pub(super) fn insert(&mut self, key: Key, known: Known) {
+        self.known.insert(key, known);
+    }
+
+    pub(super) fn remove(&mut self, key: Key) -> Option<Known> {
+        self.logs.lock().unwrap_or_else(PoisonError::into_inner).remove(&key);
+        self.known.remove(&key)
+    }
+
+    /// Its logs are in this folder.
+    pub(super) fn log_at(&self, key: Key, folder: PathBuf, running: bool) {
+        self.logs.lock().unwrap_or_else(PoisonError::into_inner).insert(key, LogPlace { folder, running });
+    }
+
+    /// It has ended; what it left is known.
+    pub(super) fn end(&mut self, key: Key, slot: u32, end: &End) {
+        let step = (key.execution.run, key.execution.step);
+        let known = self.known.entry(key).or_insert(Known {
+            step,
+            slot: None,
+            phase: Phase::Handed { order: None },
+            lent: None,
+            bytes_in: 0,
+        });
+        known.slot = Some(slot);
+        known.phase = Phase::Ended { left: end.left };
+    }
+}

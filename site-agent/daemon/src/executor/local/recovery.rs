@@ -1,0 +1,148 @@
+//! What earlier processes of the agent left in the slots.
+
+use std::collections::BTreeMap;
+use std::path::Path;
+use std::time::{Duration, Instant};
+
+use atoll_model::session::Usage;
+use atoll_model::time::Timestamp;
+use site_agent_core::event::{Exit, ExitKind, FoundAttempt, FoundState};
+
+use super::attempts::{Attempts, Known, Phase};
+use super::slot::Slot;
+use super::slots::Slots;
+use super::strays::{self, Search};
+use crate::shim::protocol::{End, EndKind, FromShim, Key, Left, SlotCgroups, ToShim};
+use crate::shim::{KEPT, log};
+
+/// How long what runs may take to end when it is told to.
+const STOP_PATIENCE: Duration = Duration::from_secs(10);
+
+/// Connects to the shims that live, concludes from the logs of those that do not, and ends what nobody watches over.
+pub(super) fn recover(slots: &mut Slots, attempts: &mut Attempts) -> anyhow::Result<Vec<FoundAttempt>> {
+    let mut found = Vec::new();
+    let numbers: Vec<u32> = slots.all_mut().map(|slot| slot.number).collect();
+    for number in numbers {
+        let cgroups = slots.cgroups_of(number);
+        let Some(slot) = slots.all_mut().find(|slot| slot.number == number) else { continue };
+        let path = slot.path.clone();
+        let mut ended: Vec<(Key, End)> = Vec::new();
+        if let Some(hello) = slot.connect()? {
+            ended.extend(hello.ended);
+            let running = hello.running.map(|(key, since)| (key, Some(since)));
+            let queued = hello.queued.into_iter().map(|key| (key, None));
+            for (key, since) in running.into_iter().chain(queued) {
+                let step = (key.execution.run, key.execution.step);
+                if let Some(shim) = slot.shim_mut() {
+                    shim.handed.push_back((key, step));
+                }
+                let phase = Phase::Handed { order: None };
+                attempts.insert(key, Known { step, slot: Some(number), phase, lent: None, bytes_in: 0 });
+                attempts.log_at(key, path.clone(), true);
+                let state = since.map_or(FoundState::Queued, |since| FoundState::Running { since });
+                found.push(FoundAttempt { execution: key.execution, attempt: key.attempt, state });
+            }
+        } else {
+            ended.extend(conclude(&path, &cgroups)?);
+        }
+        for (key, end) in ended {
+            attempts.end(key, number, &end);
+            attempts.log_at(key, path.join(KEPT).join(key.folder()), false);
+            let state = FoundState::Exited(exit(&end, 0));
+            found.push(FoundAttempt { execution: key.execution, attempt: key.attempt, state });
+        }
+    }
+    Ok(found)
+}
+
+/// How the attempts of a slot ended whose shim is gone. Whatever of them is left is killed first.
+pub(super) fn conclude(path: &Path, cgroups: &SlotCgroups) -> anyhow::Result<Vec<(Key, End)>> {
+    let contents = log::read(path)?;
+    let boot = log::boot_id()?;
+    let here: BTreeMap<_, _> = contents
+        .claimed
+        .iter()
+        .filter(|(_, claim)| claim.boot == boot)
+        .map(|(key, claim)| (*key, claim.clone()))
+        .collect();
+    strays::end(&Search { slot: path, cgroups, claims: &here })?;
+    let interrupted = contents.claimed.into_iter().map(|(key, claim)| {
+        let message = if claim.boot == boot {
+            "the process that watched over it has died".to_owned()
+        } else {
+            "the machine went down while it ran".to_owned()
+        };
+        (key, interrupted(claim.at, message))
+    });
+    Ok(contents.ended.into_iter().chain(interrupted).collect())
+}
+
+pub(super) fn interrupted(started_at: Timestamp, message: String) -> End {
+    End {
+        started_at,
+        finished_at: crate::clock::wall_clock(),
+        how: EndKind::Interrupted { message },
+        cpu_micros: 0,
+        max_rss_bytes: 0,
+        left: Left::default(),
+    }
+}
+
+/// The end of an attempt, as the core is told it.
+pub(super) fn exit(end: &End, bytes_in: u64) -> Exit {
+    let how = match &end.how {
+        EndKind::Code(code) => ExitKind::Code(*code),
+        EndKind::Signal(signal) => ExitKind::Signal(*signal),
+        EndKind::TimedOut => ExitKind::TimedOut,
+        EndKind::OutOfMemory => ExitKind::OutOfMemory,
+        EndKind::Killed => ExitKind::Killed,
+        EndKind::NotStarted { message, .. } | EndKind::Interrupted { message } => {
+            ExitKind::Interrupted(message.clone())
+        }
+    };
+    let usage = Usage { cpu_micros: end.cpu_micros, max_rss_bytes: end.max_rss_bytes, bytes_in, bytes_out: 0 };
+    Exit { started_at: end.started_at, finished_at: end.finished_at, how, usage }
+}
+
+/// Ends everything that runs in the slots of a data directory in which no agent runs. Its ends stay in the slots' logs
+/// for the next agent.
+///
+/// # Errors
+/// When a slot cannot be read.
+pub(crate) fn stop_work(data_dir: &Path) -> anyhow::Result<()> {
+    let folder = data_dir.join("slots");
+    let Ok(entries) = std::fs::read_dir(&folder) else { return Ok(()) };
+    for entry in entries {
+        let Some(number) = entry?.file_name().to_str().and_then(|name| name.parse().ok()) else { continue };
+        let mut slot = Slot::new(&folder, number);
+        let Some(hello) = slot.connect()? else { continue };
+        let Some(shim) = slot.shim_mut() else { continue };
+        let mut left: Vec<Key> = hello.queued.iter().rev().copied().collect();
+        left.extend(hello.running.map(|(key, _)| key));
+        left.iter().for_each(|key| shim.say(&ToShim::Kill(*key)));
+        let deadline = Instant::now() + STOP_PATIENCE;
+        while !left.is_empty() && Instant::now() < deadline {
+            let mut frames = Vec::new();
+            if shim.write().and_then(|()| shim.read(&mut frames)).is_err() {
+                break;
+            }
+            for frame in frames {
+                let FromShim::Notices(notices) = frame else { continue };
+                for notice in notices {
+                    use crate::shim::protocol::Notice::{Ended, GivenBack, Started};
+                    match notice {
+                        Ended { key, .. } | GivenBack { key, .. } => left.retain(|known| *known != key),
+                        Started { .. } => {}
+                    }
+                }
+            }
+            std::thread::sleep(Duration::from_millis(2));
+        }
+        // Its log says everything that it knows.
+        if let Some(pid) = i32::try_from(hello.pid).ok().and_then(rustix::process::Pid::from_raw) {
+            // It may have gone meanwhile.
+            let _ = rustix::process::kill_process(pid, rustix::process::Signal::KILL);
+        }
+    }
+    Ok(())
+}

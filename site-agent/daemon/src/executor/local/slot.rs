@@ -1,0 +1,290 @@
+//! A slot as the agent sees it: its directory, the shim that owns it, and what that shim was handed.
+
+use std::collections::VecDeque;
+use std::fs::{self, File};
+use std::io::{self, Read, Write};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
+use std::os::unix::net::{UnixListener, UnixStream};
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use atoll_model::id::{RunId, StepIndex};
+
+use crate::config::ShimProgram;
+use crate::shim::protocol::{self, Common, FromShim, Hello, Isolation, Key, Order, PROTOCOL_VERSION, Setup, ToShim};
+use crate::shim::{LAST_WORDS, SOCKET, log, make_private, remove_whatever};
+
+/// How long a shim may take to greet: it answers whatever it runs, unless the machine is at its end.
+const GREETING_TIMEOUT: Duration = Duration::from_secs(30);
+const READ_BYTES: usize = 64 << 10;
+
+/// A step of a run: what executions queue behind.
+pub(super) type StepKey = (RunId, StepIndex);
+
+#[derive(Debug)]
+pub(super) struct Slot {
+    pub number: u32,
+    pub path: PathBuf,
+    pub state: SlotState,
+}
+
+#[derive(Debug)]
+pub(super) enum SlotState {
+    /// No shim, and nothing left of one.
+    Empty,
+    Live(Box<Shim>),
+    /// Its shim has died, and what it left is being cleared away.
+    Clearing,
+}
+
+/// The agent's end of a shim.
+#[derive(Debug)]
+pub(super) struct Shim {
+    stream: UnixStream,
+    /// Absent if another process started it.
+    child: Option<Child>,
+    input: Vec<u8>,
+    output: Vec<u8>,
+    /// What it was handed and has not said to have ended, in that order.
+    pub handed: VecDeque<(Key, StepKey)>,
+    /// What is to go with the next write.
+    orders: Vec<(Arc<Common>, Vec<Order>)>,
+    forget: Vec<Key>,
+    /// Nothing until it has greeted.
+    pub isolation: Option<Isolation>,
+    pub idle_since: Instant,
+    pub asked_back: bool,
+}
+
+/// A shim that cannot be used.
+#[derive(Debug, thiserror::Error)]
+pub enum ShimError {
+    #[error("the shim cannot be started from {program}", program = .program.display())]
+    Start { program: PathBuf, source: io::Error },
+    #[error("the slot {path} cannot be prepared", path = .path.display())]
+    Prepare { path: PathBuf, source: io::Error },
+    #[error("the shim of {path} does not answer", path = .path.display())]
+    Silent { path: PathBuf, source: io::Error },
+    #[error("the shim of {path} speaks version {version}, and this agent at most {PROTOCOL_VERSION}: run a newer agent", path = .path.display())]
+    Newer { path: PathBuf, version: u8 },
+}
+
+impl Slot {
+    pub(super) fn new(slots: &Path, number: u32) -> Self {
+        Self { number, path: slots.join(number.to_string()), state: SlotState::Empty }
+    }
+
+    pub(super) fn shim(&self) -> Option<&Shim> {
+        match &self.state {
+            SlotState::Live(shim) => Some(shim),
+            SlotState::Empty | SlotState::Clearing => None,
+        }
+    }
+
+    pub(super) fn shim_mut(&mut self) -> Option<&mut Shim> {
+        match &mut self.state {
+            SlotState::Live(shim) => Some(shim),
+            SlotState::Empty | SlotState::Clearing => None,
+        }
+    }
+
+    /// Starts a shim. The slot's log must have been read, and the strays of its last shim ended.
+    pub(super) fn start(&mut self, program: &ShimProgram, setup: &Setup) -> Result<(), ShimError> {
+        let prepare = |source| ShimError::Prepare { path: self.path.clone(), source };
+        make_private(&self.path).map_err(prepare)?;
+        let ended = log::read(&self.path).map_err(prepare)?.ended;
+        log::replace(&self.path, &ended).map_err(prepare)?;
+        let folder = File::open(&self.path).map_err(prepare)?;
+        let socket = short_path(&folder);
+        remove_whatever(&self.path.join(SOCKET)).map_err(prepare)?;
+        remove_whatever(&self.path.join(LAST_WORDS)).map_err(prepare)?;
+        let listener = UnixListener::bind(&socket).map_err(prepare)?;
+        let stream = UnixStream::connect(&socket).map_err(prepare)?;
+        let setup = serde_json::to_string(setup).map_err(|error| prepare(error.into()))?;
+        let child = Command::new(&program.program)
+            .args(&program.arguments)
+            .arg(setup)
+            .stdin(Stdio::from(OwnedFd::from(listener)))
+            .stdout(Stdio::null())
+            .stderr(Stdio::null())
+            .spawn()
+            .map_err(|source| ShimError::Start { program: program.program.clone(), source })?;
+        let mut shim = Shim::new(stream).map_err(prepare)?;
+        shim.child = Some(child);
+        self.state = SlotState::Live(Box::new(shim));
+        Ok(())
+    }
+
+    /// Connects to the shim that an earlier process of the agent left, if it lives, and hears what it has.
+    pub(super) fn connect(&mut self) -> Result<Option<Hello>, ShimError> {
+        let silent = |source| ShimError::Silent { path: self.path.clone(), source };
+        let folder = File::open(&self.path).map_err(silent)?;
+        let stream = match UnixStream::connect(short_path(&folder)) {
+            Ok(stream) => stream,
+            Err(error) if matches!(error.kind(), io::ErrorKind::ConnectionRefused | io::ErrorKind::NotFound) => {
+                return Ok(None);
+            }
+            Err(error) => return Err(silent(error)),
+        };
+        let mut shim = match Shim::new(stream) {
+            Ok(shim) => shim,
+            Err(error) => return Err(silent(error)),
+        };
+        match shim.wait_for_greeting() {
+            Ok(Some(hello)) if hello.version > PROTOCOL_VERSION => {
+                Err(ShimError::Newer { path: self.path.clone(), version: hello.version })
+            }
+            Ok(Some(hello)) => {
+                shim.isolation = Some(hello.isolation);
+                self.state = SlotState::Live(Box::new(shim));
+                Ok(Some(hello))
+            }
+            // It ended between the connection and the greeting.
+            Ok(None) => Ok(None),
+            Err(error) => Err(silent(error)),
+        }
+    }
+
+    /// What a shim that could not go on wrote before it ended.
+    pub(super) fn last_words(&self) -> Option<String> {
+        fs::read_to_string(self.path.join(LAST_WORDS)).ok().map(|words| words.trim().to_owned())
+    }
+}
+
+/// The path of the socket by way of a descriptor: socket addresses are at most 108 bytes long.
+fn short_path(folder: &File) -> PathBuf {
+    PathBuf::from(format!("/proc/self/fd/{}", folder.as_raw_fd())).join(SOCKET)
+}
+
+impl Shim {
+    fn new(stream: UnixStream) -> io::Result<Self> {
+        stream.set_nonblocking(true)?;
+        Ok(Self {
+            stream,
+            child: None,
+            input: Vec::new(),
+            output: Vec::new(),
+            handed: VecDeque::new(),
+            orders: Vec::new(),
+            forget: Vec::new(),
+            isolation: None,
+            idle_since: Instant::now(),
+            asked_back: false,
+        })
+    }
+
+    fn wait_for_greeting(&mut self) -> io::Result<Option<Hello>> {
+        self.stream.set_nonblocking(false)?;
+        self.stream.set_read_timeout(Some(GREETING_TIMEOUT))?;
+        loop {
+            let mut position = 0;
+            match protocol::decode(&self.input, &mut position).map_err(io::Error::other)? {
+                Some(FromShim::Hello(hello)) => {
+                    self.input.drain(..position);
+                    self.stream.set_nonblocking(true)?;
+                    return Ok(Some(hello));
+                }
+                Some(FromShim::Notices(_)) => return Err(io::Error::other("it does not greet")),
+                None => {}
+            }
+            let mut chunk = [0; 4096];
+            match self.stream.read(&mut chunk) {
+                Ok(0) => return Ok(None),
+                Ok(read) => self.input.extend_from_slice(&chunk[..read]),
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                Err(error) if error.kind() == io::ErrorKind::ConnectionReset => return Ok(None),
+                Err(error) => return Err(error),
+            }
+        }
+    }
+
+    pub(super) fn socket(&self) -> BorrowedFd<'_> {
+        self.stream.as_fd()
+    }
+
+    pub(super) fn is_idle(&self) -> bool {
+        self.handed.is_empty()
+    }
+
+    pub(super) fn wants_to_write(&self) -> bool {
+        !self.output.is_empty()
+    }
+
+    pub(super) fn hand(&mut self, common: &Arc<Common>, order: Order, step: StepKey) {
+        self.handed.push_back((order.key, step));
+        match self.orders.last_mut() {
+            Some((known, orders)) if Arc::ptr_eq(known, common) => orders.push(order),
+            Some(_) | None => self.orders.push((Arc::clone(common), vec![order])),
+        }
+    }
+
+    pub(super) fn forget(&mut self, key: Key) {
+        self.forget.push(key);
+    }
+
+    pub(super) fn say(&mut self, message: &ToShim) {
+        self.gather();
+        protocol::encode(message, &mut self.output);
+    }
+
+    /// Turns what was gathered into frames, in order.
+    fn gather(&mut self) {
+        for (common, orders) in self.orders.drain(..) {
+            let common = Common::clone(&common);
+            protocol::encode(&ToShim::Start { common, orders }, &mut self.output);
+        }
+        if !self.forget.is_empty() {
+            protocol::encode(&ToShim::Forget(std::mem::take(&mut self.forget)), &mut self.output);
+        }
+    }
+
+    /// Writes what there is to say, as far as the socket takes it.
+    pub(super) fn write(&mut self) -> io::Result<()> {
+        self.gather();
+        while !self.output.is_empty() {
+            match self.stream.write(&self.output) {
+                Ok(0) => return Err(io::ErrorKind::WriteZero.into()),
+                Ok(written) => drop(self.output.drain(..written)),
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => break,
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                Err(error) => return Err(error),
+            }
+        }
+        Ok(())
+    }
+
+    /// Reads what it has said. An error means that it has gone; `frames` holds what it said before.
+    pub(super) fn read(&mut self, frames: &mut Vec<FromShim>) -> io::Result<()> {
+        let gone = loop {
+            let start = self.input.len();
+            self.input.resize(start + READ_BYTES, 0);
+            let read = self.stream.read(&mut self.input[start..]);
+            self.input.truncate(start + *read.as_ref().unwrap_or(&0));
+            match read {
+                Ok(0) => break Err(io::ErrorKind::UnexpectedEof.into()),
+                Ok(READ_BYTES) => {}
+                Ok(_) => break Ok(()),
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => break Ok(()),
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                Err(error) => break Err(error),
+            }
+        };
+        let mut position = 0;
+        while let Some(frame) = protocol::decode(&self.input, &mut position).map_err(io::Error::other)? {
+            frames.push(frame);
+        }
+        self.input.drain(..position);
+        gone
+    }
+
+    /// Waits for the end of a shim whose socket has closed, so that no zombie stays. Its number is gone with it.
+    pub(super) fn bury(&mut self) {
+        if let Some(mut child) = self.child.take() {
+            // A shim that closes its socket and lives on is none any more.
+            let _ = child.kill();
+            let _ = child.wait();
+        }
+    }
+}

@@ -1,0 +1,168 @@
+//! The slots of a site: which of them live, and which is next.
+
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+use std::time::{Duration, Instant};
+
+use super::LocalOptions;
+use super::cgroups::AgentCgroups;
+use super::slot::{Shim, ShimError, Slot, SlotState, StepKey};
+use crate::config::ShimProgram;
+use crate::shim::make_private;
+use crate::shim::protocol::{Hello, Isolation, Key, Setup, SlotCgroups, ToShim};
+
+#[derive(Debug)]
+pub(super) struct Slots {
+    folder: PathBuf,
+    data_dir: PathBuf,
+    program: ShimProgram,
+    cgroups: AgentCgroups,
+    slots: BTreeMap<u32, Slot>,
+    complained: bool,
+}
+
+/// A slot whose shim has gone.
+#[derive(Debug)]
+pub(super) struct LostSlot {
+    pub number: u32,
+    pub path: PathBuf,
+    pub cgroups: SlotCgroups,
+    /// What it was handed and had not said to have ended.
+    pub handed: Vec<Key>,
+}
+
+impl Slots {
+    pub(super) fn open(options: &LocalOptions) -> anyhow::Result<Self> {
+        let folder = options.data_dir.join("slots");
+        make_private(&folder)?;
+        make_private(&options.data_dir.join("scripts"))?;
+        let mut slots = BTreeMap::new();
+        for entry in std::fs::read_dir(&folder)? {
+            if let Some(number) = entry?.file_name().to_str().and_then(|name| name.parse().ok()) {
+                slots.insert(number, Slot::new(&folder, number));
+            }
+        }
+        let cgroups = AgentCgroups::make(&options.data_dir);
+        let (memory, cpu) = cgroups.limits();
+        if !(memory && cpu) {
+            tracing::warn!(
+                memory,
+                cpu,
+                "this agent may not make control groups: limits are those that a process inherits"
+            );
+        }
+        let (data_dir, program) = (options.data_dir.clone(), options.program.clone());
+        Ok(Self { folder, data_dir, program, cgroups, slots, complained: false })
+    }
+
+    pub(super) fn all_mut(&mut self) -> impl Iterator<Item = &mut Slot> {
+        self.slots.values_mut()
+    }
+
+    pub(super) fn cgroups_of(&self, number: u32) -> SlotCgroups {
+        self.cgroups.for_slot(number)
+    }
+
+    pub(super) fn live(&self) -> impl Iterator<Item = u32> + '_ {
+        self.slots.values().filter(|slot| slot.shim().is_some()).map(|slot| slot.number)
+    }
+
+    pub(super) fn path(&self, number: u32) -> PathBuf {
+        self.folder.join(number.to_string())
+    }
+
+    pub(super) fn shim(&self, number: u32) -> Option<&Shim> {
+        self.slots.get(&number).and_then(Slot::shim)
+    }
+
+    pub(super) fn shim_mut(&mut self, number: u32) -> Option<&mut Shim> {
+        self.slots.get_mut(&number).and_then(Slot::shim_mut)
+    }
+
+    pub(super) fn isolation(&self, number: u32) -> Option<Isolation> {
+        self.shim(number).and_then(|shim| shim.isolation)
+    }
+
+    /// The slot for an attempt: behind others of its step if it is `ahead`, else one that has nothing to do, if need be
+    /// a new one.
+    pub(super) fn choose(&mut self, step: StepKey, ahead: bool) -> Result<u32, ShimError> {
+        let of_step =
+            |slot: &&Slot| slot.shim().is_some_and(|shim| shim.handed.iter().any(|(_, handed)| *handed == step));
+        let behind =
+            self.slots.values().filter(of_step).min_by_key(|slot| slot.shim().map_or(0, |shim| shim.handed.len()));
+        if let (true, Some(slot)) = (ahead, behind) {
+            return Ok(slot.number);
+        }
+        let idle = self.slots.values().find(|slot| slot.shim().is_some_and(|shim| shim.is_idle() && !shim.asked_back));
+        if let Some(slot) = idle {
+            return Ok(slot.number);
+        }
+        let empty = self.slots.values().find(|slot| matches!(slot.state, SlotState::Empty)).map(|slot| slot.number);
+        let number =
+            empty.unwrap_or_else(|| (0..).find(|number| !self.slots.contains_key(number)).expect("numbers do not end"));
+        self.start(number)?;
+        Ok(number)
+    }
+
+    fn start(&mut self, number: u32) -> Result<(), ShimError> {
+        let setup = Setup {
+            slot: self.path(number),
+            read_only: vec![self.data_dir.clone()],
+            hidden: ["identity", "journal"].map(|name| self.data_dir.join(name)).to_vec(),
+            no_namespace: false,
+            cgroups: self.cgroups.for_slot(number),
+        };
+        let slot = self.slots.entry(number).or_insert_with(|| Slot::new(&self.folder, number));
+        slot.start(&self.program, &setup)
+    }
+
+    pub(super) fn greeted(&mut self, number: u32, hello: &Hello) {
+        if !self.complained && !hello.complaints.is_empty() {
+            // Said once: it is the same for every slot of this machine.
+            self.complained = true;
+            for complaint in &hello.complaints {
+                tracing::warn!(complaint, "executions are isolated less than they could be");
+            }
+        }
+        if let Some(shim) = self.shim_mut(number) {
+            shim.isolation = Some(hello.isolation);
+        }
+    }
+
+    /// Lets shims go that have had nothing to do for long.
+    pub(super) fn let_idle_go(&mut self, idle_max: Duration) {
+        let now = Instant::now();
+        for slot in self.slots.values_mut() {
+            if let SlotState::Live(shim) = &mut slot.state
+                && shim.is_idle()
+                && !shim.asked_back
+                && now.saturating_duration_since(shim.idle_since) >= idle_max
+            {
+                shim.asked_back = true;
+                shim.say(&ToShim::Quit);
+            }
+        }
+    }
+
+    /// Takes a slot out of use whose shim has gone.
+    pub(super) fn lose(&mut self, number: u32) -> Option<LostSlot> {
+        let cgroups = self.cgroups.for_slot(number);
+        let slot = self.slots.get_mut(&number)?;
+        let SlotState::Live(shim) = &mut slot.state else { return None };
+        let handed: Vec<Key> = shim.handed.iter().map(|(key, _)| *key).collect();
+        shim.bury();
+        let expected = shim.asked_back && handed.is_empty();
+        if let (false, words) = (expected, slot.last_words()) {
+            tracing::error!(slot = number, words, "a shim has died");
+        }
+        slot.state = SlotState::Clearing;
+        Some(LostSlot { number, path: slot.path.clone(), cgroups, handed })
+    }
+
+    pub(super) fn cleared(&mut self, number: u32) {
+        self.cgroups.remove_slot(number);
+        if let Some(slot) = self.slots.get_mut(&number) {
+            slot.state = SlotState::Empty;
+        }
+    }
+}

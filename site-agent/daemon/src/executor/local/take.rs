@@ -1,0 +1,336 @@
+//! What the executor does with each order, and with each notice of a shim.
+
+use std::sync::Arc;
+use std::time::Instant;
+
+use atoll_model::session::{FailureReason, Logs, StepTemplate, TemplateWork};
+use atoll_model::value::Value;
+use site_agent_core::Event;
+use site_agent_core::command::{StartInput, StartValue};
+use site_agent_core::event::{OutputFailure, StoredOutputs};
+use storage_sync_engine::store::Stored;
+
+use super::attempts::{Known, Phase};
+use super::collect::{Collection, with_listing};
+use super::recovery::{exit, interrupted};
+use super::staging::{StagingFailure, bundle};
+use super::workers::Staged;
+use super::{Job, Local, Order, orders};
+use crate::clock::wall_clock;
+use crate::shim::KEPT;
+use crate::shim::protocol::{End, EndKind, Isolation, Key, Left, Notice, ToShim};
+
+impl Local {
+    pub(super) fn take(&mut self, order: Order) {
+        match order {
+            Order::Start { key, template, inputs, ahead } => self.start(key, template, inputs, ahead),
+            Order::Staged(key, staged) => self.staged(key, staged),
+            Order::Imported(key, result) => self.imported(key, result),
+            Order::Kill(key) => self.kill(key),
+            Order::Collect { key, template, outputs } => self.collect(key, template, outputs),
+            Order::Release(key) => self.release(key),
+            Order::Locate(object) => self.workers.locate(object),
+            Order::DropSealed(seals) => self.workers.job(Job::DropSealed(seals)),
+            Order::Cleared { slot, ended } => self.cleared(slot, ended),
+            Order::Quit => self.quit = true,
+        }
+    }
+
+    fn start(&mut self, key: Key, template: Arc<StepTemplate>, inputs: Vec<StartInput>, ahead: bool) {
+        if self.attempts.get(key).is_some() {
+            // Asked for again after a restart of the agent: a slot has it already.
+            return;
+        }
+        let step = (template.run, template.step);
+        let bytes_in = inputs.iter().map(|input| bytes_of(&input.value)).sum();
+        if let TemplateWork::Import { path, directory } = &template.work {
+            self.workers.import(key, path.clone(), *directory);
+        } else {
+            let entries = orders::entries(&inputs);
+            let bundle = bundle(&template);
+            if entries.is_empty() && bundle.is_none() {
+                let known = Known { step, slot: None, phase: Phase::Handed { order: None }, lent: None, bytes_in };
+                self.attempts.insert(key, known);
+                self.hand(key, &template, &inputs, None, ahead);
+                return;
+            }
+            self.workers.stage(key, entries, bundle);
+        }
+        let phase = Phase::Staging { template, inputs, ahead, killed: false };
+        self.attempts.insert(key, Known { step, slot: None, phase, lent: None, bytes_in });
+    }
+
+    fn staged(&mut self, key: Key, staged: Staged) {
+        let Some(known) = self.attempts.get_mut(key) else { return };
+        let Phase::Staging { template, inputs, ahead, killed } = &mut known.phase else { return };
+        let (template, inputs, ahead, killed) = (Arc::clone(template), std::mem::take(inputs), *ahead, *killed);
+        match staged.result {
+            Err(failure) => self.cannot_start(key, failure),
+            Ok(lent) => {
+                known.lent = lent;
+                known.phase = Phase::Handed { order: None };
+                if killed {
+                    self.killed(key);
+                } else {
+                    self.hand(key, &template, &inputs, staged.bundle.as_deref(), ahead);
+                }
+            }
+        }
+    }
+
+    /// Gives an attempt whose inputs are ready to a slot.
+    fn hand(
+        &mut self,
+        key: Key,
+        template: &StepTemplate,
+        inputs: &[StartInput],
+        bundle: Option<&std::path::Path>,
+        ahead: bool,
+    ) {
+        let step = (template.run, template.step);
+        let staged = self.workers.staged_folder(key);
+        let prepared = self
+            .common(template, bundle)
+            .and_then(|common| Ok((common, self.surroundings.order(key, template, inputs, &staged, None)?)));
+        let (common, order) = match prepared {
+            Ok(prepared) => prepared,
+            Err(error) => {
+                return self.not_started(key, FailureReason::NotExecutable, super::staging::full_message(&error));
+            }
+        };
+        match self.slots.choose(step, ahead) {
+            Ok(number) => {
+                if let Some(known) = self.attempts.get_mut(key) {
+                    known.slot = Some(number);
+                    known.phase = Phase::Handed { order: Some((Arc::clone(&common), order.clone())) };
+                }
+                if let Some(shim) = self.slots.shim_mut(number) {
+                    shim.hand(&common, order, step);
+                }
+            }
+            Err(error) => self.not_started(key, FailureReason::Agent, super::staging::full_message(&error)),
+        }
+    }
+
+    fn common(
+        &mut self,
+        template: &StepTemplate,
+        bundle: Option<&std::path::Path>,
+    ) -> Result<Arc<crate::shim::protocol::Common>, orders::OrderError> {
+        let step = (template.run, template.step);
+        if let Some((known, common)) = &self.common
+            && *known == step
+        {
+            return Ok(Arc::clone(common));
+        }
+        let common = Arc::new(self.surroundings.common(template, bundle)?);
+        self.common = Some((step, Arc::clone(&common)));
+        Ok(common)
+    }
+
+    fn imported(&mut self, key: Key, result: Result<Stored, StagingFailure>) {
+        let Some(known) = self.attempts.get_mut(key) else { return };
+        match result {
+            Err(failure) => self.cannot_start(key, failure),
+            Ok(stored) => {
+                let now = wall_clock();
+                known.phase = Phase::Imported { stored: Box::new(stored) };
+                let end = End {
+                    started_at: now,
+                    finished_at: now,
+                    how: EndKind::Code(0),
+                    cpu_micros: 0,
+                    max_rss_bytes: 0,
+                    left: Left::default(),
+                };
+                let Key { execution, attempt } = key;
+                self.events.push(Event::Started { execution, attempt, at: now });
+                self.events.push(Event::Exited { execution, attempt, exit: exit(&end, 0) });
+            }
+        }
+    }
+
+    fn cannot_start(&mut self, key: Key, failure: StagingFailure) {
+        if let Some(object) = failure.damaged {
+            self.events.push(Event::Damaged { object: object.id, kind: object.kind, message: failure.message.clone() });
+        }
+        self.not_started(key, failure.reason, failure.message);
+    }
+
+    fn not_started(&mut self, key: Key, reason: FailureReason, message: String) {
+        let Key { execution, attempt } = key;
+        self.events.push(Event::NotStarted { execution, attempt, reason, message });
+        self.release(key);
+    }
+
+    /// An attempt that was to be ended before it started.
+    fn killed(&mut self, key: Key) {
+        let now = wall_clock();
+        let end = End { how: EndKind::Killed, ..interrupted(now, String::new()) };
+        if let Some(known) = self.attempts.get_mut(key) {
+            known.phase = Phase::Ended { left: Left::default() };
+        }
+        let Key { execution, attempt } = key;
+        self.events.push(Event::Exited { execution, attempt, exit: exit(&end, 0) });
+    }
+
+    fn kill(&mut self, key: Key) {
+        match self.attempts.get_mut(key) {
+            None => self.killed(key),
+            Some(known) => match &mut known.phase {
+                Phase::Staging { killed, .. } => *killed = true,
+                Phase::Handed { .. } => {
+                    if let Some(shim) = known.slot.and_then(|slot| self.slots.shim_mut(slot)) {
+                        shim.say(&ToShim::Kill(key));
+                    }
+                }
+                // Its end was told.
+                Phase::Ended { .. } | Phase::Imported { .. } => {}
+            },
+        }
+    }
+
+    fn collect(&mut self, key: Key, template: Arc<StepTemplate>, outputs: bool) {
+        let Key { execution, attempt } = key;
+        let nothing = |outputs| StoredOutputs { outputs, logs: Logs::default(), bytes_out: 0 };
+        let result = match self.attempts.get(key).map(|known| (&known.phase, known.slot)) {
+            Some((Phase::Imported { stored }, _)) => {
+                let listed = template.outputs.first().is_some_and(|output| output.listed);
+                let stored = Stored::clone(stored);
+                let listing = if listed { with_listing(&self.store, stored) } else { Ok(stored) };
+                listing.map(|stored| nothing(vec![stored.value])).map_err(|error| OutputFailure {
+                    reason: FailureReason::Agent,
+                    message: super::staging::full_message(&error),
+                    logs: Logs::default(),
+                })
+            }
+            Some((Phase::Ended { left }, Some(slot))) => {
+                let kept = self.slots.path(slot).join(KEPT).join(key.folder());
+                let log_bytes_max = self.surroundings.log_bytes_max;
+                let collection = Collection { key, kept, template, outputs, left: *left, log_bytes_max };
+                if !collection.is_empty() {
+                    return self.workers.job(Job::Collect(Box::new(collection)));
+                }
+                Ok(nothing(Vec::new()))
+            }
+            Some(_) | None => Ok(nothing(Vec::new())),
+        };
+        self.events.push(Event::OutputsStored { execution, attempt, result });
+    }
+
+    fn release(&mut self, key: Key) {
+        let Some(known) = self.attempts.remove(key) else { return };
+        let kept = match (&known.phase, known.slot) {
+            (Phase::Ended { left }, Some(slot)) => {
+                if let Some(shim) = self.slots.shim_mut(slot) {
+                    shim.forget(key);
+                }
+                left.anything().then(|| self.slots.path(slot).join(KEPT).join(key.folder()))
+            }
+            (Phase::Ended { .. } | Phase::Staging { .. } | Phase::Handed { .. } | Phase::Imported { .. }, _) => None,
+        };
+        let check = known.slot.and_then(|slot| self.slots.isolation(slot)) == Some(Isolation::Nothing);
+        if kept.is_some() || known.lent.is_some() {
+            self.workers.job(Job::Release { key, kept, lent: known.lent, check });
+        }
+    }
+
+    pub(super) fn notice(&mut self, number: u32, notice: Notice) {
+        match notice {
+            Notice::Started { key, at } => {
+                self.attempts.log_at(key, self.slots.path(number), true);
+                self.events.push(Event::Started { execution: key.execution, attempt: key.attempt, at });
+            }
+            Notice::Ended { key, end } => {
+                self.taken_off(number, key);
+                self.ended(number, key, &end);
+            }
+            Notice::GivenBack { key, .. } => {
+                self.taken_off(number, key);
+                self.killed(key);
+            }
+        }
+    }
+
+    fn taken_off(&mut self, number: u32, key: Key) {
+        if let Some(shim) = self.slots.shim_mut(number) {
+            shim.handed.retain(|(handed, _)| *handed != key);
+            shim.idle_since = Instant::now();
+        }
+    }
+
+    fn ended(&mut self, number: u32, key: Key, end: &End) {
+        let bytes_in = self.attempts.get(key).map_or(0, |known| known.bytes_in);
+        self.attempts.end(key, number, end);
+        self.attempts.log_at(key, self.slots.path(number).join(KEPT).join(key.folder()), false);
+        let Key { execution, attempt } = key;
+        match &end.how {
+            EndKind::NotStarted { message, no_space } => {
+                let reason = if *no_space { FailureReason::NoSpace } else { FailureReason::NotExecutable };
+                self.not_started(key, reason, message.clone());
+            }
+            EndKind::Code(_)
+            | EndKind::Signal(_)
+            | EndKind::TimedOut
+            | EndKind::OutOfMemory
+            | EndKind::Killed
+            | EndKind::Interrupted { .. } => {
+                self.events.push(Event::Exited { execution, attempt, exit: exit(end, bytes_in) });
+            }
+        }
+    }
+
+    /// A slot is empty after its shim died: what it had claimed has ended, what it had not goes to another.
+    fn cleared(&mut self, number: u32, ended: Vec<(Key, End)>) {
+        for (key, end) in ended {
+            let told = matches!(self.attempts.get(key).map(|known| &known.phase), Some(Phase::Ended { .. }) | None);
+            if !told {
+                self.ended(number, key, &end);
+            }
+        }
+        self.slots.cleared(number);
+        let unclaimed: Vec<Key> = self
+            .attempts
+            .keys()
+            .filter(|key| {
+                self.attempts
+                    .get(*key)
+                    .is_some_and(|known| known.slot == Some(number) && matches!(known.phase, Phase::Handed { .. }))
+            })
+            .collect();
+        for key in unclaimed {
+            self.hand_again(key);
+        }
+    }
+
+    fn hand_again(&mut self, key: Key) {
+        let Some(Known { step, phase: Phase::Handed { order }, .. }) = self.attempts.get_mut(key) else { return };
+        let (step, order) = (*step, order.clone());
+        let Some((common, order)) = order else {
+            // Of an earlier process of the agent: whether it ran is in no log, so it did not.
+            return self.not_started(key, FailureReason::Agent, "the process that was to run it has died".to_owned());
+        };
+        match self.slots.choose(step, false) {
+            Ok(number) => {
+                if let Some(known) = self.attempts.get_mut(key) {
+                    known.slot = Some(number);
+                }
+                if let Some(shim) = self.slots.shim_mut(number) {
+                    shim.hand(&common, order, step);
+                }
+            }
+            Err(error) => self.not_started(key, FailureReason::Agent, super::staging::full_message(&error)),
+        }
+    }
+}
+
+fn bytes_of(value: &StartValue) -> u64 {
+    match value {
+        StartValue::Value(value @ (Value::File(_) | Value::Directory(_) | Value::List(_) | Value::Object(_))) => {
+            let mut bytes = 0;
+            value.visit_objects(&mut |object| bytes += object.bytes);
+            bytes
+        }
+        StartValue::Value(_) | StartValue::Sealed { .. } => 0,
+    }
+}

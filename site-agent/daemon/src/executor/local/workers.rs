@@ -1,0 +1,236 @@
+//! Threads beside the executor's: one makes inputs ready, one takes in outputs; slow things get one of their own.
+
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::sync::mpsc::{Receiver, Sender, channel};
+use std::thread;
+
+use atoll_model::value::{ObjectKind, ObjectRef};
+use site_agent_core::Event;
+use storage_sync_engine::store::{Entry, Lent, SealId, SiteStore, StoreError};
+
+use super::attempts::Attempts;
+use super::collect::{self, Collection};
+use super::recovery::conclude;
+use super::slots::LostSlot;
+use super::staging::{Stage, StagingFailure, full_message};
+use super::{Executor, Job, LocalOptions, Order, Tell};
+use crate::shim::protocol::Key;
+use crate::shim::remove_whatever;
+
+/// Outputs of so many attempts are made durable together.
+const TOGETHER_MAX: usize = 256;
+
+/// What was made ready for an attempt.
+pub(crate) struct Staged {
+    /// The folder of its action.
+    pub(super) bundle: Option<PathBuf>,
+    pub(super) result: Result<Option<Lent>, StagingFailure>,
+}
+
+enum Preparation {
+    Stage { key: Key, entries: Vec<Entry>, bundle: Option<ObjectRef> },
+    Locate(ObjectRef),
+}
+
+pub(super) struct Workers {
+    stage: Arc<Stage>,
+    executor: Executor,
+    preparations: Sender<Preparation>,
+    jobs: Sender<Job>,
+}
+
+impl Workers {
+    pub(super) fn start(options: &LocalOptions, executor: &Executor, attempts: &Attempts) -> anyhow::Result<Self> {
+        let stage = Arc::new(Stage::new(options.store.clone(), &options.data_dir, options.imports.clone())?);
+        let known: Vec<String> = attempts.keys().map(Key::folder).collect();
+        for folder in stage.leftovers()? {
+            if !known.contains(&folder) {
+                stage.take_back(&folder);
+            }
+        }
+        let (preparations, to_prepare) = channel();
+        let (jobs, to_do) = channel();
+        let preparer = Preparer {
+            stage: Arc::clone(&stage),
+            store: options.store.clone(),
+            executor: executor.clone(),
+            tell: Arc::clone(&options.tell),
+        };
+        thread::Builder::new().name("atoll-staging".to_owned()).spawn(move || preparer.run(&to_prepare))?;
+        let collector =
+            Collector { stage: Arc::clone(&stage), store: options.store.clone(), tell: Arc::clone(&options.tell) };
+        thread::Builder::new().name("atoll-outputs".to_owned()).spawn(move || collector.run(&to_do))?;
+        Ok(Self { stage, executor: executor.clone(), preparations, jobs })
+    }
+
+    pub(super) fn staged_folder(&self, key: Key) -> PathBuf {
+        self.stage.staged(&key.folder())
+    }
+
+    pub(super) fn stage(&self, key: Key, entries: Vec<Entry>, bundle: Option<ObjectRef>) {
+        // The thread ends with this one.
+        let _ = self.preparations.send(Preparation::Stage { key, entries, bundle });
+    }
+
+    pub(super) fn locate(&self, object: ObjectRef) {
+        let _ = self.preparations.send(Preparation::Locate(object));
+    }
+
+    pub(super) fn job(&self, job: Job) {
+        let _ = self.jobs.send(job);
+    }
+
+    /// Imports may be large, and hold up nothing else.
+    pub(super) fn import(&self, key: Key, path: String, directory: bool) {
+        let (stage, executor) = (Arc::clone(&self.stage), self.executor.clone());
+        let import = move || {
+            let result = stage.import(&path, directory);
+            executor.order(Order::Imported(key, result));
+            executor.ring();
+        };
+        if let Err(error) = thread::Builder::new().name("atoll-import".to_owned()).spawn(import) {
+            tracing::error!(%error, "no thread is to be had for an import");
+        }
+    }
+
+    /// Ends what a dead shim has left, concludes how its attempts ended, and gives the slot back.
+    pub(super) fn clear(&self, lost: LostSlot) {
+        let executor = self.executor.clone();
+        let clear = move || {
+            match conclude(&lost.path, &lost.cgroups) {
+                Ok(ended) => executor.order(Order::Cleared { slot: lost.number, ended }),
+                // The slot stays out of use: something in it may still run.
+                Err(error) => tracing::error!(slot = lost.number, %error, "a slot cannot be cleared"),
+            }
+            executor.ring();
+        };
+        if let Err(error) = thread::Builder::new().name("atoll-clearing".to_owned()).spawn(clear) {
+            tracing::error!(%error, "no thread is to be had to clear a slot");
+        }
+    }
+}
+
+/// Makes inputs and actions ready, and looks for objects, in order.
+struct Preparer {
+    stage: Arc<Stage>,
+    store: SiteStore,
+    executor: Executor,
+    tell: Tell,
+}
+
+impl Preparer {
+    fn run(self, preparations: &Receiver<Preparation>) {
+        while let Ok(preparation) = preparations.recv() {
+            match preparation {
+                Preparation::Stage { key, entries, bundle } => {
+                    let staged = self.prepare(key, &entries, bundle);
+                    self.executor.order(Order::Staged(key, staged));
+                    self.executor.ring();
+                }
+                Preparation::Locate(object) => self.locate(object),
+            }
+        }
+    }
+
+    fn prepare(&self, key: Key, entries: &[Entry], bundle: Option<ObjectRef>) -> Staged {
+        let bundle = match bundle.map(|bundle| self.stage.action(bundle)).transpose() {
+            Ok(bundle) => bundle,
+            Err(failure) => return Staged { bundle: None, result: Err(failure) },
+        };
+        let lent = (!entries.is_empty()).then(|| self.stage.materialise(&key.folder(), entries)).transpose();
+        Staged { bundle, result: lent }
+    }
+
+    fn locate(&self, object: ObjectRef) {
+        let mut events = Vec::new();
+        let present = match self.store.verify(object) {
+            Ok(()) => true,
+            Err(StoreError::Damaged { object, message }) => {
+                events.push(Event::Damaged { object: object.id, kind: object.kind, message });
+                false
+            }
+            Err(StoreError::NotFound(_)) => false,
+            Err(error) => {
+                tracing::error!(object = %object.id, error = full_message(&error), "an object cannot be looked for");
+                false
+            }
+        };
+        events.push(Event::Located { object, present });
+        (self.tell)(events);
+    }
+}
+
+/// Takes in outputs, and clears up after attempts.
+struct Collector {
+    stage: Arc<Stage>,
+    store: SiteStore,
+    tell: Tell,
+}
+
+impl Collector {
+    fn run(self, jobs: &Receiver<Job>) {
+        let mut together: Vec<Collection> = Vec::new();
+        while let Ok(job) = jobs.recv() {
+            let mut next = Some(job);
+            while let Some(job) = next.take() {
+                match job {
+                    Job::Collect(collection) => together.push(*collection),
+                    other => {
+                        self.take_in(&mut together);
+                        self.clear_up(other);
+                    }
+                }
+                if together.len() < TOGETHER_MAX {
+                    next = jobs.try_recv().ok();
+                }
+            }
+            self.take_in(&mut together);
+        }
+    }
+
+    fn take_in(&self, together: &mut Vec<Collection>) {
+        if !together.is_empty() {
+            collect::take_in(&self.store, together, &|events| (self.tell)(events));
+            together.clear();
+        }
+    }
+
+    fn clear_up(&self, job: Job) {
+        match job {
+            Job::Collect(_) => unreachable!("collections are gathered"),
+            Job::Release { key, kept, lent, check } => {
+                if let Some(lent) = lent.as_ref().filter(|_| check) {
+                    let touched = self.stage.touched(lent);
+                    if !touched.is_empty() {
+                        (self.tell)(touched.into_iter().map(touched_event).collect());
+                    }
+                }
+                if lent.is_some() {
+                    self.stage.take_back(&key.folder());
+                }
+                if let Some(kept) = kept
+                    && let Err(error) = remove_whatever(&kept)
+                {
+                    tracing::warn!(path = %kept.display(), %error, "what an attempt left cannot be removed");
+                }
+            }
+            Job::DropSealed(seals) => {
+                for seal in seals {
+                    if let Err(error) = self.store.drop_seal(SealId(seal.0)) {
+                        tracing::warn!(seal = seal.0, error = full_message(&error), "sealed outputs cannot be dropped");
+                    }
+                }
+            }
+        }
+    }
+}
+
+fn touched_event(object: ObjectRef) -> Event {
+    let what = if object.kind == ObjectKind::Tree { "a file of the tree" } else { "the file" };
+    Event::Damaged {
+        object: object.id,
+        kind: object.kind,
+        message: format!("{what} was changed by an execution that it was lent to"),
+    }
+}

@@ -1,0 +1,73 @@
+//! What the site has, and what it is busy with.
+
+use std::path::Path;
+use std::time::Duration;
+
+use atoll_model::resources::Capacity;
+use atoll_model::session::Heartbeat;
+use site_agent_core::Event;
+use storage_sync_engine::store::SiteStore;
+use sysinfo::System;
+use tokio_util::sync::CancellationToken;
+
+use crate::clock::wall_clock;
+use crate::config::Config;
+use crate::driver::Inbox;
+
+const INTERVAL: Duration = Duration::from_secs(2);
+/// A site takes no new work once its disk is this full (E1).
+const FULL_PERCENT: u64 = 90;
+/// What is left of the machine's memory for everything else.
+const MEMORY_OFFERED_PERCENT: u64 = 90;
+
+/// What the site offers to work.
+pub(crate) fn capacity(config: &Config) -> Capacity {
+    let cpus = std::thread::available_parallelism().map_or(1, usize::from);
+    Capacity {
+        cpu_millis: config.cpu_millis.unwrap_or_else(|| u32::try_from(cpus * 1_000).unwrap_or(u32::MAX)),
+        memory_bytes: config.memory_bytes.unwrap_or_else(|| total_memory() / 100 * MEMORY_OFFERED_PERCENT),
+        disk_free_bytes: disk(&config.data_dir).map_or(0, |(free, _)| free),
+    }
+}
+
+fn total_memory() -> u64 {
+    let Ok(mut system) = System::new() else { return 0 };
+    system.refresh_memory();
+    system.total_memory()
+}
+
+/// Bytes of room on the file system of a folder: free for this user, and in all.
+fn disk(folder: &Path) -> std::io::Result<(u64, u64)> {
+    let found = rustix::fs::statvfs(folder)?;
+    Ok((found.f_bavail * found.f_frsize, found.f_blocks * found.f_frsize))
+}
+
+/// Measures again and again, and tells the core.
+pub(crate) async fn keep_measuring(config: Config, store: SiteStore, inbox: Inbox, shutdown: CancellationToken) {
+    let mut offered = capacity(&config);
+    loop {
+        let (free, all) = disk(&config.data_dir).unwrap_or((0, 1));
+        offered.disk_free_bytes = free;
+        let full = free.saturating_mul(100) < all.saturating_mul(100 - FULL_PERCENT);
+        let closed = config.closed.clone().or_else(|| {
+            full.then(|| format!("the disk is more than {FULL_PERCENT} % full: {free} of {all} bytes are free"))
+        });
+        let stats = store.stats();
+        let load = System::load_average().map_or(0.0, |load| load.one);
+        let heartbeat = Heartbeat {
+            sent_at: wall_clock(),
+            capacity: offered.clone(),
+            running: 0,
+            queued: 0,
+            store_objects: stats.objects,
+            store_bytes: stats.bytes,
+            load_millis: (load * 1_000.0) as u32,
+            closed,
+        };
+        inbox.tell(vec![Event::Measured { heartbeat }]);
+        tokio::select! {
+            () = tokio::time::sleep(INTERVAL) => {}
+            () = shutdown.cancelled() => return,
+        }
+    }
+}

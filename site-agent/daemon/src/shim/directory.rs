@@ -1,0 +1,232 @@
+//! The directory of a slot: what an execution finds empty, and what it leaves.
+
+use std::fs::{self, File, OpenOptions};
+use std::io;
+use std::mem::MaybeUninit;
+use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt, PermissionsExt};
+use std::path::{Path, PathBuf};
+
+use rustix::fs::{AtFlags, CWD, Mode, OFlags, RawDir};
+use rustix::io::Errno;
+
+use super::protocol::{Key, Left};
+
+pub(crate) const WORK: &str = "work";
+pub(crate) const TMP: &str = "tmp";
+pub(crate) const OUT: &str = "out";
+pub(crate) const STDOUT: &str = "stdout";
+pub(crate) const STDERR: &str = "stderr";
+/// What attempts left, in a folder for each, until the agent has taken it in.
+pub(crate) const KEPT: &str = "kept";
+pub(crate) const SOCKET: &str = "shim.sock";
+
+/// The slot as its shim sees it.
+#[derive(Debug)]
+pub(crate) struct SlotDirectory {
+    path: PathBuf,
+    work: PathBuf,
+    tmp: PathBuf,
+    out: PathBuf,
+    stdout: File,
+    stderr: File,
+}
+
+impl SlotDirectory {
+    /// Makes the slot as an execution is to find it, and makes its work directory and logs those of this process: an
+    /// execution inherits them.
+    pub(crate) fn prepare(path: &Path) -> io::Result<Self> {
+        let [work, tmp, out] = [WORK, TMP, OUT].map(|name| path.join(name));
+        make_private(&path.join(KEPT))?;
+        let mut slot = Self {
+            path: path.to_owned(),
+            work,
+            tmp,
+            out,
+            stdout: open_log(&path.join(STDOUT))?,
+            stderr: open_log(&path.join(STDERR))?,
+        };
+        slot.stdout.set_len(0)?;
+        slot.stderr.set_len(0)?;
+        slot.clean()?;
+        slot.adopt()?;
+        Ok(slot)
+    }
+
+    fn adopt(&mut self) -> io::Result<()> {
+        rustix::process::chdir(&self.work)?;
+        self.adopt_logs()
+    }
+
+    fn adopt_logs(&self) -> io::Result<()> {
+        rustix::stdio::dup2_stdout(&self.stdout)?;
+        rustix::stdio::dup2_stderr(&self.stderr)?;
+        Ok(())
+    }
+
+    /// What an execution is told of the slot.
+    pub(crate) fn environment(&self) -> [(&'static str, &Path); 3] {
+        [("ATOLL_OUTPUTS", &self.out), ("TMPDIR", &self.tmp), ("HOME", &self.work)]
+    }
+
+    /// Moves aside what the attempt left and the agent is to take in.
+    pub(crate) fn keep(&mut self, key: Key, outputs: bool) -> io::Result<Left> {
+        let left = Left {
+            outputs: outputs && !is_empty_folder(&self.out),
+            stdout: self.stdout.metadata()?.len() > 0,
+            stderr: self.stderr.metadata()?.len() > 0,
+        };
+        if !left.anything() {
+            return Ok(left);
+        }
+        let kept = self.path.join(KEPT).join(key.folder());
+        make_private(&kept)?;
+        if left.outputs {
+            fs::rename(&self.out, kept.join(OUT))?;
+        }
+        if left.stdout {
+            fs::rename(self.path.join(STDOUT), kept.join(STDOUT))?;
+            self.stdout = open_log(&self.path.join(STDOUT))?;
+        }
+        if left.stderr {
+            fs::rename(self.path.join(STDERR), kept.join(STDERR))?;
+            self.stderr = open_log(&self.path.join(STDERR))?;
+        }
+        if left.stdout || left.stderr {
+            self.adopt_logs()?;
+        }
+        Ok(left)
+    }
+
+    /// Makes the slot as the next execution is to find it.
+    pub(crate) fn clean(&mut self) -> io::Result<()> {
+        let mut renewed = false;
+        for folder in [&self.work, &self.tmp, &self.out] {
+            if !is_empty_folder(folder) {
+                renewed = true;
+                remove_whatever(folder)?;
+                make_private(folder)?;
+            }
+        }
+        if renewed {
+            self.adopt()?;
+        }
+        Ok(())
+    }
+
+    /// Drops the middle of a log that has grown too long, so that it takes no more than about `bytes_max` of the disk.
+    /// Its length stays what it is: who reads it sees how much was written.
+    pub(crate) fn bound_logs(&self, bytes_max: u64) {
+        use rustix::fs::{FallocateFlags, fallocate};
+        for log in [&self.stdout, &self.stderr] {
+            let Ok(length) = log.metadata().map(|metadata| metadata.len()) else { continue };
+            if bytes_max > 0 && length > bytes_max {
+                let head = bytes_max / 2;
+                let dropped = length - bytes_max;
+                // Where holes cannot be made the log stays long; the object that is made of it does not.
+                let _ = fallocate(log, FallocateFlags::PUNCH_HOLE | FallocateFlags::KEEP_SIZE, head, dropped);
+            }
+        }
+    }
+}
+
+fn open_log(path: &Path) -> io::Result<File> {
+    OpenOptions::new().create(true).append(true).mode(0o600).open(path)
+}
+
+/// Makes a folder that only this user may enter, if it is not there.
+pub(crate) fn make_private(path: &Path) -> io::Result<()> {
+    match fs::DirBuilder::new().mode(0o700).create(path) {
+        Err(error) if error.kind() == io::ErrorKind::AlreadyExists && path.is_dir() => Ok(()),
+        made => made,
+    }
+}
+
+/// Whether this is a folder (not a link to one) with nothing in it.
+pub(crate) fn is_empty_folder(path: &Path) -> bool {
+    let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+    let Ok(folder) = rustix::fs::openat(CWD, path, flags, Mode::empty()) else { return false };
+    let mut buffer = [MaybeUninit::<u8>::uninit(); 512];
+    let mut entries = RawDir::new(folder, &mut buffer);
+    loop {
+        match entries.next() {
+            None => return true,
+            Some(Ok(entry)) if matches!(entry.file_name().to_bytes(), b"." | b"..") => {}
+            Some(Ok(_) | Err(_)) => return false,
+        }
+    }
+}
+
+/// Removes a file, or a folder with all that is in it, following no link. Folders that were made unwritable are made
+/// writable first.
+pub(crate) fn remove_whatever(path: &Path) -> io::Result<()> {
+    match remove_once(path) {
+        Err(error) if error.kind() == io::ErrorKind::PermissionDenied => {
+            open_up(path)?;
+            remove_once(path)
+        }
+        result => result,
+    }
+}
+
+fn remove_once(path: &Path) -> io::Result<()> {
+    let removed = match rustix::fs::unlinkat(CWD, path, AtFlags::empty()) {
+        // Linux says ISDIR; POSIX would have it say PERM.
+        Err(Errno::ISDIR | Errno::PERM) => fs::remove_dir_all(path),
+        result => result.map_err(io::Error::from),
+    };
+    match removed {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
+        result => result,
+    }
+}
+
+fn open_up(path: &Path) -> io::Result<()> {
+    let mut folders = vec![path.to_owned()];
+    while let Some(folder) = folders.pop() {
+        if !fs::symlink_metadata(&folder)?.is_dir() {
+            continue;
+        }
+        fs::set_permissions(&folder, fs::Permissions::from_mode(0o700))?;
+        for entry in fs::read_dir(&folder)? {
+            let entry = entry?;
+            if entry.file_type()?.is_dir() {
+                folders.push(entry.path());
+            }
+        }
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    #![expect(clippy::unwrap_used, reason = "a test that fails here has failed")]
+
+    use super::*;
+
+    #[test]
+    fn a_link_to_an_empty_folder_is_not_an_empty_folder() {
+        let folder = tempfile::tempdir().unwrap();
+        fs::create_dir(folder.path().join("real")).unwrap();
+        std::os::unix::fs::symlink("real", folder.path().join("link")).unwrap();
+        assert!(is_empty_folder(&folder.path().join("real")));
+        assert!(!is_empty_folder(&folder.path().join("link")));
+        assert!(!is_empty_folder(&folder.path().join("absent")));
+    }
+
+    #[test]
+    fn removing_follows_no_link_and_heeds_no_mode() {
+        let folder = tempfile::tempdir().unwrap();
+        let kept = folder.path().join("kept");
+        fs::create_dir(&kept).unwrap();
+        fs::write(kept.join("precious"), "x").unwrap();
+        let gone = folder.path().join("gone");
+        fs::create_dir_all(gone.join("locked/deep")).unwrap();
+        std::os::unix::fs::symlink(&kept, gone.join("link")).unwrap();
+        fs::write(gone.join("locked/deep/file"), "x").unwrap();
+        fs::set_permissions(gone.join("locked"), fs::Permissions::from_mode(0o500)).unwrap();
+        remove_whatever(&gone).unwrap();
+        assert!(!gone.exists());
+        assert!(kept.join("precious").exists());
+        remove_whatever(&gone).unwrap();
+    }
+}

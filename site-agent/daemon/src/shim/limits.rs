@@ -1,0 +1,212 @@
+//! Memory and CPU of what runs in a slot: through the slot's control groups where there are any, else through what a
+//! process inherits. Limits are written only when they change.
+
+use std::fs;
+use std::io;
+use std::path::Path;
+
+use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
+
+use super::protocol::{CgroupVersion, Common, ControlGroup, SlotCgroups};
+
+/// Processes and threads in one slot: more than any honest build starts, less than what takes a machine down.
+const PIDS_MAX: &str = "8192";
+/// Microseconds over which the share of a CPU is measured out.
+const CPU_PERIOD_MICROS: u64 = 100_000;
+/// Below this the shim itself could not go on under a limit of its own data segment.
+const OWN_MEMORY_MIN: u64 = 32 << 20;
+
+/// The limits of a slot, as they stand.
+#[derive(Debug)]
+pub(crate) struct Limits {
+    cgroups: SlotCgroups,
+    memory_bytes: Option<u64>,
+    cpu_millis: Option<u32>,
+    /// How often the kernel had killed something here for its memory, when it was last asked.
+    oom_kills: u64,
+    /// The limit of the data segment to go back to once a process was started under another.
+    own_data_limit: Option<Rlimit>,
+}
+
+impl Limits {
+    /// Moves this process into the slot's groups, so that all it starts is born there.
+    pub(crate) fn join(cgroups: SlotCgroups, complaints: &mut Vec<String>) -> Self {
+        let mut limits = Self { cgroups, memory_bytes: None, cpu_millis: None, oom_kills: 0, own_data_limit: None };
+        for group in [&mut limits.cgroups.memory, &mut limits.cgroups.cpu, &mut limits.cgroups.pids] {
+            if let Some(Err(error)) = group.as_ref().map(|group| enter(&group.folder)) {
+                complaints.push(format!("a control group cannot be entered ({error})"));
+                *group = None;
+            }
+        }
+        if let Some(Err(error)) = limits.cgroups.unified.as_ref().map(|folder| enter(folder)) {
+            complaints.push(format!("a control group cannot be entered ({error})"));
+            limits.cgroups.unified = None;
+        }
+        limits.set_pids_max(PIDS_MAX);
+        limits.lift();
+        limits.oom_kills = limits.read_oom_kills();
+        limits
+    }
+
+    /// A slot that is used again may have limits of its last shim.
+    fn lift(&self) {
+        let _ = self.write_memory(None);
+        let _ = self.write_cpu(None);
+    }
+
+    /// Sets what the next process runs under. Memory that cannot be limited through a group is limited through the
+    /// data segment that the process inherits: [`Limits::started`] takes that off this process again.
+    pub(crate) fn apply(&mut self, wanted: &Common) -> io::Result<()> {
+        if wanted.cpu_millis != self.cpu_millis {
+            self.write_cpu(wanted.cpu_millis)?;
+            self.cpu_millis = wanted.cpu_millis;
+        }
+        if self.cgroups.memory.is_some() {
+            if wanted.memory_bytes != self.memory_bytes {
+                self.write_memory(wanted.memory_bytes)?;
+                self.memory_bytes = wanted.memory_bytes;
+            }
+            if wanted.memory_bytes.is_some() {
+                // If memory runs out the kernel is to take what runs here, not the shim that watches over it.
+                let _ = fs::write("/proc/self/oom_score_adj", "500");
+            }
+        } else if let Some(bytes) = wanted.memory_bytes {
+            let present = getrlimit(Resource::Data);
+            let limit = Rlimit { current: Some(bytes.max(OWN_MEMORY_MIN)), maximum: present.maximum };
+            setrlimit(Resource::Data, limit)?;
+            self.own_data_limit = Some(present);
+        }
+        Ok(())
+    }
+
+    /// The process was started, or could not be.
+    pub(crate) fn started(&mut self) {
+        if let Some(limit) = self.own_data_limit.take() {
+            // Raising a soft limit to what it was is always allowed.
+            let _ = setrlimit(Resource::Data, limit);
+        }
+        if self.memory_bytes.is_some() {
+            let _ = fs::write("/proc/self/oom_score_adj", "0");
+        }
+    }
+
+    /// Whether the kernel killed something of the slot for its memory since this was last asked.
+    pub(crate) fn ran_out_of_memory(&mut self) -> bool {
+        if self.memory_bytes.is_none() {
+            return false;
+        }
+        let now = self.read_oom_kills();
+        let before = std::mem::replace(&mut self.oom_kills, now);
+        now > before
+    }
+
+    /// While everything is killed nothing may fork; afterwards it may again.
+    pub(crate) fn forbid_forks(&self, forbid: bool) {
+        self.set_pids_max(if forbid { "0" } else { PIDS_MAX });
+    }
+
+    fn set_pids_max(&self, maximum: &str) {
+        if let Some(group) = &self.cgroups.pids {
+            // A root group has no such file; then forks cannot be forbidden.
+            let _ = fs::write(group.folder.join("pids.max"), maximum);
+        }
+    }
+
+    fn write_memory(&self, bytes: Option<u64>) -> io::Result<()> {
+        let Some(group) = &self.cgroups.memory else { return Ok(()) };
+        match group.version {
+            CgroupVersion::V2 => {
+                let text = bytes.map_or_else(|| "max".to_owned(), |bytes| bytes.to_string());
+                fs::write(group.folder.join("memory.max"), text)?;
+                // Without a swap controller there is nothing to limit.
+                let _ = fs::write(group.folder.join("memory.swap.max"), if bytes.is_some() { "0" } else { "max" });
+                Ok(())
+            }
+            CgroupVersion::V1 => {
+                let text = bytes.map_or_else(|| "-1".to_owned(), |bytes| bytes.to_string());
+                let with_swap = group.folder.join("memory.memsw.limit_in_bytes");
+                let alone = group.folder.join("memory.limit_in_bytes");
+                // The limit with swap may never be below the one without, so both ways are tried in turn.
+                if fs::write(&with_swap, &text).is_ok() {
+                    return fs::write(&alone, &text);
+                }
+                fs::write(&alone, &text)?;
+                if with_swap.exists() { fs::write(&with_swap, &text) } else { Ok(()) }
+            }
+        }
+    }
+
+    fn write_cpu(&self, millis: Option<u32>) -> io::Result<()> {
+        let Some(ControlGroup { folder, version }) = &self.cgroups.cpu else { return Ok(()) };
+        let quota = millis.map(|millis| (u64::from(millis) * CPU_PERIOD_MICROS / 1_000).max(1_000));
+        match version {
+            CgroupVersion::V2 => {
+                let quota = quota.map_or_else(|| "max".to_owned(), |quota| quota.to_string());
+                fs::write(folder.join("cpu.max"), format!("{quota} {CPU_PERIOD_MICROS}"))
+            }
+            CgroupVersion::V1 => {
+                fs::write(folder.join("cpu.cfs_period_us"), CPU_PERIOD_MICROS.to_string())?;
+                let quota = quota.map_or_else(|| "-1".to_owned(), |quota| quota.to_string());
+                fs::write(folder.join("cpu.cfs_quota_us"), quota)
+            }
+        }
+    }
+
+    fn read_oom_kills(&self) -> u64 {
+        let Some(group) = &self.cgroups.memory else { return 0 };
+        let file = match group.version {
+            CgroupVersion::V1 => "memory.oom_control",
+            CgroupVersion::V2 => "memory.events",
+        };
+        fs::read_to_string(group.folder.join(file)).map_or(0, |text| field(&text, "oom_kill"))
+    }
+}
+
+fn enter(folder: &Path) -> io::Result<()> {
+    fs::write(folder.join("cgroup.procs"), "0")
+}
+
+/// The number after a name at the start of a line; 0 if there is none.
+fn field(text: &str, name: &str) -> u64 {
+    text.lines()
+        .filter_map(|line| line.split_once(' '))
+        .find(|(field, _)| *field == name)
+        .and_then(|(_, number)| number.trim().parse().ok())
+        .unwrap_or(0)
+}
+
+#[cfg(test)]
+mod tests {
+    #![expect(clippy::unwrap_used, reason = "a test that fails here has failed")]
+
+    use super::*;
+
+    fn group(folder: &Path, version: CgroupVersion) -> Option<ControlGroup> {
+        Some(ControlGroup { folder: folder.to_owned(), version })
+    }
+
+    #[test]
+    fn the_second_version_gets_its_limits_in_its_words() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path();
+        fs::write(path.join("memory.events"), "low 0\noom 1\noom_kill 3\n").unwrap();
+        let cgroups = SlotCgroups {
+            memory: group(path, CgroupVersion::V2),
+            cpu: group(path, CgroupVersion::V2),
+            ..SlotCgroups::default()
+        };
+        let mut limits = Limits { cgroups, memory_bytes: None, cpu_millis: None, oom_kills: 3, own_data_limit: None };
+        let wanted = Common { memory_bytes: Some(64 << 20), cpu_millis: Some(1_500), ..Common::default() };
+        limits.apply(&wanted).unwrap();
+        limits.started();
+        assert_eq!(fs::read_to_string(path.join("memory.max")).unwrap(), "67108864");
+        assert_eq!(fs::read_to_string(path.join("cpu.max")).unwrap(), "150000 100000");
+        assert!(!limits.ran_out_of_memory());
+        fs::write(path.join("memory.events"), "low 0\noom 2\noom_kill 4\n").unwrap();
+        assert!(limits.ran_out_of_memory());
+        assert!(!limits.ran_out_of_memory());
+        limits.apply(&Common::default()).unwrap();
+        assert_eq!(fs::read_to_string(path.join("memory.max")).unwrap(), "max");
+        assert_eq!(fs::read_to_string(path.join("cpu.max")).unwrap(), "max 100000");
+    }
+}

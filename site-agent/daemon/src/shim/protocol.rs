@@ -1,0 +1,279 @@
+//! What an agent and a shim say to each other over the socket of a slot, and how a shim is started.
+//!
+//! Frames are a length (`u32`, little-endian) and a postcard body. The shim speaks first: a [`Hello`] that begins with
+//! [`PROTOCOL_VERSION`]. A shim may be older than the agent, never newer; an agent that does not know the version leaves
+//! the shim to end by itself. Only the newest connection counts; an older one is closed by the shim.
+
+use std::path::PathBuf;
+use std::time::Duration;
+
+use atoll_model::id::{Attempt, ExecutionId};
+use atoll_model::time::Timestamp;
+use serde::de::DeserializeOwned;
+use serde::{Deserialize, Serialize};
+
+pub(crate) const PROTOCOL_VERSION: u8 = 1;
+
+/// Longest frame either side reads: a batch of orders with their environments stays far below it.
+const FRAME_BYTES_MAX: usize = 64 << 20;
+
+/// How a shim is to be set up; the one argument of the hidden command, as JSON.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub(crate) struct Setup {
+    /// The slot's directory, absolute.
+    pub slot: PathBuf,
+    /// Folders that are shown read-only to what runs, before the slot is put over them writable.
+    pub read_only: Vec<PathBuf>,
+    /// Folders that are hidden from what runs.
+    pub hidden: Vec<PathBuf>,
+    /// Whether to do without namespaces even if they could be had.
+    pub no_namespace: bool,
+    pub cgroups: SlotCgroups,
+}
+
+/// The slot's control groups, of those that the agent could make.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub(crate) struct SlotCgroups {
+    pub memory: Option<ControlGroup>,
+    pub cpu: Option<ControlGroup>,
+    pub pids: Option<ControlGroup>,
+    /// In the second version's tree: everything in it can be ended at once.
+    pub unified: Option<PathBuf>,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct ControlGroup {
+    pub folder: PathBuf,
+    pub version: CgroupVersion,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) enum CgroupVersion {
+    V1,
+    V2,
+}
+
+/// One attempt at an execution: what every message names.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+pub(crate) struct Key {
+    pub execution: ExecutionId,
+    pub attempt: Attempt,
+}
+
+impl Key {
+    /// The name of the folders that belong to the attempt.
+    pub(crate) fn folder(self) -> String {
+        format!("{}.{}", self.execution, self.attempt)
+    }
+
+    /// The attempt whose folder has this name.
+    pub(crate) fn from_folder(name: &str) -> Option<Self> {
+        let (execution, attempt) = name.split_once('.')?;
+        Some(Self { execution: execution.parse().ok()?, attempt: Attempt(attempt.parse().ok()?) })
+    }
+}
+
+/// From an agent to a shim.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub(crate) enum ToShim {
+    /// Run these one after the other, after what was ordered before.
+    Start { common: Common, orders: Vec<Order> },
+    /// End the attempt: answered by its end, or as given back if it had not started.
+    Kill(Key),
+    /// Give back what has not started, from the end of the queue.
+    GiveBack { count: u32 },
+    /// The agent has made the ends of these durable; the shim need not remember them.
+    Forget(Vec<Key>),
+    /// Exit, unless there is work or an end that the agent has not said to forget.
+    Quit,
+}
+
+/// What the orders of one batch have in common.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+pub(crate) struct Common {
+    /// Program (an absolute path) and arguments.
+    pub command: Vec<Vec<u8>>,
+    /// The environment, but for what an order adds or replaces.
+    pub environment: Vec<(Vec<u8>, Vec<u8>)>,
+    pub memory_bytes: Option<u64>,
+    pub cpu_millis: Option<u32>,
+    pub time: Option<Duration>,
+    /// Whether the claim must be on the disk before the start: for work that must never be started twice.
+    pub synced_claim: bool,
+    /// Whether what is written to the outputs folder counts.
+    pub outputs: bool,
+    /// Bytes of each log above which its middle is dropped.
+    pub log_bytes_max: u64,
+}
+
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub(crate) struct Order {
+    pub key: Key,
+    pub environment: Vec<(Vec<u8>, Vec<u8>)>,
+}
+
+/// From a shim to an agent.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub(crate) enum FromShim {
+    Hello(Hello),
+    /// What has happened, in order.
+    Notices(Vec<Notice>),
+}
+
+/// First frame of each connection.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub(crate) struct Hello {
+    pub version: u8,
+    pub pid: u32,
+    pub isolation: Isolation,
+    /// What could not be set up as asked, in words for the log.
+    pub complaints: Vec<String>,
+    pub queued: Vec<Key>,
+    pub running: Option<(Key, Timestamp)>,
+    /// Ends that no agent has said to forget.
+    pub ended: Vec<(Key, End)>,
+}
+
+/// How far what runs in a slot is kept from what it must not touch.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+pub(crate) enum Isolation {
+    /// In a mount namespace of its own.
+    Mounts,
+    /// In a user and mount namespace of its own.
+    UserMounts,
+    /// Lent files are checked after each execution instead.
+    Nothing,
+}
+
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub(crate) enum Notice {
+    Started {
+        key: Key,
+        at: Timestamp,
+    },
+    Ended {
+        key: Key,
+        end: End,
+    },
+    /// Taken out of the queue before it started.
+    GivenBack {
+        key: Key,
+        killed: bool,
+    },
+}
+
+/// How an attempt ended. What it left is in the slot's `kept/KEY`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct End {
+    pub started_at: Timestamp,
+    pub finished_at: Timestamp,
+    pub how: EndKind,
+    pub cpu_micros: u64,
+    pub max_rss_bytes: u64,
+    pub left: Left,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) enum EndKind {
+    Code(i32),
+    Signal(i32),
+    TimedOut,
+    OutOfMemory,
+    Killed,
+    /// It could not be started.
+    NotStarted {
+        message: String,
+        no_space: bool,
+    },
+    /// Nobody saw the end. Never said by a shim; concluded by an agent from the log of one that has died.
+    Interrupted {
+        message: String,
+    },
+}
+
+/// What an attempt left in `kept/KEY`.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct Left {
+    pub outputs: bool,
+    pub stdout: bool,
+    pub stderr: bool,
+}
+
+impl Left {
+    pub(crate) const fn anything(self) -> bool {
+        self.outputs || self.stdout || self.stderr
+    }
+}
+
+/// Appends a message to `buffer` as a frame.
+pub(crate) fn encode(message: &impl Serialize, buffer: &mut Vec<u8>) {
+    let start = buffer.len();
+    buffer.extend_from_slice(&[0; 4]);
+    let taken = std::mem::take(buffer);
+    *buffer = postcard::to_extend(message, taken).expect("messages hold nothing that postcard cannot encode");
+    let length = u32::try_from(buffer.len() - start - 4).expect("a frame stays far below 4 GiB");
+    buffer[start..start + 4].copy_from_slice(&length.to_le_bytes());
+}
+
+/// What came over the socket is no frame of this protocol.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("a frame on the socket of a slot cannot be read: {0}")]
+pub(crate) struct BrokenFrame(String);
+
+/// Takes the next whole message from the front of `buffer[*position..]`, if it is there.
+pub(crate) fn decode<Message: DeserializeOwned>(
+    buffer: &[u8],
+    position: &mut usize,
+) -> Result<Option<Message>, BrokenFrame> {
+    let rest = &buffer[*position..];
+    let Some((length, rest)) = rest.split_first_chunk::<4>() else { return Ok(None) };
+    let length = u32::from_le_bytes(*length) as usize;
+    if length > FRAME_BYTES_MAX {
+        return Err(BrokenFrame(format!("it would be {length} bytes long")));
+    }
+    let Some(body) = rest.get(..length) else { return Ok(None) };
+    let message = postcard::from_bytes(body).map_err(|error| BrokenFrame(error.to_string()))?;
+    *position += 4 + length;
+    Ok(Some(message))
+}
+
+#[cfg(test)]
+mod tests {
+    #![expect(clippy::unwrap_used, reason = "a test that fails here has failed")]
+
+    use atoll_model::id::{RunId, StepIndex};
+
+    use super::*;
+
+    fn key() -> Key {
+        let execution = ExecutionId { run: RunId::from_bits(7), step: StepIndex(3), element: 11 };
+        Key { execution, attempt: Attempt(2) }
+    }
+
+    #[test]
+    fn a_frame_comes_back_whole_and_a_part_of_one_does_not() {
+        let mut buffer = Vec::new();
+        encode(&ToShim::Kill(key()), &mut buffer);
+        encode(&ToShim::Quit, &mut buffer);
+        let mut position = 0;
+        assert_eq!(decode::<ToShim>(&buffer, &mut position).unwrap(), Some(ToShim::Kill(key())));
+        let whole = position;
+        assert_eq!(decode::<ToShim>(&buffer[..buffer.len() - 1], &mut position).unwrap(), None);
+        assert_eq!(position, whole);
+        assert_eq!(decode::<ToShim>(&buffer, &mut position).unwrap(), Some(ToShim::Quit));
+        assert_eq!(position, buffer.len());
+    }
+
+    #[test]
+    fn an_absurd_length_is_refused() {
+        assert!(decode::<ToShim>(&[255, 255, 255, 255, 0], &mut 0).is_err());
+    }
+
+    #[test]
+    fn the_name_of_a_folder_names_its_attempt() {
+        assert_eq!(Key::from_folder(&key().folder()), Some(key()));
+        assert_eq!(Key::from_folder("work"), None);
+    }
+}

@@ -1,0 +1,365 @@
+//! Runs what a shim was handed, one after the other: claims it, starts it, waits for it, ends everything it started, and
+//! notes how it ended.
+
+use std::collections::{BTreeMap, VecDeque};
+use std::ffi::OsStr;
+use std::io;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::unix::ffi::OsStrExt;
+use std::os::unix::process::{CommandExt, ExitStatusExt};
+use std::process::{Child, Command};
+use std::rc::Rc;
+use std::time::{Duration, Instant, SystemTime};
+
+use atoll_model::time::Timestamp;
+use nix::sys::resource::{UsageWho, getrusage};
+use rustix::process::{Pid, PidfdFlags, Signal, pidfd_open, pidfd_send_signal};
+use wait4::{ResUse, Wait4};
+
+use super::directory::SlotDirectory;
+use super::limits::Limits;
+use super::log::SlotLog;
+use super::protocol::{Common, End, EndKind, Key, Left, Notice, Order};
+use super::tree;
+
+/// How often a running execution is looked at though nothing has happened: orphans are reaped and logs bounded.
+const LOOK_INTERVAL: Duration = Duration::from_secs(1);
+/// Between two rounds of killing what does not end at once.
+const CLEARING_INTERVAL_MAX: Duration = Duration::from_millis(50);
+
+#[derive(Debug)]
+pub(crate) struct Runner {
+    slot: SlotDirectory,
+    log: SlotLog,
+    limits: Limits,
+    queue: VecDeque<(Rc<Common>, Order)>,
+    current: Option<Current>,
+    /// Ends that the agent has not said to forget.
+    ended: BTreeMap<Key, End>,
+    /// What the agent has to be told, once the log is on the disk.
+    notices: Vec<Notice>,
+    children_cpu_micros: u64,
+}
+
+#[derive(Debug)]
+struct Current {
+    key: Key,
+    common: Rc<Common>,
+    child: Child,
+    handle: OwnedFd,
+    started_at: Timestamp,
+    deadline: Option<Instant>,
+    look_at: Instant,
+    stopped: Option<EndKind>,
+    clearing: Option<Clearing>,
+}
+
+/// The main process has ended, and something that it started has not.
+#[derive(Debug)]
+struct Clearing {
+    used: ResUse,
+    rounds: u32,
+    next: Instant,
+}
+
+impl Runner {
+    pub(crate) fn new(slot: SlotDirectory, log: SlotLog, limits: Limits, ended: BTreeMap<Key, End>) -> Self {
+        Self {
+            slot,
+            log,
+            limits,
+            queue: VecDeque::new(),
+            current: None,
+            ended,
+            notices: Vec::new(),
+            children_cpu_micros: children_cpu_micros(),
+        }
+    }
+
+    pub(crate) fn enqueue(&mut self, common: Common, orders: Vec<Order>) {
+        let common = Rc::new(common);
+        for order in orders {
+            // An agent repeats an order when it does not know whether it was heard.
+            if !self.knows(order.key) {
+                self.queue.push_back((Rc::clone(&common), order));
+            }
+        }
+    }
+
+    fn knows(&self, key: Key) -> bool {
+        self.ended.contains_key(&key)
+            || self.current.as_ref().is_some_and(|current| current.key == key)
+            || self.queue.iter().any(|(_, order)| order.key == key)
+    }
+
+    /// Ends an attempt, running or not. One that is not known here has ended, and its end was told.
+    pub(crate) fn kill(&mut self, key: Key) {
+        if let Some(current) = self.current.as_mut().filter(|current| current.key == key) {
+            current.stop(EndKind::Killed);
+        } else if let Some(place) = self.queue.iter().position(|(_, order)| order.key == key) {
+            self.queue.remove(place);
+            self.notices.push(Notice::GivenBack { key, killed: true });
+        }
+    }
+
+    pub(crate) fn give_back(&mut self, count: u32) {
+        for _ in 0..count {
+            let Some((_, order)) = self.queue.pop_back() else { break };
+            self.notices.push(Notice::GivenBack { key: order.key, killed: false });
+        }
+    }
+
+    pub(crate) fn forget(&mut self, keys: Vec<Key>) {
+        keys.iter().for_each(|key| {
+            self.ended.remove(key);
+        });
+        self.log.forgotten(keys);
+    }
+
+    pub(crate) fn is_idle(&self) -> bool {
+        self.current.is_none() && self.queue.is_empty()
+    }
+
+    pub(crate) fn owes_nothing(&self) -> bool {
+        self.is_idle() && self.ended.is_empty() && self.notices.is_empty()
+    }
+
+    pub(crate) fn has_notices(&self) -> bool {
+        !self.notices.is_empty()
+    }
+
+    pub(crate) fn queued(&self) -> Vec<Key> {
+        self.queue.iter().map(|(_, order)| order.key).collect()
+    }
+
+    pub(crate) fn running(&self) -> Option<(Key, Timestamp)> {
+        self.current.as_ref().map(|current| (current.key, current.started_at))
+    }
+
+    pub(crate) fn ended(&self) -> Vec<(Key, End)> {
+        self.ended.iter().map(|(key, end)| (*key, end.clone())).collect()
+    }
+
+    /// What becomes readable when the running process ends.
+    pub(crate) fn handle(&self) -> Option<BorrowedFd<'_>> {
+        self.current.as_ref().filter(|current| current.clearing.is_none()).map(|current| current.handle.as_fd())
+    }
+
+    /// When to call [`Runner::advance`] if nothing happens before.
+    pub(crate) fn next_timeout(&self) -> Option<Instant> {
+        let current = self.current.as_ref()?;
+        let look_at = current.clearing.as_ref().map_or(current.look_at, |clearing| clearing.next);
+        Some(current.deadline.filter(|_| current.stopped.is_none()).map_or(look_at, |deadline| deadline.min(look_at)))
+    }
+
+    /// Makes the log durable and takes what the agent has to be told. Where the disk takes no more the agent is told all
+    /// the same: its journal has room of its own.
+    pub(crate) fn take_notices(&mut self) -> Vec<Notice> {
+        let _ = self.log.sync();
+        std::mem::take(&mut self.notices)
+    }
+
+    /// Takes note of what has ended, and starts what is next.
+    pub(crate) fn advance(&mut self, now: Instant) {
+        loop {
+            match &mut self.current {
+                Some(_) => {
+                    if !self.advance_current(now) {
+                        return;
+                    }
+                }
+                None => {
+                    let Some((common, order)) = self.queue.pop_front() else { break };
+                    self.start(common, order, now);
+                }
+            }
+        }
+        if self.notices.is_empty() {
+            // What cannot be rewritten now is rewritten when there is room.
+            let _ = self.log.rewrite_if_long(self.ended.iter());
+        }
+    }
+
+    fn start(&mut self, common: Rc<Common>, order: Order, now: Instant) {
+        let started_at = now_timestamp();
+        let key = order.key;
+        match self.try_start(&common, &order, started_at) {
+            Ok((child, handle)) => {
+                self.notices.push(Notice::Started { key, at: started_at });
+                self.current = Some(Current {
+                    key,
+                    deadline: common.time.map(|time| now + time),
+                    common,
+                    child,
+                    handle,
+                    started_at,
+                    look_at: now + LOOK_INTERVAL,
+                    stopped: None,
+                    clearing: None,
+                });
+            }
+            Err(error) => {
+                let program = common.command.first().map(|program| String::from_utf8_lossy(program).into_owned());
+                let message = format!("{} cannot be started: {error}", program.unwrap_or_default());
+                let end = End {
+                    started_at,
+                    finished_at: started_at,
+                    how: EndKind::NotStarted { message, no_space: error.kind() == io::ErrorKind::StorageFull },
+                    cpu_micros: 0,
+                    max_rss_bytes: 0,
+                    left: Left::default(),
+                };
+                self.note_end(key, end);
+            }
+        }
+    }
+
+    fn try_start(&mut self, common: &Common, order: &Order, started_at: Timestamp) -> io::Result<(Child, OwnedFd)> {
+        self.slot.clean()?;
+        self.log.claimed(order.key, started_at);
+        if common.synced_claim {
+            self.log.sync()?
+        } else {
+            self.log.write()?
+        }
+        let Some((program, arguments)) = common.command.split_first() else {
+            return Err(io::Error::new(io::ErrorKind::InvalidInput, "there is no command"));
+        };
+        let mut command = Command::new(OsStr::from_bytes(program));
+        command.args(arguments.iter().map(|argument| OsStr::from_bytes(argument))).env_clear().process_group(0);
+        for (name, value) in self.slot.environment() {
+            command.env(name, value);
+        }
+        for (name, value) in common.environment.iter().chain(&order.environment) {
+            command.env(OsStr::from_bytes(name), OsStr::from_bytes(value));
+        }
+        self.limits.apply(common)?;
+        // Everything else is inherited as it is: the work directory, no input, the slot's two logs.
+        let spawned = command.spawn();
+        self.limits.started();
+        let mut child = spawned?;
+        self.log.spawned(child.id());
+        // The claim stands; without the process's number an agent finds it by its environment.
+        let _ = self.log.write();
+        let pid = i32::try_from(child.id()).ok().and_then(Pid::from_raw);
+        match pid.map(|pid| pidfd_open(pid, PidfdFlags::empty())) {
+            Some(Ok(handle)) => Ok((child, handle)),
+            failed => {
+                child.kill()?;
+                child.wait()?;
+                Err(failed.and_then(Result::err).map_or_else(|| io::ErrorKind::Other.into(), io::Error::from))
+            }
+        }
+    }
+
+    /// Whether the current execution is over.
+    fn advance_current(&mut self, now: Instant) -> bool {
+        let Some(current) = &mut self.current else { return false };
+        if let Some(clearing) = &mut current.clearing {
+            if now >= clearing.next {
+                clearing.rounds += 1;
+                if clearing.rounds == 2 {
+                    self.limits.forbid_forks(true);
+                }
+                tree::kill_all_below();
+                clearing.next = now + CLEARING_INTERVAL_MAX.min(Duration::from_millis(1) * clearing.rounds);
+            }
+            if !tree::reap(None) {
+                return false;
+            }
+            if clearing.rounds >= 2 {
+                self.limits.forbid_forks(false);
+            }
+            let used = clearing.used;
+            self.finish(used);
+            return true;
+        }
+        if current.deadline.is_some_and(|deadline| now >= deadline) {
+            current.stop(EndKind::TimedOut);
+        }
+        // That there is nothing to wait for cannot happen to a child that nobody else reaps.
+        let ended = current.child.try_wait4().unwrap_or_default();
+        match ended {
+            Some(used) if tree::reap(None) => {
+                self.finish(used);
+                true
+            }
+            Some(used) => {
+                current.clearing = Some(Clearing { used, rounds: 0, next: now });
+                self.advance_current(now)
+            }
+            None => {
+                if now >= current.look_at {
+                    current.look_at = now + LOOK_INTERVAL;
+                    tree::reap(i32::try_from(current.child.id()).ok().and_then(Pid::from_raw));
+                    self.slot.bound_logs(current.common.log_bytes_max);
+                }
+                false
+            }
+        }
+    }
+
+    fn finish(&mut self, used: ResUse) {
+        let Some(current) = self.current.take() else { return };
+        let finished_at = now_timestamp();
+        let children_cpu_micros = children_cpu_micros();
+        let cpu_micros = children_cpu_micros - self.children_cpu_micros;
+        self.children_cpu_micros = children_cpu_micros;
+        let ran_out_of_memory = self.limits.ran_out_of_memory();
+        let how = match (used.status.code(), used.status.signal(), current.stopped) {
+            (_, Some(9), Some(reason)) => reason,
+            (Some(0), _, _) => EndKind::Code(0),
+            _ if ran_out_of_memory => EndKind::OutOfMemory,
+            (Some(code), _, _) => EndKind::Code(code),
+            (None, signal, _) => EndKind::Signal(signal.unwrap_or_default()),
+        };
+        self.slot.bound_logs(current.common.log_bytes_max);
+        let keeps_outputs = current.common.outputs && how == EndKind::Code(0);
+        let (how, left) = match self.slot.keep(current.key, keeps_outputs) {
+            Ok(left) => (how, left),
+            Err(error) => {
+                let message = format!("what it left cannot be moved aside: {error}");
+                (EndKind::Interrupted { message }, Left::default())
+            }
+        };
+        let end = End {
+            started_at: current.started_at,
+            finished_at,
+            how,
+            cpu_micros,
+            max_rss_bytes: used.rusage.maxrss,
+            left,
+        };
+        self.note_end(current.key, end);
+    }
+
+    fn note_end(&mut self, key: Key, end: End) {
+        self.log.ended(key, &end);
+        self.notices.push(Notice::Ended { key, end: end.clone() });
+        self.ended.insert(key, end);
+    }
+}
+
+impl Current {
+    fn stop(&mut self, reason: EndKind) {
+        if self.stopped.is_none() && self.clearing.is_none() {
+            self.stopped = Some(reason);
+            // If it has ended by itself meanwhile, its own end counts.
+            let _ = pidfd_send_signal(&self.handle, Signal::KILL);
+        }
+    }
+}
+
+fn now_timestamp() -> Timestamp {
+    let since = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
+    Timestamp(i64::try_from(since.as_micros()).unwrap_or(i64::MAX))
+}
+
+/// Of everything that was ever reaped here.
+fn children_cpu_micros() -> u64 {
+    let Ok(usage) = getrusage(UsageWho::RUSAGE_CHILDREN) else { return 0 };
+    [usage.user_time(), usage.system_time()]
+        .iter()
+        .map(|time| u64::try_from(time.tv_sec() * 1_000_000 + i64::from(time.tv_usec())).unwrap_or(0))
+        .sum()
+}

@@ -1,0 +1,192 @@
+//! The one loop of a shim: it waits for the running process and for the agent at the same time.
+
+use std::io::{self, Read, Write};
+use std::os::fd::AsFd;
+use std::os::unix::net::{UnixListener, UnixStream};
+use std::time::{Duration, Instant};
+
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use rustix::io::Errno;
+
+use super::protocol::{self, FromShim, Hello, Isolation, PROTOCOL_VERSION, ToShim};
+use super::runner::Runner;
+
+/// How long what the agent has to be told may wait for more while there is more to run: a sync and a message for each
+/// execution would cost as much as a short execution itself.
+const NOTICE_DELAY: Duration = Duration::from_millis(5);
+/// Without an agent and without work a shim ends after this long.
+const IDLE_WITHOUT_AGENT: Duration = Duration::from_secs(600);
+const READ_BYTES: usize = 64 << 10;
+
+#[derive(Debug)]
+pub(crate) struct Server {
+    listener: UnixListener,
+    agent: Option<Connection>,
+    runner: Runner,
+    isolation: Isolation,
+    complaints: Vec<String>,
+    quit: bool,
+}
+
+#[derive(Debug)]
+struct Connection {
+    stream: UnixStream,
+    input: Vec<u8>,
+    output: Vec<u8>,
+}
+
+impl Server {
+    pub(crate) fn new(listener: UnixListener, runner: Runner, isolation: Isolation, complaints: Vec<String>) -> Self {
+        Self { listener, agent: None, runner, isolation, complaints, quit: false }
+    }
+
+    /// Runs until told to quit, or until nobody has wanted anything for long.
+    pub(crate) fn serve(mut self) -> Result<(), Errno> {
+        let mut flush_at: Option<Instant> = None;
+        let mut idle_since = Instant::now();
+        loop {
+            let now = Instant::now();
+            self.runner.advance(now);
+            if self.runner.has_notices() {
+                let due = *flush_at.get_or_insert(now + NOTICE_DELAY);
+                if self.runner.is_idle() || now >= due {
+                    self.tell();
+                    flush_at = None;
+                }
+            } else {
+                flush_at = None;
+            }
+            if self.agent.is_some() || !self.runner.is_idle() {
+                idle_since = now;
+            }
+            let gives_up = self.agent.is_none() && now >= idle_since + IDLE_WITHOUT_AGENT;
+            if (self.quit && self.runner.owes_nothing()) || gives_up {
+                return Ok(());
+            }
+            self.quit = false;
+            let idle_end = self.agent.is_none().then_some(idle_since + IDLE_WITHOUT_AGENT);
+            let wake = [self.runner.next_timeout(), flush_at, idle_end].into_iter().flatten().min();
+            self.wait(wake)?;
+        }
+    }
+
+    /// Waits until something has happened, and takes in what the agent says.
+    fn wait(&mut self, until: Option<Instant>) -> Result<(), Errno> {
+        let timeout = until.map(|until| {
+            let left = until.saturating_duration_since(Instant::now());
+            Timespec { tv_sec: left.as_secs().try_into().unwrap_or(i64::MAX), tv_nsec: left.subsec_nanos().into() }
+        });
+        let mut sources = Vec::with_capacity(3);
+        sources.push(PollFd::from_borrowed_fd(self.listener.as_fd(), PollFlags::IN));
+        if let Some(agent) = &self.agent {
+            let wanted = if agent.output.is_empty() { PollFlags::IN } else { PollFlags::IN | PollFlags::OUT };
+            sources.push(PollFd::from_borrowed_fd(agent.stream.as_fd(), wanted));
+        }
+        if let Some(handle) = self.runner.handle() {
+            sources.push(PollFd::from_borrowed_fd(handle, PollFlags::IN));
+        }
+        match poll(&mut sources, timeout.as_ref()) {
+            Ok(_) | Err(Errno::INTR) => {}
+            Err(error) => return Err(error),
+        }
+        let somebody_came = !sources[0].revents().is_empty();
+        let agent_spoke = self.agent.is_some() && !sources[1].revents().is_empty();
+        drop(sources);
+        if agent_spoke {
+            self.listen();
+        }
+        if somebody_came {
+            self.accept();
+        }
+        Ok(())
+    }
+
+    fn accept(&mut self) {
+        let Ok((stream, _)) = self.listener.accept() else { return };
+        let same_user =
+            rustix::net::sockopt::socket_peercred(&stream).is_ok_and(|peer| peer.uid == rustix::process::geteuid());
+        if !same_user || stream.set_nonblocking(true).is_err() {
+            return;
+        }
+        // What this agent has to know stands in the greeting; that it was not told before does not matter any more.
+        drop(self.runner.take_notices());
+        let mut agent = Connection { stream, input: Vec::new(), output: Vec::new() };
+        let hello = Hello {
+            version: PROTOCOL_VERSION,
+            pid: std::process::id(),
+            isolation: self.isolation,
+            complaints: self.complaints.clone(),
+            queued: self.runner.queued(),
+            running: self.runner.running(),
+            ended: self.runner.ended(),
+        };
+        protocol::encode(&FromShim::Hello(hello), &mut agent.output);
+        self.agent = agent.write().is_ok().then_some(agent);
+    }
+
+    fn tell(&mut self) {
+        let notices = self.runner.take_notices();
+        let Some(agent) = &mut self.agent else { return };
+        protocol::encode(&FromShim::Notices(notices), &mut agent.output);
+        if agent.write().is_err() {
+            self.agent = None;
+        }
+    }
+
+    fn listen(&mut self) {
+        let Some(agent) = &mut self.agent else { return };
+        let mut messages = Vec::new();
+        let alive = agent.read(&mut messages).is_ok() && agent.write().is_ok();
+        if !alive {
+            self.agent = None;
+        }
+        for message in messages {
+            match message {
+                ToShim::Start { common, orders } => self.runner.enqueue(common, orders),
+                ToShim::Kill(key) => self.runner.kill(key),
+                ToShim::GiveBack { count } => self.runner.give_back(count),
+                ToShim::Forget(keys) => self.runner.forget(keys),
+                ToShim::Quit => self.quit = true,
+            }
+        }
+    }
+}
+
+impl Connection {
+    /// Reads what is there; an error when the agent has gone, or says what cannot be understood.
+    fn read(&mut self, messages: &mut Vec<ToShim>) -> io::Result<()> {
+        let gone = loop {
+            let start = self.input.len();
+            self.input.resize(start + READ_BYTES, 0);
+            let read = self.stream.read(&mut self.input[start..]);
+            self.input.truncate(start + *read.as_ref().unwrap_or(&0));
+            match read {
+                Ok(0) => break Err(io::ErrorKind::UnexpectedEof.into()),
+                Ok(READ_BYTES) => {}
+                Ok(_) => break Ok(()),
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => break Ok(()),
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                Err(error) => break Err(error),
+            }
+        };
+        let mut position = 0;
+        while let Some(message) = protocol::decode(&self.input, &mut position).map_err(io::Error::other)? {
+            messages.push(message);
+        }
+        self.input.drain(..position);
+        gone
+    }
+
+    fn write(&mut self) -> io::Result<()> {
+        while !self.output.is_empty() {
+            match self.stream.write(&self.output) {
+                Ok(0) => return Err(io::ErrorKind::WriteZero.into()),
+                Ok(written) => drop(self.output.drain(..written)),
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => break,
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                Err(error) => return Err(error),
+            }
+        }
+        Ok(())
+    }
+}
