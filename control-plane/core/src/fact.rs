@@ -313,6 +313,11 @@ pub enum Fact {
     BucketDeleted {
         object: ObjectId,
     },
+
+    /// What the agent's new journal lacks is among the facts of the same step, or follows.
+    InventoryHeard {
+        agent: AgentId,
+    },
 }
 
 /// Where the logs of an agent's new journal begin.

@@ -19,6 +19,8 @@ pub(crate) struct Launch {
     pub(crate) room: bool,
     pub(crate) started_at: Option<Timestamp>,
     pub(crate) sealed: Option<Vec<SealedOutput>>,
+    /// Whether those whose outputs it reads know of it.
+    pub(crate) follows: bool,
     killed: Option<Killed>,
     exit: Option<Exit>,
     collecting: bool,
@@ -40,9 +42,10 @@ impl Launch {
         Self { room: true, ..Self::default() }
     }
 
-    /// Whether it has ended and nothing goes on: its step was not prepared when it was found.
+    /// Whether something may have come that it lacked: found by a new journal, its step was not prepared and its inputs
+    /// not known.
     pub(crate) fn is_stuck(&self) -> bool {
-        self.exit.is_some() && !self.collecting
+        !self.follows || (self.exit.is_some() && !self.collecting)
     }
 }
 
@@ -53,11 +56,6 @@ impl Agent {
         let terms = self.state.active[&key].terms.as_ref();
         let template = terms.and_then(|terms| self.state.template(step, terms.template));
         let cost = template.map(|template| Cost::from(&template.resources));
-        if let Some(pending) = terms.and_then(|terms| self.uncommitted(step, terms).ok()) {
-            for producer in pending {
-                self.followers.entry(producer).or_default().insert(key);
-            }
-        }
         let mut launch = match found {
             FoundState::Queued => Launch::default(),
             FoundState::Running { since } => Launch { started_at: Some(since), ..Launch::default() },
@@ -129,6 +127,7 @@ impl Agent {
 
     /// Goes on with an attempt as far as it goes.
     pub(crate) fn settle(&mut self, key: AttemptKey, now: Timestamp, step: &mut Step) {
+        self.follow(key);
         let (Some(active), Some(launch)) = (self.state.active.get(&key), self.launches.get(&key)) else { return };
         let (execution, attempt) = key;
         if launch.exit.is_none() {
@@ -143,9 +142,12 @@ impl Agent {
             return;
         }
         let Some(terms) = active.terms.as_ref().filter(|_| !active.forgotten) else {
-            // What a new journal found waits to be dispatched again, or for a verdict.
+            // What a new journal found waits to be dispatched again, or for a verdict; what is to end ends as it is.
             if active.forgotten {
                 self.drop_attempt(key, step);
+            } else if active.ending.is_some() {
+                let started_at = launch.exit.as_ref().map(|exit| exit.started_at);
+                self.finish(key, Ended { started_at, ..Ended::at(now, Outcome::Cancelled) }, step);
             }
             return;
         };
@@ -173,6 +175,20 @@ impl Agent {
             .as_ref()
             .and_then(|terms| self.state.template((execution.run, execution.step), terms.template));
         template.is_some_and(|template| template.on_disconnect == OnDisconnect::Stop)
+    }
+
+    /// Has itself looked at again when those end whose outputs the attempt reads.
+    fn follow(&mut self, key: AttemptKey) {
+        if self.launches.get(&key).is_none_or(|launch| launch.follows) {
+            return;
+        }
+        let Some(terms) = self.state.active.get(&key).and_then(|active| active.terms.as_ref()) else { return };
+        for producer in self.uncommitted((key.0.run, key.0.step), terms).unwrap_or_default() {
+            self.followers.entry(producer).or_default().insert(key);
+        }
+        if let Some(launch) = self.launches.get_mut(&key) {
+            launch.follows = true;
+        }
     }
 
     fn must_kill(&self, key: AttemptKey, active: &Active) -> Option<Killed> {

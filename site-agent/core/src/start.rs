@@ -215,7 +215,6 @@ impl Agent {
         let (run, index) = key;
         let elements = item.elements.clone().take_first(u32::try_from(admissions.len()).unwrap_or(u32::MAX));
         let inputs = self.inputs(template, &item.terms);
-        let uncommitted = self.uncommitted(key, &item.terms).unwrap_or_default();
         match step.facts.last_mut() {
             Some(Fact::StartsIntended { run: last_run, step: last_step, starts }) if (*last_run, *last_step) == key => {
                 let more = Fact::StartsIntended { run, step: index, starts: vec![(order, elements.clone())] };
@@ -230,9 +229,7 @@ impl Agent {
         for (element, admission) in elements.iter().zip(admissions) {
             let attempt = (execution(key, element), item.attempt);
             self.launches.insert(attempt, Launch::in_room());
-            for producer in &uncommitted {
-                self.followers.entry(*producer).or_default().insert(attempt);
-            }
+            self.unsettled.insert(attempt);
             step.commands.push(Command::Start {
                 execution: attempt.0,
                 attempt: attempt.1,

@@ -23,6 +23,13 @@ pub(crate) struct Clients {
     pub(crate) runs: Vec<RunId>,
 }
 
+impl Clients {
+    /// Whether anybody has sent something in, which is held for a while.
+    pub(crate) fn has_uploaded(&self) -> bool {
+        self.wishes.iter().any(|wish| matches!(wish.want, Want::Upload { .. }))
+    }
+}
+
 /// Something that somebody wants, until it is answered.
 #[derive(Debug)]
 struct Wish {
@@ -44,7 +51,8 @@ pub(crate) enum Want {
 
 impl World {
     pub(crate) fn enrol_sites(&mut self) {
-        for site in 0..self.sites.len() {
+        // A copy of a site enrols nobody: it has the identity of the one that it was copied from.
+        for site in 0..self.sites.len() - usize::from(self.scenario.cloned) {
             self.wish(Duration::ZERO, Want::Token { site });
         }
     }
@@ -122,8 +130,13 @@ impl World {
             }
             (Want::Enrol { site }, Ok(_)) => {
                 let site = *site;
-                self.sites[site].enrolled = true;
-                self.after(Duration::ZERO, Occurrence::SiteStart(site));
+                let agent = self.sites[site].agent;
+                for copy in 0..self.sites.len() {
+                    if self.sites[copy].agent == agent {
+                        self.sites[copy].enrolled = true;
+                        self.after(Duration::ZERO, Occurrence::SiteStart(copy));
+                    }
+                }
             }
             (Want::Submit { .. } | Want::Token { .. } | Want::Enrol { .. } | Want::Upload { .. }, Err(rejection)) => {
                 assert!(!settled, "{rejection}");

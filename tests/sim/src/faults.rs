@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use crate::clients::Want;
-use crate::scenario::{Kill, Who};
+use crate::scenario::{Cut, Kill, Outage, Who};
 use crate::world::{Occurrence, World};
 
 /// How often chance is asked for a fault of each kind.
@@ -13,6 +13,8 @@ const BEAT: Duration = Duration::from_secs(10);
 pub(crate) enum Fault {
     /// Time to think of more.
     Beat,
+    Cut(Cut),
+    Outage(Duration),
     Heal {
         site: usize,
     },
@@ -27,6 +29,12 @@ pub(crate) enum Fault {
 impl World {
     pub(crate) fn plan_faults(&mut self) {
         self.after(Duration::from_secs(2), Occurrence::Fault(Fault::Beat));
+        for cut in self.scenario.cuts.clone() {
+            self.after(cut.at, Occurrence::Fault(Fault::Cut(cut)));
+        }
+        for Outage { at, lasts } in self.scenario.outages.clone() {
+            self.after(at, Occurrence::Fault(Fault::Outage(lasts)));
+        }
         let unquiet = self.scenario.unquiet;
         self.after(unquiet, Occurrence::Fault(Fault::Quiet));
     }
@@ -42,6 +50,8 @@ impl World {
                 }
             }
             Fault::Heal { site } => self.unblock(site),
+            Fault::Cut(Cut { site, lasts, to_server, to_agent, .. }) => self.cut(site, lasts, (to_server, to_agent)),
+            Fault::Outage(lasts) => self.crash_server_for(lasts),
             Fault::DiskFull { site, full } => {
                 self.sites[site].machine.is_full = full;
                 self.measure(site);
@@ -95,25 +105,27 @@ impl World {
         }
     }
 
+    fn cut(&mut self, site: usize, lasts: Duration, (to_server, to_agent): (bool, bool)) {
+        self.trace(|| format!("s{site} is cut off for {lasts:?}"));
+        let link = &mut self.network.links[site];
+        link.blocked_to_server |= to_server;
+        link.blocked_to_agent |= to_agent;
+        self.after(lasts, Occurrence::Fault(Fault::Heal { site }));
+        if self.scenario.keep_alive {
+            let delay = Duration::from_secs(self.rng.between(20, 40));
+            if let Some(stream) = self.sites[site].stream.filter(|_| lasts > delay) {
+                self.after(delay, Occurrence::NoticeAgent(stream));
+                let delay = delay + self.rng.micros(1_000, 10_000_000);
+                self.after(delay, Occurrence::NoticeServer(stream));
+            }
+        }
+    }
+
     fn trouble(&mut self, site: usize) {
         if self.rng.chance(self.scenario.partitions) {
-            let link = &mut self.network.links[site];
-            match self.rng.below(3) {
-                0 => link.blocked_to_server = true,
-                1 => link.blocked_to_agent = true,
-                _ => (link.blocked_to_server, link.blocked_to_agent) = (true, true),
-            }
+            let blocked = *self.rng.pick(&[(true, false), (false, true), (true, true)]);
             let lasts = self.rng.spread(500_000, 1_500_000_000);
-            self.trace(|| format!("s{site} is cut off for {lasts:?}"));
-            self.after(lasts, Occurrence::Fault(Fault::Heal { site }));
-            if self.scenario.keep_alive {
-                let delay = Duration::from_secs(self.rng.between(20, 40));
-                if let Some(stream) = self.sites[site].stream.filter(|_| lasts > delay) {
-                    self.after(delay, Occurrence::NoticeAgent(stream));
-                    let delay = delay + self.rng.micros(1_000, 10_000_000);
-                    self.after(delay, Occurrence::NoticeServer(stream));
-                }
-            }
+            self.cut(site, lasts, blocked);
         }
         if self.rng.chance(self.scenario.breaks)
             && let Some(stream) = self.sites[site].stream

@@ -1,6 +1,7 @@
 //! What really happened, as nobody inside the simulation can see it, and what must never happen.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::time::Duration;
 
 use atoll_model::id::{ObjectId, RunId, StepIndex};
 use atoll_model::workflow::StartMode;
@@ -20,6 +21,8 @@ pub(crate) struct History {
     pub(crate) confined: BTreeSet<ObjectId>,
     /// Runs that were acknowledged.
     pub(crate) acknowledged: BTreeSet<RunId>,
+    /// When a process last began.
+    pub(crate) last_start: Duration,
     pub(crate) journals_lost: u32,
     pub(crate) crashes: u32,
     pub(crate) reboots: u32,

@@ -34,6 +34,29 @@ pub struct Scenario {
     pub doubled: bool,
     pub at_most_once: bool,
     pub clock_offset_max: Duration,
+    /// Every execution succeeds at its first attempt, if it is left in peace.
+    pub faultless: bool,
+    pub cuts: Vec<Cut>,
+    pub outages: Vec<Outage>,
+    /// The last site is a copy of the first, with its identity.
+    pub cloned: bool,
+}
+
+/// The link of a site is blocked for a while, in one direction or both.
+#[derive(Debug, Clone, Copy)]
+pub struct Cut {
+    pub site: usize,
+    pub at: Duration,
+    pub lasts: Duration,
+    pub to_server: bool,
+    pub to_agent: bool,
+}
+
+/// The control plane is killed, and comes back after a while.
+#[derive(Debug, Clone, Copy)]
+pub struct Outage {
+    pub at: Duration,
+    pub lasts: Duration,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -74,6 +97,10 @@ impl Scenario {
             doubled: false,
             at_most_once: true,
             clock_offset_max: Duration::ZERO,
+            faultless: false,
+            cuts: Vec::new(),
+            outages: Vec::new(),
+            cloned: false,
         }
     }
 

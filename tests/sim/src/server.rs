@@ -1,6 +1,7 @@
 //! The shell of the control plane, as far as the world needs one.
 
 use std::collections::BTreeMap;
+use std::time::Duration;
 
 use atoll_model::id::ObjectId;
 use atoll_model::time::Timestamp;
@@ -50,6 +51,11 @@ impl World {
     }
 
     pub(crate) fn crash_server(&mut self) {
+        let delay = self.rng.spread(50_000, 30_000_000);
+        self.crash_server_for(delay);
+    }
+
+    pub(crate) fn crash_server_for(&mut self, delay: Duration) {
         if self.server.core.take().is_none() {
             return;
         }
@@ -61,7 +67,6 @@ impl World {
         self.server.syncing = false;
         self.server.asked.clear();
         self.server_streams_break();
-        let delay = self.rng.spread(50_000, 30_000_000);
         self.after(delay, Occurrence::ServerStart);
     }
 

@@ -13,7 +13,7 @@ use site_agent_core::{Command, Event};
 
 use crate::machine::{Claim, ClaimState, Key};
 use crate::rng::mix;
-use crate::workload;
+use crate::workload::{self, Behaviour};
 use crate::world::{Occurrence, Process, World};
 
 impl World {
@@ -92,7 +92,7 @@ impl World {
         if self.sites[site].machine.boot != boot {
             return;
         }
-        let behaviour = workload::behaviour(self.scenario.seed, key.0, key.1);
+        let behaviour = self.behaviour(key);
         self.end_process(site, key, behaviour.exit);
     }
 
@@ -121,7 +121,7 @@ impl World {
         let (execution, attempt) = key;
         let Some(claim) = self.sites[site].machine.claims.get(&key) else { return };
         let template = std::sync::Arc::clone(&claim.template);
-        let behaviour = workload::behaviour(self.scenario.seed, execution, attempt);
+        let behaviour = self.behaviour((execution, attempt));
         let logs = self.store_logs(site, key);
         let full = self.sites[site].machine.is_full;
         let result = if outputs && (behaviour.spoils || full) {
@@ -134,15 +134,21 @@ impl World {
         self.site_event(site, process, Event::OutputsStored { execution, attempt, result });
     }
 
+    fn behaviour(&self, (execution, attempt): Key) -> Behaviour {
+        let drawn = workload::behaviour(self.scenario.seed, execution, attempt);
+        if self.scenario.faultless { Behaviour { exit: ExitKind::Code(0), spoils: false, ..drawn } } else { drawn }
+    }
+
     fn process_begins(&mut self, site: usize, key: Key) {
         let (execution, attempt) = key;
         let at = self.site_time(site);
-        let behaviour = workload::behaviour(self.scenario.seed, execution, attempt);
+        let behaviour = self.behaviour((execution, attempt));
         let machine = &mut self.sites[site].machine;
         let Some(claim) = machine.claims.get_mut(&key) else { return };
         claim.state = ClaimState::Running { since: at };
         let (boot, start) = (machine.boot, claim.template.start);
         self.history.process_began(key, start);
+        self.history.last_start = self.elapsed();
         self.trace(|| format!("s{site} * {execution} attempt {attempt} begins"));
         self.after(behaviour.lasts, Occurrence::ProcessExits { site, boot, key });
         let delay = self.rng.micros(10, 1_000);

@@ -40,9 +40,10 @@ impl Site {
     pub(crate) fn new(index: usize, rng: &mut Rng, scenario: &Scenario) -> Self {
         let skew = Duration::from_micros(rng.below(scenario.clock_offset_max.as_micros() as u64 + 1));
         let ahead = rng.chance(500);
+        let identity = if scenario.cloned && index + 1 == scenario.sites { 0 } else { index };
         Self {
-            name: format!("s{index}").parse().expect("a name of a site"),
-            agent: AgentId::from_bits(1_000 + index as u128),
+            name: format!("s{identity}").parse().expect("a name of a site"),
+            agent: AgentId::from_bits(1_000 + identity as u128),
             core: None,
             process: 0,
             journal: Journal::default(),

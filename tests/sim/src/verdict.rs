@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 use atoll_model::id::{ObjectId, RunId};
-use control_plane_core::view::{ExecutionPage, ExecutionState, LedgerFilter, RunState};
+use control_plane_core::view::{ExecutionPage, ExecutionState, LedgerFilter, RunState, SiteState};
 
 use crate::clients::Want;
 use crate::rng::Digest;
@@ -14,8 +14,29 @@ use crate::world::World;
 /// Within this long after the last fault everything has come to an end: a site that was cut off counts as lost after a
 /// quarter of an hour, and a control plane that was just started waits for five minutes.
 const LIVENESS_BOUND: Duration = Duration::from_secs(3 * 3_600);
-/// Until nothing that was sent in or taken out by a person is held in the bucket any more.
+/// Until nothing is on its way any more, and nothing that a person sent in is held in the bucket.
+const AFTERMATH: Duration = Duration::from_secs(10 * 60);
 const HOLD_MAX: Duration = Duration::from_secs(2 * 3_600);
+
+/// What can be seen of a world after a while.
+#[derive(Debug)]
+pub struct Sight {
+    pub sites: Vec<SiteState>,
+    /// Why each agent does not connect any more, if it does not.
+    pub gave_up: Vec<Option<String>>,
+}
+
+/// Plays a scenario for a while, and looks.
+///
+/// # Panics
+/// When a promise is broken.
+pub fn look(scenario: Scenario, after: Duration) -> Sight {
+    let mut world = World::new(scenario);
+    let end = world.now + after;
+    while world.step(end) {}
+    let sites = world.server.core.as_ref().map(|core| core.sites().iter().map(|site| site.state).collect());
+    Sight { sites: sites.unwrap_or_default(), gave_up: world.sites.iter().map(|site| site.gave_up.clone()).collect() }
+}
 
 /// What a scenario came to.
 #[derive(Debug)]
@@ -26,6 +47,8 @@ pub struct Ending {
     pub events: u64,
     pub crashes: u32,
     pub starts: u64,
+    /// When a process last began.
+    pub last_start: Duration,
     pub states: Vec<RunState>,
     /// Crossings of a border: object, from, to.
     pub crossings: u64,
@@ -51,12 +74,14 @@ pub fn run(scenario: Scenario) -> Ending {
         }
         assert!(world.step(bound), "not over {LIVENESS_BOUND:?} after the last fault:\n{}", world.describe());
     }
-    let end = world.now + HOLD_MAX;
+    let points = world.points;
+    let end = world.now + if world.clients.has_uploaded() { HOLD_MAX } else { AFTERMATH };
     while world.step(end) {}
     world.check_end();
     Ending {
         digest: world.digest,
-        points: world.points,
+        points,
+        last_start: world.history.last_start,
         events: world.events,
         crashes: world.history.crashes,
         starts: world.history.starts.values().map(|starts| u64::from(*starts)).sum(),

@@ -30,6 +30,7 @@ impl ControlPlane {
         }
         session.phase = SessionPhase::Draining;
         let (connection, epoch, restarted) = (session.connection, session.epoch, session.restarted);
+        let agent = session.agent;
         let in_journal = session.sent;
         let mut verdicts = vec![Verdict::Forget; items.len()];
         for place in self.in_order_of_steps(&items) {
@@ -38,6 +39,7 @@ impl ControlPlane {
         let named: BTreeSet<_> = items.iter().map(|item| (item.execution, item.attempt)).collect();
         self.give_up_missing(site, in_journal, &named);
         if restarted {
+            self.record(Fact::InventoryHeard { agent });
             self.send_again(site, &items, &verdicts);
         }
         self.send(connection, site, epoch, ControlBody::Verdicts(verdicts));

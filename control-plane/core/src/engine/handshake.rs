@@ -116,7 +116,7 @@ impl ControlPlane {
             epoch,
             phase: SessionPhase::AwaitingInventory,
             drained_at: hello.last_report,
-            restarted: restart.is_some(),
+            restarted: self.state.site(site).log.is_unheard,
             sent,
             since: self.now,
             acknowledge: false,
@@ -132,7 +132,12 @@ impl ControlPlane {
         presence.sent = presence.sent.max(sent);
         self.agenda.set(self.now + self.session_lease(), Timer::Liveness(site));
         let credits = Credits { reports: limits::REPORT_CREDITS };
-        let welcome = Welcome { protocol: PROTOCOL_VERSION, resume_after, new_journal: restart.is_some(), credits };
+        let welcome = Welcome {
+            protocol: PROTOCOL_VERSION,
+            resume_after,
+            new_journal: self.state.site(site).log.is_unheard,
+            credits,
+        };
         self.send(connection, site, epoch, ControlBody::Welcome(welcome));
     }
 

@@ -15,6 +15,7 @@ impl State {
             | Fact::SiteRemoved { .. }
             | Fact::SessionOpened { .. }
             | Fact::CommandsAcknowledged { .. }
+            | Fact::InventoryHeard { .. }
             | Fact::ReportsApplied { .. }
             | Fact::CapacityChanged { .. }
             | Fact::AgentLost { .. }

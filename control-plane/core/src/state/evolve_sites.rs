@@ -36,6 +36,11 @@ impl State {
             Fact::SiteRevoked { site, reason } => self.site_mut(*site).revoked = Some(reason.clone()),
             Fact::SiteRemoved { site } => self.remove_site(*site),
             Fact::SessionOpened { .. } => self.open_session(fact),
+            Fact::InventoryHeard { agent } => {
+                if let Some(site) = self.site_of(*agent) {
+                    self.site_mut(site).log.is_unheard = false;
+                }
+            }
             Fact::CommandsAcknowledged { agent, through } => {
                 if let Some(site) = self.site_of(*agent) {
                     self.site_mut(site).log.acknowledge(*through);
@@ -110,6 +115,7 @@ impl State {
                 incarnation: *incarnation,
                 last_report: positions.last_report,
                 last_command: positions.last_command,
+                is_unheard: true,
                 ..Log::default()
             };
             let busy: Vec<_> = site.busy.keys().copied().collect();

@@ -103,6 +103,8 @@ pub(crate) struct Log {
     pub(crate) outbox: VecDeque<Outgoing>,
     /// Steps whose template this journal has, or will have before anything of the step.
     pub(crate) prepared: BTreeMap<RunId, BTreeSet<StepIndex>>,
+    /// Whether the journal is new and its inventory was not heard yet: a session may end before that.
+    pub(crate) is_unheard: bool,
 }
 
 impl Log {

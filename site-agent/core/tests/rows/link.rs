@@ -248,3 +248,16 @@ fn reports_of_one_step_travel_together() {
     assert_eq!(reports.len(), 1);
     assert!(matches!(&reports[0].1, Report::Finished { elements, .. } if elements.len() == 32));
 }
+
+#[test]
+fn a_start_that_is_due_waits_for_acknowledgements_without_a_timer() {
+    let mut site = Site::connected();
+    site.prepare(&template(0));
+    site.dispatch(0, 0..40);
+    for element in 0..39 {
+        site.succeed(exec(0, element));
+    }
+    site.event(Event::Started { execution: exec(0, 39), attempt: FIRST, at: site.now });
+    site.pass(Duration::from_secs(1));
+    assert!(site.agent.next_timeout().is_some_and(|at| at > site.now));
+}

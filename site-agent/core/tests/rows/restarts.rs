@@ -243,3 +243,33 @@ fn a16_what_nobody_wants_any_more_is_stopped() {
     assert!(site.has(|command| matches!(command, Command::Release { .. })));
     assert_eq!(site.reports(), []);
 }
+
+#[test]
+fn a16_what_a_later_attempt_supersedes_makes_room_for_it() {
+    let mut site = Site::new();
+    let exit = exit_at(site.now, ExitKind::Code(0));
+    site.lose_journal(vec![found(0, 0, FoundState::Exited(exit))]);
+    site.connect();
+    site.prepare(&with_output(0));
+    let attempt = atoll_model::id::Attempt(2);
+    site.command(SiteCommand::Dispatch(atoll_model::session::Dispatch { attempt, ..plain(0, 0..1) }));
+    assert_eq!(site.starts(), [(exec(0, 0), attempt)]);
+    assert_eq!(site.finished().remove(0).1.outcome, Outcome::Cancelled);
+}
+
+#[test]
+fn a16_what_read_a_sealed_output_is_reported_when_that_is_committed() {
+    let mut site = Site::new();
+    let exit = exit_at(site.now, ExitKind::Code(0));
+    let both = vec![found(0, 0, FoundState::Exited(exit.clone())), found(1, 0, FoundState::Exited(exit))];
+    site.lose_journal(both);
+    site.connect();
+    site.prepare(&with_output(0));
+    site.dispatch(0, 0..1);
+    site.prepare(&with_output(1));
+    site.command(SiteCommand::Dispatch(follower(1)));
+    site.store(exec(1, 0), vec![file(2)]);
+    assert_eq!(site.finished(), []);
+    site.store(exec(0, 0), vec![file(1)]);
+    assert_eq!(site.finished().len(), 2);
+}

@@ -1,0 +1,164 @@
+//! Rows of the failure matrix that only both sides together can show, each a test named after it.
+
+use std::time::Duration;
+
+use control_plane_core::view::{RunState, SiteState};
+use sim_tests::{Cut, Ending, Kill, Outage, Scenario, Who, look, run};
+
+/// Three steps at one site, each of which reads what the one before it made.
+const CHAIN: &str = "
+workflow: chain
+steps:
+  a: { site: s0, run: work, outputs: { out: file } }
+  b: { site: s0, run: work, with: { a: \"${{ steps.a.outputs.out }}\" }, outputs: { out: file } }
+  c: { site: s0, run: work, with: { b: \"${{ steps.b.outputs.out }}\" }, outputs: { out: file } }
+";
+/// Three executions at one site, whose outputs one at another site reads.
+const FAN: &str = "
+workflow: fan
+steps:
+  make: { site: s0, foreach: [1, 2, 3], run: work, outputs: { out: file } }
+  join: { site: s1, run: work, with: { all: \"${{ steps.make.outputs.out }}\" }, outputs: { n: integer } }
+";
+/// Executions that may run anywhere.
+const FREE: &str = "
+workflow: free
+steps:
+  make: { foreach: [1, 2, 3, 4], run: work, outputs: { out: file }, retry: { attempts: 3 } }
+";
+
+fn quiet(workflow: &str) -> Scenario {
+    Scenario {
+        workflows: vec![workflow.to_owned()],
+        faultless: true,
+        unquiet: Duration::from_secs(15),
+        ..Scenario::quiet(7)
+    }
+}
+
+fn succeeds(scenario: Scenario, starts: u64, crossings: u64) -> Ending {
+    let text = format!("{scenario:?}");
+    let ending = run(scenario);
+    assert_eq!(ending.states, [RunState::Succeeded], "{text}");
+    assert_eq!((ending.starts, ending.crossings), (starts, crossings), "starts and crossings of {text}");
+    ending
+}
+
+/// Kills at every point of a scenario: it ends as it would have, and nothing starts twice or crosses a border twice.
+fn kill_everywhere(workflow: &str, who: Who, starts: u64, crossings: u64) {
+    let points = succeeds(quiet(workflow), starts, crossings).points;
+    assert!(points > 100, "{points}");
+    let struck = (1..=points).filter(|point| {
+        let kill = Some(Kill { who, point: *point });
+        succeeds(Scenario { kill, ..quiet(workflow) }, starts, crossings).crashes > 0
+    });
+    // Before an agent has enrolled there is none to kill.
+    let struck = struck.count() as u64;
+    assert!(struck * 10 > points * 8, "only {struck} of {points} points struck anybody");
+}
+
+#[test]
+fn a1_a2_a4_to_a13_an_agent_killed_at_every_point_of_a_chain_runs_it_once() {
+    kill_everywhere(CHAIN, Who::Agent, 3, 0);
+}
+
+#[test]
+fn a3_an_agent_killed_at_every_point_of_a_transfer_moves_each_object_once() {
+    kill_everywhere(FAN, Who::Agent, 4, 6);
+}
+
+#[test]
+fn b1_b2_a_control_plane_killed_at_every_point_of_a_chain_runs_it_once() {
+    kill_everywhere(CHAIN, Who::Server, 3, 0);
+}
+
+#[test]
+fn b1_b2_a_control_plane_killed_at_every_point_of_a_transfer_moves_each_object_once() {
+    kill_everywhere(FAN, Who::Server, 4, 6);
+}
+
+#[test]
+fn both_killed_at_every_point_of_a_chain_run_it_once() {
+    kill_everywhere(CHAIN, Who::Both, 3, 0);
+}
+
+#[test]
+fn both_killed_at_every_point_of_a_transfer_move_each_object_once() {
+    kill_everywhere(FAN, Who::Both, 4, 6);
+}
+
+#[test]
+fn b5_a_chain_that_was_delegated_is_finished_while_the_control_plane_is_away() {
+    for at in (1_010..1_200).step_by(10) {
+        let outages = vec![Outage { at: Duration::from_millis(at), lasts: Duration::from_secs(1_200) }];
+        let ending = succeeds(Scenario { outages, unquiet: Duration::from_secs(1_300), ..quiet(CHAIN) }, 3, 0);
+        // Unless the run itself was submitted after the outage.
+        let delegated = ending.last_start < Duration::from_secs(900);
+        assert!(delegated || at < 1_030, "the last step began {:?} after the beginning", ending.last_start);
+    }
+}
+
+#[test]
+fn b5_a_chain_that_was_delegated_is_finished_while_the_site_is_cut_off() {
+    let cut = |at: u64| Cut {
+        site: 0,
+        at: Duration::from_millis(at),
+        lasts: Duration::from_secs(600),
+        to_server: true,
+        to_agent: true,
+    };
+    let scenario = Scenario { cuts: vec![cut(1_150)], unquiet: Duration::from_secs(700), ..quiet(CHAIN) };
+    let ending = succeeds(scenario, 3, 0);
+    assert!(ending.last_start < Duration::from_secs(300), "{:?}", ending.last_start);
+}
+
+#[test]
+fn c2_every_frame_twice_changes_nothing() {
+    succeeds(Scenario { doubled: true, ..quiet(CHAIN) }, 3, 0);
+    succeeds(Scenario { doubled: true, ..quiet(FAN) }, 4, 6);
+    for seed in 0..60 {
+        run(Scenario { doubled: true, ..Scenario::drawn(seed) });
+    }
+}
+
+#[test]
+fn c3_c7_streams_that_break_all_the_time_lose_and_repeat_nothing() {
+    for seed in 0..60 {
+        run(Scenario { breaks: 900, journals_lost: 0, ..Scenario::drawn(seed) });
+    }
+}
+
+#[test]
+fn c4_work_of_a_site_that_was_declared_lost_counts_once_when_it_comes_back() {
+    for seed in 0..20 {
+        let cut = Cut {
+            site: 0,
+            at: Duration::from_millis(1_100),
+            lasts: Duration::from_secs(2_400),
+            to_server: true,
+            to_agent: true,
+        };
+        let scenario = Scenario { seed, sites: 4, cuts: vec![cut], unquiet: Duration::from_secs(2_500), ..quiet(FREE) };
+        assert_eq!(run(scenario).states, [RunState::Succeeded], "seed {seed}");
+    }
+}
+
+#[test]
+fn c6_a_site_that_hears_and_is_not_heard_starts_nothing_twice() {
+    for (to_server, to_agent) in [(true, false), (false, true)] {
+        for at in (900..1_300).step_by(50) {
+            let cut =
+                Cut { site: 0, at: Duration::from_millis(at), lasts: Duration::from_secs(400), to_server, to_agent };
+            let unquiet = Duration::from_secs(500);
+            succeeds(Scenario { cuts: vec![cut], unquiet, keep_alive: false, ..quiet(CHAIN) }, 3, 0);
+        }
+    }
+}
+
+#[test]
+fn e6_two_agents_with_one_identity_are_both_put_in_quarantine() {
+    let scenario = Scenario { cloned: true, ..quiet(CHAIN) };
+    let sight = look(scenario, Duration::from_secs(600));
+    assert_eq!(sight.sites, [SiteState::Quarantined]);
+    assert!(sight.gave_up.iter().all(Option::is_some), "{:?}", sight.gave_up);
+}
