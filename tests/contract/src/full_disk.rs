@@ -58,6 +58,7 @@ fn overtaken(journal: &mut Journal, directory: &Path) -> Result<BatchSeq> {
         last = journal.append(&content(last.0 + 1))?;
     }
     let filler = fill(directory)?;
+    ensure!(journal.stats().ballast_held, "the ballast is for the barrier");
     match journal.barrier() {
         Ok(()) => {}
         Err(JournalError::NoSpace) => {
@@ -66,6 +67,7 @@ fn overtaken(journal: &mut Journal, directory: &Path) -> Result<BatchSeq> {
         }
         Err(error) => return Err(error.into()),
     }
+    ensure!(!journal.stats().ballast_held, "the barrier met no full disk");
     if filler.exists() {
         std::fs::remove_file(&filler)?;
     }
