@@ -1,5 +1,8 @@
 //! What the core itself costs for each execution: `cargo bench -p control-plane-core`. No network, no disk.
 
+#![expect(clippy::disallowed_types, reason = "a measurement needs a clock")]
+#![expect(clippy::wildcard_enum_match_arm, reason = "only a few commands matter here")]
+
 use std::sync::Arc;
 use std::time::Instant;
 

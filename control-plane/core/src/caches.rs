@@ -50,10 +50,10 @@ impl Caches {
             Items::Single => None,
             Items::Range => Some(Value::Integer(i64::from(element))),
             Items::List(values) => values.get(element as usize).cloned(),
-            Items::Input(name) => match run.inputs.get(name)? {
-                Value::List(values) => values.get(element as usize).cloned(),
-                _ => None,
-            },
+            Items::Input(name) => {
+                let Value::List(values) = run.inputs.get(name)? else { return None };
+                values.get(element as usize).cloned()
+            }
         }
     }
 

@@ -1,5 +1,6 @@
 //! The durable state: everything that follows from the facts, and nothing else. Only `evolve` changes it.
 
+mod ending;
 mod evolve;
 mod evolve_executions;
 mod evolve_objects;

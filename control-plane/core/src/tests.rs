@@ -2,6 +2,7 @@
 //! whose state must equal the live one.
 
 #![expect(clippy::unwrap_used, reason = "a test may")]
+#![expect(clippy::wildcard_enum_match_arm, reason = "a test looks for what it names")]
 
 mod data;
 mod failures;

@@ -15,6 +15,7 @@ use atoll_model::id::{Attempt, ExecutionId, RunId, SiteId, StepIndex};
 use atoll_model::session::{ControlBody, InventoryItem, LocalState, PushFailure, Verdict};
 use atoll_model::time::Timestamp;
 
+use super::dispatch::Assignment;
 use super::outcomes::is_bound_to_accepted;
 use crate::control_plane::ControlPlane;
 use crate::fact::Fact;
@@ -35,6 +36,9 @@ impl ControlPlane {
         let mut verdicts = vec![Verdict::Forget; items.len()];
         for place in self.in_order_of_steps(&items) {
             verdicts[place] = self.verdict(site, &items[place]);
+        }
+        if restarted {
+            self.forget_stopped(site, &items, &mut verdicts);
         }
         let named: BTreeSet<_> = items.iter().map(|item| (item.execution, item.attempt)).collect();
         self.give_up_missing(site, in_journal, &named);
@@ -173,6 +177,19 @@ impl ControlPlane {
         self.after_returns(&returned);
     }
 
+    /// With a new journal an agent cannot collect what it is to stop, and nobody waits for it: it is forgotten instead.
+    fn forget_stopped(&mut self, site: SiteId, items: &[InventoryItem], verdicts: &mut [Verdict]) {
+        for (item, verdict) in items.iter().zip(verdicts).filter(|(_, verdict)| **verdict == Verdict::Cancel) {
+            *verdict = Verdict::Forget;
+            let ExecutionId { run, step, element } = item.execution;
+            let active = self.state.active(item.execution);
+            if active.is_some_and(|active| active.attempt == item.attempt && active.site == site) {
+                let elements = std::iter::once(element).collect();
+                self.return_from(site, run, step, &elements, "it was to be stopped");
+            }
+        }
+    }
+
     /// A new journal knows neither templates nor inputs nor pushes: what goes on is told again, under the same attempts.
     fn send_again(&mut self, site: SiteId, items: &[InventoryItem], verdicts: &[Verdict]) {
         let mut kept: BTreeMap<(RunId, StepIndex, Attempt, u32, bool), ElementSet> = BTreeMap::new();
@@ -186,14 +203,13 @@ impl ControlPlane {
             kept.entry(key).or_default().insert(element);
         }
         for ((run, step, attempt, decision, fragment), elements) in kept {
-            self.dispatch(run, step, attempt, elements, site, decision, fragment);
+            self.dispatch(Assignment { run, step, attempt, site, decision }, elements, fragment);
         }
         let pushes: Vec<_> = self.state.transfers.iter().filter(|(_, transfer)| transfer.site == site).collect();
         let pushes: Vec<_> = pushes.into_iter().map(|(id, transfer)| (*id, transfer.clone())).collect();
         for (transfer, known) in pushes {
             if known.cancelled {
-                let (reason, message) = (PushFailure::Cancelled, "the agent has a new journal".to_owned());
-                self.record(Fact::PushFailed { transfer, reason, message, at: self.now });
+                self.end_push(transfer, known.object.id, PushFailure::Cancelled, "the agent has a new journal");
                 continue;
             }
             self.record(Fact::PushOrdered {

@@ -111,9 +111,9 @@ impl ControlPlane {
                 let known = &self.state.objects[&object];
                 let reference = known.reference;
                 let holder = known.sites.iter().copied().find(|site| self.reach(*site) == Reach::Connected);
-                match holder.filter(|_| known.transfer.is_none() && known.bucket == BucketState::Absent) {
-                    Some(site) => self.order_push(reference, site, (run, None), RuleText::Client),
-                    None => {}
+                let is_free = known.transfer.is_none() && known.bucket == BucketState::Absent;
+                if let Some(site) = holder.filter(|_| is_free) {
+                    self.order_push(reference, site, (run, None), RuleText::Client);
                 }
             }
             Plan::Unavailable => self.refuse_clients(object, &format!("no copy of {object} is left")),

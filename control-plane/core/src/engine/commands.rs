@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 
 use atoll_model::elements::ElementSet;
+use atoll_model::expression::{Form, evaluate};
 use atoll_model::id::{Attempt, CommandSeq, Epoch, ExecutionId, SiteId, StepIndex};
 use atoll_model::limits;
 use atoll_model::session::{
@@ -180,16 +181,15 @@ impl ControlPlane {
             run.steps[step.index()].bound.get(&attempt).into_iter().flatten().copied().collect();
         let binding = |name: &String| {
             let expression = &definition.bindings[name];
-            let open = match &expression.form {
-                atoll_model::expression::Form::Output { step, output } => {
-                    let open = bound.get(step).filter(|_| !run.steps[step.index()].is_ended());
-                    open.map(|attempt| (ExecutionId { run: run.id, step: *step, element: 0 }, *attempt, output.clone()))
-                }
-                _ => None,
+            let open = if let Form::Output { step, output } = &expression.form {
+                let open = bound.get(step).filter(|_| !run.steps[step.index()].is_ended());
+                open.map(|attempt| (ExecutionId { run: run.id, step: *step, element: 0 }, *attempt, output.clone()))
+            } else {
+                None
             };
             let source = match open {
                 Some((execution, attempt, output)) => BindingSource::Output { execution, attempt, output },
-                None => BindingSource::Value(atoll_model::expression::evaluate(expression, &scope).ok()?),
+                None => BindingSource::Value(evaluate(expression, &scope).ok()?),
             };
             Some(Binding { name: name.clone(), source })
         };

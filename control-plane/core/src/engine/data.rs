@@ -232,7 +232,7 @@ impl ControlPlane {
     pub(crate) fn push_failed(&mut self, site: SiteId, transfer: TransferId, reason: PushFailure, message: String) {
         let Some(known) = self.state.transfers.get(&transfer).filter(|known| known.site == site) else { return };
         let object = known.object.id;
-        self.record(Fact::PushFailed { transfer, reason, message: message.clone(), at: self.now });
+        self.end_push(transfer, object, reason, &message);
         let refused = self.state.objects.get(&object).map_or(0, |known| known.failed_pushes);
         if refused >= PUSH_FAILURES_MAX {
             let text = format!("{object} could not be pushed to the bucket: {message}");
@@ -244,6 +244,14 @@ impl ControlPlane {
                 }
             }
             self.refuse_clients(object, &text);
+        }
+    }
+
+    /// A push has come to nothing, as far as is known: what it may have left in the bucket goes before the next.
+    pub(crate) fn end_push(&mut self, transfer: TransferId, object: ObjectId, reason: PushFailure, message: &str) {
+        self.record(Fact::PushFailed { transfer, reason, message: message.to_owned(), at: self.now });
+        if self.state.objects.get(&object).is_some_and(|known| known.bucket == BucketState::Deleting) {
+            self.ask_to_delete(object);
         }
         self.agenda.replan.insert(object);
     }

@@ -10,17 +10,20 @@ use crate::control_plane::ControlPlane;
 use crate::fact::Fact;
 use crate::state::{ActivePhase, Run};
 
+/// What executions that are handed over together have in common.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Assignment {
+    pub(crate) run: RunId,
+    pub(crate) step: StepIndex,
+    pub(crate) attempt: Attempt,
+    pub(crate) site: SiteId,
+    /// The decision, by its place among the step's.
+    pub(crate) decision: u32,
+}
+
 impl ControlPlane {
-    pub(crate) fn dispatch(
-        &mut self,
-        run: RunId,
-        step: StepIndex,
-        attempt: Attempt,
-        elements: ElementSet,
-        site: SiteId,
-        decision: u32,
-        fragment: bool,
-    ) {
+    pub(crate) fn dispatch(&mut self, assignment: Assignment, elements: ElementSet, fragment: bool) {
+        let Assignment { run, step, attempt, site, decision } = assignment;
         self.prepare(site, run, step);
         self.counters.executions_dispatched += u64::from(elements.len());
         let reads = self.reads_objects(run, step);
@@ -95,7 +98,7 @@ impl ControlPlane {
             }
         }
         for ((site, run, step, attempt, decision), elements) in ready {
-            self.dispatch(run, step, attempt, elements, site, decision, false);
+            self.dispatch(Assignment { run, step, attempt, site, decision }, elements, false);
         }
     }
 }

@@ -5,6 +5,7 @@ use std::sync::Arc;
 use atoll_model::elements::ElementSet;
 use atoll_model::id::{RunId, SiteId, StepIndex};
 
+use super::dispatch::Assignment;
 use crate::control_plane::ControlPlane;
 use crate::fact::{Fact, ReturnCause};
 use crate::state::{ActivePhase, Run, Source, StepPhase};
@@ -97,7 +98,8 @@ impl ControlPlane {
         let assessments = self.assess_ahead(run, step, site, &known);
         let decision = self.decide(run_id, step, &assessments);
         let attempt = self.state.step(run_id, step).next_attempt(0);
-        self.dispatch(run_id, step, attempt, ElementSet::from_range(0..1), site, decision, true);
+        let assignment = Assignment { run: run_id, step, attempt, site, decision };
+        self.dispatch(assignment, ElementSet::from_range(0..1), true);
     }
 }
 

@@ -196,8 +196,7 @@ impl ControlPlane {
         let transfers: Vec<_> = transfers.into_iter().map(|(id, transfer)| (*id, transfer.object.id)).collect();
         for (transfer, object) in transfers {
             let reason = PushFailure::Cancelled;
-            self.record(Fact::PushFailed { transfer, reason, message: message.to_owned(), at: self.now });
-            self.agenda.replan.insert(object);
+            self.end_push(transfer, object, reason, message);
         }
         let wanted: Vec<_> = self.agenda.wants.objects().collect();
         self.agenda.replan.extend(wanted);

@@ -9,6 +9,7 @@ use atoll_model::id::{Attempt, ExecutionId, RunId, SiteId, StepIndex};
 use atoll_model::value::ObjectRef;
 use atoll_model::workflow::{Step, Work};
 
+use super::dispatch::Assignment;
 use crate::agenda::Timer;
 use crate::caches::{Shared, value_bytes};
 use crate::control_plane::ControlPlane;
@@ -153,7 +154,8 @@ impl ControlPlane {
             let decision = self.decide(run_id, step, &assessments);
             for (site, count) in shares {
                 let given = left.take_first(count);
-                self.hand_over(run_id, step, group.attempt, given, site, decision, &objects);
+                let attempt = group.attempt;
+                self.hand_over(Assignment { run: run_id, step, attempt, site, decision }, given, &objects);
             }
         }
         if !left.is_empty() {
@@ -164,24 +166,16 @@ impl ControlPlane {
     }
 
     /// Dispatches executions to a site whose objects are at hand there; others wait for their objects.
-    fn hand_over(
-        &mut self,
-        run: RunId,
-        step: StepIndex,
-        attempt: Attempt,
-        elements: ElementSet,
-        site: SiteId,
-        decision: u32,
-        shared_objects: &[ObjectRef],
-    ) {
+    fn hand_over(&mut self, assignment: Assignment, elements: ElementSet, shared_objects: &[ObjectRef]) {
+        let Assignment { run, step, site, .. } = assignment;
         let planned = &self.state.run(run).plan.steps[step.index()];
         let by_element = planned.own_by_element;
         if !by_element {
             let at_hand = shared_objects.iter().all(|object| self.is_at_hand(*object, site));
             return if at_hand {
-                self.dispatch(run, step, attempt, elements, site, decision, false);
+                self.dispatch(assignment, elements, false);
             } else {
-                self.hold_for_inputs(run, step, attempt, elements, site, decision);
+                self.hold_for_inputs(assignment, elements);
             };
         }
         let (mut ready, mut waiting, mut bytes) = (ElementSet::new(), ElementSet::new(), 0);
@@ -193,7 +187,7 @@ impl ControlPlane {
                 ready.insert(element);
                 bytes += own.iter().map(|(name, value)| name.len() + value_bytes(value)).sum::<usize>();
                 if bytes > DISPATCH_BYTES {
-                    self.dispatch(run, step, attempt, std::mem::take(&mut ready), site, decision, false);
+                    self.dispatch(assignment, std::mem::take(&mut ready), false);
                     bytes = 0;
                 }
             } else {
@@ -201,23 +195,16 @@ impl ControlPlane {
             }
         }
         if !ready.is_empty() {
-            self.dispatch(run, step, attempt, ready, site, decision, false);
+            self.dispatch(assignment, ready, false);
         }
         if !waiting.is_empty() {
-            self.hold_for_inputs(run, step, attempt, waiting, site, decision);
+            self.hold_for_inputs(assignment, waiting);
         }
     }
 
     /// The elements are placed, and what they lack is on its way.
-    fn hold_for_inputs(
-        &mut self,
-        run: RunId,
-        step: StepIndex,
-        attempt: Attempt,
-        elements: ElementSet,
-        site: SiteId,
-        decision: u32,
-    ) {
+    fn hold_for_inputs(&mut self, assignment: Assignment, elements: ElementSet) {
+        let Assignment { run, step, attempt, site, decision } = assignment;
         let at = self.now;
         let placed: Vec<_> = elements.iter().map(|element| ExecutionId { run, step, element }).collect();
         self.record(Fact::ExecutionsPlaced { run, step, attempt, elements, site, decision, at });

@@ -154,10 +154,9 @@ impl ControlPlane {
             return self.agenda.set(due, Timer::Retire(run_id));
         }
         let transfers: Vec<_> = self.state.transfers.iter().filter(|(_, t)| t.run == Some(run_id)).collect();
-        let transfers: Vec<_> = transfers.into_iter().map(|(id, _)| *id).collect();
-        for transfer in transfers {
-            let (reason, message) = (PushFailure::Cancelled, "its run is forgotten".to_owned());
-            self.record(Fact::PushFailed { transfer, reason, message, at: self.now });
+        let transfers: Vec<_> = transfers.into_iter().map(|(id, transfer)| (*id, transfer.object.id)).collect();
+        for (transfer, object) in transfers {
+            self.end_push(transfer, object, PushFailure::Cancelled, "its run is forgotten");
         }
         self.record(Fact::RunRemoved { run: run_id });
     }
@@ -169,10 +168,10 @@ enum Expansion {
 }
 
 fn is_true(value: Value, when: &Expression) -> Result<bool, String> {
-    match value {
-        Value::Boolean(value) => Ok(value),
-        other => Err(format!("{}:{}: `when` gives {other:?}, not true or false", when.place.line, when.place.column)),
-    }
+    let Value::Boolean(value) = value else {
+        return Err(format!("{}:{}: `when` gives {value:?}, not true or false", when.place.line, when.place.column));
+    };
+    Ok(value)
 }
 
 pub(crate) fn at_place(error: &atoll_model::expression::EvaluationError) -> String {

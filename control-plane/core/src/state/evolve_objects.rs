@@ -10,6 +10,7 @@ use super::{BucketState, LedgerEntry, ObjectState, Outgoing, Place, State, Trans
 use crate::fact::{Fact, RuleText};
 
 impl State {
+    #[expect(clippy::wildcard_enum_match_arm, reason = "`evolve` names every fact once")]
     pub(super) fn evolve_object(&mut self, fact: &Fact) {
         match fact {
             Fact::ObjectUploaded { object, at, hold_until } => {
@@ -87,6 +88,7 @@ impl State {
         }
     }
 
+    #[expect(clippy::wildcard_enum_match_arm, reason = "`evolve` names every fact once")]
     fn evolve_transfer(&mut self, fact: &Fact) {
         match fact {
             Fact::PushOrdered { transfer, object, site, run, for_execution, rule, at } => {
@@ -137,6 +139,10 @@ impl State {
                         PushFailure::Unavailable => known.remove_site(ended.site),
                         PushFailure::Refused => known.failed_pushes += 1,
                         PushFailure::Cancelled => {}
+                    }
+                    if known.bucket == BucketState::Absent {
+                        // An earlier try may have got through, and its report been lost with the agent.
+                        known.bucket = BucketState::Deleting;
                     }
                 }
             }

@@ -12,6 +12,7 @@ use crate::fact::Fact;
 use crate::plan::RunPlan;
 
 impl State {
+    #[expect(clippy::wildcard_enum_match_arm, reason = "`evolve` names every fact once")]
     pub(super) fn evolve_run(&mut self, fact: &Fact) {
         match fact {
             Fact::RunSubmitted { .. } => self.submit(fact),

@@ -7,6 +7,7 @@ use super::{Agent, Log, Outgoing, Site, State, Token};
 use crate::fact::Fact;
 
 impl State {
+    #[expect(clippy::wildcard_enum_match_arm, reason = "`evolve` names every fact once")]
     pub(super) fn evolve_site(&mut self, fact: &Fact) {
         match fact {
             Fact::TokenCreated { token, secret_hash, site, site_id, labels, expires_at } => {

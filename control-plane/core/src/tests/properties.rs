@@ -238,8 +238,8 @@ impl Play {
     /// Once nothing goes wrong any more, every run ends (or asks).
     fn finish(&mut self) {
         for round in 0..200 {
-            for site in 0..SITES.len() {
-                let name = SITES[site].parse().unwrap();
+            for (site, name) in SITES.iter().enumerate() {
+                let name = name.parse().unwrap();
                 self.world.ask(crate::Request::DrainSite { site: name, drained: false }).unwrap();
                 if !self.is_connected(site) {
                     self.connect(site, 0, false);

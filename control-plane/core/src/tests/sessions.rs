@@ -125,6 +125,25 @@ fn a16_with_a_new_journal_what_was_never_sent_keeps_its_attempt() {
 }
 
 #[test]
+fn a16_with_a_new_journal_what_was_to_be_stopped_is_forgotten() {
+    let mut world = World::with_sites(&["edge"]);
+    let run = world.submit(ONE);
+    let a = world.dispatched_one("edge");
+    world.start("edge", a);
+    world.ask(crate::Request::CancelRun { run, reason: String::new() }).unwrap();
+    world.disconnect("edge");
+    let agent = world.agents.get_mut("edge").unwrap();
+    agent.journal = JournalId::from_bits(999);
+    agent.last_command.0 = 0;
+    agent.last_report.0 = 0;
+    agent.acknowledged_report.0 = 0;
+    agent.commands.clear();
+    world.connect_with("edge", vec![item(a, LocalState::Running)]);
+    assert_eq!(world.agents["edge"].verdicts, [Verdict::Forget]);
+    assert_eq!(world.state(run), RunState::Cancelled);
+}
+
+#[test]
 fn b1_commands_that_were_decided_and_not_sent_are_sent_after_a_restart() {
     let mut world = World::with_sites(&["edge"]);
     world.submit(ONE);

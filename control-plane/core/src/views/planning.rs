@@ -131,9 +131,8 @@ impl ControlPlane {
 /// Objects of the given inputs that a step reads.
 fn objects_of(workflow: &Workflow, step: &Step, inputs: &IndexMap<String, Value>) -> Vec<ObjectRef> {
     let mut objects = Vec::new();
-    let reads = |expression: &Expression| match &expression.form {
-        Form::Input(name) => vec![name.clone()],
-        _ => expression.reads_inputs.clone(),
+    let reads = |expression: &Expression| {
+        if let Form::Input(name) = &expression.form { vec![name.clone()] } else { expression.reads_inputs.clone() }
     };
     for name in step.bindings.values().chain(&step.foreach).flat_map(reads) {
         let value = inputs.get(&name).or_else(|| workflow.inputs.get(&name)?.default.as_ref());
