@@ -21,8 +21,8 @@ pub(crate) struct Agenda {
     pub(crate) place: Queue,
     /// Steps that wait for room at a site.
     pub(crate) room: BTreeMap<SiteId, Queue>,
-    /// Steps that no site can run at present.
-    pub(crate) stuck: BTreeSet<StepKey>,
+    /// Steps that no site can run at present, and whether that may be because of their data.
+    pub(crate) stuck: BTreeMap<StepKey, bool>,
     /// Sites that may have room again, and how many of the steps that wait for it are still to be asked.
     roomy: BTreeMap<SiteId, usize>,
     /// Placed executions whose objects may be there now.
@@ -99,14 +99,21 @@ impl Agenda {
         None
     }
 
-    /// Everything that no site could run may have one now.
-    pub(crate) fn wake_stuck(&mut self) {
-        std::mem::take(&mut self.stuck).into_iter().for_each(|step| self.place.push(step));
+    /// Steps that no site could run because of their data may have one now.
+    pub(crate) fn wake_data(&mut self) {
+        self.wake(|_| false);
+    }
+
+    /// As [`Self::wake_data`], and those steps for which the change of a site matters.
+    pub(crate) fn wake(&mut self, matters: impl Fn(StepKey) -> bool) {
+        for (step, _) in self.stuck.extract_if(.., |step, by_data| *by_data || matters(*step)) {
+            self.place.push(step);
+        }
     }
 
     pub(crate) fn forget_run(&mut self, run: RunId) {
         self.frontier.remove(&run);
-        self.stuck.retain(|(stuck, _)| *stuck != run);
+        self.stuck.retain(|(stuck, _), _| *stuck != run);
     }
 }
 

@@ -33,16 +33,15 @@ impl ControlPlane {
         let (connection, epoch, restarted) = (session.connection, session.epoch, session.restarted);
         let agent = session.agent;
         let in_journal = session.sent;
+        // First, so that what waited for something missing is taken back before it is judged.
+        let named: BTreeSet<_> = items.iter().map(|item| (item.execution, item.attempt)).collect();
+        self.give_up_missing(site, in_journal, &named);
         let mut verdicts = vec![Verdict::Forget; items.len()];
         for place in self.in_order_of_steps(&items) {
             verdicts[place] = self.verdict(site, &items[place]);
         }
         if restarted {
             self.forget_stopped(site, &items, &mut verdicts);
-        }
-        let named: BTreeSet<_> = items.iter().map(|item| (item.execution, item.attempt)).collect();
-        self.give_up_missing(site, in_journal, &named);
-        if restarted {
             self.record(Fact::InventoryHeard { agent });
             self.send_again(site, &items, &verdicts);
         }

@@ -168,10 +168,12 @@ impl ControlPlane {
     pub(crate) fn bucket_object_deleted(&mut self, object: ObjectId) {
         // A deletion that was asked for twice is confirmed twice.
         let deleting = |known: &ObjectState| known.bucket == BucketState::Deleting;
-        if self.state.objects.get(&object).is_some_and(deleting) {
-            self.record(Fact::BucketDeleted { object });
-            self.agenda.replan.insert(object);
-            self.agenda.wake_stuck();
+        let Some(known) = self.state.objects.get(&object).filter(|known| deleting(known)) else { return };
+        let was_last = known.sites.iter().all(|site| self.reach(*site) == Reach::Gone);
+        self.record(Fact::BucketDeleted { object });
+        self.agenda.replan.insert(object);
+        if was_last {
+            self.agenda.wake_data();
         }
     }
 
@@ -271,7 +273,7 @@ impl ControlPlane {
             }
         }
         self.agenda.replan.insert(object);
-        self.agenda.wake_stuck();
+        self.agenda.wake_data();
     }
 }
 

@@ -226,7 +226,6 @@ impl ControlPlane {
         self.counters.bytes_to_bucket += wire_bytes;
         self.record(Fact::PushEnded { transfer, wire_bytes, at });
         self.agenda.replan.insert(object);
-        self.agenda.wake_stuck();
     }
 
     pub(crate) fn push_failed(&mut self, site: SiteId, transfer: TransferId, reason: PushFailure, message: String) {

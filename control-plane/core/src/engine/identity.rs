@@ -79,7 +79,7 @@ impl ControlPlane {
             self.give_away(site, &format!("a new agent has joined site {name}"));
         }
         self.record(Fact::AgentEnrolled { token, agent, identity_key, at: self.now });
-        self.agenda.wake_stuck();
+        self.wake_stuck(site);
         Ok(Response::Enrolled { agent, site: name, join_counter: 1 })
     }
 

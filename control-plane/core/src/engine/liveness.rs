@@ -64,7 +64,7 @@ impl ControlPlane {
     /// Work may go there (again).
     pub(crate) fn site_came_back(&mut self, site: SiteId) {
         self.agenda.has_room(site);
-        self.agenda.wake_stuck();
+        self.wake_stuck(site);
         let wanted: Vec<_> = self.agenda.wants.objects().collect();
         let there =
             |object: &atoll_model::id::ObjectId| self.state.objects.get(object).is_none_or(|known| known.is_at(site));
@@ -200,7 +200,16 @@ impl ControlPlane {
         }
         let wanted: Vec<_> = self.agenda.wants.objects().collect();
         self.agenda.replan.extend(wanted);
-        self.agenda.wake_stuck();
+        self.agenda.wake_data();
+    }
+
+    /// What no site could run may find one, now that this one has changed.
+    pub(crate) fn wake_stuck(&mut self, site: SiteId) {
+        let (state, changed) = (&self.state, self.state.site(site));
+        self.agenda.wake(|(run, step)| {
+            let run = state.runs.get(&run);
+            run.is_none_or(|run| run.workflow.step(step).site.admits(&changed.name, &changed.labels))
+        });
     }
 
     /// Elements of a step that are active at a site.

@@ -114,7 +114,7 @@ impl ControlPlane {
         self.record(Fact::ExecutionsFinished { run: run_id, step, site, elements });
         if recomputed {
             self.caches.outputs_changed(run_id);
-            self.agenda.wake_stuck();
+            self.agenda.wake_data();
         }
         self.cancel_formers(run_id, step, &names);
         if eager && self.state.run(run_id).is_going_on() {

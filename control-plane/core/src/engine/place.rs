@@ -141,7 +141,7 @@ impl ControlPlane {
         let feasible: Vec<_> =
             assessments.iter().filter(|assessment| assessment.obstacle.is_none()).map(|a| (a.site, a.slots)).collect();
         if feasible.is_empty() {
-            self.agenda.stuck.insert((run_id, step));
+            self.agenda.stuck.insert((run_id, step), !objects.is_empty());
             self.recover_inputs(run_id, &objects);
             return;
         }

@@ -56,9 +56,6 @@ impl ControlPlane {
                 self.counters.bytes_from_bucket += wire_bytes;
                 let rule = self.fetch_rule(object.id, execution.run);
                 self.record(Fact::ObjectFetched { object, site, wire_bytes, execution, rule, at });
-                if !self.agenda.stuck.is_empty() {
-                    self.agenda.wake_stuck();
-                }
             }
             Report::Pushed { transfer, object: _, wire_bytes, at } => self.pushed(site, transfer, wire_bytes, at),
             Report::PushFailed { transfer, object: _, reason, message } => {

@@ -125,6 +125,22 @@ fn a16_with_a_new_journal_what_was_never_sent_keeps_its_attempt() {
 }
 
 #[test]
+fn a16_what_a_new_journal_lacks_is_told_even_if_the_control_plane_went_down_before_it_was() {
+    let mut world = World::with_sites(&["edge"]);
+    world.submit(ONE);
+    let a = world.dispatched_one("edge");
+    world.disconnect("edge");
+    let agent = world.agents.get_mut("edge").unwrap();
+    agent.journal = JournalId::from_bits(999);
+    agent.last_command.0 = 0;
+    world.hello("edge");
+    world.restart();
+    world.connect_with("edge", vec![item(a, LocalState::Running)]);
+    assert!(world.agents["edge"].welcome.as_ref().unwrap().new_journal);
+    assert_eq!(world.dispatched("edge"), [a]);
+}
+
+#[test]
 fn a16_with_a_new_journal_what_was_to_be_stopped_is_forgotten() {
     let mut world = World::with_sites(&["edge"]);
     let run = world.submit(ONE);
