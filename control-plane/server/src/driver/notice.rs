@@ -123,6 +123,7 @@ fn run_of(fact: &Fact) -> Option<RunId> {
         | Fact::PushFailed { .. }
         | Fact::ReplicaLost { .. }
         | Fact::BucketReleased { .. }
-        | Fact::BucketDeleted { .. } => None,
+        | Fact::BucketDeleted { .. }
+        | Fact::InventoryHeard { .. } => None,
     }
 }
