@@ -109,10 +109,20 @@ pub(crate) async fn plan(connection: &Connection, arguments: &PlanArguments) -> 
     Ok(())
 }
 
+/// The reason for the choice; for a step that has none, what keeps it from every site.
 fn step_row(step: &Value) -> Vec<String> {
-    let site = table::field(step, "site");
-    let chosen = array(step, "explanation").into_iter().find(|verdict| verdict["site"] == step["site"]);
-    vec![table::field(step, "step"), site, chosen.map_or_else(String::new, |verdict| table::field(&verdict, "reason"))]
+    let verdicts = array(step, "explanation");
+    let chosen = verdicts.iter().find(|verdict| verdict["site"] == step["site"]);
+    let why = match chosen {
+        Some(verdict) => table::field(verdict, "reason"),
+        None => {
+            let reasons = verdicts
+                .iter()
+                .map(|verdict| format!("{}: {}", table::field(verdict, "site"), table::field(verdict, "reason")));
+            reasons.collect::<Vec<_>>().join("; ")
+        }
+    };
+    vec![table::field(step, "step"), table::field(step, "site"), why]
 }
 
 fn edge_row(edge: &Value) -> Vec<String> {
@@ -128,4 +138,19 @@ fn edge_row(edge: &Value) -> Vec<String> {
 
 fn array(document: &Value, name: &str) -> Vec<Value> {
     document[name].as_array().cloned().unwrap_or_default()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_step_without_a_site_says_what_keeps_it_from_each() {
+        let verdict = |site: &str, reason: &str| json!({ "site": site, "feasible": false, "reason": reason });
+        let verdicts = json!([verdict("edge", "drained"), verdict("hpc", "too little memory")]);
+        let nowhere = json!({ "step": "fit", "site": null, "explanation": verdicts });
+        assert_eq!(step_row(&nowhere), ["fit", "–", "edge: drained; hpc: too little memory"]);
+        let placed = json!({ "step": "fit", "site": "hpc", "explanation": [verdict("hpc", "the only one")] });
+        assert_eq!(step_row(&placed), ["fit", "hpc", "the only one"]);
+    }
 }

@@ -40,7 +40,6 @@ pub(crate) struct ServerReady {
     pub(crate) url: String,
     pub(crate) agent_addr: String,
     pub(crate) token: String,
-    pub(crate) pid: u32,
 }
 
 /// Addresses that a later start of the same directory takes again, so that the sites find their control plane.

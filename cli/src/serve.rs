@@ -109,10 +109,12 @@ fn usage(error: impl std::error::Error) -> anyhow::Error {
 /// # Errors
 /// When the system gives no threads.
 pub(crate) fn runtime(command: &Command) -> anyhow::Result<tokio::runtime::Runtime> {
-    let runtime = match command {
-        Command::Agent(_) => site_agent_daemon::runtime(),
-        Command::Server(_) | Command::Bench(_) => tokio::runtime::Builder::new_multi_thread().enable_all().build(),
-        _ => tokio::runtime::Builder::new_current_thread().enable_all().build(),
+    let runtime = if matches!(command, Command::Agent(_)) {
+        site_agent_daemon::runtime()
+    } else if matches!(command, Command::Server(_) | Command::Bench(_)) {
+        tokio::runtime::Builder::new_multi_thread().enable_all().build()
+    } else {
+        tokio::runtime::Builder::new_current_thread().enable_all().build()
     };
     runtime.context("cannot start a runtime")
 }

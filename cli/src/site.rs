@@ -84,13 +84,18 @@ fn site_row(site: &Value) -> Vec<String> {
         table::field(site, "site"),
         table::field(site, "state"),
         labels.join(","),
-        site["capacity"]["cpus"].as_f64().map_or_else(|| "–".to_owned(), |cpus| cpus.to_string()),
-        site["capacity"]["memory_bytes"].as_u64().map_or_else(|| "–".to_owned(), table::bytes),
+        known(site["capacity"]["cpus"].as_f64().filter(|cpus| *cpus > 0.0).map(|cpus| cpus.to_string())),
+        known(site["capacity"]["memory_bytes"].as_u64().filter(|bytes| *bytes > 0).map(table::bytes)),
         table::field(site, "running"),
         table::field(site, "queued"),
-        site["store"]["bytes"].as_u64().map_or_else(|| "–".to_owned(), table::bytes),
+        known(site["store"]["bytes"].as_u64().map(table::bytes)),
         table::field(site, "agent_version"),
     ]
+}
+
+/// A site that was never connected has nothing that is known.
+fn known(text: Option<String>) -> String {
+    text.unwrap_or_else(|| "–".to_owned())
 }
 
 pub(crate) async fn site(connection: &Connection, command: SiteCommand) -> anyhow::Result<()> {

@@ -68,7 +68,7 @@ pub(crate) fn field(document: &Value, name: &str) -> String {
     match &document[name] {
         Value::Null => "–".to_owned(),
         Value::String(text) => text.clone(),
-        other => other.to_string(),
+        other @ (Value::Bool(_) | Value::Number(_) | Value::Array(_) | Value::Object(_)) => other.to_string(),
     }
 }
 

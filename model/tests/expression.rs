@@ -500,7 +500,7 @@ fn ranges_are_not_written_out() {
     assert_eq!(elements, Elements::Range { count: 10_000_000 });
     assert_eq!(elements.get(9_999_999), Some(Value::Integer(9_999_999)));
     assert_eq!(elements.get(10_000_000), None);
-    assert!(started.elapsed().as_millis() < 1_000);
+    assert!(started.elapsed().as_secs() < 5);
     let elements = evaluate_elements(&expression("range(inputs.n)"), &values()).expect("a range");
     assert_eq!(elements.len(), 4);
     let message = |result: Result<Elements, EvaluationError>| result.expect_err("refused").message;

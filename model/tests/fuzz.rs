@@ -1,14 +1,13 @@
 //! Whatever a person sends as a workflow or a manifest, the answer is a workflow or a list of what is wrong.
 
+mod samples;
+
 use atoll_model::action;
 use atoll_model::workflow::{Action, SiteFacts, Surroundings, check_sites, parse};
 use proptest::prelude::*;
 
-const SAMPLES: [&str; 3] = [
-    include_str!("samples/contract.yaml"),
-    include_str!("samples/everything.yaml"),
-    include_str!("samples/clean.action.yaml"),
-];
+const EVERYTHING: &str = include_str!("samples/everything.yaml");
+const CLEAN: &str = include_str!("samples/clean.action.yaml");
 
 struct Clean;
 
@@ -17,7 +16,7 @@ impl Surroundings for Clean {
         if reference.len() > 12 {
             return Err("no".to_owned());
         }
-        Ok(action::parse("action.yaml", SAMPLES[2]).expect("valid").into_action(None, 0))
+        Ok(action::parse("action.yaml", CLEAN).expect("valid").into_action(None, 0))
     }
 }
 
@@ -95,7 +94,7 @@ proptest! {
         sample in 0usize..3,
         changes in prop::collection::vec((any::<prop::sample::Index>(), 0u8..4, "\\PC|[-:{}\\[\\]\"'&*!|>#$ \n\t]|é|\\$\\{\\{|\\}\\}", 0usize..40), 1..6),
     ) {
-        let mut text = SAMPLES[sample].to_owned();
+        let mut text = [samples::contract(), EVERYTHING, CLEAN][sample].to_owned();
         for (at, change, inserted, length) in changes {
             let places: Vec<usize> = text.char_indices().map(|(place, _)| place).collect();
             if places.is_empty() {

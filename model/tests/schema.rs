@@ -1,10 +1,11 @@
 //! The JSON Schemas agree with the parser.
 
+mod samples;
+
 use atoll_model::action;
 use atoll_model::workflow::{Action, Surroundings, action_schema, parse, workflow_schema};
 use serde_json::Value;
 
-const CONTRACT: &str = include_str!("samples/contract.yaml");
 const EVERYTHING: &str = include_str!("samples/everything.yaml");
 const EARTHQUAKES: &str = include_str!("../../examples/earthquakes/workflow.yaml");
 const CLEAN: &str = include_str!("samples/clean.action.yaml");
@@ -29,7 +30,7 @@ fn problems(schema: &Value, instance: &Value) -> Vec<String> {
 
 #[test]
 fn the_samples_fit_the_schema_of_the_workflow_file() {
-    for sample in [CONTRACT, EVERYTHING, EARTHQUAKES] {
+    for sample in [samples::contract(), EVERYTHING, EARTHQUAKES] {
         assert_eq!(problems(&workflow_schema(), &json(sample)), Vec::<String>::new());
     }
     assert_eq!(problems(&action_schema(), &json(CLEAN)), Vec::<String>::new());

@@ -1,5 +1,7 @@
 //! What a workflow file may say, and how it is told what is wrong with it.
 
+mod samples;
+
 use std::collections::BTreeMap;
 
 use atoll_model::action;
@@ -14,7 +16,6 @@ use atoll_model::workflow::{
 };
 use expect_test::{Expect, expect};
 
-const CONTRACT: &str = include_str!("samples/contract.yaml");
 const EVERYTHING: &str = include_str!("samples/everything.yaml");
 const EARTHQUAKES: &str = include_str!("../../examples/earthquakes/workflow.yaml");
 const CLEAN: &str = include_str!("samples/clean.action.yaml");
@@ -65,7 +66,7 @@ fn check_steps(steps: &str, expected: Expect) {
 
 #[test]
 fn the_sample_of_the_contract_parses() {
-    let workflow = parsed(CONTRACT);
+    let workflow = parsed(samples::contract());
     assert_eq!(workflow.steps.iter().map(|step| step.name.as_str()).collect::<Vec<_>>(), ["make", "join", "check"]);
     let [make, join, check] = &workflow.steps[..] else { panic!("three steps") };
     assert_eq!(make.foreach.as_ref().map(|foreach| foreach.form.clone()), Some(Form::Input("words".into())));

@@ -16,6 +16,8 @@ mod runs;
 mod sites;
 mod submit;
 mod surroundings;
+#[cfg(test)]
+mod tests;
 pub(crate) mod tokens;
 mod uploads;
 pub(crate) mod views;

@@ -17,6 +17,9 @@ pub const LISTEN: SocketAddr = SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), 
 /// a port that the whole network can reach should be opened on purpose.
 pub const AGENT_LISTEN: SocketAddr = SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), 7381);
 
+/// A certificate that was stolen is of use for at most so long.
+const CERTIFICATE_SECONDS: std::ops::RangeInclusive<u64> = 1..=7 * 24 * 3_600;
+
 /// The configuration of a control plane.
 #[derive(Debug, Clone, PartialEq, Deserialize)]
 #[serde(deny_unknown_fields, default)]
@@ -44,6 +47,8 @@ pub struct Config {
     /// Written when everything accepts connections.
     pub ready_file: Option<PathBuf>,
     pub leases: Leases,
+    /// Life of an agent's certificate. Short is safe: agents renew at half of it by themselves.
+    pub certificate_seconds: u64,
     pub telemetry: Telemetry,
 }
 
@@ -152,6 +157,7 @@ impl Default for Config {
             tls: None,
             ready_file: None,
             leases: Leases::default(),
+            certificate_seconds: atoll_model::limits::CERTIFICATE_LIFETIME.as_secs(),
             telemetry: Telemetry::default(),
         }
     }
@@ -221,6 +227,10 @@ impl Config {
             if secure && self.telemetry.otlp_ca_file.is_none() {
                 return refuse("telemetry", "an https otlp_endpoint needs otlp_ca_file: no public CA is trusted");
             }
+        }
+        if !CERTIFICATE_SECONDS.contains(&self.certificate_seconds) {
+            let problem = format!("must be from {} to {}", CERTIFICATE_SECONDS.start(), CERTIFICATE_SECONDS.end());
+            return Err(ConfigError { field: "certificate_seconds", problem });
         }
         self.check_leases()
     }

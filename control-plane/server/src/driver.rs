@@ -14,6 +14,8 @@ mod pump;
 mod query;
 mod recovery;
 mod start;
+#[cfg(test)]
+mod tests;
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -24,6 +26,8 @@ use tokio::sync::{broadcast, mpsc, oneshot};
 
 pub(crate) use clock::wall_clock;
 pub(crate) use deletion::delete_objects;
+#[cfg(test)]
+pub(crate) use keeper::Log;
 pub use notice::Changed;
 pub(crate) use notice::Notices;
 use query::Query;

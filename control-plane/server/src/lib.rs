@@ -9,6 +9,8 @@ pub mod driver;
 pub mod identity;
 mod server;
 pub mod telemetry;
+#[cfg(test)]
+mod testing;
 
 pub use config::Config;
 pub use server::run;

@@ -1,5 +1,8 @@
 //! A control plane from its start to its end.
 
+#[cfg(test)]
+mod tests;
+
 use std::net::{IpAddr, SocketAddr};
 use std::path::Path;
 use std::sync::Arc;
@@ -149,7 +152,8 @@ impl Server {
             tasks.spawn(traces.run(handle.clone()));
         }
 
-        let agents = Agents::new(handle.clone(), Arc::clone(&authority), bucket.clone(), agents::Settings::default());
+        let settings = agents::Settings { certificate_lifetime: Duration::from_secs(config.certificate_seconds) };
+        let agents = Agents::new(handle.clone(), Arc::clone(&authority), bucket.clone(), settings);
         let app = Arc::new(App {
             handle: handle.clone(),
             bucket: bucket.clone(),

@@ -16,6 +16,7 @@ mod check;
 mod commit;
 mod copy;
 pub(crate) mod error;
+mod folders;
 pub(crate) mod layout;
 mod lend;
 mod open;
@@ -40,6 +41,7 @@ pub use lend::{Entry, Lent, Source};
 use crate::hash::Hashing;
 pub use crate::walk::WalkLimits;
 use barrier::Barrier;
+use folders::Folders;
 use layout::{Key, Layout, Variant};
 use seal::Sealed;
 use seal_log::SealLog;
@@ -55,6 +57,7 @@ pub struct SiteStore {
 struct Inner {
     layout: Layout,
     limits: WalkLimits,
+    folders: Folders,
     hashing: Hashing,
     barrier: Barrier,
     verified: Mutex<Verified>,

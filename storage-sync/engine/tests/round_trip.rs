@@ -111,7 +111,7 @@ fn round_trip(tree: &Node, chunk: usize) -> Result<()> {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig { cases: 48, max_shrink_iters: 200, ..ProptestConfig::default() })]
+    #![proptest_config(ProptestConfig { cases: 32, max_shrink_iters: 200, ..ProptestConfig::default() })]
 
     #[test]
     fn g6_any_tree_comes_out_as_it_went_in(tree in tree(), chunk in 1usize..100_000) {

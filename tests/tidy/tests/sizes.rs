@@ -5,16 +5,16 @@ use tidy_tests::source::{Function, Source, sources};
 
 const FILE_LINES_MAX: usize = 400;
 const FUNCTION_LINES_MAX: usize = 70;
-/// Tables of cases are long and flat, so tests get half as much again.
+/// Tables of cases and of chances are long and flat, so tests get half as much again.
 const TEST_FILE_LINES_MAX: usize = 600;
-const TEST_FUNCTION_LINES_MAX: usize = 105;
+const TEST_FUNCTION_LINES_MAX: usize = 110;
 
 fn file_lines_max(source: &Source) -> usize {
     if source.is_product() { FILE_LINES_MAX } else { TEST_FILE_LINES_MAX }
 }
 
-fn function_lines_max(function: &Function<'_>) -> usize {
-    if function.is_test { TEST_FUNCTION_LINES_MAX } else { FUNCTION_LINES_MAX }
+fn function_lines_max(source: &Source, function: &Function<'_>) -> usize {
+    if function.is_test || !source.is_product() { TEST_FUNCTION_LINES_MAX } else { FUNCTION_LINES_MAX }
 }
 
 /// Files that are longer, each with the reason why it stays whole.
@@ -46,7 +46,8 @@ fn functions_have_at_most_70_lines() {
     for source in sources().unwrap() {
         for function in source.functions() {
             let name = format!("{}::{}", source.path.display(), function.name);
-            if function.lines > function_lines_max(&function) && !LONG_FUNCTIONS.iter().any(|(known, _)| *known == name)
+            if function.lines > function_lines_max(&source, &function)
+                && !LONG_FUNCTIONS.iter().any(|(known, _)| *known == name)
             {
                 found.push(format!("{name}, line {}: {} lines", function.line, function.lines));
             }
@@ -68,8 +69,9 @@ fn exceptions_are_still_needed() {
         let long = sources().unwrap().iter().any(|source| {
             let path = source.path.display().to_string();
             let mut functions = source.functions().into_iter();
-            functions
-                .any(|found| format!("{path}::{}", found.name) == *name && found.lines > function_lines_max(&found))
+            functions.any(|found| {
+                format!("{path}::{}", found.name) == *name && found.lines > function_lines_max(source, &found)
+            })
         });
         assert!(long, "{name} is short again: take it off the list");
     }

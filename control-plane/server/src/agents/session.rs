@@ -116,7 +116,7 @@ pub(super) struct Outgoing {
     frames: mpsc::Receiver<ControlFrame>,
     /// Of a frame that was too large for one message.
     parts: VecDeque<v1::ControlFrame>,
-    /// Why the other direction has ended, if it was for a reason.
+    /// Resolves when the other direction has ended: with a reason, or with none if what is still waiting may go out.
     ended: Option<oneshot::Receiver<Status>>,
     agent: AgentId,
     connection: ConnectionId,
@@ -133,8 +133,8 @@ impl Stream for Outgoing {
             && let Poll::Ready(reason) = Pin::new(ended).poll(context)
         {
             self.ended = None;
+            self.frames.close();
             if let Ok(status) = reason {
-                self.frames.close();
                 return Poll::Ready(Some(Err(status)));
             }
         }

@@ -114,8 +114,12 @@ impl ApiTokens {
 /// Compares with every token, in the same time wherever it stands.
 fn find(known: &[KnownToken], secret: [u8; 32]) -> Option<&KnownToken> {
     let hash = hash(&secret);
-    let equal = |token: &&KnownToken| bool::from(token.hash.as_bytes().ct_eq(hash.as_bytes()));
-    known.iter().filter(equal).last()
+    known.iter().fold(
+        None,
+        |found, token| {
+            if bool::from(token.hash.as_bytes().ct_eq(hash.as_bytes())) { Some(token) } else { found }
+        },
+    )
 }
 
 fn secret_of(token: &str) -> Option<[u8; 32]> {

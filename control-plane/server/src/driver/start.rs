@@ -13,7 +13,7 @@ use super::clock::Clock;
 use super::keeper::{Keeper, Log};
 use super::pump::Pump;
 use super::recovery::recover;
-use super::{Handle, Notices};
+use super::{Handle, Input, Notices};
 use crate::telemetry::Meters;
 
 /// Batches that wait for the journal's thread. When it is behind by so many, the core's thread waits for it.
@@ -104,9 +104,17 @@ pub(crate) fn start(beginning: Beginning) -> Result<(Handle, Driver), DriverErro
     let pumping =
         thread::Builder::new().name(CORE.to_owned()).spawn(move || pump.run(&runtime)).map_err(spawn(CORE))?;
     let (end, ended) = oneshot::channel();
+    let inbox = handle.inbox.downgrade();
     let watch = move || {
-        let pumped = pumping.join().map_err(|panic| panicked(CORE, &*panic));
+        // It ends after the core's thread, unless the journal fails: then that thread is to end too, busy or not.
         let kept = keeping.join().map_err(|panic| panicked(JOURNAL, &*panic)).and_then(|result| result);
+        if kept.is_err()
+            && let Some(inbox) = inbox.upgrade()
+        {
+            // If there is no room, it is busy, and notices by itself.
+            let _ = inbox.try_send(Input::Shutdown);
+        }
+        let pumped = pumping.join().map_err(|panic| panicked(CORE, &*panic));
         // Nobody waits for the end of a process that is ending.
         let _ = end.send(kept.and(pumped));
     };

@@ -151,6 +151,13 @@ enum Interruption {
     End(#[from] LinkEnd),
 }
 
+impl Interruption {
+    /// Whether the server does not take the certificate any more, on a connection that it was good enough to open.
+    fn is_unauthenticated(&self) -> bool {
+        matches!(self, Self::Stream(status) if status.code() == tonic::Code::Unauthenticated)
+    }
+}
+
 impl From<IdentityError> for Interruption {
     fn from(error: IdentityError) -> Self {
         Self::End(error.into())
@@ -191,7 +198,7 @@ impl Link {
                 Some(Interruption::End(end)) => return end,
                 Some(interruption) => interruption,
             };
-            self.told_expired |= says_expired(&interruption);
+            self.told_expired |= says_expired(&interruption) || interruption.is_unauthenticated();
             if let Interruption::Renewed = interruption {
                 tracing::info!(agent = %self.identity.agent, "the agent's certificate was renewed");
                 continue;
@@ -363,7 +370,8 @@ fn with_causes(error: &dyn std::error::Error) -> String {
     let mut next = error.source();
     while let Some(cause) = next {
         let cause_text = cause.to_string();
-        if !text.ends_with(&cause_text) {
+        // A status shows its code, message and causes at once; they stand here already, or follow.
+        if !cause.is::<Status>() && !text.ends_with(&cause_text) {
             text = format!("{text}: {cause_text}");
         }
         next = cause.source();

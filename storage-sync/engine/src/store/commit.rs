@@ -69,8 +69,8 @@ impl Inner {
                 }
             }
         }
-        if let Err(error) = self.barrier.sync(&unsynced) {
-            return self.fail_all(steps, &error);
+        if let Err(error) = self.barrier.sync(&unsynced).doing("sync", &self.layout.root) {
+            return self.fail_all(steps, error);
         }
         let mut folders = BTreeSet::new();
         for (step, seal) in steps.iter_mut().zip(seals) {
@@ -79,8 +79,8 @@ impl Inner {
                 *step = Step::Done(placed);
             }
         }
-        match self.barrier.sync(&folders) {
-            Err(error) => self.fail_all(steps, &error),
+        match self.folders.sync(&self.barrier, folders, &self.layout.root) {
+            Err(error) => self.fail_all(steps, error),
             Ok(()) => steps
                 .into_iter()
                 .map(|step| match step {
@@ -91,13 +91,20 @@ impl Inner {
         }
     }
 
-    fn fail_all(&self, steps: Vec<Step>, error: &std::io::Error) -> Vec<Result<Stored, IngestError>> {
-        let failed = || std::io::Error::new(error.kind(), error.to_string());
-        let error = |step| match step {
-            Step::Done(Err(error)) => Err(error),
-            Step::Done(Ok(_)) | Step::Hashed(_) => Err(StoreError::io("sync", &self.layout.root, failed()).into()),
+    /// Nothing counts as stored that could not be made durable.
+    fn fail_all(&self, steps: Vec<Step>, error: StoreError) -> Vec<Result<Stored, IngestError>> {
+        let message = error.to_string();
+        let mut first = Some(error);
+        let mut again = || {
+            first
+                .take()
+                .unwrap_or_else(|| StoreError::io("sync", &self.layout.root, std::io::Error::other(message.clone())))
         };
-        steps.into_iter().map(error).collect()
+        let failed = |step| match step {
+            Step::Done(Err(error)) => Err(error),
+            Step::Done(Ok(_)) | Step::Hashed(_) => Err(again().into()),
+        };
+        steps.into_iter().map(failed).collect()
     }
 
     fn hash_seal(&self, seal: SealId) -> Step {
@@ -266,6 +273,7 @@ impl Inner {
     fn name_file(&self, key: &Key, path: &Path, alone: bool) -> Result<bool, StoreError> {
         let _shard = self.shard(key.id);
         let target = self.layout.of(key);
+        self.folders.make_for(&target)?;
         let had = match self.check_locked(key) {
             Ok(_) => true,
             Err(StoreError::NotFound(_) | StoreError::Damaged { .. }) => false,
@@ -297,6 +305,7 @@ impl Inner {
             Err(error) => return Err(error),
         }
         let target = self.layout.of(key);
+        self.folders.make_for(&target)?;
         fs::rename(written, &target).doing("move to", &target)?;
         let stamp = stamp(&target)?;
         locked(&self.verified).put(*key, stamp);

@@ -9,6 +9,7 @@ use rustix::fs::FlockOperation;
 
 use super::barrier::Barrier;
 use super::error::{Doing as _, StoreError};
+use super::folders::Folders;
 use super::layout::{Key, Layout};
 use super::seal::recover;
 use super::seal_log::SealLog;
@@ -39,6 +40,7 @@ pub(super) fn open(root: &Path, limits: WalkLimits) -> Result<Inner, StoreError>
     let (next, found) = (log.next, log.found());
     let inner = Inner {
         limits,
+        folders: Folders::default(),
         hashing: Hashing::new(),
         barrier: Barrier::new(directory),
         verified: Mutex::new(Verified::load(&layout.folder("verified"))),
@@ -71,22 +73,6 @@ fn make_folders(layout: &Layout) -> Result<(), StoreError> {
             Ok(()) => {}
             Err(error) if error.kind() == std::io::ErrorKind::AlreadyExists => continue,
             Err(error) => return Err(StoreError::io("make", &path, error)),
-        }
-        if matches!(folder, "objects" | "trees") {
-            for byte in 0..=255u8 {
-                let path = path.join(format!("{byte:02x}"));
-                fs::create_dir(&path).doing("make", &path)?;
-            }
-            File::open(&path).and_then(|folder| folder.sync_all()).doing("sync", &path)?;
-        }
-    }
-    // A crash between the two steps above leaves a folder without its 256; they are made where they miss.
-    for folder in ["objects", "trees"] {
-        for byte in 0..=255u8 {
-            let path = layout.folder(folder).join(format!("{byte:02x}"));
-            if !path.is_dir() {
-                fs::create_dir(&path).doing("make", &path)?;
-            }
         }
     }
     Ok(())
@@ -131,16 +117,19 @@ pub(super) fn remove_any(path: &Path) -> Result<(), StoreError> {
 
 pub(super) fn scan(layout: &Layout, found: &mut dyn FnMut(Key, u64)) -> Result<(), StoreError> {
     for folder in ["objects", "trees"] {
-        for byte in 0..=255u8 {
-            let digits = format!("{byte:02x}");
-            let path = layout.folder(folder).join(&digits);
+        let path = layout.folder(folder);
+        for digits in fs::read_dir(&path).doing("read", &path)? {
+            let digits = digits.doing("read", &path)?;
+            let path = digits.path();
             for entry in fs::read_dir(&path).doing("read", &path)? {
                 let entry = entry.doing("read", &path)?;
-                let Some(key) = entry.file_name().to_str().and_then(|name| Key::parse(folder, &digits, name)) else {
-                    continue;
-                };
+                let (digits, name) = (digits.file_name(), entry.file_name());
+                let key =
+                    digits.to_str().zip(name.to_str()).and_then(|(digits, name)| Key::parse(folder, digits, name));
                 // What is removed while this looks is not there.
-                if let Ok(metadata) = entry.metadata() {
+                if let Some(key) = key
+                    && let Ok(metadata) = entry.metadata()
+                {
                     found(key, metadata.len());
                 }
             }

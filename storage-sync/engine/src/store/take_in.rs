@@ -2,7 +2,7 @@
 
 use std::collections::BTreeSet;
 use std::fs::{self, File};
-use std::os::unix::fs::{FileExt as _, OpenOptionsExt as _};
+use std::os::unix::fs::{FileExt as _, OpenOptionsExt as _, PermissionsExt as _};
 use std::path::{Path, PathBuf};
 
 use atoll_model::id::ObjectId;
@@ -79,8 +79,10 @@ impl SiteStore {
             named.push((Key::new(id, Variant::file(!variants.plain)), path));
         }
         for (key, path) in &named {
-            use std::os::unix::fs::PermissionsExt as _;
-            fs::set_permissions(path, fs::Permissions::from_mode(key.variant.mode())).doing("protect", path)?;
+            let permissions = path.symlink_metadata().doing("look at", path)?.permissions();
+            if permissions.mode() & 0o7777 != key.variant.mode() {
+                fs::set_permissions(path, fs::Permissions::from_mode(key.variant.mode())).doing("protect", path)?;
+            }
         }
         self.name_all(named)
     }
@@ -109,14 +111,18 @@ impl SiteStore {
                 folders.extend(inner.layout.of(&key).parent().map(Path::to_owned));
             }
         }
-        inner.barrier.sync(&folders).doing("sync", &inner.layout.root)
+        inner.folders.sync(&inner.barrier, folders, &inner.layout.root)
     }
 }
 
 /// Writes a new file in `partial/`, zeros as holes.
-pub(crate) fn write_sparse(path: &Path, bytes: &[u8]) -> Result<(), StoreError> {
-    let file = File::options().write(true).create_new(true).mode(0o600).open(path).doing("make", path)?;
-    let written = write_sparse_at(&file, 0, bytes).and_then(|()| file.set_len(bytes.len() as u64));
+pub(crate) fn write_sparse(path: &Path, variants: Variants, bytes: &[u8]) -> Result<(), StoreError> {
+    let mode = Variant::file(!variants.plain).mode();
+    let file = File::options().write(true).create_new(true).mode(mode).open(path).doing("make", path)?;
+    let written = write_sparse_at(&file, 0, bytes).and_then(|()| {
+        // Only a large file can end with a hole.
+        if bytes.len() < ZERO_BLOCK { Ok(()) } else { file.set_len(bytes.len() as u64) }
+    });
     if written.is_err() {
         // A full disk has better use for the space.
         let _ = fs::remove_file(path);

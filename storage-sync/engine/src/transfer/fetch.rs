@@ -253,7 +253,7 @@ impl Work {
                         return Err(Failure::Corrupt(format!("the bytes of {} have another digest", file.id)));
                     }
                     let path = self.store.temporary();
-                    write_sparse(&path, content)?;
+                    write_sparse(&path, file.variants, content)?;
                     arrived.push(Arrived { id: file.id, variants: file.variants, path });
                 }
                 Ok(self.store.take_in(arrived)?)

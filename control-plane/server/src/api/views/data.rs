@@ -1,0 +1,83 @@
+//! Objects, and what crossed a border.
+
+use atoll_model::value::ObjectRef;
+use control_plane_core::view::{LedgerView, ObjectView};
+use serde::Serialize;
+use utoipa::ToSchema;
+
+use super::{object_kind, time};
+
+/// One crossing of a border.
+#[derive(Debug, Serialize, ToSchema)]
+pub(crate) struct LedgerEntryBody {
+    pub(crate) object: String,
+    pub(crate) bytes: u64,
+    /// A site's name, `bucket`, or `client`.
+    pub(crate) from: String,
+    pub(crate) to: String,
+    pub(crate) route: String,
+    pub(crate) for_execution: Option<String>,
+    pub(crate) run: Option<String>,
+    /// Which rule asked for it, or `when-needed`.
+    pub(crate) rule: String,
+    pub(crate) at: String,
+}
+
+impl LedgerEntryBody {
+    pub(crate) fn new(view: &LedgerView) -> Self {
+        Self {
+            object: view.object.to_string(),
+            bytes: view.bytes,
+            from: view.from.clone(),
+            to: view.to.clone(),
+            route: view.route.clone(),
+            for_execution: view.for_execution.map(|execution| execution.to_string()),
+            run: view.run.map(|run| run.to_string()),
+            rule: view.rule.clone(),
+            at: time(view.at),
+        }
+    }
+}
+
+#[derive(Debug, Serialize, ToSchema)]
+pub(crate) struct LedgerBody {
+    entries: Vec<LedgerEntryBody>,
+    bytes_total: u64,
+}
+
+impl LedgerBody {
+    pub(crate) fn new(entries: &[LedgerView]) -> Self {
+        Self {
+            entries: entries.iter().map(LedgerEntryBody::new).collect(),
+            bytes_total: entries.iter().map(|entry| entry.bytes).sum(),
+        }
+    }
+}
+
+/// Where an object is, and how it came there.
+#[derive(Debug, Serialize, ToSchema)]
+pub(crate) struct ObjectBody {
+    object: String,
+    /// `file` or `tree`.
+    kind: &'static str,
+    bytes: u64,
+    /// Names of sites, and `bucket`.
+    replicas: Vec<String>,
+    ledger: Vec<LedgerEntryBody>,
+    /// The only sites that it may be at; nothing if it may be anywhere.
+    confined_to: Option<Vec<String>>,
+}
+
+impl ObjectBody {
+    pub(crate) fn new(view: &ObjectView) -> Self {
+        let ObjectRef { id, kind, bytes } = view.object;
+        Self {
+            object: id.to_string(),
+            kind: object_kind(kind),
+            bytes,
+            replicas: view.replicas.clone(),
+            ledger: view.ledger.iter().map(LedgerEntryBody::new).collect(),
+            confined_to: view.confined_to.as_ref().map(|sites| sites.iter().map(ToString::to_string).collect()),
+        }
+    }
+}

@@ -1,0 +1,98 @@
+//! Why something is where it is, or would be.
+
+use std::collections::BTreeMap;
+
+use atoll_model::diagnostic::Diagnostic;
+use atoll_model::placement::{Explanation, SiteVerdict};
+use control_plane_core::view::{PlanView, PlannedEdge};
+use serde::Serialize;
+use utoipa::ToSchema;
+
+use crate::api::error::DiagnosticBody;
+
+/// Why an execution is where it is.
+#[derive(Debug, Serialize, ToSchema)]
+pub(crate) struct ExplanationBody {
+    chosen: Option<String>,
+    sites: Vec<SiteVerdictBody>,
+}
+
+#[derive(Debug, Serialize, ToSchema)]
+pub(crate) struct SiteVerdictBody {
+    site: String,
+    feasible: bool,
+    reason: String,
+    /// Lower is better.
+    terms: BTreeMap<String, f64>,
+}
+
+fn verdicts(sites: &[SiteVerdict]) -> Vec<SiteVerdictBody> {
+    let verdict = |site: &SiteVerdict| SiteVerdictBody {
+        site: site.site.to_string(),
+        feasible: site.feasible,
+        reason: site.reason.clone(),
+        terms: site.terms.clone(),
+    };
+    sites.iter().map(verdict).collect()
+}
+
+impl ExplanationBody {
+    pub(crate) fn new(explanation: &Explanation) -> Self {
+        Self { chosen: explanation.chosen.as_ref().map(ToString::to_string), sites: verdicts(&explanation.sites) }
+    }
+}
+
+/// What placement would do.
+#[derive(Debug, Serialize, ToSchema)]
+pub(crate) struct PlanBody {
+    steps: Vec<PlannedStepBody>,
+    edges: Vec<PlannedEdgeBody>,
+}
+
+#[derive(Debug, Serialize, ToSchema)]
+pub(crate) struct PlannedStepBody {
+    step: String,
+    site: Option<String>,
+    explanation: Vec<SiteVerdictBody>,
+}
+
+#[derive(Debug, Serialize, ToSchema)]
+pub(crate) struct PlannedEdgeBody {
+    from: String,
+    to: String,
+    bytes_expected: Option<u64>,
+    /// `local` or `bucket`.
+    route: String,
+    rule: String,
+}
+
+impl PlanBody {
+    pub(crate) fn new(view: &PlanView) -> Self {
+        let step = |(step, explanation): &(String, Explanation)| PlannedStepBody {
+            step: step.clone(),
+            site: explanation.chosen.as_ref().map(ToString::to_string),
+            explanation: verdicts(&explanation.sites),
+        };
+        let edge = |edge: &PlannedEdge| PlannedEdgeBody {
+            from: edge.from.clone(),
+            to: edge.to.clone(),
+            bytes_expected: edge.bytes_expected,
+            route: edge.route.clone(),
+            rule: edge.rule.clone(),
+        };
+        Self { steps: view.steps.iter().map(step).collect(), edges: view.edges.iter().map(edge).collect() }
+    }
+}
+
+/// What is wrong with a workflow, if anything is.
+#[derive(Debug, Serialize, ToSchema)]
+pub(crate) struct CheckBody {
+    valid: bool,
+    errors: Vec<DiagnosticBody>,
+}
+
+impl CheckBody {
+    pub(crate) fn new(diagnostics: &[Diagnostic]) -> Self {
+        Self { valid: diagnostics.is_empty(), errors: diagnostics.iter().map(DiagnosticBody::new).collect() }
+    }
+}

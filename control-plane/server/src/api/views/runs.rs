@@ -1,0 +1,141 @@
+//! Runs and their executions.
+
+use std::collections::BTreeMap;
+
+use control_plane_core::view::{ExecutionView, RunView};
+use serde::Serialize;
+use serde_json::{Map, Value as Json};
+use utoipa::ToSchema;
+
+use super::{execution_state, run_state, time, values};
+
+/// A run.
+#[derive(Debug, Serialize, ToSchema)]
+pub(crate) struct RunBody {
+    pub(crate) run: String,
+    /// `submitted`, `running`, `cancelling`, `succeeded`, `failed` or `cancelled`.
+    pub(crate) state: &'static str,
+    pub(crate) workflow: String,
+    pub(crate) submitted_by: String,
+    pub(crate) submitted_at: String,
+    pub(crate) started_at: Option<String>,
+    pub(crate) finished_at: Option<String>,
+    #[schema(value_type = Object)]
+    pub(crate) outputs: Map<String, Json>,
+    pub(crate) error: Option<RunErrorBody>,
+    /// Executions by state.
+    pub(crate) counts: BTreeMap<&'static str, u64>,
+    /// W3C trace context that the run was submitted with, or was given.
+    pub(crate) traceparent: Option<String>,
+    /// A page of its executions, where they were asked for.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) executions: Option<Vec<ExecutionBody>>,
+}
+
+#[derive(Debug, Serialize, ToSchema)]
+pub(crate) struct RunErrorBody {
+    step: String,
+    execution: Option<String>,
+    message: String,
+}
+
+impl RunBody {
+    pub(crate) fn new(view: &RunView) -> Self {
+        Self {
+            run: view.run.to_string(),
+            state: run_state(view.state),
+            workflow: view.workflow.clone(),
+            submitted_by: view.submitted_by.clone(),
+            submitted_at: time(view.submitted_at),
+            started_at: view.started_at.map(time),
+            finished_at: view.finished_at.map(time),
+            outputs: values(&view.outputs),
+            error: view.error.as_ref().map(|error| RunErrorBody {
+                step: error.step.clone(),
+                execution: error.execution.map(|execution| execution.to_string()),
+                message: error.message.clone(),
+            }),
+            counts: view.counts.iter().map(|(state, count)| (execution_state(*state), *count)).collect(),
+            traceparent: view.traceparent.clone(),
+            executions: None,
+        }
+    }
+}
+
+#[derive(Debug, Serialize, ToSchema)]
+pub(crate) struct RunsBody {
+    pub(crate) runs: Vec<RunBody>,
+}
+
+/// One execution of a step.
+#[derive(Debug, Serialize, ToSchema)]
+pub(crate) struct ExecutionBody {
+    execution: String,
+    step: String,
+    element: u32,
+    attempt: u32,
+    /// `waiting`, `ready`, `placed`, `dispatched`, `running`, `succeeded`, `failed`, `cancelled`, `skipped` or `unknown`.
+    state: &'static str,
+    site: Option<String>,
+    submitted_at: String,
+    placed_at: Option<String>,
+    started_at: Option<String>,
+    finished_at: Option<String>,
+    #[schema(value_type = Object)]
+    inputs: Map<String, Json>,
+    #[schema(value_type = Object)]
+    outputs: Map<String, Json>,
+    exit_code: Option<i32>,
+    error: Option<String>,
+    usage: UsageBody,
+    logs: LogsBody,
+    /// Why it waits, if it does.
+    waiting_for: Option<String>,
+}
+
+#[derive(Debug, Serialize, ToSchema)]
+pub(crate) struct UsageBody {
+    cpu_seconds: f64,
+    max_rss_bytes: u64,
+    bytes_in: u64,
+    bytes_out: u64,
+}
+
+/// The objects that hold what it wrote; nothing where nothing was written, or it has not ended.
+#[derive(Debug, Serialize, ToSchema)]
+pub(crate) struct LogsBody {
+    stdout: Option<String>,
+    stderr: Option<String>,
+}
+
+impl ExecutionBody {
+    pub(crate) fn new(view: &ExecutionView) -> Self {
+        Self {
+            execution: view.execution.to_string(),
+            step: view.step.clone(),
+            element: view.execution.element,
+            attempt: view.attempt.0,
+            state: execution_state(view.state),
+            site: view.site.as_ref().map(ToString::to_string),
+            submitted_at: time(view.submitted_at),
+            placed_at: view.placed_at.map(time),
+            started_at: view.started_at.map(time),
+            finished_at: view.finished_at.map(time),
+            inputs: values(&view.inputs),
+            outputs: values(&view.outputs),
+            exit_code: view.exit_code,
+            error: view.error.clone(),
+            usage: UsageBody {
+                cpu_seconds: view.usage.cpu_micros as f64 / 1e6,
+                max_rss_bytes: view.usage.max_rss_bytes,
+                bytes_in: view.usage.bytes_in,
+                bytes_out: view.usage.bytes_out,
+            },
+            logs: LogsBody {
+                stdout: view.logs.stdout.map(|object| object.id.to_string()),
+                stderr: view.logs.stderr.map(|object| object.id.to_string()),
+            },
+            waiting_for: view.waiting_for.clone(),
+        }
+    }
+}

@@ -1,0 +1,192 @@
+//! A whole control plane in one process, with a journal in memory whose barrier tests hold back, and agents that speak the
+//! frames of a session.
+
+#![expect(clippy::unwrap_used, reason = "a panic is a failed test")]
+
+mod agent;
+mod gate;
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use atoll_model::id::{AgentId, SiteName, TokenId};
+use atoll_model::value::ObjectRef;
+use control_plane_core::{Config, Request};
+use storage_sync_engine::bucket::{Bucket, BucketOptions};
+use storage_sync_journal::{MemoryDisk, Opened, Options};
+use tempfile::TempDir;
+use tokio::sync::mpsc;
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+
+pub(crate) use agent::{Agent, Work};
+pub(crate) use gate::Gate;
+
+use crate::agents::Logs;
+use crate::api::tokens::ApiTokens;
+use crate::api::{self, App, Joining};
+use crate::audit::Audit;
+use crate::driver::{self, Beginning, Driver, Handle, JOURNAL_FORMAT, Notices, delete_objects, wall_clock};
+use crate::telemetry::Meters;
+
+/// The driver alone.
+#[derive(Debug)]
+pub(crate) struct Core {
+    pub(crate) handle: Handle,
+    pub(crate) driver: Driver,
+    pub(crate) gate: Gate,
+    pub(crate) deletions: mpsc::UnboundedReceiver<ObjectRef>,
+    pub(crate) meters: Arc<Meters>,
+}
+
+impl Core {
+    /// Starts on what the disk holds.
+    pub(crate) fn start(disk: &MemoryDisk) -> Self {
+        let options = Options::in_memory(disk.clone(), JOURNAL_FORMAT);
+        let Opened { journal, checkpoint, batches, .. } = storage_sync_journal::open(options).unwrap();
+        let gate = Gate::default();
+        let (sender, deletions) = mpsc::unbounded_channel();
+        let meters = Arc::new(Meters::new());
+        let config = Config { started_at: wall_clock(), ..Config::default() };
+        let beginning = Beginning {
+            config,
+            log: Box::new(gate.over(journal)),
+            checkpoint,
+            batches,
+            deletions: sender,
+            notices: Notices::new(None, Arc::clone(&meters)),
+            meters: Arc::clone(&meters),
+        };
+        let (handle, driver) = driver::start(beginning).unwrap();
+        Self { handle, driver, gate, deletions, meters }
+    }
+
+    /// Makes a site and an identity that speaks for it.
+    pub(crate) async fn enrol(&self, site: &str) -> AgentId {
+        enrol(&self.handle, site).await
+    }
+}
+
+async fn enrol(handle: &Handle, site: &str) -> AgentId {
+    let site: SiteName = site.parse().unwrap();
+    let (token, agent) = (TokenId::from_bits(fresh()), AgentId::from_bits(fresh()));
+    let secret_hash = [1; 32];
+    let lifetime = Duration::from_secs(60);
+    let create = Request::CreateToken { token, secret_hash, site, labels: Default::default(), lifetime };
+    handle.request(create).await.unwrap();
+    handle.request(Request::Enrol { token, secret_hash, identity_key: [2; 32], agent }).await.unwrap();
+    agent
+}
+
+pub(crate) fn fresh() -> u128 {
+    uuid::Uuid::now_v7().as_u128()
+}
+
+/// The driver, the API on a port of its own, and a bucket in a directory.
+#[derive(Debug)]
+pub(crate) struct Plane {
+    pub(crate) handle: Handle,
+    pub(crate) bucket: Bucket,
+    pub(crate) url: String,
+    pub(crate) token: String,
+    pub(crate) directory: TempDir,
+    client: reqwest::Client,
+    tasks: TaskTracker,
+    _driver: Driver,
+    _serving: tokio_util::sync::DropGuard,
+}
+
+impl Plane {
+    pub(crate) async fn start() -> Self {
+        let Core { handle, driver, deletions, meters, .. } = Core::start(&MemoryDisk::default());
+        let directory = tempfile::tempdir().unwrap();
+        let options = BucketOptions {
+            url_lifetime: Duration::from_secs(60),
+            serve_url: "https://127.0.0.1:1".to_owned(),
+            signing_key: [3; 32],
+            endpoint: None,
+            region: None,
+            credentials_file: None,
+        };
+        let bucket = Bucket::open(&directory.path().join("bucket").display().to_string(), options).unwrap();
+        let tasks = TaskTracker::new();
+        tasks.spawn(delete_objects(bucket.clone(), handle.clone(), deletions));
+        let tokens = ApiTokens::open(directory.path(), &[9; 32]).unwrap();
+        let token = tokens.first().to_owned();
+        let spool = directory.path().join("uploads");
+        std::fs::create_dir(&spool).unwrap();
+        let app = App {
+            handle: handle.clone(),
+            bucket: bucket.clone(),
+            tokens,
+            audit: Audit::open(directory.path()).unwrap(),
+            meters,
+            logs: Logs::default(),
+            joining: Joining { url: "https://127.0.0.1:2".to_owned(), ca_sha256: [9; 32] },
+            tasks: tasks.clone(),
+            traced: None,
+            spool,
+        };
+        let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let url = format!("http://{}", listener.local_addr().unwrap());
+        let closing = CancellationToken::new();
+        let router = api::router(Arc::new(app));
+        tasks.spawn(api::listener::serve(listener, None, router, closing.clone()));
+        let client = reqwest::Client::new();
+        Self { handle, bucket, url, token, directory, client, tasks, _driver: driver, _serving: closing.drop_guard() }
+    }
+
+    /// A site whose agent does the work.
+    pub(crate) async fn site(&self, name: &str, work: Work) -> Agent {
+        let agent = enrol(&self.handle, name).await;
+        let running = Agent::connect(&self.handle, &self.bucket, agent, work).await;
+        self.tasks.spawn(running.clone().run());
+        running.ready().await;
+        running
+    }
+
+    /// A request with the token.
+    pub(crate) fn ask(&self, method: &str, path: &str) -> reqwest::RequestBuilder {
+        self.ask_as(Some(&self.token), method, path)
+    }
+
+    pub(crate) fn ask_as(&self, token: Option<&str>, method: &str, path: &str) -> reqwest::RequestBuilder {
+        let request = self.client.request(method.parse().unwrap(), format!("{}{path}", self.url));
+        match token {
+            Some(token) => request.bearer_auth(token),
+            None => request,
+        }
+    }
+
+    /// The status and the JSON of an answer.
+    pub(crate) async fn json(&self, request: reqwest::RequestBuilder) -> (u16, serde_json::Value) {
+        let response = request.send().await.unwrap();
+        let status = response.status().as_u16();
+        let bytes = response.bytes().await.unwrap();
+        let body = if bytes.is_empty() { serde_json::Value::Null } else { serde_json::from_slice(&bytes).unwrap() };
+        (status, body)
+    }
+
+    pub(crate) async fn get(&self, path: &str) -> (u16, serde_json::Value) {
+        self.json(self.ask("GET", &format!("/api/v1{path}"))).await
+    }
+
+    pub(crate) async fn post(&self, path: &str, body: serde_json::Value) -> (u16, serde_json::Value) {
+        self.json(self.ask("POST", &format!("/api/v1{path}")).json(&body)).await
+    }
+
+    /// Submits a workflow without inputs and waits for its end.
+    pub(crate) async fn run(&self, source: &str) -> serde_json::Value {
+        let (status, body) = self.post("/runs", serde_json::json!({ "source": source })).await;
+        assert_eq!(status, 201, "{body}");
+        self.wait(body["run"].as_str().unwrap()).await
+    }
+
+    /// Waits for the end of a run, by its events.
+    pub(crate) async fn wait(&self, run: &str) -> serde_json::Value {
+        let events = self.ask("GET", &format!("/api/v1/runs/{run}/events")).send().await.unwrap();
+        assert_eq!(events.status(), 200);
+        events.bytes().await.unwrap();
+        self.get(&format!("/runs/{run}")).await.1
+    }
+}
