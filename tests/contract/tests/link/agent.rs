@@ -61,7 +61,8 @@ impl Agent {
     /// Starts the link of an agent that has joined.
     pub(crate) fn start(directory: &Path) -> Self {
         let (sender, events) = mpsc::channel(64);
-        let options = LinkOptions { directory: directory.to_owned(), events: sender, logs: Arc::new(Poem) };
+        let options =
+            LinkOptions { directory: directory.to_owned(), server: None, events: sender, logs: Arc::new(Poem) };
         let (link, handle) = Link::new(options).unwrap();
         let identity = link.identity().clone();
         let stop = CancellationToken::new();
