@@ -111,7 +111,6 @@ fn run_of(fact: &Fact) -> Option<RunId> {
         | Fact::SiteRevoked { .. }
         | Fact::SiteRemoved { .. }
         | Fact::SessionOpened { .. }
-        | Fact::InventoryHeard { .. }
         | Fact::CommandsAcknowledged { .. }
         | Fact::ReportsApplied { .. }
         | Fact::CapacityChanged { .. }
