@@ -42,7 +42,8 @@ pub struct Config {
     /// `s3://bucket/prefix`, `file:///path`, or a directory; `bucket` in the data directory if it is not given.
     pub bucket: Option<String>,
     pub s3: S3,
-    /// A certificate of one's own for the API; agents are always met with one of Atoll's own CA.
+    /// A certificate of one's own for the API, with its whole chain: API tokens pin the last one. Agents are always met
+    /// with a certificate of Atoll's own CA.
     pub tls: Option<TlsFiles>,
     /// Written when everything accepts connections.
     pub ready_file: Option<PathBuf>,

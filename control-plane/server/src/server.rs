@@ -15,6 +15,8 @@ use axum::extract::{Request, State};
 use axum::response::Response;
 use axum::routing::any;
 use rustls::ServerConfig;
+use rustls::pki_types::CertificateDer;
+use rustls::pki_types::pem::PemObject as _;
 use serde_json::json;
 use storage_sync_engine::bucket::{Bucket, BucketOptions, ByteStream};
 use storage_sync_journal::{Backend, Opened, Options};
@@ -30,7 +32,7 @@ use crate::audit::Audit;
 use crate::config::{Config, Store};
 use crate::driver::{self, Beginning, Driver, Handle, JOURNAL_FORMAT, Notices, delete_objects, wall_clock};
 use crate::identity::{
-    Authority, ServerCertificate, server_names, tls_for_agents, tls_for_people, tls_for_people_with_files,
+    Authority, ServerCertificate, server_names, sha256, tls_for_agents, tls_for_people, tls_for_people_with_files,
 };
 use crate::telemetry::{Meters, Traced, install_log, start_exporter};
 
@@ -133,7 +135,7 @@ impl Server {
         let spool = config.data_dir.join("uploads");
         make_directory(&spool)?;
         let authority = Arc::new(Authority::open(&config.data_dir)?);
-        let tokens = ApiTokens::open(&config.data_dir, &authority.fingerprint())?;
+        let tokens = ApiTokens::open(&config.data_dir, &pin(config, &authority)?)?;
         let audit = Audit::open(&config.data_dir)?;
         let sockets = Sockets::bind(config).await?;
         let bucket = open_bucket(config, &sockets)?;
@@ -252,6 +254,16 @@ async fn report(failed: mpsc::Sender<anyhow::Error>, serving: impl Future<Output
         // Whoever would hear it is going down already.
         let _ = failed.send(error).await;
     }
+}
+
+/// What API tokens pin: the own CA, or the last of the certificates that an operator has given.
+fn pin(config: &Config, authority: &Authority) -> anyhow::Result<[u8; 32]> {
+    let Some(files) = &config.tls else { return Ok(authority.fingerprint()) };
+    let unusable = || format!("{} holds no usable certificate", files.certificate.display());
+    let chain = CertificateDer::pem_file_iter(&files.certificate).with_context(unusable)?;
+    let last = chain.last().with_context(unusable)?.with_context(unusable)?;
+    let (_, parsed) = x509_parser::parse_x509_certificate(&last).with_context(unusable)?;
+    Ok(sha256(parsed.public_key().raw))
 }
 
 fn make_directory(path: &Path) -> anyhow::Result<()> {

@@ -1,6 +1,8 @@
 //! What happens, told: the log, metrics, traces.
 
 mod meters;
+#[cfg(test)]
+mod tests;
 mod trace_context;
 mod traces;
 

@@ -26,8 +26,9 @@ use crate::agents::Logs;
 use crate::api::tokens::ApiTokens;
 use crate::api::{self, App, Joining};
 use crate::audit::Audit;
+use crate::config::Telemetry;
 use crate::driver::{self, Beginning, Driver, Handle, JOURNAL_FORMAT, Notices, delete_objects, wall_clock};
-use crate::telemetry::Meters;
+use crate::telemetry::{Meters, Traced, start_exporter};
 
 /// The driver alone.
 #[derive(Debug)]
@@ -42,6 +43,10 @@ pub(crate) struct Core {
 impl Core {
     /// Starts on what the disk holds.
     pub(crate) fn start(disk: &MemoryDisk) -> Self {
+        Self::start_traced(disk, None)
+    }
+
+    fn start_traced(disk: &MemoryDisk, traced: Option<mpsc::Sender<Traced>>) -> Self {
         let options = Options::in_memory(disk.clone(), JOURNAL_FORMAT);
         let Opened { journal, checkpoint, batches, .. } = storage_sync_journal::open(options).unwrap();
         let gate = Gate::default();
@@ -54,7 +59,7 @@ impl Core {
             checkpoint,
             batches,
             deletions: sender,
-            notices: Notices::new(None, Arc::clone(&meters)),
+            notices: Notices::new(traced, Arc::clone(&meters)),
             meters: Arc::clone(&meters),
         };
         let (handle, driver) = driver::start(beginning).unwrap();
@@ -98,7 +103,13 @@ pub(crate) struct Plane {
 
 impl Plane {
     pub(crate) async fn start() -> Self {
-        let Core { handle, driver, deletions, meters, .. } = Core::start(&MemoryDisk::default());
+        Self::start_with(&Telemetry::default()).await
+    }
+
+    pub(crate) async fn start_with(telemetry: &Telemetry) -> Self {
+        let (traced, traces) = start_exporter(telemetry).unwrap().unzip();
+        let core = Core::start_traced(&MemoryDisk::default(), traced.clone());
+        let Core { handle, driver, deletions, meters, .. } = core;
         let directory = tempfile::tempdir().unwrap();
         let options = BucketOptions {
             url_lifetime: Duration::from_secs(60),
@@ -111,6 +122,9 @@ impl Plane {
         let bucket = Bucket::open(&directory.path().join("bucket").display().to_string(), options).unwrap();
         let tasks = TaskTracker::new();
         tasks.spawn(delete_objects(bucket.clone(), handle.clone(), deletions));
+        if let Some(traces) = traces {
+            tasks.spawn(traces.run(handle.clone()));
+        }
         let tokens = ApiTokens::open(directory.path(), &[9; 32]).unwrap();
         let token = tokens.first().to_owned();
         let spool = directory.path().join("uploads");
@@ -124,7 +138,7 @@ impl Plane {
             logs: Logs::default(),
             joining: Joining { url: "https://127.0.0.1:2".to_owned(), ca_sha256: [9; 32] },
             tasks: tasks.clone(),
-            traced: None,
+            traced,
             spool,
         };
         let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();

@@ -66,7 +66,8 @@ pub(crate) enum TokensError {
 }
 
 impl ApiTokens {
-    /// Reads the tokens; makes the admin's if its file is not there, which voids the one before.
+    /// Reads the tokens; makes the admin's if its file is not there, which voids the one before. The pin is the SHA-256 of
+    /// the public key of the CA that the API's certificate comes from.
     pub(crate) fn open(directory: &Path, ca_pin: &[u8; 32]) -> Result<Self, TokensError> {
         let hashes = directory.join(HASHES);
         let first = directory.join(FIRST);
@@ -75,12 +76,16 @@ impl ApiTokens {
             None => Vec::new(),
         };
         let pin = URL_SAFE_NO_PAD.encode(ca_pin);
-        if let Some(text) = read(&first)? {
-            let token = text.trim().to_owned();
-            let fits = secret_of(&token).is_some_and(|secret| find(&known, secret).is_some());
-            if fits && token.ends_with(&format!(".{pin}")) {
-                return Ok(Self { known, first: token });
+        if let Some(text) = read(&first)?
+            && let Some(secret) = secret_of(text.trim())
+            && find(&known, secret).is_some()
+        {
+            let token = format!("atoll.{}.{pin}", URL_SAFE_NO_PAD.encode(secret));
+            if token != text.trim() {
+                // The server's certificate has another issuer than before; the secret counts on.
+                write_private(&first, format!("{token}\n").as_bytes())?;
             }
+            return Ok(Self { known, first: token });
         }
         let mut secret = [0; 32];
         rand::fill(&mut secret).map_err(|_| TokensError::Random)?;
@@ -205,6 +210,16 @@ mod tests {
         assert_ne!(tokens.first(), old);
         assert!(tokens.person(&old).is_none());
         assert!(tokens.person(tokens.first()).is_some());
+    }
+
+    #[test]
+    fn a_token_keeps_its_secret_when_the_server_has_another_ca() {
+        let directory = tempfile::tempdir().expect("a temporary directory can be made");
+        let old = ApiTokens::open(directory.path(), &PIN).expect("it can be made").first().to_owned();
+        let tokens = ApiTokens::open(directory.path(), &[8; 32]).expect("it is there");
+        assert_ne!(tokens.first(), old);
+        assert_eq!(secret_of(tokens.first()), secret_of(&old));
+        assert!(tokens.person(&old).is_some());
     }
 
     #[test]
