@@ -320,7 +320,7 @@ fn outcome_of(how: &ExitKind, ending: Option<Ending>, killed: Option<Killed>) ->
     match how {
         ExitKind::Code(code) => failed(FailureReason::ExitCode, Some(*code), format!("exit code {code}")),
         ExitKind::Signal(signal) => failed(FailureReason::Signal, None, format!("killed by signal {signal}")),
-        ExitKind::TimedOut => failed(FailureReason::TimedOut, None, "it ran for longer than it may".to_owned()),
+        ExitKind::TimedOut => failed(FailureReason::TimedOut, None, "it ran for longer than its time limit".to_owned()),
         ExitKind::OutOfMemory => failed(FailureReason::OutOfMemory, None, "it used more memory than it may".to_owned()),
         ExitKind::Killed | ExitKind::Interrupted(_) if ending.is_some() => Outcome::Cancelled,
         ExitKind::Killed if killed == Some(Killed::Disconnected) => {

@@ -36,7 +36,7 @@ fn a_broken_workflow_is_refused_with_its_place_and_what_would_be_right() -> Resu
         (
             "workflow: w\nsteps:\n  a:\n    run: \"true\"\n    outputs: { n: integer }\n  b:\n    with: { m: \"${{ steps.a.outputs.m }}\" }\n    run: \"true\"\n",
             7,
-            "outputs",
+            "no output `m`",
         ),
         (
             "workflow: w\nsteps:\n  a:\n    with: { x: \"${{ steps.b.outputs.y }}\" }\n    run: \"true\"\n    outputs: { y: string }\n  b:\n    with: { x: \"${{ steps.a.outputs.y }}\" }\n    run: \"true\"\n    outputs: { y: string }\n",

@@ -39,6 +39,8 @@ pub(crate) struct Runner {
     /// What the agent has to be told, once the log is on the disk.
     notices: Vec<Notice>,
     children_cpu_micros: u64,
+    /// Whether the slot may hold what an execution left.
+    dirty: bool,
 }
 
 #[derive(Debug)]
@@ -73,6 +75,7 @@ impl Runner {
             ended,
             notices: Vec::new(),
             children_cpu_micros: children_cpu_micros(),
+            dirty: false,
         }
     }
 
@@ -215,7 +218,9 @@ impl Runner {
     }
 
     fn try_start(&mut self, common: &Common, order: &Order, started_at: Timestamp) -> io::Result<(Child, OwnedFd)> {
-        self.slot.clean()?;
+        if std::mem::replace(&mut self.dirty, true) {
+            self.slot.clean()?;
+        }
         self.log.claimed(order.key, started_at);
         if common.synced_claim {
             self.log.sync()?
@@ -322,6 +327,8 @@ impl Runner {
                 (EndKind::Interrupted { message }, Left::default())
             }
         };
+        // At once, so that what is left takes no room until the next start; which tries again if this fails.
+        self.dirty = self.slot.clean().is_err();
         let end = End {
             started_at: current.started_at,
             finished_at,
