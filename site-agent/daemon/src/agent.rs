@@ -109,7 +109,7 @@ pub(crate) async fn run(config: Config, shutdown: CancellationToken) -> anyhow::
         () = shutdown.cancelled() => Ok(()),
         end = &mut linked => match end {
             LinkEnd::Stopped => Ok(()),
-            end => Err(anyhow::Error::new(end)),
+            end @ (LinkEnd::GaveUp(_) | LinkEnd::Identity(_)) => Err(anyhow::Error::new(end)),
         },
         driven = &mut joined => driven.unwrap_or_else(|error| Err(error.into())).context("the agent's journal failed"),
     };

@@ -17,7 +17,7 @@ use std::os::unix::net::UnixListener;
 use std::process::ExitCode;
 
 pub(crate) use directory::{
-    KEPT, OUT, SOCKET, STDERR, STDOUT, TMP, WORK, is_empty_folder, make_private, remove_whatever,
+    KEPT, OUT, SOCKET, STDERR, STDOUT, make_private, remove_whatever,
 };
 
 use directory::SlotDirectory;

@@ -274,7 +274,7 @@ impl Cluster {
     /// # Errors
     /// When it never is.
     pub fn wait_for_run(&self, run: &Run, wanted: impl Fn(&Value) -> bool) -> Result<Value> {
-        let waited = wait_for(&format!("{}", run.id), || {
+        let waited = wait_for(&run.id, || {
             let Ok(shown) = self.show(run) else { return Ok(None) };
             Ok(wanted(&shown).then_some(shown))
         });
@@ -358,10 +358,11 @@ impl Drop for Cluster {
         }
         for site in self.sites.values() {
             // The shims outlive their agent by design; this ends those of this installation.
-            if let Ok(output) = Output::of(atoll(&["agent", "stop-work", "--data-dir"]).arg(&site.directory)) {
-                if output.code != 0 {
-                    eprintln!("stop-work of {}: {}", site.directory.display(), output.stderr);
-                }
+            let stopped = Output::of(atoll(&["agent", "stop-work", "--data-dir"]).arg(&site.directory));
+            if let Ok(output) = stopped
+                && output.code != 0
+            {
+                eprintln!("stop-work of {}: {}", site.directory.display(), output.stderr);
             }
         }
         if std::thread::panicking() {

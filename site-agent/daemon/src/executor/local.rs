@@ -268,7 +268,7 @@ impl Local {
 }
 
 /// What the thread for outputs is asked to do.
-pub(super) enum Job {
+enum Job {
     Collect(Box<Collection>),
     /// The attempt is over: its folders may go, after a last look at what it was lent.
     Release {

@@ -67,12 +67,6 @@ impl Key {
     pub(crate) fn folder(self) -> String {
         format!("{}.{}", self.execution, self.attempt)
     }
-
-    /// The attempt whose folder has this name.
-    pub(crate) fn from_folder(name: &str) -> Option<Self> {
-        let (execution, attempt) = name.split_once('.')?;
-        Some(Self { execution: execution.parse().ok()?, attempt: Attempt(attempt.parse().ok()?) })
-    }
 }
 
 /// From an agent to a shim.
@@ -269,11 +263,5 @@ mod tests {
     #[test]
     fn an_absurd_length_is_refused() {
         assert!(decode::<ToShim>(&[255, 255, 255, 255, 0], &mut 0).is_err());
-    }
-
-    #[test]
-    fn the_name_of_a_folder_names_its_attempt() {
-        assert_eq!(Key::from_folder(&key().folder()), Some(key()));
-        assert_eq!(Key::from_folder("work"), None);
     }
 }

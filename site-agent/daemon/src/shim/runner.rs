@@ -367,6 +367,6 @@ fn children_cpu_micros() -> u64 {
     let Ok(usage) = getrusage(UsageWho::RUSAGE_CHILDREN) else { return 0 };
     [usage.user_time(), usage.system_time()]
         .iter()
-        .map(|time| u64::try_from(time.tv_sec() * 1_000_000 + i64::from(time.tv_usec())).unwrap_or(0))
+        .map(|time| u64::try_from(time.tv_sec() * 1_000_000 + time.tv_usec()).unwrap_or(0))
         .sum()
 }

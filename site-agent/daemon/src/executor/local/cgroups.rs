@@ -108,19 +108,6 @@ impl AgentCgroups {
             let _ = fs::remove_dir(folder);
         }
     }
-
-    /// Takes the groups of the agent away, if no slot has any.
-    pub(super) fn remove(&self) {
-        let of_agent = SlotCgroups {
-            memory: self.memory.clone(),
-            cpu: self.cpu.clone(),
-            pids: self.pids.clone(),
-            unified: self.unified.clone(),
-        };
-        for folder in folders(&of_agent) {
-            let _ = fs::remove_dir(folder);
-        }
-    }
 }
 
 /// The folders of these groups.

@@ -7,7 +7,7 @@ use std::sync::Arc;
 
 use atoll_model::limits::{LISTING_FILES_MAX, VALUE_BYTES_MAX};
 use atoll_model::session::{FailureReason, Logs, StepTemplate, TemplateOutput};
-use atoll_model::value::{ObjectRef, Type, Value, from_output};
+use atoll_model::value::{Type, Value, from_output};
 use rustix::fs::{CWD, Mode, OFlags, openat};
 use site_agent_core::Event;
 use site_agent_core::event::{OutputFailure, Seal, SealedOutput, SealedValue, StoredOutputs, WholeValue};
@@ -80,7 +80,7 @@ impl Sealed {
 impl Collection {
     /// Nothing was left and nothing is to be there: then the store has no part in it.
     pub(super) fn is_empty(&self) -> bool {
-        !self.left.anything() && !(self.outputs && !self.template.outputs.is_empty())
+        !self.left.anything() && (!self.outputs || self.template.outputs.is_empty())
     }
 
     fn seal(&self, store: &SiteStore, events: &mut Vec<Event>) -> Sealed {

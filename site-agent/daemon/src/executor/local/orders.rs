@@ -168,7 +168,13 @@ fn value_text(name: &str, value: &Value, staged: &Path) -> Vec<u8> {
     let next = || paths.borrow_mut().next().unwrap_or_default();
     match value {
         Value::File(_) | Value::Directory(_) => next().into_os_string().into_vec(),
-        other => other.to_text_with(&|_| next().to_string_lossy().into_owned()).into_bytes(),
+        other @ (Value::Null
+        | Value::Boolean(_)
+        | Value::Integer(_)
+        | Value::Number(_)
+        | Value::String(_)
+        | Value::List(_)
+        | Value::Object(_)) => other.to_text_with(&|_| next().to_string_lossy().into_owned()).into_bytes(),
     }
 }
 

@@ -60,7 +60,7 @@ pub(super) struct Shim {
 
 /// A shim that cannot be used.
 #[derive(Debug, thiserror::Error)]
-pub enum ShimError {
+pub(super) enum ShimError {
     #[error("the shim cannot be started from {program}", program = .program.display())]
     Start { program: PathBuf, source: io::Error },
     #[error("the slot {path} cannot be prepared", path = .path.display())]

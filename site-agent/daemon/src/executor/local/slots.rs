@@ -9,7 +9,7 @@ use super::cgroups::AgentCgroups;
 use super::slot::{Shim, ShimError, Slot, SlotState, StepKey};
 use crate::config::ShimProgram;
 use crate::shim::make_private;
-use crate::shim::protocol::{Hello, Isolation, Key, Setup, SlotCgroups, ToShim};
+use crate::shim::protocol::{Hello, Isolation, Setup, SlotCgroups, ToShim};
 
 #[derive(Debug)]
 pub(super) struct Slots {
@@ -27,8 +27,6 @@ pub(super) struct LostSlot {
     pub number: u32,
     pub path: PathBuf,
     pub cgroups: SlotCgroups,
-    /// What it was handed and had not said to have ended.
-    pub handed: Vec<Key>,
 }
 
 impl Slots {
@@ -149,14 +147,13 @@ impl Slots {
         let cgroups = self.cgroups.for_slot(number);
         let slot = self.slots.get_mut(&number)?;
         let SlotState::Live(shim) = &mut slot.state else { return None };
-        let handed: Vec<Key> = shim.handed.iter().map(|(key, _)| *key).collect();
+        let expected = shim.asked_back && shim.is_idle();
         shim.bury();
-        let expected = shim.asked_back && handed.is_empty();
         if let (false, words) = (expected, slot.last_words()) {
             tracing::error!(slot = number, words, "a shim has died");
         }
         slot.state = SlotState::Clearing;
-        Some(LostSlot { number, path: slot.path.clone(), cgroups, handed })
+        Some(LostSlot { number, path: slot.path.clone(), cgroups })
     }
 
     pub(super) fn cleared(&mut self, number: u32) {

@@ -13,7 +13,7 @@ use crate::shim::{make_private, remove_whatever};
 
 /// Why something cannot be started.
 #[derive(Debug)]
-pub(super) struct StagingFailure {
+pub(crate) struct StagingFailure {
     pub reason: FailureReason,
     pub message: String,
     /// The copy that was found damaged on the way, if that is what happened.
@@ -98,10 +98,8 @@ impl Stage {
         }
         let in_work = self.actions.join(format!("{}.in-work", bundle.id.hex()));
         let failed = |error: io::Error| {
-            let reason = match error.kind() {
-                io::ErrorKind::StorageFull => FailureReason::NoSpace,
-                _ => FailureReason::Agent,
-            };
+            let full = error.kind() == io::ErrorKind::StorageFull;
+            let reason = if full { FailureReason::NoSpace } else { FailureReason::Agent };
             StagingFailure::new(reason, format!("the action cannot be made ready in {}: {error}", home.display()))
         };
         remove_whatever(&in_work).map_err(failed)?;
@@ -132,7 +130,9 @@ impl Stage {
         }
         let mut stored = self.store.import(&real).map_err(|error| match error {
             IngestError::Store(error @ StoreError::NoSpace { .. }) => StagingFailure::of_store(&error),
-            error => refuse(full_message(&error)),
+            error @ (IngestError::Missing(_) | IngestError::Refused { .. } | IngestError::Changed(_) | IngestError::Store(_)) => {
+                refuse(full_message(&error))
+            }
         })?;
         // It keeps the name by which it was asked for, not the one that a link led to.
         if let Some(name) = wanted

@@ -176,7 +176,7 @@ impl Collector {
             while let Some(job) = next.take() {
                 match job {
                     Job::Collect(collection) => together.push(*collection),
-                    other => {
+                    other @ (Job::Release { .. } | Job::DropSealed(_)) => {
                         self.take_in(&mut together);
                         self.clear_up(other);
                     }
