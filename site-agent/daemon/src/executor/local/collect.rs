@@ -121,6 +121,7 @@ impl Collection {
     }
 
     /// `committed` answers for each seal, in the order in which [`Sealed::seals`] names them.
+    #[expect(clippy::result_large_err, reason = "it goes into the event as it is")]
     fn finish(
         &self,
         store: &SiteStore,
