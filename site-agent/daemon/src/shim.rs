@@ -16,9 +16,7 @@ use std::io;
 use std::os::unix::net::UnixListener;
 use std::process::ExitCode;
 
-pub(crate) use directory::{
-    KEPT, OUT, SOCKET, STDERR, STDOUT, make_private, remove_whatever,
-};
+pub(crate) use directory::{KEPT, OUT, SOCKET, STDERR, STDOUT, make_private, remove_whatever};
 
 use directory::SlotDirectory;
 use limits::Limits;

@@ -260,7 +260,7 @@ impl World {
             u64::from(attempt.0),
         ]);
         let log = workload::object(number ^ 1, ObjectKind::File);
-        let stdout = (number % 3 == 0).then_some(log);
+        let stdout = (number.is_multiple_of(3)).then_some(log);
         if let Some(log) = stdout {
             self.sites[site].machine.put(log);
             self.history.made(execution.run, execution.step, log.id);

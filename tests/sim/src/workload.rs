@@ -187,7 +187,7 @@ pub fn output(seed: u64, execution: ExecutionId, attempt: Attempt, output: &Temp
     match output.r#type {
         Type::File => {
             // Every fourth execution makes something else each time.
-            let again = if number % 4 == 0 { u64::from(attempt.0) } else { 0 };
+            let again = if number.is_multiple_of(4) { u64::from(attempt.0) } else { 0 };
             let object = object(mix(&[number, again]), ObjectKind::File);
             let name = FileName::new(b"out").expect("a name");
             Value::File(FileRef { object: object.id, bytes: object.bytes, name })

@@ -130,9 +130,10 @@ impl Stage {
         }
         let mut stored = self.store.import(&real).map_err(|error| match error {
             IngestError::Store(error @ StoreError::NoSpace { .. }) => StagingFailure::of_store(&error),
-            error @ (IngestError::Missing(_) | IngestError::Refused { .. } | IngestError::Changed(_) | IngestError::Store(_)) => {
-                refuse(full_message(&error))
-            }
+            error @ (IngestError::Missing(_)
+            | IngestError::Refused { .. }
+            | IngestError::Changed(_)
+            | IngestError::Store(_)) => refuse(full_message(&error)),
         })?;
         // It keeps the name by which it was asked for, not the one that a link led to.
         if let Some(name) = wanted
