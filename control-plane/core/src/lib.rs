@@ -5,6 +5,18 @@
 //! with each event and the time, whose [`Step`] the shell carries out (facts durable first, all of a step or none, then
 //! commands), and [`ControlPlane::next_timeout`] to know when to send [`Event::TimeoutElapsed`]; between them any of the
 //! read-only views; [`ControlPlane::check`] asserts the invariants whenever somebody wants to know.
+//!
+//! Invariants:
+//! - I1, I2: an execution has at most one outcome that counts, of the attempt that was current when it was accepted (a
+//!   second success of one whose outputs were gone and were made again takes the place of the first);
+//! - I4: a report moves the agent's position in the step of its effects, and is acknowledged after it;
+//! - I5: an execution that is dispatched is known to its agent, or its command is in the outbox for that agent;
+//! - every element of a step is in one place: waiting, at a site, unknown, or ended;
+//! - what is confined never enters the bucket, and an object has at most one push on its way;
+//! - the state after recovery is the state before.
+//!
+//! What it does not: it knows no wire format, no store, no key of the bucket. I3 (no start after the end of its lease) is
+//! the agent's to keep, I6 (a stale leader changes nothing) the store's.
 
 mod agenda;
 mod caches;
