@@ -15,6 +15,8 @@ pub struct Source {
     pub code: String,
     /// Where the tests of the file begin, if they stand in it.
     tests_at: usize,
+    /// Whether the whole file is a module of tests.
+    of_tests: bool,
 }
 
 /// A function with a body.
@@ -31,20 +33,37 @@ pub struct Function<'a> {
 /// # Errors
 /// When a file can't be read.
 pub fn sources() -> Result<Vec<Source>> {
-    files(&[".rs"])?.into_iter().map(|path| Ok(Source::new(path.clone(), read(&path)?))).collect()
+    let read_source = |path: PathBuf| Ok(Source::new(path.clone(), read(&path)?));
+    let mut sources: Vec<Source> = files(&[".rs"])?.into_iter().map(read_source).collect::<Result<_>>()?;
+    let test_modules: Vec<PathBuf> = sources.iter().flat_map(Source::test_modules).collect();
+    for source in &mut sources {
+        source.of_tests = test_modules.iter().any(|module| source.path.with_extension("").starts_with(module));
+    }
+    Ok(sources)
 }
 
 impl Source {
     pub fn new(path: PathBuf, text: String) -> Self {
         let code = blank(&text);
-        let tests_at = code.find("#[cfg(test)]\nmod ").unwrap_or(code.len());
-        Self { path, text, code, tests_at }
+        let inline = test_modules_of(&code).find(|(_, _, is_inline)| *is_inline);
+        let tests_at = inline.map_or(code.len(), |(at, _, _)| at);
+        Self { path, text, code, tests_at, of_tests: false }
+    }
+
+    /// The modules of tests that stand in files of their own, as paths without an ending.
+    fn test_modules(&self) -> Vec<PathBuf> {
+        let stem = self.path.file_stem().unwrap_or_default();
+        let is_root = ["lib", "main", "mod"].iter().any(|root| stem == *root);
+        let folder =
+            if is_root { self.path.parent().unwrap_or(Path::new("")).to_owned() } else { self.path.with_extension("") };
+        let modules = test_modules_of(&self.code).filter(|(_, _, is_inline)| !is_inline);
+        modules.map(|(_, name, _)| folder.join(name)).collect()
     }
 
     /// Whether the file belongs to what is shipped, and not to its tests, examples or benchmarks.
     pub fn is_product(&self) -> bool {
         let beside = ["tests", "examples", "benches"];
-        !self.path.iter().any(|part| beside.iter().any(|name| Path::new(name) == Path::new(part)))
+        !self.of_tests && !self.path.iter().any(|part| beside.iter().any(|name| Path::new(name) == Path::new(part)))
     }
 
     /// The code above the file's own tests, blanked.
@@ -123,6 +142,17 @@ impl Source {
             name == "test" || name.starts_with("tokio::test")
         })
     }
+}
+
+/// The modules that are only built for tests: where, their names, and whether their code follows.
+fn test_modules_of(code: &str) -> impl Iterator<Item = (usize, &str, bool)> {
+    code.match_indices("#[cfg(test)]").filter_map(|(at, mark)| {
+        let declared = code[at + mark.len()..].trim_start();
+        let name =
+            declared.split_once("mod ").filter(|(before, _)| before.is_empty() || before.trim().starts_with("pub"))?.1;
+        let end = name.find(|letter: char| !is_word_char(letter))?;
+        Some((at, &name[..end], name[end..].trim_start().starts_with('{')))
+    })
 }
 
 fn is_comment(line: &str) -> bool {
@@ -223,6 +253,13 @@ mod tests {
         let found: Vec<_> =
             source.functions().iter().map(|found| (found.name, found.line, found.lines, found.is_test)).collect();
         assert_eq!(found, [("b", 3, 6, true), ("c", 9, 1, false)]);
+    }
+
+    #[test]
+    fn modules_of_tests_are_found_in_their_files() {
+        let source = source("#[cfg(test)]\nmod tests;\n#[cfg(test)]\npub(crate) mod testing;\nfn a() {}\n");
+        assert_eq!(source.test_modules(), [PathBuf::from("x/src/tests"), PathBuf::from("x/src/testing")]);
+        assert_eq!(source.product_code(), source.code);
     }
 
     #[test]
