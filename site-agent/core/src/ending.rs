@@ -119,7 +119,10 @@ impl Agent {
     pub(crate) fn stored(&mut self, key: AttemptKey, result: Result<StoredOutputs, OutputFailure>) {
         let Some(launch) = self.launches.get_mut(&key) else { return };
         if let Ok(stored) = &result {
-            visit_stored(&stored.outputs, &mut |object| self.stage.set_present(object));
+            visit_stored(&stored.outputs, &mut |object| {
+                self.stage.set_present(object);
+                self.wake.extend(self.waiting.for_object(object));
+            });
         }
         launch.stored = Some(result);
         self.unsettled.insert(key);

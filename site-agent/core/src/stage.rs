@@ -99,11 +99,9 @@ impl Agent {
     }
 
     pub(crate) fn located(&mut self, object: ObjectRef, present: bool, now: Timestamp, step: &mut Step) {
-        let Some(wanted) = self.stage.wanted.get(&object.id) else { return };
-        if wanted.phase != Phase::Locating {
+        if self.stage.wanted.get(&object.id).is_none_or(|wanted| wanted.phase != Phase::Locating) {
             return; // Asked for by the process before.
         }
-        let execution = wanted.execution;
         let intent = self.state.fetches.get(&object.id).map(|intent| intent.execution);
         if present {
             if let Some(execution) = intent {
@@ -113,9 +111,6 @@ impl Agent {
             }
             self.have(object.id);
         } else if self.waiting.is_waited_for(object.id) {
-            if intent.is_none() {
-                self.decide(step, Fact::FetchIntended { object, execution });
-            }
             self.fetch(object.id, step);
         } else {
             self.end_fetch(object.id, step);
@@ -174,6 +169,8 @@ impl Agent {
             self.end_fetch(object.id, step);
         } else {
             wanted.phase = Phase::Pausing { until: now + backoff(wanted.failures) };
+            // Nothing is on its way now: if the object is here after a restart, it was made here.
+            self.end_intent(object.id, step);
         }
     }
 
@@ -246,7 +243,11 @@ impl Agent {
     fn fetch(&mut self, id: ObjectId, step: &mut Step) {
         let Some(wanted) = self.stage.wanted.get_mut(&id) else { return };
         wanted.phase = Phase::Fetching;
-        step.commands.push(Command::Fetch { object: wanted.object });
+        let (object, execution) = (wanted.object, wanted.execution);
+        if !self.state.fetches.contains_key(&id) {
+            self.decide(step, Fact::FetchIntended { object, execution });
+        }
+        step.commands.push(Command::Fetch { object });
     }
 
     fn have(&mut self, id: ObjectId) {
@@ -257,6 +258,10 @@ impl Agent {
 
     fn end_fetch(&mut self, id: ObjectId, step: &mut Step) {
         self.stage.wanted.remove(&id);
+        self.end_intent(id, step);
+    }
+
+    fn end_intent(&mut self, id: ObjectId, step: &mut Step) {
         if self.state.fetches.contains_key(&id) {
             self.decide(step, Fact::FetchEnded { object: id });
         }

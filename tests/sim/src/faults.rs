@@ -124,7 +124,12 @@ impl World {
     fn trouble(&mut self, site: usize) {
         if self.rng.chance(self.scenario.partitions) {
             let blocked = *self.rng.pick(&[(true, false), (false, true), (true, true)]);
-            let lasts = self.rng.spread(500_000, 1_500_000_000);
+            let long = self.scenario.unquiet > Duration::from_secs(1_000) && self.rng.chance(200);
+            let lasts = if long {
+                self.rng.micros(1_000_000_000, 2_500_000_000)
+            } else {
+                self.rng.spread(500_000, 1_500_000_000)
+            };
             self.cut(site, lasts, blocked);
         }
         if self.rng.chance(self.scenario.breaks)

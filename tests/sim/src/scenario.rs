@@ -109,16 +109,21 @@ impl Scenario {
     pub fn drawn(seed: u64) -> Self {
         let mut rng = Rng::new(seed ^ 0x5ce0_a210);
         let mut some = |chance: u64, most: u64| if rng.chance(chance) { rng.between(1, most) } else { 0 };
-        let (server_crashes, agent_crashes) = (some(500, 300), some(500, 300));
+        let (server_crashes, agent_crashes) = (some(500, 1_000), some(500, 1_000));
         let (partitions, breaks) = (some(500, 150), some(500, 200));
-        let (reboots, journals_lost) = (some(200, 40), some(150, 300));
+        let (reboots, journals_lost) = (some(200, 80), some(250, 500));
         let (damages, full_disks) = (some(200, 100), some(150, 60));
         let (cancels, drains) = (some(250, 300), some(200, 60));
         let clock_offset_max = Duration::from_secs(some(400, 240));
         Self {
             sites: rng.between(1, 4) as usize,
             runs: rng.between(1, 5) as usize,
-            unquiet: Duration::from_secs(rng.between(20, 400)),
+            // Long enough, in some, for a site to be declared lost.
+            unquiet: Duration::from_secs(if rng.chance(250) {
+                rng.between(1_500, 4_000)
+            } else {
+                rng.between(20, 400)
+            }),
             server_crashes,
             agent_crashes,
             partitions,

@@ -162,6 +162,7 @@ pub fn behaviour(seed: u64, execution: ExecutionId, attempt: Attempt) -> Behavio
     let lasts = match of_step.below(4) {
         0 => rng.micros(500, 15_000),
         1 => rng.micros(10_000, 500_000),
+        2 if of_step.chance(100) => rng.spread(60_000_000, 1_500_000_000),
         2 => rng.spread(1_000, 30_000_000),
         _ => rng.micros(100_000, 3_000_000),
     };

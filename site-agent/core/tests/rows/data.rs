@@ -116,3 +116,17 @@ fn a_push_that_is_cancelled_is_answered_by_what_became_of_it() {
     site.event(Event::PushFailed { transfer: TRANSFER, object: object(5), reason, message });
     assert_eq!(site.reports().len(), 1);
 }
+
+#[test]
+fn d5_what_is_made_again_here_is_not_taken_for_fetched() {
+    let mut site = waiting_for_object();
+    let (message, corrupt, permanent) = ("not there".to_owned(), false, false);
+    site.event(Event::FetchFailed { object: object(5), message, corrupt, permanent });
+    site.prepare(&with_output(1));
+    site.dispatch(1, 0..1);
+    site.exit(exec(1, 0), site_agent_core::event::ExitKind::Code(0));
+    site.store(exec(1, 0), vec![file(5)]);
+    assert_eq!(site.starts().len(), 3, "who waited for it goes on");
+    site.restart(Vec::new());
+    assert!(!site.has(|command| matches!(command, Command::Locate { .. })), "nothing was on its way");
+}
