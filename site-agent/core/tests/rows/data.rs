@@ -128,5 +128,7 @@ fn d5_what_is_made_again_here_is_not_taken_for_fetched() {
     site.store(exec(1, 0), vec![file(5)]);
     assert_eq!(site.starts().len(), 3, "who waited for it goes on");
     site.restart(Vec::new());
-    assert!(!site.has(|command| matches!(command, Command::Locate { .. })), "nothing was on its way");
+    site.event(Event::Located { object: object(5), present: true });
+    site.connect();
+    assert!(site.reports().iter().all(|(_, report)| !matches!(report, Report::Fetched { .. })));
 }
