@@ -13,7 +13,7 @@ use crate::command::{Command, Rejection, Response};
 use crate::control_plane::ControlPlane;
 use crate::event::RequestId;
 use crate::fact::{Fact, RuleText};
-use crate::state::{BucketState, ObjectState, Run, Source};
+use crate::state::{BucketState, ObjectState, Run, Source, StepState};
 
 /// How long what a person sent in is held for a run to come.
 const UPLOAD_HOLD: Duration = Duration::from_secs(3_600);
@@ -280,14 +280,23 @@ impl ControlPlane {
 /// Steps that may still read what comes from this source.
 fn unfinished_readers(run: &Run, source: Source) -> u32 {
     match source {
-        Source::Step(step) => run.steps[step.index()].readers_left,
-        Source::Bundle(step) => u32::from(!run.steps[step.index()].is_ended()),
+        Source::Step(step) => {
+            let successors = &run.plan.steps[step.index()].successors;
+            let again = successors.iter().filter(|reader| !run.steps[reader.index()].recomputing.is_empty());
+            run.steps[step.index()].readers_left + u32::from(again.take(1).count() > 0)
+        }
+        Source::Bundle(step) => u32::from(!is_over(&run.steps[step.index()])),
         Source::Input(_) => {
             let steps = run.plan.steps.iter().zip(&run.steps);
-            let reads = steps.filter(|(planned, state)| !state.is_ended() && planned.reads.contains(&source));
+            let reads = steps.filter(|(planned, state)| !is_over(state) && planned.reads.contains(&source));
             u32::from(reads.take(1).count() > 0)
         }
     }
+}
+
+/// Whether nothing of a step is still to run, or to run again because its outputs were lost.
+fn is_over(step: &StepState) -> bool {
+    step.is_ended() && step.recomputing.is_empty()
 }
 
 /// The site of the execution whose log this is.
