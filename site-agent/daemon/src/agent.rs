@@ -1,7 +1,7 @@
 //! The agent's process: everything is opened, found again, started, and stopped here.
 
 use std::path::Path;
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Mutex, PoisonError};
 
 use anyhow::Context as _;
 use atoll_model::id::JournalId;
@@ -15,8 +15,8 @@ use tokio_util::task::TaskTracker;
 use crate::clock::Clock;
 use crate::config::{Config, ShimProgram};
 use crate::driver::{Beginning, Driver, Inbox, Performer, open_journal};
-use crate::executor::local::{self, LocalOptions, Order};
-use crate::link::{Link, LinkEnd, LinkEvent, LinkOptions, http_client};
+use crate::executor::local::{self, Executor, LocalOptions, Order};
+use crate::link::{Identity, Link, LinkEnd, LinkEvent, LinkOptions, http_client};
 use crate::logs::Logs;
 use crate::shim::make_private;
 use crate::{IDENTITY, lock, measure};
@@ -31,78 +31,14 @@ const LINK_EVENTS_MAX: usize = 256;
 
 /// Runs the agent until `shutdown`.
 pub(crate) async fn run(config: Config, shutdown: CancellationToken) -> anyhow::Result<()> {
-    let data_dir = config.data_dir.clone();
-    make_folders(&data_dir)?;
-    let _lock = lock::lock(&data_dir)?;
-    let store = SiteStore::open(&data_dir.join("store")).context("the site's store cannot be opened")?;
-    let (inbox, inputs) = Inbox::new();
-    let (link_events, mut happened) = mpsc::channel(LINK_EVENTS_MAX);
-    let places = local::LogPlaces::default();
-    let logs = Arc::new(Logs { store: store.clone(), places: Arc::clone(&places) });
-    let options =
-        LinkOptions { directory: data_dir.join(IDENTITY), server: config.server.clone(), events: link_events, logs };
-    let (link, link_handle) = Link::new(options)?;
-    let identity = link.identity().clone();
-    tracing::info!(site = %identity.site, agent = %identity.agent, data_dir = %data_dir.display(), "the agent starts");
-
-    let tell: local::Tell = {
-        // Shared, because channels of the standard library are not before their senders are cloned.
-        let inbox = Mutex::new(inbox.clone());
-        Arc::new(move |events| inbox.lock().unwrap_or_else(std::sync::PoisonError::into_inner).tell(events))
-    };
-    let program = config.shim_program.clone().map_or_else(ShimProgram::own, Ok)?;
-    let (executor, found, executing) = local::start(LocalOptions {
-        site: identity.site.clone(),
-        data_dir: data_dir.clone(),
-        store: store.clone(),
-        program,
-        imports: config.imports.clone(),
-        log_bytes_max: LOG_BYTES_MAX,
-        logs: places,
-        tell,
-    })?;
-    let (journal, snapshot, facts, checkpoint_bytes) =
-        open_journal(&data_dir.join("journal"), config.journal)?.into_parts();
-    let core = site_agent_core::Config {
-        agent: identity.agent,
-        new_journal: JournalId::from_bits(journal.identity().0),
-        agent_version: env!("CARGO_PKG_VERSION").to_owned(),
-        runtimes: vec!["command".to_owned()],
-        capacity: measure::capacity(&config),
-        outbox_bytes_max: OUTBOX_BYTES_MAX,
-        disk_free_bytes_min: DISK_FREE_BYTES_MIN,
-    };
-    let clock = Clock::start();
-    let (agent, step) = Agent::recover(core, snapshot, facts, found, clock.read());
-    let tasks = TaskTracker::new();
-    let client = http_client(&identity).context("no client for transfers")?;
-    let transfers =
-        Transfers::new(store.clone(), client, Arc::new(link_handle.credentials()), TransferConfig::default());
-    let performer = Performer {
-        inbox: inbox.clone(),
-        link: link_handle,
-        executor: executor.clone(),
-        transfers,
-        runtime: tokio::runtime::Handle::current(),
-        tasks: tasks.clone(),
-        running: crate::driver::Running::default(),
-    };
-    let driver = Driver::start(Beginning { agent, step, clock }, inputs, journal, checkpoint_bytes, performer)?;
+    make_folders(&config.data_dir)?;
+    let _lock = lock::lock(&config.data_dir)?;
+    let running = Running::start(&config)?;
+    let Running { link, happened, inbox, driver, executor, executing, store, tasks } = running;
     let mut joined = tokio::task::spawn_blocking(move || driver.join());
-
     let stopping = CancellationToken::new();
     tasks.spawn(measure::keep_measuring(config.clone(), store.clone(), inbox.clone(), stopping.clone()));
-    let forwarder = inbox.clone();
-    let boot_nonce = u64::from_ne_bytes(uuid::Uuid::now_v7().as_bytes()[8..].try_into().expect("eight bytes"));
-    tasks.spawn(async move {
-        while let Some(event) = happened.recv().await {
-            forwarder.tell(vec![match event {
-                LinkEvent::Connected => Event::Connected { boot_nonce },
-                LinkEvent::Frame(frame) => Event::FrameReceived { frame },
-                LinkEvent::Disconnected => Event::Disconnected,
-            }]);
-        }
-    });
+    tasks.spawn(forward(happened, inbox.clone()));
     let linked = link.run(stopping.child_token());
     tokio::pin!(linked);
     let result = tokio::select! {
@@ -121,16 +57,105 @@ pub(crate) async fn run(config: Config, shutdown: CancellationToken) -> anyhow::
     }
     executor.order(Order::Quit);
     executor.ring();
-    tokio::task::spawn_blocking(move || executing.join())
-        .await?
-        .map_err(|_| anyhow::anyhow!("the executor's thread has panicked"))?;
+    let executed = tokio::task::spawn_blocking(move || executing.join()).await?;
+    executed.map_err(|_| anyhow::anyhow!("the executor's thread has panicked"))?;
     store.checkpoint().context("the site's store cannot be closed")?;
     if config.stop_work_on_exit {
-        let directory = data_dir.clone();
-        tokio::task::spawn_blocking(move || local::stop_work(&directory)).await??;
+        tokio::task::spawn_blocking(move || local::stop_work(&config.data_dir)).await??;
     }
     tracing::info!("the agent has ended");
     result
+}
+
+/// Everything of a running agent.
+struct Running {
+    link: Link,
+    happened: mpsc::Receiver<LinkEvent>,
+    inbox: Inbox,
+    driver: Driver,
+    executor: Executor,
+    executing: std::thread::JoinHandle<()>,
+    store: SiteStore,
+    tasks: TaskTracker,
+}
+
+impl Running {
+    fn start(config: &Config) -> anyhow::Result<Self> {
+        let data_dir = &config.data_dir;
+        let store = SiteStore::open(&data_dir.join("store")).context("the site's store cannot be opened")?;
+        let (inbox, inputs) = Inbox::new();
+        let (link_events, happened) = mpsc::channel(LINK_EVENTS_MAX);
+        let places = local::LogPlaces::default();
+        let logs = Arc::new(Logs { store: store.clone(), places: Arc::clone(&places) });
+        let options = LinkOptions {
+            directory: data_dir.join(IDENTITY),
+            server: config.server.clone(),
+            events: link_events,
+            logs,
+        };
+        let (link, link_handle) = Link::new(options)?;
+        let identity = link.identity().clone();
+        tracing::info!(site = %identity.site, agent = %identity.agent, data_dir = %data_dir.display(), "the agent starts");
+        let (executor, found, executing) = local::start(LocalOptions {
+            site: identity.site.clone(),
+            data_dir: data_dir.clone(),
+            store: store.clone(),
+            program: config.shim_program.clone().map_or_else(ShimProgram::own, Ok)?,
+            imports: config.imports.clone(),
+            log_bytes_max: LOG_BYTES_MAX,
+            logs: places,
+            tell: teller(&inbox),
+        })?;
+        let recovered = open_journal(&data_dir.join("journal"), config.journal)?;
+        let (journal, snapshot, facts, checkpoint_bytes) = recovered.into_parts();
+        let core = core_config(config, &identity, JournalId::from_bits(journal.identity().0));
+        let clock = Clock::start();
+        let (agent, step) = Agent::recover(core, snapshot, facts, found, clock.read());
+        let tasks = TaskTracker::new();
+        let client = http_client(&identity).context("no client for transfers")?;
+        let credentials = Arc::new(link_handle.credentials());
+        let performer = Performer {
+            inbox: inbox.clone(),
+            link: link_handle,
+            executor: executor.clone(),
+            transfers: Transfers::new(store.clone(), client, credentials, TransferConfig::default()),
+            runtime: tokio::runtime::Handle::current(),
+            tasks: tasks.clone(),
+            running: crate::driver::Running::default(),
+        };
+        let driver = Driver::start(Beginning { agent, step, clock }, inputs, journal, checkpoint_bytes, performer)?;
+        Ok(Self { link, happened, inbox, driver, executor, executing, store, tasks })
+    }
+}
+
+fn core_config(config: &Config, identity: &Identity, new_journal: JournalId) -> site_agent_core::Config {
+    site_agent_core::Config {
+        agent: identity.agent,
+        new_journal,
+        agent_version: env!("CARGO_PKG_VERSION").to_owned(),
+        runtimes: vec!["command".to_owned()],
+        capacity: measure::capacity(config),
+        outbox_bytes_max: OUTBOX_BYTES_MAX,
+        disk_free_bytes_min: DISK_FREE_BYTES_MIN,
+    }
+}
+
+/// Shared, because a channel of the standard library is cloned for each thread that sends on it.
+fn teller(inbox: &Inbox) -> local::Tell {
+    let inbox = Mutex::new(inbox.clone());
+    Arc::new(move |events| inbox.lock().unwrap_or_else(PoisonError::into_inner).tell(events))
+}
+
+/// Tells the core what happens to the link.
+async fn forward(mut happened: mpsc::Receiver<LinkEvent>, inbox: Inbox) {
+    let boot_nonce = uuid::Uuid::now_v7().as_u64_pair().1;
+    while let Some(event) = happened.recv().await {
+        inbox.tell(vec![match event {
+            LinkEvent::Connected => Event::Connected { boot_nonce },
+            LinkEvent::Frame(frame) => Event::FrameReceived { frame },
+            LinkEvent::Disconnected => Event::Disconnected,
+        }]);
+    }
 }
 
 fn make_folders(data_dir: &Path) -> anyhow::Result<()> {
