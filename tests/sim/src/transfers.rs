@@ -140,6 +140,7 @@ impl World {
             self.bucket.insert(object.id, BucketCopy { corrupt });
             let name = self.sites[site].name.to_string();
             self.history.crossed(object.id, &name, "bucket");
+            self.history.uploads.insert(transfer, object.id);
         }
         let wire_bytes = if there { 0 } else { object.bytes };
         let at = self.site_time(site);
@@ -189,6 +190,8 @@ impl World {
     fn push_fails(&mut self, site: usize, transfer: TransferId, object: ObjectRef, reason: PushFailure) {
         let delay = self.rng.micros(5, 1_000);
         let message = "it could not be pushed".to_owned();
+        let name = self.sites[site].name.to_string();
+        self.history.push_failed(transfer, &name);
         self.tell_site(site, delay, Event::PushFailed { transfer, object, reason, message });
     }
 }

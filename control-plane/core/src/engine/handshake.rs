@@ -20,9 +20,10 @@ use crate::state::{ActivePhase, Log, Outgoing};
 
 /// Within this time, processes that take one session from each other are counted.
 const TAKEOVER_WINDOW: Duration = Duration::from_secs(10 * 60);
-/// Processes that come back after another has taken over, within the window: with the first takeover that makes three,
-/// and one agent that restarts never comes back as the process it was.
-const TAKEOVERS_BACK_MAX: usize = 2;
+/// Times that a process comes back after another has taken over, within the window. One agent that restarts does not come
+/// back as the process it was, but for a hello of its that was long on its way: that makes two, its own and that of the
+/// process which comes back after it.
+const TAKEOVERS_BACK_MAX: usize = 4;
 
 impl ControlPlane {
     pub(crate) fn frame(&mut self, connection: ConnectionId, agent: AgentId, frame: AgentFrame) {
