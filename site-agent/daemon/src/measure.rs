@@ -36,10 +36,12 @@ fn total_memory() -> u64 {
     system.total_memory()
 }
 
-/// Bytes of room on the file system of a folder: free for this user, and in all.
+/// Bytes of room on the file system of a folder: free for this user, and in all, which is what is used and what is free:
+/// a file system may be larger than what anybody may use of it.
 fn disk(folder: &Path) -> std::io::Result<(u64, u64)> {
     let found = rustix::fs::statvfs(folder)?;
-    Ok((found.f_bavail * found.f_frsize, found.f_blocks * found.f_frsize))
+    let used = found.f_blocks.saturating_sub(found.f_bfree);
+    Ok((found.f_bavail * found.f_frsize, (used + found.f_bavail) * found.f_frsize))
 }
 
 /// Measures again and again, and tells the core.

@@ -40,8 +40,8 @@ fn a_broken_workflow_is_refused_with_its_place_and_what_would_be_right() -> Resu
         ),
         (
             "workflow: w\nsteps:\n  a:\n    with: { x: \"${{ steps.b.outputs.y }}\" }\n    run: \"true\"\n    outputs: { y: string }\n  b:\n    with: { x: \"${{ steps.a.outputs.y }}\" }\n    run: \"true\"\n    outputs: { y: string }\n",
-            4,
-            "cycle",
+            3,
+            "need each other",
         ),
         ("workflow: w\nsteps:\n  a:\n    site: atlantis\n    run: \"true\"\n", 4, "atlantis"),
         ("workflow: w\nsteps:\n  a:\n    resources: { memory: 900TiB }\n    run: \"true\"\n", 4, "memory"),

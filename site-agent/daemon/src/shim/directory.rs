@@ -20,6 +20,8 @@ pub(crate) const STDERR: &str = "stderr";
 pub(crate) const KEPT: &str = "kept";
 pub(crate) const SOCKET: &str = "shim.sock";
 
+const LAST_WORDS_BYTES: u64 = 4 << 10;
+
 /// The slot as its shim sees it.
 #[derive(Debug)]
 pub(crate) struct SlotDirectory {
@@ -58,6 +60,8 @@ impl SlotDirectory {
     }
 
     fn adopt_logs(&self) -> io::Result<()> {
+        // Room for the last words of what fails because the disk is full; not every file system can give it.
+        let _ = rustix::fs::fallocate(&self.stderr, rustix::fs::FallocateFlags::KEEP_SIZE, 0, LAST_WORDS_BYTES);
         rustix::stdio::dup2_stdout(&self.stdout)?;
         rustix::stdio::dup2_stderr(&self.stderr)?;
         Ok(())

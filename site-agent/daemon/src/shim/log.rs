@@ -300,7 +300,7 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let mut log = SlotLog::open(folder.path()).unwrap();
         let mut ended = BTreeMap::new();
-        for element in 0..20_000 {
+        for element in 0..60_000 {
             log.claimed(key(element), Timestamp(1));
             log.ended(key(element), &end());
             log.write().unwrap();
