@@ -111,9 +111,12 @@ impl ControlPlane {
             *self.counters.executions_ended.entry(state).or_default() += 1;
             self.agenda.wants.remove(ExecutionId { run: run_id, step, element: finished.element });
         }
+        let copied = self.makes_what_is_known(&elements);
         self.record(Fact::ExecutionsFinished { run: run_id, step, site, elements });
         if recomputed {
             self.caches.outputs_changed(run_id);
+        }
+        if recomputed || copied {
             self.agenda.wake_data();
         }
         self.cancel_formers(run_id, step, &names);
@@ -125,6 +128,18 @@ impl ControlPlane {
         }
         self.after_elements_ended(run_id, step);
         self.continue_frontier(run_id);
+    }
+
+    /// Whether an object of which there are copies has one more now, for which somebody may be waiting.
+    fn makes_what_is_known(&self, elements: &[FinishedElement]) -> bool {
+        if self.agenda.stuck.is_empty() {
+            return false;
+        }
+        let mut known = false;
+        for value in elements.iter().flat_map(|finished| &finished.outputs) {
+            value.visit_objects(&mut |object| known |= self.state.objects.contains_key(&object.id));
+        }
+        known
     }
 
     /// Attempts that were given away are not needed once another has ended.

@@ -131,6 +131,20 @@ fn d5_an_object_of_which_no_copy_is_left_is_made_again() {
 }
 
 #[test]
+fn d5_a_copy_that_another_run_makes_serves_those_that_wait() {
+    let (mut world, run) = waiting_for_a_push(TWO_SITES);
+    let (transfer, pushed) = world.pushes("edge")[0];
+    let reason = PushFailure::Unavailable;
+    world.report("edge", vec![Report::PushFailed { transfer, object: pushed, reason, message: "gone".to_owned() }]);
+    world.carry_out_deletes();
+    assert_eq!(world.state_of(execution(run, 1, 0)), ExecutionState::Ready);
+    world.submit("workflow: other\nsteps:\n  make: { run: x, site: hpc, outputs: { f: file } }\n");
+    let make = world.dispatched_one("hpc");
+    world.succeed("hpc", make, vec![file(1, 1_000)]);
+    assert_eq!(world.dispatched_one("hpc").0, execution(run, 1, 0));
+}
+
+#[test]
 fn d5_an_object_that_cannot_be_made_again_fails_its_readers_by_name() {
     let source = TWO_SITES.replace("make: { run: x,", "make: { run: x, start: at-most-once,");
     let (mut world, run) = waiting_for_a_push(&source);
