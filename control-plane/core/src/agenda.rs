@@ -31,6 +31,8 @@ pub(crate) struct Agenda {
     pub(crate) replan: BTreeSet<ObjectId>,
     /// Objects that may not be needed in the bucket any more.
     pub(crate) sweep: BTreeSet<ObjectId>,
+    /// Directories that hold what was swept: each is looked at once after all of it.
+    pub(crate) sweep_around: BTreeSet<ObjectId>,
     /// Runs that may have ended.
     pub(crate) ending: BTreeSet<RunId>,
     /// Sites to which something is to be sent.

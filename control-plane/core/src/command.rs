@@ -46,6 +46,8 @@ pub enum Response {
     /// The object may be read from, or written to, the bucket.
     Authorised {
         object: ObjectRef,
+        /// If it is not there by itself, it is to be taken out of this directory, which is there.
+        within: Option<ObjectRef>,
     },
     /// The object is in the bucket.
     Staged {

@@ -140,6 +140,8 @@ impl ControlPlane {
                 self.end_if_over(run);
             } else if let Some(object) = self.agenda.sweep.pop_first() {
                 self.sweep(object);
+            } else if let Some(tree) = self.agenda.sweep_around.pop_first() {
+                self.sweep(tree);
             } else {
                 break;
             }

@@ -101,6 +101,12 @@ pub enum Request {
         agent: AgentId,
         transfer: TransferId,
     },
+    /// What was to be handed to the agent from the bucket is damaged there.
+    BucketFault {
+        agent: AgentId,
+        object: ObjectId,
+        message: String,
+    },
     /// A person has sent this object in; it is in the bucket, verified. Held until a run takes it, or for an hour.
     RecordUpload {
         object: ObjectRef,

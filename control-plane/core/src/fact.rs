@@ -306,6 +306,10 @@ pub enum Fact {
         bytes: u64,
         at: Timestamp,
     },
+    /// An agent is to read a file of a directory that was sent in: the file is an object of the bucket's from now on.
+    PartTaken {
+        object: ObjectId,
+    },
     /// Nobody needs it in the bucket; it is being deleted there.
     BucketReleased {
         object: ObjectId,

@@ -11,6 +11,7 @@ mod service;
 mod session;
 mod status;
 mod transfers;
+mod trees;
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -27,6 +28,7 @@ use crate::driver::Handle;
 use crate::identity::Authority;
 use presence::Presence;
 use rate::RateLimit;
+use trees::Trees;
 
 /// What an operator may set.
 #[derive(Debug, Clone)]
@@ -54,6 +56,7 @@ struct Parts {
     logs: Logs,
     presence: Presence,
     enrolments: RateLimit,
+    trees: Trees,
     tasks: TaskTracker,
     /// Ends every session when it is cancelled.
     closing: CancellationToken,
@@ -69,6 +72,7 @@ impl Agents {
             logs: Logs::default(),
             presence: Presence::default(),
             enrolments: RateLimit::default(),
+            trees: Trees::default(),
             tasks: TaskTracker::new(),
             closing: CancellationToken::new(),
         }))

@@ -5,6 +5,7 @@
 //! which answers them itself ([`Bucket::serve`]); agents cannot tell.
 
 mod directory;
+mod inside;
 mod open;
 mod serve;
 mod signing;
@@ -16,6 +17,7 @@ use std::pin::Pin;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
+use atoll_model::id::ObjectId;
 use atoll_model::limits::URL_LIFETIME;
 use atoll_model::value::{ObjectKind, ObjectRef};
 use bytes::Bytes;
@@ -25,6 +27,7 @@ use object_store::path::Path;
 use object_store::signer::{Method, Signer as _};
 use object_store::{GetOptions, ObjectStore, ObjectStoreExt as _};
 
+pub use self::inside::TreeContents;
 use crate::store::error::is_full;
 use directory::Directory;
 
@@ -259,6 +262,19 @@ impl Bucket {
     /// Takes in an object, verifying it on the way; a damaged one never becomes visible. How many bytes it had.
     pub async fn put_stream(&self, object: ObjectRef, bytes: ByteStream) -> Result<u64, BucketError> {
         upload::put_stream(self, object, bytes).await
+    }
+
+    /// What a directory in the bucket holds. Only its manifests are read, and they are verified.
+    pub async fn contents(&self, tree: ObjectRef) -> Result<TreeContents, BucketError> {
+        inside::contents(self, tree).await
+    }
+
+    /// Makes a file of a directory in the bucket an object of its own, verified on the way. How many bytes it has.
+    ///
+    /// # Errors
+    /// [`BucketError::Corrupt`] names the directory when the file in it is damaged.
+    pub async fn take_out(&self, from: &TreeContents, file: ObjectId) -> Result<u64, BucketError> {
+        inside::take_out(self, from, file).await
     }
 
     /// Everything that is there, with the length of its stream, which stands in `bytes` of the reference too.

@@ -17,6 +17,7 @@ use reqwest::StatusCode;
 use storage_sync_engine::bucket::{
     Bucket, BucketError, BucketOptions, ByteStream, MultipartPlan, UploadPlan, UploadRequest,
 };
+use storage_sync_engine::stream::pack;
 use support::server::{Minter, Served, quick, transfers};
 use support::{Site, noise};
 
@@ -48,7 +49,67 @@ async fn holds_its_promises(bucket: &Bucket, expired: &Bucket) -> Result<()> {
     single_put(bucket, expired, &client).await?;
     multipart(bucket, &client).await?;
     streams(bucket).await?;
+    directories(bucket).await?;
     whole_transfers(bucket, expired).await
+}
+
+async fn directories(bucket: &Bucket) -> Result<()> {
+    let folder = tempfile::tempdir()?;
+    std::fs::create_dir(folder.path().join("deep"))?;
+    let (first, second) = (fresh_noise(3_000), fresh_noise(70_000));
+    for (name, bytes) in [("b", &first[..]), ("deep/a", &second[..]), ("deep.x", b""), ("again", &first[..])] {
+        std::fs::write(folder.path().join(name), bytes)?;
+    }
+    std::os::unix::fs::symlink("b", folder.path().join("link"))?;
+    let packed = pack(folder.path())?;
+    let tree = packed.object();
+    assert!(matches!(bucket.contents(tree).await, Err(BucketError::NotFound(_))));
+    bucket.put_stream(tree, stream(packed.read_at(0, 1 << 20)?)).await?;
+    let contents = bucket.contents(tree).await?;
+    let listing = contents.listing().context("a listing")?;
+    let paths: Vec<_> = listing.iter().map(|file| String::from_utf8_lossy(&file.path).into_owned()).collect();
+    assert_eq!((paths.as_slice(), contents.files()), (&["again", "b", "deep.x", "deep/a"].map(str::to_owned)[..], 4));
+    for bytes in [&first[..], &second, b""] {
+        let object = object_of(bytes);
+        bucket.delete(object).await?;
+        assert_eq!(bucket.take_out(&contents, object.id).await?, object.bytes);
+        let taken: Vec<_> = bucket.get_stream(object, None).await?.try_collect().await?;
+        assert_eq!(taken.concat(), bytes);
+        bucket.delete(object).await?;
+    }
+    let other = object_of(b"other").id;
+    assert!(matches!(bucket.take_out(&contents, other).await, Err(BucketError::Corrupt { .. })));
+    let lie = ObjectRef { bytes: tree.bytes + 1, ..tree };
+    assert!(matches!(bucket.contents(lie).await, Err(BucketError::Corrupt { .. })));
+    bucket.delete(tree).await?;
+    Ok(())
+}
+
+/// What is damaged in a directory that is in the bucket never comes out of it.
+#[tokio::test]
+async fn d6_a_damaged_file_is_not_taken_out_of_a_directory() -> Result<()> {
+    let folder = tempfile::tempdir()?;
+    std::fs::create_dir(folder.path().join("tree"))?;
+    std::fs::write(folder.path().join("tree/a"), "alpha")?;
+    let place = folder.path().join("bucket");
+    let bucket = Bucket::open(
+        &place.display().to_string(),
+        BucketOptions { serve_url: "https://127.0.0.1:1".to_owned(), ..BucketOptions::default() },
+    )?;
+    let packed = pack(&folder.path().join("tree"))?;
+    let tree = packed.object();
+    bucket.put_stream(tree, stream(packed.read_at(0, 1 << 20)?)).await?;
+    let contents = bucket.contents(tree).await?;
+    let hex = tree.id.hex();
+    let path = place.join("t").join(&hex[..2]).join(&hex);
+    let mut bytes = std::fs::read(&path)?;
+    *bytes.last_mut().context("bytes")? ^= 1;
+    std::fs::write(&path, bytes)?;
+    let file = object_of(b"alpha");
+    let taken = bucket.take_out(&contents, file.id).await;
+    assert!(matches!(&taken, Err(BucketError::Corrupt { object, .. }) if *object == tree), "{taken:?}");
+    assert_eq!(bucket.stream_bytes(file).await?, None);
+    Ok(())
 }
 
 async fn single_put(bucket: &Bucket, expired: &Bucket, client: &reqwest::Client) -> Result<()> {

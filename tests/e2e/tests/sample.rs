@@ -85,3 +85,50 @@ fn the_sample_of_the_contract_runs_with_a_real_s3_server() -> Result<()> {
     })?;
     check_sample(&cluster)
 }
+
+#[test]
+fn each_file_of_a_directory_that_is_sent_in_goes_where_it_is_read() -> Result<()> {
+    let cluster = Cluster::two_sites()?;
+    let input = cluster.directory().join("input of a person");
+    std::fs::create_dir_all(input.join("deep"))?;
+    for (name, text) in [("b 2.csv", "beta\n"), ("deep/c.csv", "gamma\n"), ("a.csv", "alpha\n"), ("notes.txt", "no\n")]
+    {
+        std::fs::write(input.join(name), text)?;
+    }
+    std::fs::write(input.join("empty.csv"), "")?;
+    let source = r#"workflow: each
+inputs: { all: { type: directory } }
+steps:
+  each:
+    foreach: ${{ files(inputs.all, "**/*.csv") }}
+    with: { file: "${{ item }}" }
+    site: edge
+    run: |
+      basename "$file" > "$ATOLL_OUTPUTS/name"
+      cp "$file" "$ATOLL_OUTPUTS/same"
+    outputs: { name: string, same: file }
+  gather:
+    with: { same: "${{ steps.each.outputs.same }}", names: "${{ steps.each.outputs.name }}" }
+    site: hpc
+    run: |
+      echo "$same" | tr -d '[]"' | tr ',' '\n' | while read -r f; do cat "$f"; done > "$ATOLL_OUTPUTS/all"
+      echo "$names" > "$ATOLL_OUTPUTS/names"
+    outputs: { all: file, names: list }
+outputs:
+  all: ${{ steps.gather.outputs.all }}
+  names: ${{ steps.gather.outputs.names }}
+"#;
+    let run = cluster.submit(source, &[&format!("all=@{}", input.display())])?;
+    let shown = cluster.wait_for_end(&run)?;
+    assert_eq!(shown["state"], "succeeded", "{shown:#}");
+    assert_eq!(shown["outputs"]["names"], json!(["a.csv", "b 2.csv", "c.csv", "empty.csv"]), "{shown:#}");
+    cluster.wait_for_empty_bucket()?;
+    let target = cluster.directory().join("all");
+    let got = cluster.call(&["get", &run.id, "all", "-o", target.to_str().unwrap()])?;
+    assert_eq!(got.code, 0, "{}", got.stderr);
+    assert_eq!(std::fs::read_to_string(&target)?, "alpha\nbeta\ngamma\n");
+    let entries = cluster.ledger(&run)?;
+    let to_edge: Vec<_> = entries.iter().filter(|entry| entry["to"] == "edge").collect();
+    assert_eq!(to_edge.iter().map(|entry| entry["bytes"].as_u64().unwrap()).sum::<u64>(), 17, "{entries:#?}");
+    Ok(())
+}

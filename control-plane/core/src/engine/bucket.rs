@@ -137,11 +137,25 @@ impl ControlPlane {
     /// Deletes the object from the bucket if nobody needs it there.
     pub(crate) fn sweep(&mut self, object: ObjectId) {
         let Some(known) = self.state.objects.get(&object) else { return };
-        if known.bucket != BucketState::Present || retain(self.needs(known)) == Retention::Keep {
+        if retain(self.needs(known)) == Retention::Keep {
+            return;
+        }
+        self.agenda.sweep_around.extend(known.within);
+        if known.bucket != BucketState::Present || self.is_needed_within(known) {
             return;
         }
         self.record(Fact::BucketReleased { object });
         self.ask_to_delete(object);
+    }
+
+    /// Whether a file is needed that is in the bucket as part of this directory only.
+    fn is_needed_within(&self, tree: &ObjectState) -> bool {
+        tree.parts.iter().filter_map(|part| self.state.objects.get(part)).any(|part| {
+            // What knows both of them has been asked for the directory.
+            part.within == Some(tree.reference.id)
+                && part.uses != tree.uses
+                && retain(self.needs(part)) == Retention::Keep
+        })
     }
 
     pub(crate) fn ask_to_delete(&mut self, object: ObjectId) {
@@ -205,14 +219,21 @@ impl ControlPlane {
     }
 
     /// May this agent read the object from the bucket?
-    pub(crate) fn authorise_fetch(&self, agent: AgentId, object: ObjectId) -> Result<Response, Rejection> {
+    pub(crate) fn authorise_fetch(&mut self, agent: AgentId, object: ObjectId) -> Result<Response, Rejection> {
         let site = self.trusted_site(agent)?;
         let reads = self.agenda.wants.is_wanted_at(object, site) || self.reads_at(site, object);
         if !reads {
             return Err(Rejection::Forbidden(format!("no execution at this site reads {object}")));
         }
         match self.state.objects.get(&object) {
-            Some(known) if known.bucket == BucketState::Present => Ok(Response::Authorised { object: known.reference }),
+            Some(known) if self.state.bucket_state(known) == BucketState::Present => {
+                let within = self.state.container(known).map(|tree| tree.reference);
+                let (reference, is_own) = (known.reference, known.bucket == BucketState::Present);
+                if !is_own {
+                    self.record(Fact::PartTaken { object });
+                }
+                Ok(Response::Authorised { object: reference, within })
+            }
             Some(_) | None => Err(Rejection::Unavailable(format!("{object} is not in the bucket"))),
         }
     }
@@ -236,10 +257,23 @@ impl ControlPlane {
     pub(crate) fn authorise_push(&self, agent: AgentId, transfer: TransferId) -> Result<Response, Rejection> {
         let site = self.trusted_site(agent)?;
         match self.state.transfers.get(&transfer) {
-            Some(known) if known.site == site && !known.cancelled => Ok(Response::Authorised { object: known.object }),
+            Some(known) if known.site == site && !known.cancelled => {
+                Ok(Response::Authorised { object: known.object, within: None })
+            }
             Some(known) if known.site == site => Err(Rejection::Conflict(format!("{transfer} was cancelled"))),
             Some(_) | None => Err(Rejection::Forbidden(format!("no {transfer} was ordered from this site"))),
         }
+    }
+
+    pub(crate) fn bucket_fault(
+        &mut self,
+        agent: AgentId,
+        object: ObjectId,
+        message: String,
+    ) -> Result<Response, Rejection> {
+        let site = self.trusted_site(agent)?;
+        self.replica_lost(site, object, atoll_model::session::FaultLocation::Bucket, message);
+        Ok(Response::Done)
     }
 
     /// Executions at a site that lost its copy fetch it again, so it is brought to the bucket for them.
@@ -260,6 +294,8 @@ impl ControlPlane {
         self.record(Fact::ReplicaLost { object, site, location, message });
         if location == atoll_model::session::FaultLocation::Bucket {
             self.ask_to_delete(object);
+            // With a directory goes what was to be taken out of it.
+            self.agenda.replan.extend(self.state.objects[&object].parts.iter().copied());
         }
         let busy: Vec<_> = self.state.site(site).busy.keys().copied().collect();
         for (run, step) in busy {

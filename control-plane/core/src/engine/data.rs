@@ -27,7 +27,7 @@ impl ControlPlane {
         let holders: Vec<_> =
             known.sites.iter().map(|holder| Holder { site: *holder, reach: self.reach(*holder) }).collect();
         let (confined_by, push) = self.object_rules(known);
-        let bucket = match known.bucket {
+        let bucket = match self.state.bucket_state(known) {
             BucketState::Absent => InBucket::Absent,
             BucketState::Present => InBucket::Present,
             BucketState::Deleting => InBucket::Deleting,
@@ -38,7 +38,7 @@ impl ControlPlane {
     /// Whether nothing is to be waited for: it is at the site, or can be fetched.
     pub(crate) fn is_at_hand(&self, object: ObjectRef, site: SiteId) -> bool {
         let known = self.state.objects.get(&object.id);
-        known.is_some_and(|known| known.is_at(site) || known.bucket == BucketState::Present)
+        known.is_some_and(|known| known.is_at(site) || self.state.bucket_state(known) == BucketState::Present)
     }
 
     /// Whether the object must cross a border to get to the site.
@@ -102,7 +102,9 @@ impl ControlPlane {
     /// Where an object is: what executions that are placed together have in common.
     pub(crate) fn places(&self, object: ObjectId) -> (Vec<SiteId>, bool) {
         let known = self.state.objects.get(&object);
-        known.map_or_else(Default::default, |known| (known.sites.clone(), known.bucket == BucketState::Present))
+        known.map_or_else(Default::default, |known| {
+            (known.sites.clone(), self.state.bucket_state(known) == BucketState::Present)
+        })
     }
 
     /// Why the rules keep a step from running at a site, whatever it reads in fact.
@@ -261,7 +263,7 @@ impl ControlPlane {
         for object in objects {
             let gone = self.state.objects.get(&object.id).is_none_or(|known| {
                 known.transfer.is_none()
-                    && known.bucket == BucketState::Absent
+                    && self.state.bucket_state(known) == BucketState::Absent
                     && known.sites.iter().all(|site| self.reach(*site) == Reach::Gone)
             });
             if gone {

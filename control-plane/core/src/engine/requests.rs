@@ -27,6 +27,7 @@ impl ControlPlane {
             Request::RemoveSite { site } => self.remove_site(&site),
             Request::AuthoriseFetch { agent, object } => self.authorise_fetch(agent, object),
             Request::AuthorisePush { agent, transfer } => self.authorise_push(agent, transfer),
+            Request::BucketFault { agent, object, message } => self.bucket_fault(agent, object, message),
             Request::RecordUpload { object } => self.record_upload(object),
             Request::StageForClient { run, object, hold } => {
                 return self.stage_for_client(request, run, object, hold);

@@ -49,6 +49,7 @@ impl State {
             | Fact::ReplicaLost { .. }
             | Fact::ObjectHeld { .. }
             | Fact::ObjectDownloaded { .. }
+            | Fact::PartTaken { .. }
             | Fact::BucketReleased { .. }
             | Fact::BucketDeleted { .. } => self.evolve_object(fact),
         }

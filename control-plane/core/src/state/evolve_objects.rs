@@ -41,6 +41,7 @@ impl State {
                 };
                 self.enter_ledger(Some(execution.run), entry);
             }
+            Fact::PartTaken { object } => self.enter_bucket(*object),
             Fact::PushOrdered { .. }
             | Fact::PushCancelled { .. }
             | Fact::PushEnded { .. }
@@ -170,6 +171,19 @@ impl State {
                 part.add_site(site);
             }
         }
+    }
+
+    /// Whether it can be had from the bucket: as an object of its own, or inside of a directory that was sent in.
+    pub(crate) fn bucket_state(&self, known: &ObjectState) -> BucketState {
+        match known.bucket {
+            BucketState::Absent if self.container(known).is_some() => BucketState::Present,
+            own @ (BucketState::Absent | BucketState::Present | BucketState::Deleting) => own,
+        }
+    }
+
+    /// The directory in the bucket that a file can be taken out of.
+    pub(crate) fn container(&self, known: &ObjectState) -> Option<&ObjectState> {
+        self.objects.get(&known.within?).filter(|tree| tree.bucket == BucketState::Present)
     }
 
     fn enter_bucket(&mut self, object: ObjectId) {

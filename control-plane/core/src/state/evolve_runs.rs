@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use atoll_model::elements::ElementSet;
-use atoll_model::id::{RunId, StepIndex};
+use atoll_model::id::{ObjectId, RunId, StepIndex};
 use atoll_model::value::{ObjectKind, ObjectRef, Value};
 use atoll_model::workflow::{Work, Workflow};
 
@@ -98,6 +98,7 @@ impl State {
             self.note_object(object, Use { run: *run, source, output: 0 }, &parts);
             let known = self.objects.get_mut(&object.id).expect("just noted");
             known.upload_until = None;
+            parts.iter().for_each(|part| self.note_container(part.id, object.id, Use { run: *run, source, output: 0 }));
             let run = Arc::make_mut(self.runs.get_mut(run).expect("just inserted"));
             let claimed = self.unclaimed_ledger.extract_if(.., |entry| entry.object == object.id);
             run.ledger.extend(claimed);
@@ -175,6 +176,18 @@ impl State {
         let known = self.objects.get_mut(&object.id).expect("just noted");
         if known.parts.is_empty() {
             known.parts = parts.iter().map(|part| part.id).collect();
+        }
+    }
+
+    /// A directory that was sent in holds this file. It counts among what the run has in the bucket, so that it is looked
+    /// at, and the directory with it, when the run needs it no more.
+    fn note_container(&mut self, part: ObjectId, tree: ObjectId, usage: Use) {
+        let known = self.objects.get(&part).expect("just noted");
+        if self.container(known).is_none() {
+            self.objects.get_mut(&part).expect("just seen").within = Some(tree);
+        }
+        if let Some(run) = self.runs.get_mut(&usage.run) {
+            Arc::make_mut(run).in_bucket.entry(usage.source).or_default().insert(part);
         }
     }
 

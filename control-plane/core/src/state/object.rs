@@ -17,6 +17,8 @@ pub(crate) struct ObjectState {
     pub(crate) uses: Vec<Use>,
     /// Files of a listed directory: whoever has the directory has them.
     pub(crate) parts: Vec<ObjectId>,
+    /// A listed directory that was sent in and holds this file: in the bucket, it can be taken out of that.
+    pub(crate) within: Option<ObjectId>,
     /// The first execution that made it.
     pub(crate) producer: Option<ExecutionId>,
     pub(crate) transfer: Option<TransferId>,
@@ -36,6 +38,7 @@ impl ObjectState {
             bucket: BucketState::Absent,
             uses: Vec::new(),
             parts: Vec::new(),
+            within: None,
             producer: None,
             transfer: None,
             hold_until: None,

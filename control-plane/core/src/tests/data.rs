@@ -181,7 +181,7 @@ fn an_agent_may_fetch_only_what_its_executions_read_and_push_only_what_was_order
     let (edge, hpc) = (world.agents["edge"].id, world.agents["hpc"].id);
     let (transfer, pushed) = world.pushes("edge")[0];
     let authorised = world.ask(Request::AuthorisePush { agent: edge, transfer }).unwrap();
-    assert_eq!(authorised, Response::Authorised { object: pushed });
+    assert_eq!(authorised, Response::Authorised { object: pushed, within: None });
     assert!(matches!(world.ask(Request::AuthorisePush { agent: hpc, transfer }), Err(Rejection::Forbidden(_))));
     let fetch = |agent, number| Request::AuthoriseFetch { agent, object: object(number, 1_000).id };
     assert!(matches!(world.ask(fetch(hpc, 1)), Err(Rejection::Unavailable(_))));
@@ -367,4 +367,83 @@ fn a_plan_shows_sites_and_edges_before_anything_runs() {
     assert_eq!(chosen, [("make", "edge".parse().unwrap()), ("use", "hpc".parse().unwrap())]);
     assert_eq!((plan.edges[0].route.as_str(), plan.edges[0].rule.as_str()), ("bucket", "when-needed"));
     let _ = Value::Null;
+}
+
+const LISTED: &str = "workflow: w\ninputs: { all: { type: directory } }\nsteps:\n  each: { run: x, site: edge, foreach: \"${{ files(inputs.all, '*.csv') }}\", with: { f: \"${{ item }}\" }, outputs: { same: file } }\n  use: { run: x, site: hpc, with: { same: \"${{ steps.each.outputs.same }}\" } }\n";
+
+/// A directory of files 1, 2 and 3, which is sent in.
+fn sent_in(world: &mut World) -> (atoll_model::value::ObjectRef, Value) {
+    let tree = atoll_model::value::ObjectRef { kind: ObjectKind::Tree, ..object(9, 600) };
+    world.ask(Request::RecordUpload { object: tree }).unwrap();
+    let listing = [(1, "a.csv"), (2, "b.csv"), (3, "c.txt")].map(|(number, path)| atoll_model::value::ListedFile {
+        path: path.as_bytes().to_vec(),
+        object: object(number, 200).id,
+        bytes: 200,
+    });
+    let directory = atoll_model::value::DirectoryRef {
+        object: tree.id,
+        bytes: 600,
+        files: 3,
+        name: atoll_model::value::FileName::new(b"all").unwrap(),
+        listing: Some(std::sync::Arc::new(listing.to_vec())),
+    };
+    (tree, Value::Directory(directory))
+}
+
+#[test]
+fn files_of_a_directory_that_was_sent_in_are_taken_out_of_it_as_they_are_asked_for() {
+    let mut world = World::with_sites(&["edge", "hpc"]);
+    let (tree, all) = sent_in(&mut world);
+    let run = world.try_submit(LISTED, &[("all", all)]).unwrap();
+    let each = world.dispatched("edge");
+    assert_eq!(each.len(), 2, "those that match");
+    let (edge, hpc) = (world.agents["edge"].id, world.agents["hpc"].id);
+    let fetch = |agent, number| Request::AuthoriseFetch { agent, object: object(number, 200).id };
+    let within = world.ask(fetch(edge, 1)).unwrap();
+    assert_eq!(within, Response::Authorised { object: object(1, 200), within: Some(tree) });
+    assert!(matches!(world.ask(fetch(edge, 3)), Err(Rejection::Forbidden(_))), "nothing reads it");
+    assert!(matches!(world.ask(fetch(hpc, 1)), Err(Rejection::Forbidden(_))));
+    let whole = Request::AuthoriseFetch { agent: edge, object: tree.id };
+    assert!(matches!(world.ask(whole), Err(Rejection::Forbidden(_))), "nothing reads all of it");
+
+    // The outputs are the same files, and the other site reads them when nobody reads the input any more.
+    for (number, execution) in (1..).zip(each) {
+        world.succeed("edge", execution, vec![file(number, 200)]);
+    }
+    assert!(world.carry_out_deletes().is_empty(), "its files are still to be had from it");
+    world.restart();
+    world.connect("edge");
+    world.connect("hpc");
+    let reader = world.dispatched_one("hpc");
+    assert_eq!(world.ask(fetch(hpc, 2)).unwrap(), Response::Authorised { object: object(2, 200), within: Some(tree) });
+    world.succeed("hpc", reader, Vec::new());
+    assert_eq!(world.state(run), RunState::Succeeded);
+    let mut deleted = world.carry_out_deletes();
+    deleted.sort();
+    assert_eq!(deleted, [object(1, 200).id, object(2, 200).id, tree.id]);
+    assert_eq!(world.objects_in_bucket(), 0);
+}
+
+#[test]
+fn d6_a_damaged_directory_that_was_sent_in_fails_those_who_read_its_files() {
+    let mut world = World::with_sites(&["edge"]);
+    let (tree, all) = sent_in(&mut world);
+    let run = world.try_submit(LISTED.replace("hpc", "edge").as_str(), &[("all", all)]).unwrap();
+    let each = world.dispatched("edge");
+    let agent = world.agents["edge"].id;
+    let fetch = Request::AuthoriseFetch { agent, object: object(1, 200).id };
+    assert!(world.ask(fetch.clone()).is_ok());
+    let message = "the bytes of file 1 have another digest".to_owned();
+    for id in [tree.id, object(1, 200).id] {
+        world.ask(Request::BucketFault { agent, object: id, message: message.clone() }).unwrap();
+    }
+    world.carry_out_deletes();
+    let reason = atoll_model::session::NotStartedReason::InputUnavailable;
+    for execution in each {
+        world.end("edge", execution, super::world::not_started(reason), Vec::new());
+    }
+    world.advance_with(Duration::from_secs(60), &["edge"]);
+    assert_eq!(world.state(run), RunState::Failed);
+    let message = world.core.run(run).unwrap().error.unwrap().message;
+    assert!(message.contains("no copy of its input"), "{message}");
 }

@@ -24,9 +24,12 @@ impl Agents {
         request: DownloadUrlRequest,
     ) -> Result<DownloadUrlResponse, Status> {
         let object = ObjectId::try_from(request).map_err(|error| of_wire_error(&error))?;
-        let object = self.authorise(Request::AuthoriseFetch { agent, object }).await?;
+        let (object, within) = self.authorise(Request::AuthoriseFetch { agent, object }).await?;
         let bucket = &self.0.bucket;
-        let stream_bytes = bucket.stream_bytes(object).await.map_err(|error| failed(object, &error))?;
+        let mut stream_bytes = bucket.stream_bytes(object).await.map_err(|error| failed(object, &error))?;
+        if let (None, Some(tree)) = (stream_bytes, within) {
+            stream_bytes = Some(self.take_out(agent, tree, object).await?);
+        }
         let missing = || Status::not_found(format!("{} is not in the bucket", object.id));
         let stream_bytes = stream_bytes.ok_or_else(missing)?;
         let signed = bucket.mint_download(object).await.map_err(|error| failed(object, &error))?;
@@ -71,14 +74,37 @@ impl Agents {
         completed.map_err(|error| failed(object, &error))
     }
 
-    async fn authorise_push(&self, agent: AgentId, transfer: Option<Id>) -> Result<ObjectRef, Status> {
-        let transfer: TransferId = required(transfer, "transfer").map_err(|error| of_wire_error(&error))?.into();
-        self.authorise(Request::AuthorisePush { agent, transfer }).await
+    /// Makes a file of a directory that was sent in an object of its own.
+    async fn take_out(&self, agent: AgentId, tree: ObjectRef, object: ObjectRef) -> Result<u64, Status> {
+        let taken = match self.0.trees.contents(&self.0.bucket, tree).await {
+            Ok(contents) => self.0.bucket.take_out(&contents, object.id).await,
+            Err(error) => Err(error),
+        };
+        if let Err(BucketError::Corrupt { message, .. }) = &taken {
+            // The file is none of the bucket's objects then, nor is anything else to be had from the directory.
+            for id in [tree.id, object.id] {
+                let fault = Request::BucketFault { agent, object: id, message: message.clone() };
+                self.0.handle.request(fault).await.map_err(of_rejection)?;
+            }
+        }
+        let stream_bytes = taken.map_err(|error| failed(tree, &error))?;
+        // Whoever needed it may have ended meanwhile, and what was deleted then stands there again now.
+        let still = self.authorise(Request::AuthoriseFetch { agent, object: object.id }).await;
+        if still.is_err() {
+            self.0.bucket.delete(object).await.map_err(|error| failed(object, &error))?;
+        }
+        still.map(|_| stream_bytes)
     }
 
-    async fn authorise(&self, body: Request) -> Result<ObjectRef, Status> {
+    async fn authorise_push(&self, agent: AgentId, transfer: Option<Id>) -> Result<ObjectRef, Status> {
+        let transfer: TransferId = required(transfer, "transfer").map_err(|error| of_wire_error(&error))?.into();
+        self.authorise(Request::AuthorisePush { agent, transfer }).await.map(|(object, _)| object)
+    }
+
+    /// The object that the agent may move, and the directory that holds it if it is not in the bucket by itself.
+    async fn authorise(&self, body: Request) -> Result<(ObjectRef, Option<ObjectRef>), Status> {
         match self.0.handle.request(body).await.map_err(of_rejection)? {
-            Response::Authorised { object } => Ok(object),
+            Response::Authorised { object, within } => Ok((object, within)),
             Response::Submitted { .. }
             | Response::Enrolled { .. }
             | Response::Certify { .. }

@@ -6,13 +6,17 @@ use std::time::SystemTime;
 
 use atoll_model::diagnostic::Diagnostic;
 use atoll_model::id::RunId;
+use atoll_model::value::{DirectoryRef, ObjectKind, ObjectRef, Value};
 use atoll_model::workflow::{Workflow, check_sites, parse};
 use axum::extract::State;
 use axum::{Extension, Json};
-use control_plane_core::{Request, Response};
+use control_plane_core::{Rejection, Request, Response};
+use futures::FutureExt as _;
+use futures::future::BoxFuture;
 use http::{HeaderMap, StatusCode};
 use indexmap::IndexMap;
 use serde::Deserialize;
+use storage_sync_engine::bucket::BucketError;
 use utoipa::ToSchema;
 use uuid::Uuid;
 
@@ -75,7 +79,7 @@ pub(super) async fn submit(
     let run = run_id(&headers)?;
     let (parent, context) = trace_context(&headers, body.traceparent.as_deref())?;
     let checked = Checked::new(&app, body).await?;
-    let inputs = checked.sent.values(&checked.workflow)?;
+    let inputs = checked.inputs(&app).await?;
     let workflow_name = checked.workflow.name.clone();
     let request = Request::Submit {
         run,
@@ -139,7 +143,7 @@ pub(super) async fn plan(
     Body(body): Body<WorkflowBody>,
 ) -> Result<Json<PlanBody>, ApiError> {
     let checked = Checked::new(&app, body).await?;
-    let inputs = checked.sent.values(&checked.workflow)?;
+    let inputs = checked.inputs(&app).await?;
     let plan = app.handle.query(move |core| core.plan(&checked.workflow, &inputs)).await?;
     Ok(Json(PlanBody::new(&plan)))
 }
@@ -187,4 +191,51 @@ impl Checked {
         };
         checked.map_err(ApiError::InvalidWorkflow)
     }
+
+    /// The values that were sent, with the files of the directories that expressions list.
+    async fn inputs(&self, app: &App) -> Result<IndexMap<String, Value>, ApiError> {
+        let mut inputs = self.sent.values(&self.workflow)?;
+        for (name, value) in &mut inputs {
+            if self.workflow.inputs.get(name).is_some_and(|input| input.listed) {
+                *value = listed(app, name, value.clone()).await?;
+            }
+        }
+        Ok(inputs)
+    }
+}
+
+/// The value with the files of each directory in it, as the directory itself names them in the bucket.
+fn listed<'a>(app: &'a App, name: &'a str, value: Value) -> BoxFuture<'a, Result<Value, ApiError>> {
+    async move {
+        Ok(match value {
+            Value::Directory(sent) => {
+                let tree = ObjectRef { id: sent.object, kind: ObjectKind::Tree, bytes: sent.bytes };
+                let contents = match app.bucket.contents(tree).await {
+                    Ok(contents) => contents,
+                    Err(BucketError::NotFound(_)) => {
+                        let reason = format!("the input {name} is {}, which was not sent in", tree.id);
+                        return Err(Rejection::Invalid(reason).into());
+                    }
+                    Err(error) => return Err(error.into()),
+                };
+                let listing = contents.listing().map(|files| Arc::new(files.to_vec()));
+                Value::Directory(DirectoryRef { files: contents.files(), listing, ..sent })
+            }
+            Value::List(values) => {
+                let mut each = Vec::with_capacity(values.len());
+                for value in values.iter() {
+                    each.push(listed(app, name, value.clone()).await?);
+                }
+                Value::list(each)
+            }
+            other @ (Value::Null
+            | Value::Boolean(_)
+            | Value::Integer(_)
+            | Value::Number(_)
+            | Value::String(_)
+            | Value::Object(_)
+            | Value::File(_)) => other,
+        })
+    }
+    .boxed()
 }

@@ -122,6 +122,7 @@ fn run_of(fact: &Fact) -> Option<RunId> {
         | Fact::PushEnded { .. }
         | Fact::PushFailed { .. }
         | Fact::ReplicaLost { .. }
+        | Fact::PartTaken { .. }
         | Fact::BucketReleased { .. }
         | Fact::BucketDeleted { .. }
         | Fact::InventoryHeard { .. } => None,

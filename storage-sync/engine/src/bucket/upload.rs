@@ -218,7 +218,7 @@ pub(super) async fn put_stream(bucket: &Bucket, object: ObjectRef, mut bytes: By
     }
 }
 
-fn corrupt(object: ObjectRef, error: CorruptStream) -> BucketError {
+pub(super) fn corrupt(object: ObjectRef, error: CorruptStream) -> BucketError {
     BucketError::Corrupt { object, message: error.0 }
 }
 

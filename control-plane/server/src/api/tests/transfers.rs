@@ -57,6 +57,40 @@ async fn a_file_that_is_sent_in_is_the_value_of_an_input() {
 }
 
 #[tokio::test]
+async fn the_files_of_a_directory_that_is_sent_in_are_what_its_manifests_say() {
+    let plane = Plane::start().await;
+    plane.site("edge", super::idle()).await;
+    let tree = tempfile::tempdir().unwrap();
+    for name in ["b.csv", "a.csv", "c.txt"] {
+        std::fs::write(tree.path().join(name), name).unwrap();
+    }
+    let packed = storage_sync_engine::stream::pack(tree.path()).unwrap();
+    let stream = packed.read_at(0, 1 << 20).unwrap();
+    let (status, mut sent) = plane.json(plane.ask("PUT", "/api/v1/uploads?kind=tree&name=all").body(stream)).await;
+    assert_eq!(status, 201, "{sent}");
+    // What a client says of it does not count.
+    sent["files"] = 1.into();
+    let source = "workflow: each\ninputs: { all: { type: directory } }\nsteps:\n  each:\n    foreach: \"${{ files(inputs.all, '*.csv') }}\"\n    with: { file: \"${{ item }}\" }\n    run: cat\n";
+    let body = json!({ "source": source, "inputs": { "all": sent } });
+    let plan = plane.post("/plan", body.clone()).await;
+    assert_eq!(plan.0, 200, "{}", plan.1);
+    let (status, run) = plane.post("/runs", body.clone()).await;
+    assert_eq!(status, 201, "{run}");
+    let run = plane.wait(run["run"].as_str().unwrap()).await;
+    assert_eq!(run["state"], "succeeded", "{run}");
+    let mut names: Vec<_> =
+        run["executions"].as_array().unwrap().iter().map(|e| &e["inputs"]["file"]["name"]).collect();
+    names.sort_by_key(|name| name.to_string());
+    assert_eq!(names, ["a.csv", "b.csv"]);
+
+    let mut unsent = body;
+    unsent["inputs"]["all"]["object"] = format!("b3:{}", "1".repeat(64)).into();
+    let (status, error) = plane.post("/runs", unsent).await;
+    assert_eq!(status, 422, "{error}");
+    assert!(error["error"]["message"].as_str().unwrap().contains("was not sent in"), "{error}");
+}
+
+#[tokio::test]
 async fn a_directory_that_is_sent_in_is_named_by_its_stream() {
     let plane = Plane::start().await;
     let tree = tempfile::tempdir().unwrap();

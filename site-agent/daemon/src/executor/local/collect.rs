@@ -215,6 +215,10 @@ impl Collection {
 /// Adds the files of a directory where an expression asks for them.
 pub(super) fn with_listing(store: &SiteStore, stored: Stored) -> Result<Stored, StoreError> {
     let Value::Directory(mut tree) = stored.value else { return Ok(stored) };
+    if tree.files > LISTING_FILES_MAX as u64 {
+        // Part of a listing would be taken for all of it.
+        return Ok(Stored { value: Value::Directory(tree), ..stored });
+    }
     tree.listing = Some(Arc::new(store.listing(tree.object, LISTING_FILES_MAX)?));
     Ok(Stored { value: Value::Directory(tree), ..stored })
 }

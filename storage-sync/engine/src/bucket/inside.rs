@@ -1,0 +1,99 @@
+//! Looking into a directory that is in the bucket, and taking files out of it.
+
+use std::collections::HashMap;
+
+use atoll_model::id::ObjectId;
+use atoll_model::limits::LISTING_FILES_MAX;
+use atoll_model::value::{ListedFile, ObjectKind, ObjectRef};
+use futures::TryStreamExt as _;
+
+use super::{Bucket, BucketError, upload};
+use crate::manifest::Node;
+use crate::stream::CorruptStream;
+use crate::stream::plan::{PrefixReader, StreamPlan, fits};
+
+/// What a directory in the bucket holds, as its own manifests say.
+#[derive(Debug)]
+pub struct TreeContents {
+    tree: ObjectRef,
+    files: u64,
+    listing: Option<Vec<ListedFile>>,
+    /// Where the bytes of each file begin in the stream, and how many they are.
+    places: HashMap<ObjectId, (u64, u64)>,
+}
+
+impl TreeContents {
+    /// How many files it has, each counted as often as it is named.
+    pub fn files(&self) -> u64 {
+        self.files
+    }
+
+    /// The files in order of their paths; nothing where there are more than [`LISTING_FILES_MAX`].
+    pub fn listing(&self) -> Option<&[ListedFile]> {
+        self.listing.as_deref()
+    }
+}
+
+pub(super) async fn contents(bucket: &Bucket, tree: ObjectRef) -> Result<TreeContents, BucketError> {
+    let mut stream = bucket.get_stream(tree, None).await?;
+    let mut reader = PrefixReader::new(tree.id);
+    let corrupt = |message: String| upload::corrupt(tree, CorruptStream(message));
+    while let Some(bytes) = stream.try_next().await.map_err(BucketError::Source)? {
+        let plan = reader.push(&bytes).map_err(|error| corrupt(error.to_string()))?;
+        let Some((plan, _)) = plan else { continue };
+        if !fits(&plan, tree) {
+            return Err(corrupt("the tree has another size".to_owned()));
+        }
+        return Ok(of_plan(tree, &plan));
+    }
+    Err(corrupt("it ends too early".to_owned()))
+}
+
+fn of_plan(tree: ObjectRef, plan: &StreamPlan) -> TreeContents {
+    let files = plan.totals.files;
+    let listing = (files <= LISTING_FILES_MAX as u64).then(|| {
+        let mut listing = Vec::new();
+        list(plan, tree.id, &mut Vec::new(), &mut listing);
+        // Within one directory the order of names is that of paths; across them a name that goes on with a byte below
+        // `/` comes before the files of a directory.
+        listing.sort_by(|a, b| a.path.cmp(&b.path));
+        listing
+    });
+    let places = plan.files.iter().map(|file| (file.id, (file.start, file.bytes))).collect();
+    TreeContents { tree, files, listing, places }
+}
+
+/// The plan was checked: it has every manifest, and its depth is bounded.
+fn list(plan: &StreamPlan, id: ObjectId, path: &mut Vec<u8>, files: &mut Vec<ListedFile>) {
+    for entry in &plan.decoded[&id].entries {
+        let length = path.len();
+        path.extend_from_slice(if length == 0 { b"" } else { b"/" });
+        path.extend_from_slice(entry.name.as_bytes());
+        match &entry.node {
+            Node::File { id, bytes, .. } => {
+                files.push(ListedFile { path: path.clone(), object: *id, bytes: *bytes });
+            }
+            Node::Directory { id, .. } => list(plan, *id, path, files),
+            Node::Symlink { .. } => {}
+        }
+        path.truncate(length);
+    }
+}
+
+pub(super) async fn take_out(bucket: &Bucket, from: &TreeContents, file: ObjectId) -> Result<u64, BucketError> {
+    let tree = from.tree;
+    let not_in_it = || upload::corrupt(tree, CorruptStream(format!("{file} is not in it")));
+    let (start, bytes) = *from.places.get(&file).ok_or_else(not_in_it)?;
+    let object = ObjectRef { id: file, kind: ObjectKind::File, bytes };
+    let range = start..start + bytes;
+    let stream = match range.is_empty() {
+        // There is no range of no bytes.
+        true => Box::pin(futures::stream::empty()),
+        false => bucket.get_stream(tree, Some(range)).await?,
+    };
+    match bucket.put_stream(object, stream).await {
+        // It is the directory that is damaged; the file never was there.
+        Err(BucketError::Corrupt { message, .. }) => Err(BucketError::Corrupt { object: tree, message }),
+        result => result,
+    }
+}
