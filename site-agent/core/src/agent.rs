@@ -92,6 +92,7 @@ impl Agent {
         };
         let mut step = Step::default();
         agent.begin(found, &mut step);
+        agent.report_starts_at = (!agent.unreported.is_empty()).then_some(now);
         agent.settle_all(now, &mut step);
         (agent, step)
     }

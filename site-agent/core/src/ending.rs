@@ -66,6 +66,11 @@ impl Agent {
             self.room.take_in(step, cost);
             launch.room = true;
         }
+        let active = &self.state.active[&key];
+        // The process before this one may have been killed before it had said so (A5).
+        if let Some(at) = launch.started_at.filter(|_| active.terms.is_some() && !active.start_reported) {
+            self.unreported.insert(key, at);
+        }
         self.launches.insert(key, launch);
     }
 

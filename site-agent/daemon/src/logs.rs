@@ -3,7 +3,7 @@
 use std::fs::File;
 use std::io::{self, ErrorKind};
 use std::os::unix::fs::FileExt as _;
-use std::sync::PoisonError;
+use std::sync::{Arc, PoisonError};
 use std::time::Duration;
 
 use async_trait::async_trait;
@@ -11,12 +11,14 @@ use atoll_model::value::ObjectRef;
 use atoll_proto::LogStream;
 use bytes::Bytes;
 use futures::stream::{self, BoxStream, StreamExt as _};
+use rustix::fs::{FlockOperation, flock};
+use rustix::io::Errno;
 use storage_sync_engine::store::SiteStore;
 
 use crate::executor::local::{LogPlace, LogPlaces};
 use crate::link::{LogRequest, LogSource};
 use crate::shim::protocol::Key;
-use crate::shim::{STDERR, STDOUT};
+use crate::shim::{STDERR, STDOUT, log};
 
 const CHUNK_BYTES: usize = 64 << 10;
 /// How often a log that grows is looked at.
@@ -30,9 +32,12 @@ pub(crate) struct Logs {
 struct Live {
     places: LogPlaces,
     key: Key,
+    name: &'static str,
     file: File,
     offset: u64,
     follow: bool,
+    /// Whether its attempt is known to have ended.
+    over: bool,
 }
 
 impl Logs {
@@ -66,15 +71,40 @@ impl LogSource for Logs {
             LogStream::Stdout => STDOUT,
             LogStream::Stderr => STDERR,
         };
-        let Some(place) = self.place(key) else { return Ok(stream::empty().boxed()) };
-        let file = match File::open(place.folder.join(name)) {
-            Ok(file) => file,
-            // Nothing was written, or it is on its way into the store.
-            Err(error) if error.kind() == ErrorKind::NotFound => return Ok(stream::empty().boxed()),
-            Err(error) => return Err(format!("the log cannot be read: {error}")),
+        let file = loop {
+            let Some(place) = self.place(key) else { return Ok(stream::empty().boxed()) };
+            match open_log(key, &place, name) {
+                Ok(Some(file)) => break file,
+                Ok(None) => tokio::time::sleep(LOOK_INTERVAL).await,
+                // Nothing was written, or it is on its way into the store.
+                Err(error) if error.kind() == ErrorKind::NotFound => return Ok(stream::empty().boxed()),
+                Err(error) => return Err(format!("the log cannot be read: {error}")),
+            }
         };
-        let live = Live { places: self.places.clone(), key, file, offset: request.offset, follow: request.follow };
+        let live = Live {
+            places: Arc::clone(&self.places),
+            key,
+            name,
+            file,
+            offset: request.offset,
+            follow: request.follow,
+            over: false,
+        };
         Ok(stream::try_unfold(live, Live::next).boxed())
+    }
+}
+
+/// Opens a log where it is. Nothing if it cannot be told yet whose it is: the slot has gone on, or is about to.
+fn open_log(key: Key, place: &LogPlace, name: &str) -> io::Result<Option<File>> {
+    let file = File::open(place.folder.join(name))?;
+    if !place.running {
+        return Ok(Some(file));
+    }
+    // The slot's next execution gets another file as long as this one is locked; unless it was claimed before that.
+    match flock(&file, FlockOperation::NonBlockingLockShared) {
+        Ok(()) => Ok((log::read(&place.folder)?.latest == Some(key)).then_some(file)),
+        Err(Errno::WOULDBLOCK) => Ok(None),
+        Err(error) => Err(error.into()),
     }
 }
 
@@ -82,12 +112,11 @@ impl Live {
     async fn next(mut self) -> io::Result<Option<(Bytes, Self)>> {
         loop {
             // Looked at before the read: what is written until the end is read after it.
-            let running = self
-                .places
-                .lock()
-                .unwrap_or_else(PoisonError::into_inner)
-                .get(&self.key)
-                .is_some_and(|place| place.running);
+            let place = self.places.lock().unwrap_or_else(PoisonError::into_inner).get(&self.key).cloned();
+            let running = place.as_ref().is_some_and(|place| place.running);
+            if !running && !std::mem::replace(&mut self.over, true) {
+                self.open_kept(place);
+            }
             let mut buffer = vec![0; CHUNK_BYTES];
             let read = self.file.read_at(&mut buffer, self.offset)?;
             if read > 0 {
@@ -99,6 +128,13 @@ impl Live {
                 return Ok(None);
             }
             tokio::time::sleep(LOOK_INTERVAL).await;
+        }
+    }
+
+    /// What was opened between the end of the attempt and the news of it is empty, and not what the attempt wrote.
+    fn open_kept(&mut self, place: Option<LogPlace>) {
+        if let Some(file) = place.and_then(|place| File::open(place.folder.join(self.name)).ok()) {
+            self.file = file;
         }
     }
 }

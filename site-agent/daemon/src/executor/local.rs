@@ -171,9 +171,12 @@ struct Local {
 impl Local {
     fn run(mut self) {
         let mut look_at = Instant::now() + LOOK_INTERVAL;
-        while !self.quit {
+        loop {
             while let Ok(order) = self.orders.try_recv() {
                 self.take(order);
+            }
+            if self.quit {
+                break;
             }
             self.write();
             self.flush();

@@ -6,7 +6,7 @@ use std::mem::MaybeUninit;
 use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 
-use rustix::fs::{AtFlags, CWD, Mode, OFlags, RawDir};
+use rustix::fs::{AtFlags, CWD, FlockOperation, Mode, OFlags, RawDir, flock};
 use rustix::io::Errno;
 
 use super::protocol::{Key, Left};
@@ -39,16 +39,8 @@ impl SlotDirectory {
     pub(crate) fn prepare(path: &Path) -> io::Result<Self> {
         let [work, tmp, out] = [WORK, TMP, OUT].map(|name| path.join(name));
         make_private(&path.join(KEPT))?;
-        let mut slot = Self {
-            path: path.to_owned(),
-            work,
-            tmp,
-            out,
-            stdout: open_log(&path.join(STDOUT))?,
-            stderr: open_log(&path.join(STDERR))?,
-        };
-        slot.stdout.set_len(0)?;
-        slot.stderr.set_len(0)?;
+        let [stdout, stderr] = [STDOUT, STDERR].map(|name| new_log(&path.join(name)));
+        let mut slot = Self { path: path.to_owned(), work, tmp, out, stdout: stdout?, stderr: stderr? };
         slot.clean()?;
         slot.adopt()?;
         Ok(slot)
@@ -65,6 +57,24 @@ impl SlotDirectory {
         rustix::stdio::dup2_stdout(&self.stdout)?;
         rustix::stdio::dup2_stderr(&self.stderr)?;
         Ok(())
+    }
+
+    /// Leaves logs to those who still read them, with a lock, as those of an execution that wrote nothing. To be called
+    /// when the next one is claimed: who locks a log after that sees by the claim that it is another's.
+    pub(crate) fn part_with_watched_logs(&mut self) -> io::Result<()> {
+        let mut parted = false;
+        for (name, log) in [(STDOUT, &mut self.stdout), (STDERR, &mut self.stderr)] {
+            match flock(&*log, FlockOperation::NonBlockingLockExclusive) {
+                Ok(()) => flock(&*log, FlockOperation::Unlock)?,
+                Err(Errno::WOULDBLOCK) => {
+                    *log = new_log(&self.path.join(name))?;
+                    parted = true;
+                }
+                // Where files cannot be locked, nobody has locked one.
+                Err(_) => {}
+            }
+        }
+        if parted { self.adopt_logs() } else { Ok(()) }
     }
 
     /// What an execution is told of the slot.
@@ -131,6 +141,11 @@ impl SlotDirectory {
             }
         }
     }
+}
+
+fn new_log(path: &Path) -> io::Result<File> {
+    remove_whatever(path)?;
+    open_log(path)
 }
 
 fn open_log(path: &Path) -> io::Result<File> {

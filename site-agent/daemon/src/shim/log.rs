@@ -10,7 +10,7 @@ use atoll_model::time::Timestamp;
 use rustix::fs::{FallocateFlags, fallocate};
 use serde::{Deserialize, Serialize};
 
-use super::protocol::{End, Key};
+use super::protocol::{End, EndKind, Key};
 
 pub(crate) const LOG: &str = "log";
 const NEXT_LOG: &str = "log.next";
@@ -62,6 +62,8 @@ pub(crate) struct LogContents {
     pub claimed: BTreeMap<Key, Claim>,
     /// Ended, and not forgotten.
     pub ended: BTreeMap<Key, End>,
+    /// What was claimed last, ended or not: the slot's logs are its.
+    pub latest: Option<Key>,
 }
 
 /// The writing end of a log. Records are gathered, and written with [`SlotLog::write`].
@@ -83,13 +85,9 @@ impl SlotLog {
         // Room for what has yet to be said when the disk is full; a file system that cannot give it says so then.
         let _ = fallocate(&file, FallocateFlags::KEEP_SIZE, bytes, ROOM_BYTES);
         let mut log = Self { folder: folder.to_owned(), file, bytes, gathered: Vec::new(), boot };
-        log.gather(&log.opened());
+        log.gather(&opened(log.boot.clone()));
         log.write()?;
         Ok(log)
-    }
-
-    fn opened(&self) -> Record {
-        Record::Opened { version: super::protocol::PROTOCOL_VERSION, boot: self.boot.clone(), shim: std::process::id() }
     }
 
     pub(crate) fn claimed(&mut self, key: Key, at: Timestamp) {
@@ -134,7 +132,7 @@ impl SlotLog {
             return Ok(());
         }
         self.gathered.clear();
-        self.gather(&self.opened());
+        self.gather(&opened(self.boot.clone()));
         for (key, end) in ended {
             self.gather(&Record::Ended { key: *key, end: end.clone() });
         }
@@ -151,7 +149,8 @@ impl SlotLog {
     }
 }
 
-/// Reads the log of a slot; an absent one says nothing.
+/// Reads the log of a slot; an absent one says nothing. Outputs of an attempt that ended before the machine was booted
+/// last count for nothing: that it ended was made durable, and what it wrote was not.
 pub(crate) fn read(folder: &Path) -> io::Result<LogContents> {
     let bytes = match std::fs::read(folder.join(LOG)) {
         Ok(bytes) => bytes,
@@ -159,8 +158,8 @@ pub(crate) fn read(folder: &Path) -> io::Result<LogContents> {
         Err(error) => return Err(error),
     };
     let mut contents = LogContents::default();
+    let this_boot = boot_id()?;
     let mut boot = String::new();
-    let mut latest = None;
     let mut rest = bytes.as_slice();
     while let Some((record, after)) = decode(rest) {
         rest = after;
@@ -168,15 +167,20 @@ pub(crate) fn read(folder: &Path) -> io::Result<LogContents> {
             Record::Opened { boot: of_shim, .. } => boot = of_shim,
             Record::Claimed { key, at, clock } => {
                 contents.claimed.insert(key, Claim { at, clock, spawned: None, boot: boot.clone() });
-                latest = Some(key);
+                contents.latest = Some(key);
             }
             Record::Spawned { pid, clock } => {
-                if let Some(claim) = latest.and_then(|key| contents.claimed.get_mut(&key)) {
+                if let Some(claim) = contents.latest.and_then(|key| contents.claimed.get_mut(&key)) {
                     claim.spawned = Some((pid, clock));
                 }
             }
-            Record::Ended { key, end } => {
+            Record::Ended { key, mut end } => {
                 contents.claimed.remove(&key);
+                if end.left.outputs && boot != this_boot {
+                    let message = "the machine went down before its outputs were taken in".to_owned();
+                    end.how = EndKind::Interrupted { message };
+                    end.left.outputs = false;
+                }
                 contents.ended.insert(key, end);
             }
             Record::Forgotten { keys } => keys.iter().for_each(|key| {
@@ -187,9 +191,10 @@ pub(crate) fn read(folder: &Path) -> io::Result<LogContents> {
     Ok(contents)
 }
 
-/// Empties the log of a slot whose shim is gone, once what it said is known to the agent.
+/// Writes the log of a slot anew whose shim is gone, with what was made of it.
 pub(crate) fn replace(folder: &Path, ended: &BTreeMap<Key, End>) -> io::Result<()> {
     let mut bytes = Vec::new();
+    encode(&opened(boot_id()?), &mut bytes);
     for (key, end) in ended {
         encode(&Record::Ended { key: *key, end: end.clone() }, &mut bytes);
     }
@@ -199,6 +204,10 @@ pub(crate) fn replace(folder: &Path, ended: &BTreeMap<Key, End>) -> io::Result<(
     file.sync_data()?;
     std::fs::rename(&next, folder.join(LOG))?;
     File::open(folder)?.sync_data()
+}
+
+fn opened(boot: String) -> Record {
+    Record::Opened { version: super::protocol::PROTOCOL_VERSION, boot, shim: std::process::id() }
 }
 
 fn encode(record: &Record, buffer: &mut Vec<u8>) {
@@ -237,7 +246,7 @@ mod tests {
 
     use atoll_model::id::{Attempt, ExecutionId, RunId, StepIndex};
 
-    use super::super::protocol::{EndKind, Left};
+    use super::super::protocol::Left;
     use super::*;
 
     fn key(element: u32) -> Key {

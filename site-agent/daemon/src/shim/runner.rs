@@ -227,6 +227,7 @@ impl Runner {
         } else {
             self.log.write()?
         }
+        self.slot.part_with_watched_logs()?;
         let Some((program, arguments)) = common.command.split_first() else {
             return Err(io::Error::new(io::ErrorKind::InvalidInput, "there is no command"));
         };

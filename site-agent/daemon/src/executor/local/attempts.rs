@@ -19,6 +19,8 @@ pub(super) struct Known {
     pub slot: Option<u32>,
     pub phase: Phase,
     pub lent: Option<Lent>,
+    /// Whether its slot was told to end it.
+    pub killed: bool,
     /// Bytes of what it reads.
     pub bytes_in: u64,
 }
@@ -89,6 +91,7 @@ impl Attempts {
             slot: None,
             phase: Phase::Handed { order: None },
             lent: None,
+            killed: false,
             bytes_in: 0,
         });
         known.slot = Some(slot);

@@ -13,7 +13,7 @@ use super::slot::Slot;
 use super::slots::Slots;
 use super::strays::{self, Search};
 use crate::shim::protocol::{End, EndKind, FromShim, Key, Left, SlotCgroups, ToShim};
-use crate::shim::{KEPT, log};
+use crate::shim::{KEPT, OUT, STDERR, STDOUT, log, make_private, remove_whatever};
 
 /// How long what runs may take to end when it is told to.
 const STOP_PATIENCE: Duration = Duration::from_secs(10);
@@ -37,7 +37,7 @@ pub(super) fn recover(slots: &mut Slots, attempts: &mut Attempts) -> anyhow::Res
                     shim.handed.push_back((key, step));
                 }
                 let phase = Phase::Handed { order: None };
-                attempts.insert(key, Known { step, slot: Some(number), phase, lent: None, bytes_in: 0 });
+                attempts.insert(key, Known { step, slot: Some(number), phase, lent: None, killed: false, bytes_in: 0 });
                 attempts.log_at(key, path.clone(), true);
                 let state = since.map_or(FoundState::Queued, |since| FoundState::Running { since });
                 found.push(FoundAttempt { execution: key.execution, attempt: key.attempt, state });
@@ -72,9 +72,43 @@ pub(super) fn conclude(path: &Path, cgroups: &SlotCgroups) -> anyhow::Result<Vec
         } else {
             "the machine went down while it ran".to_owned()
         };
-        (key, interrupted(claim.at, message))
+        let left = if contents.latest == Some(key) { keep_logs(path, key) } else { Left::default() };
+        (key, End { left, ..interrupted(claim.at, message) })
     });
-    Ok(contents.ended.into_iter().chain(interrupted).collect())
+    let ended: BTreeMap<Key, End> = contents.ended.into_iter().chain(interrupted).collect();
+    settle(path, &ended);
+    Ok(ended.into_iter().collect())
+}
+
+/// Moves aside what an attempt had written to its logs when nobody watched over it any more.
+fn keep_logs(path: &Path, key: Key) -> Left {
+    let kept = path.join(KEPT).join(key.folder());
+    let keep = |name: &str| {
+        let written = std::fs::metadata(path.join(name)).is_ok_and(|log| log.len() > 0);
+        // It ends without its log if there is no room for another name.
+        written && make_private(&kept).is_ok() && std::fs::rename(path.join(name), kept.join(name)).is_ok()
+    };
+    Left { outputs: false, stdout: keep(STDOUT), stderr: keep(STDERR) }
+}
+
+/// Leaves a slot as what was concluded has it: the next process finds the same, even if the slot is in use again, and
+/// nothing is kept that nobody will ask for.
+fn settle(path: &Path, ended: &BTreeMap<Key, End>) {
+    if let Err(error) = log::replace(path, ended) {
+        // On a full disk the log stays as it was, and says the same.
+        tracing::warn!(path = %path.display(), %error, "the log of a slot cannot be written anew");
+    }
+    let Ok(entries) = std::fs::read_dir(path.join(KEPT)) else { return };
+    let left: BTreeMap<String, Left> = ended.iter().map(|(key, end)| (key.folder(), end.left)).collect();
+    for entry in entries.flatten() {
+        let left = entry.file_name().to_str().and_then(|name| left.get(name).copied()).unwrap_or_default();
+        let unwanted = if left.anything() { entry.path().join(OUT) } else { entry.path() };
+        if !left.outputs
+            && let Err(error) = remove_whatever(&unwanted)
+        {
+            tracing::warn!(path = %unwanted.display(), %error, "what an attempt left cannot be removed");
+        }
+    }
 }
 
 pub(super) fn interrupted(started_at: Timestamp, message: String) -> End {

@@ -1,6 +1,6 @@
 //! A slot as the agent sees it: its directory, the shim that owns it, and what that shim was handed.
 
-use std::collections::VecDeque;
+use std::collections::{BTreeSet, VecDeque};
 use std::fs::{self, File};
 use std::io::{self, Read, Write};
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
@@ -28,6 +28,8 @@ pub(super) struct Slot {
     pub number: u32,
     pub path: PathBuf,
     pub state: SlotState,
+    /// Ends that its next shim need not remember.
+    pub forgotten: BTreeSet<Key>,
 }
 
 #[derive(Debug)]
@@ -73,7 +75,7 @@ pub(super) enum ShimError {
 
 impl Slot {
     pub(super) fn new(slots: &Path, number: u32) -> Self {
-        Self { number, path: slots.join(number.to_string()), state: SlotState::Empty }
+        Self { number, path: slots.join(number.to_string()), state: SlotState::Empty, forgotten: BTreeSet::new() }
     }
 
     pub(super) fn shim(&self) -> Option<&Shim> {
@@ -94,7 +96,8 @@ impl Slot {
     pub(super) fn start(&mut self, program: &ShimProgram, setup: &Setup) -> Result<(), ShimError> {
         let prepare = |source| ShimError::Prepare { path: self.path.clone(), source };
         make_private(&self.path).map_err(prepare)?;
-        let ended = log::read(&self.path).map_err(prepare)?.ended;
+        let mut ended = log::read(&self.path).map_err(prepare)?.ended;
+        ended.retain(|key, _| !self.forgotten.contains(key));
         log::replace(&self.path, &ended).map_err(prepare)?;
         let folder = File::open(&self.path).map_err(prepare)?;
         let socket = short_path(&folder);
@@ -114,6 +117,7 @@ impl Slot {
         let mut shim = Shim::new(stream).map_err(prepare)?;
         shim.child = Some(child);
         self.state = SlotState::Live(Box::new(shim));
+        self.forgotten.clear();
         Ok(())
     }
 

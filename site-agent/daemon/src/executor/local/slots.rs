@@ -9,7 +9,7 @@ use super::cgroups::AgentCgroups;
 use super::slot::{Shim, ShimError, Slot, SlotState, StepKey};
 use crate::config::ShimProgram;
 use crate::shim::make_private;
-use crate::shim::protocol::{Hello, Isolation, Setup, SlotCgroups, ToShim};
+use crate::shim::protocol::{Hello, Isolation, Key, Setup, SlotCgroups, ToShim};
 
 #[derive(Debug)]
 pub(super) struct Slots {
@@ -75,6 +75,15 @@ impl Slots {
 
     pub(super) fn shim_mut(&mut self, number: u32) -> Option<&mut Shim> {
         self.slots.get_mut(&number).and_then(Slot::shim_mut)
+    }
+
+    /// The end of an attempt is durable elsewhere: neither the slot's shim nor its next one need remember it.
+    pub(super) fn forget(&mut self, number: u32, key: Key) {
+        match self.slots.get_mut(&number) {
+            Some(Slot { state: SlotState::Live(shim), .. }) => shim.forget(key),
+            Some(slot) => drop(slot.forgotten.insert(key)),
+            None => {}
+        }
     }
 
     pub(super) fn isolation(&self, number: u32) -> Option<Isolation> {

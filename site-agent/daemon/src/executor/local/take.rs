@@ -49,7 +49,14 @@ impl Local {
             let entries = orders::entries(&inputs);
             let bundle = bundle(&template);
             if entries.is_empty() && bundle.is_none() {
-                let known = Known { step, slot: None, phase: Phase::Handed { order: None }, lent: None, bytes_in };
+                let known = Known {
+                    step,
+                    slot: None,
+                    phase: Phase::Handed { order: None },
+                    lent: None,
+                    killed: false,
+                    bytes_in,
+                };
                 self.attempts.insert(key, known);
                 self.hand(key, &template, &inputs, None, ahead);
                 return;
@@ -57,7 +64,7 @@ impl Local {
             self.workers.stage(key, entries, bundle);
         }
         let phase = Phase::Staging { template, inputs, ahead, killed: false };
-        self.attempts.insert(key, Known { step, slot: None, phase, lent: None, bytes_in });
+        self.attempts.insert(key, Known { step, slot: None, phase, lent: None, killed: false, bytes_in });
     }
 
     fn staged(&mut self, key: Key, staged: Staged) {
@@ -180,6 +187,7 @@ impl Local {
             Some(known) => match &mut known.phase {
                 Phase::Staging { killed, .. } => *killed = true,
                 Phase::Handed { .. } => {
+                    known.killed = true;
                     if let Some(shim) = known.slot.and_then(|slot| self.slots.shim_mut(slot)) {
                         shim.say(&ToShim::Kill(key));
                     }
@@ -222,9 +230,7 @@ impl Local {
         let Some(known) = self.attempts.remove(key) else { return };
         let kept = match (&known.phase, known.slot) {
             (Phase::Ended { left }, Some(slot)) => {
-                if let Some(shim) = self.slots.shim_mut(slot) {
-                    shim.forget(key);
-                }
+                self.slots.forget(slot, key);
                 left.anything().then(|| self.slots.path(slot).join(KEPT).join(key.folder()))
             }
             (Phase::Ended { .. } | Phase::Staging { .. } | Phase::Handed { .. } | Phase::Imported { .. }, _) => None,
@@ -283,9 +289,13 @@ impl Local {
     /// A slot is empty after its shim died: what it had claimed has ended, what it had not goes to another.
     fn cleared(&mut self, number: u32, ended: Vec<(Key, End)>) {
         for (key, end) in ended {
-            let told = matches!(self.attempts.get(key).map(|known| &known.phase), Some(Phase::Ended { .. }) | None);
-            if !told {
-                self.ended(number, key, &end);
+            match self.attempts.get(key).map(|known| &known.phase) {
+                // Over, and told of: the shim died before it heard that it may forget it.
+                None => self.slots.forget(number, key),
+                Some(Phase::Ended { .. }) => {}
+                Some(Phase::Staging { .. } | Phase::Handed { .. } | Phase::Imported { .. }) => {
+                    self.ended(number, key, &end);
+                }
             }
         }
         self.slots.cleared(number);
@@ -304,8 +314,14 @@ impl Local {
     }
 
     fn hand_again(&mut self, key: Key) {
-        let Some(Known { step, phase: Phase::Handed { order }, .. }) = self.attempts.get_mut(key) else { return };
+        let Some(Known { step, phase: Phase::Handed { order }, killed, .. }) = self.attempts.get_mut(key) else {
+            return;
+        };
         let (step, order) = (*step, order.clone());
+        if *killed {
+            // The shim died before it heard of it, and it had not begun.
+            return self.killed(key);
+        }
         let Some((common, order)) = order else {
             // Of an earlier process of the agent: whether it ran is in no log, so it did not.
             return self.not_started(key, FailureReason::Agent, "the process that was to run it has died".to_owned());

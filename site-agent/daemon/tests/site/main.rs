@@ -1,0 +1,12 @@
+//! A site for real: an agent's process and its shims, driven by a control plane that says what a test wants. Named after
+//! the rows of the failure matrix whose truth lies here.
+#![expect(clippy::unwrap_used, reason = "a panic is a failed test")]
+
+mod authority;
+mod control;
+mod ends;
+mod machine;
+mod outputs;
+mod restarts;
+mod shims;
+mod site;
