@@ -51,9 +51,8 @@ async fn a6_an_agent_killed_again_and_again_after_a_dead_shim_tells_of_it_once()
     for round in 0..3 {
         site.start_agent().await;
         // The slot is taken by another, which drops what its log said of the shim before.
-        let other = site.run(&format!("echo other >> @/other.{round}"));
+        site.run(&format!("echo other >> @/other.{round}"));
         site.trace(&format!("other.{round}")).await;
-        let _ = other;
         site.kill_agent();
     }
     site.control.deafen(false);
@@ -80,9 +79,7 @@ async fn a_cancel_is_heard_though_the_shim_died_before_it_could_hear_it() {
     let next = site.run_step(next);
     // Handed to the shim that does not hear, and cancelled there.
     site.cancel(next);
-    let heard =
-        site.control.until("the cancel's acknowledgement", |state| state.acknowledged_all().then_some(())).await;
-    let _ = heard;
+    site.control.until("the cancel's acknowledgement", |state| state.acknowledged_all().then_some(())).await;
     kill_process(shim, Signal::KILL).unwrap();
     assert_eq!(site.control.finished(next).await.outcome, Outcome::Cancelled);
     assert_eq!(site.trace("starts").await, before, "it never started");
