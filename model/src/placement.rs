@@ -17,6 +17,9 @@ pub struct SiteSelector {
     pub names: Vec<SiteName>,
     pub labels: Labels,
     pub place: Place,
+    /// Where each name stands, in the order of the names, and each label: its name, and its value.
+    pub name_places: Vec<Place>,
+    pub label_places: BTreeMap<String, (Place, Place)>,
 }
 
 impl SiteSelector {

@@ -76,6 +76,7 @@ pub struct Step {
     pub when: Option<Expression>,
     pub site: SiteSelector,
     pub resources: Resources,
+    pub resource_places: ResourcePlaces,
     pub retry: Retry,
     pub outputs: IndexMap<String, Output>,
     /// Steps whose outputs its expressions read, and those it names under `after`; each before it in no cycle.
@@ -83,6 +84,13 @@ pub struct Step {
     pub start: StartMode,
     pub on_disconnect: OnDisconnect,
     pub environment: IndexMap<String, String>,
+}
+
+/// Where a file says what a step asks for; the step itself, where it does not.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ResourcePlaces {
+    pub cpu: Place,
+    pub memory: Place,
 }
 
 /// What an execution of a step does.

@@ -521,9 +521,9 @@ fn unknown_sites_and_labels_are_named() {
         expect![[r#"
             3:22 there is no site `egde`
                 = did you mean `edge`?
-            4:22 no site has a label `teir`
+            4:34 no site has a label `teir`
                 = did you mean `tier`?
-            5:22 no site has `tier: hcp`
+            5:40 no site has `tier: hcp`
                 = did you mean `hpc`?
             6:22 no site has everything that the step asks for
         "#]],
@@ -542,11 +542,11 @@ fn resources_that_no_admissible_site_has_are_refused() {
         "workflow: w\nsteps:\n  a: { run: x, site: edge, resources: { memory: 2GiB } }\n  b: { run: x, resources: { memory: 2GiB } }\n  \
          c: { run: x, resources: { cpu: 8 } }\n  d: { run: x, resources: { memory: 1TiB } }\n",
         expect![[r#"
-            3:3 step `a` asks for 2 GiB of memory, more than any site has where it may run
+            3:49 step `a` asks for 2 GiB of memory, more than any site has where it may run
                 = `edge` has the most: 1 GiB
-            5:3 step `c` asks for 8 CPUs, more than any site has where it may run
+            5:34 step `c` asks for 8 CPUs, more than any site has where it may run
                 = `hpc` has the most: 4
-            6:3 step `d` asks for 1 TiB of memory, more than any site has where it may run
+            6:37 step `d` asks for 1 TiB of memory, more than any site has where it may run
                 = `hpc` has the most: 64 GiB
         "#]],
     );

@@ -15,7 +15,7 @@ use crate::placement::SiteSelector;
 use crate::reading::{Fields, Report};
 use crate::resources::Resources;
 use crate::value::Type;
-use crate::workflow::{Action, Input, OnDisconnect, Output, Retry, StartMode, Step, Work, Workflow};
+use crate::workflow::{Action, Input, OnDisconnect, Output, ResourcePlaces, Retry, StartMode, Step, Work, Workflow};
 use crate::yaml::Node;
 
 /// What a workflow file refers to and does not hold itself.
@@ -142,6 +142,7 @@ fn import_step(held: &Held, index: StepIndex) -> Step {
         when: None,
         site: SiteSelector { names: vec![site.clone()], place: held.place, ..SiteSelector::default() },
         resources: Resources::default(),
+        resource_places: ResourcePlaces { cpu: held.place, memory: held.place },
         retry: Retry::default(),
         outputs: IndexMap::from_iter([(held.input.clone(), output)]),
         needs: Vec::new(),

@@ -1,7 +1,6 @@
 //! Site selectors, and the rules under `placement`.
 
 use crate::diagnostic::Place;
-use crate::id::SiteName;
 use crate::placement::{PushMode, Rule, RuleMatch, SiteSelector};
 use crate::reading::Report;
 use crate::suggestion::did_you_mean;
@@ -12,19 +11,20 @@ use crate::yaml::{Kind, Node};
 pub(super) fn read_selector(report: &mut Report, node: &Node, what: &str) -> SiteSelector {
     let mut selector = SiteSelector { place: node.place, ..SiteSelector::default() };
     if matches!(node.kind, Kind::Scalar { .. } | Kind::Sequence(_)) {
-        selector.names = read_names(report, node);
+        read_names(report, node, &mut selector);
         return selector;
     }
     let fields = report.fields(node, what, &["name", "names", "site", "sites", "labels"]);
     for field in ["name", "site", "names", "sites"] {
         if let Some(node) = fields.get(field) {
-            selector.names.extend(read_names(report, node));
+            read_names(report, node, &mut selector);
         }
     }
     if let Some(labels) = fields.get("labels") {
         for entry in report.entries(labels, "`labels`") {
             if let Some(value) = report.text(&entry.value, "the value of a label") {
                 selector.labels.insert(entry.key.clone(), value.to_owned());
+                selector.label_places.insert(entry.key.clone(), (entry.key_place, entry.value.place));
             }
         }
     }
@@ -35,15 +35,16 @@ pub(super) fn read_selector(report: &mut Report, node: &Node, what: &str) -> Sit
     selector
 }
 
-fn read_names(report: &mut Report, node: &Node) -> Vec<SiteName> {
-    let mut names = Vec::new();
+fn read_names(report: &mut Report, node: &Node, selector: &mut SiteSelector) {
     for (text, place) in report.texts(node, "the name of a site") {
         match text.parse() {
-            Ok(name) => names.push(name),
+            Ok(name) => {
+                selector.names.push(name);
+                selector.name_places.push(place);
+            }
             Err(error) => report.error(place, format!("{error}"), None),
         }
     }
-    names
 }
 
 pub(super) fn read_rules(report: &mut Report, node: &Node, workflow: &Workflow) -> Vec<Rule> {

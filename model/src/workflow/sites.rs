@@ -62,11 +62,12 @@ impl Check<'_> {
     fn selector(&mut self, selector: &SiteSelector, what: &str) -> bool {
         let sites = self.sites;
         let mut known = true;
-        for name in &selector.names {
+        for (number, name) in selector.names.iter().enumerate() {
             if !sites.iter().any(|site| site.name == *name) {
                 let help = did_you_mean(name.as_str(), sites.iter().map(|site| site.name.as_str()));
                 let help = help.or_else(|| Some(format!("make it one: `atoll site token create {name}`")));
-                self.report.error(selector.place, format!("there is no site `{name}`"), help);
+                let place = selector.name_places.get(number).copied().unwrap_or(selector.place);
+                self.report.error(place, format!("there is no site `{name}`"), help);
                 known = false;
             }
         }
@@ -78,12 +79,13 @@ impl Check<'_> {
             }
             known = false;
             let labels: BTreeSet<&str> = sites.iter().flat_map(|site| site.labels.keys()).map(String::as_str).collect();
-            let (message, help) = if values.is_empty() {
-                (format!("no site has a label `{label}`"), did_you_mean(label, labels.iter().copied()))
+            let (key, written) = selector.label_places.get(label).copied().unwrap_or((selector.place, selector.place));
+            let (place, message, help) = if values.is_empty() {
+                (key, format!("no site has a label `{label}`"), did_you_mean(label, labels.iter().copied()))
             } else {
-                (format!("no site has `{label}: {value}`"), did_you_mean(value, values.iter().copied()))
+                (written, format!("no site has `{label}: {value}`"), did_you_mean(value, values.iter().copied()))
             };
-            self.report.error(selector.place, message, help);
+            self.report.error(place, message, help);
         }
         if known && self.admitted(selector).is_empty() {
             let message = if sites.is_empty() {
@@ -118,7 +120,7 @@ impl Check<'_> {
                 format_size(memory)
             );
             let help = Some(format!("`{site}` has the most: {}", format_size(capacity.memory_bytes)));
-            self.report.error(step.place, message, help);
+            self.report.error(step.resource_places.memory, message, help);
             return;
         }
         let most_cpu = capacities.iter().max_by_key(|(_, capacity)| capacity.cpu_millis);
@@ -132,7 +134,7 @@ impl Check<'_> {
                 cpus(wanted.cpu_millis)
             );
             let help = Some(format!("`{site}` has the most: {}", cpus(capacity.cpu_millis)));
-            self.report.error(step.place, message, help);
+            self.report.error(step.resource_places.cpu, message, help);
             return;
         }
         let fits = |capacity: &Capacity| {
@@ -142,7 +144,7 @@ impl Check<'_> {
         if !capacities.iter().any(|(_, capacity)| fits(capacity)) {
             let message =
                 format!("no site where step `{}` may run has both the memory and the CPUs that it asks for", step.name);
-            self.report.error(step.place, message, None);
+            self.report.error(step.resource_places.memory, message, None);
         }
     }
 

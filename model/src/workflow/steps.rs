@@ -12,7 +12,7 @@ use crate::limits::STEPS_MAX;
 use crate::reading::{Fields, Report};
 use crate::suggestion::did_you_mean;
 use crate::value::Type;
-use crate::workflow::{Action, OnDisconnect, Output, StartMode, Step, Work};
+use crate::workflow::{Action, OnDisconnect, Output, ResourcePlaces, StartMode, Step, Work};
 use crate::yaml::{Entry, Kind, Node};
 
 const STEP_FIELDS: &[&str] = &[
@@ -223,6 +223,7 @@ impl Draft<'_> {
             foreach,
             when,
             site: fields.get("site").map(|node| read_selector(report, node, "`site`")).unwrap_or_default(),
+            resource_places: resource_places(&fields, self.place),
             resources: resources.or(own_resources).unwrap_or_default(),
             retry: fields.get("retry").map(|node| read_retry(report, node)).unwrap_or_default(),
             outputs: self.outputs,
@@ -259,6 +260,16 @@ impl Draft<'_> {
         }
         bindings
     }
+}
+
+fn resource_places(fields: &Fields<'_>, step: Place) -> ResourcePlaces {
+    let resources = fields.get("resources");
+    let entries = resources.map_or(&[][..], |node| match &node.kind {
+        Kind::Mapping(entries) => entries,
+        Kind::Scalar { .. } | Kind::Sequence(_) => &[],
+    });
+    let of = |name: &str| entries.iter().find(|entry| entry.key == name).map_or(step, |entry| entry.value.place);
+    ResourcePlaces { cpu: of("cpu"), memory: of("memory") }
 }
 
 fn add_defaults(report: &mut Report, action: &Action, place: Place, bindings: &mut IndexMap<String, Expression>) {

@@ -44,7 +44,7 @@ fn a_broken_workflow_is_refused_with_its_place_and_what_would_be_right() -> Resu
             "need each other",
         ),
         ("workflow: w\nsteps:\n  a:\n    site: atlantis\n    run: \"true\"\n", 4, "atlantis"),
-        ("workflow: w\nsteps:\n  a:\n    resources: { memory: 900TiB }\n    run: \"true\"\n", 3, "memory"),
+        ("workflow: w\nsteps:\n  a:\n    resources:\n      memory: 900TiB\n    run: \"true\"\n", 5, "memory"),
         ("workflow: w\ninputs:\n  n: { type: intger }\nsteps:\n  a:\n    run: \"true\"\n", 3, "integer"),
     ];
     for (source, line, expected) in cases {

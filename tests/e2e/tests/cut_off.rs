@@ -1,7 +1,9 @@
 //! A site that is cut off goes on with what was delegated to it, and reconciles.
 
-use anyhow::Result;
-use e2e_tests::{Cluster, wait_for};
+use std::time::{Duration, Instant};
+
+use anyhow::{Result, ensure};
+use e2e_tests::{Cluster, Options, wait_for};
 
 #[test]
 fn a_site_cut_off_in_the_middle_of_a_chain_finishes_it_alone() -> Result<()> {
@@ -122,5 +124,20 @@ outputs:
     let mut ran: Vec<u32> = std::fs::read_to_string(&effects)?.lines().map(|line| line.parse().unwrap()).collect();
     ran.sort_unstable();
     assert_eq!(ran, expected, "each exactly once");
+    Ok(())
+}
+
+#[test]
+fn an_agent_that_is_asked_to_end_ends_at_once() -> Result<()> {
+    let mut cluster = Cluster::start(Options { sites: vec!["edge"], ..Options::default() })?;
+    for _ in 0..3 {
+        let shown = cluster.run("workflow: w\nsteps:\n  a: { run: \"true\" }\n", &[])?;
+        ensure!(shown["state"] == "succeeded", "{shown:#}");
+        let asked = Instant::now();
+        cluster.stop_agent("edge")?;
+        ensure!(asked.elapsed() < Duration::from_millis(1_500), "it took {:?}", asked.elapsed());
+        cluster.start_agent("edge")?;
+        cluster.wait_for_site("edge", "ready")?;
+    }
     Ok(())
 }

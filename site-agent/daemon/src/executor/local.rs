@@ -180,6 +180,10 @@ impl Local {
             }
             self.write();
             self.flush();
+            if self.quit {
+                // Shims go on without an agent; the next one finds them.
+                return;
+            }
             if Instant::now() >= look_at {
                 self.slots.let_idle_go(SHIM_IDLE_MAX);
                 look_at = Instant::now() + LOOK_INTERVAL;
@@ -195,9 +199,6 @@ impl Local {
                 self.hear(slot);
             }
         }
-        // Shims go on without an agent; the next one finds them.
-        self.write();
-        self.flush();
     }
 
     fn flush(&mut self) {
