@@ -169,3 +169,57 @@ async fn an_output_that_is_missing_is_named_unless_it_is_optional() {
     let (why, message) = reason(site.control.finished(execution).await.outcome);
     assert_eq!((why, message.as_str()), (FailureReason::MissingOutput, "the output table is missing"));
 }
+
+/// The seals in the store's log that were not dropped.
+fn seals(site: &Site) -> Vec<String> {
+    let log = std::fs::read_to_string(site.data().join("store/sealed/log")).unwrap();
+    let lines: Vec<serde_json::Value> = log.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
+    let dropped = |seal: &serde_json::Value| lines.iter().any(|line| line["dropped"]["seal"] == *seal);
+    let sealed = lines.iter().map(|line| &line["sealed"]).filter(|sealed| !sealed.is_null());
+    sealed.filter(|sealed| !dropped(&sealed["seal"])).map(|sealed| sealed["claim"].to_string()).collect()
+}
+
+#[tokio::test]
+async fn the_store_forgets_the_seals_of_what_was_reported() {
+    let mut site = Site::start().await;
+    for last in [false, true] {
+        let mut step = site.step("echo $$; echo $$ > \"$ATOLL_OUTPUTS/out\"");
+        step.outputs = vec![output("out", Type::File)];
+        let executions = site.run_elements(step, 5);
+        for execution in executions {
+            site.control.finished(execution).await;
+        }
+        if last {
+            // Killed with some of it undone, the next process does it.
+            site.kill_agent();
+            site.start_agent().await;
+        }
+        eventually("the end of all seals", || seals(&site).is_empty().then_some(())).await;
+    }
+}
+
+#[tokio::test]
+async fn an_output_that_is_still_sealed_is_handed_to_its_followers() {
+    let mut site = Site::start().await;
+    let mut make = site.step("head -c 100000000 /dev/zero > \"$ATOLL_OUTPUTS/big\"");
+    make.outputs = vec![output("big", Type::File)];
+    let producer = site.run_step(make);
+    let mut followers = Vec::new();
+    for _ in 0..4 {
+        let mut step = site.step("wc -c < \"$big\" > \"$ATOLL_OUTPUTS/bytes\"");
+        step.outputs = vec![output("bytes", Type::Integer)];
+        let source = BindingSource::Output {
+            execution: producer,
+            attempt: atoll_model::id::Attempt::FIRST,
+            output: "big".to_owned(),
+        };
+        followers.push(site.run_bound(step, vec![Binding { name: "big".to_owned(), source }]));
+    }
+    let made = site.control.finished(producer).await;
+    for follower in followers {
+        let end = site.control.finished(follower).await;
+        assert_eq!(end.outputs, [Value::Integer(100_000_000)], "{end:?}");
+        assert!(end.finished_at >= made.finished_at);
+    }
+    eventually("the end of all seals", || seals(&site).is_empty().then_some(())).await;
+}

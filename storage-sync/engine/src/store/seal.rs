@@ -75,6 +75,11 @@ impl SiteStore {
         stored
     }
 
+    /// Every seal that was not dropped, of earlier processes too, with whose it is.
+    pub fn seals(&self) -> Vec<(SealId, String)> {
+        locked(&self.inner.claims).iter().map(|(claim, seal)| (*seal, claim.clone())).collect()
+    }
+
     /// Forgets a seal, and drops what is sealed under it if it was not committed.
     pub fn drop_seal(&self, seal: SealId) -> Result<(), StoreError> {
         let inner = &self.inner;

@@ -46,14 +46,21 @@ struct Sealed {
 }
 
 /// Takes in what several attempts left: all of it is sealed first, which `tell` hears at once, and then made durable
-/// together.
-pub(super) fn take_in(store: &SiteStore, collections: &[Collection], tell: &dyn Fn(Vec<Event>)) {
+/// together. Answers with the seals of each.
+pub(super) fn take_in(
+    store: &SiteStore,
+    collections: &[Collection],
+    tell: &dyn Fn(Vec<Event>),
+) -> Vec<(Key, Vec<SealId>)> {
     let mut events = Vec::new();
     let sealed: Vec<Sealed> = collections.iter().map(|collection| collection.seal(store, &mut events)).collect();
     if !events.is_empty() {
         tell(events);
     }
-    let seals: Vec<SealId> = sealed.iter().flat_map(Sealed::seals).collect();
+    let of_each =
+        collections.iter().zip(&sealed).map(|(collection, sealed)| (collection.key, sealed.seals().collect()));
+    let of_each: Vec<(Key, Vec<SealId>)> = of_each.collect();
+    let seals: Vec<SealId> = of_each.iter().flat_map(|(_, seals)| seals).copied().collect();
     let mut committed = store.commit_all(&seals).into_iter();
     let events = collections
         .iter()
@@ -65,6 +72,7 @@ pub(super) fn take_in(store: &SiteStore, collections: &[Collection], tell: &dyn 
         })
         .collect();
     tell(events);
+    of_each
 }
 
 impl Sealed {

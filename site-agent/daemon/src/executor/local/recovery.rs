@@ -12,7 +12,7 @@ use super::attempts::{Attempts, Known, Phase};
 use super::slot::Slot;
 use super::slots::Slots;
 use super::strays::{self, Search};
-use crate::shim::protocol::{End, EndKind, FromShim, Key, Left, SlotCgroups, ToShim};
+use crate::shim::protocol::{End, EndKind, FromShim, Hello, Key, Left, SlotCgroups, ToShim};
 use crate::shim::{KEPT, OUT, STDERR, STDOUT, log, make_private, remove_whatever};
 
 /// How long what runs may take to end when it is told to.
@@ -28,6 +28,7 @@ pub(super) fn recover(slots: &mut Slots, attempts: &mut Attempts) -> anyhow::Res
         let path = slot.path.clone();
         let mut ended: Vec<(Key, End)> = Vec::new();
         if let Some(hello) = slot.connect()? {
+            sweep(&path, &lefts(&hello));
             ended.extend(hello.ended);
             let running = hello.running.map(|(key, since)| (key, Some(since)));
             let queued = hello.queued.into_iter().map(|key| (key, None));
@@ -53,6 +54,13 @@ pub(super) fn recover(slots: &mut Slots, attempts: &mut Attempts) -> anyhow::Res
         }
     }
     Ok(found)
+}
+
+/// What a live shim may have in its slot for the agent.
+fn lefts(hello: &Hello) -> BTreeMap<String, Left> {
+    let anything = Left { outputs: true, stdout: true, stderr: true };
+    let unfinished = hello.running.iter().map(|(key, _)| key).chain(&hello.queued).map(|key| (key.folder(), anything));
+    unfinished.chain(hello.ended.iter().map(|(key, end)| (key.folder(), end.left))).collect()
 }
 
 /// How the attempts of a slot ended whose shim is gone. Whatever of them is left is killed first.
@@ -98,8 +106,12 @@ fn settle(path: &Path, ended: &BTreeMap<Key, End>) {
         // On a full disk the log stays as it was, and says the same.
         tracing::warn!(path = %path.display(), %error, "the log of a slot cannot be written anew");
     }
+    sweep(path, &ended.iter().map(|(key, end)| (key.folder(), end.left)).collect());
+}
+
+/// Removes what is kept in a slot and in nobody's name: the process that was to remove it was killed.
+fn sweep(path: &Path, left: &BTreeMap<String, Left>) {
     let Ok(entries) = std::fs::read_dir(path.join(KEPT)) else { return };
-    let left: BTreeMap<String, Left> = ended.iter().map(|(key, end)| (key.folder(), end.left)).collect();
     for entry in entries.flatten() {
         let left = entry.file_name().to_str().and_then(|name| left.get(name).copied()).unwrap_or_default();
         let unwanted = if left.anything() { entry.path().join(OUT) } else { entry.path() };

@@ -237,7 +237,7 @@ impl Local {
         };
         let check = known.slot.and_then(|slot| self.slots.isolation(slot)) == Some(Isolation::Nothing);
         if kept.is_some() || known.lent.is_some() {
-            self.workers.job(Job::Release { key, kept, lent: known.lent, check });
+            self.workers.release(Job::Release { key, kept, lent: known.lent, check });
         }
     }
 

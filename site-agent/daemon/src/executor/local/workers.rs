@@ -1,5 +1,6 @@
 //! Threads beside the executor's: one makes inputs ready, one takes in outputs; slow things get one of their own.
 
+use std::collections::{BTreeMap, HashMap};
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::mpsc::{Receiver, Sender, channel};
@@ -29,8 +30,14 @@ pub(crate) struct Staged {
 }
 
 enum Preparation {
-    Stage { key: Key, entries: Vec<Entry>, bundle: Option<ObjectRef> },
+    Stage {
+        key: Key,
+        entries: Vec<Entry>,
+        bundle: Option<ObjectRef>,
+    },
     Locate(ObjectRef),
+    /// To be handed on once everything that was asked for before is ready.
+    Release(Job),
 }
 
 pub(super) struct Workers {
@@ -43,10 +50,18 @@ pub(super) struct Workers {
 impl Workers {
     pub(super) fn start(options: &LocalOptions, executor: &Executor, attempts: &Attempts) -> anyhow::Result<Self> {
         let stage = Arc::new(Stage::new(options.store.clone(), &options.data_dir, options.imports.clone())?);
-        let known: Vec<String> = attempts.keys().map(Key::folder).collect();
+        let known: BTreeMap<String, Key> = attempts.keys().map(|key| (key.folder(), key)).collect();
         for folder in stage.leftovers()? {
-            if !known.contains(&folder) {
+            if !known.contains_key(&folder) {
                 stage.take_back(&folder);
+            }
+        }
+        let mut seals: HashMap<Key, Vec<SealId>> = HashMap::new();
+        for (seal, claim) in options.store.seals() {
+            match claim.split('/').next().and_then(|folder| known.get(folder)) {
+                Some(key) => seals.entry(*key).or_default().push(seal),
+                // Its attempt was released by a process before this one, or never reported that it had ended.
+                None => drop_seal(&options.store, seal),
             }
         }
         let (preparations, to_prepare) = channel();
@@ -56,10 +71,15 @@ impl Workers {
             store: options.store.clone(),
             executor: executor.clone(),
             tell: Arc::clone(&options.tell),
+            jobs: jobs.clone(),
         };
         thread::Builder::new().name("atoll-staging".to_owned()).spawn(move || preparer.run(&to_prepare))?;
-        let collector =
-            Collector { stage: Arc::clone(&stage), store: options.store.clone(), tell: Arc::clone(&options.tell) };
+        let collector = Collector {
+            stage: Arc::clone(&stage),
+            store: options.store.clone(),
+            tell: Arc::clone(&options.tell),
+            seals,
+        };
         thread::Builder::new().name("atoll-outputs".to_owned()).spawn(move || collector.run(&to_do))?;
         Ok(Self { stage, executor: executor.clone(), preparations, jobs })
     }
@@ -79,6 +99,11 @@ impl Workers {
 
     pub(super) fn job(&self, job: Job) {
         let _ = self.jobs.send(job);
+    }
+
+    /// Clears up after an attempt once the inputs are ready of those that were to read its sealed outputs.
+    pub(super) fn release(&self, job: Job) {
+        let _ = self.preparations.send(Preparation::Release(job));
     }
 
     /// Imports may be large, and hold up nothing else.
@@ -117,6 +142,7 @@ struct Preparer {
     store: SiteStore,
     executor: Executor,
     tell: Tell,
+    jobs: Sender<Job>,
 }
 
 impl Preparer {
@@ -129,6 +155,7 @@ impl Preparer {
                     self.executor.ring();
                 }
                 Preparation::Locate(object) => self.locate(object),
+                Preparation::Release(job) => drop(self.jobs.send(job)),
             }
         }
     }
@@ -166,10 +193,12 @@ struct Collector {
     stage: Arc<Stage>,
     store: SiteStore,
     tell: Tell,
+    /// Of attempts that are not released.
+    seals: HashMap<Key, Vec<SealId>>,
 }
 
 impl Collector {
-    fn run(self, jobs: &Receiver<Job>) {
+    fn run(mut self, jobs: &Receiver<Job>) {
         let mut together: Vec<Collection> = Vec::new();
         while let Ok(job) = jobs.recv() {
             let mut next = Some(job);
@@ -189,14 +218,15 @@ impl Collector {
         }
     }
 
-    fn take_in(&self, together: &mut Vec<Collection>) {
+    fn take_in(&mut self, together: &mut Vec<Collection>) {
         if !together.is_empty() {
-            collect::take_in(&self.store, together, &|events| (self.tell)(events));
+            let sealed = collect::take_in(&self.store, together, &|events| (self.tell)(events));
+            self.seals.extend(sealed);
             together.clear();
         }
     }
 
-    fn clear_up(&self, job: Job) {
+    fn clear_up(&mut self, job: Job) {
         match job {
             Job::Collect(_) => unreachable!("collections are gathered"),
             Job::Release { key, kept, lent, check } => {
@@ -214,15 +244,18 @@ impl Collector {
                 {
                     tracing::warn!(path = %kept.display(), %error, "what an attempt left cannot be removed");
                 }
-            }
-            Job::DropSealed(seals) => {
-                for seal in seals {
-                    if let Err(error) = self.store.drop_seal(SealId(seal.0)) {
-                        tracing::warn!(seal = seal.0, error = full_message(&error), "sealed outputs cannot be dropped");
-                    }
+                for seal in self.seals.remove(&key).unwrap_or_default() {
+                    drop_seal(&self.store, seal);
                 }
             }
+            Job::DropSealed(seals) => seals.into_iter().for_each(|seal| drop_seal(&self.store, SealId(seal.0))),
         }
+    }
+}
+
+fn drop_seal(store: &SiteStore, seal: SealId) {
+    if let Err(error) = store.drop_seal(seal) {
+        tracing::warn!(seal = seal.0, error = full_message(&error), "a sealed output cannot be dropped");
     }
 }
 
