@@ -7,6 +7,7 @@ mod audit;
 pub mod config;
 pub mod driver;
 pub mod identity;
+mod patience;
 mod server;
 pub mod telemetry;
 #[cfg(test)]

@@ -202,10 +202,7 @@ impl Server {
         let beside = bucket_routes(app.bucket.clone());
         let serving_agents = agents::serve(agents, agents_listener, agents_tls, beside, self.closing.clone());
         self.tasks.spawn(report(failed.clone(), async { Ok(serving_agents.await?) }));
-        let serving_people =
-            api::listener::serve(people, people_tls, api::router(Arc::clone(app)), self.closing.clone());
-        let serving_people = async { serving_people.await.context("the listener for people has failed") };
-        self.tasks.spawn(report(failed, serving_people));
+        self.tasks.spawn(api::listener::serve(people, people_tls, api::router(Arc::clone(app)), self.closing.clone()));
 
         tracing::info!(url, agents = agents_address, data_dir = %config.data_dir.display(), "the control plane is up");
         if let Some(path) = &config.ready_file {

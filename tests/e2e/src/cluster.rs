@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command, Stdio};
+use std::process::{Child, Command, ExitStatus, Stdio};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, bail, ensure};
@@ -212,6 +212,20 @@ impl Cluster {
         ensure!(status.success(), "kill: {status}");
         wait_for("the agent's end", || Ok(agent.try_wait()?))?;
         Ok(())
+    }
+
+    /// Waits until the agent has ended by itself; how it did.
+    ///
+    /// # Errors
+    /// When there is no such process, or it does not end.
+    pub fn wait_for_agent_end(&mut self, site: &str) -> Result<ExitStatus> {
+        let site = self.sites.get_mut(site).context("a known site")?;
+        let mut agent = site.agent.take().context("a running agent")?;
+        let ended = wait_for("the agent's end", || Ok(agent.try_wait()?));
+        if ended.is_err() {
+            kill(agent)?;
+        }
+        ended
     }
 
     /// # Errors

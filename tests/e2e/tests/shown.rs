@@ -170,7 +170,7 @@ fn logs_of_a_running_step_are_live() -> Result<()> {
 
 #[test]
 fn a_drained_site_takes_nothing_new_and_a_revoked_one_is_gone() -> Result<()> {
-    let cluster = Cluster::two_sites()?;
+    let mut cluster = Cluster::two_sites()?;
     assert_eq!(cluster.call(&["site", "drain", "edge"])?.code, 0);
     cluster.wait_for_site("edge", "draining")?;
     let anywhere = "workflow: anywhere\nsteps:\n  a:\n    foreach: ${{ range(8) }}\n    run: \"true\"\n";
@@ -179,8 +179,17 @@ fn a_drained_site_takes_nothing_new_and_a_revoked_one_is_gone() -> Result<()> {
     assert!(shown["executions"].as_array().unwrap().iter().all(|execution| execution["site"] == "hpc"), "{shown:#}");
     assert_eq!(cluster.call(&["site", "undrain", "edge"])?.code, 0);
     cluster.wait_for_site("edge", "ready")?;
+    let run = cluster.submit("workflow: long\nsteps:\n  a:\n    site: edge\n    run: sleep 600\n", &[])?;
+    cluster.wait_for_run(&run, |shown| shown["executions"][0]["state"] == "running")?;
     assert_eq!(cluster.call(&["site", "revoke", "edge"])?.code, 0);
-    cluster.wait_for_site("edge", "revoked")
+    cluster.wait_for_site("edge", "revoked")?;
+    assert!(!cluster.wait_for_agent_end("edge")?.success(), "its agent is told, and gives up");
+    cluster.start_agent("edge")?;
+    assert!(!cluster.wait_for_agent_end("edge")?.success(), "and gets no session any more");
+    let shown = cluster.show(&run)?;
+    assert_eq!(shown["executions"][0]["site"], Value::Null, "{shown:#}");
+    assert_eq!(cluster.call(&["cancel", &run.id])?.code, 0);
+    Ok(())
 }
 
 #[test]

@@ -55,9 +55,13 @@ impl ControlPlane {
         }
         let site = known.site;
         let name = self.state.site(site).name.clone();
+        if let Some(reason) = &self.state.site(site).revoked {
+            return Err(Rejection::Forbidden(format!("site {name} is revoked: {reason}")));
+        }
         match known.redeemed {
             Some((key, agent)) if key == identity_key && self.state.site_of(agent) == Some(site) => {
                 // The answer was lost.
+                self.trusted_site(agent)?;
                 let join_counter = self.state.agents[&agent].join_counter;
                 return Ok(Response::Enrolled { agent, site: name, join_counter });
             }
@@ -70,9 +74,6 @@ impl ControlPlane {
         if self.now > known.expires_at {
             let reason = format!("the join token expired at {}; make a new one", known.expires_at);
             return Err(Rejection::Forbidden(reason));
-        }
-        if let Some(reason) = &self.state.site(site).revoked {
-            return Err(Rejection::Forbidden(format!("site {name} is revoked: {reason}")));
         }
         if let Some(before) = self.state.site(site).agent {
             self.end_session(site, Goodbye::Revoked { reason: format!("{before} was replaced by {agent}") });

@@ -132,6 +132,29 @@ fn g3_a_revoked_site_is_cut_off_and_its_work_goes_elsewhere() {
 }
 
 #[test]
+fn g3_a_token_that_was_redeemed_for_a_site_is_no_good_when_the_site_is_revoked() {
+    let mut world = World::new();
+    let (token, unused) = (TokenId::from_bits(1), TokenId::from_bits(2));
+    let site: atoll_model::id::SiteName = "edge".parse().unwrap();
+    for token in [token, unused] {
+        let lifetime = Duration::from_secs(3_600);
+        let (labels, site) = (Default::default(), site.clone());
+        world.ask(Request::CreateToken { token, secret_hash: [7; 32], site, labels, lifetime }).unwrap();
+    }
+    let redeem = |token, agent| Request::Enrol {
+        token,
+        secret_hash: [7; 32],
+        identity_key: [9; 32],
+        agent: AgentId::from_bits(agent),
+    };
+    world.ask(redeem(token, 1)).unwrap();
+    assert!(world.ask(redeem(token, 2)).is_ok(), "the answer was lost");
+    world.ask(Request::RevokeSite { site, reason: "stolen".to_owned() }).unwrap();
+    assert!(forbidden(world.ask(redeem(token, 3))).contains("stolen"));
+    assert!(forbidden(world.ask(redeem(unused, 4))).contains("stolen"));
+}
+
+#[test]
 fn a_drained_site_gets_nothing_new() {
     let mut world = World::with_sites(&["edge"]);
     world.ask(Request::DrainSite { site: "edge".parse().unwrap(), drained: true }).unwrap();
