@@ -38,6 +38,12 @@ pub(crate) struct ServerArguments {
     /// Serve the API without TLS; on loopback only.
     #[arg(long)]
     plain_http: bool,
+    /// A certificate of one's own for the API, with its whole chain (PEM).
+    #[arg(long, value_name = "FILE", requires = "tls_key")]
+    tls_cert: Option<PathBuf>,
+    /// The key of that certificate (PEM).
+    #[arg(long, value_name = "FILE", requires = "tls_cert")]
+    tls_key: Option<PathBuf>,
     /// Check the configuration, and end.
     #[arg(long)]
     check: bool,
@@ -128,6 +134,8 @@ pub(crate) async fn server(arguments: ServerArguments) -> anyhow::Result<()> {
         bucket: arguments.bucket,
         ready_file: arguments.ready_file,
         plain_http: arguments.plain_http,
+        tls_certificate: arguments.tls_cert,
+        tls_key: arguments.tls_key,
     };
     let config = control_plane_server::Config::load(arguments.config.as_deref(), flags).map_err(usage)?;
     config.check().map_err(usage)?;

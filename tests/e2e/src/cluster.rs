@@ -27,6 +27,8 @@ pub struct Options {
     pub environment: Vec<(String, String)>,
     pub server_arguments: Vec<String>,
     pub agent_arguments: Vec<String>,
+    /// Where the control plane keeps its data, if not in the installation's own folder.
+    pub server_directory: Option<PathBuf>,
     /// Where a site keeps its data, if not in the installation's own folder.
     pub site_directories: BTreeMap<&'static str, PathBuf>,
 }
@@ -120,7 +122,7 @@ impl Cluster {
     /// # Errors
     /// When it does not come up.
     pub fn start_server(&mut self) -> Result<()> {
-        let data = self.directory().join("server");
+        let data = self.options.server_directory.clone().unwrap_or_else(|| self.directory().join("server"));
         let ready_file = self.directory().join("server-ready.json");
         if ready_file.exists() {
             std::fs::remove_file(&ready_file)?;
@@ -212,6 +214,19 @@ impl Cluster {
         ensure!(status.success(), "kill: {status}");
         wait_for("the agent's end", || Ok(agent.try_wait()?))?;
         Ok(())
+    }
+
+    /// Waits until the control plane has ended by itself; how it did.
+    ///
+    /// # Errors
+    /// When there is no such process, or it does not end.
+    pub fn wait_for_server_end(&mut self) -> Result<ExitStatus> {
+        let mut server = self.server.take().context("a running control plane")?;
+        let ended = wait_for("the control plane's end", || Ok(server.try_wait()?));
+        if ended.is_err() {
+            kill(server)?;
+        }
+        ended
     }
 
     /// Waits until the agent has ended by itself; how it did.

@@ -2,9 +2,11 @@
 //! started again, cut off and looked at through the command line, as a person would.
 
 mod cluster;
+mod disk;
 mod link;
 mod process;
 
 pub use cluster::{Cluster, Options, Run, Site, wait_for};
+pub use disk::SmallDisk;
 pub use link::Link;
 pub use process::{Output, atoll, binary};

@@ -1,10 +1,9 @@
 //! What is wrong, odd or hostile: a clear error or a right result, and the agent lives.
 
-use std::path::{Path, PathBuf};
-use std::process::Command;
+use std::path::PathBuf;
 
 use anyhow::{Context as _, Result, ensure};
-use e2e_tests::{Cluster, Options, Output, Run};
+use e2e_tests::{Cluster, Options, Output, Run, SmallDisk};
 use serde_json::{Value, json};
 
 fn message(shown: &Value) -> String {
@@ -291,37 +290,11 @@ fn limits_of_time_and_memory_are_enforced_and_named() -> Result<()> {
     check_alive(&cluster)
 }
 
-/// A file system of its own for a site, that can be filled.
-struct SmallDisk {
-    mounted: PathBuf,
-}
-
-impl SmallDisk {
-    fn new(folder: &Path, mebibytes: u32) -> Result<Self> {
-        let mounted = folder.join("small");
-        std::fs::create_dir(&mounted)?;
-        let size = format!("size={mebibytes}m");
-        let status = Command::new("mount").args(["-t", "tmpfs", "-o", &size, "tmpfs"]).arg(&mounted).status()?;
-        ensure!(status.success(), "mount: {status}; this test needs root");
-        Ok(Self { mounted })
-    }
-}
-
-impl Drop for SmallDisk {
-    fn drop(&mut self) {
-        // Lazy, because the processes of a failed test may still hold it.
-        let unmounted = Command::new("umount").arg("--lazy").arg(&self.mounted).status();
-        if !unmounted.is_ok_and(|status| status.success()) {
-            eprintln!("{} stays mounted", self.mounted.display());
-        }
-    }
-}
-
 #[test]
 fn e1_a_full_disk_at_the_site_fails_the_execution_and_the_agent_lives() -> Result<()> {
     let folder = tempfile::tempdir()?;
     let disk = SmallDisk::new(folder.path(), 192)?;
-    let directory = disk.mounted.join("edge");
+    let directory = disk.path().join("edge");
     std::fs::create_dir(&directory)?;
     let cluster = Cluster::start(Options {
         sites: vec!["edge"],

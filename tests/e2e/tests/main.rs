@@ -6,4 +6,5 @@ mod cut_off;
 mod example;
 mod kills;
 mod sample;
+mod server_process;
 mod shown;

@@ -21,6 +21,8 @@ pub struct Flags {
     pub bucket: Option<String>,
     pub ready_file: Option<PathBuf>,
     pub plain_http: bool,
+    pub tls_certificate: Option<PathBuf>,
+    pub tls_key: Option<PathBuf>,
 }
 
 /// Why there is no configuration.
@@ -90,6 +92,8 @@ impl Flags {
             ("store", self.store.clone().map(Value::String)),
             ("bucket", self.bucket.clone().map(Value::String)),
             ("ready_file", self.ready_file.as_ref().map(path)),
+            ("tls.certificate", self.tls_certificate.as_ref().map(path)),
+            ("tls.key", self.tls_key.as_ref().map(path)),
             ("plain_http", self.plain_http.then_some(Value::Boolean(true))),
         ];
         fields.into_iter().filter_map(|(name, value)| Some((name, value?))).collect()

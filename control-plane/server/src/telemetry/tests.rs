@@ -7,8 +7,11 @@ use atoll_model::value::Value;
 use opentelemetry_proto::tonic::collector::trace::v1::trace_service_server::{TraceService, TraceServiceServer};
 use opentelemetry_proto::tonic::collector::trace::v1::{ExportTraceServiceRequest, ExportTraceServiceResponse};
 use opentelemetry_proto::tonic::trace::v1::Span;
+use rcgen::{BasicConstraints, CertificateParams, IsCa, Issuer, KeyPair};
+use rustls::pki_types::{CertificateDer, PrivateKeyDer};
 use serde_json::json;
 use tokio::sync::mpsc;
+use tokio_stream::StreamExt as _;
 use tokio_stream::wrappers::TcpListenerStream;
 use tracing_subscriber::layer::SubscriberExt as _;
 
@@ -74,6 +77,47 @@ async fn a_run_is_one_trace_from_its_submission_to_its_attempts() {
     let attributes: Vec<&str> = attempts[0].attributes.iter().map(|attribute| attribute.key.as_str()).collect();
     assert_eq!(attributes, ["atoll.run", "atoll.execution", "atoll.step", "atoll.attempt", "atoll.site"]);
     assert!(whole.end_time_unix_nano >= whole.start_time_unix_nano);
+}
+
+#[tokio::test]
+async fn traces_go_over_https_to_a_collector_that_a_given_ca_vouches_for() {
+    let ca_key = KeyPair::generate().unwrap();
+    let mut ca = CertificateParams::default();
+    ca.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
+    let ca_certificate = ca.self_signed(&ca_key).unwrap();
+    let key = KeyPair::generate().unwrap();
+    let leaf = CertificateParams::new(vec!["localhost".to_owned()]).unwrap();
+    let leaf = leaf.signed_by(&key, &Issuer::new(ca, ca_key)).unwrap();
+    let directory = tempfile::tempdir().unwrap();
+    let ca_file = directory.path().join("ca.pem");
+    std::fs::write(&ca_file, ca_certificate.pem()).unwrap();
+
+    let (sender, mut spans) = mpsc::unbounded_channel();
+    let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let endpoint = format!("https://localhost:{}", listener.local_addr().unwrap().port());
+    let acceptor = tokio_rustls::TlsAcceptor::from(tls(vec![leaf.der().clone()], &key));
+    let connections = TcpListenerStream::new(listener).then(move |stream| acceptor.accept(stream.unwrap()));
+    let collector = tonic::transport::Server::builder().add_service(TraceServiceServer::new(Collector(sender)));
+    let mut serving = tokio::task::JoinSet::new();
+    serving.spawn(collector.serve_with_incoming(Box::pin(connections)));
+    let telemetry = Telemetry { otlp_endpoint: Some(endpoint), otlp_ca_file: Some(ca_file), ..Telemetry::default() };
+    let plane = Plane::start_with(&telemetry).await;
+    plane.site("edge", Arc::new(|_, element| Some(vec![Value::Integer(i64::from(element))]))).await;
+    plane.run(FANS_OUT).await;
+    let mut found = 0;
+    while found < 4 {
+        spans.recv().await.unwrap();
+        found += 1;
+    }
+}
+
+fn tls(chain: Vec<CertificateDer<'static>>, key: &KeyPair) -> Arc<rustls::ServerConfig> {
+    let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
+    let builder = rustls::ServerConfig::builder_with_provider(provider).with_safe_default_protocol_versions().unwrap();
+    let key = PrivateKeyDer::Pkcs8(key.serialize_der().into());
+    let mut config = builder.with_no_client_auth().with_single_cert(chain, key).unwrap();
+    config.alpn_protocols = vec![b"h2".to_vec()];
+    Arc::new(config)
 }
 
 /// A log in memory.
