@@ -3,7 +3,6 @@
 mod meters;
 #[cfg(test)]
 mod tests;
-mod trace_context;
 mod traces;
 
 use std::io::IsTerminal as _;
@@ -15,7 +14,6 @@ use tracing_subscriber::{EnvFilter, Layer as _};
 use crate::config::{LogFormat, Telemetry};
 
 pub(crate) use meters::Meters;
-pub(crate) use trace_context::TraceContext;
 pub(crate) use traces::{SubmitSpan, Traced, start_exporter};
 
 /// A filter that cannot be read.

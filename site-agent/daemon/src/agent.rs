@@ -2,6 +2,7 @@
 
 use std::path::Path;
 use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
 
 use anyhow::Context as _;
 use atoll_model::id::JournalId;
@@ -19,6 +20,7 @@ use crate::executor::local::{self, Executor, LocalOptions, Order};
 use crate::link::{Identity, Link, LinkEnd, LinkEvent, LinkOptions, http_client};
 use crate::logs::Logs;
 use crate::shim::make_private;
+use crate::telemetry::{self, Meters, Traces};
 use crate::{IDENTITY, lock, measure};
 
 /// Bytes of one log that are kept.
@@ -28,17 +30,30 @@ const OUTBOX_BYTES_MAX: u64 = 256 << 20;
 /// Below this much room on its disk, the site takes no new work (E1).
 const DISK_FREE_BYTES_MIN: u64 = 64 << 20;
 const LINK_EVENTS_MAX: usize = 256;
+/// How long the end of the agent waits for a collector of traces.
+const LAST_EXPORT_MAX: Duration = Duration::from_secs(2);
 
 /// Runs the agent until `shutdown`.
 pub(crate) async fn run(config: Config, shutdown: CancellationToken) -> anyhow::Result<()> {
     make_folders(&config.data_dir)?;
     let _lock = lock::lock(&config.data_dir)?;
-    let running = Running::start(&config)?;
-    let Running { link, happened, inbox, driver, executor, executing, store, tasks } = running;
+    let meters = Arc::new(Meters::new());
+    let metrics = match config.metrics_listen {
+        Some(address) => Some(telemetry::listen(address).await?),
+        None => None,
+    };
+    let running = Running::start(&config, &meters)?;
+    let Running { link, happened, inbox, driver, executor, executing, store, tasks, traces } = running;
     let mut joined = tokio::task::spawn_blocking(move || driver.join());
     let stopping = CancellationToken::new();
-    tasks.spawn(measure::keep_measuring(config.clone(), store.clone(), inbox.clone(), stopping.clone()));
-    tasks.spawn(forward(happened, inbox.clone()));
+    let measuring =
+        measure::keep_measuring(config.clone(), store.clone(), inbox.clone(), Arc::clone(&meters), stopping.clone());
+    tasks.spawn(measuring);
+    tasks.spawn(forward(happened, inbox.clone(), Arc::clone(&meters)));
+    if let Some(listener) = metrics {
+        tasks.spawn(telemetry::serve(listener, meters, stopping.clone()));
+    }
+    let traced = traces.map(|traces| tasks.spawn(traces.run()));
     let linked = link.run(stopping.child_token());
     tokio::pin!(linked);
     let result = tokio::select! {
@@ -59,6 +74,11 @@ pub(crate) async fn run(config: Config, shutdown: CancellationToken) -> anyhow::
     executor.ring();
     let executed = tokio::task::spawn_blocking(move || executing.join()).await?;
     executed.map_err(|_| anyhow::anyhow!("the executor's thread has panicked"))?;
+    if let Some(traced) = traced
+        && tokio::time::timeout(LAST_EXPORT_MAX, traced).await.is_err()
+    {
+        tracing::warn!("the last spans could not be exported in time");
+    }
     store.checkpoint().context("the site's store cannot be closed")?;
     if config.stop_work_on_exit {
         tokio::task::spawn_blocking(move || local::stop_work(&config.data_dir)).await??;
@@ -77,10 +97,11 @@ struct Running {
     executing: std::thread::JoinHandle<()>,
     store: SiteStore,
     tasks: TaskTracker,
+    traces: Option<Traces>,
 }
 
 impl Running {
-    fn start(config: &Config) -> anyhow::Result<Self> {
+    fn start(config: &Config, meters: &Arc<Meters>) -> anyhow::Result<Self> {
         let data_dir = &config.data_dir;
         let store = SiteStore::open(&data_dir.join("store")).context("the site's store cannot be opened")?;
         let (inbox, inputs) = Inbox::new();
@@ -96,6 +117,7 @@ impl Running {
         let (link, link_handle) = Link::new(options)?;
         let identity = link.identity().clone();
         tracing::info!(site = %identity.site, agent = %identity.agent, data_dir = %data_dir.display(), "the agent starts");
+        let (spans, traces) = telemetry::start_exporter(config, &identity, meters)?.unzip();
         let (executor, found, executing) = local::start(LocalOptions {
             site: identity.site.clone(),
             data_dir: data_dir.clone(),
@@ -105,6 +127,8 @@ impl Running {
             log_bytes_max: LOG_BYTES_MAX,
             logs: places,
             tell: teller(&inbox),
+            meters: Arc::clone(meters),
+            spans,
         })?;
         let recovered = open_journal(&data_dir.join("journal"), config.journal)?;
         let (journal, snapshot, facts, checkpoint_bytes) = recovered.into_parts();
@@ -122,9 +146,10 @@ impl Running {
             runtime: tokio::runtime::Handle::current(),
             tasks: tasks.clone(),
             running: crate::driver::Running::default(),
+            meters: Arc::clone(meters),
         };
         let driver = Driver::start(Beginning { agent, step, clock }, inputs, journal, checkpoint_bytes, performer)?;
-        Ok(Self { link, happened, inbox, driver, executor, executing, store, tasks })
+        Ok(Self { link, happened, inbox, driver, executor, executing, store, tasks, traces })
     }
 }
 
@@ -147,13 +172,20 @@ fn teller(inbox: &Inbox) -> local::Tell {
 }
 
 /// Tells the core what happens to the link.
-async fn forward(mut happened: mpsc::Receiver<LinkEvent>, inbox: Inbox) {
+async fn forward(mut happened: mpsc::Receiver<LinkEvent>, inbox: Inbox, meters: Arc<Meters>) {
     let boot_nonce = uuid::Uuid::now_v7().as_u64_pair().1;
     while let Some(event) = happened.recv().await {
         inbox.tell(vec![match event {
-            LinkEvent::Connected => Event::Connected { boot_nonce },
+            LinkEvent::Connected => {
+                meters.sessions.inc();
+                meters.link_up.set(1);
+                Event::Connected { boot_nonce }
+            }
             LinkEvent::Frame(frame) => Event::FrameReceived { frame },
-            LinkEvent::Disconnected => Event::Disconnected,
+            LinkEvent::Disconnected => {
+                meters.link_up.set(0);
+                Event::Disconnected
+            }
         }]);
     }
 }

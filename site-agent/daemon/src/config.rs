@@ -26,6 +26,8 @@ pub struct Config {
     pub metrics_listen: Option<SocketAddr>,
     /// An OTLP endpoint (gRPC) for traces.
     pub otlp: Option<String>,
+    /// CA certificates (PEM) that an `https` endpoint is trusted by.
+    pub otlp_ca_file: Option<PathBuf>,
     /// Why the site takes no new work, if its administrator has closed it.
     pub closed: Option<String>,
     /// Whether what runs is ended when the agent is asked to end, instead of going on without it.
@@ -86,6 +88,7 @@ pub struct Overrides {
     pub journal: Option<JournalBackend>,
     pub metrics_listen: Option<SocketAddr>,
     pub otlp: Option<String>,
+    pub otlp_ca_file: Option<PathBuf>,
     pub closed: Option<String>,
     pub stop_work_on_exit: Option<bool>,
     #[serde(skip)]
@@ -143,6 +146,7 @@ impl Config {
             journal: said.journal.unwrap_or_default(),
             metrics_listen: said.metrics_listen,
             otlp: said.otlp,
+            otlp_ca_file: said.otlp_ca_file,
             closed: said.closed,
             server: said.server,
             stop_work_on_exit: said.stop_work_on_exit.unwrap_or(false),
@@ -161,6 +165,7 @@ impl Config {
             journal: JournalBackend::default(),
             metrics_listen: None,
             otlp: None,
+            otlp_ca_file: None,
             closed: None,
             server: None,
             stop_work_on_exit: false,
@@ -200,6 +205,7 @@ impl Overrides {
                 text.parse().map_err(|_| "not an address such as 127.0.0.1:9101".to_owned())
             })?,
             otlp: parsed(variable, "OTLP", |text| Ok(text.to_owned()))?,
+            otlp_ca_file: parsed(variable, "OTLP_CA_FILE", |text| Ok(PathBuf::from(text)))?,
             closed: parsed(variable, "CLOSED", |text| Ok(text.to_owned()))?,
             server: parsed(variable, "SERVER", |text| Ok(text.to_owned()))?,
             stop_work_on_exit: parsed(variable, "STOP_WORK_ON_EXIT", |text| {
@@ -221,6 +227,7 @@ impl Overrides {
             journal: later.journal.or(self.journal),
             metrics_listen: later.metrics_listen.or(self.metrics_listen),
             otlp: later.otlp.or(self.otlp),
+            otlp_ca_file: later.otlp_ca_file.or(self.otlp_ca_file),
             closed: later.closed.or(self.closed),
             server: later.server.or(self.server),
             stop_work_on_exit: later.stop_work_on_exit.or(self.stop_work_on_exit),

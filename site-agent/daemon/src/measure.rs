@@ -1,6 +1,7 @@
 //! What the site has, and what it is busy with.
 
 use std::path::Path;
+use std::sync::Arc;
 use std::time::Duration;
 
 use atoll_model::resources::Capacity;
@@ -13,6 +14,7 @@ use tokio_util::sync::CancellationToken;
 use crate::clock::wall_clock;
 use crate::config::Config;
 use crate::driver::Inbox;
+use crate::telemetry::{Meters, level};
 
 const INTERVAL: Duration = Duration::from_secs(2);
 /// A site takes no new work once its disk is this full (E1).
@@ -45,7 +47,13 @@ fn disk(folder: &Path) -> std::io::Result<(u64, u64)> {
 }
 
 /// Measures again and again, and tells the core.
-pub(crate) async fn keep_measuring(config: Config, store: SiteStore, inbox: Inbox, shutdown: CancellationToken) {
+pub(crate) async fn keep_measuring(
+    config: Config,
+    store: SiteStore,
+    inbox: Inbox,
+    meters: Arc<Meters>,
+    shutdown: CancellationToken,
+) {
     let mut offered = capacity(&config);
     loop {
         let (free, all) = disk(&config.data_dir).unwrap_or((0, 1));
@@ -66,10 +74,21 @@ pub(crate) async fn keep_measuring(config: Config, store: SiteStore, inbox: Inbo
             load_millis: (load * 1_000.0) as u32,
             closed,
         };
+        show(&meters, &heartbeat);
         inbox.tell(vec![Event::Measured { heartbeat }]);
         tokio::select! {
             () = tokio::time::sleep(INTERVAL) => {}
             () = shutdown.cancelled() => return,
         }
     }
+}
+
+fn show(meters: &Meters, measured: &Heartbeat) {
+    meters.store_objects.set(level(measured.store_objects));
+    meters.store_bytes.set(level(measured.store_bytes));
+    meters.disk_free_bytes.set(level(measured.capacity.disk_free_bytes));
+    meters.cpu_millis_offered.set(level(measured.capacity.cpu_millis));
+    meters.memory_bytes_offered.set(level(measured.capacity.memory_bytes));
+    meters.load_millis.set(level(measured.load_millis));
+    meters.closed.set(measured.closed.is_some().into());
 }

@@ -1,10 +1,18 @@
-//! The agent's log: text on a terminal, JSON elsewhere.
+//! What happens, told: the log (text on a terminal, JSON elsewhere), metrics, traces.
+
+mod listener;
+mod meters;
+mod spans;
 
 use std::io::IsTerminal as _;
 
 use tracing_subscriber::EnvFilter;
 use tracing_subscriber::layer::SubscriberExt as _;
 use tracing_subscriber::util::SubscriberInitExt as _;
+
+pub(crate) use listener::{listen, serve};
+pub(crate) use meters::{Meters, level};
+pub(crate) use spans::{Spans, Traces, process_context, start_exporter};
 
 /// What is logged unless `RUST_LOG` says otherwise.
 const FILTER: &str = "info,h2=warn,hyper=warn,rustls=warn,sled=warn";

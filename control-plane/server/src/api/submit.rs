@@ -8,6 +8,7 @@ use atoll_model::diagnostic::Diagnostic;
 use atoll_model::id::RunId;
 use atoll_model::value::{DirectoryRef, ObjectKind, ObjectRef, Value};
 use atoll_model::workflow::{Workflow, check_sites, parse};
+use atoll_telemetry::TraceContext;
 use axum::extract::State;
 use axum::{Extension, Json};
 use control_plane_core::{Rejection, Request, Response};
@@ -27,7 +28,7 @@ use super::runs::no_such_run;
 use super::surroundings::{Sent, SentAction};
 use super::tokens::Person;
 use super::views::{CheckBody, PlanBody, RunBody};
-use crate::telemetry::{SubmitSpan, TraceContext, Traced};
+use crate::telemetry::{SubmitSpan, Traced};
 
 /// Names the run that a request makes: repeated with the same key, it answers as it did the first time.
 const IDEMPOTENCY_KEY: &str = "idempotency-key";

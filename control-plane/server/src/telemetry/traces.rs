@@ -5,31 +5,26 @@
 //! restart in the middle of a run changes nothing.
 
 use std::collections::HashMap;
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::time::SystemTime;
 
-use atoll_model::id::{Attempt, ExecutionId, RunId, SiteId};
+use atoll_model::id::{ExecutionId, RunId, SiteId};
 use atoll_model::session::{FinishedElement, Outcome};
 use atoll_model::time::Timestamp;
+use atoll_telemetry::{
+    EXPORT_PAUSE, Exporter, ExporterError, TraceContext, attempt_span_id, run_span_id, span, system_time,
+};
 use control_plane_core::Fact;
 use control_plane_core::view::RunState;
-use opentelemetry::trace::{SpanContext, SpanId, SpanKind, Status, TraceState};
-use opentelemetry::{InstrumentationScope, KeyValue};
-use opentelemetry_otlp::{WithExportConfig as _, WithTonicConfig as _};
-use opentelemetry_sdk::Resource;
-use opentelemetry_sdk::trace::{SpanData, SpanEvents, SpanExporter as _, SpanLinks};
+use opentelemetry::KeyValue;
+use opentelemetry::trace::{SpanId, SpanKind, Status};
+use opentelemetry_sdk::trace::SpanData;
 use tokio::sync::mpsc;
 
-use super::TraceContext;
 use crate::config::Telemetry;
 use crate::driver::Handle;
 
 /// Batches of facts that wait for the exporter; what comes when it is behind by so many is left out of the traces.
 const WAITING_MAX: usize = 1_024;
-/// Spans in one export, as OpenTelemetry's own processors send them.
-const EXPORT_SPANS_MAX: usize = 512;
-/// Longest that a span waits for others to go with it.
-const EXPORT_PAUSE: Duration = Duration::from_secs(1);
-
 /// What traces are made of.
 #[derive(Debug)]
 pub(crate) enum Traced {
@@ -46,24 +41,14 @@ pub(crate) struct SubmitSpan {
     pub(crate) began: SystemTime,
 }
 
-/// Why no exporter was made.
-#[derive(Debug, thiserror::Error)]
-pub(crate) enum ExporterError {
-    #[error("cannot read telemetry.otlp_ca_file")]
-    CaFile(#[source] std::io::Error),
-    #[error("telemetry.otlp_endpoint cannot be used")]
-    Build(#[from] opentelemetry_otlp::ExporterBuildError),
-}
-
 /// The running exporter.
 #[derive(Debug)]
 pub(crate) struct Traces {
-    exporter: opentelemetry_otlp::SpanExporter,
+    exporter: Exporter,
     traced: mpsc::Receiver<Traced>,
     handle: Option<Handle>,
     runs: HashMap<RunId, KnownRun>,
     sites: HashMap<SiteId, String>,
-    waiting: Vec<SpanData>,
 }
 
 #[derive(Debug, Clone)]
@@ -80,18 +65,10 @@ struct KnownRun {
 /// When its settings cannot be used.
 pub(crate) fn start_exporter(settings: &Telemetry) -> Result<Option<(mpsc::Sender<Traced>, Traces)>, ExporterError> {
     let Some(endpoint) = &settings.otlp_endpoint else { return Ok(None) };
-    let mut builder = opentelemetry_otlp::SpanExporter::builder().with_tonic().with_endpoint(endpoint);
-    if let Some(file) = &settings.otlp_ca_file {
-        let pem = std::fs::read(file).map_err(ExporterError::CaFile)?;
-        let tls = tonic::transport::ClientTlsConfig::new().ca_certificate(tonic::transport::Certificate::from_pem(pem));
-        builder = builder.with_tls_config(tls);
-    }
-    let mut exporter = builder.build()?;
-    let version = KeyValue::new("service.version", env!("CARGO_PKG_VERSION"));
-    exporter.set_resource(&Resource::builder().with_service_name("atoll").with_attribute(version).build());
+    let service = KeyValue::new("service.name", "atoll");
+    let exporter = Exporter::new(endpoint, settings.otlp_ca_file.as_deref(), vec![service])?;
     let (sender, traced) = mpsc::channel(WAITING_MAX);
-    let traces =
-        Traces { exporter, traced, handle: None, runs: HashMap::new(), sites: HashMap::new(), waiting: Vec::new() };
+    let traces = Traces { exporter, traced, handle: None, runs: HashMap::new(), sites: HashMap::new() };
     Ok(Some((sender, traces)))
 }
 
@@ -101,20 +78,20 @@ impl Traces {
         self.handle = Some(handle);
         loop {
             match tokio::time::timeout(EXPORT_PAUSE, self.traced.recv()).await {
-                Ok(Some(Traced::Submit(submit))) => self.waiting.push(submit_span(&submit)),
+                Ok(Some(Traced::Submit(submit))) => self.exporter.add(submit_span(&submit)),
                 Ok(Some(Traced::Facts(facts))) => {
                     for fact in &facts {
                         self.take(fact).await;
                     }
                 }
                 Ok(None) => break,
-                Err(_) => self.export().await,
+                Err(_) => self.exporter.export().await,
             }
-            if self.waiting.len() >= EXPORT_SPANS_MAX {
-                self.export().await;
+            if self.exporter.is_full() {
+                self.exporter.export().await;
             }
         }
-        self.export().await;
+        self.exporter.export().await;
     }
 
     #[expect(clippy::wildcard_enum_match_arm, reason = "most facts have no span, and a new one need not have")]
@@ -135,13 +112,13 @@ impl Traces {
                 for finished in elements {
                     let execution = ExecutionId { run: *run, step: *step, element: finished.element };
                     let site = self.site_name(*site, execution).await;
-                    self.waiting.push(attempt_span(&known, execution, finished, site));
+                    self.exporter.add(attempt_span(&known, execution, finished, site));
                 }
             }
             Fact::RunEnded { run, state, error, at, .. } => {
                 if let Some(known) = self.known(*run).await {
                     let message = error.as_ref().map(|error| error.message.clone());
-                    self.waiting.push(run_span(&known, *run, *state, message, *at));
+                    self.exporter.add(run_span(&known, *run, *state, message, *at));
                     self.runs.remove(run);
                 }
             }
@@ -174,17 +151,6 @@ impl Traces {
         let name = view.site?.to_string();
         self.sites.insert(site, name.clone());
         Some(name)
-    }
-
-    async fn export(&mut self) {
-        if self.waiting.is_empty() {
-            return;
-        }
-        let spans = std::mem::take(&mut self.waiting);
-        let count = spans.len();
-        if let Err(error) = self.exporter.export(spans).await {
-            tracing::warn!(error = &error as &dyn std::error::Error, spans = count, "traces could not be exported");
-        }
     }
 }
 
@@ -243,42 +209,4 @@ fn attempt_span(
         }
     };
     span
-}
-
-fn span(context: TraceContext, id: SpanId, name: &'static str) -> SpanData {
-    SpanData {
-        span_context: SpanContext::new(context.trace, id, context.flags, false, TraceState::NONE),
-        parent_span_id: SpanId::INVALID,
-        parent_span_is_remote: false,
-        span_kind: SpanKind::Internal,
-        name: name.into(),
-        start_time: UNIX_EPOCH,
-        end_time: UNIX_EPOCH,
-        attributes: Vec::new(),
-        dropped_attributes_count: 0,
-        events: SpanEvents::default(),
-        links: SpanLinks::default(),
-        status: Status::Unset,
-        instrumentation_scope: InstrumentationScope::builder("atoll").with_version(env!("CARGO_PKG_VERSION")).build(),
-    }
-}
-
-fn run_span_id(run: RunId) -> SpanId {
-    derived(&run.bits().to_be_bytes(), 0, 0, 0)
-}
-
-fn attempt_span_id(execution: ExecutionId, attempt: Attempt) -> SpanId {
-    derived(&execution.run.bits().to_be_bytes(), 1 + u32::from(execution.step.0), execution.element, attempt.0)
-}
-
-fn derived(run: &[u8; 16], step: u32, element: u32, attempt: u32) -> SpanId {
-    let mut hasher = blake3::Hasher::new_derive_key("atoll span id 1");
-    hasher.update(run).update(&step.to_be_bytes()).update(&element.to_be_bytes()).update(&attempt.to_be_bytes());
-    let mut bytes = [0; 8];
-    hasher.finalize_xof().fill(&mut bytes);
-    SpanId::from_bytes(bytes)
-}
-
-fn system_time(at: Timestamp) -> SystemTime {
-    UNIX_EPOCH + at.saturating_since(Timestamp::ZERO)
 }

@@ -3,12 +3,13 @@
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::Receiver;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use site_agent_core::Snapshot;
 use storage_sync_journal::{Journal, JournalError};
 
 use super::{Batch, Performer};
+use crate::telemetry::level;
 
 /// Facts after the last checkpoint that are not worth a new one.
 const CHECKPOINT_BYTES_MIN: u64 = 4 << 20;
@@ -89,13 +90,21 @@ impl Keeper {
             }
             appended = true;
         }
-        if appended { self.journal.barrier() } else { Ok(()) }
+        if !appended {
+            return Ok(());
+        }
+        let began = Instant::now();
+        self.journal.barrier()?;
+        let meters = &self.performer.meters;
+        meters.barrier_seconds.observe(began.elapsed().as_secs_f64());
+        meters.journal_live_bytes.set(level(self.journal.stats().batch_bytes));
+        Ok(())
     }
 
     fn checkpoint(&mut self, state: &Snapshot) -> anyhow::Result<()> {
         let bytes = postcard::to_stdvec(state)?;
         match self.journal.checkpoint(&bytes) {
-            Ok(()) => {}
+            Ok(()) => drop(self.performer.meters.checkpoints.inc()),
             // The journal is as it was; there may be room when the next one is due.
             Err(JournalError::NoSpace) => tracing::warn!("no space left for a checkpoint of the journal"),
             Err(error) => return Err(error.into()),

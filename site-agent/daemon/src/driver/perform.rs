@@ -2,6 +2,7 @@
 
 use std::collections::HashMap;
 use std::future::Future;
+use std::sync::Arc;
 
 use atoll_model::id::TransferId;
 use atoll_model::session::PushFailure;
@@ -16,6 +17,7 @@ use super::Inbox;
 use crate::clock::wall_clock;
 use crate::executor::local::{Executor, Order, key};
 use crate::link::LinkHandle;
+use crate::telemetry::Meters;
 
 pub(crate) struct Performer {
     pub(crate) inbox: Inbox,
@@ -25,6 +27,7 @@ pub(crate) struct Performer {
     pub(crate) runtime: Handle,
     pub(crate) tasks: TaskTracker,
     pub(crate) running: Running,
+    pub(crate) meters: Arc<Meters>,
 }
 
 /// Fetches and pushes on their way, so that they can be cancelled.
@@ -95,13 +98,17 @@ impl Performer {
         let token = CancellationToken::new();
         self.running.fetches.retain(|_, token| !token.is_cancelled());
         self.running.fetches.insert(object, token.clone());
-        let transfers = self.transfers.clone();
+        let (transfers, meters) = (self.transfers.clone(), Arc::clone(&self.meters));
         self.spawn(async move {
             let fetched = token.run_until_cancelled(transfers.fetch(object)).await;
             token.cancel();
             match fetched {
-                Some(Ok(fetched)) => Event::Fetched { object, wire_bytes: fetched.wire_bytes, at: wall_clock() },
+                Some(Ok(fetched)) => {
+                    meters.fetched_bytes.inc_by(fetched.wire_bytes);
+                    Event::Fetched { object, wire_bytes: fetched.wire_bytes, at: wall_clock() }
+                }
                 Some(Err(error)) => {
+                    meters.transfers_failed.inc();
                     let corrupt = matches!(error, FetchError::Corrupt { .. });
                     let permanent = matches!(error, FetchError::Credentials(CredentialError::Refused(_)));
                     Event::FetchFailed { object, message: error.to_string(), corrupt, permanent }
@@ -117,16 +124,18 @@ impl Performer {
         let token = CancellationToken::new();
         self.running.pushes.retain(|_, token| !token.is_cancelled());
         self.running.pushes.insert(transfer, token.clone());
-        let transfers = self.transfers.clone();
+        let (transfers, meters) = (self.transfers.clone(), Arc::clone(&self.meters));
         let inbox = self.inbox.clone();
         self.spawn(async move {
             let pushed = token.run_until_cancelled(transfers.push(transfer, object)).await;
             token.cancel();
             let (reason, message) = match pushed {
                 Some(Ok(pushed)) => {
+                    meters.pushed_bytes.inc_by(pushed.wire_bytes);
                     return Event::Pushed { transfer, object, wire_bytes: pushed.wire_bytes, at: wall_clock() };
                 }
                 Some(Err(error)) => {
+                    meters.transfers_failed.inc();
                     if let PushError::Damaged { object, message } = &error {
                         inbox.tell(vec![Event::Damaged {
                             object: object.id,

@@ -34,6 +34,7 @@ use storage_sync_engine::store::{SiteStore, Stored};
 
 use crate::config::ShimProgram;
 use crate::shim::protocol::{Common, FromShim, Key};
+use crate::telemetry::{Meters, Spans, level};
 
 use self::attempts::Attempts;
 use self::collect::Collection;
@@ -62,6 +63,9 @@ pub(crate) struct LocalOptions {
     pub log_bytes_max: u64,
     pub logs: LogPlaces,
     pub tell: Tell,
+    pub meters: Arc<Meters>,
+    /// Where what is done is told of, if traces are wanted.
+    pub spans: Option<Spans>,
 }
 
 /// What the executor is asked for, by the core or by its own helpers.
@@ -131,7 +135,7 @@ pub(crate) fn start(options: LocalOptions) -> anyhow::Result<(Executor, Vec<Foun
     let executor = Executor { orders: sender, bell: Arc::clone(&bell) };
     let mut slots = Slots::open(&options)?;
     let mut attempts = Attempts::new(Arc::clone(&options.logs));
-    let found = recovery::recover(&mut slots, &mut attempts)?;
+    let found = recovery::recover(&mut slots, &mut attempts, &options.meters)?;
     let workers = Workers::start(&options, &executor, &attempts)?;
     let (tell, store) = (Arc::clone(&options.tell), options.store.clone());
     let surroundings = orders::Surroundings::new(options.site, options.data_dir.join("scripts"), options.log_bytes_max);
@@ -146,6 +150,8 @@ pub(crate) fn start(options: LocalOptions) -> anyhow::Result<(Executor, Vec<Foun
         surroundings,
         common: None,
         events: Vec::new(),
+        meters: options.meters,
+        spans: options.spans,
         quit: false,
     };
     let thread = std::thread::Builder::new().name("atoll-executor".to_owned()).spawn(move || local.run())?;
@@ -165,6 +171,8 @@ struct Local {
     /// What the executions of the last step have in common.
     common: Option<(slot::StepKey, Arc<Common>)>,
     events: Vec<Event>,
+    meters: Arc<Meters>,
+    spans: Option<Spans>,
     quit: bool,
 }
 
@@ -202,6 +210,8 @@ impl Local {
     }
 
     fn flush(&mut self) {
+        self.meters.executions_present.set(level(self.attempts.count()));
+        self.meters.shims.set(level(self.slots.live().count()));
         if !self.events.is_empty() {
             (self.tell)(std::mem::take(&mut self.events));
         }

@@ -11,3 +11,4 @@ mod outputs;
 mod restarts;
 mod shims;
 mod site;
+mod telemetry;

@@ -69,7 +69,7 @@ async fn a6_stopping_the_agent_stops_nothing_else() {
     let mut site = Site::start().await;
     let execution = site.run(GATED);
     let running = site.traced_pid("starts").await;
-    assert!(site.stop_agent().success(), "{}", site.agent_log());
+    assert!(site.stop_agent().await.success(), "{}", site.agent_log());
     assert!(is_alive(running));
     site.start_agent().await;
     site.open_gate("gate");

@@ -105,10 +105,10 @@ impl Site {
         assert_eq!(status.signal(), Some(9), "{}", self.agent_log());
     }
 
-    pub(crate) fn stop_agent(&mut self) -> ExitStatus {
+    pub(crate) async fn stop_agent(&mut self) -> ExitStatus {
         let mut agent = self.agent.take().unwrap();
         kill_process(Pid::from_child(&agent), Signal::TERM).unwrap();
-        agent.wait().unwrap()
+        tokio::task::spawn_blocking(move || agent.wait().unwrap()).await.unwrap()
     }
 
     /// A step that runs a script, in which `@` stands for the scratch folder.

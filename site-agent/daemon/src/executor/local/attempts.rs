@@ -5,6 +5,7 @@ use std::path::PathBuf;
 use std::sync::{Arc, PoisonError};
 
 use atoll_model::session::StepTemplate;
+use atoll_model::time::Timestamp;
 use site_agent_core::command::StartInput;
 use storage_sync_engine::store::{Lent, Stored};
 
@@ -31,6 +32,7 @@ pub(super) enum Phase {
     Staging {
         template: Arc<StepTemplate>,
         inputs: Vec<StartInput>,
+        since: Timestamp,
         ahead: bool,
         killed: bool,
     },
@@ -40,6 +42,8 @@ pub(super) enum Phase {
     },
     Ended {
         left: Left,
+        /// How its process ended, if there was one.
+        ran: Option<Box<End>>,
     },
     Imported {
         stored: Box<Stored>,
@@ -55,6 +59,10 @@ pub(super) struct Attempts {
 impl Attempts {
     pub(super) fn new(logs: LogPlaces) -> Self {
         Self { known: BTreeMap::new(), logs }
+    }
+
+    pub(super) fn count(&self) -> usize {
+        self.known.len()
     }
 
     pub(super) fn keys(&self) -> impl Iterator<Item = Key> + '_ {
@@ -95,6 +103,6 @@ impl Attempts {
             bytes_in: 0,
         });
         known.slot = Some(slot);
-        known.phase = Phase::Ended { left: end.left };
+        known.phase = Phase::Ended { left: end.left, ran: Some(Box::new(end.clone())) };
     }
 }

@@ -7,6 +7,7 @@ use std::sync::Arc;
 
 use atoll_model::limits::{LISTING_FILES_MAX, VALUE_BYTES_MAX};
 use atoll_model::session::{FailureReason, Logs, StepTemplate, TemplateOutput};
+use atoll_model::time::Timestamp;
 use atoll_model::value::{Type, Value, from_output};
 use rustix::fs::{CWD, Mode, OFlags, openat};
 use site_agent_core::Event;
@@ -27,6 +28,7 @@ pub(super) struct Collection {
     pub outputs: bool,
     pub left: Left,
     pub log_bytes_max: u64,
+    pub since: Timestamp,
 }
 
 struct Failure {

@@ -14,12 +14,17 @@ use super::slots::Slots;
 use super::strays::{self, Search};
 use crate::shim::protocol::{End, EndKind, FromShim, Hello, Key, Left, SlotCgroups, ToShim};
 use crate::shim::{KEPT, OUT, STDERR, STDOUT, log, make_private, remove_whatever};
+use crate::telemetry::Meters;
 
 /// How long what runs may take to end when it is told to.
 const STOP_PATIENCE: Duration = Duration::from_secs(10);
 
 /// Connects to the shims that live, concludes from the logs of those that do not, and ends what nobody watches over.
-pub(super) fn recover(slots: &mut Slots, attempts: &mut Attempts) -> anyhow::Result<Vec<FoundAttempt>> {
+pub(super) fn recover(
+    slots: &mut Slots,
+    attempts: &mut Attempts,
+    meters: &Meters,
+) -> anyhow::Result<Vec<FoundAttempt>> {
     let mut found = Vec::new();
     let numbers: Vec<u32> = slots.all_mut().map(|slot| slot.number).collect();
     for number in numbers {
@@ -47,6 +52,7 @@ pub(super) fn recover(slots: &mut Slots, attempts: &mut Attempts) -> anyhow::Res
             ended.extend(conclude(&path, &cgroups)?);
         }
         for (key, end) in ended {
+            meters.ended(&end.how);
             attempts.end(key, number, &end);
             attempts.log_at(key, path.join(KEPT).join(key.folder()), false);
             let state = FoundState::Exited(exit(&end, 0));

@@ -5,6 +5,7 @@ use std::time::Instant;
 
 use atoll_model::session::{FailureReason, Logs, StepTemplate, TemplateWork};
 use atoll_model::value::Value;
+use atoll_telemetry::Work;
 use site_agent_core::Event;
 use site_agent_core::command::{StartInput, StartValue};
 use site_agent_core::event::{OutputFailure, StoredOutputs};
@@ -19,6 +20,7 @@ use super::{Job, Local, Order, orders};
 use crate::clock::wall_clock;
 use crate::shim::KEPT;
 use crate::shim::protocol::{End, EndKind, Isolation, Key, Left, Notice, ToShim};
+use crate::telemetry::process_context;
 
 impl Local {
     pub(super) fn take(&mut self, order: Order) {
@@ -63,14 +65,17 @@ impl Local {
             }
             self.workers.stage(key, entries, bundle);
         }
-        let phase = Phase::Staging { template, inputs, ahead, killed: false };
+        let phase = Phase::Staging { template, inputs, since: wall_clock(), ahead, killed: false };
         self.attempts.insert(key, Known { step, slot: None, phase, lent: None, killed: false, bytes_in });
     }
 
     fn staged(&mut self, key: Key, staged: Staged) {
         let Some(known) = self.attempts.get_mut(key) else { return };
-        let Phase::Staging { template, inputs, ahead, killed } = &mut known.phase else { return };
+        let Phase::Staging { template, inputs, since, ahead, killed } = &mut known.phase else { return };
         let (template, inputs, ahead, killed) = (Arc::clone(template), std::mem::take(inputs), *ahead, *killed);
+        if let Some(spans) = &self.spans {
+            spans.done(&template, key, Work::Inputs, *since, wall_clock());
+        }
         match staged.result {
             Err(failure) => self.cannot_start(key, failure),
             Ok(lent) => {
@@ -96,9 +101,11 @@ impl Local {
     ) {
         let step = (template.run, template.step);
         let staged = self.workers.staged_folder(key);
-        let prepared = self
-            .common(template, bundle)
-            .and_then(|common| Ok((common, self.surroundings.order(key, template, inputs, &staged, None)?)));
+        let context =
+            self.spans.as_ref().and_then(|_| process_context(template, key)).map(|context| context.to_string());
+        let prepared = self.common(template, bundle).and_then(|common| {
+            Ok((common, self.surroundings.order(key, template, inputs, &staged, context.as_deref())?))
+        });
         let (common, order) = match prepared {
             Ok(prepared) => prepared,
             Err(error) => {
@@ -175,7 +182,7 @@ impl Local {
         let now = wall_clock();
         let end = End { how: EndKind::Killed, ..interrupted(now, String::new()) };
         if let Some(known) = self.attempts.get_mut(key) {
-            known.phase = Phase::Ended { left: Left::default() };
+            known.phase = Phase::Ended { left: Left::default(), ran: None };
         }
         let Key { execution, attempt } = key;
         self.events.push(Event::Exited { execution, attempt, exit: exit(&end, 0) });
@@ -212,10 +219,14 @@ impl Local {
                     logs: Logs::default(),
                 })
             }
-            Some((Phase::Ended { left }, Some(slot))) => {
+            Some((Phase::Ended { left, ran }, Some(slot))) => {
+                if let (Some(spans), Some(end)) = (&self.spans, ran) {
+                    spans.ran(&template, key, end);
+                }
                 let kept = self.slots.path(slot).join(KEPT).join(key.folder());
                 let log_bytes_max = self.surroundings.log_bytes_max;
-                let collection = Collection { key, kept, template, outputs, left: *left, log_bytes_max };
+                let collection =
+                    Collection { key, kept, template, outputs, left: *left, log_bytes_max, since: wall_clock() };
                 if !collection.is_empty() {
                     return self.workers.job(Job::Collect(Box::new(collection)));
                 }
@@ -229,7 +240,7 @@ impl Local {
     fn release(&mut self, key: Key) {
         let Some(known) = self.attempts.remove(key) else { return };
         let kept = match (&known.phase, known.slot) {
-            (Phase::Ended { left }, Some(slot)) => {
+            (Phase::Ended { left, .. }, Some(slot)) => {
                 self.slots.forget(slot, key);
                 left.anything().then(|| self.slots.path(slot).join(KEPT).join(key.folder()))
             }
@@ -244,6 +255,7 @@ impl Local {
     pub(super) fn notice(&mut self, number: u32, notice: Notice) {
         match notice {
             Notice::Started { key, at } => {
+                self.meters.executions_started.inc();
                 self.attempts.log_at(key, self.slots.path(number), true);
                 self.events.push(Event::Started { execution: key.execution, attempt: key.attempt, at });
             }
@@ -266,6 +278,7 @@ impl Local {
     }
 
     fn ended(&mut self, number: u32, key: Key, end: &End) {
+        self.meters.ended(&end.how);
         let bytes_in = self.attempts.get(key).map_or(0, |known| known.bytes_in);
         self.attempts.end(key, number, end);
         self.attempts.log_at(key, self.slots.path(number).join(KEPT).join(key.folder()), false);

@@ -7,6 +7,7 @@ use std::sync::mpsc::{Receiver, Sender, channel};
 use std::thread;
 
 use atoll_model::value::{ObjectKind, ObjectRef};
+use atoll_telemetry::Work;
 use site_agent_core::Event;
 use storage_sync_engine::store::{Entry, Lent, SealId, SiteStore, StoreError};
 
@@ -16,8 +17,10 @@ use super::recovery::conclude;
 use super::slots::LostSlot;
 use super::staging::{Stage, StagingFailure, full_message};
 use super::{Executor, Job, LocalOptions, Order, Tell};
+use crate::clock::wall_clock;
 use crate::shim::protocol::Key;
 use crate::shim::remove_whatever;
+use crate::telemetry::Spans;
 
 /// Outputs of so many attempts are made durable together.
 const TOGETHER_MAX: usize = 256;
@@ -78,6 +81,7 @@ impl Workers {
             stage: Arc::clone(&stage),
             store: options.store.clone(),
             tell: Arc::clone(&options.tell),
+            spans: options.spans.clone(),
             seals,
         };
         thread::Builder::new().name("atoll-outputs".to_owned()).spawn(move || collector.run(&to_do))?;
@@ -193,6 +197,7 @@ struct Collector {
     stage: Arc<Stage>,
     store: SiteStore,
     tell: Tell,
+    spans: Option<Spans>,
     /// Of attempts that are not released.
     seals: HashMap<Key, Vec<SealId>>,
 }
@@ -222,6 +227,11 @@ impl Collector {
         if !together.is_empty() {
             let sealed = collect::take_in(&self.store, together, &|events| (self.tell)(events));
             self.seals.extend(sealed);
+            if let Some(spans) = &self.spans {
+                for Collection { template, key, since, .. } in &*together {
+                    spans.done(template, *key, Work::Outputs, *since, wall_clock());
+                }
+            }
             together.clear();
         }
     }

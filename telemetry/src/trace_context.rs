@@ -7,20 +7,20 @@ use opentelemetry::trace::{SpanId, TraceFlags, TraceId};
 
 /// Which span something belongs under.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) struct TraceContext {
-    pub(crate) trace: TraceId,
-    pub(crate) span: SpanId,
-    pub(crate) flags: TraceFlags,
+pub struct TraceContext {
+    pub trace: TraceId,
+    pub span: SpanId,
+    pub flags: TraceFlags,
 }
 
 /// A text that is no trace context.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("{0:?} is no traceparent: write 00-<32 hexadecimal digits>-<16>-<2>, not all zero")]
-pub(crate) struct InvalidTraceparent(String);
+pub struct InvalidTraceparent(String);
 
 impl TraceContext {
     /// A new trace, or a new span in the one given; `random` is as many random bits.
-    pub(crate) fn begin(parent: Option<Self>, random: [u8; 24]) -> Self {
+    pub fn begin(parent: Option<Self>, random: [u8; 24]) -> Self {
         let [trace @ .., s0, s1, s2, s3, s4, s5, s6, s7] = random;
         let span = SpanId::from_bytes([s0, s1, s2, s3, s4, s5, s6, s7]);
         match parent {
