@@ -79,6 +79,10 @@ impl ControlPlane {
                 let live = self.state.transfers.get(&transfer);
                 assert!(live.is_some_and(|live| live.object.id == *id), "{id} has a transfer that is not live");
             }
+            assert!(
+                object.doubtful.is_none() || object.bucket == BucketState::Deleting,
+                "{id} is kept from pushes until the bucket was looked into"
+            );
             let (confined_by, _) = self.object_rules(object);
             assert!(
                 confined_by.is_none() || object.bucket == BucketState::Absent,

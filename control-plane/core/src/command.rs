@@ -1,6 +1,6 @@
 //! What the control plane asks of its shell. All of it may be lost with the process, and is asked for again after it.
 
-use atoll_model::id::{AgentId, RunId, SiteName};
+use atoll_model::id::{AgentId, RunId, SiteName, TransferId};
 use atoll_model::session::ControlFrame;
 use atoll_model::value::ObjectRef;
 
@@ -24,6 +24,11 @@ pub enum Command {
     /// Nobody needs this object in the bucket any more.
     DeleteFromBucket {
         object: ObjectRef,
+    },
+    /// Say whether the object is in the bucket: the push came to nothing as far as its site knows, or never told.
+    LookInBucket {
+        object: ObjectRef,
+        transfer: TransferId,
     },
 }
 

@@ -80,6 +80,7 @@ impl ControlPlane {
             Event::FrameReceived { connection, agent, frame } => self.frame(connection, agent, frame),
             Event::ConnectionLost { connection } => self.connection_lost(connection),
             Event::BucketObjectDeleted { object } => self.bucket_object_deleted(object),
+            Event::BucketObjectSeen { object, transfer, present } => self.bucket_object_seen(object, transfer, present),
             Event::TimeoutElapsed => {}
         }
         while let Some(timer) = self.agenda.take_elapsed(self.now) {

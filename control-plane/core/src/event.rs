@@ -29,6 +29,8 @@ pub enum Event {
     ConnectionLost { connection: ConnectionId },
     /// What [`crate::Command::DeleteFromBucket`] asked for is done; also when the object was not there.
     BucketObjectDeleted { object: ObjectId },
+    /// What [`crate::Command::LookInBucket`] asked for.
+    BucketObjectSeen { object: ObjectId, transfer: TransferId, present: bool },
     /// The time of [`crate::ControlPlane::next_timeout`] has come.
     TimeoutElapsed,
 }

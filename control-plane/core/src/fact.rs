@@ -285,6 +285,12 @@ pub enum Fact {
         message: String,
         at: Timestamp,
     },
+    /// The bucket was looked into after a push that came to nothing: whether its bytes had arrived all the same.
+    PushLookedUp {
+        object: ObjectId,
+        found: bool,
+        at: Timestamp,
+    },
     /// A copy is damaged or gone: at the site, or in the bucket as the site found.
     ReplicaLost {
         object: ObjectId,

@@ -18,7 +18,7 @@ use atoll_model::id::{AgentId, ExecutionId, ObjectId, RunId, SiteId, SiteName, S
 use serde::{Deserialize, Serialize};
 
 pub(crate) use self::evolve_runs::submitted_objects;
-pub(crate) use self::object::{BucketState, LedgerEntry, ObjectState, Place, Source, Transfer, Use};
+pub(crate) use self::object::{BucketState, DoubtfulPush, LedgerEntry, ObjectState, Place, Source, Transfer, Use};
 pub(crate) use self::row::{Detail, Row, RowState};
 pub(crate) use self::run::{Active, ActivePhase, Decision, Former, Phase, Run, StepPhase, StepState, Tries};
 pub(crate) use self::site::{Agent, Log, Outgoing, Site, Token};

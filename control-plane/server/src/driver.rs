@@ -25,7 +25,7 @@ use control_plane_core::{ConnectionId, ControlPlane, Event, Rejection, Request, 
 use tokio::sync::{broadcast, mpsc, oneshot};
 
 pub(crate) use clock::wall_clock;
-pub(crate) use deletion::delete_objects;
+pub(crate) use deletion::{BucketOrder, delete_objects};
 #[cfg(test)]
 pub(crate) use keeper::Log;
 pub use notice::Changed;

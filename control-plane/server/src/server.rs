@@ -306,7 +306,7 @@ async fn start_driver(
     config: &Config,
     meters: &Arc<Meters>,
     traced: Option<mpsc::Sender<Traced>>,
-) -> anyhow::Result<(Handle, Driver, mpsc::UnboundedReceiver<atoll_model::value::ObjectRef>)> {
+) -> anyhow::Result<(Handle, Driver, mpsc::UnboundedReceiver<driver::BucketOrder>)> {
     let backend = match config.store {
         Store::Sled => Backend::Sled,
         Store::Redb => Backend::Redb,

@@ -10,7 +10,6 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use atoll_model::id::{AgentId, SiteName, TokenId};
-use atoll_model::value::ObjectRef;
 use control_plane_core::{Config, Request};
 use storage_sync_engine::bucket::{Bucket, BucketOptions};
 use storage_sync_journal::{MemoryDisk, Opened, Options};
@@ -27,7 +26,9 @@ use crate::api::tokens::ApiTokens;
 use crate::api::{self, App, Joining};
 use crate::audit::Audit;
 use crate::config::Telemetry;
-use crate::driver::{self, Beginning, Driver, Handle, JOURNAL_FORMAT, Notices, delete_objects, wall_clock};
+use crate::driver::{
+    self, Beginning, BucketOrder, Driver, Handle, JOURNAL_FORMAT, Notices, delete_objects, wall_clock,
+};
 use crate::telemetry::{Meters, Traced, start_exporter};
 
 /// The driver alone.
@@ -36,7 +37,7 @@ pub(crate) struct Core {
     pub(crate) handle: Handle,
     pub(crate) driver: Driver,
     pub(crate) gate: Gate,
-    pub(crate) deletions: mpsc::UnboundedReceiver<ObjectRef>,
+    pub(crate) deletions: mpsc::UnboundedReceiver<BucketOrder>,
     pub(crate) meters: Arc<Meters>,
 }
 

@@ -9,7 +9,7 @@ use atoll_model::time::Timestamp;
 use crate::command::Command;
 use crate::config::{Config, STARTED_DELAY};
 use crate::ending::Launch;
-use crate::event::{Event, FoundAttempt, FoundState};
+use crate::event::{Event, Found, FoundAttempt, FoundState};
 use crate::fact::Fact;
 use crate::queue::{Place, Ready, Waiting};
 use crate::room::Room;
@@ -58,12 +58,12 @@ pub struct Agent {
 
 impl Agent {
     /// Rebuilds the state from the last snapshot, if there is one, and the facts after it; none of both is a new journal.
-    /// `found` is everything that shims and outcome records hold. The step is carried out like any other.
+    /// `found` is everything that shims, outcome records and the store hold of the process before. The step is carried out like any other.
     pub fn recover(
         config: Config,
         snapshot: Option<Snapshot>,
         facts: impl IntoIterator<Item = Fact>,
-        found: Vec<FoundAttempt>,
+        found: Found,
         now: Timestamp,
     ) -> (Self, Step) {
         let mut state = snapshot.unwrap_or_default();
@@ -105,7 +105,7 @@ impl Agent {
             Event::Connected { boot_nonce } => self.say_hello(boot_nonce, now, &mut step),
             Event::Disconnected => self.session.end(),
             Event::FrameReceived { frame } => self.receive(frame, now, &mut step),
-            Event::Located { object, present } => self.located(object, present, now, &mut step),
+            Event::Located { object, present } => self.located(object, present, &mut step),
             Event::Fetched { object, wire_bytes, at } => self.fetched(object, wire_bytes, at, &mut step),
             Event::FetchFailed { object, message, corrupt, permanent } => {
                 self.fetch_failed(object, &message, (corrupt, permanent), now, &mut step);
@@ -190,7 +190,7 @@ impl Agent {
         self.measured.closed.clone().or_else(|| full.then(|| "the disk of the site is full".to_owned()))
     }
 
-    fn begin(&mut self, found: Vec<FoundAttempt>, step: &mut Step) {
+    fn begin(&mut self, Found { attempts: found, arrivals }: Found, step: &mut Step) {
         let new = self.state.journal.is_none();
         if new {
             self.decide(step, Fact::Opened { journal: self.config.new_journal });
@@ -219,6 +219,7 @@ impl Agent {
         self.unsettled.extend(self.launches.keys());
         let steps: Vec<StepKey> = self.state.steps.keys().copied().collect();
         self.notice_items(steps.into_iter());
+        self.take_in_arrivals(arrivals, step);
         self.resume_transfers(step);
     }
 

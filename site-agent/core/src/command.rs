@@ -18,15 +18,21 @@ pub enum Command {
     Disconnect {
         give_up: Option<String>,
     },
-    /// Say whether the object is in the store, whole: answered by `Located`. Comes before a fetch, so that a fetch which a
-    /// restart interrupted is told from an object that was there all along.
+    /// Say whether the object is in the store, whole: answered by `Located`. Comes before a fetch.
     Locate {
         object: ObjectRef,
     },
     /// Bring an object from the bucket into the store. One at a time for each object. Answered by exactly one `Fetched` or
-    /// `FetchFailed`; so is a fetch that was cancelled.
+    /// `FetchFailed`; so is a fetch that was cancelled. When all bytes have come and before they are in the store, an
+    /// `Arrival` is kept under this intent; it goes if the fetch fails after all.
     Fetch {
         object: ObjectRef,
+        intent: u64,
+    },
+    /// The arrival is on record.
+    ForgetArrival {
+        object: ObjectRef,
+        intent: u64,
     },
     CancelFetch {
         object: ObjectRef,

@@ -180,6 +180,24 @@ pub struct OutputFailure {
     pub logs: Logs,
 }
 
+/// What a shell finds after a restart: all that outlives an agent's process.
+#[derive(Debug, Clone, Default, PartialEq)]
+pub struct Found {
+    pub attempts: Vec<FoundAttempt>,
+    pub arrivals: Vec<Arrival>,
+}
+
+/// A fetch whose bytes have all come. Kept from before the object is in the store until the core says that it is on
+/// record, so that the ledger has it exactly once whatever happens in between.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Arrival {
+    pub object: ObjectRef,
+    /// That of [`crate::Command::Fetch`].
+    pub intent: u64,
+    pub wire_bytes: u64,
+    pub at: Timestamp,
+}
+
 /// An attempt that a shell found after a restart: what its shims and outcome records say. An attempt that is not found
 /// has no claim, and whatever was asked for it by the process before will not be done any more.
 #[derive(Debug, Clone, PartialEq)]

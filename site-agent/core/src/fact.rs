@@ -34,7 +34,7 @@ pub enum Fact {
         cancel: Vec<(ExecutionId, Attempt)>,
         forget: Vec<(ExecutionId, Attempt)>,
     },
-    /// The object is not here; from now on bytes of it may cross the border for this execution.
+    /// The object is not here; from now on bytes of it may cross the border for this execution. Takes the next number.
     FetchIntended {
         object: ObjectRef,
         execution: ExecutionId,

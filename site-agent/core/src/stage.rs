@@ -11,6 +11,7 @@ use atoll_model::value::ObjectRef;
 use crate::agent::{Agent, Step};
 use crate::command::Command;
 use crate::config::{FETCH_ATTEMPTS_MAX, FETCH_BACKOFF, FETCH_BACKOFF_MAX, PRESENT_MAX};
+use crate::event::Arrival;
 use crate::fact::Fact;
 
 #[derive(Debug, Default)]
@@ -18,6 +19,8 @@ pub(crate) struct Stage {
     /// Objects that are known to be in the store.
     present: BTreeSet<ObjectId>,
     wanted: BTreeMap<ObjectId, Wanted>,
+    /// Objects that came to a process before this one, and are on record only since this one began.
+    arrived: BTreeSet<ObjectId>,
     /// Pushes that a process before this one may have carried out.
     resumed: BTreeSet<TransferId>,
 }
@@ -98,19 +101,23 @@ impl Agent {
         }
     }
 
-    pub(crate) fn located(&mut self, object: ObjectRef, present: bool, now: Timestamp, step: &mut Step) {
+    pub(crate) fn located(&mut self, object: ObjectRef, present: bool, step: &mut Step) {
         if self.stage.wanted.get(&object.id).is_none_or(|wanted| wanted.phase != Phase::Locating) {
             return; // Asked for by the process before.
         }
-        let intent = self.state.fetches.get(&object.id).map(|intent| intent.execution);
+        let arrived = self.stage.arrived.remove(&object.id);
         if present {
-            if let Some(execution) = intent {
-                // A process before this one fetched it, and could not tell.
-                let wire_bytes = object.bytes;
-                self.decide(step, Fact::Fetched { object, wire_bytes, execution, at: now });
-            }
+            // What a process before this one was to fetch did not arrive: it was made here.
+            self.end_intent(object.id, step);
             self.have(object.id);
-        } else if self.waiting.is_waited_for(object.id) {
+            return;
+        }
+        if arrived {
+            let (location, message) = (FaultLocation::SiteStore, "it was gone before it was on record".to_owned());
+            let report = Report::Fault { object: object.id, kind: object.kind, location, message };
+            self.decide(step, Fact::FaultFound { report });
+        }
+        if self.waiting.is_waited_for(object.id) {
             self.fetch(object.id, step);
         } else {
             self.end_fetch(object.id, step);
@@ -120,13 +127,14 @@ impl Agent {
     pub(crate) fn fetched(&mut self, object: ObjectRef, wire_bytes: u64, at: Timestamp, step: &mut Step) {
         let Some(wanted) = self.stage.wanted.get(&object.id) else { return };
         if matches!(wanted.phase, Phase::Locating | Phase::Pausing { .. }) {
-            return; // Asked for by the process before: what it moved is told of when the object is found.
+            return; // Said twice.
         }
-        match self.state.fetches.get(&object.id).map(|intent| intent.execution) {
-            Some(execution) if wire_bytes > 0 => {
+        match self.state.fetches.get(&object.id).map(|intent| (intent.execution, intent.number)) {
+            Some((execution, intent)) if wire_bytes > 0 => {
                 self.decide(step, Fact::Fetched { object, wire_bytes, execution, at });
+                step.commands.push(Command::ForgetArrival { object, intent });
             }
-            // An execution of this site has made the same bytes meanwhile.
+            // An execution of this site had made the same bytes meanwhile.
             Some(_) => self.decide(step, Fact::FetchEnded { object: object.id }),
             None => {}
         }
@@ -144,7 +152,7 @@ impl Agent {
         let online = self.session.may_report();
         let Some(wanted) = self.stage.wanted.get_mut(&object.id) else { return };
         if matches!(wanted.phase, Phase::Locating | Phase::Pausing { .. }) {
-            return; // Asked for by the process before.
+            return; // Said twice.
         }
         if corrupt {
             let (location, message) = (FaultLocation::Bucket, message.to_owned());
@@ -185,6 +193,20 @@ impl Agent {
             if let Phase::Pausing { until } = &mut wanted.phase {
                 *until = now;
             }
+        }
+    }
+
+    /// After a restart: records what came before it and was not on record, whatever has become of it since.
+    pub(crate) fn take_in_arrivals(&mut self, arrivals: Vec<Arrival>, step: &mut Step) {
+        for Arrival { object, intent, wire_bytes, at } in arrivals {
+            // One of an intent that is over was on record already.
+            let open = self.state.fetches.get(&object.id).filter(|open| open.number == intent);
+            if let Some(execution) = open.map(|open| open.execution) {
+                self.decide(step, Fact::Fetched { object, wire_bytes, execution, at });
+                self.stage.arrived.insert(object.id);
+                self.locate(object, execution, step);
+            }
+            step.commands.push(Command::ForgetArrival { object, intent });
         }
     }
 
@@ -247,7 +269,8 @@ impl Agent {
         if !self.state.fetches.contains_key(&id) {
             self.decide(step, Fact::FetchIntended { object, execution });
         }
-        step.commands.push(Command::Fetch { object });
+        let intent = self.state.fetches[&id].number;
+        step.commands.push(Command::Fetch { object, intent });
     }
 
     fn have(&mut self, id: ObjectId) {

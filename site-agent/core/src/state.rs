@@ -31,6 +31,7 @@ pub struct Snapshot {
     /// Attempts that may have a process: from the intent to start them to their end.
     pub(crate) active: BTreeMap<AttemptKey, Active>,
     pub(crate) fetches: BTreeMap<ObjectId, FetchIntent>,
+    last_intent: u64,
     pub(crate) pushes: BTreeMap<TransferId, PushOrder>,
     pub(crate) outbox: Outbox,
 }
@@ -99,6 +100,7 @@ pub(crate) struct Active {
 pub(crate) struct FetchIntent {
     pub(crate) object: ObjectRef,
     pub(crate) execution: ExecutionId,
+    pub(crate) number: u64,
 }
 
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -126,7 +128,9 @@ impl Snapshot {
             Fact::CommandsAccepted { first, at, commands } => self.accept(*first, *at, commands),
             Fact::VerdictsAccepted { cancel, forget } => self.accept_verdicts(cancel, forget),
             Fact::FetchIntended { object, execution } => {
-                self.fetches.insert(object.id, FetchIntent { object: *object, execution: *execution });
+                self.last_intent += 1;
+                let intent = FetchIntent { object: *object, execution: *execution, number: self.last_intent };
+                self.fetches.insert(object.id, intent);
             }
             Fact::Fetched { object, wire_bytes, execution, at } => {
                 self.fetches.remove(&object.id);

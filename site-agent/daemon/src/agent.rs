@@ -6,9 +6,11 @@ use std::time::Duration;
 
 use anyhow::Context as _;
 use atoll_model::id::JournalId;
+use atoll_model::time::Timestamp;
+use site_agent_core::event::{Arrival, Found};
 use site_agent_core::{Agent, Event};
-use storage_sync_engine::store::SiteStore;
-use storage_sync_engine::transfer::{TransferConfig, Transfers};
+use storage_sync_engine::store::{SiteStore, StoreError};
+use storage_sync_engine::transfer::{NotedArrival, TransferConfig, Transfers};
 use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
@@ -118,7 +120,7 @@ impl Running {
         let identity = link.identity().clone();
         tracing::info!(site = %identity.site, agent = %identity.agent, data_dir = %data_dir.display(), "the agent starts");
         let (spans, traces) = telemetry::start_exporter(config, &identity, meters)?.unzip();
-        let (executor, found, executing) = local::start(LocalOptions {
+        let (executor, attempts, executing) = local::start(LocalOptions {
             site: identity.site.clone(),
             data_dir: data_dir.clone(),
             store: store.clone(),
@@ -134,6 +136,8 @@ impl Running {
         let (journal, snapshot, facts, checkpoint_bytes) = recovered.into_parts();
         let core = core_config(config, &identity, JournalId::from_bits(journal.identity().0));
         let clock = Clock::start();
+        let arrivals = arrivals(&store).context("what was fetched cannot be found again")?;
+        let found = Found { attempts, arrivals };
         let (agent, step) = Agent::recover(core, snapshot, facts, found, clock.read());
         let tasks = TaskTracker::new();
         let client = http_client(&identity).context("no client for transfers")?;
@@ -151,6 +155,18 @@ impl Running {
         let driver = Driver::start(Beginning { agent, step, clock }, inputs, journal, checkpoint_bytes, performer)?;
         Ok(Self { link, happened, inbox, driver, executor, executing, store, tasks, traces })
     }
+}
+
+/// Fetches that a process before this one has carried to their end, and may not have put on record.
+fn arrivals(store: &SiteStore) -> Result<Vec<Arrival>, StoreError> {
+    let noted = storage_sync_engine::transfer::arrivals(store)?;
+    let arrival = |noted: NotedArrival| Arrival {
+        object: noted.object,
+        intent: noted.intent,
+        wire_bytes: noted.wire_bytes,
+        at: Timestamp::ZERO + noted.since_epoch,
+    };
+    Ok(noted.into_iter().map(arrival).collect())
 }
 
 fn core_config(config: &Config, identity: &Identity, new_journal: JournalId) -> site_agent_core::Config {

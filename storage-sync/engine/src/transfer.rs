@@ -7,6 +7,7 @@
 //!
 //! [`hash::SEGMENT_BYTES`]: crate::hash::SEGMENT_BYTES
 
+mod arrival;
 mod fetch;
 mod http;
 mod push;
@@ -27,6 +28,7 @@ use tokio::sync::Semaphore;
 
 use crate::bucket::{UploadPlan, UploadRequest};
 use crate::store::{SiteStore, StoreError};
+pub use arrival::{NotedArrival, arrivals};
 
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Download {
@@ -191,7 +193,23 @@ impl Transfers {
     /// Brings an object into the store. Calls for an object that is on its way already wait for that one fetch, and get
     /// its answer.
     pub async fn fetch(&self, object: ObjectRef) -> Result<Fetched, FetchError> {
-        self.shared_fetch(object).await
+        self.shared_fetch(object, None).await
+    }
+
+    /// Like [`Self::fetch`], and keeps a note under this intent from when all bytes have come, and before the object is in
+    /// the store, to [`Self::forget_arrival`]. The note outlives the process; a fetch that fails takes it back.
+    pub async fn fetch_noted(&self, object: ObjectRef, intent: u64) -> Result<Fetched, FetchError> {
+        self.shared_fetch(object, Some(intent)).await
+    }
+
+    /// The note of an arrival under this intent: that of a fetch which was dropped may have been written before.
+    pub fn arrival(&self, object: ObjectRef, intent: u64) -> Result<Option<NotedArrival>, StoreError> {
+        Ok(arrival::read(&self.inner.store, object)?.filter(|noted| noted.intent == intent))
+    }
+
+    /// Drops the note of an arrival. A note of another intent stays.
+    pub fn forget_arrival(&self, object: ObjectRef, intent: u64) -> Result<(), StoreError> {
+        arrival::forget(&self.inner.store, object, intent)
     }
 
     /// Brings an object of the store into the bucket. Called again with the same `transfer`, it goes on where it was.
@@ -204,7 +222,7 @@ impl Transfers {
         push::forget(&self.inner.store, transfer)
     }
 
-    fn shared_fetch(&self, object: ObjectRef) -> SharedFetch {
+    fn shared_fetch(&self, object: ObjectRef, intent: Option<u64>) -> SharedFetch {
         let mut fetches = self.inner.fetches.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some(running) = fetches.get(&object).and_then(WeakShared::upgrade)
             // One that has its answer is over: whoever comes now asks anew.
@@ -213,7 +231,7 @@ impl Transfers {
             return running;
         }
         let inner = self.inner.clone();
-        let shared = async move { fetch::fetch(&inner, object).await }.boxed().shared();
+        let shared = async move { fetch::fetch(&inner, object, intent).await }.boxed().shared();
         fetches.retain(|_, fetch| fetch.upgrade().is_some());
         fetches.extend(shared.downgrade().map(|weak| (object, weak)));
         shared

@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
-use atoll_model::id::{ObjectId, RunId, StepIndex, TransferId};
+use atoll_model::id::{ObjectId, RunId, StepIndex};
 use atoll_model::workflow::StartMode;
 
 use crate::machine::Key;
@@ -16,8 +16,6 @@ pub(crate) struct History {
     pub(crate) alive: BTreeSet<Key>,
     /// Bytes that crossed a border: object, from, to; how often.
     pub(crate) crossings: BTreeMap<(ObjectId, String, String), u64>,
-    /// Uploads that were carried to their end.
-    pub(crate) uploads: BTreeMap<TransferId, ObjectId>,
     /// Steps whose outputs must not leave some sites; and what they made.
     pub(crate) confined_steps: BTreeSet<(RunId, StepIndex)>,
     pub(crate) confined: BTreeSet<ObjectId>,
@@ -46,19 +44,6 @@ impl History {
     pub(crate) fn crossed(&mut self, object: ObjectId, from: &str, to: &str) {
         assert!(!self.confined.contains(&object), "{object}, which is confined, went from {from} to {to}");
         *self.crossings.entry((object, from.to_owned(), to.to_owned())).or_default() += 1;
-    }
-
-    /// A push is told of as failed. Where a process before this one had carried it to its end, and the control plane has
-    /// cancelled it since, nobody can know of what moved: the ledger does not have it.
-    pub(crate) fn push_failed(&mut self, transfer: TransferId, from: &str) {
-        let Some(object) = self.uploads.remove(&transfer) else { return };
-        let crossing = (object, from.to_owned(), "bucket".to_owned());
-        if let Some(count) = self.crossings.get_mut(&crossing) {
-            *count -= 1;
-            if *count == 0 {
-                self.crossings.remove(&crossing);
-            }
-        }
     }
 
     pub(crate) fn made(&mut self, run: RunId, step: StepIndex, object: ObjectId) {

@@ -7,7 +7,7 @@ use atoll_model::id::{Attempt, ExecutionId, ObjectId, RunId, StepIndex, Transfer
 use atoll_model::session::StepTemplate;
 use atoll_model::time::Timestamp;
 use atoll_model::value::{ObjectKind, ObjectRef};
-use site_agent_core::event::{Exit, FoundAttempt, FoundState};
+use site_agent_core::event::{Arrival, Exit, Found, FoundAttempt, FoundState};
 
 pub(crate) type Key = (ExecutionId, Attempt);
 
@@ -21,6 +21,8 @@ pub(crate) struct Machine {
     pub(crate) store: BTreeMap<ObjectId, Stored>,
     pub(crate) is_full: bool,
     pub(crate) next_seal: u64,
+    /// Notes of fetches whose bytes have come.
+    pub(crate) arrivals: BTreeMap<ObjectId, Arrival>,
     /// What this process of the agent is fetching and pushing, with the number of the try.
     pub(crate) fetching: BTreeMap<ObjectId, u64>,
     pub(crate) pushing: BTreeMap<TransferId, u64>,
@@ -47,7 +49,7 @@ pub(crate) struct Stored {
 }
 
 impl Machine {
-    pub(crate) fn found(&self) -> Vec<FoundAttempt> {
+    pub(crate) fn found(&self) -> Found {
         let found = |((execution, attempt), claim): (&Key, &Claim)| {
             let state = match &claim.state {
                 ClaimState::Queued => FoundState::Queued,
@@ -56,7 +58,14 @@ impl Machine {
             };
             FoundAttempt { execution: *execution, attempt: *attempt, state }
         };
-        self.claims.iter().map(found).collect()
+        let attempts = self.claims.iter().map(found).collect();
+        Found { attempts, arrivals: self.arrivals.values().cloned().collect() }
+    }
+
+    pub(crate) fn forget_arrival(&mut self, object: ObjectId, intent: u64) {
+        if self.arrivals.get(&object).is_some_and(|noted| noted.intent == intent) {
+            self.arrivals.remove(&object);
+        }
     }
 
     /// Whether anything of the step runs.

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-use atoll_model::id::ObjectId;
+use atoll_model::id::{ObjectId, TransferId};
 use atoll_model::time::Timestamp;
 use control_plane_core::{
     Command, Config, ConnectionId, ControlPlane, Event, Fact, Rejection, Request, RequestId, Response, Snapshot,
@@ -141,6 +141,11 @@ impl World {
         self.server_event(process, Event::BucketObjectDeleted { object });
     }
 
+    pub(crate) fn looked(&mut self, process: Process, object: ObjectId, transfer: TransferId) {
+        let present = self.bucket.contains_key(&object);
+        self.server_event(process, Event::BucketObjectSeen { object, transfer, present });
+    }
+
     fn arm_server(&mut self) {
         let Some(at) = self.server.core.as_ref().and_then(ControlPlane::next_timeout) else { return };
         if self.server.timer_at.is_none_or(|armed| at < armed) {
@@ -173,6 +178,11 @@ impl World {
                 let delay = self.rng.micros(500, 200_000);
                 let process = self.server.process;
                 self.after(delay, Occurrence::Deleted { process, object: object.id });
+            }
+            Command::LookInBucket { object, transfer } => {
+                let delay = self.rng.micros(500, 200_000);
+                let process = self.server.process;
+                self.after(delay, Occurrence::Looked { process, object: object.id, transfer });
             }
         }
     }

@@ -36,7 +36,8 @@ impl World {
                 let delay = self.rng.micros(10, 2_000);
                 self.tell_site(site, delay, Event::Located { object, present });
             }
-            Command::Fetch { object } => self.fetch(site, object),
+            Command::Fetch { object, intent } => self.fetch(site, object, intent),
+            Command::ForgetArrival { object, intent } => self.sites[site].machine.forget_arrival(object.id, intent),
             Command::CancelFetch { object } => self.cancel_fetch(site, object),
             Command::Push { transfer, object } => self.push(site, transfer, object),
             Command::CancelPush { transfer } => self.cancel_push(site, transfer),

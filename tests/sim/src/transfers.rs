@@ -7,8 +7,10 @@ use atoll_model::session::PushFailure;
 use atoll_model::value::ObjectRef;
 use control_plane_core::Request;
 use site_agent_core::Event;
+use site_agent_core::event::Arrival;
 
 use crate::network::Direction;
+use crate::scenario::Who;
 use crate::server::Asker;
 use crate::world::{Ask, BucketCopy, Occurrence, Process, Rpc, World};
 
@@ -16,11 +18,16 @@ use crate::world::{Ask, BucketCopy, Occurrence, Process, Rpc, World};
 const CALL_TIME_MAX: Duration = Duration::from_secs(10);
 
 impl World {
-    pub(crate) fn fetch(&mut self, site: usize, object: ObjectRef) {
+    pub(crate) fn fetch(&mut self, site: usize, object: ObjectRef, intent: u64) {
+        if self.verified(site, object.id) {
+            let at = self.site_time(site);
+            self.tell_site(site, Duration::from_micros(5), Event::Fetched { object, wire_bytes: 0, at });
+            return;
+        }
         let try_number = self.next_try(site);
         let before = self.sites[site].machine.fetching.insert(object.id, try_number);
         assert!(before.is_none(), "{} is fetched twice at once", object.id);
-        self.call(site, Ask::Fetch { object, try_number });
+        self.call(site, Ask::Fetch { object, intent, try_number });
     }
 
     pub(crate) fn cancel_fetch(&mut self, site: usize, object: ObjectRef) {
@@ -69,11 +76,11 @@ impl World {
             return;
         }
         match (ask, result) {
-            (Ask::Fetch { object, try_number }, Ok(())) => {
+            (Ask::Fetch { object, intent, try_number }, Ok(())) => {
                 let delay = self.rng.spread(200, 4_000_000);
-                self.after(delay, Occurrence::Downloaded { site, process, object, try_number });
+                self.after(delay, Occurrence::Downloaded { site, process, object, intent, try_number });
             }
-            (Ask::Fetch { object, try_number }, Err(message)) => {
+            (Ask::Fetch { object, try_number, .. }, Err(message)) => {
                 if self.take_fetch(site, object, try_number) {
                     self.fetch_fails(site, object, &message, false);
                 }
@@ -96,7 +103,13 @@ impl World {
         }
     }
 
-    pub(crate) fn downloaded(&mut self, site: usize, process: Process, object: ObjectRef, try_number: u64) {
+    pub(crate) fn downloaded(
+        &mut self,
+        site: usize,
+        process: Process,
+        (object, intent): (ObjectRef, u64),
+        try_number: u64,
+    ) {
         if self.sites[site].process != process || !self.take_fetch(site, object, try_number) {
             return;
         }
@@ -105,14 +118,15 @@ impl World {
             None => self.fetch_fails(site, object, "it is not in the bucket", false),
             Some(copy) if copy.corrupt => self.fetch_fails(site, object, "its digest is another", true),
             Some(_) => {
-                let here = self.sites[site].machine.store.get(&object.id).is_some_and(|stored| !stored.damaged);
-                let wire_bytes = if here { 0 } else { object.bytes };
-                if !here {
-                    self.sites[site].machine.put(object);
-                    let name = self.sites[site].name.to_string();
-                    self.history.crossed(object.id, "bucket", &name);
+                let (at, wire_bytes) = (self.site_time(site), object.bytes);
+                let name = self.sites[site].name.to_string();
+                self.history.crossed(object.id, "bucket", &name);
+                let noted = Arrival { object, intent, wire_bytes, at };
+                self.sites[site].machine.arrivals.insert(object.id, noted);
+                if self.crash_point(Who::Agent, Some(site)) {
+                    return;
                 }
-                let at = self.site_time(site);
+                self.sites[site].machine.put(object);
                 let delay = self.rng.micros(5, 5_000);
                 self.tell_site(site, delay, Event::Fetched { object, wire_bytes, at });
             }
@@ -133,14 +147,14 @@ impl World {
             self.push_fails(site, transfer, object, PushFailure::Unavailable);
             return;
         }
-        let there = self.bucket.get(&object.id).is_some_and(|copy| !copy.corrupt);
+        // A copy of the right length is taken for whole: whoever reads it finds out.
+        let there = self.bucket.contains_key(&object.id);
         if !there {
             let corrupt = self.unquiet && self.scenario.damages > 0 && self.rng.chance(30);
             self.history.damages += u32::from(corrupt);
             self.bucket.insert(object.id, BucketCopy { corrupt });
             let name = self.sites[site].name.to_string();
             self.history.crossed(object.id, &name, "bucket");
-            self.history.uploads.insert(transfer, object.id);
         }
         let wire_bytes = if there { 0 } else { object.bytes };
         let at = self.site_time(site);
@@ -190,8 +204,6 @@ impl World {
     fn push_fails(&mut self, site: usize, transfer: TransferId, object: ObjectRef, reason: PushFailure) {
         let delay = self.rng.micros(5, 1_000);
         let message = "it could not be pushed".to_owned();
-        let name = self.sites[site].name.to_string();
-        self.history.push_failed(transfer, &name);
         self.tell_site(site, delay, Event::PushFailed { transfer, object, reason, message });
     }
 }

@@ -62,7 +62,7 @@ pub(crate) struct Rpc {
 
 #[derive(Debug, Clone, Copy)]
 pub(crate) enum Ask {
-    Fetch { object: ObjectRef, try_number: u64 },
+    Fetch { object: ObjectRef, intent: u64, try_number: u64 },
     Push { transfer: TransferId, object: ObjectRef, try_number: u64 },
 }
 
@@ -109,6 +109,7 @@ pub(crate) enum Occurrence {
         site: usize,
         process: Process,
         object: ObjectRef,
+        intent: u64,
         try_number: u64,
     },
     Uploaded {
@@ -121,6 +122,11 @@ pub(crate) enum Occurrence {
     Deleted {
         process: Process,
         object: ObjectId,
+    },
+    Looked {
+        process: Process,
+        object: ObjectId,
+        transfer: TransferId,
     },
     Client(usize),
     Fault(Fault),
@@ -217,13 +223,14 @@ impl World {
             Occurrence::RpcArrives(rpc) => self.rpc_arrives(rpc),
             Occurrence::RpcAnswered(rpc, result) => self.rpc_answered(rpc, result),
             Occurrence::RpcExpires(rpc) => self.rpc_answered(rpc, Err("no answer".to_owned())),
-            Occurrence::Downloaded { site, process, object, try_number } => {
-                self.downloaded(site, process, object, try_number);
+            Occurrence::Downloaded { site, process, object, intent, try_number } => {
+                self.downloaded(site, process, (object, intent), try_number);
             }
             Occurrence::Uploaded { site, process, transfer, object, try_number } => {
                 self.uploaded(site, process, (transfer, object), try_number);
             }
             Occurrence::Deleted { process, object } => self.deleted(process, object),
+            Occurrence::Looked { process, object, transfer } => self.looked(process, object, transfer),
             Occurrence::Client(client) => self.client_acts(client),
             Occurrence::Fault(fault) => self.fault(fault),
         }

@@ -158,9 +158,14 @@ impl ControlPlane {
         })
     }
 
+    /// Deletes the object, after a look where it is not known whether it came there: the ledger is to have what moved.
     pub(crate) fn ask_to_delete(&mut self, object: ObjectId) {
-        let reference = self.state.objects[&object].reference;
-        self.command(Command::DeleteFromBucket { object: reference });
+        let known = &self.state.objects[&object];
+        let reference = known.reference;
+        self.command(match &known.doubtful {
+            Some(doubtful) => Command::LookInBucket { object: reference, transfer: doubtful.transfer },
+            None => Command::DeleteFromBucket { object: reference },
+        });
         self.agenda.set(self.now + DELETE_AGAIN, Timer::Object(object));
     }
 
@@ -181,7 +186,7 @@ impl ControlPlane {
 
     pub(crate) fn bucket_object_deleted(&mut self, object: ObjectId) {
         // A deletion that was asked for twice is confirmed twice.
-        let deleting = |known: &ObjectState| known.bucket == BucketState::Deleting;
+        let deleting = |known: &ObjectState| known.bucket == BucketState::Deleting && known.doubtful.is_none();
         let Some(known) = self.state.objects.get(&object).filter(|known| deleting(known)) else { return };
         let was_last = known.sites.iter().all(|site| self.reach(*site) == Reach::Gone);
         self.record(Fact::BucketDeleted { object });
@@ -189,6 +194,16 @@ impl ControlPlane {
         if was_last {
             self.agenda.wake_data();
         }
+    }
+
+    pub(crate) fn bucket_object_seen(&mut self, object: ObjectId, transfer: TransferId, present: bool) {
+        // A look that was asked for twice is answered twice.
+        let doubtful = self.state.objects.get(&object).and_then(|known| known.doubtful.as_ref());
+        if doubtful.is_none_or(|doubtful| doubtful.transfer != transfer) {
+            return;
+        }
+        self.record(Fact::PushLookedUp { object, found: present, at: self.now });
+        self.ask_to_delete(object);
     }
 
     /// A hold may have ended, or a deletion was not confirmed.

@@ -46,6 +46,7 @@ impl State {
             | Fact::PushCancelled { .. }
             | Fact::PushEnded { .. }
             | Fact::PushFailed { .. }
+            | Fact::PushLookedUp { .. }
             | Fact::ReplicaLost { .. }
             | Fact::ObjectHeld { .. }
             | Fact::ObjectDownloaded { .. }

@@ -2,11 +2,12 @@
 
 use std::sync::Arc;
 
-use atoll_model::id::{ObjectId, RunId, SiteId};
+use atoll_model::id::{ObjectId, RunId, SiteId, SiteName};
 use atoll_model::session::{FaultLocation, PushFailure};
+use atoll_model::time::Timestamp;
 use atoll_model::value::ObjectRef;
 
-use super::{BucketState, LedgerEntry, ObjectState, Outgoing, Place, State, Transfer};
+use super::{BucketState, DoubtfulPush, LedgerEntry, ObjectState, Outgoing, Place, State, Transfer};
 use crate::fact::{Fact, RuleText};
 
 impl State {
@@ -45,7 +46,8 @@ impl State {
             Fact::PushOrdered { .. }
             | Fact::PushCancelled { .. }
             | Fact::PushEnded { .. }
-            | Fact::PushFailed { .. } => self.evolve_transfer(fact),
+            | Fact::PushFailed { .. }
+            | Fact::PushLookedUp { .. } => self.evolve_transfer(fact),
             Fact::ReplicaLost { object, site, location, message: _ } => match location {
                 FaultLocation::SiteStore => {
                     if let Some(known) = self.objects.get_mut(object) {
@@ -122,19 +124,12 @@ impl State {
                 if let Some(known) = self.objects.get_mut(&ended.object.id) {
                     known.failed_pushes = 0;
                 }
-                let entry = LedgerEntry {
-                    object: ended.object.id,
-                    bytes: *wire_bytes,
-                    from: Place::Site(self.site(ended.site).name.clone()),
-                    to: Place::Bucket,
-                    for_execution: ended.for_execution,
-                    rule: ended.rule,
-                    at: *at,
-                };
-                self.enter_ledger(ended.run, entry);
+                let from = self.site(ended.site).name.clone();
+                self.enter_push(&ended, from, *wire_bytes, *at);
             }
             Fact::PushFailed { transfer, reason, message: _, at: _ } => {
                 let Some(ended) = self.end_transfer(*transfer) else { return };
+                let from = self.site(ended.site).name.clone();
                 if let Some(known) = self.objects.get_mut(&ended.object.id) {
                     match reason {
                         PushFailure::Unavailable => known.remove_site(ended.site),
@@ -144,7 +139,14 @@ impl State {
                     if known.bucket == BucketState::Absent {
                         // An earlier try may have got through, and its report been lost with the agent.
                         known.bucket = BucketState::Deleting;
+                        known.doubtful = Some(DoubtfulPush { transfer: *transfer, ended, from });
                     }
+                }
+            }
+            Fact::PushLookedUp { object, found, at } => {
+                let doubtful = self.objects.get_mut(object).and_then(|known| known.doubtful.take());
+                if let Some(DoubtfulPush { ended, from, .. }) = doubtful.filter(|_| *found) {
+                    self.enter_push(&ended, from, ended.object.bytes, *at);
                 }
             }
             _ => unreachable!("only facts about transfers come here"),
@@ -210,6 +212,19 @@ impl State {
                 }
             }
         }
+    }
+
+    fn enter_push(&mut self, push: &Transfer, from: SiteName, bytes: u64, at: Timestamp) {
+        let entry = LedgerEntry {
+            object: push.object.id,
+            bytes,
+            from: Place::Site(from),
+            to: Place::Bucket,
+            for_execution: push.for_execution,
+            rule: push.rule,
+            at,
+        };
+        self.enter_ledger(push.run, entry);
     }
 
     /// Bytes that did not cross a border (the object was there already) are no entry.

@@ -1,6 +1,6 @@
 //! Objects, where they are, the transfers that move them, and the record of every crossing.
 
-use atoll_model::id::{ExecutionId, ObjectId, RunId, SiteId, StepIndex, TransferId};
+use atoll_model::id::{ExecutionId, ObjectId, RunId, SiteId, SiteName, StepIndex, TransferId};
 use atoll_model::time::Timestamp;
 use atoll_model::value::ObjectRef;
 use serde::{Deserialize, Serialize};
@@ -28,6 +28,16 @@ pub(crate) struct ObjectState {
     pub(crate) upload_until: Option<Timestamp>,
     /// Transfers that failed since one succeeded.
     pub(crate) failed_pushes: u32,
+    /// One that came to nothing as far as is known; the bucket is still to be looked into.
+    pub(crate) doubtful: Option<DoubtfulPush>,
+}
+
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub(crate) struct DoubtfulPush {
+    pub(crate) transfer: TransferId,
+    pub(crate) ended: Transfer,
+    /// The site may be removed before the answer comes.
+    pub(crate) from: SiteName,
 }
 
 impl ObjectState {
@@ -44,6 +54,7 @@ impl ObjectState {
             hold_until: None,
             upload_until: None,
             failed_pushes: 0,
+            doubtful: None,
         }
     }
 

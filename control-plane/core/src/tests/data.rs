@@ -7,7 +7,7 @@ use atoll_model::session::{FaultLocation, PushFailure, Report};
 use atoll_model::value::{ObjectKind, Value};
 
 use super::world::{World, execution, file, object};
-use crate::view::{ExecutionState, RunState};
+use crate::view::{ExecutionState, LedgerFilter, RunState};
 use crate::{Event, Rejection, Request, Response};
 
 const TWO_SITES: &str = "workflow: w\nsteps:\n  make: { run: x, site: edge, outputs: { f: file, g: file } }\n  use: { run: x, site: hpc, with: { f: \"${{ steps.make.outputs.f }}\" } }\n";
@@ -104,6 +104,41 @@ fn a_push_that_fails_is_tried_from_another_holder_and_ends_with_the_name_of_the_
     assert_eq!(world.state(run), RunState::Failed);
     let message = world.core.run(run).unwrap().error.unwrap().message;
     assert!(message.contains(&pushed.id.to_string()) && message.contains("no route"), "{message}");
+}
+
+/// What the ledger has of crossings from a site into the bucket.
+fn pushed_bytes(world: &World) -> Vec<u64> {
+    let entries = world.core.ledger(&LedgerFilter::default());
+    entries.iter().filter(|entry| entry.from.to_string() == "edge").map(|entry| entry.bytes).collect()
+}
+
+#[test]
+fn a_push_that_came_to_its_end_and_was_not_told_of_is_found_in_the_bucket_once() {
+    let (mut world, _) = waiting_for_a_push(TWO_SITES);
+    let (transfer, pushed) = world.pushes("edge")[0];
+    // The agent was killed before it could record the end; then the push was cancelled, and it cannot tell any more.
+    let (reason, message) = (PushFailure::Cancelled, "cancelled".to_owned());
+    world.report("edge", vec![Report::PushFailed { transfer, object: pushed, reason, message }]);
+    assert!(world.deletes.is_empty(), "what is there is looked at before it is deleted");
+    world.advance(Duration::from_secs(61));
+    assert_eq!(world.carry_out_looks(true), 2, "asked again");
+    assert_eq!(pushed_bytes(&world), [pushed.bytes]);
+    assert_eq!(world.carry_out_deletes(), [pushed.id]);
+    assert_eq!(world.carry_out_pushes("edge"), 1, "and pushed for whoever waits");
+    assert_eq!(pushed_bytes(&world), [pushed.bytes, pushed.bytes]);
+}
+
+#[test]
+fn a_push_that_came_to_nothing_leaves_nothing_in_the_ledger() {
+    let (mut world, _) = waiting_for_a_push(TWO_SITES);
+    let (transfer, pushed) = world.pushes("edge")[0];
+    let (reason, message) = (PushFailure::Refused, "no route".to_owned());
+    world.report("edge", vec![Report::PushFailed { transfer, object: pushed, reason, message }]);
+    // A confirmation of an earlier deletion says nothing of what this push may have left.
+    world.handle(Event::BucketObjectDeleted { object: pushed.id });
+    assert_eq!(world.carry_out_looks(false), 1);
+    assert_eq!(world.carry_out_deletes(), [pushed.id]);
+    assert_eq!(pushed_bytes(&world), [0; 0]);
 }
 
 #[test]

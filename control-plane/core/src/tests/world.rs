@@ -45,6 +45,7 @@ pub(crate) struct World {
     pub(crate) now: Timestamp,
     pub(crate) agents: BTreeMap<String, Agent>,
     pub(crate) deletes: Vec<ObjectRef>,
+    pub(crate) looks: Vec<(ObjectRef, TransferId)>,
     pub(crate) replies: BTreeMap<RequestId, Result<Response, Rejection>>,
     pub(crate) closed: Vec<ConnectionId>,
     /// Whether each event is followed by a recovery; off where a test has too many.
@@ -89,6 +90,7 @@ impl World {
             now: T0,
             agents: BTreeMap::new(),
             deletes: Vec::new(),
+            looks: Vec::new(),
             replies: BTreeMap::new(),
             closed: Vec::new(),
             compare_recovery: true,
@@ -130,6 +132,7 @@ impl World {
                 }
                 Command::Close { connection } => self.closed.push(connection),
                 Command::DeleteFromBucket { object } => self.deletes.push(object),
+                Command::LookInBucket { object, transfer } => self.looks.push((object, transfer)),
             }
         }
         if self.compare_recovery {
@@ -413,8 +416,18 @@ impl World {
         count
     }
 
-    /// Deletions from the bucket that were asked for are carried out.
+    /// The bucket is looked into where that was asked for.
+    pub(crate) fn carry_out_looks(&mut self, present: bool) -> usize {
+        let looks = std::mem::take(&mut self.looks);
+        for (object, transfer) in &looks {
+            self.handle(Event::BucketObjectSeen { object: object.id, transfer: *transfer, present });
+        }
+        looks.len()
+    }
+
+    /// Deletions from the bucket that were asked for are carried out; where a look comes first, nothing is found.
     pub(crate) fn carry_out_deletes(&mut self) -> Vec<ObjectId> {
+        self.carry_out_looks(false);
         let deletes: Vec<_> = self.deletes.drain(..).map(|object| object.id).collect();
         deletes.iter().for_each(|object| self.handle(Event::BucketObjectDeleted { object: *object }));
         deletes

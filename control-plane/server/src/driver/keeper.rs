@@ -7,13 +7,13 @@ use std::sync::mpsc::Receiver;
 
 use atoll_model::id::{Epoch, ReportSeq};
 use atoll_model::session::{ControlBody, ControlFrame, Goodbye};
-use atoll_model::value::ObjectRef;
 use control_plane_core::{Command, ConnectionId, Rejection, RequestId, Response};
 use storage_sync_journal::{Journal, JournalError, JournalStats};
 use tokio::sync::mpsc::error::TrySendError;
 use tokio::sync::{mpsc, oneshot};
 
 use super::batch::{Batch, Effect};
+use super::deletion::BucketOrder;
 use super::notice::Notices;
 use super::start::DriverError;
 use crate::telemetry::Meters;
@@ -55,7 +55,7 @@ pub(super) struct Keeper {
     expected: HashMap<RequestId, oneshot::Sender<Result<Response, Rejection>>>,
     connections: HashMap<ConnectionId, Stream>,
     /// Objects that are to leave the bucket.
-    deletions: mpsc::UnboundedSender<ObjectRef>,
+    deletions: mpsc::UnboundedSender<BucketOrder>,
     notices: Notices,
     meters: Arc<Meters>,
     /// Bytes of the last checkpoint; 0 before the first.
@@ -78,7 +78,7 @@ impl Keeper {
     pub(super) fn new(
         log: Box<dyn Log>,
         batches: Receiver<Batch>,
-        deletions: mpsc::UnboundedSender<ObjectRef>,
+        deletions: mpsc::UnboundedSender<BucketOrder>,
         notices: Notices,
         meters: Arc<Meters>,
         checkpoint_bytes: u64,
@@ -170,9 +170,12 @@ impl Keeper {
             Command::Close { connection } => {
                 self.connections.remove(&connection);
             }
+            // The receiver ends only when the process does.
             Command::DeleteFromBucket { object } => {
-                // The receiver ends only when the process does.
-                let _ = self.deletions.send(object);
+                let _ = self.deletions.send(BucketOrder::Delete(object));
+            }
+            Command::LookInBucket { object, transfer } => {
+                let _ = self.deletions.send(BucketOrder::Look(object, transfer));
             }
         }
     }

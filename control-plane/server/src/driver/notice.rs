@@ -121,6 +121,7 @@ fn run_of(fact: &Fact) -> Option<RunId> {
         | Fact::PushCancelled { .. }
         | Fact::PushEnded { .. }
         | Fact::PushFailed { .. }
+        | Fact::PushLookedUp { .. }
         | Fact::ReplicaLost { .. }
         | Fact::PartTaken { .. }
         | Fact::BucketReleased { .. }

@@ -86,6 +86,7 @@ impl Pump {
                     Event::Request { .. }
                     | Event::FrameReceived { .. }
                     | Event::BucketObjectDeleted { .. }
+                    | Event::BucketObjectSeen { .. }
                     | Event::TimeoutElapsed => None,
                 };
                 self.handle(event, now);

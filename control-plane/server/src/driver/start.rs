@@ -4,12 +4,12 @@ use std::sync::Arc;
 use std::thread;
 
 use atoll_model::time::Timestamp;
-use atoll_model::value::ObjectRef;
 use control_plane_core::Config;
 use storage_sync_journal::{BatchSeq, JournalError};
 use tokio::sync::{mpsc, oneshot};
 
 use super::clock::Clock;
+use super::deletion::BucketOrder;
 use super::keeper::{Keeper, Log};
 use super::pump::Pump;
 use super::recovery::recover;
@@ -51,7 +51,7 @@ pub(crate) struct Beginning {
     /// The last batch that it stands for, and the state.
     pub(crate) checkpoint: Option<(BatchSeq, Vec<u8>)>,
     pub(crate) batches: Vec<(BatchSeq, Vec<u8>)>,
-    pub(crate) deletions: mpsc::UnboundedSender<ObjectRef>,
+    pub(crate) deletions: mpsc::UnboundedSender<BucketOrder>,
     pub(crate) notices: Notices,
     pub(crate) meters: Arc<Meters>,
 }

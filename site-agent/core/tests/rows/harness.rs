@@ -15,7 +15,7 @@ use atoll_model::session::{
 use atoll_model::time::Timestamp;
 use atoll_model::value::{FileName, FileRef, ObjectKind, ObjectRef, Type, Value};
 use atoll_model::workflow::{OnDisconnect, StartMode};
-use site_agent_core::event::{Exit, ExitKind, FoundAttempt, StoredOutputs};
+use site_agent_core::event::{Exit, ExitKind, Found, FoundAttempt, StoredOutputs};
 use site_agent_core::{Agent, Command, Config, Event, Fact, Snapshot, Step};
 
 pub(crate) const RUN: RunId = RunId::from_bits(7);
@@ -50,7 +50,7 @@ impl Site {
 
     pub(crate) fn with(config: Config) -> Self {
         let now = Timestamp(1_000_000_000);
-        let (agent, step) = Agent::recover(config, None, [], Vec::new(), now);
+        let (agent, step) = Agent::recover(config, None, [], Found::default(), now);
         let (facts, commands) = (Vec::new(), Vec::new());
         let mut site = Self { agent, facts, commands, now, epoch: 0, next_command: 1, boots: 0 };
         site.perform(step);
@@ -86,7 +86,11 @@ impl Site {
     }
 
     /// Kills the process and begins another on the same journal, through the encoding that journals use.
-    pub(crate) fn restart(&mut self, found: Vec<FoundAttempt>) {
+    pub(crate) fn restart(&mut self, attempts: Vec<FoundAttempt>) {
+        self.restart_with(Found { attempts, ..Found::default() });
+    }
+
+    pub(crate) fn restart_with(&mut self, found: Found) {
         let facts: Vec<Fact> =
             self.facts.iter().map(|fact| postcard::from_bytes(&postcard::to_stdvec(fact).unwrap()).unwrap()).collect();
         let (replayed, _) = Agent::recover(config(), None, facts.clone(), found.clone(), self.now);
@@ -99,7 +103,8 @@ impl Site {
     }
 
     /// Kills the process and loses its journal.
-    pub(crate) fn lose_journal(&mut self, found: Vec<FoundAttempt>) {
+    pub(crate) fn lose_journal(&mut self, attempts: Vec<FoundAttempt>) {
+        let found = Found { attempts, ..Found::default() };
         let config = Config { new_journal: JournalId::from_bits(99), ..config() };
         let (agent, step) = Agent::recover(config, None, [], found, self.now);
         self.agent = agent;

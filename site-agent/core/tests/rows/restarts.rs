@@ -1,8 +1,8 @@
 //! A: the agent is killed at each point of an execution.
 
-use atoll_model::session::{AgentBody, InventoryItem, LocalState, Outcome, SiteCommand, StepTemplate, Verdict};
+use atoll_model::session::{AgentBody, InventoryItem, LocalState, Outcome, Report, SiteCommand, StepTemplate, Verdict};
 use atoll_model::workflow::StartMode;
-use site_agent_core::event::{ExitKind, FoundAttempt, FoundState};
+use site_agent_core::event::{Arrival, ExitKind, Found, FoundAttempt, FoundState};
 use site_agent_core::{Command, Event};
 
 use crate::harness::*;
@@ -24,7 +24,7 @@ fn a1_a_command_that_was_not_journaled_is_not_acknowledged() {
     assert_eq!(last_acknowledged(&site), 2, "after the facts it follows from");
     site.facts.truncate(durable);
     let facts = site.facts.clone();
-    let (agent, _) = site_agent_core::Agent::recover(config(), None, facts, Vec::new(), site.now);
+    let (agent, _) = site_agent_core::Agent::recover(config(), None, facts, Found::default(), site.now);
     site.agent = agent;
     site.commands.clear();
     site.connect();
@@ -58,16 +58,71 @@ fn a3_a_fetch_that_a_restart_interrupted_is_taken_up_and_told_of_once() {
     site.command(SiteCommand::Dispatch(reader(0, 0, 5)));
     site.event(Event::Located { object: object(5), present: false });
     assert!(site.has(|command| matches!(command, Command::Fetch { .. })));
-    site.restart(Vec::new());
+    let arrival = Arrival { object: object(5), intent: 1, wire_bytes: 7, at: site.now };
+    let found = Found { arrivals: vec![arrival], ..Found::default() };
+    site.restart_with(found.clone());
     assert_eq!(site.commands.iter().filter(|command| matches!(command, Command::Locate { .. })).count(), 1);
+    assert!(site.has(|command| matches!(command, Command::ForgetArrival { intent: 1, .. })));
+    // The note may be there once more, as it is taken away only after what it says is durable.
+    site.restart_with(found);
     site.event(Event::Located { object: object(5), present: true });
     site.connect();
-    let fetched = site
-        .reports()
-        .into_iter()
-        .filter(|(_, report)| matches!(report, atoll_model::session::Report::Fetched { wire_bytes: 5, .. }));
-    assert_eq!(fetched.count(), 1);
+    assert_eq!(fetched_bytes(&site), [7]);
     assert_eq!(site.starts().len(), 1);
+}
+
+#[test]
+fn a3_a_fetch_that_a_restart_cut_short_is_begun_again_and_told_of_when_it_has_come() {
+    let mut site = Site::connected();
+    site.prepare(&template(0));
+    site.command(SiteCommand::Dispatch(reader(0, 0, 5)));
+    site.event(Event::Located { object: object(5), present: false });
+    // A note of an earlier fetch of the same object, which was on record.
+    let arrival = Arrival { object: object(5), intent: 0, wire_bytes: 7, at: site.now };
+    site.restart_with(Found { arrivals: vec![arrival], ..Found::default() });
+    site.event(Event::Located { object: object(5), present: false });
+    assert!(site.has(|command| matches!(command, Command::Fetch { intent: 1, .. })));
+    site.event(Event::Fetched { object: object(5), wire_bytes: 5, at: site.now });
+    site.connect();
+    assert_eq!(fetched_bytes(&site), [5]);
+}
+
+#[test]
+fn d5_what_was_fetched_and_damaged_before_it_was_on_record_is_told_of_as_both() {
+    let mut site = Site::connected();
+    site.prepare(&template(0));
+    site.command(SiteCommand::Dispatch(reader(0, 0, 5)));
+    site.event(Event::Located { object: object(5), present: false });
+    let arrival = Arrival { object: object(5), intent: 1, wire_bytes: 5, at: site.now };
+    site.restart_with(Found { arrivals: vec![arrival], ..Found::default() });
+    site.event(Event::Located { object: object(5), present: false });
+    assert!(site.has(|command| matches!(command, Command::Fetch { intent: 2, .. })));
+    site.event(Event::Fetched { object: object(5), wire_bytes: 5, at: site.now });
+    site.connect();
+    assert_eq!(fetched_bytes(&site), [5, 5]);
+    let faults = site.reports().into_iter().filter(|(_, report)| matches!(report, Report::Fault { .. }));
+    assert_eq!(faults.count(), 1, "so that the control plane does not take the first for a copy");
+}
+
+#[test]
+fn d5_what_is_here_without_having_come_was_made_here() {
+    let mut site = Site::connected();
+    site.prepare(&template(0));
+    site.command(SiteCommand::Dispatch(reader(0, 0, 5)));
+    site.event(Event::Located { object: object(5), present: false });
+    site.restart(Vec::new());
+    site.event(Event::Located { object: object(5), present: true });
+    site.connect();
+    assert_eq!(fetched_bytes(&site), [0; 0]);
+    assert_eq!(site.starts().len(), 1);
+}
+
+fn fetched_bytes(site: &Site) -> Vec<u64> {
+    let fetched = site.reports().into_iter().filter_map(|(_, report)| match report {
+        Report::Fetched { wire_bytes, .. } => Some(wire_bytes),
+        _ => None,
+    });
+    fetched.collect()
 }
 
 #[test]
@@ -163,7 +218,13 @@ fn a10_a_manifest_without_a_report_becomes_a_report() {
     site.store(exec(0, 0), vec![file(1)]);
     site.facts.truncate(durable);
     let found = vec![found(0, 0, FoundState::Exited(exit_at(site.now, ExitKind::Code(0))))];
-    let (agent, step) = site_agent_core::Agent::recover(config(), None, site.facts.clone(), found, site.now);
+    let (agent, step) = site_agent_core::Agent::recover(
+        config(),
+        None,
+        site.facts.clone(),
+        Found { attempts: found, ..Found::default() },
+        site.now,
+    );
     site.agent = agent;
     site.commands = step.commands;
     site.store(exec(0, 0), vec![file(1)]);

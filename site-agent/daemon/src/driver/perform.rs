@@ -62,7 +62,8 @@ impl Performer {
             Command::Send { frame } => self.link.send(frame),
             Command::Disconnect { give_up } => self.link.disconnect(give_up),
             Command::Locate { object } => self.order(Order::Locate(object)),
-            Command::Fetch { object } => self.fetch(object),
+            Command::Fetch { object, intent } => self.fetch(object, intent),
+            Command::ForgetArrival { object, intent } => self.forget_arrival(object, intent),
             Command::CancelFetch { object } => {
                 if let Some(token) = self.running.fetches.get(&object) {
                     token.cancel();
@@ -94,13 +95,13 @@ impl Performer {
         self.tasks.spawn_on(async move { inbox.tell(vec![transfer.await]) }, &self.runtime);
     }
 
-    fn fetch(&mut self, object: ObjectRef) {
+    fn fetch(&mut self, object: ObjectRef, intent: u64) {
         let token = CancellationToken::new();
         self.running.fetches.retain(|_, token| !token.is_cancelled());
         self.running.fetches.insert(object, token.clone());
         let (transfers, meters) = (self.transfers.clone(), Arc::clone(&self.meters));
         self.spawn(async move {
-            let fetched = token.run_until_cancelled(transfers.fetch(object)).await;
+            let fetched = token.run_until_cancelled(transfers.fetch_noted(object, intent)).await;
             token.cancel();
             match fetched {
                 Some(Ok(fetched)) => {
@@ -113,11 +114,21 @@ impl Performer {
                     let permanent = matches!(error, FetchError::Credentials(CredentialError::Refused(_)));
                     Event::FetchFailed { object, message: error.to_string(), corrupt, permanent }
                 }
-                None => {
-                    Event::FetchFailed { object, message: "cancelled".to_owned(), corrupt: false, permanent: false }
-                }
+                // It may have come to its end all the same.
+                None => match transfers.arrival(object, intent) {
+                    Ok(Some(noted)) => Event::Fetched { object, wire_bytes: noted.wire_bytes, at: wall_clock() },
+                    Ok(None) | Err(_) => {
+                        Event::FetchFailed { object, message: "cancelled".to_owned(), corrupt: false, permanent: false }
+                    }
+                },
             }
         });
+    }
+
+    fn forget_arrival(&self, object: ObjectRef, intent: u64) {
+        if let Err(error) = self.transfers.forget_arrival(object, intent) {
+            tracing::warn!(object = %object.id, error = &error as &dyn std::error::Error, "the note of an arrival stays behind");
+        }
     }
 
     fn push(&mut self, transfer: TransferId, object: ObjectRef) {

@@ -1,15 +1,15 @@
 //! Fetching.
 
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
-use std::sync::atomic::Ordering;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
 
 use atoll_model::value::{ObjectKind, ObjectRef};
 use futures::{StreamExt as _, TryStreamExt as _};
 
 use super::http::{RangeError, Source};
 use super::segments::Segments;
-use super::{FetchError, Fetched, Inner, blocking};
+use super::{FetchError, Fetched, Inner, arrival, blocking};
 use crate::hash::SEGMENT_BYTES;
 use crate::manifest::ManifestError;
 use crate::store::error::Doing as _;
@@ -66,25 +66,35 @@ enum Piece {
     },
 }
 
-pub(super) async fn fetch(inner: &Inner, object: ObjectRef) -> Result<Fetched, FetchError> {
+pub(super) async fn fetch(inner: &Inner, object: ObjectRef, intent: Option<u64>) -> Result<Fetched, FetchError> {
     let store = inner.store.clone();
     if blocking(move || store.contains(object)).await {
         return Ok(Fetched { wire_bytes: 0 });
     }
     let folder = inner.store.partial(&format!("fetch-{}", object.id.hex()));
-    let mut wire_bytes = 0;
+    let note = Arc::new(Note {
+        store: inner.store.clone(),
+        object,
+        intent,
+        wire_bytes: AtomicU64::new(0),
+        closed: Mutex::new(false),
+    });
+    let _closing = Closing(note.clone());
     let mut first = true;
     loop {
-        let source = Source::new(inner, object);
-        let result = fetch_once(inner, &source, object, &folder).await;
-        wire_bytes += source.wire_bytes.load(Ordering::Relaxed);
+        let source = Source::new(inner, object, &note.wire_bytes);
+        let result = fetch_once(inner, &source, &note, &folder).await;
+        if result.is_err() {
+            let note = note.clone();
+            blocking(move || note.take_back()).await?;
+        }
         // What is kept for later is of no use after success or damage, and in the way on a full disk.
         if !matches!(result, Err(Failure::Other(ref error)) if !matches!(error, FetchError::NoSpace)) {
             let folder = folder.clone();
             blocking(move || remove_folder(&folder)).await?;
         }
         match result {
-            Ok(()) => return Ok(Fetched { wire_bytes }),
+            Ok(()) => return Ok(Fetched { wire_bytes: note.wire_bytes.load(Ordering::Relaxed) }),
             Err(Failure::Other(error)) => return Err(error),
             Err(Failure::Corrupt(message)) if first => {
                 tracing::warn!(object = %object.id, message, "what came from the bucket is damaged; it is fetched again");
@@ -102,7 +112,8 @@ fn remove_folder(folder: &Path) -> Result<(), StoreError> {
     }
 }
 
-async fn fetch_once(inner: &Inner, source: &Source<'_>, object: ObjectRef, folder: &Path) -> Result<(), Failure> {
+async fn fetch_once(inner: &Inner, source: &Source<'_>, note: &Arc<Note>, folder: &Path) -> Result<(), Failure> {
+    let object = note.object;
     let (_, download) = source.url(None).await.map_err(Failure::of_range(object))?;
     let path = folder.to_owned();
     blocking(move || std::fs::create_dir_all(&path).doing("make", &path)).await?;
@@ -116,8 +127,8 @@ async fn fetch_once(inner: &Inner, source: &Source<'_>, object: ObjectRef, folde
     }
     let plan = Arc::new(plan);
     let work = {
-        let (store, plan, folder) = (inner.store.clone(), plan.clone(), folder.to_owned());
-        blocking(move || Work::of(store, plan, folder)).await?
+        let (note, plan, folder) = (note.clone(), plan.clone(), folder.to_owned());
+        blocking(move || Work::of(note, plan, folder)).await?
     };
     let work = Arc::new(work);
     let ahead = Arc::new((plan.prefix.len() as u64, ahead));
@@ -185,9 +196,48 @@ async fn bring(
     blocking(move || work.take(piece, &bytes)).await
 }
 
+/// That all bytes have come, for whoever asked: written before the object can be found in the store.
+struct Note {
+    store: SiteStore,
+    object: ObjectRef,
+    intent: Option<u64>,
+    /// Bytes that came over the wire so far.
+    wire_bytes: AtomicU64,
+    /// Whoever waited for the fetch has gone: work that goes on behind his back brings nothing in any more.
+    closed: Mutex<bool>,
+}
+
+/// Closes a note when the fetch is over or dropped.
+struct Closing(Arc<Note>);
+
+impl Drop for Closing {
+    fn drop(&mut self) {
+        *self.0.closed.lock().unwrap_or_else(PoisonError::into_inner) = true;
+    }
+}
+
+impl Note {
+    fn write(&self) -> Result<(), StoreError> {
+        let closed = self.closed.lock().unwrap_or_else(PoisonError::into_inner);
+        if *closed {
+            return Err(StoreError::io("take in", &self.store.partial(""), std::io::ErrorKind::Interrupted));
+        }
+        let wire_bytes = self.wire_bytes.load(Ordering::Relaxed);
+        match self.intent {
+            Some(intent) if wire_bytes > 0 => arrival::note(&self.store, self.object, intent, wire_bytes),
+            Some(_) | None => Ok(()),
+        }
+    }
+
+    fn take_back(&self) -> Result<(), StoreError> {
+        self.intent.map_or(Ok(()), |intent| arrival::forget(&self.store, self.object, intent))
+    }
+}
+
 /// What of a stream is still to come, and where it goes.
 struct Work {
     store: SiteStore,
+    note: Arc<Note>,
     plan: Arc<StreamPlan>,
     folder: PathBuf,
     small: Vec<(u64, u64, Vec<PlannedFile>)>,
@@ -195,8 +245,9 @@ struct Work {
 }
 
 impl Work {
-    fn of(store: SiteStore, plan: Arc<StreamPlan>, folder: PathBuf) -> Result<Self, Failure> {
-        let mut work = Self { store, plan: plan.clone(), folder, small: Vec::new(), large: Vec::new() };
+    fn of(note: Arc<Note>, plan: Arc<StreamPlan>, folder: PathBuf) -> Result<Self, Failure> {
+        let store = note.store.clone();
+        let mut work = Self { store, note, plan: plan.clone(), folder, small: Vec::new(), large: Vec::new() };
         for file in plan.files.iter().filter(|file| !work.store.has_file(file.id)) {
             if file.bytes > SEGMENT_BYTES {
                 let segments = Segments::open(&work.folder, &file.id.hex(), file.bytes)?;
@@ -256,6 +307,10 @@ impl Work {
                     write_sparse(&path, file.variants, content)?;
                     arrived.push(Arrived { id: file.id, variants: file.variants, path });
                 }
+                // A small file is an object that has come whole.
+                if self.plan.manifests.is_empty() {
+                    self.note.write()?;
+                }
                 Ok(self.store.take_in(arrived)?)
             }
         }
@@ -269,6 +324,9 @@ impl Work {
                 return Err(Failure::Corrupt(format!("the bytes of {} have another digest", file.id)));
             }
             arrived.push(Arrived { id: file.id, variants: file.variants, path: segments.path.clone() });
+        }
+        if !arrived.is_empty() || !self.plan.manifests.is_empty() {
+            self.note.write()?;
         }
         if !arrived.is_empty() {
             self.store.take_in(arrived)?;

@@ -88,7 +88,7 @@ pub(super) struct Source<'a> {
     inner: &'a Inner,
     object: ObjectRef,
     current: Mutex<Option<(u64, Download)>>,
-    pub(super) wire_bytes: AtomicU64,
+    wire_bytes: &'a AtomicU64,
 }
 
 /// Why a range could not be had.
@@ -100,8 +100,8 @@ pub(super) enum RangeError {
 }
 
 impl<'a> Source<'a> {
-    pub(super) fn new(inner: &'a Inner, object: ObjectRef) -> Self {
-        Self { inner, object, current: Mutex::new(None), wire_bytes: AtomicU64::new(0) }
+    pub(super) fn new(inner: &'a Inner, object: ObjectRef, wire_bytes: &'a AtomicU64) -> Self {
+        Self { inner, object, current: Mutex::new(None), wire_bytes }
     }
 
     /// A URL that is not the one of generation `not`.
