@@ -178,9 +178,15 @@ impl<'a> Reader<'a> {
     }
 }
 
-/// Why a symbolic link `depth` directories below a tree's root must not be in it, if so. A target may first go up, but
-/// not above the root, and then only down: so wherever the links on its way lead, it cannot leave the tree.
-pub(crate) fn symlink_fault(target: &[u8], depth: usize) -> Option<&'static str> {
+/// Why a symbolic link `depth` directories below a tree's root must not be in it, if so. A target may go up, but not above
+/// the root, and go down; it may come up again only out of directories of the tree itself, and not out of links, which may
+/// lead anywhere: `is_directory` is asked whether these names lead to one from the directory that the link stands in. What
+/// is above that is not the same wherever the directory is used, so from there a target only goes down.
+pub(crate) fn symlink_fault(
+    target: &[u8],
+    depth: usize,
+    is_directory: &mut dyn FnMut(&[&[u8]]) -> bool,
+) -> Option<&'static str> {
     if target.is_empty() || target.contains(&0) {
         return Some("which is no path");
     }
@@ -190,18 +196,38 @@ pub(crate) fn symlink_fault(target: &[u8], depth: usize) -> Option<&'static str>
     if target.starts_with(b"/") {
         return Some("an absolute path, which means something else at every site");
     }
-    let mut names = target.split(|byte| *byte == b'/').filter(|name| !name.is_empty() && *name != b".").peekable();
     let mut up = 0;
-    while names.next_if(|name| *name == b"..").is_some() {
-        up += 1;
-    }
-    if up > depth {
-        return Some("which is outside of the directory");
-    }
-    if names.any(|name| name == b"..") {
-        return Some("which goes up after it went down, and so may lead anywhere");
+    let mut down: Vec<&[u8]> = Vec::new();
+    for name in target.split(|byte| *byte == b'/').filter(|name| !name.is_empty() && *name != b".") {
+        if name != b".." {
+            down.push(name);
+            continue;
+        }
+        if down.is_empty() {
+            up += 1;
+            if up > depth {
+                return Some("which is outside of the directory");
+            }
+        } else if up > 0 || !is_directory(&down) {
+            return Some("which goes up after it went down, and so may lead anywhere");
+        } else {
+            down.pop();
+        }
     }
     None
+}
+
+/// Whether these names lead to a directory, from a directory and through directories only.
+fn leads_to_directory(from: ObjectId, names: &[&[u8]], manifests: &HashMap<ObjectId, Manifest>) -> bool {
+    let below = |id: ObjectId, name: &&[u8]| {
+        let entries = &manifests.get(&id)?.entries;
+        let place = entries.binary_search_by(|entry| entry.name.as_bytes().cmp(name)).ok()?;
+        match &entries[place].node {
+            Node::Directory { id, .. } => Some(*id),
+            Node::File { .. } | Node::Symlink { .. } => None,
+        }
+    };
+    names.iter().try_fold(from, below).is_some()
 }
 
 /// Checks a whole tree: totals, limits, symbolic links. `manifests` holds those that it refers to, and the root's.
@@ -222,7 +248,8 @@ pub(crate) fn check_tree(root: ObjectId, manifests: &HashMap<ObjectId, Manifest>
             match &entry.node {
                 Node::File { .. } => {}
                 Node::Symlink { target } => {
-                    if let Some(why) = symlink_fault(target, depth) {
+                    let mut is_directory = |names: &[&[u8]]| leads_to_directory(id, names, manifests);
+                    if let Some(why) = symlink_fault(target, depth, &mut is_directory) {
                         let target = String::from_utf8_lossy(target).escape_debug().to_string();
                         return Err(ManifestError::Symlink { name: entry.name.to_string(), target, why });
                     }
@@ -325,13 +352,57 @@ mod tests {
 
     #[test]
     fn g7_a_link_stays_inside_or_is_refused() {
-        for (target, depth) in [("a", 0), ("a/b", 0), ("../a", 1), ("../../x/y", 2), ("./a//b/.", 0), (".", 0)] {
-            assert_eq!(symlink_fault(target.as_bytes(), depth), None, "{target}");
+        // There is a directory `a` with a directory `b` in it; everything else may be a link.
+        let fault = |target: &str, depth| {
+            symlink_fault(target.as_bytes(), depth, &mut |names| matches!(names, [b"a"] | [b"a", b"b"]))
+        };
+        for (target, depth) in [
+            ("a", 0),
+            ("a/b", 0),
+            ("../a", 1),
+            ("../../x/y", 2),
+            ("./a//b/.", 0),
+            (".", 0),
+            ("a/../c", 0),
+            ("a/b/../../c/d", 0),
+            ("a/../../c", 1),
+            ("a/..", 0),
+        ] {
+            assert_eq!(fault(target, depth), None, "{target}");
         }
-        for (target, depth) in [("/etc/passwd", 3), ("..", 0), ("../../a", 1), ("a/../../b", 1), ("a/../b", 0), ("", 0)]
-        {
-            assert!(symlink_fault(target.as_bytes(), depth).is_some(), "{target}");
+        for (target, depth) in [
+            ("/etc/passwd", 3),
+            ("..", 0),
+            ("../../a", 1),
+            ("a/../../b", 0),
+            ("link/../b", 0),
+            ("a/link/../../b", 0),
+            ("../a/../b", 1),
+            ("", 0),
+        ] {
+            assert!(fault(target, depth).is_some(), "{target}");
         }
+    }
+
+    #[test]
+    fn g7_a_link_that_comes_up_out_of_another_link_is_refused_in_a_tree_that_arrives() {
+        let link = |target: &[u8]| Node::Symlink { target: target.to_vec() };
+        let empty = Manifest::default();
+        let (empty_id, totals) = (manifest_id(&empty.encode()), empty.totals());
+        let tree = |a: Node| Manifest {
+            entries: vec![
+                ManifestEntry { name: name(b"a"), node: a },
+                ManifestEntry { name: name(b"b"), node: file(1) },
+                ManifestEntry { name: name(b"l"), node: link(b"a/../b") },
+            ],
+        };
+        let check = |root: Manifest| {
+            let id = manifest_id(&root.encode());
+            check_tree(id, &HashMap::from([(id, root), (empty_id, empty.clone())]))
+        };
+        assert!(check(tree(Node::Directory { id: empty_id, totals })).is_ok());
+        assert!(matches!(check(tree(link(b"."))), Err(ManifestError::Symlink { .. })));
+        assert!(matches!(check(tree(file(1))), Err(ManifestError::Symlink { .. })));
     }
 
     #[test]

@@ -172,7 +172,9 @@ impl<T> Walk<'_, T> {
     fn symlink(&mut self, directory: BorrowedFd<'_>, name: &[u8], depth: usize) -> Result<Tree<T>, IngestError> {
         let target = rustix::fs::readlinkat(directory, name, Vec::new()).map_err(|error| self.error("read", error))?;
         // A link stands in a directory, so its depth counts from there.
-        match symlink_fault(target.as_bytes(), depth - 1) {
+        let mut is_directory =
+            |names: &[&[u8]]| open_beneath(directory, &names.join(&b'/'), OFlags::RDONLY | OFlags::DIRECTORY).is_ok();
+        match symlink_fault(target.as_bytes(), depth - 1, &mut is_directory) {
             None => Ok(Tree::Symlink(target.into_bytes())),
             Some(why) => {
                 let target = shown(target.as_bytes());

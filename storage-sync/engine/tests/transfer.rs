@@ -48,6 +48,7 @@ impl World {
         self.from.write("tree/twin", &noise(9 << 20, 201))?;
         fs::create_dir(self.from.path("tree/empty"))?;
         std::os::unix::fs::symlink("sub/twin", self.from.path("tree/link"))?;
+        std::os::unix::fs::symlink("empty/../sub/twin", self.from.path("tree/round"))?;
         let stored = self.from.store.ingest(&self.from.path("tree"))?;
         Ok((stored.object, stored.value))
     }

@@ -141,3 +141,47 @@ fn an_agent_that_is_asked_to_end_ends_at_once() -> Result<()> {
     }
     Ok(())
 }
+
+#[test]
+fn d6_an_object_that_is_damaged_in_the_bucket_is_reported_replaced_and_fetched_again() -> Result<()> {
+    let cluster = Cluster::start(Options { sites: vec!["edge", "hpc", "lab"], ..Options::default() })?;
+    let (read, go) = (cluster.directory().join("read"), cluster.directory().join("go"));
+    let workflow = format!(
+        r#"workflow: damaged
+steps:
+  make:
+    site: edge
+    run: seq 1 2000 > "$ATOLL_OUTPUTS/numbers"
+    outputs: {{ numbers: file }}
+  hold:
+    site: hpc
+    with: {{ numbers: "${{{{ steps.make.outputs.numbers }}}}" }}
+    run: |
+      : > {}
+      while [ ! -e {} ]; do sleep 0.05; done
+  later:
+    site: lab
+    after: [hold]
+    with: {{ numbers: "${{{{ steps.make.outputs.numbers }}}}" }}
+    run: tail -n 1 "$numbers" > "$ATOLL_OUTPUTS/last"
+    outputs: {{ last: integer }}
+outputs:
+  last: ${{{{ steps.later.outputs.last }}}}
+"#,
+        read.display(),
+        go.display()
+    );
+    let run = cluster.submit(&workflow, &[])?;
+    wait_for("the first reader", || Ok(read.exists().then_some(())))?;
+    let objects = cluster.bucket_objects()?;
+    ensure!(objects.len() == 1, "{objects:?}");
+    let mut bytes = std::fs::read(&objects[0])?;
+    bytes[100] ^= 1;
+    std::fs::write(&objects[0], &bytes)?;
+    std::fs::write(&go, "")?;
+    let shown = cluster.wait_for_end(&run)?;
+    ensure!(shown["state"] == "succeeded" && shown["outputs"]["last"] == 2_000, "{shown:#}");
+    let pushed = cluster.ledger(&run)?.iter().filter(|entry| entry["to"] == "bucket").count();
+    ensure!(pushed == 2, "it was pushed {pushed} times");
+    cluster.wait_for_empty_bucket()
+}
