@@ -32,6 +32,8 @@ const OUTBOX_BYTES_MAX: u64 = 256 << 20;
 /// Below this much room on its disk, the site takes no new work (E1).
 const DISK_FREE_BYTES_MIN: u64 = 64 << 20;
 const LINK_EVENTS_MAX: usize = 256;
+/// How much of what was verified an agent that is killed may have to hash again.
+const CHECKPOINT_INTERVAL: Duration = Duration::from_secs(60);
 /// How long the end of the agent waits for a collector of traces.
 const LAST_EXPORT_MAX: Duration = Duration::from_secs(2);
 
@@ -51,6 +53,7 @@ pub(crate) async fn run(config: Config, shutdown: CancellationToken) -> anyhow::
     let measuring =
         measure::keep_measuring(config.clone(), store.clone(), inbox.clone(), Arc::clone(&meters), stopping.clone());
     tasks.spawn(measuring);
+    tasks.spawn(keep_checkpoints(store.clone(), CHECKPOINT_INTERVAL, stopping.clone()));
     tasks.spawn(forward(happened, inbox.clone(), Arc::clone(&meters)));
     if let Some(listener) = metrics {
         tasks.spawn(telemetry::serve(listener, meters, stopping.clone()));
@@ -209,4 +212,47 @@ async fn forward(mut happened: mpsc::Receiver<LinkEvent>, inbox: Inbox, meters: 
 fn make_folders(data_dir: &Path) -> anyhow::Result<()> {
     std::fs::create_dir_all(data_dir).with_context(|| format!("cannot make the folder {}", data_dir.display()))?;
     make_private(&data_dir.join(IDENTITY)).with_context(|| format!("cannot use {}", data_dir.display()))
+}
+
+/// Has the store write down again and again what it has verified.
+async fn keep_checkpoints(store: SiteStore, interval: Duration, shutdown: CancellationToken) {
+    while shutdown.run_until_cancelled(tokio::time::sleep(interval)).await.is_some() {
+        let store = store.clone();
+        match tokio::task::spawn_blocking(move || store.checkpoint()).await {
+            Ok(Ok(())) => {}
+            // It is tried again, and at worst more is hashed after the next start.
+            Ok(Err(error)) => tracing::warn!(%error, "what the store has verified cannot be written down"),
+            Err(error) => tracing::error!(%error, "the checkpoint of the store has panicked"),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![expect(clippy::unwrap_used, reason = "a test that fails here has failed")]
+
+    use super::*;
+
+    #[tokio::test]
+    async fn what_was_verified_is_written_down_while_the_agent_runs() {
+        let folder = tempfile::tempdir().unwrap();
+        let (root, file) = (folder.path().join("store"), folder.path().join("file"));
+        let store = SiteStore::open(&root).unwrap();
+        let stopping = CancellationToken::new();
+        let keeping = keep_checkpoints(store.clone(), Duration::from_millis(1), stopping.clone());
+        let written = async {
+            std::fs::write(&file, "content").unwrap();
+            let object = store.ingest(&file).unwrap().object;
+            let is_there = || std::fs::read(root.join("verified")).is_ok_and(|bytes| names(&bytes, object.id.digest()));
+            while !is_there() {
+                tokio::task::yield_now().await;
+            }
+            stopping.cancel();
+        };
+        tokio::time::timeout(Duration::from_secs(30), futures::future::join(keeping, written)).await.unwrap();
+    }
+
+    fn names(bytes: &[u8], digest: &[u8; 32]) -> bool {
+        bytes.windows(32).any(|window| window == digest)
+    }
 }

@@ -1,11 +1,15 @@
 //! Two agents never work in one data directory (E7).
 
 use std::fs::{self, File, OpenOptions};
-use std::io::{Read as _, Seek as _, Write as _};
-use std::path::{Path, PathBuf};
+use std::io::{ErrorKind, Read as _, Seek as _, Write as _};
+use std::os::linux::net::SocketAddrExt as _;
+use std::os::unix::fs::MetadataExt as _;
+use std::os::unix::net::{SocketAddr, UnixListener};
+use std::path::Path;
 
-use anyhow::{Context as _, bail};
+use anyhow::{Context as _, anyhow, bail};
 use rustix::fs::{FlockOperation, flock};
+use rustix::io::Errno;
 
 use crate::shim::log::boot_id;
 
@@ -13,11 +17,12 @@ use crate::shim::log::boot_id;
 #[derive(Debug)]
 pub(crate) struct DataLock {
     _in_directory: File,
-    _on_machine: File,
+    _on_machine: UnixListener,
 }
 
-/// Locks a data directory, there and, because a directory may be shared between machines whose locks do not reach one
-/// another, by a file that says which machine has it.
+/// Locks a data directory: by a lock on a file there, which says which machine has it, since locks of a shared directory
+/// may not reach from one machine to another; and by a name on this machine, since some directories know no locks at all.
+/// The name is that of a socket in no directory: it is gone with its process, however that ends.
 ///
 /// # Errors
 /// When another agent works in it; the message says where.
@@ -26,14 +31,18 @@ pub(crate) fn lock(data_dir: &Path) -> anyhow::Result<DataLock> {
     let own = format!("{host} {}", boot_id()?);
     let path = data_dir.join("lock");
     let mut file = open(&path)?;
-    let on_machine = open(&machine_path(data_dir)?)?;
     let mut holder = String::new();
     file.read_to_string(&mut holder)?;
-    let refused =
-        [&file, &on_machine].into_iter().any(|file| flock(file, FlockOperation::NonBlockingLockExclusive).is_err());
-    if refused {
-        bail!("an agent already works in {} ({}); stop it first", data_dir.display(), holder.trim());
+    let in_use = || anyhow!("an agent already works in {} ({}); stop it first", data_dir.display(), holder.trim());
+    match flock(&file, FlockOperation::NonBlockingLockExclusive) {
+        Ok(()) | Err(Errno::NOSYS | Errno::NOTSUP | Errno::NOLCK) => {}
+        Err(_) => return Err(in_use()),
     }
+    let on_machine = match UnixListener::bind_addr(&machine_name(data_dir)?) {
+        Ok(name) => name,
+        Err(error) if error.kind() == ErrorKind::AddrInUse => return Err(in_use()),
+        Err(error) => return Err(error).context("this machine gives no name to lock"),
+    };
     let elsewhere =
         holder.lines().next().filter(|line| !line.is_empty() && line.split(' ').next() != Some(host.as_str()));
     if let Some(elsewhere) = elsewhere {
@@ -60,9 +69,47 @@ fn open(path: &Path) -> anyhow::Result<File> {
         .with_context(|| format!("cannot open {}", path.display()))
 }
 
-/// A path that is certainly on this machine.
-fn machine_path(data_dir: &Path) -> anyhow::Result<PathBuf> {
-    let real = fs::canonicalize(data_dir)?;
-    let name = blake3::hash(real.as_os_str().as_encoded_bytes()).to_hex();
-    Ok(std::env::temp_dir().join(format!("atoll-agent-{}.lock", &name[..16])))
+/// What the directory is called on this machine, by whatever path it is reached.
+fn machine_name(data_dir: &Path) -> anyhow::Result<SocketAddr> {
+    let found = fs::metadata(data_dir)?;
+    let name = format!("atoll-agent/{}/{}", found.dev(), found.ino());
+    Ok(SocketAddr::from_abstract_name(name)?)
+}
+
+#[cfg(test)]
+mod tests {
+    #![expect(clippy::unwrap_used, reason = "a test that fails here has failed")]
+
+    use super::*;
+
+    #[test]
+    fn e7_a_directory_is_locked_by_whatever_path_and_left_unlocked() {
+        let folder = tempfile::tempdir().unwrap();
+        let (real, link) = (folder.path().join("real"), folder.path().join("link"));
+        fs::create_dir(&real).unwrap();
+        std::os::unix::fs::symlink(&real, &link).unwrap();
+        let held = lock(&real).unwrap();
+        assert!(lock(&link).unwrap_err().to_string().contains("already works in"));
+        drop(held);
+        drop(lock(&link).unwrap());
+    }
+
+    #[test]
+    fn e7_a_directory_without_locks_is_locked_by_its_name() {
+        let folder = tempfile::tempdir().unwrap();
+        let held = lock(folder.path()).unwrap();
+        // As if the file's lock had not reached here.
+        fs::remove_file(folder.path().join("lock")).unwrap();
+        assert!(lock(folder.path()).unwrap_err().to_string().contains("already works in"));
+        drop(held);
+        drop(lock(folder.path()).unwrap());
+    }
+
+    #[test]
+    fn e7_a_directory_of_another_machine_is_refused_with_the_way_out() {
+        let folder = tempfile::tempdir().unwrap();
+        fs::write(folder.path().join("lock"), "elsewhere 1-2-3\nprocess 7\n").unwrap();
+        let refused = lock(folder.path()).unwrap_err().to_string();
+        assert!(refused.contains("belongs to the agent on elsewhere") && refused.contains("remove"), "{refused}");
+    }
 }

@@ -243,13 +243,14 @@ impl Inner {
     }
 
     fn checkpoint(&self) -> Result<(), StoreError> {
-        let bytes = locked(&self.verified).encode();
+        let Some(bytes) = locked(&self.verified).take_changes() else { return Ok(()) };
         let path = self.layout.folder("verified");
         let temporary = self.temporary();
         let written = std::fs::write(&temporary, bytes).and_then(|()| std::fs::rename(&temporary, &path));
         if written.is_err() {
             // The next start hashes again what it hands over; better than a half-written file in the way.
             let _ = std::fs::remove_file(&temporary);
+            locked(&self.verified).put_back_changes();
         }
         written.map_err(|error| StoreError::io("write", &path, error))
     }

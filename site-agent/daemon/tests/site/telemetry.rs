@@ -2,8 +2,8 @@
 
 use std::time::Duration;
 
-use atoll_model::session::Outcome;
-use atoll_model::value::Type;
+use atoll_model::session::{Binding, BindingSource, Outcome, TemplateWork};
+use atoll_model::value::{Type, Value};
 use atoll_telemetry::{Work, attempt_span_id, work_span_id};
 use opentelemetry_proto::tonic::collector::trace::v1::trace_service_server::{TraceService, TraceServiceServer};
 use opentelemetry_proto::tonic::collector::trace::v1::{ExportTraceServiceRequest, ExportTraceServiceResponse};
@@ -110,12 +110,20 @@ async fn an_agent_without_a_collector_works_and_ends_in_time() {
     assert!(asked.elapsed() < Duration::from_secs(10));
 }
 
-async fn scrape(address: &str) -> String {
-    let mut stream = TcpStream::connect(address).await.unwrap();
+async fn scrape(site: &Site) -> String {
+    let log = site.agent_log();
+    let line = log.lines().rfind(|line| line.contains("figures are served")).unwrap();
+    let line: serde_json::Value = serde_json::from_str(line).unwrap();
+    let mut stream = TcpStream::connect(line["address"].as_str().unwrap()).await.unwrap();
     stream.write_all(b"GET /metrics HTTP/1.0\r\nHost: agent\r\n\r\n").await.unwrap();
     let mut answer = String::new();
     tokio::time::timeout(PATIENCE, stream.read_to_string(&mut answer)).await.unwrap().unwrap();
     answer
+}
+
+fn figure(text: &str, name: &str) -> u64 {
+    let found = text.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(' ')?.parse().ok());
+    found.unwrap_or_else(|| panic!("{name} is missing in\n{text}"))
 }
 
 #[tokio::test]
@@ -126,11 +134,7 @@ async fn the_figures_of_an_agent_are_there_to_be_scraped() {
     for execution in [good, bad] {
         site.control.finished(execution).await;
     }
-    let log = site.agent_log();
-    let line = log.lines().find(|line| line.contains("figures are served")).unwrap();
-    let line: serde_json::Value = serde_json::from_str(line).unwrap();
-    let address = line["address"].as_str().unwrap();
-    let answer = scrape(address).await;
+    let answer = scrape(&site).await;
     let (head, text) = answer.split_once("\r\n\r\n").unwrap();
     assert!(head.starts_with("HTTP/1.0 200"), "{head}");
     for expected in [
@@ -145,8 +149,7 @@ async fn the_figures_of_an_agent_are_there_to_be_scraped() {
         assert!(text.lines().any(|line| line == expected), "{expected} is missing in\n{text}");
     }
     assert!(text.ends_with("# EOF\n"));
-    let barriers = text.lines().find_map(|line| line.strip_prefix("atoll_agent_journal_barrier_seconds_count "));
-    assert!(barriers.unwrap().parse::<u64>().unwrap() > 0);
+    assert!(figure(text, "atoll_agent_journal_barrier_seconds_count") > 0);
     // Both slots are left by what ran in them.
     eventually("the release of both", || {
         let kept: usize = site.slots().iter().map(|slot| std::fs::read_dir(slot.join("kept")).unwrap().count()).sum();
@@ -166,4 +169,29 @@ async fn an_address_that_is_taken_is_said_at_the_start() {
     assert!(!refused.status.success());
     let said = String::from_utf8_lossy(&refused.stderr).into_owned();
     assert!(said.contains("cannot serve /metrics at"), "{said}");
+}
+
+#[tokio::test]
+async fn a_journal_is_cut_short_while_its_agent_runs_and_loses_nothing_by_it() {
+    let mut site = Site::start_with("metrics_listen = '127.0.0.1:0'").await;
+    let running = site.run("until [ -e @/gate ]; do sleep 0.02; done");
+    site.control.started(running).await;
+    // Nothing runs of these: their inputs fill the journal.
+    for _ in 0..16 {
+        let mut step = site.step("");
+        step.work = TemplateWork::Null;
+        let source = BindingSource::Value(Value::string("x".repeat(500_000)));
+        let execution = site.run_bound(step, vec![Binding { name: "text".to_owned(), source }]);
+        site.control.finished(execution).await;
+    }
+    let text = scrape(&site).await;
+    assert!(figure(&text, "atoll_agent_journal_checkpoints_total") > 0, "{text}");
+    assert!(figure(&text, "atoll_agent_journal_live_bytes") < 8_000_000, "{text}");
+    let commands = site.control.look(|state| state.hellos.len());
+    site.kill_agent();
+    site.start_agent().await;
+    let hello = site.control.look(|state| state.hellos[commands].clone());
+    assert_eq!(hello.last_command.0, 2 * 17, "every command is remembered");
+    site.open_gate("gate");
+    assert_eq!(site.control.finished(running).await.outcome, Outcome::Succeeded);
 }

@@ -20,6 +20,8 @@ const CHECKSUM: usize = 32;
 pub(crate) struct Verified {
     stamps: HashMap<Key, Stamp>,
     inodes: HashMap<(u64, u64), Key>,
+    /// Whether it says more or less than what was written down last.
+    changed: bool,
 }
 
 impl Verified {
@@ -39,10 +41,21 @@ impl Verified {
                 verified.put(Key { id: ObjectId::from_digest(*digest), variant }, Stamp::decode(stamp));
             }
         }
+        verified.changed = false;
         verified
     }
 
-    pub(crate) fn encode(&self) -> Vec<u8> {
+    /// What is to be written down, if anything is new.
+    pub(crate) fn take_changes(&mut self) -> Option<Vec<u8>> {
+        std::mem::take(&mut self.changed).then(|| self.encode())
+    }
+
+    /// The last try to write it down has failed.
+    pub(crate) fn put_back_changes(&mut self) {
+        self.changed = true;
+    }
+
+    fn encode(&self) -> Vec<u8> {
         let mut bytes = Vec::with_capacity(self.stamps.len() * RECORD + CHECKSUM);
         for (key, stamp) in &self.stamps {
             bytes.push(key.variant.byte());
@@ -68,11 +81,13 @@ impl Verified {
             self.inodes.remove(&(old.device, old.inode));
         }
         self.inodes.insert((stamp.device, stamp.inode), key);
+        self.changed = true;
     }
 
     pub(crate) fn remove(&mut self, key: &Key) {
         if let Some(old) = self.stamps.remove(key) {
             self.inodes.remove(&(old.device, old.inode));
+            self.changed = true;
         }
     }
 
