@@ -51,9 +51,10 @@ pub enum Command {
         attempt: Attempt,
         template: Arc<StepTemplate>,
         inputs: Vec<StartInput>,
-        /// Room for it is that of an execution of the same step that was started before it: it goes into the queue of the
-        /// slot that has the least to do for this step, and never into a slot of its own beside them.
-        ahead: bool,
+        /// Absent if it has room of its own. Else it shares the room of executions of the same step that were started
+        /// before it, in which so many of them run at once: it gets a slot where fewer slots have work of this step, and
+        /// goes into the queue of the one that has the least of it where they all have.
+        ahead: Option<u32>,
     },
     /// Executions whose work is nothing: answer that they have finished.
     StartNull {

@@ -27,8 +27,8 @@ impl From<&Resources> for Cost {
 pub(crate) enum Admission {
     /// It has room of its own.
     Own,
-    /// It takes over the room of one that ends.
-    Ahead,
+    /// It takes over the room of one that ends: of those of its step that have room of their own there are so many.
+    Ahead(u32),
 }
 
 #[derive(Debug)]
@@ -83,7 +83,7 @@ impl Room {
         }
         if may_queue && entry.ahead < entry.own * entry.depth() {
             entry.ahead += 1;
-            return Some(Admission::Ahead);
+            return Some(Admission::Ahead(entry.own));
         }
         None
     }

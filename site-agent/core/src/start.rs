@@ -235,7 +235,10 @@ impl Agent {
                 attempt: attempt.1,
                 template: Arc::clone(template),
                 inputs: inputs.clone(),
-                ahead: *admission == Admission::Ahead,
+                ahead: match admission {
+                    Admission::Own => None,
+                    Admission::Ahead(lanes) => Some(*lanes),
+                },
             });
         }
     }

@@ -54,7 +54,7 @@ impl World {
                 let claim = Claim { template, state: ClaimState::Queued, bytes_in };
                 let machine = &mut self.sites[site].machine;
                 assert!(machine.claims.insert((execution, attempt), claim).is_none(), "claimed twice");
-                if ahead && machine.runs_any_of(execution.run, execution.step) {
+                if ahead.is_some() && machine.runs_any_of(execution.run, execution.step) {
                     machine.queues.entry(step).or_default().push_back((execution, attempt));
                 } else {
                     self.process_begins(site, (execution, attempt));

@@ -74,7 +74,7 @@ pub(crate) enum Order {
         key: Key,
         template: Arc<StepTemplate>,
         inputs: Vec<StartInput>,
-        ahead: bool,
+        ahead: Option<u32>,
     },
     Kill(Key),
     Collect {

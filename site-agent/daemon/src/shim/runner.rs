@@ -155,11 +155,18 @@ impl Runner {
         Some(current.deadline.filter(|_| current.stopped.is_none()).map_or(look_at, |deadline| deadline.min(look_at)))
     }
 
-    /// Makes the log durable and takes what the agent has to be told. Where the disk takes no more the agent is told all
-    /// the same: its journal has room of its own.
+    /// Takes what the agent has to be told. Before that stands in the log, which outlives this process; that it outlives
+    /// the machine is the concern of the agent, whose journal is synced before anyone hears of it. Where the disk takes
+    /// no more the agent is told all the same: its journal has room of its own.
     pub(crate) fn take_notices(&mut self) -> Vec<Notice> {
-        let _ = self.log.sync();
+        let _ = self.log.write();
         std::mem::take(&mut self.notices)
+    }
+
+    /// Makes durable what there is no agent to tell: the next one is told with the greeting.
+    pub(crate) fn keep_notices(&mut self) {
+        let _ = self.log.sync();
+        self.notices.clear();
     }
 
     /// Takes note of what has ended, and starts what is next.

@@ -11,9 +11,9 @@ use rustix::io::Errno;
 use super::protocol::{self, FromShim, Hello, Isolation, PROTOCOL_VERSION, ToShim};
 use super::runner::Runner;
 
-/// How long what the agent has to be told may wait for more while there is more to run: a sync and a message for each
-/// execution would cost as much as a short execution itself.
-const NOTICE_DELAY: Duration = Duration::from_millis(5);
+/// How long what the agent has to be told may wait for more while there is more to run: a message, and all that follows
+/// from it, for each execution would cost as much as a short execution itself. The queue behind it must last longer.
+const NOTICE_DELAY: Duration = Duration::from_millis(12);
 /// Without an agent and without work a shim ends after this long.
 const IDLE_WITHOUT_AGENT: Duration = Duration::from_secs(600);
 const READ_BYTES: usize = 64 << 10;
@@ -109,7 +109,7 @@ impl Server {
             return;
         }
         // What this agent has to know stands in the greeting; that it was not told before does not matter any more.
-        drop(self.runner.take_notices());
+        self.runner.keep_notices();
         let mut agent = Connection { stream, input: Vec::new(), output: Vec::new() };
         let hello = Hello {
             version: PROTOCOL_VERSION,
@@ -125,12 +125,22 @@ impl Server {
     }
 
     fn tell(&mut self) {
+        let Some(agent) = &mut self.agent else {
+            // Nobody else keeps it until an agent comes.
+            self.runner.keep_notices();
+            return;
+        };
         let notices = self.runner.take_notices();
-        let Some(agent) = &mut self.agent else { return };
         protocol::encode(&FromShim::Notices(notices), &mut agent.output);
         if agent.write().is_err() {
-            self.agent = None;
+            self.lose_agent();
         }
+    }
+
+    /// What the agent was told it may not have journaled.
+    fn lose_agent(&mut self) {
+        self.agent = None;
+        self.runner.keep_notices();
     }
 
     fn listen(&mut self) {
@@ -138,7 +148,7 @@ impl Server {
         let mut messages = Vec::new();
         let alive = agent.read(&mut messages).is_ok() && agent.write().is_ok();
         if !alive {
-            self.agent = None;
+            self.lose_agent();
         }
         for message in messages {
             match message {

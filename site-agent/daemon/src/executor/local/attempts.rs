@@ -33,7 +33,7 @@ pub(super) enum Phase {
         template: Arc<StepTemplate>,
         inputs: Vec<StartInput>,
         since: Timestamp,
-        ahead: bool,
+        ahead: Option<u32>,
         killed: bool,
     },
     /// A slot has it. The order is kept in case the slot's shim dies before it has claimed it.

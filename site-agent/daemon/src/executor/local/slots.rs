@@ -90,15 +90,21 @@ impl Slots {
         self.shim(number).and_then(|shim| shim.isolation)
     }
 
-    /// The slot for an attempt: behind others of its step if it is `ahead`, else one that has nothing to do, if need be
-    /// a new one.
-    pub(super) fn choose(&mut self, step: StepKey, ahead: bool) -> Result<u32, ShimError> {
-        let of_step =
-            |slot: &&Slot| slot.shim().is_some_and(|shim| shim.handed.iter().any(|(_, handed)| *handed == step));
-        let behind =
-            self.slots.values().filter(of_step).min_by_key(|slot| slot.shim().map_or(0, |shim| shim.handed.len()));
-        if let (true, Some(slot)) = (ahead, behind) {
-            return Ok(slot.number);
+    /// The slot for an attempt: the one with the least to do of those with work of its step if these are as many as the
+    /// step has room for (`ahead`), else one that has nothing to do, if need be a new one.
+    pub(super) fn choose(&mut self, step: StepKey, ahead: Option<u32>) -> Result<u32, ShimError> {
+        if let Some(lanes) = ahead {
+            let of_step = self.slots.values().filter_map(|slot| {
+                let queue = &slot.shim()?.handed;
+                // What a slot is handed is of one step but where steps take turns, so the first is nearly always one.
+                queue.iter().any(|(_, handed)| *handed == step).then_some((queue.len(), slot.number))
+            });
+            let (count, least) = of_step.fold((0, None), |(count, least), one| {
+                (count + 1, Some(least.map_or(one, |least: (usize, u32)| least.min(one))))
+            });
+            if let Some((_, number)) = least.filter(|_| count >= lanes) {
+                return Ok(number);
+            }
         }
         let idle = self.slots.values().find(|slot| slot.shim().is_some_and(|shim| shim.is_idle() && !shim.asked_back));
         if let Some(slot) = idle {

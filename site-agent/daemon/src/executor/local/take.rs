@@ -38,7 +38,7 @@ impl Local {
         }
     }
 
-    fn start(&mut self, key: Key, template: Arc<StepTemplate>, inputs: Vec<StartInput>, ahead: bool) {
+    fn start(&mut self, key: Key, template: Arc<StepTemplate>, inputs: Vec<StartInput>, ahead: Option<u32>) {
         if self.attempts.get(key).is_some() {
             // Asked for again after a restart of the agent: a slot has it already.
             return;
@@ -97,7 +97,7 @@ impl Local {
         template: &StepTemplate,
         inputs: &[StartInput],
         bundle: Option<&std::path::Path>,
-        ahead: bool,
+        ahead: Option<u32>,
     ) {
         let step = (template.run, template.step);
         let staged = self.workers.staged_folder(key);
@@ -272,7 +272,9 @@ impl Local {
 
     fn taken_off(&mut self, number: u32, key: Key) {
         if let Some(shim) = self.slots.shim_mut(number) {
-            shim.handed.retain(|(handed, _)| *handed != key);
+            if shim.handed.pop_front_if(|(handed, _)| *handed == key).is_none() {
+                shim.handed.retain(|(handed, _)| *handed != key);
+            }
             shim.idle_since = Instant::now();
         }
     }
@@ -339,7 +341,7 @@ impl Local {
             // Of an earlier process of the agent: whether it ran is in no log, so it did not.
             return self.not_started(key, FailureReason::Agent, "the process that was to run it has died".to_owned());
         };
-        match self.slots.choose(step, false) {
+        match self.slots.choose(step, None) {
             Ok(number) => {
                 if let Some(known) = self.attempts.get_mut(key) {
                     known.slot = Some(number);
