@@ -37,9 +37,9 @@ pub(crate) const REPORT_BYTES_MAX: u64 = 64 << 10;
 /// Predicted run time below which executions of a step are queued behind those that run.
 pub(crate) const SHORT: Duration = Duration::from_millis(20);
 /// How much predicted work may be queued behind a running execution, so that a slot is busy while a start is journaled.
-pub(crate) const AHEAD: Duration = Duration::from_millis(60);
+pub(crate) const AHEAD: Duration = Duration::from_millis(100);
 /// Most executions queued behind a running one.
-pub(crate) const AHEAD_MAX: u32 = 192;
+pub(crate) const AHEAD_MAX: u32 = 384;
 /// How many smaller executions may pass one that waits for room, before room is kept for it.
 pub(crate) const BYPASS_MAX: u32 = 64;
 /// Steps without room that one pass looks at, so that a pass takes bounded time.

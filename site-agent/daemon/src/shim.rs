@@ -5,10 +5,12 @@ mod directory;
 mod isolation;
 mod limits;
 pub(crate) mod log;
+mod prepared;
 pub(crate) mod protocol;
 mod runner;
 mod server;
 pub(crate) mod tree;
+mod watch;
 
 use std::ffi::OsString;
 use std::fs::{self, File};

@@ -4,6 +4,7 @@ use std::collections::HashMap;
 use std::collections::hash_map::Entry;
 use std::sync::Arc;
 use std::sync::mpsc::Receiver;
+use std::time::{Duration, Instant};
 
 use atoll_model::id::{Epoch, ReportSeq};
 use atoll_model::session::{ControlBody, ControlFrame, Goodbye};
@@ -71,6 +72,8 @@ struct Stream {
 
 /// Facts after the last checkpoint that are not worth a new one: recovering them takes well below a second.
 const CHECKPOINT_BYTES_MIN: u64 = 16 << 20;
+/// How long facts that nothing follows from wait for others.
+const QUIET_WAIT: Duration = Duration::from_millis(20);
 /// Batches that are made durable with one barrier at most: so that the first does not wait for ever behind a flood.
 const PILE_MAX: usize = 256;
 
@@ -102,13 +105,8 @@ impl Keeper {
     pub(super) fn run(mut self) -> Result<(), DriverError> {
         let mut pile = Vec::new();
         while let Ok(first) = self.batches.recv() {
-            let mut snapshot = first.snapshot.is_some();
             pile.push(first);
-            while !snapshot && pile.len() < PILE_MAX {
-                let Ok(next) = self.batches.try_recv() else { break };
-                snapshot = next.snapshot.is_some();
-                pile.push(next);
-            }
+            self.fill(&mut pile);
             self.make_durable(&pile)?;
             let mut state = None;
             for batch in pile.drain(..) {
@@ -125,6 +123,21 @@ impl Keeper {
         Ok(())
     }
 
+    /// Adds what is there already to a pile of one batch. A pile that only notes something (that an acknowledgement was
+    /// heard, say) waits a while for others: nobody waits for it.
+    fn fill(&self, pile: &mut Vec<Batch>) {
+        let until = Instant::now() + QUIET_WAIT;
+        let mut may_wait = true;
+        while pile.len() < PILE_MAX
+            && let Some(last) = pile.last().filter(|last| last.snapshot.is_none())
+        {
+            may_wait &= last.effects.is_empty();
+            let wait = if may_wait { until.saturating_duration_since(Instant::now()) } else { Duration::ZERO };
+            let Ok(next) = self.batches.recv_timeout(wait) else { break };
+            pile.push(next);
+        }
+    }
+
     fn make_durable(&mut self, pile: &[Batch]) -> Result<(), DriverError> {
         let mut facts = 0;
         for batch in pile.iter().filter(|batch| !batch.bytes.is_empty()) {
@@ -132,7 +145,7 @@ impl Keeper {
             facts += batch.facts.len();
         }
         if facts > 0 {
-            let began = std::time::Instant::now();
+            let began = Instant::now();
             self.log.barrier()?;
             self.meters.barrier_seconds.observe(began.elapsed().as_secs_f64());
             self.meters.barrier_facts.observe(facts as f64);
@@ -222,7 +235,7 @@ impl Keeper {
     }
 
     fn checkpoint(&mut self, state: &control_plane_core::Snapshot) -> Result<(), DriverError> {
-        let began = std::time::Instant::now();
+        let began = Instant::now();
         let bytes = postcard::to_stdvec(state).map_err(DriverError::Encode)?;
         match self.log.checkpoint(&bytes) {
             Ok(()) => {}

@@ -32,8 +32,8 @@ fn short_executions_queue_behind_running_ones() {
     let exit = Exit { started_at: site.now, ..exit_at(site.now, ExitKind::Code(0)) };
     site.event(Event::Exited { execution: exec(0, 0), attempt: FIRST, exit });
     let ahead = site.commands.iter().filter(|command| matches!(command, Command::Start { ahead: Some(2), .. })).count();
-    assert_eq!(ahead, 2 * 192, "as many as the limit, behind each of two");
-    assert_eq!(site.starts().len(), 3 + 2 * 192);
+    assert_eq!(ahead, 2 * 384, "as many as the limit, behind each of two");
+    assert_eq!(site.starts().len(), 3 + 2 * 384);
 }
 
 #[test]

@@ -15,6 +15,8 @@ use crate::telemetry::level;
 const CHECKPOINT_BYTES_MIN: u64 = 4 << 20;
 /// Batches that are made durable with one barrier at most.
 const PILE_MAX: usize = 256;
+/// How long facts that nothing follows from wait for others.
+const QUIET_WAIT: Duration = Duration::from_millis(20);
 /// Between two tries on a full disk.
 const FULL_DISK_PAUSE: Duration = Duration::from_millis(500);
 
@@ -45,13 +47,8 @@ impl Keeper {
     pub(super) fn run(mut self) -> anyhow::Result<()> {
         let mut pile = Vec::new();
         while let Ok(first) = self.batches.recv() {
-            let mut snapshot = first.snapshot.is_some();
             pile.push(first);
-            while !snapshot && pile.len() < PILE_MAX {
-                let Ok(next) = self.batches.try_recv() else { break };
-                snapshot = next.snapshot.is_some();
-                pile.push(next);
-            }
+            self.fill(&mut pile);
             self.make_durable(&pile)?;
             let mut state = None;
             for batch in pile.drain(..) {
@@ -68,6 +65,21 @@ impl Keeper {
             }
         }
         Ok(())
+    }
+
+    /// Adds what is there already to a pile of one batch. A pile that only notes something (that an acknowledgement was
+    /// heard, say) waits a while for others: nobody waits for it.
+    fn fill(&self, pile: &mut Vec<Batch>) {
+        let until = Instant::now() + QUIET_WAIT;
+        let mut may_wait = true;
+        while pile.len() < PILE_MAX
+            && let Some(last) = pile.last().filter(|last| last.snapshot.is_none())
+        {
+            may_wait &= last.commands.is_empty();
+            let wait = if may_wait { until.saturating_duration_since(Instant::now()) } else { Duration::ZERO };
+            let Ok(next) = self.batches.recv_timeout(wait) else { break };
+            pile.push(next);
+        }
     }
 
     /// A full disk is waited out: what runs goes on, nothing new begins, nothing is lost (E1).

@@ -10,6 +10,7 @@ use rustix::fs::{AtFlags, CWD, FlockOperation, Mode, OFlags, RawDir, flock};
 use rustix::io::Errno;
 
 use super::protocol::{Key, Left};
+use super::watch::Watch;
 
 pub(crate) const WORK: &str = "work";
 pub(crate) const TMP: &str = "tmp";
@@ -31,6 +32,11 @@ pub(crate) struct SlotDirectory {
     out: PathBuf,
     stdout: File,
     stderr: File,
+    watch: Watch,
+    /// Something may have changed since the slot was made ready.
+    touched: bool,
+    /// Somebody may read the logs.
+    watched: bool,
 }
 
 impl SlotDirectory {
@@ -40,7 +46,17 @@ impl SlotDirectory {
         let [work, tmp, out] = [WORK, TMP, OUT].map(|name| path.join(name));
         make_private(&path.join(KEPT))?;
         let [stdout, stderr] = [STDOUT, STDERR].map(|name| new_log(&path.join(name)));
-        let mut slot = Self { path: path.to_owned(), work, tmp, out, stdout: stdout?, stderr: stderr? };
+        let mut slot = Self {
+            path: path.to_owned(),
+            work,
+            tmp,
+            out,
+            stdout: stdout?,
+            stderr: stderr?,
+            watch: Watch::new(),
+            touched: true,
+            watched: true,
+        };
         slot.clean()?;
         slot.adopt()?;
         Ok(slot)
@@ -62,6 +78,9 @@ impl SlotDirectory {
     /// Leaves logs to those who still read them, with a lock, as those of an execution that wrote nothing. To be called
     /// when the next one is claimed: who locks a log after that sees by the claim that it is another's.
     pub(crate) fn part_with_watched_logs(&mut self) -> io::Result<()> {
+        if !self.watched && !self.is_touched() {
+            return Ok(());
+        }
         let mut parted = false;
         for (name, log) in [(STDOUT, &mut self.stdout), (STDERR, &mut self.stderr)] {
             match flock(&*log, FlockOperation::NonBlockingLockExclusive) {
@@ -74,7 +93,22 @@ impl SlotDirectory {
                 Err(_) => {}
             }
         }
-        if parted { self.adopt_logs() } else { Ok(()) }
+        self.watched = false;
+        if parted {
+            self.adopt_logs()?;
+            self.arm();
+        }
+        Ok(())
+    }
+
+    fn arm(&mut self) {
+        let logs = [STDOUT, STDERR].map(|name| self.path.join(name));
+        self.watch.arm([&self.work, &self.tmp, &self.out], [&logs[0], &logs[1]]);
+    }
+
+    fn is_touched(&mut self) -> bool {
+        self.touched = self.touched || self.watch.has_seen_something();
+        self.touched
     }
 
     /// What an execution is told of the slot.
@@ -84,6 +118,9 @@ impl SlotDirectory {
 
     /// Moves aside what the attempt left and the agent is to take in.
     pub(crate) fn keep(&mut self, key: Key, outputs: bool) -> io::Result<Left> {
+        if !self.is_touched() {
+            return Ok(Left::default());
+        }
         let left = Left {
             outputs: outputs && !is_empty_folder(&self.out),
             stdout: self.stdout.metadata()?.len() > 0,
@@ -113,9 +150,12 @@ impl SlotDirectory {
 
     /// Makes the slot as the next execution is to find it.
     pub(crate) fn clean(&mut self) -> io::Result<()> {
+        if !self.is_touched() {
+            return Ok(());
+        }
         let mut renewed = false;
         for folder in [&self.work, &self.tmp, &self.out] {
-            if !is_empty_folder(folder) {
+            if !is_as_made(folder) {
                 renewed = true;
                 remove_whatever(folder)?;
                 make_private(folder)?;
@@ -124,13 +164,19 @@ impl SlotDirectory {
         if renewed {
             self.adopt()?;
         }
+        self.arm();
+        self.touched = false;
+        self.watched = true;
         Ok(())
     }
 
     /// Drops the middle of a log that has grown too long, so that it takes no more than about `bytes_max` of the disk.
     /// Its length stays what it is: who reads it sees how much was written.
-    pub(crate) fn bound_logs(&self, bytes_max: u64) {
+    pub(crate) fn bound_logs(&mut self, bytes_max: u64) {
         use rustix::fs::{FallocateFlags, fallocate};
+        if !self.is_touched() {
+            return;
+        }
         for log in [&self.stdout, &self.stderr] {
             let Ok(length) = log.metadata().map(|metadata| metadata.len()) else { continue };
             if bytes_max > 0 && length > bytes_max {
@@ -150,6 +196,12 @@ fn new_log(path: &Path) -> io::Result<File> {
 
 fn open_log(path: &Path) -> io::Result<File> {
     OpenOptions::new().create(true).append(true).mode(0o600).open(path)
+}
+
+/// Whether this is an empty folder that its user, and nobody else, may use.
+fn is_as_made(path: &Path) -> bool {
+    let mode = fs::symlink_metadata(path).map(|metadata| metadata.permissions().mode() & 0o7777);
+    mode.is_ok_and(|mode| mode == 0o700) && is_empty_folder(path)
 }
 
 /// Makes a folder that only this user may enter, if it is not there.

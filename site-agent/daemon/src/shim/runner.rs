@@ -2,11 +2,9 @@
 //! notes how it ended.
 
 use std::collections::{BTreeMap, VecDeque};
-use std::ffi::OsStr;
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
-use std::os::unix::ffi::OsStrExt;
-use std::os::unix::process::{CommandExt, ExitStatusExt};
+use std::os::unix::process::ExitStatusExt;
 use std::process::{Child, Command};
 use std::rc::Rc;
 use std::time::{Duration, Instant, SystemTime};
@@ -19,11 +17,15 @@ use wait4::{ResUse, Wait4};
 use super::directory::SlotDirectory;
 use super::limits::Limits;
 use super::log::SlotLog;
+use super::prepared::Prepared;
 use super::protocol::{Common, End, EndKind, Key, Left, Notice, Order};
 use super::tree;
 
 /// How often a running execution is looked at though nothing has happened: orphans are reaped and logs bounded.
 const LOOK_INTERVAL: Duration = Duration::from_secs(1);
+/// What runs this long has its process noted in the log. If the shim of a shorter one is killed the agent finds its
+/// process by other marks: it has the slot as its work directory, and the attempt in its environment.
+const NOTE_AFTER: Duration = Duration::from_millis(20);
 /// Between two rounds of killing what does not end at once.
 const CLEARING_INTERVAL_MAX: Duration = Duration::from_millis(50);
 
@@ -41,6 +43,7 @@ pub(crate) struct Runner {
     children_cpu_micros: u64,
     /// Whether the slot may hold what an execution left.
     dirty: bool,
+    prepared: Prepared,
 }
 
 #[derive(Debug)]
@@ -52,6 +55,8 @@ struct Current {
     started_at: Timestamp,
     deadline: Option<Instant>,
     look_at: Instant,
+    /// Its process stands in the log.
+    noted: bool,
     stopped: Option<EndKind>,
     clearing: Option<Clearing>,
 }
@@ -76,6 +81,7 @@ impl Runner {
             notices: Vec::new(),
             children_cpu_micros: children_cpu_micros(),
             dirty: false,
+            prepared: Prepared::default(),
         }
     }
 
@@ -203,7 +209,8 @@ impl Runner {
                     child,
                     handle,
                     started_at,
-                    look_at: now + LOOK_INTERVAL,
+                    look_at: now + NOTE_AFTER,
+                    noted: false,
                     stopped: None,
                     clearing: None,
                 });
@@ -224,7 +231,7 @@ impl Runner {
         }
     }
 
-    fn try_start(&mut self, common: &Common, order: &Order, started_at: Timestamp) -> io::Result<(Child, OwnedFd)> {
+    fn try_start(&mut self, common: &Rc<Common>, order: &Order, started_at: Timestamp) -> io::Result<(Child, OwnedFd)> {
         if std::mem::replace(&mut self.dirty, true) {
             self.slot.clean()?;
         }
@@ -235,25 +242,11 @@ impl Runner {
             self.log.write()?
         }
         self.slot.part_with_watched_logs()?;
-        let Some((program, arguments)) = common.command.split_first() else {
-            return Err(io::Error::new(io::ErrorKind::InvalidInput, "there is no command"));
-        };
-        let mut command = Command::new(OsStr::from_bytes(program));
-        command.args(arguments.iter().map(|argument| OsStr::from_bytes(argument))).env_clear().process_group(0);
-        for (name, value) in self.slot.environment() {
-            command.env(name, value);
-        }
-        for (name, value) in common.environment.iter().chain(&order.environment) {
-            command.env(OsStr::from_bytes(name), OsStr::from_bytes(value));
-        }
         self.limits.apply(common)?;
         // Everything else is inherited as it is: the work directory, no input, the slot's two logs.
-        let spawned = command.spawn();
+        let spawned = self.prepared.command(common, order, &self.slot).and_then(Command::spawn);
         self.limits.started();
         let mut child = spawned?;
-        self.log.spawned(child.id());
-        // The claim stands; without the process's number an agent finds it by its environment.
-        let _ = self.log.write();
         let pid = i32::try_from(child.id()).ok().and_then(Pid::from_raw);
         match pid.map(|pid| pidfd_open(pid, PidfdFlags::empty())) {
             Some(Ok(handle)) => Ok((child, handle)),
@@ -304,6 +297,10 @@ impl Runner {
             None => {
                 if now >= current.look_at {
                     current.look_at = now + LOOK_INTERVAL;
+                    if !std::mem::replace(&mut current.noted, true) {
+                        self.log.spawned(current.child.id());
+                        let _ = self.log.write();
+                    }
                     tree::reap(i32::try_from(current.child.id()).ok().and_then(Pid::from_raw));
                     self.slot.bound_logs(current.common.log_bytes_max);
                 }
