@@ -38,9 +38,9 @@ fn the_first_command_runs_the_example_and_leaves_nothing_running() -> Result<()>
         assert!(output.stdout.contains(expected), "{expected:?} in\n{}", output.stdout);
     }
     let results = std::fs::read_dir(place.path().join("atoll-results"))?.next().context("a result")??.path();
-    let plot = std::fs::read_to_string(results.join("plot"))?;
+    let plot = std::fs::read_to_string(results.join("report/plot.svg"))?;
     assert!(plot.starts_with("<svg") && plot.trim_end().ends_with("</svg>"));
-    let table = std::fs::read_to_string(results.join("table"))?;
+    let table = std::fs::read_to_string(results.join("report/table.csv"))?;
     assert_eq!(table.lines().count(), 9, "{table}");
     assert!(table.contains("california,817,4.33,1.1,292"), "{table}");
     wait_for("every process to end", || Ok(processes_of(place.path()).is_empty().then_some(())))
