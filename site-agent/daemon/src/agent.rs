@@ -47,7 +47,7 @@ pub(crate) async fn run(config: Config, shutdown: CancellationToken) -> anyhow::
         None => None,
     };
     let running = Running::start(&config, &meters)?;
-    let Running { link, happened, inbox, driver, executor, executing, store, tasks, traces } = running;
+    let Running { link, happened, inbox, driver, executor, executing, store, tasks, traces, failed } = running;
     let mut joined = tokio::task::spawn_blocking(move || driver.join());
     let stopping = CancellationToken::new();
     let measuring =
@@ -67,6 +67,7 @@ pub(crate) async fn run(config: Config, shutdown: CancellationToken) -> anyhow::
             LinkEnd::Stopped => Ok(()),
             end @ (LinkEnd::GaveUp(_) | LinkEnd::Identity(_)) => Err(anyhow::Error::new(end)),
         },
+        () = failed.cancelled() => Err(anyhow::anyhow!("the executor cannot go on; what runs is found again at the next start")),
         driven = &mut joined => driven.unwrap_or_else(|error| Err(error.into())).context("the agent's journal failed"),
     };
     // In this order: nothing new arrives, what has arrived is made durable, and shims are left to themselves.
@@ -103,6 +104,7 @@ struct Running {
     store: SiteStore,
     tasks: TaskTracker,
     traces: Option<Traces>,
+    failed: CancellationToken,
 }
 
 impl Running {
@@ -122,6 +124,7 @@ impl Running {
         let (link, link_handle) = Link::new(options)?;
         let identity = link.identity().clone();
         tracing::info!(site = %identity.site, agent = %identity.agent, data_dir = %data_dir.display(), "the agent starts");
+        let failed = CancellationToken::new();
         let (spans, traces) = telemetry::start_exporter(config, &identity, meters)?.unzip();
         let (executor, attempts, executing) = local::start(LocalOptions {
             site: identity.site.clone(),
@@ -134,6 +137,7 @@ impl Running {
             tell: teller(&inbox),
             meters: Arc::clone(meters),
             spans,
+            failed: failed.clone(),
         })?;
         let recovered = open_journal(&data_dir.join("journal"), config.journal)?;
         let (journal, snapshot, facts, checkpoint_bytes) = recovered.into_parts();
@@ -156,7 +160,7 @@ impl Running {
             meters: Arc::clone(meters),
         };
         let driver = Driver::start(Beginning { agent, step, clock }, inputs, journal, checkpoint_bytes, performer)?;
-        Ok(Self { link, happened, inbox, driver, executor, executing, store, tasks, traces })
+        Ok(Self { link, happened, inbox, driver, executor, executing, store, tasks, traces, failed })
     }
 }
 

@@ -31,6 +31,7 @@ use site_agent_core::Event;
 use site_agent_core::command::StartInput;
 use site_agent_core::event::{FoundAttempt, Seal};
 use storage_sync_engine::store::{SiteStore, Stored};
+use tokio_util::sync::CancellationToken;
 
 use crate::config::ShimProgram;
 use crate::shim::protocol::{Common, FromShim, Key};
@@ -66,6 +67,19 @@ pub(crate) struct LocalOptions {
     pub meters: Arc<Meters>,
     /// Where what is done is told of, if traces are wanted.
     pub spans: Option<Spans>,
+    /// Cancelled when a thread of the executor cannot go on: then the agent must not either.
+    pub failed: CancellationToken,
+}
+
+/// Says so when a thread of the executor panics.
+pub(crate) struct Watch(pub CancellationToken);
+
+impl Drop for Watch {
+    fn drop(&mut self) {
+        if std::thread::panicking() {
+            self.0.cancel();
+        }
+    }
 }
 
 /// What the executor is asked for, by the core or by its own helpers.
@@ -152,9 +166,15 @@ pub(crate) fn start(options: LocalOptions) -> anyhow::Result<(Executor, Vec<Foun
         events: Vec::new(),
         meters: options.meters,
         spans: options.spans,
+        failed: options.failed.clone(),
         quit: false,
     };
-    let thread = std::thread::Builder::new().name("atoll-executor".to_owned()).spawn(move || local.run())?;
+    let watch = Watch(options.failed);
+    let run = move || {
+        let _watch = watch;
+        local.run();
+    };
+    let thread = std::thread::Builder::new().name("atoll-executor".to_owned()).spawn(run)?;
     Ok((executor, found, thread))
 }
 
@@ -173,6 +193,7 @@ struct Local {
     events: Vec<Event>,
     meters: Arc<Meters>,
     spans: Option<Spans>,
+    failed: CancellationToken,
     quit: bool,
 }
 
@@ -200,7 +221,7 @@ impl Local {
                 Ok(ready) => ready,
                 Err(error) => {
                     tracing::error!(%error, "the executor cannot wait for its shims");
-                    return;
+                    return self.failed.cancel();
                 }
             };
             for slot in ready {

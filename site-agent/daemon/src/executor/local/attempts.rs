@@ -12,6 +12,7 @@ use storage_sync_engine::store::{Lent, Stored};
 use super::live::{LogPlace, LogPlaces};
 use super::slot::StepKey;
 use crate::shim::protocol::{Common, End, Key, Left, Order};
+use crate::shim::{STDERR, STDOUT};
 
 #[derive(Debug)]
 pub(super) struct Known {
@@ -54,6 +55,15 @@ pub(super) enum Phase {
 pub(super) struct Attempts {
     known: BTreeMap<Key, Known>,
     logs: LogPlaces,
+}
+
+impl Known {
+    /// Whether what was sealed with this claim may be asked for again.
+    pub(super) fn may_collect(&self, claim: &str) -> bool {
+        let Phase::Ended { left, .. } = &self.phase else { return true };
+        let is_log = claim.ends_with(&format!("/{STDOUT}")) || claim.ends_with(&format!("/{STDERR}"));
+        left.outputs || (is_log && left.anything())
+    }
 }
 
 impl Attempts {

@@ -10,13 +10,14 @@ use atoll_model::value::{ObjectKind, ObjectRef};
 use atoll_telemetry::Work;
 use site_agent_core::Event;
 use storage_sync_engine::store::{Entry, Lent, SealId, SiteStore, StoreError};
+use tokio_util::sync::CancellationToken;
 
 use super::attempts::Attempts;
 use super::collect::{self, Collection};
 use super::recovery::conclude;
 use super::slots::LostSlot;
 use super::staging::{Stage, StagingFailure, full_message};
-use super::{Executor, Job, LocalOptions, Order, Tell};
+use super::{Executor, Job, LocalOptions, Order, Tell, Watch};
 use crate::clock::wall_clock;
 use crate::shim::protocol::Key;
 use crate::shim::remove_whatever;
@@ -48,6 +49,7 @@ pub(super) struct Workers {
     executor: Executor,
     preparations: Sender<Preparation>,
     jobs: Sender<Job>,
+    failed: CancellationToken,
 }
 
 impl Workers {
@@ -61,9 +63,10 @@ impl Workers {
         }
         let mut seals: HashMap<Key, Vec<SealId>> = HashMap::new();
         for (seal, claim) in options.store.seals() {
-            match claim.split('/').next().and_then(|folder| known.get(folder)) {
+            let of = claim.split('/').next().and_then(|folder| known.get(folder));
+            match of.filter(|key| attempts.get(**key).is_some_and(|attempt| attempt.may_collect(&claim))) {
                 Some(key) => seals.entry(*key).or_default().push(seal),
-                // Its attempt was released by a process before this one, or never reported that it had ended.
+                // Its attempt was released by a process before this one, or what it left does not count.
                 None => drop_seal(&options.store, seal),
             }
         }
@@ -76,7 +79,11 @@ impl Workers {
             tell: Arc::clone(&options.tell),
             jobs: jobs.clone(),
         };
-        thread::Builder::new().name("atoll-staging".to_owned()).spawn(move || preparer.run(&to_prepare))?;
+        let watch = Watch(options.failed.clone());
+        thread::Builder::new().name("atoll-staging".to_owned()).spawn(move || {
+            let _watch = watch;
+            preparer.run(&to_prepare);
+        })?;
         let collector = Collector {
             stage: Arc::clone(&stage),
             store: options.store.clone(),
@@ -84,8 +91,12 @@ impl Workers {
             spans: options.spans.clone(),
             seals,
         };
-        thread::Builder::new().name("atoll-outputs".to_owned()).spawn(move || collector.run(&to_do))?;
-        Ok(Self { stage, executor: executor.clone(), preparations, jobs })
+        let watch = Watch(options.failed.clone());
+        thread::Builder::new().name("atoll-outputs".to_owned()).spawn(move || {
+            let _watch = watch;
+            collector.run(&to_do);
+        })?;
+        Ok(Self { stage, executor: executor.clone(), preparations, jobs, failed: options.failed.clone() })
     }
 
     pub(super) fn staged_folder(&self, key: Key) -> PathBuf {
@@ -113,20 +124,25 @@ impl Workers {
     /// Imports may be large, and hold up nothing else.
     pub(super) fn import(&self, key: Key, path: String, directory: bool) {
         let (stage, executor) = (Arc::clone(&self.stage), self.executor.clone());
+        let watch = Watch(self.failed.clone());
         let import = move || {
+            let _watch = watch;
             let result = stage.import(&path, directory);
             executor.order(Order::Imported(key, result));
             executor.ring();
         };
         if let Err(error) = thread::Builder::new().name("atoll-import".to_owned()).spawn(import) {
             tracing::error!(%error, "no thread is to be had for an import");
+            self.failed.cancel();
         }
     }
 
     /// Ends what a dead shim has left, concludes how its attempts ended, and gives the slot back.
     pub(super) fn clear(&self, lost: LostSlot) {
         let executor = self.executor.clone();
+        let watch = Watch(self.failed.clone());
         let clear = move || {
+            let _watch = watch;
             match conclude(&lost.path, &lost.cgroups) {
                 Ok(ended) => executor.order(Order::Cleared { slot: lost.number, ended }),
                 // The slot stays out of use: something in it may still run.
@@ -136,6 +152,7 @@ impl Workers {
         };
         if let Err(error) = thread::Builder::new().name("atoll-clearing".to_owned()).spawn(clear) {
             tracing::error!(%error, "no thread is to be had to clear a slot");
+            self.failed.cancel();
         }
     }
 }
