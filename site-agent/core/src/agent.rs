@@ -71,7 +71,7 @@ impl Agent {
         let room = Room::new(&config.capacity);
         let measured = Heartbeat { capacity: config.capacity.clone(), ..Heartbeat::default() };
         let mut agent = Self {
-            session: Session::new(now),
+            session: Session::resumed(&state.lease, config.boot, now),
             room,
             measured,
             state,
@@ -141,6 +141,7 @@ impl Agent {
         }
         self.elapse(now, &mut step);
         self.settle_all(now, &mut step);
+        self.note_lease(&mut step);
         step
     }
 

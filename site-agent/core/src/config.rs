@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use atoll_model::id::{AgentId, JournalId};
 use atoll_model::resources::Capacity;
+use atoll_model::time::Timestamp;
 
 #[derive(Debug, Clone)]
 pub struct Config {
@@ -12,12 +13,23 @@ pub struct Config {
     pub new_journal: JournalId,
     pub agent_version: String,
     pub runtimes: Vec<String>,
+    /// The start of the machine that this process lives in.
+    pub boot: Boot,
     /// What the site offers to work.
     pub capacity: Capacity,
     /// Once the outbox holds this much, nothing new is started; recording goes on (B5).
     pub outbox_bytes_max: u64,
     /// Once the store has less room than this, the site takes no new work (E1).
     pub disk_free_bytes_min: u64,
+}
+
+/// A start of the machine. Leases outlive an agent's process within it, and never beyond: the clock that they run by
+/// begins anew with each.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Boot {
+    pub id: u128,
+    /// When it was, by the clock that the core is given.
+    pub at: Timestamp,
 }
 
 /// How long the session lease is taken to be until the control plane grants one.

@@ -1,5 +1,7 @@
 //! What an agent has decided: the only thing that its journal holds.
 
+use std::time::Duration;
+
 use atoll_model::elements::ElementSet;
 use atoll_model::id::{Attempt, CommandSeq, ExecutionId, JournalId, ObjectId, ReportSeq, RunId, StepIndex, TransferId};
 use atoll_model::session::{FinishedElement, Outcome, Report, SiteCommand, StartedElement};
@@ -91,5 +93,11 @@ pub enum Fact {
     },
     ReportsAcknowledged {
         through: ReportSeq,
+    },
+    /// How far the leases reach, in time since this start of the machine: the next process of the agent goes on under them.
+    LeaseNoted {
+        boot: u128,
+        session: Duration,
+        work: Duration,
     },
 }

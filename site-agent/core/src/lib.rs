@@ -29,7 +29,7 @@ mod state;
 
 pub use agent::{Agent, Step};
 pub use command::Command;
-pub use config::Config;
+pub use config::{Boot, Config};
 pub use event::Event;
 pub use fact::Fact;
 pub use state::Snapshot;

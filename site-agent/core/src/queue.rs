@@ -54,6 +54,10 @@ impl Waiting {
         self.items.contains_key(&place)
     }
 
+    pub(crate) fn is_empty(&self) -> bool {
+        self.items.is_empty()
+    }
+
     pub(crate) fn for_object(&self, object: ObjectId) -> Vec<Place> {
         self.by_object.get(&object).into_iter().flatten().copied().collect()
     }
@@ -117,6 +121,10 @@ impl Ready {
 
     pub(crate) fn contains(&self, (order, step): Place) -> bool {
         self.by_step.get(&step).is_some_and(|orders| orders.contains(&order))
+    }
+
+    pub(crate) fn is_empty(&self) -> bool {
+        self.heads.is_empty()
     }
 
     /// The first item, after `order`, of a step whose first item it is.

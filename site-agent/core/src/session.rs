@@ -12,9 +12,9 @@ use atoll_model::time::Timestamp;
 
 use crate::agent::{Agent, Step};
 use crate::command::Command;
-use crate::config::{HEARTBEAT_BEFORE_FIRST_GRANT, LEASE_BEFORE_FIRST_GRANT, SILENCE_MAX};
+use crate::config::{Boot, HEARTBEAT_BEFORE_FIRST_GRANT, LEASE_BEFORE_FIRST_GRANT, SILENCE_MAX};
 use crate::fact::Fact;
-use crate::state::{AttemptKey, Outbox, StepKey};
+use crate::state::{AttemptKey, Lease, Outbox, StepKey};
 
 #[derive(Debug)]
 pub(crate) struct Session {
@@ -49,7 +49,7 @@ enum Phase {
 }
 
 impl Session {
-    pub(crate) fn new(now: Timestamp) -> Self {
+    fn new(now: Timestamp) -> Self {
         Self {
             phase: Phase::Offline,
             epoch: Epoch(0),
@@ -66,6 +66,12 @@ impl Session {
             stop_at: now + LEASE_BEFORE_FIRST_GRANT,
             stopped: false,
         }
+    }
+
+    /// One that goes on under the leases of the process before, if the machine was not started anew since.
+    pub(crate) fn resumed(lease: &Lease, boot: Boot, now: Timestamp) -> Self {
+        let until = |noted: Duration| Some(boot.at + noted).filter(|until| lease.boot == boot.id && *until > now);
+        Self { session_until: until(lease.session), work_until: until(lease.work), ..Self::new(now) }
     }
 
     pub(crate) fn end(&mut self) {
@@ -207,6 +213,30 @@ impl Agent {
             ControlBody::Verdicts(verdicts) => self.compared(&verdicts, now, step),
             ControlBody::Commands { first, commands } => self.take_commands(first, commands, now, step),
             ControlBody::Ready | ControlBody::Acknowledge | ControlBody::Welcome(_) | ControlBody::Goodbye(_) => {}
+        }
+    }
+
+    /// Notes how far the leases reach, while there is work that the next process might have to go on with: once for each
+    /// answered heartbeat at most.
+    pub(crate) fn note_lease(&mut self, step: &mut Step) {
+        if self.state.active.is_empty() && self.waiting.is_empty() && self.ready.is_empty() {
+            return;
+        }
+        let Boot { id: boot, at } = self.config.boot;
+        let reach = |until: Option<Timestamp>| until.map_or(Duration::ZERO, |until| until.saturating_since(at));
+        let lease = Lease { boot, session: reach(self.session.session_until), work: reach(self.session.work_until) };
+        let is_known = self.state.lease == lease;
+        if !is_known && lease.work > Duration::ZERO {
+            self.decide(step, Fact::LeaseNoted { boot, session: lease.session, work: lease.work });
+        }
+    }
+
+    /// Nothing is started under a lease of an agent that was turned away.
+    fn end_leases(&mut self, step: &mut Step) {
+        (self.session.session_until, self.session.work_until) = (None, None);
+        let Lease { boot, work, .. } = self.state.lease;
+        if work > Duration::ZERO {
+            self.decide(step, Fact::LeaseNoted { boot, session: Duration::ZERO, work: Duration::ZERO });
         }
     }
 
@@ -360,7 +390,11 @@ impl Agent {
         let give_up = match goodbye {
             // Either our own newer stream, or another process with our identity: the control plane tells them apart.
             Goodbye::Superseded | Goodbye::ShuttingDown => None,
-            Goodbye::Revoked { reason } | Goodbye::Refused { reason } => Some(reason),
+            Goodbye::Refused { reason } => Some(reason),
+            Goodbye::Revoked { reason } => {
+                self.end_leases(step);
+                Some(reason)
+            }
         };
         step.commands.push(Command::Disconnect { give_up });
     }

@@ -34,6 +34,15 @@ pub struct Snapshot {
     last_intent: u64,
     pub(crate) pushes: BTreeMap<TransferId, PushOrder>,
     pub(crate) outbox: Outbox,
+    pub(crate) lease: Lease,
+}
+
+/// Leases as they were last noted, in time since a start of the machine.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Serialize, Deserialize)]
+pub(crate) struct Lease {
+    pub(crate) boot: u128,
+    pub(crate) session: Duration,
+    pub(crate) work: Duration,
 }
 
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
@@ -175,6 +184,9 @@ impl Snapshot {
                 self.outbox.number(*first, started, batches);
             }
             Fact::ReportsAcknowledged { through } => self.outbox.trim(*through),
+            Fact::LeaseNoted { boot, session, work } => {
+                self.lease = Lease { boot: *boot, session: *session, work: *work };
+            }
         }
     }
 

@@ -8,7 +8,7 @@ use anyhow::Context as _;
 use atoll_model::id::JournalId;
 use atoll_model::time::Timestamp;
 use site_agent_core::event::{Arrival, Found};
-use site_agent_core::{Agent, Event};
+use site_agent_core::{Agent, Boot, Event};
 use storage_sync_engine::store::{SiteStore, StoreError};
 use storage_sync_engine::transfer::{NotedArrival, TransferConfig, Transfers};
 use tokio::sync::mpsc;
@@ -21,6 +21,7 @@ use crate::driver::{Beginning, Driver, Inbox, Performer, open_journal};
 use crate::executor::local::{self, Executor, LocalOptions, Order};
 use crate::link::{Identity, Link, LinkEnd, LinkEvent, LinkOptions, http_client};
 use crate::logs::Logs;
+use crate::shim::log::boot_id;
 use crate::shim::make_private;
 use crate::telemetry::{self, Meters, Traces};
 use crate::{IDENTITY, lock, measure};
@@ -141,8 +142,9 @@ impl Running {
         })?;
         let recovered = open_journal(&data_dir.join("journal"), config.journal)?;
         let (journal, snapshot, facts, checkpoint_bytes) = recovered.into_parts();
-        let core = core_config(config, &identity, JournalId::from_bits(journal.identity().0));
         let clock = Clock::start();
+        let boot = Boot { id: boot_number()?, at: clock.booted_at() };
+        let core = core_config(config, &identity, JournalId::from_bits(journal.identity().0), boot);
         let arrivals = arrivals(&store).context("what was fetched cannot be found again")?;
         let found = Found { attempts, arrivals };
         let (agent, step) = Agent::recover(core, snapshot, facts, found, clock.read());
@@ -176,12 +178,20 @@ fn arrivals(store: &SiteStore) -> Result<Vec<Arrival>, StoreError> {
     Ok(noted.into_iter().map(arrival).collect())
 }
 
-fn core_config(config: &Config, identity: &Identity, new_journal: JournalId) -> site_agent_core::Config {
+/// The number of this start of the machine.
+fn boot_number() -> anyhow::Result<u128> {
+    let id = boot_id().context("the system does not say which start of the machine this is")?;
+    let id: uuid::Uuid = id.parse().with_context(|| format!("{id:?} is no number of a start of the machine"))?;
+    Ok(id.as_u128())
+}
+
+fn core_config(config: &Config, identity: &Identity, new_journal: JournalId, boot: Boot) -> site_agent_core::Config {
     site_agent_core::Config {
         agent: identity.agent,
         new_journal,
         agent_version: env!("CARGO_PKG_VERSION").to_owned(),
         runtimes: vec!["command".to_owned()],
+        boot,
         capacity: measure::capacity(config),
         outbox_bytes_max: OUTBOX_BYTES_MAX,
         disk_free_bytes_min: DISK_FREE_BYTES_MIN,

@@ -18,6 +18,11 @@ impl Clock {
         Self { start: wall_clock(), booted_before: since_boot() }
     }
 
+    /// When the machine was started, by this clock.
+    pub(crate) fn booted_at(&self) -> Timestamp {
+        self.start - self.booted_before
+    }
+
     pub(crate) fn read(&self) -> Timestamp {
         self.start + since_boot().saturating_sub(self.booted_before)
     }

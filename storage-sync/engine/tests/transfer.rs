@@ -13,7 +13,7 @@ use atoll_model::value::{ObjectKind, ObjectRef, Value};
 use futures::StreamExt as _;
 use storage_sync_engine::store::Entry;
 use storage_sync_engine::stream::{ObjectStream, Unpacker, pack};
-use storage_sync_engine::transfer::{FetchError, PushError, TransferConfig};
+use storage_sync_engine::transfer::{FetchError, PushError, TransferConfig, arrivals};
 use support::server::{Fault, Minter, Served, quick, transfers};
 use support::{Site, damage, look, noise, object_path};
 
@@ -221,6 +221,43 @@ async fn a3_a_fetch_goes_on_after_a_crash_with_what_is_missing() -> Result<()> {
     assert_eq!(world.fetch(object).await?, 24 << 20);
     assert_eq!(world.served.bytes_out.load(Ordering::Relaxed) - before, 24 << 20);
     world.to.store.scrub(object)?;
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a3_an_arrival_is_noted_until_it_is_on_record() -> Result<()> {
+    let world = World::new().await?;
+    let (tree, _) = world.tree()?;
+    for object in [world.file(1000)?, world.file(20 << 20)?, tree] {
+        world.push(object).await?;
+        let to = Site::new()?;
+        let fetching = transfers(&to.store, &world.minter, quick())?;
+        let wire_bytes = fetching.fetch_noted(object, 3).await?.wire_bytes;
+        let to = to.reopen()?;
+        let noted = arrivals(&to.store)?;
+        assert_eq!(noted.len(), 1);
+        assert_eq!((noted[0].object, noted[0].intent, noted[0].wire_bytes), (object, 3, wire_bytes));
+        fetching.forget_arrival(object, 2)?;
+        assert_eq!(arrivals(&to.store)?.len(), 1, "of another fetch");
+        fetching.forget_arrival(object, 3)?;
+        assert_eq!(arrivals(&to.store)?, []);
+        assert_eq!(fetching.fetch_noted(object, 4).await?.wire_bytes, 0);
+        assert_eq!(arrivals(&to.store)?, [], "nothing came");
+    }
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a3_what_is_refused_after_all_leaves_no_note() -> Result<()> {
+    let world = World::new().await?;
+    let (tree, _) = world.tree()?;
+    for object in [world.file(1000)?, world.file(20 << 20)?, tree] {
+        world.push(object).await?;
+        damage(&world.served.path(object))?;
+        let fetching = transfers(&world.to.store, &world.minter, quick())?;
+        fetching.fetch_noted(object, 3).await.unwrap_err();
+        assert_eq!(arrivals(&world.to.store)?, []);
+    }
     Ok(())
 }
 

@@ -24,6 +24,13 @@ pub(crate) struct Clients {
 }
 
 impl Clients {
+    /// Nobody drains a site any more.
+    pub(crate) fn stop_draining(&mut self) {
+        for wish in &mut self.wishes {
+            wish.granted |= matches!(wish.want, Want::Drain { drained: true, .. });
+        }
+    }
+
     /// Whether anybody has sent something in, which is held for a while.
     pub(crate) fn has_uploaded(&self) -> bool {
         self.wishes.iter().any(|wish| matches!(wish.want, Want::Upload { .. }))

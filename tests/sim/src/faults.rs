@@ -59,6 +59,7 @@ impl World {
             Fault::Quiet => {
                 self.trace(|| "quiet".to_owned());
                 self.unquiet = false;
+                self.clients.stop_draining();
                 for site in 0..self.sites.len() {
                     self.network.links[site].slow = false;
                     self.unblock(site);

@@ -25,6 +25,8 @@ pub(crate) struct History {
     pub(crate) last_start: Duration,
     pub(crate) journals_lost: u32,
     pub(crate) crashes: u32,
+    /// When somebody was last killed.
+    pub(crate) last_crash: Duration,
     pub(crate) reboots: u32,
     pub(crate) damages: u32,
 }

@@ -60,6 +60,7 @@ impl World {
             return;
         }
         self.history.crashes += 1;
+        self.history.last_crash = self.elapsed();
         self.trace(|| "server crashes".to_owned());
         self.server.journal.crash();
         self.server.process += 1;

@@ -109,6 +109,7 @@ impl World {
             .map(|(key, _)| *key)
             .collect();
         self.sites[site].machine.boot += 1;
+        self.sites[site].machine.booted_at = self.site_time(site);
         self.sites[site].machine.queues.clear();
         for key in running {
             self.end_process(site, key, ExitKind::Interrupted("the machine went down".to_owned()));

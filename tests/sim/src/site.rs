@@ -6,7 +6,7 @@ use atoll_model::id::{AgentId, JournalId, SiteName};
 use atoll_model::resources::Capacity;
 use atoll_model::session::Heartbeat;
 use atoll_model::time::Timestamp;
-use site_agent_core::{Agent, Command, Config, Event, Fact, Snapshot};
+use site_agent_core::{Agent, Boot, Command, Config, Event, Fact, Snapshot};
 
 use crate::journal::Journal;
 use crate::machine::Machine;
@@ -83,6 +83,7 @@ impl World {
             new_journal: JournalId::from_bits(site.agent.bits() << 32 | u128::from(site.journals)),
             agent_version: "0.1.0".to_owned(),
             runtimes: vec!["command".to_owned()],
+            boot: Boot { id: u128::from(site.machine.boot), at: site.machine.booted_at },
             capacity: site.capacity.clone(),
             outbox_bytes_max: 1 << 30,
             disk_free_bytes_min: 1 << 30,
@@ -123,6 +124,7 @@ impl World {
             return;
         }
         self.history.crashes += 1;
+        self.history.last_crash = self.elapsed();
         self.trace(|| format!("{} crashes", self.sites[site].name));
         let state = &mut self.sites[site];
         state.journal.crash();

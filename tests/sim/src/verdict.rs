@@ -50,6 +50,8 @@ pub struct Ending {
     pub starts: u64,
     /// When a process last began.
     pub last_start: Duration,
+    /// When somebody was last killed.
+    pub last_crash: Duration,
     pub states: Vec<RunState>,
     /// Crossings of a border: object, from, to.
     pub crossings: u64,
@@ -83,6 +85,7 @@ pub fn run(scenario: Scenario) -> Ending {
         digest: world.digest,
         points,
         last_start: world.history.last_start,
+        last_crash: world.history.last_crash,
         events: world.events,
         crashes: world.history.crashes,
         starts: world.history.starts.values().map(|starts| u64::from(*starts)).sum(),

@@ -129,6 +129,25 @@ fn b5_a_chain_that_was_delegated_is_finished_while_the_site_is_cut_off() {
 }
 
 #[test]
+fn b5_a_chain_that_was_delegated_is_finished_by_an_agent_that_is_killed_while_it_is_cut_off() {
+    let (at, heals) = (Duration::from_millis(1_150), Duration::from_secs(600));
+    let cut = Cut { site: 0, at, lasts: heals, to_server: true, to_agent: true };
+    let scenario = Scenario { cuts: vec![cut], unquiet: Duration::from_secs(700), ..quiet(CHAIN) };
+    let points = succeeds(scenario.clone(), 3, 0).points;
+    let mut struck = 0;
+    for point in 1..=points {
+        let kill = Some(Kill { who: Who::Agent, point });
+        let ending = succeeds(Scenario { kill, ..scenario.clone() }, 3, 0);
+        // Killed before the cut, it may come back only after it, without having heard of the chain.
+        if (at..heals).contains(&ending.last_crash) {
+            struck += 1;
+            assert!(ending.last_start < heals / 2, "killed at {point}, the last step began {:?}", ending.last_start);
+        }
+    }
+    assert!(struck > 20, "{struck}");
+}
+
+#[test]
 fn c2_every_frame_twice_changes_nothing() {
     succeeds(Scenario { doubled: true, ..quiet(CHAIN) }, 3, 0);
     succeeds(Scenario { doubled: true, ..quiet(FAN) }, 4, 6);

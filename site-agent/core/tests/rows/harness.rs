@@ -16,7 +16,7 @@ use atoll_model::time::Timestamp;
 use atoll_model::value::{FileName, FileRef, ObjectKind, ObjectRef, Type, Value};
 use atoll_model::workflow::{OnDisconnect, StartMode};
 use site_agent_core::event::{Exit, ExitKind, Found, FoundAttempt, StoredOutputs};
-use site_agent_core::{Agent, Command, Config, Event, Fact, Snapshot, Step};
+use site_agent_core::{Agent, Boot, Command, Config, Event, Fact, Snapshot, Step};
 
 pub(crate) const RUN: RunId = RunId::from_bits(7);
 pub(crate) const FIRST: Attempt = Attempt::FIRST;
@@ -37,6 +37,7 @@ pub(crate) fn config() -> Config {
         new_journal: JournalId::from_bits(2),
         agent_version: "0.1.0".to_owned(),
         runtimes: vec!["command".to_owned()],
+        boot: Boot { id: 3, at: Timestamp(500_000_000) },
         capacity: Capacity { cpu_millis: 2_000, memory_bytes: 1 << 30, disk_free_bytes: 1 << 40 },
         outbox_bytes_max: 1 << 30,
         disk_free_bytes_min: 1 << 30,
@@ -91,6 +92,12 @@ impl Site {
     }
 
     pub(crate) fn restart_with(&mut self, found: Found) {
+        self.restart_in(config().boot, found);
+    }
+
+    /// As [`Self::restart`], on a machine that was perhaps started anew.
+    pub(crate) fn restart_in(&mut self, boot: Boot, found: Found) {
+        let config = || Config { boot, ..config() };
         let facts: Vec<Fact> =
             self.facts.iter().map(|fact| postcard::from_bytes(&postcard::to_stdvec(fact).unwrap()).unwrap()).collect();
         let (replayed, _) = Agent::recover(config(), None, facts.clone(), found.clone(), self.now);

@@ -2,14 +2,15 @@
 
 use std::time::Duration;
 
-use atoll_model::id::{Epoch, ReportSeq};
+use atoll_model::id::{Epoch, ExecutionId, ReportSeq};
 use atoll_model::session::{
     AgentBody, ControlBody, ControlFrame, Dispatch, Goodbye, NotStartedReason, Outcome, Report, SiteCommand,
     StepTemplate, TemplateWork, Verdict,
 };
+use atoll_model::time::Timestamp;
 use atoll_model::workflow::OnDisconnect;
-use site_agent_core::event::ExitKind;
-use site_agent_core::{Command, Config, Event};
+use site_agent_core::event::{ExitKind, Found, FoundAttempt, FoundState};
+use site_agent_core::{Boot, Command, Config, Event};
 
 use crate::harness::*;
 
@@ -142,6 +143,69 @@ fn c6_without_the_work_lease_no_fragment_starts() {
     site.exit(exec(0, 0), ExitKind::Code(0));
     site.store(exec(0, 0), vec![file(1)]);
     assert_eq!(site.starts().len(), 1);
+}
+
+/// A chain of two steps of which the first runs, and the link is gone.
+fn cut_off_in_a_chain() -> Site {
+    let mut site = Site::connected();
+    site.prepare(&with_output(0));
+    site.prepare(&template(1));
+    site.dispatch(0, 0..1);
+    site.command(SiteCommand::Dispatch(follower(1)));
+    site.event(Event::Disconnected);
+    site.pass(Duration::from_secs(300));
+    site
+}
+
+fn running(execution: ExecutionId) -> Found {
+    let state = FoundState::Running { since: Timestamp(1) };
+    Found { attempts: vec![FoundAttempt { execution, attempt: FIRST, state }], ..Found::default() }
+}
+
+#[test]
+fn b5_an_agent_that_is_killed_while_it_is_cut_off_finishes_the_chain_alone() {
+    let mut site = cut_off_in_a_chain();
+    site.restart_with(running(exec(0, 0)));
+    site.exit(exec(0, 0), ExitKind::Code(0));
+    site.store(exec(0, 0), vec![file(1)]);
+    assert_eq!(site.starts(), [(exec(1, 0), FIRST)]);
+}
+
+#[test]
+fn c6_a_restart_prolongs_no_lease() {
+    let mut site = cut_off_in_a_chain();
+    site.pass(Duration::from_secs(599));
+    site.restart_with(running(exec(0, 0)));
+    site.pass(Duration::from_secs(2));
+    site.exit(exec(0, 0), ExitKind::Code(0));
+    site.store(exec(0, 0), vec![file(1)]);
+    assert_eq!(site.starts(), []);
+}
+
+#[test]
+fn c6_a_lease_ends_with_the_machine() {
+    let mut site = cut_off_in_a_chain();
+    let boot = Boot { id: 4, ..config().boot };
+    site.restart_in(boot, running(exec(0, 0)));
+    site.exit(exec(0, 0), ExitKind::Code(0));
+    site.store(exec(0, 0), vec![file(1)]);
+    assert_eq!(site.starts(), []);
+    site.connect();
+    assert_eq!(site.starts(), [(exec(1, 0), FIRST)]);
+}
+
+#[test]
+fn g3_an_agent_that_was_revoked_starts_nothing_more_under_its_lease() {
+    let mut site = Site::connected();
+    site.prepare(&with_output(0));
+    site.prepare(&template(1));
+    site.dispatch(0, 0..1);
+    site.command(SiteCommand::Dispatch(follower(1)));
+    site.frame(0, ControlBody::Goodbye(Goodbye::Revoked { reason: "stolen".to_owned() }));
+    site.restart_with(running(exec(0, 0)));
+    site.exit(exec(0, 0), ExitKind::Code(0));
+    site.store(exec(0, 0), vec![file(1)]);
+    assert_eq!(site.starts(), []);
 }
 
 #[test]

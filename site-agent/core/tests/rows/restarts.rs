@@ -1,5 +1,7 @@
 //! A: the agent is killed at each point of an execution.
 
+use std::time::Duration;
+
 use atoll_model::session::{AgentBody, InventoryItem, LocalState, Outcome, Report, SiteCommand, StepTemplate, Verdict};
 use atoll_model::workflow::StartMode;
 use site_agent_core::event::{Arrival, ExitKind, Found, FoundAttempt, FoundState};
@@ -132,6 +134,10 @@ fn a4_an_intent_without_a_claim_is_started_again() {
     site.dispatch(0, 0..1);
     assert_eq!(site.starts().len(), 1);
     site.restart(Vec::new());
+    assert_eq!(site.starts().len(), 1, "the lease holds as long as it did before");
+    site.event(Event::Disconnected);
+    site.pass(Duration::from_secs(46));
+    site.restart(Vec::new());
     assert_eq!(site.starts(), [], "not without a lease");
     site.connect();
     assert_eq!(site.starts().len(), 1);
@@ -142,6 +148,8 @@ fn a4_at_most_once_starts_again_only_without_a_claim_and_with_a_lease() {
     let mut site = Site::connected();
     site.prepare(&StepTemplate { start: StartMode::AtMostOnce, ..template(0) });
     site.dispatch(0, 0..2);
+    site.event(Event::Disconnected);
+    site.pass(Duration::from_secs(46));
     site.restart(vec![found(0, 0, FoundState::Queued)]);
     assert_eq!(site.starts(), []);
     site.connect();
