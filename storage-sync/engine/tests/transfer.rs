@@ -233,7 +233,9 @@ async fn a3_an_arrival_is_noted_until_it_is_on_record() -> Result<()> {
         let to = Site::new()?;
         let fetching = transfers(&to.store, &world.minter, quick())?;
         let wire_bytes = fetching.fetch_noted(object, 3).await?.wire_bytes;
+        drop(fetching);
         let to = to.reopen()?;
+        let fetching = transfers(&to.store, &world.minter, quick())?;
         let noted = arrivals(&to.store)?;
         assert_eq!(noted.len(), 1);
         assert_eq!((noted[0].object, noted[0].intent, noted[0].wire_bytes), (object, 3, wire_bytes));
