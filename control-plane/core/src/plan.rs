@@ -33,6 +33,14 @@ pub(crate) struct StepPlan {
     pub(crate) outputs: Vec<DataRules>,
 }
 
+impl StepPlan {
+    /// The first rule that confines anything that the step reads or makes.
+    pub(crate) fn confining(&self) -> Option<u16> {
+        let made = self.outputs.iter().flat_map(|output| &output.confined_by);
+        self.confined_by.iter().chain(made).copied().next()
+    }
+}
+
 /// The rules that bear on one output or input.
 #[derive(Debug, Clone, Default, PartialEq)]
 pub(crate) struct DataRules {

@@ -63,9 +63,20 @@ impl ControlPlane {
         let known = self.state.objects.get(&object.id).filter(|known| known.uses.iter().any(|u| u.run == run_id));
         let site = match known {
             Some(_) => None,
-            None => Some(log_site(run, object.id).ok_or_else(|| {
-                Rejection::NotFound(format!("{run_id} has neither an output nor a log that is {}", object.id))
-            })?),
+            None => {
+                let (step, site) = log_of(run, object.id).ok_or_else(|| {
+                    Rejection::NotFound(format!("{run_id} has neither an output nor a log that is {}", object.id))
+                })?;
+                if let Some(rule) = run.plan.steps[step.index()].confining() {
+                    let (rule, step) = (super::data::rule_name(&run.workflow, rule), &run.workflow.step(step).name);
+                    let reason = format!(
+                        "{rule} confines what step {step} reads or makes, so its log is not put into the bucket; its \
+                         site shows it to who looks"
+                    );
+                    return Err(Rejection::Forbidden(reason));
+                }
+                Some(site)
+            }
         };
         if let Some(known) = known
             && let (Some(rule), _) = self.object_rules(known)
@@ -350,13 +361,13 @@ fn is_over(step: &StepState) -> bool {
     step.is_ended() && step.recomputing.is_empty()
 }
 
-/// The site of the execution whose log this is.
-fn log_site(run: &Arc<Run>, object: ObjectId) -> Option<SiteId> {
-    run.steps.iter().find_map(|step| {
+/// The step whose log this is, and the site of the execution that wrote it.
+fn log_of(run: &Arc<Run>, object: ObjectId) -> Option<(StepIndex, SiteId)> {
+    (0..=u16::MAX).map(StepIndex).zip(&run.steps).find_map(|(index, step)| {
         step.details.iter().find_map(|(element, detail)| {
             let logs = [detail.logs.stdout, detail.logs.stderr];
             let is_here = logs.into_iter().flatten().any(|log| log.id == object);
-            is_here.then(|| step.row(*element)).flatten().map(|row| row.site)
+            is_here.then(|| step.row(*element)).flatten().map(|row| (index, row.site))
         })
     })
 }

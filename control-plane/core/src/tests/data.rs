@@ -251,6 +251,34 @@ fn confined_data_stays_and_work_goes_to_it() {
 }
 
 #[test]
+fn the_log_of_a_step_with_confined_data_is_not_put_into_the_bucket() {
+    let source = "workflow: w\nsteps:\n  make: { run: x, site: edge, outputs: { f: file } }\n  use: { run: x, with: { f: \"${{ steps.make.outputs.f }}\" } }\n  free: { run: x, site: edge }\nplacement:\n  - match: { step: make }\n    confine: { names: [edge] }\n";
+    let mut world = World::with_sites(&["edge"]);
+    let run = world.submit(source);
+    let logged = |world: &World, execution, log: u8, outputs| {
+        let mut report = world.finished(execution, atoll_model::session::Outcome::Succeeded, outputs);
+        let Report::Finished { elements, .. } = &mut report else { panic!("it is one") };
+        elements[0].logs.stdout = Some(object(log, 10));
+        report
+    };
+    let mut dispatched = world.dispatched("edge");
+    dispatched.sort();
+    for (number, execution) in (0u8..).zip(dispatched) {
+        let outputs = if number == 0 { vec![file(1, 1_000)] } else { Vec::new() };
+        let report = logged(&world, execution, 10 + number, outputs);
+        world.report("edge", vec![report]);
+    }
+    assert_eq!(world.state(run), RunState::Succeeded);
+    let stage = |log| Request::StageForClient { run, object: object(log, 10), hold: Duration::from_secs(60) };
+    for log in [10, 11] {
+        let staged = world.ask(stage(log));
+        assert!(matches!(&staged, Err(Rejection::Forbidden(reason)) if reason.contains("rule 1")), "{staged:?}");
+    }
+    world.request(stage(12));
+    assert_eq!(world.carry_out_pushes("edge"), 1);
+}
+
+#[test]
 fn data_that_is_never_pushed_keeps_its_readers_where_it_is() {
     let source = "workflow: w\nsteps:\n  make: { run: x, site: edge, outputs: { f: file } }\n  use: { run: x, foreach: \"${{ range(4) }}\", with: { f: \"${{ steps.make.outputs.f }}\" } }\nplacement:\n  - match: { step: make }\n    push: never\n";
     let mut world = World::with_sites(&["edge", "hpc"]);
