@@ -43,6 +43,13 @@ pub const REPORT_CREDITS: u32 = 4_096;
 pub const DISPATCH_AHEAD: u32 = 4_096;
 /// Crashes of an agent while an execution runs there, after which the execution is given up as poisonous.
 pub const POISON_CRASHES_MAX: u32 = 3;
+/// The same for one version of an action, whatever its runs, if none of its executions succeeds in between: it is not
+/// started any more.
+pub const POISON_VERSION_CRASHES_MAX: u32 = 10;
+/// At one site alone it may be the site.
+pub const POISON_VERSION_SITES_MIN: usize = 2;
+/// How long crashes of a version count.
+pub const POISON_MEMORY: Duration = Duration::from_secs(24 * 3_600);
 /// Largest object that goes to the bucket in one request; larger ones go in parts, and can be resumed.
 pub const SINGLE_PUT_BYTES_MAX: u64 = 16 << 20;
 /// Smallest part of a multipart upload.

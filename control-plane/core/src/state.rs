@@ -7,6 +7,7 @@ mod evolve_objects;
 mod evolve_runs;
 mod evolve_sites;
 mod object;
+mod poison;
 mod row;
 mod run;
 mod site;
@@ -19,6 +20,7 @@ use serde::{Deserialize, Serialize};
 
 pub(crate) use self::evolve_runs::submitted_objects;
 pub(crate) use self::object::{BucketState, DoubtfulPush, LedgerEntry, ObjectState, Place, Source, Transfer, Use};
+pub(crate) use self::poison::Crashes;
 pub(crate) use self::row::{Detail, Row, RowState};
 pub(crate) use self::run::{Active, ActivePhase, Decision, Former, Phase, Run, StepPhase, StepState, Tries};
 pub(crate) use self::site::{Agent, Log, Outgoing, Site, Token};
@@ -42,6 +44,8 @@ pub(crate) struct State {
     pub(crate) transfers: BTreeMap<TransferId, Transfer>,
     /// Transfers that were ever ordered.
     pub(crate) transfers_ordered: u64,
+    /// Versions of actions, by their bundles, whose executions were cut off lately.
+    pub(crate) crashed_actions: BTreeMap<ObjectId, Crashes>,
     /// Crossings that belong to no run (yet).
     pub(crate) unclaimed_ledger: Vec<LedgerEntry>,
 }

@@ -8,6 +8,7 @@ mod data;
 mod failures;
 mod fragments;
 mod identity;
+mod poison;
 mod properties;
 mod runs;
 mod sessions;

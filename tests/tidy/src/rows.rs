@@ -136,6 +136,12 @@ pub const ROWS: &[Row] = &[
         "a certificate is stolen",
         "it lives a day, and a revoked one is refused at sessions and calls; it never speaks for another site",
     ),
+    row(
+        "G4",
+        "an execution takes its agent or its machine down, again and again",
+        "given up after three times; a version of an action whose executions did it ten times at two sites or more, with \
+         no success in between, is not started any more for a day",
+    ),
     row("G5", "outputs are huge", "streamed and bounded; holes stay holes"),
     row(
         "G6",

@@ -47,6 +47,9 @@ impl ControlPlane {
         if !known.is_going_on() || state.phase != StepPhase::Expanded || !state.has_waiting() {
             return;
         }
+        if let Some(message) = self.state.poisonous(&known.workflow, step, self.now) {
+            return self.give_up_waiting(run, step, &message);
+        }
         let shared = match self.caches.shared(known, step) {
             Ok(shared) if shared.bytes <= INPUT_BYTES_MAX => shared,
             Ok(shared) => {

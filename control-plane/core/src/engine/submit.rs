@@ -36,6 +36,10 @@ impl ControlPlane {
         }
         let inputs = with_defaults(&workflow, inputs)?;
         let plan = RunPlan::new(&workflow);
+        let poisonous = workflow.steps.iter().find_map(|step| self.state.poisonous(&workflow, step.index, self.now));
+        if let Some(reason) = poisonous {
+            return Err(Rejection::Conflict(reason));
+        }
         self.check_inputs_sent(&workflow, &inputs, &plan)?;
         self.check_possible_sites(&workflow, &plan)?;
         self.counters.runs_submitted += 1;

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use atoll_model::elements::ElementSet;
 use atoll_model::id::{Attempt, CommandSeq, ExecutionId, RunId, SiteId, StepIndex};
-use atoll_model::session::FinishedElement;
+use atoll_model::session::{FinishedElement, Outcome};
 use atoll_model::time::Timestamp;
 
 use super::evolve_runs::visit_with_parts;
@@ -63,13 +63,21 @@ impl State {
                     }
                 }
             }
-            Fact::ExecutionsFinished { run, step, site, elements } => self.finish(*run, *step, *site, elements),
+            Fact::ExecutionsFinished { run, step, site, elements } => {
+                if elements.iter().any(|finished| finished.outcome == Outcome::Succeeded) {
+                    self.note_success(*run, *step);
+                }
+                self.finish(*run, *step, *site, elements);
+            }
             Fact::ExecutionsGivenUp { run, step, elements, cancelled, message, at } => {
                 for element in elements.iter() {
                     self.give_up(ExecutionId { run: *run, step: *step, element }, *cancelled, message, *at);
                 }
             }
             Fact::ExecutionsReturned { run, step, elements, cause, message, not_before } => {
+                if *cause == ReturnCause::Interrupted {
+                    self.note_crashes(*run, *step, elements.iter(), *not_before);
+                }
                 for element in elements.iter() {
                     self.return_one(ExecutionId { run: *run, step: *step, element }, *cause, message, *not_before);
                 }

@@ -202,7 +202,7 @@ fn an_expression_without_a_value_fails_the_run() {
 }
 
 #[test]
-fn an_execution_whose_site_keeps_going_down_is_given_up() {
+fn g4_an_execution_whose_site_keeps_going_down_is_given_up() {
     let mut world = World::with_sites(&["edge"]);
     let run = world.submit(ONE);
     for _ in 0..3 {
