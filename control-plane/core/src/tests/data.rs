@@ -109,7 +109,7 @@ fn a_push_that_fails_is_tried_from_another_holder_and_ends_with_the_name_of_the_
 /// What the ledger has of crossings from a site into the bucket.
 fn pushed_bytes(world: &World) -> Vec<u64> {
     let entries = world.core.ledger(&LedgerFilter::default());
-    entries.iter().filter(|entry| entry.from.to_string() == "edge").map(|entry| entry.bytes).collect()
+    entries.iter().filter(|entry| entry.from == "edge").map(|entry| entry.bytes).collect()
 }
 
 #[test]
