@@ -6,6 +6,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use atoll_model::id::{Attempt, ExecutionId, RunId};
+use atoll_model::value::ObjectRef;
 use atoll_proto::LogStream;
 use axum::body::Body;
 use axum::extract::State;
@@ -189,14 +190,7 @@ impl Reading {
 
     /// Waits until something about the run is new, and a moment longer for what comes together.
     async fn wait(&mut self, run: RunId) -> Option<()> {
-        loop {
-            match self.changes.recv().await {
-                Ok(change) if change.concerns(run) => break,
-                Ok(_) => {}
-                Err(RecvError::Lagged(_)) => break,
-                Err(RecvError::Closed) => return None,
-            }
-        }
+        news(&mut self.changes, run).await?;
         tokio::time::sleep(PAUSE).await;
         Some(())
     }
@@ -229,39 +223,65 @@ impl Reader {
     }
 
     async fn stream(&self, view: &ExecutionView, stream: LogStream) -> Option<()> {
-        let (name, written) = match stream {
-            LogStream::Stdout => ("stdout", view.logs.stdout),
-            LogStream::Stderr => ("stderr", view.logs.stderr),
-        };
-        let ended = execution_has_ended(view.state);
-        if ended && written.is_none() {
-            return Some(());
-        }
-        let site = view.site.as_ref()?;
-        let query = LogQuery {
-            execution: view.execution,
-            attempt: view.attempt,
-            stream,
-            offset: 0,
-            follow: self.follow && !ended,
-            object: written.filter(|_| ended),
-        };
-        let mut log = match self.app.logs.read(site, query) {
-            Ok(log) => log,
-            Err(error) => return self.tell(view.execution, &error.to_string()).await,
-        };
-        let at = || view.finished_at.filter(|_| ended).unwrap_or_else(wall_clock);
-        let mut lines = Lines::new(view.execution, name);
-        while let Some(bytes) = log.next().await {
-            match bytes {
-                Ok(bytes) => self.send(lines.push(&bytes, at())).await?,
-                Err(error) => {
-                    self.send(lines.finish(at())).await?;
-                    return self.tell(view.execution, &error.to_string()).await;
+        let mut lines = Lines::new(view.execution, name_of(stream));
+        let (mut view, mut offset) = (view.clone(), 0);
+        loop {
+            let ended = execution_has_ended(view.state);
+            let written = written(&view, stream).filter(|_| ended);
+            // What the site has shown while it was written may be all of it.
+            if ended && written.is_none_or(|written| written.bytes <= offset) {
+                return self.send(lines.finish(view.finished_at.unwrap_or_else(wall_clock))).await;
+            }
+            let site = view.site.as_ref()?;
+            let query = LogQuery {
+                execution: view.execution,
+                attempt: view.attempt,
+                stream,
+                offset,
+                follow: self.follow && !ended,
+                object: written,
+            };
+            let mut log = match self.app.logs.read(site, query) {
+                Ok(log) => log,
+                Err(error) => return self.tell(view.execution, &error.to_string()).await,
+            };
+            let at = || view.finished_at.filter(|_| ended).unwrap_or_else(wall_clock);
+            while let Some(bytes) = log.next().await {
+                match bytes {
+                    Ok(bytes) => {
+                        offset += bytes.len() as u64;
+                        self.send(lines.push(&bytes, at())).await?;
+                    }
+                    Err(error) => {
+                        self.send(lines.finish(at())).await?;
+                        return self.tell(view.execution, &error.to_string()).await;
+                    }
                 }
             }
+            // A log is on its way into the site's store when its attempt ends: the rest is read from there.
+            let later = if ended { None } else { self.ended(&view).await? };
+            match later {
+                Some(later) => view = later,
+                None => return self.send(lines.finish(at())).await,
+            }
         }
-        self.send(lines.finish(at())).await
+    }
+
+    /// The execution once this attempt of it has ended, if it has or somebody waits for it.
+    async fn ended(&self, known: &ExecutionView) -> Option<Option<ExecutionView>> {
+        let (execution, attempt) = (known.execution, known.attempt);
+        let mut changes = self.app.handle.changes();
+        loop {
+            let view = self.app.handle.query(move |core| core.execution(execution)).await.ok()?;
+            let Some(view) = view.filter(|view| view.attempt == attempt) else { return Some(None) };
+            if execution_has_ended(view.state) {
+                return Some(Some(view));
+            }
+            if !self.follow {
+                return Some(None);
+            }
+            news(&mut changes, execution.run).await?;
+        }
     }
 
     async fn tell(&self, execution: ExecutionId, message: &str) -> Option<()> {
@@ -274,5 +294,31 @@ impl Reader {
             return Some(());
         }
         self.lines.send(lines.into()).await.ok()
+    }
+}
+
+/// Waits until something about the run is new, or may be.
+async fn news(changes: &mut Receiver<Changed>, run: RunId) -> Option<()> {
+    loop {
+        match changes.recv().await {
+            Ok(change) if change.concerns(run) => return Some(()),
+            Ok(_) => {}
+            Err(RecvError::Lagged(_)) => return Some(()),
+            Err(RecvError::Closed) => return None,
+        }
+    }
+}
+
+fn name_of(stream: LogStream) -> &'static str {
+    match stream {
+        LogStream::Stdout => "stdout",
+        LogStream::Stderr => "stderr",
+    }
+}
+
+fn written(view: &ExecutionView, stream: LogStream) -> Option<ObjectRef> {
+    match stream {
+        LogStream::Stdout => view.logs.stdout,
+        LogStream::Stderr => view.logs.stderr,
     }
 }
