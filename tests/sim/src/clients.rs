@@ -11,6 +11,7 @@ use indexmap::IndexMap;
 
 use crate::rng::mix;
 use crate::server::Asker;
+use crate::site::{Site, Standing};
 use crate::workload::{self, Drawn};
 use crate::world::{BucketCopy, Occurrence, World};
 
@@ -53,6 +54,8 @@ pub(crate) enum Want {
     Submit { run: RunId, drawn: Box<Drawn> },
     Cancel { run: RunId },
     Drain { site: usize, drained: bool },
+    Revoke { site: usize },
+    Remove { site: usize },
     Resolve { execution: atoll_model::id::ExecutionId, run_again: bool },
 }
 
@@ -121,6 +124,10 @@ impl World {
             return;
         }
         let settled = match &result {
+            // Work of it is still to be given away.
+            Err(Rejection::Conflict(_)) if matches!(wish.want, Want::Remove { .. }) => false,
+            // Removed by the request whose answer was lost.
+            Err(Rejection::NotFound(_)) if matches!(wish.want, Want::Remove { .. }) => true,
             Ok(_) | Err(Rejection::Conflict(_) | Rejection::Forbidden(_) | Rejection::Invalid(_)) => true,
             // Whoever cancels what is not there yet tries again; a site that is away may come back.
             Err(Rejection::NotFound(_) | Rejection::Unavailable(_)) => false,
@@ -145,18 +152,55 @@ impl World {
                     }
                 }
             }
+            (Want::Revoke { site }, Ok(_)) => {
+                let site = *site;
+                let delay = self.rng.spread(1_000, 60_000_000);
+                self.wish(delay, Want::Remove { site });
+            }
+            (Want::Remove { site }, _) if settled => {
+                let site = *site;
+                self.replace_site(site);
+            }
             (Want::Submit { .. } | Want::Token { .. } | Want::Enrol { .. } | Want::Upload { .. }, Err(rejection)) => {
                 assert!(!settled, "{rejection}");
             }
-            (Want::Upload { .. } | Want::Cancel { .. } | Want::Drain { .. } | Want::Resolve { .. }, _) => {}
+            (
+                Want::Upload { .. }
+                | Want::Cancel { .. }
+                | Want::Drain { .. }
+                | Want::Resolve { .. }
+                | Want::Revoke { .. }
+                | Want::Remove { .. },
+                _,
+            ) => {}
         }
+    }
+
+    /// Somebody revokes a site, once.
+    pub(crate) fn revoke(&mut self, site: usize) {
+        if self.sites[site].standing == Standing::Trusted && self.sites[site].enrolled {
+            self.sites[site].standing = Standing::Revoked;
+            self.history.revoked.insert(self.sites[site].name.to_string());
+            self.wish(Duration::ZERO, Want::Revoke { site });
+        }
+    }
+
+    /// Another machine joins under the name of a site that was removed.
+    fn replace_site(&mut self, site: usize) {
+        self.sites[site].standing = Standing::Replaced;
+        let mut anew = Site::new(self.sites.len(), &mut self.rng, &self.scenario);
+        anew.name = self.sites[site].name.clone();
+        self.sites.push(anew);
+        self.network.links.push(Default::default());
+        self.wish(Duration::ZERO, Want::Token { site: self.sites.len() - 1 });
     }
 
     /// Whether what comes before it is done: a run wants sites, and its input in the bucket.
     fn is_possible(&self, client: usize) -> bool {
         let Want::Submit { run, .. } = &self.clients.wishes[client].want else { return true };
         let uploads = |wish: &Wish| matches!(&wish.want, Want::Upload { run: of } if of == run) && !wish.granted;
-        self.sites.iter().all(|site| site.enrolled) && !self.clients.wishes.iter().any(uploads)
+        let usable = |site: &Site| site.enrolled && site.standing != Standing::Revoked;
+        self.sites.iter().all(usable) && !self.clients.wishes.iter().any(uploads)
     }
 
     /// Whether somebody still wants something.
@@ -205,6 +249,10 @@ impl World {
             Want::Drain { site, drained } => {
                 Request::DrainSite { site: self.sites[*site].name.clone(), drained: *drained }
             }
+            Want::Revoke { site } => {
+                Request::RevokeSite { site: self.sites[*site].name.clone(), reason: "stolen".to_owned() }
+            }
+            Want::Remove { site } => Request::RemoveSite { site: self.sites[*site].name.clone() },
             Want::Resolve { execution, run_again } => {
                 Request::ResolveUnknown { execution: *execution, run_again: *run_again }
             }

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use crate::clients::Want;
-use crate::scenario::{Cut, Kill, Outage, Who};
+use crate::scenario::{Cut, Kill, Outage, Revocation, Who};
 use crate::world::{Occurrence, World};
 
 /// How often chance is asked for a fault of each kind.
@@ -16,6 +16,9 @@ pub(crate) enum Fault {
     Cut(Cut),
     Outage(Duration),
     Heal {
+        site: usize,
+    },
+    Revoke {
         site: usize,
     },
     DiskFull {
@@ -31,6 +34,9 @@ impl World {
         self.after(Duration::from_secs(2), Occurrence::Fault(Fault::Beat));
         for cut in self.scenario.cuts.clone() {
             self.after(cut.at, Occurrence::Fault(Fault::Cut(cut)));
+        }
+        for Revocation { site, at } in self.scenario.revocations.clone() {
+            self.after(at, Occurrence::Fault(Fault::Revoke { site }));
         }
         for Outage { at, lasts } in self.scenario.outages.clone() {
             self.after(at, Occurrence::Fault(Fault::Outage(lasts)));
@@ -50,6 +56,7 @@ impl World {
                 }
             }
             Fault::Heal { site } => self.unblock(site),
+            Fault::Revoke { site } => self.revoke(site),
             Fault::Cut(Cut { site, lasts, to_server, to_agent, .. }) => self.cut(site, lasts, (to_server, to_agent)),
             Fault::Outage(lasts) => self.crash_server_for(lasts),
             Fault::DiskFull { site, full } => {
@@ -157,6 +164,9 @@ impl World {
             self.fault(Fault::DiskFull { site, full: true });
             let lasts = self.rng.spread(1_000_000, 60_000_000);
             self.after(lasts, Occurrence::Fault(Fault::DiskFull { site, full: false }));
+        }
+        if self.scenario.revokes > 0 && self.rng.chance(self.scenario.revokes) {
+            self.revoke(site);
         }
         if self.rng.chance(self.scenario.drains) {
             let drained = self.rng.chance(500);

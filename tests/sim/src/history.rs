@@ -19,6 +19,8 @@ pub(crate) struct History {
     /// Steps whose outputs must not leave some sites; and what they made.
     pub(crate) confined_steps: BTreeSet<(RunId, StepIndex)>,
     pub(crate) confined: BTreeSet<ObjectId>,
+    /// Sites that were revoked: what one had not told by then, nobody knows.
+    pub(crate) revoked: BTreeSet<String>,
     /// Runs that were acknowledged.
     pub(crate) acknowledged: BTreeSet<RunId>,
     /// When a process last began.

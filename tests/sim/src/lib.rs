@@ -22,5 +22,5 @@ pub mod workload;
 mod world;
 
 pub use rng::Digest;
-pub use scenario::{Cut, Kill, Outage, Scenario, Who};
+pub use scenario::{Cut, Kill, Outage, Revocation, Scenario, Who};
 pub use verdict::{Ending, Sight, look, run};

@@ -38,6 +38,9 @@ pub struct Scenario {
     pub faultless: bool,
     pub cuts: Vec<Cut>,
     pub outages: Vec<Outage>,
+    pub revocations: Vec<Revocation>,
+    /// Of 1,000, in each ten seconds: a site is revoked, then removed, and joined anew under its name.
+    pub revokes: u64,
     /// The last site is a copy of the first, with its identity.
     pub cloned: bool,
 }
@@ -50,6 +53,13 @@ pub struct Cut {
     pub lasts: Duration,
     pub to_server: bool,
     pub to_agent: bool,
+}
+
+/// A site is revoked.
+#[derive(Debug, Clone, Copy)]
+pub struct Revocation {
+    pub site: usize,
+    pub at: Duration,
 }
 
 /// The control plane is killed, and comes back after a while.
@@ -100,6 +110,8 @@ impl Scenario {
             faultless: false,
             cuts: Vec::new(),
             outages: Vec::new(),
+            revocations: Vec::new(),
+            revokes: 0,
             cloned: false,
         }
     }
@@ -115,7 +127,7 @@ impl Scenario {
         let (damages, full_disks) = (some(200, 100), some(150, 60));
         let (cancels, drains) = (some(250, 300), some(200, 60));
         let clock_offset_max = Duration::from_secs(some(400, 240));
-        Self {
+        let scenario = Self {
             sites: rng.between(1, 4) as usize,
             runs: rng.between(1, 5) as usize,
             // Long enough, in some, for a site to be declared lost.
@@ -139,6 +151,7 @@ impl Scenario {
             at_most_once: rng.chance(400),
             clock_offset_max,
             ..Self::quiet(seed)
-        }
+        };
+        Self { revokes: if rng.chance(100) { rng.between(1, 40) } else { 0 }, ..scenario }
     }
 }

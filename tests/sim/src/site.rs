@@ -28,12 +28,23 @@ pub(crate) struct Site {
     /// Why the agent does not connect any more.
     pub(crate) gave_up: Option<String>,
     pub(crate) enrolled: bool,
+    pub(crate) standing: Standing,
     timer_at: Option<Timestamp>,
     syncing: bool,
     pub(crate) machine: Machine,
     clock_ahead: Duration,
     clock_behind: Duration,
     capacity: Capacity,
+}
+
+/// Whether a site is one of the control plane's.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Standing {
+    Trusted,
+    /// Somebody is about to revoke it, or has.
+    Revoked,
+    /// Revoked, and another has joined under its name.
+    Replaced,
 }
 
 impl Site {
@@ -52,6 +63,7 @@ impl Site {
             failures: 0,
             gave_up: None,
             enrolled: false,
+            standing: Standing::Trusted,
             timer_at: None,
             syncing: false,
             machine: Machine::default(),

@@ -9,13 +9,14 @@ use control_plane_core::view::{ExecutionPage, ExecutionState, LedgerFilter, RunS
 use crate::clients::Want;
 use crate::rng::Digest;
 use crate::scenario::Scenario;
+use crate::site::Standing;
 use crate::world::World;
 
 /// Within this long after the last fault everything has come to an end: a site that was cut off counts as lost after a
 /// quarter of an hour, a control plane that was just started waits for five minutes, and a few dozen executions of half an
 /// hour each may have to run one after the other, several times.
 const LIVENESS_BOUND: Duration = Duration::from_secs(24 * 3_600);
-/// Until nothing is on its way any more, and nothing that a person sent in is held in the bucket.
+/// Until nothing is on its way any more, and nothing that a person sent in, or a revoked site may have, is in the bucket.
 const AFTERMATH: Duration = Duration::from_secs(10 * 60);
 const HOLD_MAX: Duration = Duration::from_secs(2 * 3_600);
 
@@ -78,7 +79,8 @@ pub fn run(scenario: Scenario) -> Ending {
         assert!(world.step(bound), "not over {LIVENESS_BOUND:?} after the last fault:\n{}", world.describe());
     }
     let points = world.points;
-    let end = world.now + if world.clients.has_uploaded() { HOLD_MAX } else { AFTERMATH };
+    let held = world.clients.has_uploaded() || !world.history.revoked.is_empty();
+    let end = world.now + if held { HOLD_MAX } else { AFTERMATH };
     while world.step(end) {}
     world.check_end();
     Ending {
@@ -164,7 +166,7 @@ impl World {
     fn check_end(&self) {
         let core = self.server.core.as_ref().expect("it runs when all is quiet");
         core.check();
-        for site in &self.sites {
+        for site in self.sites.iter().filter(|site| site.standing == Standing::Trusted) {
             assert_eq!(site.gave_up, None, "{} gave up", site.name);
             let left: Vec<_> = site.machine.claims.keys().collect();
             assert!(left.is_empty(), "{} still holds {left:?}", site.name);
@@ -175,7 +177,8 @@ impl World {
         self.check_ledger();
     }
 
-    /// The ledger says what moved, no more, and no less but for what a lost journal took with it.
+    /// The ledger says what moved, no more, and no less but for what a lost journal took with it, and what came to a site
+    /// that was revoked before it could tell.
     fn check_ledger(&self) {
         let core = self.server.core.as_ref().expect("it runs when all is quiet");
         let mut entered: BTreeMap<(ObjectId, String, String), u64> = BTreeMap::new();
@@ -186,7 +189,8 @@ impl World {
         }
         if self.history.journals_lost == 0 {
             let (truth, ledger) = (&self.history.crossings, &entered);
-            for key in truth.keys().chain(ledger.keys()) {
+            let told = |(_, _, to): &&(ObjectId, String, String)| !self.history.revoked.contains(to);
+            for key in truth.keys().chain(ledger.keys()).filter(told) {
                 assert_eq!(ledger.get(key), truth.get(key), "the ledger (left) and the truth of {key:?}");
             }
         }

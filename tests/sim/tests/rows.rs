@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use control_plane_core::view::{RunState, SiteState};
-use sim_tests::{Cut, Ending, Kill, Outage, Scenario, Who, look, run};
+use sim_tests::{Cut, Ending, Kill, Outage, Revocation, Scenario, Who, look, run};
 
 /// Three steps at one site, each of which reads what the one before it made.
 const CHAIN: &str = "
@@ -186,6 +186,18 @@ fn c6_a_site_that_hears_and_is_not_heard_starts_nothing_twice() {
                 Cut { site: 0, at: Duration::from_millis(at), lasts: Duration::from_secs(400), to_server, to_agent };
             let unquiet = Duration::from_secs(500);
             succeeds(Scenario { cuts: vec![cut], unquiet, keep_alive: false, ..quiet(CHAIN) }, 3, 0);
+        }
+    }
+}
+
+#[test]
+fn g3_what_a_revoked_site_had_is_done_elsewhere_or_by_who_joins_in_its_place() {
+    for at in (1_000..1_400).step_by(20) {
+        let revocations = vec![Revocation { site: 0, at: Duration::from_millis(at) }];
+        for (sites, workflow) in [(3, FREE), (2, CHAIN), (2, FAN)] {
+            let scenario = Scenario { sites, revocations: revocations.clone(), ..quiet(workflow) };
+            let text = format!("{scenario:?}");
+            assert_eq!(run(scenario).states, [RunState::Succeeded], "{text}");
         }
     }
 }

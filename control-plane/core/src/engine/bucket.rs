@@ -4,6 +4,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use atoll_model::id::{AgentId, ExecutionId, ObjectId, RunId, SiteId, StepIndex, TransferId};
+use atoll_model::limits::URL_LIFETIME;
 use atoll_model::placement::PushMode;
 use atoll_model::value::ObjectRef;
 use storage_sync_core::{Needs, Plan, Reach, Retention, retain};
@@ -173,6 +174,14 @@ impl ControlPlane {
     pub(crate) fn ask_to_delete(&mut self, object: ObjectId) {
         let known = &self.state.objects[&object];
         let reference = known.reference;
+        // An agent that was turned away does not say that it has stopped: it may send as long as its URLs live.
+        let unheard = known
+            .doubtful
+            .as_ref()
+            .filter(|doubtful| self.state.sites.get(&doubtful.ended.site).is_none_or(|site| site.revoked.is_some()));
+        if let Some(until) = unheard.map(|doubtful| doubtful.since + URL_LIFETIME).filter(|until| *until > self.now) {
+            return self.agenda.set(until, Timer::Object(object));
+        }
         self.command(match &known.doubtful {
             Some(doubtful) => Command::LookInBucket { object: reference, transfer: doubtful.transfer },
             None => Command::DeleteFromBucket { object: reference },

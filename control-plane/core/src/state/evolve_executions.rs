@@ -214,7 +214,10 @@ impl State {
         if !was_ended && run.steps[step_index.index()].is_ended() {
             run.end_step(step_index);
         }
-        self.site_mut(site).remove_busy(run_id, step_index, deactivated);
+        // What a person decided on ended nowhere: its site may be removed.
+        if deactivated > 0 {
+            self.site_mut(site).remove_busy(run_id, step_index, deactivated);
+        }
         for (object, usage, parts, element) in made {
             self.note_object(object, usage, &parts);
             let producer = Some(ExecutionId { run: run_id, step: step_index, element });

@@ -127,7 +127,7 @@ impl State {
                 let from = self.site(ended.site).name.clone();
                 self.enter_push(&ended, from, *wire_bytes, *at);
             }
-            Fact::PushFailed { transfer, reason, message: _, at: _ } => {
+            Fact::PushFailed { transfer, reason, message: _, at } => {
                 let Some(ended) = self.end_transfer(*transfer) else { return };
                 let from = self.site(ended.site).name.clone();
                 if let Some(known) = self.objects.get_mut(&ended.object.id) {
@@ -139,7 +139,7 @@ impl State {
                     if known.bucket == BucketState::Absent {
                         // An earlier try may have got through, and its report been lost with the agent.
                         known.bucket = BucketState::Deleting;
-                        known.doubtful = Some(DoubtfulPush { transfer: *transfer, ended, from });
+                        known.doubtful = Some(DoubtfulPush { transfer: *transfer, ended, from, since: *at });
                     }
                 }
             }

@@ -38,6 +38,7 @@ pub(crate) struct DoubtfulPush {
     pub(crate) ended: Transfer,
     /// The site may be removed before the answer comes.
     pub(crate) from: SiteName,
+    pub(crate) since: Timestamp,
 }
 
 impl ObjectState {

@@ -6,7 +6,7 @@ use atoll_model::id::{AgentId, TokenId};
 use atoll_model::session::Goodbye;
 
 use super::world::World;
-use crate::view::{ExecutionState, SiteState};
+use crate::view::{ExecutionState, RunState, SiteState};
 use crate::{Rejection, Request, Response};
 
 const TOKEN: TokenId = TokenId::from_bits(1);
@@ -129,6 +129,20 @@ fn g3_a_revoked_site_is_cut_off_and_its_work_goes_elsewhere() {
     assert_eq!(world.state_of(a.0), ExecutionState::Dispatched);
     world.ask(Request::RemoveSite { site: "edge".parse().unwrap() }).unwrap();
     assert_eq!(world.core.sites().len(), 1);
+}
+
+#[test]
+fn g3_what_a_revoked_site_may_have_run_is_decided_on_after_the_site_was_removed() {
+    let mut world = World::with_sites(&["edge"]);
+    let run = world.submit("workflow: w\nsteps:\n  a: { run: x, start: at-most-once }\n");
+    let a = world.dispatched_one("edge");
+    world.start("edge", a);
+    let site: atoll_model::id::SiteName = "edge".parse().unwrap();
+    world.ask(Request::RevokeSite { site: site.clone(), reason: "stolen".to_owned() }).unwrap();
+    world.ask(Request::RemoveSite { site }).unwrap();
+    assert_eq!(world.state_of(a.0), ExecutionState::Unknown);
+    world.ask(Request::ResolveUnknown { execution: a.0, run_again: false }).unwrap();
+    assert_eq!(world.state(run), RunState::Failed);
 }
 
 #[test]
