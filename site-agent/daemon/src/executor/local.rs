@@ -39,6 +39,7 @@ use crate::telemetry::{Meters, Spans, level};
 
 use self::attempts::Attempts;
 use self::collect::Collection;
+use self::recovery::Recovered;
 use self::slots::Slots;
 use self::workers::{Staged, Workers};
 
@@ -149,8 +150,9 @@ pub(crate) fn start(options: LocalOptions) -> anyhow::Result<(Executor, Vec<Foun
     let executor = Executor { orders: sender, bell: Arc::clone(&bell) };
     let mut slots = Slots::open(&options)?;
     let mut attempts = Attempts::new(Arc::clone(&options.logs));
-    let found = recovery::recover(&mut slots, &mut attempts, &options.meters)?;
+    let Recovered { found, stuck } = recovery::recover(&mut slots, &mut attempts, &options.meters)?;
     let workers = Workers::start(&options, &executor, &attempts)?;
+    stuck.into_iter().for_each(|slot| workers.clear(slot));
     let (tell, store) = (Arc::clone(&options.tell), options.store.clone());
     let surroundings = orders::Surroundings::new(options.site, options.data_dir.join("scripts"), options.log_bytes_max);
     let local = Local {

@@ -40,8 +40,11 @@ async fn e1_on_a_full_disk_ends_are_recorded_and_the_site_closes_until_there_is_
     let mut site = Site::start_in(folder, data, "").await;
     let quiet = site.run("until [ -e @/end ]; do sleep 0.02; done; echo last words >&2; exit 5");
     site.control.started(quiet).await;
-    let filler =
-        site.run("cat /dev/zero > fill 2> /dev/null || echo full > @/full; until [ -e @/room ]; do sleep 0.02; done");
+    // It stops short of the last bytes: what writes until nothing is left takes the reserve as well.
+    let filler = site.run(
+        "free=$(df --output=avail -B1 . | tail -n 1); head -c $((free - 2000000)) /dev/zero > fill; echo full > @/full
+until [ -e @/room ]; do sleep 0.02; done",
+    );
     site.trace("full").await;
     let closed = |state: &crate::control::State| state.heartbeats.last()?.closed.clone();
     let why = site.control.until("the close of the site", closed).await;

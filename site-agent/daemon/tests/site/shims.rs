@@ -85,3 +85,53 @@ async fn a_cancel_is_heard_though_the_shim_died_before_it_could_hear_it() {
     assert_eq!(site.trace("starts").await, before, "it never started");
     eventually("the end of the dead shim", || (!site.shims().contains(&shim)).then_some(())).await;
 }
+
+/// Keeps a process from everything, its own end too, as a file system that is away does.
+struct Freezer(std::path::PathBuf);
+
+impl Freezer {
+    /// Nothing where the machine has none.
+    fn freeze(process: rustix::process::Pid) -> Option<Self> {
+        let folder = std::path::PathBuf::from(format!("/sys/fs/cgroup/freezer/atoll-test-{}", std::process::id()));
+        std::fs::create_dir(&folder).ok()?;
+        let freezer = Self(folder);
+        std::fs::write(freezer.0.join("cgroup.procs"), process.as_raw_nonzero().to_string()).ok()?;
+        std::fs::write(freezer.0.join("freezer.state"), "FROZEN").ok()?;
+        Some(freezer)
+    }
+
+    fn thaw(&self) {
+        std::fs::write(self.0.join("freezer.state"), "THAWED").unwrap();
+    }
+}
+
+impl Drop for Freezer {
+    fn drop(&mut self) {
+        // Whatever became of the test, nothing stays frozen.
+        let _ = std::fs::write(self.0.join("freezer.state"), "THAWED");
+        let _ = std::fs::remove_dir(&self.0);
+    }
+}
+
+#[tokio::test]
+async fn a6_an_agent_starts_beside_what_cannot_be_ended_and_tells_its_end_when_it_comes() {
+    let mut site = Site::start().await;
+    let execution = site.run("echo $$ > @/main; exec sleep 300");
+    let main = site.traced_pid("main").await;
+    site.control.started(execution).await;
+    let freezer = Freezer::freeze(main);
+    let shim = site.shims()[0];
+    site.kill_agent();
+    kill_process(shim, Signal::KILL).unwrap();
+    gone("a shim", shim).await;
+    site.start_agent().await;
+    if let Some(freezer) = &freezer {
+        let next = site.run("true");
+        assert_eq!(site.control.finished(next).await.outcome, Outcome::Succeeded, "the site works");
+        assert!(site.control.look(|state| state.ends(execution).is_empty()), "what may run has not ended");
+        assert!(is_alive(main));
+        freezer.thaw();
+    }
+    assert!(matches!(site.control.finished(execution).await.outcome, Outcome::Interrupted { .. }));
+    assert!(!is_alive(main));
+}

@@ -9,9 +9,9 @@ use atoll_model::time::Timestamp;
 use site_agent_core::event::{Exit, ExitKind, FoundAttempt, FoundState};
 
 use super::attempts::{Attempts, Known, Phase};
-use super::slot::Slot;
-use super::slots::Slots;
-use super::strays::{self, Search};
+use super::slot::{Slot, SlotState};
+use super::slots::{LostSlot, Slots};
+use super::strays::{self, Search, Unkillable};
 use crate::shim::protocol::{End, EndKind, FromShim, Hello, Key, Left, SlotCgroups, ToShim};
 use crate::shim::{KEPT, OUT, STDERR, STDOUT, log, make_private, remove_whatever};
 use crate::telemetry::Meters;
@@ -19,13 +19,16 @@ use crate::telemetry::Meters;
 /// How long what runs may take to end when it is told to.
 const STOP_PATIENCE: Duration = Duration::from_secs(10);
 
+/// What earlier processes left.
+pub(super) struct Recovered {
+    pub found: Vec<FoundAttempt>,
+    /// Slots in which something cannot be ended yet.
+    pub stuck: Vec<LostSlot>,
+}
+
 /// Connects to the shims that live, concludes from the logs of those that do not, and ends what nobody watches over.
-pub(super) fn recover(
-    slots: &mut Slots,
-    attempts: &mut Attempts,
-    meters: &Meters,
-) -> anyhow::Result<Vec<FoundAttempt>> {
-    let mut found = Vec::new();
+pub(super) fn recover(slots: &mut Slots, attempts: &mut Attempts, meters: &Meters) -> anyhow::Result<Recovered> {
+    let (mut found, mut stuck) = (Vec::new(), Vec::new());
     let numbers: Vec<u32> = slots.all_mut().map(|slot| slot.number).collect();
     for number in numbers {
         let cgroups = slots.cgroups_of(number);
@@ -49,7 +52,17 @@ pub(super) fn recover(
                 found.push(FoundAttempt { execution: key.execution, attempt: key.attempt, state });
             }
         } else {
-            ended.extend(conclude(&path, &cgroups)?);
+            match conclude(&path, &cgroups) {
+                Ok(concluded) => ended.extend(concluded),
+                Err(error) if error.is::<Unkillable>() => {
+                    tracing::error!(slot = number, %error, "a slot is out of use");
+                    slot.state = SlotState::Clearing;
+                    found.extend(take_as_running(number, &path, attempts)?);
+                    stuck.push(LostSlot { number, path, cgroups });
+                    continue;
+                }
+                Err(error) => return Err(error),
+            }
         }
         for (key, end) in ended {
             meters.ended(&end.how);
@@ -59,7 +72,21 @@ pub(super) fn recover(
             found.push(FoundAttempt { execution: key.execution, attempt: key.attempt, state });
         }
     }
-    Ok(found)
+    Ok(Recovered { found, stuck })
+}
+
+/// What was claimed in a slot that cannot be cleared still runs as far as anybody can tell.
+fn take_as_running(number: u32, path: &Path, attempts: &mut Attempts) -> anyhow::Result<Vec<FoundAttempt>> {
+    let contents = log::read(path)?;
+    let unfinished = contents.claimed.into_iter().map(|(key, claim)| (key, claim.at));
+    let ended = contents.ended.into_iter().map(|(key, end)| (key, end.started_at));
+    let taken = unfinished.chain(ended).map(|(key, since)| {
+        let step = (key.execution.run, key.execution.step);
+        let phase = Phase::Handed { order: None };
+        attempts.insert(key, Known { step, slot: Some(number), phase, lent: None, killed: false, bytes_in: 0 });
+        FoundAttempt { execution: key.execution, attempt: key.attempt, state: FoundState::Running { since } }
+    });
+    Ok(taken.collect())
 }
 
 /// What a live shim may have in its slot for the agent.

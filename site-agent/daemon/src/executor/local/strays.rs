@@ -14,8 +14,9 @@ use crate::shim::tree::{ProcessStat, with_descendants};
 
 use super::cgroups;
 
-/// What a kernel does not end within this long it will not end.
-const PATIENCE: Duration = Duration::from_secs(60);
+/// What a kernel does not end within this long waits for something, a file system that is away or a freezer: whoever asked
+/// goes on, and asks again.
+const PATIENCE: Duration = Duration::from_secs(5);
 const PAUSE_MAX: Duration = Duration::from_millis(50);
 /// Clock ticks of `/proc/PID/stat` on Linux: 100 a second, whatever the kernel's own.
 const MICROS_PER_TICK: u64 = 10_000;

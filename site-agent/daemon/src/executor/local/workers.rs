@@ -5,6 +5,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::mpsc::{Receiver, Sender, channel};
 use std::thread;
+use std::time::Duration;
 
 use atoll_model::value::{ObjectKind, ObjectRef};
 use atoll_telemetry::Work;
@@ -25,6 +26,8 @@ use crate::telemetry::Spans;
 
 /// Outputs of so many attempts are made durable together.
 const TOGETHER_MAX: usize = 256;
+/// Between two tries to end what does not end.
+const CLEARING_PAUSE: Duration = Duration::from_secs(1);
 
 /// What was made ready for an attempt.
 pub(crate) struct Staged {
@@ -143,11 +146,19 @@ impl Workers {
         let watch = Watch(self.failed.clone());
         let clear = move || {
             let _watch = watch;
-            match conclude(&lost.path, &lost.cgroups) {
-                Ok(ended) => executor.order(Order::Cleared { slot: lost.number, ended }),
-                // The slot stays out of use: something in it may still run.
-                Err(error) => tracing::error!(slot = lost.number, %error, "a slot cannot be cleared"),
-            }
+            let mut told = false;
+            let ended = loop {
+                match conclude(&lost.path, &lost.cgroups) {
+                    Ok(ended) => break ended,
+                    // The slot stays out of use as long as something in it may still run.
+                    Err(error) if !std::mem::replace(&mut told, true) => {
+                        tracing::error!(slot = lost.number, %error, "a slot cannot be cleared yet");
+                    }
+                    Err(_) => {}
+                }
+                thread::sleep(CLEARING_PAUSE);
+            };
+            executor.order(Order::Cleared { slot: lost.number, ended });
             executor.ring();
         };
         if let Err(error) = thread::Builder::new().name("atoll-clearing".to_owned()).spawn(clear) {
