@@ -77,18 +77,18 @@ async fn one_output(client: &Client, run: &str, name: &str, value: &Value, to: &
             Content::Text(text) => {
                 std::fs::write(&part.to, text).with_context(|| format!("cannot write {}", part.to.display()))?;
             }
-            Content::Object(object) => {
+            Content::Object { object, executable } => {
                 let path = format!("/runs/{}/outputs/{}?at={}", segment(run), segment(name), segment(&part.pointer));
-                download(client, &path, object?, &part.to).await?;
+                let unpacker = Unpacker::new(object?, &part.to)?.executable(executable);
+                download(client, &path, unpacker).await?;
             }
         }
     }
     Ok(())
 }
 
-async fn download(client: &Client, path: &str, object: ObjectRef, to: &Path) -> anyhow::Result<()> {
+async fn download(client: &Client, path: &str, mut unpacker: Unpacker) -> anyhow::Result<()> {
     let mut chunks = client.stream(path).await?.bytes_stream();
-    let mut unpacker = Unpacker::new(object, to)?;
     while let Some(chunk) = chunks.next().await {
         let chunk = chunk.context("the download broke off")?;
         unpacker = tokio::task::spawn_blocking(move || unpacker.push(&chunk).map(|()| unpacker)).await??;
@@ -108,7 +108,7 @@ struct Part {
 
 #[derive(Debug)]
 enum Content {
-    Object(anyhow::Result<ObjectRef>),
+    Object { object: anyhow::Result<ObjectRef>, executable: bool },
     Text(String),
 }
 
@@ -121,7 +121,9 @@ fn parts(value: &Value, to: &Path) -> Vec<Part> {
 fn collect(value: &Value, pointer: String, to: &Path, parts: &mut Vec<Part>) {
     let to = to.to_owned();
     if let Some(kind) = kind(value) {
-        parts.push(Part { pointer, to, content: Content::Object(object(value, kind)) });
+        let executable = value["executable"].as_bool().unwrap_or(false);
+        let content = Content::Object { object: object(value, kind), executable };
+        parts.push(Part { pointer, to, content });
         return;
     }
     match value {
@@ -222,7 +224,7 @@ mod tests {
     fn values_are_written_as_text() {
         let text = |value: Value| match &parts(&value, Path::new("out"))[0].content {
             Content::Text(text) => text.clone(),
-            Content::Object(_) => panic!("a text"),
+            Content::Object { .. } => panic!("a text"),
         };
         assert_eq!(text(json!("a\nb")), "a\nb\n");
         assert_eq!(text(json!([1, "x"])), "[1,\"x\"]\n");

@@ -1,6 +1,7 @@
 //! Values and their types. Small values travel in journals; files and directories travel as references to objects.
 
 mod convert;
+mod encoding;
 mod text;
 
 use std::fmt;
@@ -163,21 +164,24 @@ pub struct ObjectRef {
     pub bytes: u64,
 }
 
-/// A file: the object that holds its bytes, and the name it had where it was made.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+/// A file: the object that holds its bytes, the name it had where it was made, and whether it may be run.
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct FileRef {
     pub object: ObjectId,
     pub bytes: u64,
     pub name: FileName,
+    /// The bit of it that goes with the bytes to wherever they go.
+    pub executable: bool,
 }
 
 /// A file of a listed directory.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ListedFile {
     /// Path below the directory, its names joined by `/`.
     pub path: Vec<u8>,
     pub object: ObjectId,
     pub bytes: u64,
+    pub executable: bool,
 }
 
 /// A directory: the object that is its tree's root manifest, and the name it had where it was made.

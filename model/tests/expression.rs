@@ -68,7 +68,12 @@ fn object(number: u8) -> ObjectId {
 }
 
 fn file(name: &str, bytes: u64) -> Value {
-    Value::File(FileRef { object: object(bytes as u8), bytes, name: FileName::new(name.as_bytes()).expect("valid") })
+    Value::File(FileRef {
+        object: object(bytes as u8),
+        bytes,
+        name: FileName::new(name.as_bytes()).expect("valid"),
+        executable: false,
+    })
 }
 
 fn values() -> Values {
@@ -79,6 +84,7 @@ fn values() -> Values {
             path: path.as_bytes().to_vec(),
             object: object(number),
             bytes: u64::from(number),
+            executable: false,
         })
         .collect();
     let directory = DirectoryRef {
@@ -545,6 +551,7 @@ fn a_listing_of_a_hundred_thousand_files_can_be_filtered() {
             path: format!("part-{number:06}.csv").into_bytes(),
             object: object(1),
             bytes: u64::from(number),
+            executable: false,
         })
         .collect();
     let Value::Directory(directory) = &values().0["d"].clone() else { panic!("a directory") };

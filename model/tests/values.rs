@@ -56,10 +56,20 @@ fn json_is_read_with_the_type_as_the_guide() {
 #[test]
 fn files_and_directories_survive_json() {
     let name = FileName::new("a b.csv".as_bytes()).expect("valid");
-    let file = Value::File(FileRef { object: ObjectId::from_digest([7; 32]), bytes: 12, name: name.clone() });
+    let file = Value::File(FileRef {
+        object: ObjectId::from_digest([7; 32]),
+        bytes: 12,
+        name: name.clone(),
+        executable: false,
+    });
+    let program = FileRef { object: ObjectId::from_digest([9; 32]), bytes: 3, name: name.clone(), executable: true };
+    let program = Value::File(program);
     let tree = DirectoryRef { object: ObjectId::from_digest([8; 32]), bytes: 99, files: 3, name, listing: None };
     let tree = Value::Directory(tree);
     assert_eq!(from_json(&file.to_json(), &Type::File), Ok(file.clone()));
+    assert_eq!(from_json(&program.to_json(), &Type::Any), Ok(program.clone()));
+    assert_eq!(program.to_json()["executable"], true);
+    assert!(file.to_json().get("executable").is_none());
     assert_eq!(from_json(&tree.to_json(), &Type::Directory), Ok(tree.clone()));
     let list = Value::list(vec![file.clone(), tree]);
     assert_eq!(from_json(&list.to_json(), &Type::Any), Ok(list));
@@ -69,7 +79,7 @@ fn files_and_directories_survive_json() {
 #[test]
 fn a_process_sees_values_as_the_contract_says() {
     let name = FileName::new(b"x").expect("valid");
-    let file = Value::File(FileRef { object: ObjectId::from_digest([7; 32]), bytes: 12, name });
+    let file = Value::File(FileRef { object: ObjectId::from_digest([7; 32]), bytes: 12, name, executable: false });
     let text = |value: &Value| value.to_text_with(&|_| "/in/a \"b\"".to_owned());
     assert_eq!(text(&Value::string("a\n\"b\" $c")), "a\n\"b\" $c");
     assert_eq!(text(&Value::Integer(-3)), "-3");

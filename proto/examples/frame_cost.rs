@@ -88,7 +88,7 @@ fn with_file(element: &mut FinishedElement) {
     with_usage_and_log(element);
     if let Ok(name) = FileName::new(b"table.csv") {
         let object = ObjectId::from_digest([!element.element as u8; 32]);
-        element.outputs = vec![Value::File(FileRef { object, bytes: 4_000, name })];
+        element.outputs = vec![Value::File(FileRef { object, bytes: 4_000, name, executable: false })];
     }
 }
 

@@ -47,6 +47,7 @@ fn write(value: Value, nested: &mut Vec<wire::Value>) -> Kind {
             digest: digest(file.object),
             bytes: file.bytes,
             name: Bytes::copy_from_slice(file.name.as_bytes()),
+            executable: file.executable,
         }),
         Value::Directory(tree) => Kind::Directory(wire::DirectoryValue {
             digest: digest(tree.object),
@@ -72,6 +73,7 @@ fn write_listing(files: &[ListedFile]) -> wire::Listing {
         paths: files.iter().map(|file| Bytes::copy_from_slice(&file.path)).collect(),
         digests: digests.into(),
         sizes: files.iter().map(|file| file.bytes).collect(),
+        executable: (0..).zip(files).filter(|(_, file)| file.executable).map(|(place, _)| place).collect(),
     }
 }
 
@@ -116,6 +118,7 @@ fn read(kind: Option<Kind>, nested: &mut std::vec::IntoIter<wire::Value>, depth:
             object: read_digest(&file.digest, "file.digest")?,
             bytes: file.bytes,
             name: read_name(&file.name, "file.name")?,
+            executable: file.executable,
         }),
         Kind::Directory(tree) => Value::Directory(DirectoryRef {
             object: read_digest(&tree.digest, "directory.digest")?,
@@ -136,9 +139,16 @@ fn read_listing(message: wire::Listing) -> Result<Vec<ListedFile>, WireError> {
     same_length("listing.sizes", count, message.sizes.len())?;
     same_length("listing.digests", count * 32, message.digests.len())?;
     let columns = message.paths.iter().zip(&message.sizes).zip(message.digests.chunks_exact(32));
-    columns
+    let mut files = columns
         .map(|((path, bytes), object)| {
-            Ok(ListedFile { path: path.to_vec(), object: read_digest(object, "listing.digests")?, bytes: *bytes })
+            let object = read_digest(object, "listing.digests")?;
+            Ok(ListedFile { path: path.to_vec(), object, bytes: *bytes, executable: false })
         })
-        .collect()
+        .collect::<Result<Vec<_>, WireError>>()?;
+    for place in message.executable {
+        let outside =
+            || WireError::Invalid { field: "listing.executable", reason: format!("there is no file {place}") };
+        files.get_mut(place as usize).ok_or_else(outside)?.executable = true;
+    }
+    Ok(files)
 }

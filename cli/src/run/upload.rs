@@ -27,6 +27,7 @@ pub(super) async fn send(client: &Client, path: &Path) -> anyhow::Result<Value> 
     let packed = tokio::task::spawn_blocking(move || pack(&packing))
         .await?
         .with_context(|| format!("cannot read {}", path.display()))?;
+    let executable = if packed.is_executable() { "&executable=true" } else { "" };
     let packed = Arc::new(packed);
     let total = packed.stream_bytes();
     let bytes = futures::stream::try_unfold(0u64, move |offset| {
@@ -44,6 +45,7 @@ pub(super) async fn send(client: &Client, path: &Path) -> anyhow::Result<Value> 
     });
     let kind = if directory { "tree" } else { "file" };
     // Names are bytes: in a query only base 64 carries them whole.
-    let query = format!("/uploads?kind={kind}&name_base64={}&stream_bytes={total}", URL_SAFE_NO_PAD.encode(name));
+    let query =
+        format!("/uploads?kind={kind}&name_base64={}&stream_bytes={total}{executable}", URL_SAFE_NO_PAD.encode(name));
     client.put(&query, reqwest::Body::wrap_stream(bytes)).await
 }

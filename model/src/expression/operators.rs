@@ -366,7 +366,8 @@ fn files(directory: &Value, pattern: Option<&Value>, budget: &mut Budget) -> Res
         }
         let name = file.path.rsplit(|byte| *byte == b'/').next().unwrap_or_default();
         let name = FileName::new(name).map_err(|error| error.to_string())?;
-        found.push((&file.path, FileRef { object: file.object, bytes: file.bytes, name }));
+        let found_file = FileRef { object: file.object, bytes: file.bytes, name, executable: file.executable };
+        found.push((&file.path, found_file));
     }
     budget.spend(found.len())?;
     found.sort_by(|left, right| left.0.cmp(right.0));

@@ -1,7 +1,7 @@
 //! Values from and to JSON, with the declared type as the guide.
 //!
 //! A file is `{"kind": "file", "object": "b3:…", "bytes": 12, "name": "a.csv"}`, a directory the same with
-//! `"kind": "directory"` and `"files"`.
+//! `"kind": "directory"` and `"files"`. A file that may be run has `"executable": true` too.
 
 use std::sync::Arc;
 
@@ -108,7 +108,8 @@ fn reference(fields: &Map<String, Json>, kind: &str) -> Option<(ObjectId, u64, F
 
 fn file(fields: &Map<String, Json>) -> Option<FileRef> {
     let (object, bytes, name) = reference(fields, "file")?;
-    Some(FileRef { object, bytes, name })
+    let executable = fields.get("executable").map_or(Some(false), Json::as_bool)?;
+    Some(FileRef { object, bytes, name, executable })
 }
 
 fn directory(fields: &Map<String, Json>) -> Option<DirectoryRef> {
@@ -141,12 +142,18 @@ impl Value {
     /// The value as people and programs see it.
     pub fn to_json(&self) -> Json {
         self.to_json_with(&|file| match file {
-            Self::File(file) => json!({
-                "kind": "file",
-                "object": file.object.to_string(),
-                "bytes": file.bytes,
-                "name": String::from_utf8_lossy(file.name.as_bytes()),
-            }),
+            Self::File(file) => {
+                let mut fields = json!({
+                    "kind": "file",
+                    "object": file.object.to_string(),
+                    "bytes": file.bytes,
+                    "name": String::from_utf8_lossy(file.name.as_bytes()),
+                });
+                if file.executable {
+                    fields["executable"] = Json::Bool(true);
+                }
+                fields
+            }
             Self::Directory(tree) => json!({
                 "kind": "directory",
                 "object": tree.object.to_string(),

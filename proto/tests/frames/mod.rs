@@ -80,8 +80,9 @@ fn file_name() -> impl Strategy<Value = FileName> {
 }
 
 fn listing() -> impl Strategy<Value = Arc<Vec<ListedFile>>> {
-    let file = (vec(any::<u8>(), 0..9), object_id(), any::<u64>());
-    vec(file.prop_map(|(path, object, bytes)| ListedFile { path, object, bytes }), 0..4).prop_map(Arc::new)
+    let file = (vec(any::<u8>(), 0..9), object_id(), any::<u64>(), any::<bool>());
+    let file = file.prop_map(|(path, object, bytes, executable)| ListedFile { path, object, bytes, executable });
+    vec(file, 0..4).prop_map(Arc::new)
 }
 
 fn value() -> impl Strategy<Value = Value> {
@@ -92,11 +93,8 @@ fn value() -> impl Strategy<Value = Value> {
         (-1e300f64..1e300).prop_map(Value::Number),
         Just(Value::Number(f64::NEG_INFINITY)),
         text().prop_map(Value::string),
-        (object_id(), any::<u64>(), file_name()).prop_map(|(object, bytes, name)| Value::File(FileRef {
-            object,
-            bytes,
-            name
-        })),
+        (object_id(), any::<u64>(), file_name(), any::<bool>())
+            .prop_map(|(object, bytes, name, executable)| { Value::File(FileRef { object, bytes, name, executable }) }),
         (object_id(), any::<u64>(), any::<u64>(), file_name(), option::of(listing())).prop_map(
             |(object, bytes, files, name, listing)| Value::Directory(DirectoryRef {
                 object,

@@ -2,7 +2,7 @@
 //!
 //! | folder | holds |
 //! |---|---|
-//! | `objects/<2 hex>/<62 hex>` | files, mode 0444; with `.x` at the end those that are executable in a tree, mode 0555 |
+//! | `objects/<2 hex>/<62 hex>` | files, mode 0444; with `.x` at the end those that are executable somewhere, mode 0555 |
 //! | `trees/<2 hex>/<62 hex>` | manifests of directories; where a root's is, the whole tree is |
 //! | `sealed/<n>` | outputs that may be handed over, and have no digest yet; `sealed/log` says whose they are |
 //! | `partial/` | what is being written, and what transfers remember; never handed over |
@@ -86,6 +86,8 @@ pub struct SealedOutput {
     /// The name it had where it was made.
     pub name: FileName,
     pub directory: bool,
+    /// Of a file alone; those of a directory have it in their manifests.
+    pub executable: bool,
     /// Bytes of content.
     pub bytes: u64,
     pub files: u64,

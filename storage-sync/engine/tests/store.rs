@@ -11,7 +11,7 @@ use std::path::Path;
 use anyhow::Result;
 use atoll_model::value::{ObjectKind, Value};
 use storage_sync_engine::store::{Entry, IngestError, SiteStore, Source, StoreError, WalkLimits};
-use support::{Seen, Site, damage, inode, look, object_path};
+use support::{Site, damage, inode, look, object_path};
 
 fn refusal(error: IngestError) -> String {
     match error {
@@ -328,20 +328,6 @@ fn g10_holes_stay_holes() -> Result<()> {
     let blocks = object_path(&site.store, "objects", stored.object.id).metadata()?.blocks();
     assert!(blocks * 512 < 1 << 20);
     assert_eq!(site.store.read(stored.object.id, (5 << 30) - 5, 100)?, b"\0\0end");
-    Ok(())
-}
-
-#[test]
-fn an_executable_file_is_executable_where_it_was_and_nowhere_else() -> Result<()> {
-    let site = Site::new()?;
-    site.write("t/plain", b"#!/bin/sh\n")?;
-    let program = site.write("t/program", b"#!/bin/sh\n")?;
-    fs::set_permissions(&program, fs::Permissions::from_mode(0o755))?;
-    let before = look(&site.path("t"))?;
-    let stored = site.store.ingest(&site.path("t"))?;
-    site.store.materialise(&site.path("in"), &Entry::for_value("t", &stored.value))?;
-    assert_eq!(look(&site.path("in/t/t"))?, before);
-    assert_eq!(before[&b"program"[..]], Seen::File { bytes: b"#!/bin/sh\n".to_vec(), executable: true });
     Ok(())
 }
 

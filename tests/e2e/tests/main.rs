@@ -4,6 +4,7 @@
 mod bad_input;
 mod cut_off;
 mod example;
+mod executable;
 mod kills;
 mod sample;
 mod server_process;

@@ -233,7 +233,7 @@ impl World {
                 if drawn.has_input {
                     let object = input_of(*run);
                     let name = FileName::new(b"data").expect("a name");
-                    let file = FileRef { object: object.id, bytes: object.bytes, name };
+                    let file = FileRef { object: object.id, bytes: object.bytes, name, executable: false };
                     inputs.insert("data".to_owned(), Value::File(file));
                 }
                 Request::Submit {

@@ -191,7 +191,7 @@ pub fn output(seed: u64, execution: ExecutionId, attempt: Attempt, output: &Temp
             let again = if number.is_multiple_of(4) { u64::from(attempt.0) } else { 0 };
             let object = object(mix(&[number, again]), ObjectKind::File);
             let name = FileName::new(b"out").expect("a name");
-            Value::File(FileRef { object: object.id, bytes: object.bytes, name })
+            Value::File(FileRef { object: object.id, bytes: object.bytes, name, executable: false })
         }
         Type::Integer => Value::Integer((number % 100) as i64),
         Type::List(_) => Value::list((0..number % 6).map(|item| Value::Integer(item as i64)).collect()),

@@ -442,6 +442,7 @@ fn sent_in(world: &mut World) -> (atoll_model::value::ObjectRef, Value) {
         path: path.as_bytes().to_vec(),
         object: object(number, 200).id,
         bytes: 200,
+        executable: false,
     });
     let directory = atoll_model::value::DirectoryRef {
         object: tree.id,

@@ -470,7 +470,7 @@ pub(crate) fn object(number: u8, bytes: u64) -> ObjectRef {
 
 pub(crate) fn file(number: u8, bytes: u64) -> Value {
     let name = FileName::new(b"data").unwrap();
-    Value::File(FileRef { object: object(number, bytes).id, bytes, name })
+    Value::File(FileRef { object: object(number, bytes).id, bytes, name, executable: false })
 }
 
 pub(crate) fn execution(run: RunId, step: u16, element: u32) -> ExecutionId {

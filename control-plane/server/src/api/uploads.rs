@@ -37,6 +37,9 @@ pub(crate) struct UploadQuery {
     name: Option<String>,
     /// The same in base64url, for names that are not UTF-8.
     name_base64: Option<String>,
+    /// Whether a file may be run where it goes to.
+    #[serde(default)]
+    executable: bool,
     /// Length of the body; one that is shorter is refused.
     stream_bytes: Option<u64>,
 }
@@ -45,7 +48,7 @@ pub(crate) struct UploadQuery {
 #[utoipa::path(put, path = "/uploads", tag = "data", params(UploadQuery),
     request_body(content = String, content_type = "application/octet-stream"),
     responses(
-        (status = 201, body = Object, description = "`{kind, object, bytes, name}`, for a directory `files` too"),
+        (status = 201, body = Object, description = "`{kind, object, bytes, name}`, for a directory `files` too, `executable` for a file that may be run"),
         (status = 400, body = ErrorBody),
         (status = 422, body = ErrorBody, description = "The bytes are not whole, or not those of a tree"),
         (status = 507, body = ErrorBody),
@@ -60,7 +63,7 @@ pub(super) async fn upload(
     let body: ByteStream = Box::pin(request.into_body().into_data_stream().map_err(std::io::Error::other));
     let body = exactly(body, query.stream_bytes);
     let (object, value) = match query.kind.as_str() {
-        "file" => take_file(&app, body, name).await?,
+        "file" => take_file(&app, body, name, query.executable).await?,
         "tree" => take_tree(&app, body, name).await?,
         other => {
             return Err(ApiError::with_help(format!("{other:?} is no kind of upload"), "a kind is file or tree"));
@@ -99,7 +102,12 @@ fn exactly(stream: ByteStream, announced: Option<u64>) -> ByteStream {
 }
 
 /// The name of a file is known when all of it has come: it waits in a file of the server's own until then.
-async fn take_file(app: &App, mut body: ByteStream, name: FileName) -> Result<(ObjectRef, Value), ApiError> {
+async fn take_file(
+    app: &App,
+    mut body: ByteStream,
+    name: FileName,
+    executable: bool,
+) -> Result<(ObjectRef, Value), ApiError> {
     let spooling = |source: std::io::Error| {
         if source.kind() == std::io::ErrorKind::StorageFull {
             return ApiError::Bucket(storage_sync_engine::bucket::BucketError::NoSpace);
@@ -127,7 +135,7 @@ async fn take_file(app: &App, mut body: ByteStream, name: FileName) -> Result<(O
     let id = ObjectId::from_digest(*hasher.finalize().as_bytes());
     let object = ObjectRef { id, kind: ObjectKind::File, bytes: length };
     app.bucket.put_stream(object, Box::pin(ReaderStream::with_capacity(file, READ_BYTES))).await?;
-    Ok((object, Value::File(FileRef { object: id, bytes: length, name })))
+    Ok((object, Value::File(FileRef { object: id, bytes: length, name, executable })))
 }
 
 /// The name of a tree stands at the beginning of its stream: it goes into the bucket as it comes.

@@ -93,7 +93,7 @@ impl Agent {
         let object = ObjectId::from_digest(*blake3::hash(content).as_bytes());
         self.state.lock().unwrap().objects.insert(object, content.to_vec());
         let name = FileName::new(name.as_bytes()).unwrap();
-        Value::File(FileRef { object, bytes: content.len() as u64, name })
+        Value::File(FileRef { object, bytes: content.len() as u64, name, executable: false })
     }
 
     pub(crate) async fn ready(&self) {

@@ -316,7 +316,7 @@ pub(crate) fn object(number: u8) -> ObjectRef {
 
 pub(crate) fn file(number: u8) -> Value {
     let ObjectRef { id, bytes, .. } = object(number);
-    Value::File(FileRef { object: id, bytes, name: FileName::new(b"file").unwrap() })
+    Value::File(FileRef { object: id, bytes, name: FileName::new(b"file").unwrap(), executable: false })
 }
 
 /// One execution that reads an object.

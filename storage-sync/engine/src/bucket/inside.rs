@@ -70,8 +70,9 @@ fn list(plan: &StreamPlan, id: ObjectId, path: &mut Vec<u8>, files: &mut Vec<Lis
         path.extend_from_slice(if length == 0 { b"" } else { b"/" });
         path.extend_from_slice(entry.name.as_bytes());
         match &entry.node {
-            Node::File { id, bytes, .. } => {
-                files.push(ListedFile { path: path.clone(), object: *id, bytes: *bytes });
+            Node::File { id, bytes, executable } => {
+                let (object, bytes, executable) = (*id, *bytes, *executable);
+                files.push(ListedFile { path: path.clone(), object, bytes, executable });
             }
             Node::Directory { id, .. } => list(plan, *id, path, files),
             Node::Symlink { .. } => {}

@@ -237,8 +237,8 @@ impl Inner {
             path.extend_from_slice(if length == 0 { b"" } else { b"/" });
             path.extend_from_slice(entry.name.as_bytes());
             match entry.node {
-                Node::File { id, bytes, .. } => {
-                    files.push(ListedFile { path: path.clone(), object: id, bytes });
+                Node::File { id, bytes, executable } => {
+                    files.push(ListedFile { path: path.clone(), object: id, bytes, executable });
                 }
                 Node::Directory { id, .. } => self.list_tree(id, path, files)?,
                 Node::Symlink { .. } => {}

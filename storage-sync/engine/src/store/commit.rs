@@ -202,8 +202,12 @@ impl Inner {
     }
 
     fn log_commit(&self, seal: SealId, hashed: &Hashed) -> Result<(), StoreError> {
-        let files = locked(&*self.sealed(seal)?).output.files;
-        locked(&self.seal_log).append(Line::Committed { seal: seal.0, object: hashed.object, files })
+        let (files, executable) = {
+            let sealed = self.sealed(seal)?;
+            let sealed = locked(&sealed);
+            (sealed.output.files, sealed.output.executable)
+        };
+        locked(&self.seal_log).append(Line::Committed { seal: seal.0, object: hashed.object, files, executable })
     }
 
     fn place(&self, seal: SealId, hashed: &Hashed, folders: &mut BTreeSet<PathBuf>) -> Result<Stored, IngestError> {
@@ -343,7 +347,7 @@ fn stored(sealed: &Sealed, object: ObjectRef, bytes_new: u64) -> Stored {
     let output = &sealed.output;
     let (name, bytes) = (output.name.clone(), output.bytes);
     let value = match object.kind {
-        ObjectKind::File => Value::File(FileRef { object: object.id, bytes, name }),
+        ObjectKind::File => Value::File(FileRef { object: object.id, bytes, name, executable: output.executable }),
         ObjectKind::Tree => {
             Value::Directory(DirectoryRef { object: object.id, bytes, files: output.files, name, listing: None })
         }

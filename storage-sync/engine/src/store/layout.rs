@@ -12,7 +12,7 @@ pub(crate) struct Key {
     pub(crate) variant: Variant,
 }
 
-/// An inode has one mode: so the bytes of a file that is executable in one tree and not in another are kept twice.
+/// An inode has one mode: so the bytes of a file that is executable in one place and not in another are kept twice.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub(crate) enum Variant {
     Plain,

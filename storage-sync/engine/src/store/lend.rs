@@ -31,7 +31,7 @@ pub struct Entry {
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Source {
-    File(ObjectId),
+    File { id: ObjectId, executable: bool },
     Tree(ObjectId),
     Sealed(SealId),
 }
@@ -69,7 +69,8 @@ fn below(folder: &Path, name: &FileName) -> PathBuf {
 fn collect(folder: &Path, value: &Value, entries: &mut Vec<Entry>) {
     match value {
         Value::File(file) => {
-            entries.push(Entry { path: below(folder, &file.name), source: Source::File(file.object) });
+            let source = Source::File { id: file.object, executable: file.executable };
+            entries.push(Entry { path: below(folder, &file.name), source });
         }
         Value::Directory(tree) => {
             entries.push(Entry { path: below(folder, &tree.name), source: Source::Tree(tree.object) });
@@ -125,7 +126,7 @@ impl SiteStore {
         let mut touched = Vec::new();
         for source in &lent.sources {
             let object = match source {
-                Source::File(id) => ObjectRef { id: *id, kind: ObjectKind::File, bytes: 0 },
+                Source::File { id, .. } => ObjectRef { id: *id, kind: ObjectKind::File, bytes: 0 },
                 Source::Tree(id) => ObjectRef { id: *id, kind: ObjectKind::Tree, bytes: 0 },
                 Source::Sealed(seal) => match self.inner.sealed(*seal) {
                     Ok(sealed) => match locked(&sealed).phase {
@@ -168,7 +169,7 @@ fn open_folder(path: &Path) -> Result<OwnedFd, StoreError> {
 impl Inner {
     fn lend(&self, source: Source, place: &Place<'_>, lent: &mut Lent) -> Result<(), StoreError> {
         match source {
-            Source::File(id) => self.lend_file(id, false, place, lent),
+            Source::File { id, executable } => self.lend_file(id, executable, place, lent),
             Source::Tree(id) => self
                 .lend_tree(id, place, lent)
                 .map_err(|error| self.give_up_tree(ObjectRef { id, kind: ObjectKind::Tree, bytes: 0 }, error)),
@@ -179,7 +180,7 @@ impl Inner {
                     Phase::Waiting(tree) => lend_sealed(tree, &self.layout.sealed(seal.0), place, lent),
                     Phase::Committed(object) => {
                         let source = match object.kind {
-                            ObjectKind::File => Source::File(object.id),
+                            ObjectKind::File => Source::File { id: object.id, executable: sealed.output.executable },
                             ObjectKind::Tree => Source::Tree(object.id),
                         };
                         drop(sealed);

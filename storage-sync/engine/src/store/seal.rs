@@ -13,7 +13,7 @@ use rustix::io::Errno;
 use super::error::{Doing as _, IngestError, StoreError};
 use super::layout::{Variant, shown_path};
 use super::open::remove_any;
-use super::seal_log::{Found, Line};
+use super::seal_log::{Committed, Found, Line};
 use super::stamp::Stamp;
 use super::{Inner, SealId, SealedOutput, SiteStore, copy, locked};
 use crate::walk::{FileAt, Tree, Walked, open_beneath, open_parent, walk};
@@ -120,10 +120,9 @@ impl Inner {
 
     /// Takes up what stands at `sealed/<seal>`.
     fn admit(&self, claim: &str, seal: SealId, name: FileName, copied: u64) -> Result<SealedOutput, IngestError> {
-        let Walked { tree, bytes, files } = walk(&self.layout.sealed(seal.0), self.limits, true, &mut stamp_sealed)?;
-        let directory = matches!(tree, Tree::Directory(_));
-        let output = SealedOutput { seal, name, directory, bytes, files, bytes_copied: copied };
-        let sealed = Sealed { claim: claim.to_owned(), output: output.clone(), phase: Phase::Waiting(tree) };
+        let walked = walk(&self.layout.sealed(seal.0), self.limits, true, &mut stamp_sealed)?;
+        let output = waiting_output(seal, name, &walked, copied);
+        let sealed = Sealed { claim: claim.to_owned(), output: output.clone(), phase: Phase::Waiting(walked.tree) };
         locked(&self.seals).insert(seal, Arc::new(Mutex::new(sealed)));
         locked(&self.claims).insert(claim.to_owned(), seal);
         Ok(output)
@@ -143,14 +142,18 @@ impl Inner {
     }
 }
 
-/// A file of a tree keeps its executable bit. One that is an output by itself has none: its name and bytes are all that
-/// travels.
 fn is_executable(file: &FileAt<'_>) -> bool {
-    !file.path.is_empty() && file.stat.st_mode & 0o111 != 0
+    file.stat.st_mode & 0o111 != 0
 }
 
 fn stamp_sealed(file: &FileAt<'_>) -> Result<SealedFile, IngestError> {
     Ok(SealedFile { stamp: Stamp::of(&file.stat), executable: is_executable(file) })
+}
+
+fn waiting_output(seal: SealId, name: FileName, walked: &Walked<SealedFile>, bytes_copied: u64) -> SealedOutput {
+    let executable = matches!(&walked.tree, Tree::File(file) if file.executable);
+    let directory = matches!(walked.tree, Tree::Directory(_));
+    SealedOutput { seal, name, directory, executable, bytes: walked.bytes, files: walked.files, bytes_copied }
 }
 
 /// Files of an output that somebody else could still change: they have names elsewhere, or another owner.
@@ -214,7 +217,7 @@ impl Foreign {
             let Some(first) = group.first().map(|path| full(path)) else { continue };
             let from = File::open(&first).doing("open", &first)?;
             let mode = rustix::fs::fstat(&from).doing("look at", &first)?.st_mode;
-            let executable = mode & 0o111 != 0 && first != target;
+            let executable = mode & 0o111 != 0;
             let temporary = inner.temporary();
             copied += copy::copy_file(&from, &temporary, Variant::file(executable).mode())?;
             for path in &group[1..] {
@@ -235,19 +238,19 @@ impl Foreign {
 pub(super) fn recover(inner: &Inner, found: Found) -> Result<Option<(SealId, Sealed)>, StoreError> {
     let Found { seal, claim, name, committed } = found;
     let Ok(name) = FileName::new(&name) else { return Ok(None) };
-    if let Some((object, files)) = committed
+    if let Some(Committed { object, files, executable }) = committed
         && inner.key_present(object.id, object.kind).is_some()
     {
         remove_any(&inner.layout.sealed(seal.0))?;
         let directory = object.kind == ObjectKind::Tree;
-        let output = SealedOutput { seal, name, directory, bytes: object.bytes, files, bytes_copied: 0 };
+        let bytes = object.bytes;
+        let output = SealedOutput { seal, name, directory, executable, bytes, files, bytes_copied: 0 };
         return Ok(Some((seal, Sealed { claim, output, phase: Phase::Committed(object) })));
     }
     match walk(&inner.layout.sealed(seal.0), inner.limits, true, &mut stamp_sealed) {
-        Ok(Walked { tree, bytes, files }) => {
-            let directory = matches!(tree, Tree::Directory(_));
-            let output = SealedOutput { seal, name, directory, bytes, files, bytes_copied: 0 };
-            Ok(Some((seal, Sealed { claim, output, phase: Phase::Waiting(tree) })))
+        Ok(walked) => {
+            let output = waiting_output(seal, name, &walked, 0);
+            Ok(Some((seal, Sealed { claim, output, phase: Phase::Waiting(walked.tree) })))
         }
         // It was claimed, and not moved yet: it is where it was made, and is sealed anew.
         Err(IngestError::Missing(_)) => Ok(None),

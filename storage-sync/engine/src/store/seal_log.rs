@@ -45,6 +45,9 @@ pub(super) enum Line {
         seal: u64,
         object: ObjectRef,
         files: u64,
+        /// Logs of earlier versions do not have it.
+        #[serde(default)]
+        executable: bool,
     },
     Dropped {
         seal: u64,
@@ -57,14 +60,24 @@ pub(super) struct Found {
     pub(super) seal: SealId,
     pub(super) claim: String,
     pub(super) name: Vec<u8>,
-    pub(super) committed: Option<(ObjectRef, u64)>,
+    pub(super) committed: Option<Committed>,
+}
+
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Committed {
+    pub(super) object: ObjectRef,
+    pub(super) files: u64,
+    pub(super) executable: bool,
 }
 
 impl Found {
     fn text(&self) -> String {
         let seal = self.seal.0;
         let sealed = Line::Sealed { seal, claim: self.claim.clone(), name: self.name.clone() };
-        let committed = self.committed.map(|(object, files)| Line::Committed { seal, object, files });
+        let committed = self.committed.map(|committed| {
+            let Committed { object, files, executable } = committed;
+            Line::Committed { seal, object, files, executable }
+        });
         [Some(sealed), committed].iter().flatten().map(line_text).collect()
     }
 }
@@ -112,10 +125,10 @@ impl SealLog {
                 self.live_bytes += found.text().len();
                 self.live.insert(seal, found);
             }
-            Line::Committed { seal, object, files } => {
+            Line::Committed { seal, object, files, executable } => {
                 if let Some(found) = self.live.get_mut(&seal) {
                     self.live_bytes -= found.text().len();
-                    found.committed = Some((object, files));
+                    found.committed = Some(Committed { object, files, executable });
                     self.live_bytes += found.text().len();
                 }
             }

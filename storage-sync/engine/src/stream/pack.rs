@@ -23,6 +23,7 @@ use crate::walk::{Tree, WalkLimits, walk};
 pub struct Packed {
     stream: ObjectStream,
     files: u64,
+    executable: bool,
 }
 
 impl Packed {
@@ -34,11 +35,16 @@ impl Packed {
     pub fn value(&self, name: FileName) -> Value {
         let ObjectRef { id: object, kind, bytes } = self.stream.object;
         match kind {
-            ObjectKind::File => Value::File(FileRef { object, bytes, name }),
+            ObjectKind::File => Value::File(FileRef { object, bytes, name, executable: self.executable }),
             ObjectKind::Tree => {
                 Value::Directory(DirectoryRef { object, bytes, files: self.files, name, listing: None })
             }
         }
+    }
+
+    /// Whether it is a file that may be run.
+    pub fn is_executable(&self) -> bool {
+        self.executable
     }
 
     /// Exact length of the stream.
@@ -90,8 +96,9 @@ pub fn pack(path: &Path) -> Result<Packed, IngestError> {
         }
         Tree::Symlink(_) => unreachable!("a canonical path is no symbolic link"),
     };
+    let executable = matches!(walked.tree, Tree::File((_, true)));
     let paths = plan.files.iter().map(|file| packing.paths[&file.id].clone()).collect();
-    Ok(Packed { stream: ObjectStream { object, plan, files: Files::Paths(paths) }, files: walked.files })
+    Ok(Packed { stream: ObjectStream { object, plan, files: Files::Paths(paths) }, files: walked.files, executable })
 }
 
 impl Packing {

@@ -56,6 +56,8 @@ struct Writer {
     object: ObjectRef,
     target: PathBuf,
     temporary: PathBuf,
+    /// Of a file alone.
+    executable: bool,
     /// Where each file of a tree goes, below the root, and whether it is executable there.
     places: HashMap<ObjectId, Vec<(PathBuf, bool)>>,
     links: Vec<(PathBuf, Vec<u8>)>,
@@ -79,12 +81,20 @@ impl Unpacker {
             object,
             target: path.to_owned(),
             temporary,
+            executable: false,
             places: HashMap::new(),
             links: Vec::new(),
             open: None,
             finished: false,
         };
         Ok(Self { receiver: Receiver::new(object), writer })
+    }
+
+    /// A file that is the whole stream may be run where it goes to; the stream does not say so.
+    #[must_use]
+    pub fn executable(mut self, executable: bool) -> Self {
+        self.writer.executable = executable;
+        self
     }
 
     /// Takes the next bytes of the stream.
@@ -118,7 +128,7 @@ impl Writer {
 
     fn place(&self, file: &PlannedFile, which: usize) -> Option<(PathBuf, bool)> {
         match self.object.kind {
-            ObjectKind::File => (which == 0).then(|| (self.temporary.clone(), false)),
+            ObjectKind::File => (which == 0).then(|| (self.temporary.clone(), self.executable)),
             ObjectKind::Tree => {
                 let (place, executable) = self.places.get(&file.id)?.get(which)?;
                 Some((self.temporary.join(place), *executable))

@@ -72,7 +72,7 @@ fn look_below(root: &Path, path: &Path, seen: &mut BTreeMap<Vec<u8>, Seen>) -> R
             look_below(root, &entry?.path(), seen)?;
         }
     } else {
-        let executable = path != root && metadata.permissions().mode() & 0o111 != 0;
+        let executable = metadata.permissions().mode() & 0o111 != 0;
         seen.insert(name, Seen::File { bytes: fs::read(path)?, executable });
     }
     Ok(())
