@@ -30,8 +30,9 @@ use crate::{IDENTITY, lock, measure};
 const LOG_BYTES_MAX: u64 = 64 << 20;
 /// Reports that are not acknowledged may take this much of the disk before nothing new is started (B5).
 const OUTBOX_BYTES_MAX: u64 = 256 << 20;
-/// Below this much room on its disk, the site takes no new work (E1).
-const DISK_FREE_BYTES_MIN: u64 = 64 << 20;
+/// Below this much room on its disk, the site takes no new work (E1): more than the 64 MiB that the journal gives up of its
+/// own when the disk is full, so that its reserve is not taken for room.
+const DISK_FREE_BYTES_MIN: u64 = 96 << 20;
 const LINK_EVENTS_MAX: usize = 256;
 /// How much of what was verified an agent that is killed may have to hash again.
 const CHECKPOINT_INTERVAL: Duration = Duration::from_secs(60);

@@ -74,6 +74,16 @@ impl State {
         })
     }
 
+    /// How far agent and control plane are, for whoever looks why something does not happen.
+    pub(crate) fn summary(&self) -> String {
+        let (sessions, commands) = (self.inventories.len(), self.commands.len());
+        let (acknowledged, reports, heartbeats) = (self.acknowledged, self.reports.len(), self.heartbeats.len());
+        let last = self.heartbeats.last();
+        format!(
+            "{sessions} sessions, {commands} commands, {acknowledged} acknowledged, {reports} reports, {heartbeats} heartbeats: {last:?}"
+        )
+    }
+
     /// What has come of a log so far.
     pub(crate) fn log(&self, request: u64) -> &[u8] {
         &self.logs[&request].0

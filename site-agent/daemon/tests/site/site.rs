@@ -23,13 +23,13 @@ use crate::authority;
 use crate::control::{Control, PATIENCE};
 
 const LOOK_AGAIN: std::time::Duration = std::time::Duration::from_millis(5);
-pub(crate) const RUN: RunId = RunId::from_bits(7);
 
 pub(crate) struct Site {
     pub(crate) control: Control,
     folder: TempDir,
     data: PathBuf,
     agent: Option<Child>,
+    run_id: RunId,
     steps: u16,
 }
 
@@ -54,7 +54,10 @@ impl Site {
         let tls = authority::join(&data, &url);
         let config = format!("data_dir = {data:?}\ncpus = 4\n{settings}\n");
         fs::write(folder.path().join("agent.toml"), config).unwrap();
-        let mut site = Self { control: Control::start(listener, tls), folder, data, agent: None, steps: 0 };
+        // Strays are told by their execution: no other test on this machine may run one of the same name.
+        let run_id = RunId::from_bits(uuid::Uuid::now_v7().as_u128());
+        let control = Control::start(listener, tls);
+        let mut site = Self { control, folder, data, agent: None, run_id, steps: 0 };
         site.start_agent().await;
         site
     }
@@ -116,7 +119,7 @@ impl Site {
         self.steps += 1;
         let script = script.replace('@', self.scratch().to_str().unwrap());
         StepTemplate {
-            run: RUN,
+            run: self.run_id,
             step: StepIndex(self.steps - 1),
             step_name: format!("step{}", self.steps - 1),
             workflow: "test".to_owned(),
@@ -138,19 +141,19 @@ impl Site {
     pub(crate) fn run_elements(&self, template: StepTemplate, count: u32) -> Vec<ExecutionId> {
         let elements = DispatchElements::Plain(ElementSet::from_range(0..count));
         self.dispatch(template, elements);
-        (0..count).map(|element| ExecutionId { run: RUN, step: StepIndex(self.steps - 1), element }).collect()
+        (0..count).map(|element| ExecutionId { run: self.run_id, step: StepIndex(self.steps - 1), element }).collect()
     }
 
     /// One execution of a step with these inputs, on the outputs of others if need be.
     pub(crate) fn run_bound(&self, template: StepTemplate, bindings: Vec<Binding>) -> ExecutionId {
         let step = template.step;
         self.dispatch(template, DispatchElements::Bound(vec![(0, bindings)]));
-        ExecutionId { run: RUN, step, element: 0 }
+        ExecutionId { run: self.run_id, step, element: 0 }
     }
 
     fn dispatch(&self, template: StepTemplate, elements: DispatchElements) {
         let dispatch = Dispatch {
-            run: RUN,
+            run: self.run_id,
             step: template.step,
             attempt: Attempt::FIRST,
             elements,
@@ -205,6 +208,9 @@ impl Site {
 
 impl Drop for Site {
     fn drop(&mut self) {
+        if std::thread::panicking() {
+            eprintln!("--- {}", self.control.look(crate::control::State::summary));
+        }
         if self.agent.is_some() {
             self.kill_agent();
         }
