@@ -42,6 +42,7 @@ impl ControlPlane {
         }
         if restarted {
             self.forget_stopped(site, &items, &mut verdicts);
+            self.give_up_unbound(site, &items, &mut verdicts);
             self.record(Fact::InventoryHeard { agent });
             self.send_again(site, &items, &verdicts);
         }
@@ -187,6 +188,24 @@ impl ControlPlane {
                 self.return_from(site, run, step, &elements, "it was to be stopped");
             }
         }
+    }
+
+    /// What ran on outputs of an attempt of which a new journal has no trace cannot be told again what it reads: it is run
+    /// anew after what it waits for.
+    fn give_up_unbound(&mut self, site: SiteId, items: &[InventoryItem], verdicts: &mut [Verdict]) {
+        let mut returned = Vec::new();
+        for (item, verdict) in items.iter().zip(verdicts).filter(|(_, verdict)| **verdict == Verdict::Keep) {
+            let ExecutionId { run, step, element } = item.execution;
+            let active = self.state.active(item.execution).filter(|active| active.attempt == item.attempt);
+            let ahead = active.is_some_and(|active| active.site == site && active.fragment);
+            if ahead && item.state != LocalState::Finished && !self.can_go_on(run, step, item.attempt, site) {
+                *verdict = Verdict::Forget;
+                let elements = std::iter::once(element).collect();
+                self.return_from(site, run, step, &elements, "the agent has no trace of what it waits for");
+                returned.push((run, step));
+            }
+        }
+        self.after_returns(&returned);
     }
 
     /// A new journal knows neither templates nor inputs nor pushes: what goes on is told again, under the same attempts.

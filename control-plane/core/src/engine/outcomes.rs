@@ -115,6 +115,7 @@ impl ControlPlane {
         self.record(Fact::ExecutionsFinished { run: run_id, step, site, elements });
         if recomputed {
             self.caches.outputs_changed(run_id);
+            self.want_anew(run_id, step);
         }
         if recomputed || copied {
             self.agenda.wake_data();
@@ -128,6 +129,24 @@ impl ControlPlane {
         }
         self.after_elements_ended(run_id, step);
         self.continue_frontier(run_id);
+    }
+
+    /// Placed executions that wait for outputs of this step wait for those that were made now: they may be others.
+    fn want_anew(&mut self, run_id: RunId, step: StepIndex) {
+        let run = self.state.run(run_id);
+        let mut waiting = Vec::new();
+        for successor in &run.plan.steps[step.index()].successors {
+            let active = run.steps[successor.index()].active.iter();
+            let placed = active.filter(|(_, active)| active.phase == ActivePhase::Placed);
+            let execution = |element| ExecutionId { run: run_id, step: *successor, element };
+            waiting.extend(placed.map(|(element, active)| (active.site, execution(*element))));
+        }
+        for (site, execution) in waiting {
+            self.agenda.wants.remove(execution);
+            let objects = self.want(site, execution);
+            self.agenda.replan.extend(objects.iter().map(|object| object.id));
+            self.agenda.arrived.insert(execution);
+        }
     }
 
     /// Whether an object of which there are copies has one more now, for which somebody may be waiting.

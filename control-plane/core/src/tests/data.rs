@@ -511,3 +511,26 @@ fn d6_a_damaged_directory_that_was_sent_in_fails_those_who_read_its_files() {
     let message = world.core.run(run).unwrap().error.unwrap().message;
     assert!(message.contains("no copy of its input"), "{message}");
 }
+
+#[test]
+fn d5_who_waits_for_what_is_made_again_waits_for_what_was_made() {
+    let mut world = World::with_sites(&["edge", "hpc", "spare"]);
+    let run = world.submit(&TWO_SITES.replace("site: edge", "site: [edge, spare]"));
+    let (first, second) = match world.dispatched("edge").first().copied() {
+        Some(make) => (("edge", make), "spare"),
+        None => (("spare", world.dispatched_one("spare")), "edge"),
+    };
+    world.succeed(first.0, first.1, vec![file(1, 1_000), file(2, 2_000)]);
+    // Its site is lost, and comes back while what it had is being made again, this time from other bytes.
+    world.disconnect(first.0);
+    world.advance_with(Duration::from_secs(16 * 60), &[second, "hpc"]);
+    world.carry_out_deletes();
+    let make = world.dispatched_one(second);
+    world.connect(first.0);
+    world.succeed(second, make, vec![file(3, 3_000), file(2, 2_000)]);
+    assert!(world.carry_out_pushes(first.0) > 0);
+    assert_eq!(world.carry_out_pushes(second), 1);
+    let reader = world.dispatched_one("hpc");
+    world.succeed("hpc", reader, Vec::new());
+    assert_eq!(world.state(run), RunState::Succeeded);
+}

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use atoll_model::id::Attempt;
+use atoll_model::id::{Attempt, JournalId};
 use atoll_model::session::{
     BindingSource, Dispatch, DispatchElements, LocalState, NotStartedReason, Outcome, SiteCommand, Verdict,
 };
@@ -174,4 +174,25 @@ fn after_a_restart_the_same_fragment_is_sent() {
     world.connect("edge");
     assert!(!before.is_empty());
     assert_eq!(world.dispatched("edge").len(), 3);
+}
+
+#[test]
+fn a16_what_runs_on_outputs_that_a_new_journal_lacks_is_run_anew() {
+    let mut world = World::with_sites(&["edge"]);
+    let run = world.submit(&chain(2, ""));
+    world.commands("edge");
+    let (first, second) = (execution(run, 0, 0), execution(run, 1, 0));
+    world.start("edge", (first, Attempt::FIRST));
+    world.start("edge", (second, Attempt::FIRST));
+    // The first has ended, and with the journal the only record of it is lost.
+    world.disconnect("edge");
+    let agent = world.agents.get_mut("edge").unwrap();
+    agent.journal = JournalId::from_bits(999);
+    (agent.last_command, agent.last_report, agent.acknowledged_report) = Default::default();
+    world.connect_with("edge", vec![item((second, Attempt::FIRST), LocalState::Running)]);
+    assert_eq!(world.agents["edge"].verdicts, [Verdict::Forget]);
+    for step in 0..2 {
+        world.succeed("edge", (execution(run, step, 0), Attempt(2)), vec![Value::Integer(1)]);
+    }
+    assert_eq!(world.state(run), RunState::Succeeded);
 }
