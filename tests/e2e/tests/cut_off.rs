@@ -7,7 +7,20 @@ use e2e_tests::{Cluster, Options, wait_for};
 
 #[test]
 fn a_site_cut_off_in_the_middle_of_a_chain_finishes_it_alone() -> Result<()> {
-    let cluster = Cluster::two_sites()?;
+    finishes_a_chain_alone(|_| Ok(()))
+}
+
+#[test]
+fn b5_an_agent_that_is_killed_while_it_is_cut_off_finishes_the_chain_alone() -> Result<()> {
+    finishes_a_chain_alone(|cluster| {
+        cluster.kill_agent("edge")?;
+        cluster.start_agent("edge")
+    })
+}
+
+/// Cuts a site off in the first of three steps, and does something to it before the step ends.
+fn finishes_a_chain_alone(trouble: impl Fn(&mut Cluster) -> Result<()>) -> Result<()> {
+    let mut cluster = Cluster::two_sites()?;
     let effects = cluster.directory().join("effects");
     let go = cluster.directory().join("go");
     std::fs::write(&effects, "")?;
@@ -44,6 +57,7 @@ outputs:
     let ran = || std::fs::read_to_string(&effects).unwrap_or_default();
     wait_for("the first step", || Ok((ran() == "one\n").then_some(())))?;
     cluster.site("edge").link.cut();
+    trouble(&mut cluster)?;
     std::fs::write(&go, "")?;
     wait_for("the last step", || Ok((ran() == "one\ntwo\nthree\n").then_some(())))?;
     let meanwhile = cluster.show(&run)?;
