@@ -1,0 +1,33 @@
+"""Atoll: default build, durable journal on both sides, mutual TLS."""
+
+import json
+import subprocess
+import sys
+
+from common import CHAIN, PROCESSES, report
+
+
+def bench(atoll, *arguments):
+    done = subprocess.run([atoll, "bench", *arguments, "--json"], check=True, capture_output=True, text=True)
+    return json.loads(done.stdout)
+
+
+def main():
+    atoll = sys.argv[1]
+    processes = bench(atoll, "engine", "--executor", "process", "--executions", str(PROCESSES))
+    nothing = bench(atoll, "engine", "--executor", "null", "--executions", "100000")
+    latency = bench(atoll, "latency")
+    chain = bench(atoll, "chain", "--steps", str(CHAIN))
+    report(
+        "Atoll",
+        processes["version"],
+        processes_per_second=processes["results"]["per_second"],
+        share_of_bare=processes["results"]["share_of_bare_spawns"],
+        bare_per_second=processes["results"]["bare_spawns_per_second"],
+        calls_per_second=nothing["results"]["per_second"],
+        one_ms=latency["results"]["submit_to_finished_ms"]["p50"],
+        hop_ms=chain["results"]["per_hop_ms_mean"],
+    )
+
+
+main()
