@@ -116,9 +116,10 @@ impl SlotDirectory {
         [("ATOLL_OUTPUTS", &self.out), ("TMPDIR", &self.tmp), ("HOME", &self.work)]
     }
 
-    /// Moves aside what the attempt left and the agent is to take in.
+    /// Moves aside what the attempt left and the agent is to take in. Nothing of it runs any more, and
+    /// [`SlotDirectory::bound_logs`] has looked at the slot since it ended.
     pub(crate) fn keep(&mut self, key: Key, outputs: bool) -> io::Result<Left> {
-        if !self.is_touched() {
+        if !self.touched {
             return Ok(Left::default());
         }
         let left = Left {
@@ -150,7 +151,7 @@ impl SlotDirectory {
 
     /// Makes the slot as the next execution is to find it.
     pub(crate) fn clean(&mut self) -> io::Result<()> {
-        if !self.is_touched() {
+        if !self.touched {
             return Ok(());
         }
         let mut renewed = false;
@@ -171,7 +172,7 @@ impl SlotDirectory {
     }
 
     /// Drops the middle of a log that has grown too long, so that it takes no more than about `bytes_max` of the disk.
-    /// Its length stays what it is: who reads it sees how much was written.
+    /// Its length stays what it is: who reads it sees how much was written. Looks whether anything was touched at all.
     pub(crate) fn bound_logs(&mut self, bytes_max: u64) {
         use rustix::fs::{FallocateFlags, fallocate};
         if !self.is_touched() {

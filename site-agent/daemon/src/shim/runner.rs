@@ -24,7 +24,7 @@ use super::tree;
 /// How often a running execution is looked at though nothing has happened: orphans are reaped and logs bounded.
 const LOOK_INTERVAL: Duration = Duration::from_secs(1);
 /// What runs this long has its process noted in the log. If the shim of a shorter one is killed the agent finds its
-/// process by other marks: it has the slot as its work directory, and the attempt in its environment.
+/// process by other marks: it has the slot as its work directory, and in its environment.
 const NOTE_AFTER: Duration = Duration::from_millis(20);
 /// Between two rounds of killing what does not end at once.
 const CLEARING_INTERVAL_MAX: Duration = Duration::from_millis(50);

@@ -1,7 +1,9 @@
 //! Ends what is left of attempts whose shim has died, so that no attempt ever runs beside its successor.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::ffi::OsStr;
 use std::fs;
+use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
 use std::thread;
 use std::time::{Duration, Instant};
@@ -64,21 +66,15 @@ fn find(search: &Search<'_>) -> Vec<Pid> {
         let members = fs::read_to_string(folder.join("cgroup.procs")).unwrap_or_default();
         found.extend(members.lines().filter_map(|line| line.trim().parse::<i32>().ok()));
     }
-    let marks: Vec<[Vec<u8>; 2]> = search
-        .claims
-        .keys()
-        .map(|key| {
-            let execution = format!("ATOLL_EXECUTION={}", key.execution).into_bytes();
-            [execution, format!("ATOLL_ATTEMPT={}", key.attempt).into_bytes()]
-        })
-        .collect();
+    // Of two agents on one machine each is to end its own.
+    let slot = fs::canonicalize(search.slot).unwrap_or_else(|_| search.slot.to_owned());
     let Ok(processes) = fs::read_dir("/proc") else { return Vec::new() };
     for process in processes.flatten() {
         let Some(pid) = process.file_name().to_str().and_then(|name| name.parse::<i32>().ok()) else { continue };
         let belongs = || {
             search.claims.values().any(|claim| is_claimed(pid, claim))
-                || fs::read_link(process.path().join("cwd")).is_ok_and(|folder| folder.starts_with(search.slot))
-                || (!marks.is_empty() && bears_mark(&process.path(), &marks))
+                || fs::read_link(process.path().join("cwd")).is_ok_and(|folder| folder.starts_with(&slot))
+                || bears_mark(&process.path(), &slot)
         };
         if belongs() {
             found.insert(pid);
@@ -104,8 +100,10 @@ fn is_claimed(pid: i32, claim: &Claim) -> bool {
     claimed > 0 && ProcessStat::read(pid).is_some_and(|stat| window.contains(&stat.started_ticks))
 }
 
-fn bears_mark(process: &Path, marks: &[[Vec<u8>; 2]]) -> bool {
+/// Whether the environment of a process names the slot's folder for outputs as its own.
+fn bears_mark(process: &Path, slot: &Path) -> bool {
     let Ok(environment) = fs::read(process.join("environ")) else { return false };
-    let variables: BTreeSet<&[u8]> = environment.split(|byte| *byte == 0).collect();
-    marks.iter().any(|mark| mark.iter().all(|variable| variables.contains(variable.as_slice())))
+    let outputs = environment.split(|byte| *byte == 0).find_map(|variable| variable.strip_prefix(b"ATOLL_OUTPUTS="));
+    let folder = outputs.and_then(|path| Path::new(OsStr::from_bytes(path)).parent());
+    folder.is_some_and(|folder| folder == slot || fs::canonicalize(folder).is_ok_and(|folder| folder == slot))
 }
