@@ -101,6 +101,26 @@ impl AgentCgroups {
         }
     }
 
+    /// Takes the groups of the agent and of its slots away. Whether nothing was left in any of them.
+    pub(super) fn remove(&self) -> bool {
+        let own = SlotCgroups {
+            memory: self.memory.clone(),
+            cpu: self.cpu.clone(),
+            pids: self.pids.clone(),
+            unified: self.unified.clone(),
+        };
+        let mut gone = true;
+        for folder in folders(&own) {
+            for below in fs::read_dir(folder).into_iter().flatten().flatten() {
+                // What is no group cannot be removed, and need not be.
+                let _ = fs::remove_dir(below.path());
+            }
+            let removed = fs::remove_dir(folder);
+            gone &= removed.is_ok() || removed.is_err_and(|error| error.kind() == io::ErrorKind::NotFound);
+        }
+        gone
+    }
+
     /// Takes the groups of a slot away, if nothing is in them.
     pub(super) fn remove_slot(&self, slot: u32) {
         for folder in folders(&self.for_slot(slot)) {

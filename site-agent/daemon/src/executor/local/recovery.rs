@@ -9,6 +9,7 @@ use atoll_model::time::Timestamp;
 use site_agent_core::event::{Exit, ExitKind, FoundAttempt, FoundState};
 
 use super::attempts::{Attempts, Known, Phase};
+use super::cgroups::AgentCgroups;
 use super::slot::{Slot, SlotState};
 use super::slots::{LostSlot, Slots};
 use super::strays::{self, Search, Unkillable};
@@ -18,6 +19,8 @@ use crate::telemetry::Meters;
 
 /// How long what runs may take to end when it is told to.
 const STOP_PATIENCE: Duration = Duration::from_secs(10);
+/// How long groups of processes that were killed are tried to be removed.
+const GROUPS_PATIENCE: Duration = Duration::from_secs(1);
 
 /// What earlier processes left.
 pub(super) struct Recovered {
@@ -222,6 +225,12 @@ pub(crate) fn stop_work(data_dir: &Path) -> anyhow::Result<()> {
             // It may have gone meanwhile.
             let _ = rustix::process::kill_process(pid, rustix::process::Signal::KILL);
         }
+    }
+    let cgroups = AgentCgroups::make(data_dir);
+    let deadline = Instant::now() + GROUPS_PATIENCE;
+    // What was killed takes a moment to be gone.
+    while !cgroups.remove() && Instant::now() < deadline {
+        std::thread::sleep(Duration::from_millis(2));
     }
     Ok(())
 }
