@@ -96,3 +96,7 @@ pub const TREE_PATH_BYTES_MAX: usize = 4_096;
 pub const SYMLINK_BYTES_MAX: usize = 4_095;
 /// Objects of which a site remembers that they were verified: some 150 bytes each. A forgotten one is hashed again.
 pub const VERIFIED_MAX: usize = 1_000_000;
+/// Labels of one run: each is an entry of the history's index.
+pub const RUN_LABELS_MAX: usize = 32;
+/// Bytes of a project's name, and of the name and the value of a run's label: parts of keys of that index.
+pub const RUN_LABEL_BYTES_MAX: usize = 256;

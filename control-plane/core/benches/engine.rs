@@ -131,6 +131,7 @@ impl Bench {
             inputs: Default::default(),
             submitted_by: "bench".to_owned(),
             traceparent: None,
+            tags: Default::default(),
         };
         self.handle(Event::Request { request: RequestId(0), body });
     }

@@ -6,6 +6,7 @@ use atoll_model::id::{ExecutionId, ObjectId, RunId, SiteId, StepIndex};
 use atoll_model::time::Timestamp;
 
 use crate::event::RequestId;
+use crate::finished::FinishedRun;
 
 pub(crate) type StepKey = (RunId, StepIndex);
 
@@ -35,6 +36,8 @@ pub(crate) struct Agenda {
     pub(crate) sweep_around: BTreeSet<ObjectId>,
     /// Runs that may have ended.
     pub(crate) ending: BTreeSet<RunId>,
+    /// Runs that the history is to hold before they are forgotten.
+    pub(crate) retiring: BTreeMap<RunId, FinishedRun>,
     /// Sites to which something is to be sent.
     pub(crate) touched: BTreeSet<SiteId>,
     /// Executions at a site that read an object which is not known to be there.

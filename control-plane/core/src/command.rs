@@ -5,6 +5,7 @@ use atoll_model::session::ControlFrame;
 use atoll_model::value::ObjectRef;
 
 use crate::event::{ConnectionId, RequestId};
+use crate::finished::FinishedRun;
 
 #[derive(Debug, Clone)]
 pub enum Command {
@@ -29,6 +30,13 @@ pub enum Command {
     LookInBucket {
         object: ObjectRef,
         transfer: TransferId,
+    },
+    /// Put the run into the history. It is asked for when the run has ended, so that a history may show it at once, and
+    /// for the last time when it is to leave the memory: that one is answered with [`crate::Event::RunKept`], and
+    /// repeated after a restart.
+    KeepRun {
+        run: FinishedRun,
+        last: bool,
     },
 }
 

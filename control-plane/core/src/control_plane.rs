@@ -81,6 +81,7 @@ impl ControlPlane {
             Event::ConnectionLost { connection } => self.connection_lost(connection),
             Event::BucketObjectDeleted { object } => self.bucket_object_deleted(object),
             Event::BucketObjectSeen { object, transfer, present } => self.bucket_object_seen(object, transfer, present),
+            Event::RunKept { run } => self.run_kept(run),
             Event::TimeoutElapsed => {}
         }
         while let Some(timer) = self.agenda.take_elapsed(self.now) {

@@ -11,6 +11,8 @@ use atoll_model::value::{ObjectRef, Value};
 use atoll_model::workflow::Workflow;
 use indexmap::IndexMap;
 
+use crate::view::RunTags;
+
 /// A connection that a shell accepted; never used twice by one process.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct ConnectionId(pub u64);
@@ -31,6 +33,8 @@ pub enum Event {
     BucketObjectDeleted { object: ObjectId },
     /// What [`crate::Command::LookInBucket`] asked for.
     BucketObjectSeen { object: ObjectId, transfer: TransferId, present: bool },
+    /// The history holds the run, durably: what [`crate::Command::KeepRun`] asked for the last time.
+    RunKept { run: RunId },
     /// The time of [`crate::ControlPlane::next_timeout`] has come.
     TimeoutElapsed,
 }
@@ -47,6 +51,7 @@ pub enum Request {
         inputs: IndexMap<String, Value>,
         submitted_by: String,
         traceparent: Option<String>,
+        tags: RunTags,
     },
     CancelRun {
         run: RunId,

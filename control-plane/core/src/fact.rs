@@ -17,8 +17,9 @@ use atoll_model::workflow::Workflow;
 use indexmap::IndexMap;
 use serde::{Deserialize, Serialize};
 
-use crate::view::{RunError, RunState};
+use crate::view::{RunError, RunState, RunTags};
 
+/// A new fact stands at the end of the list, so that journals of earlier versions are read as they were written.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub enum Fact {
     // Identity.
@@ -327,6 +328,13 @@ pub enum Fact {
     /// What the agent's new journal lacks is among the facts of the same step, or follows.
     InventoryHeard {
         agent: AgentId,
+    },
+
+    // Later additions.
+    /// With [`Self::RunSubmitted`], where the run was given any.
+    RunTagged {
+        run: RunId,
+        tags: RunTags,
     },
 }
 

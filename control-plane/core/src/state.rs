@@ -25,11 +25,28 @@ pub(crate) use self::row::{Detail, Row, RowState};
 pub(crate) use self::run::{Active, ActivePhase, Decision, Former, Phase, Run, StepPhase, StepState, Tries};
 pub(crate) use self::site::{Agent, Log, Outgoing, Site, Token};
 use crate::plan::RunPlan;
+use crate::view::RunTags;
 
 /// The whole durable state, as a checkpoint holds it. Runs are shared with the state it was taken from until they change.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Snapshot(pub(crate) State);
 
+impl Snapshot {
+    /// Format of snapshots and facts. Facts are only ever added to, at the end of their list; what changes in a snapshot
+    /// is put right by [`Self::upgrade`].
+    pub const FORMAT: u16 = 2;
+
+    /// Makes an encoded snapshot of an earlier format one of this format.
+    pub fn upgrade(format: u16, encoded: &mut Vec<u8>) {
+        const EMPTY_MAP: u8 = 0;
+        if format < 2 {
+            // The tags of runs.
+            encoded.push(EMPTY_MAP);
+        }
+    }
+}
+
+/// New fields stand at the end, and [`Snapshot::upgrade`] makes them for what was written before.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 pub(crate) struct State {
     pub(crate) tokens: BTreeMap<TokenId, Token>,
@@ -48,6 +65,8 @@ pub(crate) struct State {
     pub(crate) crashed_actions: BTreeMap<ObjectId, Crashes>,
     /// Crossings that belong to no run (yet).
     pub(crate) unclaimed_ledger: Vec<LedgerEntry>,
+    /// Of those runs that were given any. Not there in format 1 of the journal.
+    pub(crate) tags: BTreeMap<RunId, RunTags>,
 }
 
 impl State {

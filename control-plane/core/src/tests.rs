@@ -7,6 +7,7 @@
 mod data;
 mod failures;
 mod fragments;
+mod history;
 mod identity;
 mod poison;
 mod properties;

@@ -1,6 +1,6 @@
 //! What people see of the state: plain values, made on demand.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use atoll_model::id::{Attempt, ExecutionId, ObjectId, RunId, SiteName};
 use atoll_model::placement::{Explanation, Labels};
@@ -23,7 +23,7 @@ pub enum RunState {
     Cancelled,
 }
 
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 pub enum ExecutionState {
     /// Its inputs do not exist yet.
     Waiting,
@@ -60,7 +60,7 @@ pub enum SiteState {
     Quarantined,
 }
 
-#[derive(Debug, Clone, PartialEq)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct RunView {
     pub run: RunId,
     pub workflow: String,
@@ -75,6 +75,27 @@ pub struct RunView {
     pub counts: BTreeMap<ExecutionState, u64>,
     /// As it was submitted with.
     pub traceparent: Option<String>,
+    pub tags: RunTags,
+    /// Sites at which its executions are, or were.
+    pub sites: BTreeSet<SiteName>,
+}
+
+/// What a run was given to be found by.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct RunTags {
+    pub project: String,
+    pub labels: Labels,
+}
+
+impl RunTags {
+    /// The project of a run that was submitted without one.
+    pub const PROJECT: &str = "default";
+}
+
+impl Default for RunTags {
+    fn default() -> Self {
+        Self { project: Self::PROJECT.to_owned(), labels: Labels::new() }
+    }
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -173,9 +194,48 @@ pub struct RunFilter {
     pub workflow: Option<String>,
     /// Runs with an execution that is, or was, at this site.
     pub site: Option<SiteName>,
+    pub project: Option<String>,
+    /// Labels that it has, with these values.
+    pub labels: Labels,
+    /// Submitted then or later.
+    pub since: Option<Timestamp>,
+    /// Submitted before then.
+    pub until: Option<Timestamp>,
     /// Only runs that are listed after this one.
-    pub before: Option<RunId>,
+    pub before: Option<RunPlace>,
     pub limit: Option<usize>,
+}
+
+/// Where a run stands among all of them: they are listed from the greatest place to the least.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+pub struct RunPlace {
+    pub submitted_at: Timestamp,
+    pub run: RunId,
+}
+
+impl RunView {
+    pub fn place(&self) -> RunPlace {
+        RunPlace { submitted_at: self.submitted_at, run: self.run }
+    }
+}
+
+impl RunFilter {
+    /// Whether a run is among those that were asked for, the limit aside.
+    pub fn admits(&self, run: &RunView) -> bool {
+        self.admits_place(run.place())
+            && self.state.is_none_or(|state| state == run.state)
+            && self.workflow.as_ref().is_none_or(|name| *name == run.workflow)
+            && self.project.as_ref().is_none_or(|project| *project == run.tags.project)
+            && self.labels.iter().all(|(label, value)| run.tags.labels.get(label) == Some(value))
+            && self.site.as_ref().is_none_or(|site| run.sites.contains(site))
+    }
+
+    /// Whether a run that stands there may be among them.
+    pub fn admits_place(&self, place: RunPlace) -> bool {
+        self.before.is_none_or(|before| place < before)
+            && self.since.is_none_or(|since| place.submitted_at >= since)
+            && self.until.is_none_or(|until| place.submitted_at < until)
+    }
 }
 
 /// Which executions of a run to show.

@@ -3,7 +3,7 @@
 mod executions;
 mod planning;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use atoll_model::id::{ObjectId, RunId, SiteId, SiteName};
@@ -12,32 +12,52 @@ use atoll_model::workflow::{SiteFacts, Workflow};
 use crate::control_plane::ControlPlane;
 use crate::state::{BucketState, LedgerEntry, Phase, Place, Run, StepPhase, StepState};
 use crate::view::{
-    Counters, ExecutionState, LedgerFilter, LedgerView, ObjectView, RunFilter, RunState, RunView, SiteView,
+    Counters, ExecutionState, LedgerFilter, LedgerView, ObjectView, RunFilter, RunPlace, RunState, RunView, SiteView,
 };
 
 impl ControlPlane {
     /// Newest first.
     pub fn runs(&self, filter: &RunFilter) -> Vec<RunView> {
-        let site = filter.site.as_ref().and_then(|site| self.state.site_names.get(site)).copied();
-        if filter.site.is_some() && site.is_none() {
-            return Vec::new();
-        }
-        let mut runs: Vec<_> = self
-            .state
-            .runs
-            .values()
-            .filter(|run| filter.state.is_none_or(|state| state == run_state(run)))
-            .filter(|run| filter.workflow.as_ref().is_none_or(|name| *name == run.workflow.name))
-            .filter(|run| site.is_none_or(|site| was_at(run, site)))
-            .collect();
-        runs.sort_by_key(|run| std::cmp::Reverse((run.submitted_at, run.id)));
-        let after = filter.before.and_then(|before| runs.iter().position(|run| run.id == before));
-        let first = after.map_or(0, |place| place + 1);
-        runs.into_iter().skip(first).take(filter.limit.unwrap_or(usize::MAX)).map(|run| run_view(run)).collect()
+        let place = |run: &Run| RunPlace { submitted_at: run.submitted_at, run: run.id };
+        let runs = self.state.runs.values().filter(|run| filter.admits_place(place(run)));
+        let mut runs: Vec<_> = runs.collect();
+        runs.sort_by_key(|run| std::cmp::Reverse(place(run)));
+        let quickly = |run: &&&Arc<Run>| {
+            filter.state.is_none_or(|state| state == run_state(run))
+                && filter.workflow.as_ref().is_none_or(|name| *name == run.workflow.name)
+        };
+        let views = runs.iter().filter(quickly).map(|run| self.run_view(run)).filter(|view| filter.admits(view));
+        views.take(filter.limit.unwrap_or(usize::MAX)).collect()
     }
 
     pub fn run(&self, run: RunId) -> Option<RunView> {
-        self.state.runs.get(&run).map(|run| run_view(run))
+        self.state.runs.get(&run).map(|run| self.run_view(run))
+    }
+
+    fn run_view(&self, run: &Run) -> RunView {
+        let mut counts = BTreeMap::new();
+        for step in &run.steps {
+            count_step(step, &mut counts);
+        }
+        counts.retain(|_, count| *count > 0);
+        RunView {
+            run: run.id,
+            workflow: run.workflow.name.clone(),
+            state: run_state(run),
+            submitted_by: run.submitted_by.clone(),
+            traceparent: run.traceparent.clone(),
+            submitted_at: run.submitted_at,
+            started_at: run.started_at,
+            finished_at: run.finished_at,
+            outputs: run.outputs.clone(),
+            error: run.error.clone(),
+            counts,
+            tags: self.state.tags.get(&run.id).cloned().unwrap_or_default(),
+            sites: sites_of(run)
+                .into_iter()
+                .filter_map(|site| Some(self.state.sites.get(&site)?.name.clone()))
+                .collect(),
+        }
     }
 
     /// The workflow of a run and the text of its file.
@@ -191,27 +211,6 @@ fn run_state(run: &Run) -> RunState {
     }
 }
 
-fn run_view(run: &Run) -> RunView {
-    let mut counts = BTreeMap::new();
-    for step in &run.steps {
-        count_step(step, &mut counts);
-    }
-    counts.retain(|_, count| *count > 0);
-    RunView {
-        run: run.id,
-        workflow: run.workflow.name.clone(),
-        state: run_state(run),
-        submitted_by: run.submitted_by.clone(),
-        traceparent: run.traceparent.clone(),
-        submitted_at: run.submitted_at,
-        started_at: run.started_at,
-        finished_at: run.finished_at,
-        outputs: run.outputs.clone(),
-        error: run.error.clone(),
-        counts,
-    }
-}
-
 /// Executions of a step by state. A step whose elements are not known yet counts as one.
 fn count_step(step: &StepState, counts: &mut BTreeMap<ExecutionState, u64>) {
     let mut add = |state, count: u64| *counts.entry(state).or_default() += count;
@@ -239,9 +238,8 @@ fn count_step(step: &StepState, counts: &mut BTreeMap<ExecutionState, u64>) {
     add(ExecutionState::Unknown, step.unknown.len() as u64);
 }
 
-fn was_at(run: &Run, site: SiteId) -> bool {
-    run.steps.iter().any(|step| {
-        step.decisions.iter().any(|decision| decision.chosen.contains_key(&site))
-            || step.active.values().any(|active| active.site == site)
-    })
+/// Sites that its executions were given to.
+pub(crate) fn sites_of(run: &Run) -> BTreeSet<SiteId> {
+    let decisions = run.steps.iter().flat_map(|step| &step.decisions);
+    decisions.flat_map(|decision| decision.chosen.keys().copied()).collect()
 }

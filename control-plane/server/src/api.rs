@@ -1,5 +1,6 @@
 //! The HTTP API for people. Handlers decide nothing: they read what was sent, ask the core, and show what it says.
 
+mod archive;
 mod audited;
 mod auth;
 mod data;
@@ -39,6 +40,7 @@ use utoipa_axum::routes;
 use crate::agents::Logs;
 use crate::audit::Audit;
 use crate::driver::Handle;
+use crate::history::History;
 use crate::telemetry::{Meters, Traced};
 use auth::BearerToken;
 use error::ApiError;
@@ -53,6 +55,8 @@ const CLIENT_HOLD: Duration = Duration::from_secs(3_600);
 #[derive(Debug)]
 pub(crate) struct App {
     pub(crate) handle: Handle,
+    /// Runs that have left the core's memory.
+    pub(crate) history: Arc<dyn History>,
     pub(crate) bucket: Bucket,
     pub(crate) tokens: ApiTokens,
     pub(crate) audit: Audit,

@@ -8,6 +8,7 @@ use std::time::Duration;
 
 use serde::Deserialize;
 
+pub use crate::history::{Retention, RetentionRule};
 pub use layers::{Flags, LoadError};
 
 /// Where people reach the API unless told otherwise: this machine only. Opening it to others is a decision, and needs a
@@ -51,6 +52,8 @@ pub struct Config {
     /// Life of an agent's certificate. Short is safe: agents renew at half of it by themselves.
     pub certificate_seconds: u64,
     pub telemetry: Telemetry,
+    /// How long runs are kept after they have left the memory.
+    pub history: Retention,
 }
 
 /// Which embedded database holds the journal.
@@ -160,6 +163,7 @@ impl Default for Config {
             leases: Leases::default(),
             certificate_seconds: atoll_model::limits::CERTIFICATE_LIFETIME.as_secs(),
             telemetry: Telemetry::default(),
+            history: Retention::default(),
         }
     }
 }
@@ -187,6 +191,10 @@ impl Config {
                 "plain_http",
                 "only a loopback address may be served without TLS: change listen, or drop it",
             );
+        }
+        if let Some(state) = self.history.unknown_state() {
+            let problem = format!("{state:?} is no state in which a run ends: succeeded, failed or cancelled");
+            return Err(ConfigError { field: "history.rules.state", problem });
         }
         if self.plain_http && self.tls.is_some() {
             return refuse("plain_http", "contradicts tls: drop one of them");

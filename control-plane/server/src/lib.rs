@@ -6,6 +6,7 @@ mod api;
 mod audit;
 pub mod config;
 pub mod driver;
+pub mod history;
 pub mod identity;
 mod patience;
 mod server;

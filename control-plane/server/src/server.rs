@@ -31,6 +31,7 @@ use crate::api::{self, App, Joining};
 use crate::audit::Audit;
 use crate::config::{Config, Store};
 use crate::driver::{self, Beginning, Driver, Handle, JOURNAL_FORMAT, Notices, delete_objects, wall_clock};
+use crate::history::{FileHistory, History, Keep, keep_runs};
 use crate::identity::{
     Authority, ServerCertificate, server_names, sha256, tls_for_agents, tls_for_people, tls_for_people_with_files,
 };
@@ -147,8 +148,12 @@ impl Server {
 
         let meters = Arc::new(Meters::new());
         let (traced, traces) = start_exporter(&config.telemetry)?.unzip();
-        let (handle, driver, deletions) = start_driver(config, &meters, traced.clone()).await?;
+        let started = start_driver(config, &meters, traced.clone()).await?;
+        let Started { handle, driver, deletions, kept } = started;
+        // After the journal, which says who else has the data directory.
+        let history = open_history(config)?;
         let tasks = TaskTracker::new();
+        tasks.spawn(keep_runs(Arc::clone(&history), config.history.clone(), handle.clone(), kept));
         tasks.spawn(delete_objects(bucket.clone(), handle.clone(), deletions));
         if let Some(traces) = traces {
             tasks.spawn(traces.run(handle.clone()));
@@ -158,6 +163,7 @@ impl Server {
         let agents = Agents::new(handle.clone(), Arc::clone(&authority), bucket.clone(), settings);
         let app = Arc::new(App {
             handle: handle.clone(),
+            history,
             bucket: bucket.clone(),
             audit,
             meters,
@@ -302,11 +308,32 @@ fn signing_key(path: &Path) -> anyhow::Result<[u8; 32]> {
     }
 }
 
+/// Where runs are kept when they leave the core's memory.
+fn open_history(config: &Config) -> anyhow::Result<Arc<dyn History>> {
+    let path = FileHistory::path(&config.data_dir);
+    let history = FileHistory::open(&config.data_dir).with_context(|| {
+        format!(
+            "the history of runs cannot be opened; move {} elsewhere to start with an empty one, which loses nothing but \
+             the runs in it",
+            path.display()
+        )
+    })?;
+    Ok(Arc::new(history))
+}
+
+/// The running driver, and what it asks for.
+struct Started {
+    handle: Handle,
+    driver: Driver,
+    deletions: mpsc::UnboundedReceiver<driver::BucketOrder>,
+    kept: mpsc::UnboundedReceiver<Keep>,
+}
+
 async fn start_driver(
     config: &Config,
     meters: &Arc<Meters>,
     traced: Option<mpsc::Sender<Traced>>,
-) -> anyhow::Result<(Handle, Driver, mpsc::UnboundedReceiver<driver::BucketOrder>)> {
+) -> anyhow::Result<Started> {
     let backend = match config.store {
         Store::Sled => Backend::Sled,
         Store::Redb => Backend::Redb,
@@ -315,16 +342,27 @@ async fn start_driver(
     let core = config.core(wall_clock());
     let meters = Arc::clone(meters);
     let starting = move || -> anyhow::Result<_> {
-        let Opened { journal, checkpoint, batches, repaired, created, .. } = storage_sync_journal::open(options)?;
+        let Opened { journal, checkpoint, batches, format, repaired, created } = storage_sync_journal::open(options)?;
         repaired.iter().for_each(|repair| tracing::warn!(%repair, "the journal was put right"));
         let bytes: usize = batches.iter().map(|(_, batch)| batch.len()).sum();
         tracing::info!(created, batches = batches.len(), bytes, "opened the journal");
-        let (deletions, receiver) = mpsc::unbounded_channel();
+        let (bucket_orders, deletions) = mpsc::unbounded_channel();
+        let (keeps, kept) = mpsc::unbounded_channel();
         let notices = Notices::new(traced, Arc::clone(&meters));
         let log = Box::new(journal);
-        let beginning = Beginning { config: core, log, checkpoint, batches, deletions, notices, meters };
+        let beginning = Beginning {
+            config: core,
+            log,
+            checkpoint,
+            batches,
+            format,
+            deletions: bucket_orders,
+            history: keeps,
+            notices,
+            meters,
+        };
         let (handle, driver) = driver::start(beginning)?;
-        Ok((handle, driver, receiver))
+        Ok(Started { handle, driver, deletions, kept })
     };
     tokio::task::spawn_blocking(starting).await.context("the driver could not be started")?
 }

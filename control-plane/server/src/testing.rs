@@ -29,6 +29,7 @@ use crate::config::Telemetry;
 use crate::driver::{
     self, Beginning, BucketOrder, Driver, Handle, JOURNAL_FORMAT, Notices, delete_objects, wall_clock,
 };
+use crate::history::{FileHistory, History, Keep, Retention, keep_runs};
 use crate::telemetry::{Meters, Traced, start_exporter};
 
 /// The driver alone.
@@ -38,33 +39,36 @@ pub(crate) struct Core {
     pub(crate) driver: Driver,
     pub(crate) gate: Gate,
     pub(crate) deletions: mpsc::UnboundedReceiver<BucketOrder>,
+    pub(crate) kept: mpsc::UnboundedReceiver<Keep>,
     pub(crate) meters: Arc<Meters>,
 }
 
 impl Core {
     /// Starts on what the disk holds.
     pub(crate) fn start(disk: &MemoryDisk) -> Self {
-        Self::start_traced(disk, None)
+        Self::start_with(disk, None, Config { started_at: wall_clock(), ..Config::default() })
     }
 
-    fn start_traced(disk: &MemoryDisk, traced: Option<mpsc::Sender<Traced>>) -> Self {
+    fn start_with(disk: &MemoryDisk, traced: Option<mpsc::Sender<Traced>>, config: Config) -> Self {
         let options = Options::in_memory(disk.clone(), JOURNAL_FORMAT);
-        let Opened { journal, checkpoint, batches, .. } = storage_sync_journal::open(options).unwrap();
+        let Opened { journal, checkpoint, batches, format, .. } = storage_sync_journal::open(options).unwrap();
         let gate = Gate::default();
         let (sender, deletions) = mpsc::unbounded_channel();
+        let (keeps, kept) = mpsc::unbounded_channel();
         let meters = Arc::new(Meters::new());
-        let config = Config { started_at: wall_clock(), ..Config::default() };
         let beginning = Beginning {
             config,
             log: Box::new(gate.over(journal)),
             checkpoint,
             batches,
+            format,
             deletions: sender,
+            history: keeps,
             notices: Notices::new(traced, Arc::clone(&meters)),
             meters: Arc::clone(&meters),
         };
         let (handle, driver) = driver::start(beginning).unwrap();
-        Self { handle, driver, gate, deletions, meters }
+        Self { handle, driver, gate, deletions, kept, meters }
     }
 
     /// Makes a site and an identity that speaks for it.
@@ -107,11 +111,22 @@ impl Plane {
         Self::start_with(&Telemetry::default()).await
     }
 
+    /// One that keeps runs that have ended for so long.
+    pub(crate) async fn start_keeping(keep_finished: Duration) -> Self {
+        Self::start_as(&Telemetry::default(), Config { keep_finished, ..Config::default() }).await
+    }
+
     pub(crate) async fn start_with(telemetry: &Telemetry) -> Self {
+        Self::start_as(telemetry, Config::default()).await
+    }
+
+    async fn start_as(telemetry: &Telemetry, core: Config) -> Self {
         let (traced, traces) = start_exporter(telemetry).unwrap().unzip();
-        let core = Core::start_traced(&MemoryDisk::default(), traced.clone());
-        let Core { handle, driver, deletions, meters, .. } = core;
+        let core =
+            Core::start_with(&MemoryDisk::default(), traced.clone(), Config { started_at: wall_clock(), ..core });
+        let Core { handle, driver, deletions, kept, meters, .. } = core;
         let directory = tempfile::tempdir().unwrap();
+        let history: Arc<dyn History> = Arc::new(FileHistory::open(directory.path()).unwrap());
         let options = BucketOptions {
             url_lifetime: Duration::from_secs(60),
             serve_url: "https://127.0.0.1:1".to_owned(),
@@ -123,6 +138,7 @@ impl Plane {
         let bucket = Bucket::open(&directory.path().join("bucket").display().to_string(), options).unwrap();
         let tasks = TaskTracker::new();
         tasks.spawn(delete_objects(bucket.clone(), handle.clone(), deletions));
+        tasks.spawn(keep_runs(Arc::clone(&history), Retention::default(), handle.clone(), kept));
         if let Some(traces) = traces {
             tasks.spawn(traces.run(handle.clone()));
         }
@@ -132,6 +148,7 @@ impl Plane {
         std::fs::create_dir(&spool).unwrap();
         let app = App {
             handle: handle.clone(),
+            history,
             bucket: bucket.clone(),
             tokens,
             audit: Audit::open(directory.path()).unwrap(),

@@ -14,6 +14,8 @@
 //!   tail is told apart from one that lost what nobody was told about;
 //! - a broken journal stays where it is until its owner calls [`set_aside`], and is never deleted.
 //!
+//! Beside it, [`Tables`] keep what is looked up by its key, such as the history of runs.
+//!
 //! What it does not: it knows nothing of what the bytes mean, and has no thread of its own (sled has).
 
 mod backend;
@@ -26,6 +28,7 @@ mod journal;
 mod options;
 mod space;
 mod store;
+mod tables;
 mod watermark;
 
 pub use backend::{Backend, MemoryDisk, UnknownBackend};
@@ -33,3 +36,4 @@ pub use directory::set_aside;
 pub use error::{IntegrityFault, JournalError, OpenError};
 pub use journal::{BATCH_BYTES_MAX, Journal, open};
 pub use options::{BatchSeq, JournalId, JournalStats, Opened, Options, Repair};
+pub use tables::{TableChange, Tables, TablesError};

@@ -243,6 +243,7 @@ impl World {
                     inputs,
                     submitted_by: "somebody".to_owned(),
                     traceparent: None,
+                    tags: Default::default(),
                 }
             }
             Want::Cancel { run } => Request::CancelRun { run: *run, reason: "enough".to_owned() },

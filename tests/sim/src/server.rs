@@ -185,6 +185,8 @@ impl World {
                 let process = self.server.process;
                 self.after(delay, Occurrence::Looked { process, object: object.id, transfer });
             }
+            // Runs are kept in memory for longer than a scenario lasts.
+            Command::KeepRun { .. } => {}
         }
     }
 

@@ -8,8 +8,8 @@ use super::submit::Submission;
 impl ControlPlane {
     pub(crate) fn request(&mut self, request: RequestId, body: Request) {
         let result = match body {
-            Request::Submit { run, workflow, source, inputs, submitted_by, traceparent } => {
-                self.submit(Submission { run, workflow, source, inputs, submitted_by, traceparent })
+            Request::Submit { run, workflow, source, inputs, submitted_by, traceparent, tags } => {
+                self.submit(Submission { run, workflow, source, inputs, submitted_by, traceparent, tags })
             }
             Request::CancelRun { run, reason } => self.cancel_run(run, reason),
             Request::CreateToken { token, secret_hash, site, labels, lifetime } => {

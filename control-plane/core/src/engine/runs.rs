@@ -9,6 +9,7 @@ use indexmap::IndexMap;
 use super::bucket::sources_released_by;
 use crate::agenda::Timer;
 use crate::caches::value_bytes;
+use crate::command::Command;
 use crate::control_plane::ControlPlane;
 use crate::fact::{Fact, Items};
 use crate::state::{Phase, Run, StepPhase};
@@ -131,6 +132,8 @@ impl ControlPlane {
         self.agenda.forget_run(run_id);
         self.caches.forget(run_id);
         self.agenda.set(self.now + self.config.keep_finished, Timer::Retire(run_id));
+        let run = self.finished_run(run_id).expect("it has just ended");
+        self.command(Command::KeepRun { run, last: false });
     }
 
     fn run_outputs(&self, run: &Run) -> Result<IndexMap<String, Value>, RunError> {
@@ -145,13 +148,32 @@ impl ControlPlane {
         Ok(outputs)
     }
 
-    /// Forgets a run that ended long ago.
+    /// A run that ended long ago goes into the history.
     pub(crate) fn retire(&mut self, run_id: RunId) {
         let Some(run) = self.state.runs.get(&run_id) else { return };
         let Some(finished_at) = run.finished_at else { return };
         let due = finished_at + self.config.keep_finished;
         if due > self.now {
             return self.agenda.set(due, Timer::Retire(run_id));
+        }
+        if !self.agenda.retiring.contains_key(&run_id) {
+            self.keep_for_the_last_time(run_id);
+        }
+    }
+
+    fn keep_for_the_last_time(&mut self, run_id: RunId) {
+        let Some(run) = self.finished_run(run_id) else { return };
+        self.agenda.retiring.insert(run_id, run.clone());
+        self.command(Command::KeepRun { run, last: true });
+    }
+
+    /// The history holds the run, which is forgotten here.
+    pub(crate) fn run_kept(&mut self, run_id: RunId) {
+        // A repeat, or an answer to the process before this one.
+        let Some(kept) = self.agenda.retiring.remove(&run_id) else { return };
+        if !self.finished_run(run_id).is_some_and(|run| run.is_same(&kept)) {
+            // Somebody has taken an output of it out meanwhile.
+            return self.keep_for_the_last_time(run_id);
         }
         let transfers: Vec<_> = self.state.transfers.iter().filter(|(_, t)| t.run == Some(run_id)).collect();
         let transfers: Vec<_> = transfers.into_iter().map(|(id, transfer)| (*id, transfer.object.id)).collect();

@@ -17,6 +17,7 @@ use crate::fact::Fact;
 use crate::placement::permanent_obstacle;
 use crate::plan::RunPlan;
 use crate::state::{BucketState, Source, StepPhase, submitted_objects};
+use crate::view::RunTags;
 
 pub(crate) struct Submission {
     pub(crate) run: RunId,
@@ -25,11 +26,12 @@ pub(crate) struct Submission {
     pub(crate) inputs: IndexMap<String, Value>,
     pub(crate) submitted_by: String,
     pub(crate) traceparent: Option<String>,
+    pub(crate) tags: RunTags,
 }
 
 impl ControlPlane {
     pub(crate) fn submit(&mut self, submission: Submission) -> Result<Response, Rejection> {
-        let Submission { run, workflow, source, inputs, submitted_by, traceparent } = submission;
+        let Submission { run, workflow, source, inputs, submitted_by, traceparent, tags } = submission;
         if self.state.runs.contains_key(&run) {
             // Its answer was lost.
             return Ok(Response::Submitted { run });
@@ -45,6 +47,9 @@ impl ControlPlane {
         self.counters.runs_submitted += 1;
         let at = self.now;
         self.record(Fact::RunSubmitted { run, workflow, source, inputs, submitted_by, traceparent, at });
+        if tags != RunTags::default() {
+            self.record(Fact::RunTagged { run, tags });
+        }
         let state = self.state.run(run);
         let first = (0..=u16::MAX).map(StepIndex).zip(&state.steps);
         let first = first.filter(|(_, step)| step.phase == StepPhase::Waiting && step.needs_left == 0);

@@ -27,7 +27,8 @@ impl State {
             | Fact::RunFailing { .. }
             | Fact::RunCancelling { .. }
             | Fact::RunEnded { .. }
-            | Fact::RunRemoved { .. } => self.evolve_run(fact),
+            | Fact::RunRemoved { .. }
+            | Fact::RunTagged { .. } => self.evolve_run(fact),
             Fact::PlacementDecided { .. }
             | Fact::ExecutionsPlaced { .. }
             | Fact::ExecutionsDispatched { .. }

@@ -54,6 +54,9 @@ impl State {
                 run.finished_at = Some(*at);
             }
             Fact::RunRemoved { run } => self.remove_run(*run),
+            Fact::RunTagged { run, tags } => {
+                self.tags.insert(*run, tags.clone());
+            }
             _ => unreachable!("evolve hands over facts about runs only"),
         }
     }
@@ -147,6 +150,7 @@ impl State {
 
     fn remove_run(&mut self, run: RunId) {
         let Some(removed) = self.runs.remove(&run) else { return };
+        self.tags.remove(&run);
         let mut objects = Vec::new();
         submitted_objects(&removed.workflow, &removed.inputs).into_iter().for_each(|(_, object, parts)| {
             objects.push(object.id);

@@ -38,6 +38,7 @@ impl Version {
             inputs: Default::default(),
             submitted_by: "test".to_owned(),
             traceparent: None,
+            tags: Default::default(),
         };
         world.ask(request).map(|_| run)
     }

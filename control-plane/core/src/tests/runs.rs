@@ -38,6 +38,7 @@ fn a_submission_that_is_repeated_makes_no_second_run() {
         inputs: Default::default(),
         submitted_by: "test".to_owned(),
         traceparent: None,
+        tags: Default::default(),
     };
     world.ask(again).unwrap();
     assert_eq!(world.core.runs(&Default::default()).len(), 1);
@@ -270,16 +271,6 @@ fn runs_take_turns() {
     }
     assert!(world.core.run(first).is_some());
     assert!(seen[1] * 3 > seen[0], "the second run gets its share: {seen:?}");
-}
-
-#[test]
-fn an_ended_run_is_forgotten_after_its_time() {
-    let mut world = World::with_sites(&["edge"]);
-    let run = world.submit(ONE);
-    let a = world.dispatched_one("edge");
-    world.succeed("edge", a, vec![Value::Integer(1)]);
-    world.advance(world.config.keep_finished);
-    assert!(world.core.run(run).is_none());
 }
 
 #[test]

@@ -20,8 +20,10 @@ use atoll_model::value::{FileName, FileRef, ObjectKind, ObjectRef, Value};
 use atoll_model::workflow::{Action, Surroundings, Workflow, parse};
 use indexmap::IndexMap;
 
-use crate::view::{ExecutionState, RunState};
-use crate::{Command, Config, ConnectionId, ControlPlane, Event, Fact, Rejection, Request, RequestId, Response};
+use crate::view::{ExecutionState, RunState, RunTags};
+use crate::{
+    Command, Config, ConnectionId, ControlPlane, Event, Fact, FinishedRun, Rejection, Request, RequestId, Response,
+};
 
 struct Nothing;
 
@@ -46,6 +48,10 @@ pub(crate) struct World {
     pub(crate) agents: BTreeMap<String, Agent>,
     pub(crate) deletes: Vec<ObjectRef>,
     pub(crate) looks: Vec<(ObjectRef, TransferId)>,
+    /// Runs that are to be kept for the last time.
+    pub(crate) history: Vec<FinishedRun>,
+    /// Whether the history answers at once.
+    pub(crate) keeps_history: bool,
     pub(crate) replies: BTreeMap<RequestId, Result<Response, Rejection>>,
     pub(crate) closed: Vec<ConnectionId>,
     /// Whether each event is followed by a recovery; off where a test has too many.
@@ -91,6 +97,8 @@ impl World {
             agents: BTreeMap::new(),
             deletes: Vec::new(),
             looks: Vec::new(),
+            history: Vec::new(),
+            keeps_history: true,
             replies: BTreeMap::new(),
             closed: Vec::new(),
             compare_recovery: true,
@@ -117,6 +125,7 @@ impl World {
 
     pub(crate) fn handle(&mut self, event: Event) {
         let step = self.core.handle(event, self.now);
+        let mut kept = Vec::new();
         self.core.check();
         self.facts.extend(step.facts);
         for command in step.commands {
@@ -133,11 +142,20 @@ impl World {
                 Command::Close { connection } => self.closed.push(connection),
                 Command::DeleteFromBucket { object } => self.deletes.push(object),
                 Command::LookInBucket { object, transfer } => self.looks.push((object, transfer)),
+                Command::KeepRun { run, last: true } => kept.push(run),
+                Command::KeepRun { last: false, .. } => {}
             }
         }
         if self.compare_recovery {
             let recovered = self.recovered();
             assert_eq!(recovered.snapshot(), self.core.snapshot(), "recovered state equals live state");
+        }
+        for run in kept {
+            let id = run.id();
+            self.history.push(run);
+            if self.keeps_history {
+                self.handle(Event::RunKept { run: id });
+            }
         }
     }
 
@@ -379,7 +397,15 @@ impl World {
         self.try_submit(source, &[]).unwrap()
     }
 
+    pub(crate) fn submit_tagged(&mut self, source: &str, tags: RunTags) -> RunId {
+        self.send_in(source, &[], tags).unwrap()
+    }
+
     pub(crate) fn try_submit(&mut self, source: &str, inputs: &[(&str, Value)]) -> Result<RunId, Rejection> {
+        self.send_in(source, inputs, RunTags::default())
+    }
+
+    fn send_in(&mut self, source: &str, inputs: &[(&str, Value)], tags: RunTags) -> Result<RunId, Rejection> {
         let run = RunId::from_bits(u128::from(self.unique()));
         let inputs: IndexMap<_, _> = inputs.iter().map(|(name, value)| ((*name).to_owned(), value.clone())).collect();
         let request = Request::Submit {
@@ -389,6 +415,7 @@ impl World {
             inputs,
             submitted_by: "test".to_owned(),
             traceparent: None,
+            tags,
         };
         self.ask(request).map(|_| run)
     }

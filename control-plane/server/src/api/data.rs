@@ -5,6 +5,7 @@ use std::sync::Arc;
 use atoll_model::id::ObjectId;
 use axum::Json;
 use axum::extract::State;
+use control_plane_core::ControlPlane;
 use control_plane_core::view::LedgerFilter;
 use serde::Deserialize;
 use utoipa::IntoParams;
@@ -53,6 +54,12 @@ pub(super) async fn ledger(
         site: query.site.as_deref().map(parse).transpose()?,
         object: query.object.as_deref().map(parse).transpose()?,
     };
-    let entries = app.handle.query(move |core| core.ledger(&filter)).await?;
+    let entries = match filter.run {
+        Some(run) => {
+            let of_run = move |core: &ControlPlane| core.run(run).map(|_| core.ledger(&filter));
+            app.look(run, of_run).await?.unwrap_or_default()
+        }
+        None => app.handle.query(move |core| core.ledger(&filter)).await?,
+    };
     Ok(Json(LedgerBody::new(&entries)))
 }

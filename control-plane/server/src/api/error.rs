@@ -9,6 +9,8 @@ use serde::Serialize;
 use storage_sync_engine::bucket::BucketError;
 use utoipa::ToSchema;
 
+use crate::history::HistoryError;
+
 /// Why a request is not answered with what it asked for.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum ApiError {
@@ -29,6 +31,8 @@ pub(crate) enum ApiError {
     MethodNotAllowed,
     #[error("the bucket cannot be used now")]
     Bucket(#[from] BucketError),
+    #[error(transparent)]
+    History(#[from] HistoryError),
     #[error("{what}")]
     Internal {
         what: &'static str,
@@ -75,6 +79,7 @@ impl ApiError {
             Self::Bucket(BucketError::Settings(_) | BucketError::Store(_) | BucketError::Io { .. }) => {
                 (StatusCode::BAD_GATEWAY, "bucket")
             }
+            Self::History(_) => (StatusCode::INTERNAL_SERVER_ERROR, "history"),
             Self::Internal { .. } => (StatusCode::INTERNAL_SERVER_ERROR, "internal"),
         }
     }
@@ -90,6 +95,7 @@ impl ApiError {
             | Self::TooLarge { .. }
             | Self::NoSuchRoute
             | Self::MethodNotAllowed
+            | Self::History(_)
             | Self::Internal { .. } => self.to_string(),
         }
     }
@@ -101,7 +107,7 @@ impl ApiError {
             }
             Self::BadRequest { help, .. } => help.clone(),
             Self::NoSuchRoute => Some("the routes are in /api/v1/openapi.json".to_owned()),
-            Self::Internal { .. } => Some("the server's log says more".to_owned()),
+            Self::History(_) | Self::Internal { .. } => Some("the server's log says more".to_owned()),
             Self::Rejected(_)
             | Self::InvalidWorkflow(_)
             | Self::TooLarge { .. }
@@ -126,6 +132,7 @@ impl IntoResponse for ApiError {
             | Self::NoSuchRoute
             | Self::MethodNotAllowed
             | Self::Bucket(_)
+            | Self::History(_)
             | Self::Internal { .. } => Vec::new(),
         };
         let error = ErrorDetail { code: code.to_owned(), message: self.message(), help: self.help(), diagnostics };

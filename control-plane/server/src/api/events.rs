@@ -21,7 +21,7 @@ use super::error::{ApiError, ErrorBody};
 use super::extract::Id;
 use super::runs::no_such_run;
 use super::views::{LedgerEntryBody, RunBody, has_ended};
-use crate::driver::{Changed, Handle};
+use crate::driver::Changed;
 
 /// A watcher of a busy run is told of its changes this often; of its end at once.
 const PAUSE: Duration = Duration::from_millis(100);
@@ -40,8 +40,8 @@ pub(super) async fn events(
 ) -> Result<Sse<impl Stream<Item = Result<Event, Infallible>>>, ApiError> {
     // Subscribed before the first look, so that no change falls between them.
     let changes = app.handle.changes();
-    app.handle.query(move |core| core.run(run).is_some()).await?.then_some(()).ok_or_else(|| no_such_run(run))?;
-    let watcher = Watcher::new(app.handle.clone(), run, changes);
+    app.look(run, move |core| core.run(run).map(|_| ())).await?.ok_or_else(|| no_such_run(run))?;
+    let watcher = Watcher::new(app, run, changes);
     let stream = futures::stream::unfold(watcher, |mut watcher| async move {
         let event = watcher.next().await?;
         Some((Ok(event), watcher))
@@ -51,7 +51,7 @@ pub(super) async fn events(
 
 /// Looks at a run whenever it has changed, and tells what is new.
 struct Watcher {
-    handle: Handle,
+    app: Arc<App>,
     run: RunId,
     changes: Receiver<Changed>,
     waiting: VecDeque<Event>,
@@ -65,9 +65,9 @@ struct Watcher {
 }
 
 impl Watcher {
-    fn new(handle: Handle, run: RunId, changes: Receiver<Changed>) -> Self {
+    fn new(app: Arc<App>, run: RunId, changes: Receiver<Changed>) -> Self {
         Self {
-            handle,
+            app,
             run,
             changes,
             waiting: VecDeque::new(),
@@ -131,8 +131,8 @@ impl Watcher {
         let now = Instant::now();
         let ledger = self.ledger_at.is_none_or(|at| now >= at + LEDGER_PAUSE);
         let seen = self
-            .handle
-            .query(move |core| {
+            .app
+            .look(run, move |core| {
                 let view = core.run(run)?;
                 let filter = LedgerFilter { run: Some(run), ..LedgerFilter::default() };
                 let ledger = (ledger || has_ended(view.state)).then(|| core.ledger(&filter));

@@ -23,7 +23,7 @@ pub(super) async fn show(
     State(app): State<Arc<App>>,
     Id(execution): Id<ExecutionId>,
 ) -> Result<Json<ExecutionBody>, ApiError> {
-    let view = app.handle.query(move |core| core.execution(execution)).await?;
+    let view = app.look(execution.run, move |core| core.execution(execution)).await?;
     Ok(Json(ExecutionBody::new(&view.ok_or_else(|| no_such_execution(execution))?)))
 }
 
@@ -35,7 +35,7 @@ pub(super) async fn why(
     State(app): State<Arc<App>>,
     Id(execution): Id<ExecutionId>,
 ) -> Result<Json<ExplanationBody>, ApiError> {
-    let explanation = app.handle.query(move |core| core.why_execution(execution)).await?;
+    let explanation = app.look(execution.run, move |core| core.why_execution(execution)).await?;
     Ok(Json(ExplanationBody::new(&explanation.ok_or_else(|| no_such_execution(execution))?)))
 }
 

@@ -66,7 +66,7 @@ pub(super) async fn run(
     Query(query): Query<LogsQuery>,
 ) -> Result<Response, ApiError> {
     let streams = streams(&query)?;
-    app.handle.query(move |core| core.run(run).is_some()).await?.then_some(()).ok_or_else(|| no_such_run(run))?;
+    app.look(run, move |core| core.run(run).map(|_| ())).await?.ok_or_else(|| no_such_run(run))?;
     Ok(answer(&app, streams, query.follow, move |reading| async move { reading.run(run).await }))
 }
 
@@ -82,8 +82,8 @@ pub(super) async fn execution(
     Query(query): Query<LogsQuery>,
 ) -> Result<Response, ApiError> {
     let streams = streams(&query)?;
-    let there = app.handle.query(move |core| core.execution(execution).is_some()).await?;
-    there.then_some(()).ok_or_else(|| no_such_execution(execution))?;
+    let there = app.look(execution.run, move |core| core.execution(execution).map(|_| ())).await?;
+    there.ok_or_else(|| no_such_execution(execution))?;
     Ok(answer(&app, streams, query.follow, move |reading| async move { reading.execution(execution).await }))
 }
 
@@ -127,7 +127,7 @@ impl Reading {
     async fn execution(mut self, execution: ExecutionId) -> Option<()> {
         let mut read = None;
         loop {
-            let view = self.app.handle.query(move |core| core.execution(execution)).await.ok()??;
+            let view = self.app.look(execution.run, move |core| core.execution(execution)).await.ok()??;
             if has_started(&view) && read != Some(view.attempt) {
                 read = Some(view.attempt);
                 self.reader().attempt(view).await?;
@@ -147,11 +147,11 @@ impl Reading {
         let mut read: HashSet<(ExecutionId, Attempt)> = HashSet::new();
         let mut readers = JoinSet::new();
         loop {
-            let state = self.app.handle.query(move |core| core.run(run).map(|view| view.state)).await.ok()??;
+            let state = self.app.look(run, move |core| core.run(run).map(|view| view.state)).await.ok()??;
             let mut after = None;
             loop {
                 let page = ExecutionPage { after, limit: Some(PAGE), step: None };
-                let views = self.app.handle.query(move |core| core.executions(run, &page)).await.ok()??;
+                let views = self.app.look(run, move |core| core.executions(run, &page)).await.ok()??;
                 let whole = views.len() == PAGE;
                 after = views.last().map(|view| view.execution);
                 for view in views {
@@ -272,7 +272,7 @@ impl Reader {
         let (execution, attempt) = (known.execution, known.attempt);
         let mut changes = self.app.handle.changes();
         loop {
-            let view = self.app.handle.query(move |core| core.execution(execution)).await.ok()?;
+            let view = self.app.look(execution.run, move |core| core.execution(execution)).await.ok()?;
             let Some(view) = view.filter(|view| view.attempt == attempt) else { return Some(None) };
             if execution_has_ended(view.state) {
                 return Some(Some(view));

@@ -168,7 +168,7 @@ impl Drop for Taken {
 }
 
 async fn ended_run(app: &App, run: RunId) -> Result<RunView, ApiError> {
-    let view = app.handle.query(move |core| core.run(run)).await?.ok_or_else(|| no_such_run(run))?;
+    let view = app.look(run, move |core| core.run(run)).await?.ok_or_else(|| no_such_run(run))?;
     if has_ended(view.state) {
         return Ok(view);
     }

@@ -3,6 +3,8 @@
 use std::sync::Arc;
 
 use atoll_model::id::RunId;
+use atoll_model::placement::Labels;
+use atoll_model::time::Timestamp;
 use axum::extract::State;
 use axum::{Extension, Json};
 use control_plane_core::Request;
@@ -33,13 +35,21 @@ pub(crate) struct ListQuery {
     workflow: Option<String>,
     /// Only runs with an execution that is, or was, at this site.
     site: Option<String>,
+    /// Only runs of this project.
+    project: Option<String>,
+    /// Only runs with these labels: `key=value`, several separated by commas.
+    label: Option<String>,
+    /// Only runs that were submitted then (RFC 3339) or later.
+    since: Option<String>,
+    /// Only runs that were submitted before then (RFC 3339).
+    until: Option<String>,
     /// At most so many; 100 unless given, 10,000 at most.
     limit: Option<usize>,
-    /// Only runs that are listed after this one.
+    /// Only runs that are listed after this one: what an answer says is `next`.
     before: Option<String>,
 }
 
-/// Runs, newest first
+/// Runs, newest first, those of long ago included
 #[utoipa::path(get, path = "/runs", tag = "runs", params(ListQuery), responses(
     (status = 200, body = RunsBody),
     (status = 400, body = ErrorBody),
@@ -54,15 +64,45 @@ pub(super) async fn list(
             ApiError::with_help(format!("{text:?} is no state of a run"), help)
         })
     });
+    let before = match query.before.as_deref().map(parse).transpose()? {
+        Some(run) => Some(app.place(run).await?.ok_or_else(|| no_such_run(run))?),
+        None => None,
+    };
+    let limit = query.limit.unwrap_or(RUNS_DEFAULT).min(RUNS_MAX);
     let filter = RunFilter {
         state: state.transpose()?,
         workflow: query.workflow,
         site: query.site.as_deref().map(parse).transpose()?,
-        before: query.before.as_deref().map(parse).transpose()?,
-        limit: Some(query.limit.unwrap_or(RUNS_DEFAULT).min(RUNS_MAX)),
+        project: query.project,
+        labels: query.label.as_deref().map(labels).transpose()?.unwrap_or_default(),
+        since: query.since.as_deref().map(time).transpose()?,
+        until: query.until.as_deref().map(time).transpose()?,
+        before,
+        limit: Some(limit),
     };
-    let runs = app.handle.query(move |core| core.runs(&filter)).await?;
-    Ok(Json(RunsBody { runs: runs.iter().map(RunBody::new).collect() }))
+    let runs = app.runs(filter).await?;
+    // There may be no more; then the next page is empty.
+    let next = runs.last().filter(|_| runs.len() == limit).map(|run| run.run.to_string());
+    Ok(Json(RunsBody { runs: runs.iter().map(RunBody::new).collect(), next }))
+}
+
+fn labels(text: &str) -> Result<Labels, ApiError> {
+    let pair = |pair: &str| {
+        let (name, value) = pair.split_once('=').ok_or_else(|| {
+            ApiError::with_help(
+                format!("{pair:?} is no label"),
+                "a label is key=value; several are separated by commas",
+            )
+        })?;
+        Ok((name.to_owned(), value.to_owned()))
+    };
+    text.split(',').map(pair).collect()
+}
+
+fn time(text: &str) -> Result<Timestamp, ApiError> {
+    Timestamp::parse_rfc3339(text).map_err(|_| {
+        ApiError::with_help(format!("{text:?} is no time"), "a time is written as in RFC 3339: 2026-01-31T12:00:00Z")
+    })
 }
 
 #[derive(Debug, Deserialize, IntoParams)]
@@ -99,8 +139,7 @@ pub(super) async fn show(
     };
     let wanted = query.executions.unwrap_or(true);
     let (view, executions) = app
-        .handle
-        .query(move |core| {
+        .look(run, move |core| {
             let executions = wanted.then(|| core.executions(run, &page)).flatten();
             core.run(run).map(|view| (view, executions))
         })
@@ -131,7 +170,7 @@ pub(super) async fn cancel(
     let reason = body.reason.unwrap_or_else(|| format!("cancelled by {}", person.name));
     let request = Request::CancelRun { run, reason: reason.clone() };
     app.change(&person, "cancel run", &run.to_string(), Some(&reason), request).await?;
-    let view = app.handle.query(move |core| core.run(run)).await?.ok_or_else(|| no_such_run(run))?;
+    let view = app.look(run, move |core| core.run(run)).await?.ok_or_else(|| no_such_run(run))?;
     Ok(Json(RunBody::new(&view)))
 }
 

@@ -6,11 +6,13 @@ use std::time::SystemTime;
 
 use atoll_model::diagnostic::Diagnostic;
 use atoll_model::id::RunId;
+use atoll_model::limits::{RUN_LABEL_BYTES_MAX, RUN_LABELS_MAX};
 use atoll_model::value::{DirectoryRef, ObjectKind, ObjectRef, Value};
 use atoll_model::workflow::{Workflow, check_sites, parse};
 use atoll_telemetry::TraceContext;
 use axum::extract::State;
 use axum::{Extension, Json};
+use control_plane_core::view::RunTags;
 use control_plane_core::{Rejection, Request, Response};
 use futures::FutureExt as _;
 use futures::future::BoxFuture;
@@ -50,6 +52,11 @@ pub(crate) struct WorkflowBody {
     /// The actions that the file names, by what stands after `action:`.
     #[serde(default)]
     actions: BTreeMap<String, SentAction>,
+    /// What the run is counted to; `default` unless given.
+    project: Option<String>,
+    /// What it is to be found by.
+    #[serde(default)]
+    labels: BTreeMap<String, String>,
     /// W3C trace context that the run belongs under; the header `traceparent` counts too.
     traceparent: Option<String>,
 }
@@ -79,6 +86,7 @@ pub(super) async fn submit(
     let began = SystemTime::now();
     let run = run_id(&headers)?;
     let (parent, context) = trace_context(&headers, body.traceparent.as_deref())?;
+    let tags = tags(&body)?;
     let checked = Checked::new(&app, body).await?;
     let inputs = checked.inputs(&app).await?;
     let workflow_name = checked.workflow.name.clone();
@@ -89,6 +97,7 @@ pub(super) async fn submit(
         inputs,
         submitted_by: person.name.clone(),
         traceparent: Some(context.to_string()),
+        tags,
     };
     let response = app.change(&person, "submit run", &run.to_string(), Some(&workflow_name), request).await?;
     let run = match response {
@@ -105,8 +114,24 @@ pub(super) async fn submit(
     {
         app.meters.untraced_batches.inc();
     }
-    let view = app.handle.query(move |core| core.run(run)).await?.ok_or_else(|| no_such_run(run))?;
+    let view = app.look(run, move |core| core.run(run)).await?.ok_or_else(|| no_such_run(run))?;
     Ok((StatusCode::CREATED, Json(RunBody::new(&view))))
+}
+
+/// A project and labels are names, not texts: lists and the history's index hold them for each run.
+fn tags(body: &WorkflowBody) -> Result<RunTags, ApiError> {
+    let project = body.project.clone().unwrap_or_else(|| RunTags::PROJECT.to_owned());
+    let texts = || std::iter::once(&project).chain(body.labels.iter().flat_map(|(name, value)| [name, value]));
+    if project.is_empty() || body.labels.keys().any(|name| name.is_empty() || name.contains(['=', ','])) {
+        let help = "a project and the key of a label have at least one letter, and no = or comma in a key";
+        return Err(ApiError::with_help("the project or a label has no usable name", help));
+    }
+    if body.labels.len() > RUN_LABELS_MAX || texts().any(|text| text.len() > RUN_LABEL_BYTES_MAX) {
+        return Err(ApiError::bad_request(format!(
+            "a run has at most {RUN_LABELS_MAX} labels, each name and value of at most {RUN_LABEL_BYTES_MAX} bytes"
+        )));
+    }
+    Ok(RunTags { project, labels: body.labels.clone() })
 }
 
 fn run_id(headers: &HeaderMap) -> Result<RunId, ApiError> {
@@ -174,7 +199,7 @@ struct Checked {
 
 impl Checked {
     async fn new(app: &App, body: WorkflowBody) -> Result<Self, ApiError> {
-        let WorkflowBody { source, file_name, inputs, actions, traceparent: _ } = body;
+        let WorkflowBody { source, file_name, inputs, actions, .. } = body;
         let sent = Sent { actions, inputs };
         let is_large = source.len() > PARSED_IN_PLACE_BYTES;
         let sites = app.handle.query(|core| core.site_facts()).await?;

@@ -2,6 +2,7 @@
 
 mod bad_input;
 mod document;
+mod history;
 mod runs;
 mod sites;
 mod transfers;

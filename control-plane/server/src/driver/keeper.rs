@@ -17,6 +17,7 @@ use super::batch::{Batch, Effect};
 use super::deletion::BucketOrder;
 use super::notice::Notices;
 use super::start::DriverError;
+use crate::history::Keep;
 use crate::telemetry::Meters;
 
 /// What the keeper needs of a journal. A seam so that tests can hold a barrier of the real one back, or let it fail.
@@ -57,6 +58,8 @@ pub(super) struct Keeper {
     connections: HashMap<ConnectionId, Stream>,
     /// Objects that are to leave the bucket.
     deletions: mpsc::UnboundedSender<BucketOrder>,
+    /// Runs that are to be put into the history.
+    history: mpsc::UnboundedSender<Keep>,
     notices: Notices,
     meters: Arc<Meters>,
     /// Bytes of the last checkpoint; 0 before the first.
@@ -82,6 +85,7 @@ impl Keeper {
         log: Box<dyn Log>,
         batches: Receiver<Batch>,
         deletions: mpsc::UnboundedSender<BucketOrder>,
+        history: mpsc::UnboundedSender<Keep>,
         notices: Notices,
         meters: Arc<Meters>,
         checkpoint_bytes: u64,
@@ -92,6 +96,7 @@ impl Keeper {
             expected: HashMap::new(),
             connections: HashMap::new(),
             deletions,
+            history,
             notices,
             meters,
             checkpoint_bytes,
@@ -183,12 +188,15 @@ impl Keeper {
             Command::Close { connection } => {
                 self.connections.remove(&connection);
             }
-            // The receiver ends only when the process does.
+            // These receivers end only when the process does.
             Command::DeleteFromBucket { object } => {
                 let _ = self.deletions.send(BucketOrder::Delete(object));
             }
             Command::LookInBucket { object, transfer } => {
                 let _ = self.deletions.send(BucketOrder::Look(object, transfer));
+            }
+            Command::KeepRun { run, last } => {
+                let _ = self.history.send(Keep { run, last });
             }
         }
     }

@@ -87,6 +87,7 @@ fn run_of(fact: &Fact) -> Option<RunId> {
         | Fact::RunCancelling { run, .. }
         | Fact::RunEnded { run, .. }
         | Fact::RunRemoved { run }
+        | Fact::RunTagged { run, .. }
         | Fact::PlacementDecided { run, .. }
         | Fact::ExecutionsPlaced { run, .. }
         | Fact::ExecutionsDispatched { run, .. }

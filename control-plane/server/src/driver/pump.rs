@@ -87,6 +87,7 @@ impl Pump {
                     | Event::FrameReceived { .. }
                     | Event::BucketObjectDeleted { .. }
                     | Event::BucketObjectSeen { .. }
+                    | Event::RunKept { .. }
                     | Event::TimeoutElapsed => None,
                 };
                 self.handle(event, now);

@@ -9,19 +9,22 @@ use storage_sync_journal::BatchSeq;
 use super::DriverError;
 
 /// Version of what is written into the journal: snapshots and facts, encoded with postcard.
-pub(crate) const JOURNAL_FORMAT: u16 = 1;
+pub(crate) const JOURNAL_FORMAT: u16 = Snapshot::FORMAT;
 
 pub(super) fn recover(
     config: control_plane_core::Config,
-    checkpoint: Option<&(BatchSeq, Vec<u8>)>,
+    format: u16,
+    checkpoint: Option<(BatchSeq, Vec<u8>)>,
     batches: &[(BatchSeq, Vec<u8>)],
     now: Timestamp,
 ) -> Result<ControlPlane, DriverError> {
     let snapshot = match checkpoint {
-        Some((batch, bytes)) => Some(
-            postcard::from_bytes::<Snapshot>(bytes)
-                .map_err(|source| DriverError::Decode { what: format!("the checkpoint after {batch}"), source })?,
-        ),
+        Some((batch, mut bytes)) => {
+            Snapshot::upgrade(format, &mut bytes);
+            let what = || format!("the checkpoint after {batch}");
+            let snapshot = postcard::from_bytes::<Snapshot>(&bytes);
+            Some(snapshot.map_err(|source| DriverError::Decode { what: what(), source })?)
+        }
         None => None,
     };
     let mut facts = Vec::new();
@@ -39,4 +42,24 @@ fn decode(mut bytes: &[u8], facts: &mut Vec<Fact>) -> Result<(), postcard::Error
         bytes = rest;
     }
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_checkpoint_of_the_first_format_is_read_and_one_that_is_cut_is_named() {
+        let core = ControlPlane::recover(control_plane_core::Config::default(), None, [], Timestamp::ZERO);
+        let written = postcard::to_stdvec(&core.snapshot()).expect("encoded");
+        // The first format ended before the tags of runs.
+        let (_, first) = written.split_last().expect("some bytes");
+        let config = control_plane_core::Config::default;
+        let recover =
+            |format, bytes: &[u8]| recover(config(), format, Some((BatchSeq(7), bytes.to_vec())), &[], Timestamp::ZERO);
+        assert_eq!(recover(1, first).expect("read").snapshot(), core.snapshot());
+        assert_eq!(recover(JOURNAL_FORMAT, &written).expect("read").snapshot(), core.snapshot());
+        let message = recover(JOURNAL_FORMAT, first).expect_err("cut").to_string();
+        assert!(message.contains("the checkpoint after batch 7"), "{message}");
+    }
 }

@@ -14,6 +14,7 @@ use super::keeper::{Keeper, Log};
 use super::pump::Pump;
 use super::recovery::recover;
 use super::{Handle, Input, Notices};
+use crate::history::Keep;
 use crate::telemetry::Meters;
 
 /// Batches that wait for the journal's thread. When it is behind by so many, the core's thread waits for it.
@@ -51,7 +52,10 @@ pub(crate) struct Beginning {
     /// The last batch that it stands for, and the state.
     pub(crate) checkpoint: Option<(BatchSeq, Vec<u8>)>,
     pub(crate) batches: Vec<(BatchSeq, Vec<u8>)>,
+    /// Format of what the journal holds.
+    pub(crate) format: u16,
     pub(crate) deletions: mpsc::UnboundedSender<BucketOrder>,
+    pub(crate) history: mpsc::UnboundedSender<Keep>,
     pub(crate) notices: Notices,
     pub(crate) meters: Arc<Meters>,
 }
@@ -84,16 +88,16 @@ const WATCH: &str = "driver";
 /// # Errors
 /// When the journal holds what cannot be read, or a thread cannot be started.
 pub(crate) fn start(beginning: Beginning) -> Result<(Handle, Driver), DriverError> {
-    let Beginning { config, log, checkpoint, batches, deletions, notices, meters } = beginning;
+    let Beginning { config, log, checkpoint, batches, format, deletions, history, notices, meters } = beginning;
     let mut clock = Clock::start(Timestamp::ZERO);
-    let core = recover(config, checkpoint.as_ref(), &batches, clock.read())?;
-    let checkpoint_bytes = checkpoint.map_or(0, |(_, bytes)| bytes.len() as u64);
+    let checkpoint_bytes = checkpoint.as_ref().map_or(0, |(_, bytes)| bytes.len() as u64);
+    let core = recover(config, format, checkpoint, &batches, clock.read())?;
     drop(batches);
 
     let (handle, inputs) = Handle::new(notices.clone());
     let (sender, receiver) = std::sync::mpsc::sync_channel(BATCHES_WAITING_MAX);
     let pump = Pump::new(core, clock, inputs, sender, Arc::clone(&meters));
-    let keeper = Keeper::new(log, receiver, deletions, notices, meters, checkpoint_bytes);
+    let keeper = Keeper::new(log, receiver, deletions, history, notices, meters, checkpoint_bytes);
 
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_time()

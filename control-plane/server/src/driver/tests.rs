@@ -30,6 +30,7 @@ fn submit(run: RunId) -> Request {
         inputs: Default::default(),
         submitted_by: "somebody".to_owned(),
         traceparent: None,
+        tags: Default::default(),
     }
 }
 

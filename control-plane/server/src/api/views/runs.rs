@@ -16,6 +16,8 @@ pub(crate) struct RunBody {
     /// `submitted`, `running`, `cancelling`, `succeeded`, `failed` or `cancelled`.
     pub(crate) state: &'static str,
     pub(crate) workflow: String,
+    pub(crate) project: String,
+    pub(crate) labels: BTreeMap<String, String>,
     pub(crate) submitted_by: String,
     pub(crate) submitted_at: String,
     pub(crate) started_at: Option<String>,
@@ -45,6 +47,8 @@ impl RunBody {
             run: view.run.to_string(),
             state: run_state(view.state),
             workflow: view.workflow.clone(),
+            project: view.tags.project.clone(),
+            labels: view.tags.labels.clone(),
             submitted_by: view.submitted_by.clone(),
             submitted_at: time(view.submitted_at),
             started_at: view.started_at.map(time),
@@ -65,6 +69,8 @@ impl RunBody {
 #[derive(Debug, Serialize, ToSchema)]
 pub(crate) struct RunsBody {
     pub(crate) runs: Vec<RunBody>,
+    /// The run after which the next page begins, if there may be one.
+    pub(crate) next: Option<String>,
 }
 
 /// One execution of a step.

@@ -1,0 +1,67 @@
+//! A run that has ended, apart from everything else.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use atoll_model::id::{RunId, SiteId, SiteName};
+use atoll_model::time::Timestamp;
+use serde::{Deserialize, Serialize};
+
+use crate::control_plane::ControlPlane;
+use crate::event::Config;
+use crate::state::{Phase, Run, Site, Snapshot, State};
+use crate::view::{RunTags, RunView};
+use crate::views::sites_of;
+
+/// All that is known of one run that has ended, as a history keeps it. Cheap to make: it shares what the state holds.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct FinishedRun {
+    run: Arc<Run>,
+    tags: RunTags,
+    /// The sites that it was at.
+    sites: BTreeMap<SiteId, SiteName>,
+}
+
+impl FinishedRun {
+    pub fn id(&self) -> RunId {
+        self.run.id
+    }
+
+    pub fn finished_at(&self) -> Timestamp {
+        self.run.finished_at.unwrap_or(self.run.submitted_at)
+    }
+
+    /// Whether nothing has happened to the run between the two.
+    pub(crate) fn is_same(&self, other: &Self) -> bool {
+        Arc::ptr_eq(&self.run, &other.run)
+    }
+
+    pub fn view(&self) -> RunView {
+        self.open().run(self.run.id).expect("it holds this run")
+    }
+
+    /// A control plane that knows of nothing but this run: for its views, which show it as they did before it was
+    /// removed.
+    pub fn open(&self) -> ControlPlane {
+        let sites = self.sites.iter().map(|(id, name)| (*id, Site::new(name.clone(), BTreeMap::new())));
+        let state = State {
+            sites: sites.collect(),
+            site_names: self.sites.iter().map(|(id, name)| (name.clone(), *id)).collect(),
+            runs: BTreeMap::from([(self.run.id, Arc::clone(&self.run))]),
+            tags: BTreeMap::from([(self.run.id, self.tags.clone())]),
+            ..State::default()
+        };
+        ControlPlane::recover(Config::default(), Some(Snapshot(state)), [], self.finished_at())
+    }
+}
+
+impl ControlPlane {
+    /// A run that has ended, for the history; nothing if there is no such run, or it goes on.
+    pub fn finished_run(&self, run: RunId) -> Option<FinishedRun> {
+        let state = self.state.runs.get(&run).filter(|run| matches!(run.phase, Phase::Ended(_)))?;
+        let name = |site: SiteId| Some((site, self.state.sites.get(&site)?.name.clone()));
+        let sites = sites_of(state).into_iter().filter_map(name).collect();
+        let tags = self.state.tags.get(&run).cloned().unwrap_or_default();
+        Some(FinishedRun { run: Arc::clone(state), tags, sites })
+    }
+}

@@ -1,0 +1,93 @@
+//! Runs that leave the memory, and how runs are found.
+
+use atoll_model::id::RunId;
+use atoll_model::value::Value;
+
+use super::world::{World, object};
+use crate::view::{RunFilter, RunTags, RunView};
+use crate::{Event, Request};
+
+const ONE: &str =
+    "workflow: w\nsteps:\n  a: { run: x, outputs: { n: integer } }\noutputs:\n  n: ${{ steps.a.outputs.n }}\n";
+
+/// A run that is due to be forgotten, with what was shown of it before.
+fn ended_long_ago(world: &mut World) -> (RunId, RunView) {
+    let run = world.submit(ONE);
+    let a = world.dispatched_one("edge");
+    world.succeed("edge", a, vec![Value::Integer(1)]);
+    let view = world.core.run(run).unwrap();
+    world.advance(world.config.keep_finished);
+    (run, view)
+}
+
+#[test]
+fn an_ended_run_is_forgotten_after_its_time_when_the_history_holds_it() {
+    let mut world = World::with_sites(&["edge"]);
+    world.keeps_history = false;
+    let (run, view) = ended_long_ago(&mut world);
+    assert!(world.core.run(run).is_some());
+    world.handle(Event::RunKept { run });
+    assert!(world.core.run(run).is_none());
+
+    let kept = world.history.pop().unwrap();
+    assert_eq!(kept.view(), view);
+    assert_eq!(view.sites.iter().map(ToString::to_string).collect::<Vec<_>>(), ["edge"]);
+    let opened = kept.open();
+    opened.check();
+    let executions = opened.executions(run, &Default::default()).unwrap();
+    assert_eq!(executions[0].outputs.values().collect::<Vec<_>>(), [&Value::Integer(1)]);
+    assert_eq!(executions[0].site.as_ref().map(ToString::to_string).as_deref(), Some("edge"));
+    let why = opened.why_execution(executions[0].execution).unwrap();
+    assert_eq!(why.chosen.map(|site| site.to_string()).as_deref(), Some("edge"));
+}
+
+#[test]
+fn a_run_that_the_history_was_asked_to_keep_is_asked_for_again_after_a_restart() {
+    let mut world = World::with_sites(&["edge"]);
+    world.keeps_history = false;
+    let (run, _) = ended_long_ago(&mut world);
+    assert_eq!(world.history.len(), 1);
+    world.restart();
+    world.handle(Event::RunKept { run });
+    assert!(world.core.run(run).is_some(), "the answer was to the process before");
+    assert_eq!(world.history.len(), 2);
+    world.handle(Event::RunKept { run });
+    assert!(world.core.run(run).is_none());
+}
+
+#[test]
+fn what_happens_to_a_run_while_it_is_being_kept_is_kept_too() {
+    let mut world = World::with_sites(&["edge"]);
+    world.keeps_history = false;
+    let (run, _) = ended_long_ago(&mut world);
+    world.ask(Request::RecordDownload { run, object: object(9, 5), bytes: 5 }).unwrap();
+    world.handle(Event::RunKept { run });
+    assert!(world.core.run(run).is_some(), "somebody has taken an output meanwhile");
+    assert_eq!(world.history.len(), 2);
+    world.handle(Event::RunKept { run });
+    assert!(world.core.run(run).is_none());
+    assert_eq!(world.history[1].open().ledger(&Default::default()).len(), 1);
+}
+
+#[test]
+fn runs_are_found_by_what_they_were_given_and_by_time() {
+    let mut world = World::with_sites(&["edge", "hpc"]);
+    let first = world.submit(ONE);
+    world.advance(std::time::Duration::from_secs(10));
+    let between = world.now;
+    let tags = RunTags { project: "rivers".to_owned(), labels: [("season".to_owned(), "wet".to_owned())].into() };
+    let second = world.submit_tagged(ONE, tags.clone());
+    let found = |world: &World, filter: RunFilter| -> Vec<RunId> {
+        world.core.runs(&filter).iter().map(|run| run.run).collect()
+    };
+    let all = RunFilter::default;
+    assert_eq!(found(&world, all()), [second, first]);
+    assert_eq!(found(&world, RunFilter { project: Some("rivers".to_owned()), ..all() }), [second]);
+    assert_eq!(found(&world, RunFilter { project: Some(RunTags::PROJECT.to_owned()), ..all() }), [first]);
+    assert_eq!(found(&world, RunFilter { labels: tags.labels.clone(), ..all() }), [second]);
+    assert_eq!(found(&world, RunFilter { since: Some(between), ..all() }), [second]);
+    assert_eq!(found(&world, RunFilter { until: Some(between), ..all() }), [first]);
+    let before = world.core.run(second).map(|run| run.place());
+    assert_eq!(found(&world, RunFilter { before, ..all() }), [first]);
+    assert_eq!(world.core.run(second).unwrap().tags, tags);
+}

@@ -1,0 +1,101 @@
+//! Runs that have left the memory.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use atoll_model::id::RunId;
+use atoll_model::value::Value;
+use serde_json::json;
+
+use crate::testing::Plane;
+
+const ONE: &str = "workflow: one\nsteps:\n  a:\n    run: echo\n    outputs: { n: integer }\noutputs:\n  n: ${{ steps.a.outputs.n }}\n";
+
+/// Waits until the core knows nothing of a run any more.
+async fn forgotten(plane: &Plane, run: &str) {
+    let run: RunId = run.parse().unwrap();
+    let mut changes = plane.handle.changes();
+    while plane.handle.query(move |core| core.run(run).is_some()).await.unwrap() {
+        // One that was missed is as good as one that came.
+        let _ = changes.recv().await;
+    }
+}
+
+#[tokio::test]
+async fn a_run_that_left_the_memory_is_shown_as_before() {
+    let plane = Plane::start_keeping(Duration::from_millis(1)).await;
+    plane.site("edge", Arc::new(|_, _| Some(vec![Value::Integer(3)]))).await;
+    let body = json!({ "source": ONE, "project": "rivers", "labels": { "season": "wet" } });
+    let (status, submitted) = plane.post("/runs", body).await;
+    assert_eq!(status, 201, "{submitted}");
+    let run = submitted["run"].as_str().unwrap();
+    let seen = plane.wait(run).await;
+    forgotten(&plane, run).await;
+
+    let (status, shown) = plane.get(&format!("/runs/{run}")).await;
+    assert_eq!((status, &shown), (200, &seen));
+    assert_eq!((&shown["state"], &shown["outputs"]["n"]), (&"succeeded".into(), &3.into()));
+    assert_eq!((&shown["project"], &shown["labels"]), (&"rivers".into(), &json!({ "season": "wet" })));
+    let execution = shown["executions"][0]["execution"].as_str().unwrap();
+    assert_eq!(plane.get(&format!("/executions/{execution}")).await.1["site"], "edge");
+    assert_eq!(plane.get(&format!("/executions/{execution}/why")).await.1["chosen"], "edge");
+    assert_eq!(plane.get(&format!("/runs/{run}/outputs")).await.1, json!({ "n": 3 }));
+    assert_eq!(plane.get(&format!("/ledger?run={run}")).await.0, 200);
+    // Whoever follows it learns that it is over.
+    assert_eq!(plane.wait(run).await, seen);
+}
+
+#[tokio::test]
+async fn runs_of_the_memory_and_of_the_history_are_one_list() {
+    let plane = Plane::start_keeping(Duration::from_millis(1)).await;
+    plane.site("edge", Arc::new(|_, _| Some(vec![Value::Integer(3)]))).await;
+    let mut runs = Vec::new();
+    for number in 0..3 {
+        let body = json!({ "source": ONE, "labels": { "number": number.to_string() } });
+        let submitted = plane.post("/runs", body).await.1;
+        let run = submitted["run"].as_str().unwrap().to_owned();
+        plane.wait(&run).await;
+        forgotten(&plane, &run).await;
+        runs.insert(0, run);
+    }
+    let live = plane
+        .post(
+            "/runs",
+            json!({ "source": "workflow: other\nsteps:\n  a:\n    site: edge\n    when: false\n    run: x\n" }),
+        )
+        .await
+        .1;
+    let found = |document: &serde_json::Value| -> Vec<String> {
+        document["runs"].as_array().unwrap().iter().map(|run| run["run"].as_str().unwrap().to_owned()).collect()
+    };
+    runs.insert(0, live["run"].as_str().unwrap().to_owned());
+    assert_eq!(found(&plane.get("/runs").await.1), runs);
+    assert_eq!(found(&plane.get("/runs?workflow=one&state=succeeded&site=edge&project=default").await.1), runs[1..]);
+    assert_eq!(found(&plane.get("/runs?label=number=1").await.1), runs[2..3]);
+    let since = plane.get(&format!("/runs/{}", runs[1])).await.1["submitted_at"].as_str().unwrap().to_owned();
+    assert_eq!(found(&plane.get(&format!("/runs?since={since}")).await.1), runs[..2]);
+    assert_eq!(found(&plane.get(&format!("/runs?until={since}")).await.1), runs[2..]);
+
+    let (mut paged, mut before) = (Vec::new(), String::new());
+    loop {
+        let page = plane.get(&format!("/runs?limit=2{before}")).await.1;
+        paged.extend(found(&page));
+        let Some(next) = page["next"].as_str() else { break };
+        before = format!("&before={next}");
+    }
+    assert_eq!(paged, runs);
+}
+
+#[tokio::test]
+async fn wrong_questions_about_runs_are_refused_with_help() {
+    let plane = Plane::start().await;
+    for wrong in ["since=yesterday", "until=1", "label=season", "before=run_00000000000000000000000000"] {
+        let (status, body) = plane.get(&format!("/runs?{wrong}")).await;
+        assert!(matches!(status, 400 | 404), "{wrong}: {body}");
+    }
+    for labels in [json!({ "a=b": "c" }), json!({ "": "c" })] {
+        let (status, body) = plane.post("/runs", json!({ "source": ONE, "labels": labels })).await;
+        assert_eq!(status, 400, "{body}");
+        assert!(body["error"]["help"].is_string(), "{body}");
+    }
+}
