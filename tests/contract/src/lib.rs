@@ -3,6 +3,7 @@
 
 pub mod full_disk;
 pub mod journal_child;
+pub mod journals;
 pub mod payload;
 pub mod power_loss;
 pub mod random;

@@ -7,44 +7,19 @@ use std::process::{Command, Stdio};
 
 use anyhow::{Context, Result, ensure};
 use contract_tests::journal_child::copy_directory;
+use contract_tests::journals::{Bench, Database, Place, Refusal};
 use contract_tests::random::Random;
 use storage_sync_journal::{
     BATCH_BYTES_MAX, Backend, BatchSeq, IntegrityFault, JournalError, MemoryDisk, OpenError, Opened, Options, open,
     set_aside,
 };
 
-/// Where a journal of one store lives, in a test.
-struct Bench {
-    directory: tempfile::TempDir,
-    backend: Backend,
-    memory: MemoryDisk,
-}
-
-impl Bench {
-    fn new(backend: Backend) -> Result<Self> {
-        Ok(Self { directory: tempfile::tempdir()?, backend, memory: MemoryDisk::default() })
-    }
-
-    fn path(&self) -> &Path {
-        self.directory.path()
-    }
-
-    fn options(&self, format: u16) -> Options {
-        let options = Options::new(self.path().join("journal"), self.backend, format);
-        Options { memory: self.memory.clone(), ballast_bytes: 0, ..options }
-    }
-
-    fn open(&self) -> Result<Opened> {
-        Ok(open(self.options(1))?)
-    }
-}
-
 fn batches(opened: &Opened) -> Vec<(u64, Vec<u8>)> {
     opened.batches.iter().map(|(seq, batch)| (seq.0, batch.clone())).collect()
 }
 
-fn batches_come_back_in_order(bench: &Bench) -> Result<()> {
-    let mut opened = bench.open()?;
+fn batches_come_back_in_order(place: &dyn Place) -> Result<()> {
+    let mut opened = place.open(1)?;
     assert!(opened.created && opened.checkpoint.is_none() && opened.batches.is_empty());
     let mut written = Vec::new();
     let mut random = Random::new(1);
@@ -60,16 +35,16 @@ fn batches_come_back_in_order(bench: &Bench) -> Result<()> {
     opened.journal.barrier()?;
     assert_eq!(opened.journal.durable(), BatchSeq(60));
     drop(opened);
-    let opened = bench.open()?;
+    let opened = place.open(1)?;
     assert!(!opened.created && opened.repaired.is_empty(), "{:?}", opened.repaired);
-    assert_eq!(batches(&opened), written);
+    assert_eq!(opened.batches(), written);
     Ok(())
 }
 
-fn an_empty_batch_and_the_largest_come_back(bench: &Bench) -> Result<()> {
+fn an_empty_batch_and_the_largest_come_back(place: &dyn Place) -> Result<()> {
     let mut large = vec![0; BATCH_BYTES_MAX];
     Random::new(2).fill(&mut large);
-    let mut journal = bench.open()?.journal;
+    let mut journal = place.open(1)?.journal;
     journal.append(b"")?;
     journal.append(&large)?;
     large.push(0);
@@ -78,13 +53,13 @@ fn an_empty_batch_and_the_largest_come_back(bench: &Bench) -> Result<()> {
     assert_eq!(journal.append(b"after")?, BatchSeq(3));
     journal.barrier()?;
     drop(journal);
-    let opened = bench.open()?;
-    assert_eq!(batches(&opened), [(1, Vec::new()), (2, large), (3, b"after".to_vec())]);
+    let opened = place.open(1)?;
+    assert_eq!(opened.batches(), [(1, Vec::new()), (2, large), (3, b"after".to_vec())]);
     Ok(())
 }
 
-fn a_checkpoint_stands_for_the_batches_before_it(bench: &Bench) -> Result<()> {
-    let mut journal = bench.open()?.journal;
+fn a_checkpoint_stands_for_the_batches_before_it(place: &dyn Place) -> Result<()> {
+    let mut journal = place.open(1)?.journal;
     let mut state = vec![0; 3_000_000];
     Random::new(3).fill(&mut state);
     for _ in 0..20 {
@@ -95,53 +70,53 @@ fn a_checkpoint_stands_for_the_batches_before_it(bench: &Bench) -> Result<()> {
     journal.barrier()?;
     assert_eq!(journal.stats().batch_bytes, journal.stats().live_bytes.min(journal.stats().batch_bytes));
     drop(journal);
-    let opened = bench.open()?;
+    let opened = place.open(1)?;
     assert_eq!(opened.checkpoint, Some((BatchSeq(20), state)));
-    assert_eq!(batches(&opened), [(21, b"later".to_vec())]);
+    assert_eq!(opened.batches(), [(21, b"later".to_vec())]);
     let mut journal = opened.journal;
     journal.checkpoint(b"")?;
     drop(journal);
-    let opened = bench.open()?;
+    let opened = place.open(1)?;
     assert_eq!(opened.checkpoint, Some((BatchSeq(21), Vec::new())));
     assert!(opened.batches.is_empty());
     Ok(())
 }
 
-fn a_journal_keeps_its_identity(bench: &Bench) -> Result<()> {
-    let mut journal = bench.open()?.journal;
+fn a_journal_keeps_its_identity(place: &dyn Place) -> Result<()> {
+    let mut journal = place.open(1)?.journal;
     let identity = journal.identity();
     journal.append(b"x")?;
     journal.checkpoint(b"state")?;
     drop(journal);
-    assert_eq!(bench.open()?.journal.identity(), identity);
-    let other = Bench::new(bench.backend)?;
-    assert_ne!(other.open()?.journal.identity(), identity);
+    assert_eq!(place.open(1)?.journal.identity(), identity);
+    let other = place.another()?;
+    assert_ne!(other.open(1)?.journal.identity(), identity);
     Ok(())
 }
 
-fn a_newer_format_is_refused_and_an_older_one_is_told(bench: &Bench) -> Result<()> {
-    let mut journal = open(bench.options(3))?.journal;
+fn a_newer_format_is_refused_and_an_older_one_is_told(place: &dyn Place) -> Result<()> {
+    let mut journal = place.open(3)?.journal;
     journal.append(b"of format 3")?;
     journal.barrier()?;
     drop(journal);
-    assert!(matches!(open(bench.options(2)), Err(OpenError::Newer { found: 3, supported: 2 })));
-    let opened = open(bench.options(4))?;
+    assert!(matches!(place.open(2), Err(Refusal::Newer { found: 3, supported: 2 })));
+    let opened = place.open(4)?;
     assert_eq!((opened.format, opened.batches.len()), (3, 1));
     drop(opened);
-    assert!(matches!(open(bench.options(3)), Err(OpenError::Newer { found: 4, supported: 3 })));
+    assert!(matches!(place.open(3), Err(Refusal::Newer { found: 4, supported: 3 })));
     Ok(())
 }
 
-fn a_journal_is_open_once(bench: &Bench) -> Result<()> {
-    let first = bench.open()?;
-    assert!(matches!(open(bench.options(1)), Err(OpenError::Locked { .. })));
+fn a_journal_is_open_once(place: &dyn Place) -> Result<()> {
+    let first = place.open(1)?;
+    assert!(matches!(place.open(1), Err(Refusal::InUse)));
     drop(first);
-    bench.open()?;
+    place.open(1)?;
     Ok(())
 }
 
-fn churn_stays_small_and_opens_fast(bench: &Bench) -> Result<()> {
-    let mut journal = bench.open()?.journal;
+fn churn_stays_small_and_opens_fast(place: &dyn Place) -> Result<()> {
+    let mut journal = place.open(1)?.journal;
     let mut random = Random::new(4);
     let mut batch = vec![0; 8_000];
     let mut disk_most = 0;
@@ -159,13 +134,13 @@ fn churn_stays_small_and_opens_fast(bench: &Bench) -> Result<()> {
     journal.barrier()?;
     journal.compact_if_needed()?;
     let stats = journal.stats();
-    println!("{}: {} bytes appended, at most {disk_most} on disk", bench.backend, stats.appended_bytes);
+    println!("{place:?}: {} bytes appended, at most {disk_most} on disk", stats.appended_bytes);
     ensure!(stats.appended_bytes == 48_000_000, "{stats:?}");
     ensure!(disk_most < 40 << 20, "{disk_most} bytes on disk for 4 MB between checkpoints");
     ensure!(stats.disk_bytes < 4 << 20, "{stats:?}");
     drop(journal);
     let start = std::time::Instant::now();
-    let opened = bench.open()?;
+    let opened = place.open(1)?;
     ensure!(start.elapsed().as_secs() < 5, "it took {:?} to open", start.elapsed());
     ensure!(opened.batches.is_empty() && opened.checkpoint == Some((BatchSeq(6_000), batch)));
     Ok(())
@@ -182,6 +157,13 @@ macro_rules! contract {
         }
         mod memory {
             $(#[test] fn $claim() { super::$claim(&super::Bench::new(super::Backend::Memory).unwrap()).unwrap(); })*
+        }
+        mod postgres {
+            $(#[test] fn $claim() {
+                if let Some(database) = super::Database::fresh().unwrap() {
+                    super::$claim(&database).unwrap();
+                }
+            })*
         }
     };
 }
@@ -244,7 +226,7 @@ fn damage_the_middle(file: &Path) -> Result<()> {
 fn a16_a_broken_journal_is_set_aside_and_the_next_has_a_new_identity() {
     for (backend, file) in [(Backend::Sled, "db"), (Backend::Redb, "journal.redb")] {
         let bench = Bench::new(backend).unwrap();
-        let mut journal = bench.open().unwrap().journal;
+        let mut journal = open(bench.options(1)).unwrap().journal;
         let identity = journal.identity();
         for _ in 0..50 {
             journal.append(&[7; 5_000]).unwrap();
@@ -253,13 +235,13 @@ fn a16_a_broken_journal_is_set_aside_and_the_next_has_a_new_identity() {
         drop(journal);
         let directory = bench.options(1).directory;
         damage_the_middle(&directory.join("journal.1").join(file)).unwrap();
-        let damaged = bench.open().unwrap_err();
-        assert!(matches!(damaged.downcast_ref(), Some(OpenError::Damaged { .. })), "{damaged:?}");
-        let again = bench.open().unwrap_err();
-        assert!(matches!(again.downcast_ref(), Some(OpenError::Damaged { .. })), "nothing was moved: {again:?}");
+        let damaged = open(bench.options(1)).unwrap_err();
+        assert!(matches!(damaged, OpenError::Damaged { .. }), "{damaged:?}");
+        let again = open(bench.options(1)).unwrap_err();
+        assert!(matches!(again, OpenError::Damaged { .. }), "nothing was moved: {again:?}");
         let bad = set_aside(&directory).unwrap();
         assert!(bad.join("journal.1").join(file).exists());
-        let opened = bench.open().unwrap();
+        let opened = open(bench.options(1)).unwrap();
         assert!(opened.created && opened.batches.is_empty());
         assert_ne!(opened.journal.identity(), identity);
     }
@@ -270,20 +252,20 @@ fn a_tail_that_was_acknowledged_and_is_gone_is_a_fault() {
     for backend in [Backend::Sled, Backend::Redb] {
         let bench = Bench::new(backend).unwrap();
         let directory = bench.options(1).directory;
-        let mut journal = bench.open().unwrap().journal;
+        let mut journal = open(bench.options(1)).unwrap().journal;
         journal.append(b"first").unwrap();
         journal.barrier().unwrap();
         drop(journal);
         let older = bench.path().join("older");
         copy_directory(&directory.join("journal.1"), &older).unwrap();
-        let mut journal = bench.open().unwrap().journal;
+        let mut journal = open(bench.options(1)).unwrap().journal;
         journal.append(b"second").unwrap();
         journal.barrier().unwrap();
         drop(journal);
         std::fs::remove_dir_all(directory.join("journal.1")).unwrap();
         std::fs::rename(older, directory.join("journal.1")).unwrap();
-        let fault = bench.open().unwrap_err();
-        let Some(OpenError::Damaged { fault, .. }) = fault.downcast_ref() else { panic!("{fault:?}") };
+        let fault = open(bench.options(1)).unwrap_err();
+        let OpenError::Damaged { fault, .. } = &fault else { panic!("{fault:?}") };
         assert!(matches!(fault, IntegrityFault::AcknowledgedMissing { last: 1, acknowledged: 2 }), "{fault}");
     }
 }
@@ -291,7 +273,7 @@ fn a_tail_that_was_acknowledged_and_is_gone_is_a_fault() {
 #[test]
 fn a_journal_is_carried_over_from_one_store_to_the_other() {
     let bench = Bench::new(Backend::Sled).unwrap();
-    let mut journal = bench.open().unwrap().journal;
+    let mut journal = open(bench.options(1)).unwrap().journal;
     let identity = journal.identity();
     journal.append(b"before").unwrap();
     journal.checkpoint(b"state").unwrap();
@@ -311,7 +293,7 @@ fn a_journal_is_carried_over_from_one_store_to_the_other() {
 fn every_barrier_takes_a_sync() -> Result<()> {
     for backend in [Backend::Sled, Backend::Redb] {
         let bench = Bench::new(backend)?;
-        let mut journal = bench.open()?.journal;
+        let mut journal = open(bench.options(1))?.journal;
         for round in 0..50u64 {
             journal.append(&round.to_be_bytes())?;
             journal.barrier()?;

@@ -1,0 +1,153 @@
+//! What a journal that several servers share promises beside the contract of every journal.
+#![expect(clippy::unwrap_used, reason = "a failed assertion is the result of a test")]
+
+use contract_tests::journals::{Database, statement};
+use control_plane_postgres::{Contents, Ended, News, OpenError, PostgresJournal, Standby, Taken};
+use storage_sync_journal::{BatchSeq, JournalError};
+
+fn follow(database: &Database, name: &str) -> (Standby, Contents) {
+    Standby::open(database.address.clone(), Database::member(name), 1).unwrap()
+}
+
+fn lead(database: &Database, name: &str) -> PostgresJournal {
+    let (mut standby, _) = follow(database, name);
+    standby.try_lead().unwrap().expect("nobody leads").journal
+}
+
+/// Makes the leader's lease run out at once, as if it had not been renewed.
+fn expire(database: &Database) {
+    statement(&database.address.to_string(), "UPDATE atoll.leader SET expires_at = '-infinity'").unwrap();
+}
+
+#[test]
+fn b3_the_database_refuses_what_a_superseded_leader_writes() {
+    let Some(database) = Database::fresh().unwrap() else { return };
+    let mut first = lead(&database, "first");
+    first.append(b"kept").unwrap();
+    first.barrier().unwrap();
+    let (mut standby, _) = follow(&database, "second");
+    assert_eq!(standby.leader().name, "first");
+    // It was late by so much that another took over: its own clock has not told it yet.
+    expire(&database);
+    standby.poll().unwrap();
+    let Taken { journal: mut second, .. } = standby.try_lead().unwrap().expect("the lease has run out");
+    assert!(second.epoch() > first.epoch());
+    first.append(b"stale").unwrap();
+    let refused = first.barrier().unwrap_err();
+    assert!(matches!(&refused, JournalError::Store(message) if message.contains("another server leads")), "{refused}");
+    assert!(matches!(first.append(b"more"), Err(JournalError::Failed)));
+    second.append(b"fresh").unwrap();
+    second.barrier().unwrap();
+    // Neither may it put a checkpoint in the place of what came since.
+    let end = first.take_end().unwrap();
+    assert!(matches!(end.blocking_recv(), Ok(Ended::Superseded { .. })));
+    drop((first, second));
+    let (_, contents) = follow(&database, "third");
+    assert_eq!(contents.batches, [(BatchSeq(1), b"kept".to_vec()), (BatchSeq(2), b"fresh".to_vec())]);
+}
+
+#[test]
+fn b3_a_superseded_leader_writes_no_checkpoint() {
+    let Some(database) = Database::fresh().unwrap() else { return };
+    let mut first = lead(&database, "first");
+    first.append(b"one").unwrap();
+    first.barrier().unwrap();
+    expire(&database);
+    let second = lead(&database, "second");
+    first.checkpoint(b"stale").unwrap_err();
+    drop((first, second));
+    let (_, contents) = follow(&database, "third");
+    assert_eq!(contents, Contents { checkpoint: None, batches: vec![(BatchSeq(1), b"one".to_vec())] });
+}
+
+#[test]
+fn a_standby_follows_batch_by_batch_and_over_checkpoints() {
+    let Some(database) = Database::fresh().unwrap() else { return };
+    let mut leader = lead(&database, "leader");
+    let (mut standby, contents) = follow(&database, "standby");
+    assert_eq!(contents, Contents { checkpoint: None, batches: Vec::new() });
+    assert_eq!(standby.poll().unwrap(), News::Nothing);
+    leader.append(b"one").unwrap();
+    assert_eq!(standby.poll().unwrap(), News::Nothing, "it is not durable yet");
+    leader.append(b"two").unwrap();
+    leader.barrier().unwrap();
+    let both = vec![(BatchSeq(1), b"one".to_vec()), (BatchSeq(2), b"two".to_vec())];
+    assert_eq!(standby.poll().unwrap(), News::Batches(both));
+    leader.checkpoint(b"state").unwrap();
+    assert_eq!(standby.poll().unwrap(), News::Nothing, "it knows everything that the checkpoint stands for");
+    leader.append(b"three").unwrap();
+    leader.checkpoint(b"later").unwrap();
+    leader.append(b"four").unwrap();
+    leader.barrier().unwrap();
+    let anew =
+        Contents { checkpoint: Some((BatchSeq(3), b"later".to_vec())), batches: vec![(BatchSeq(4), b"four".to_vec())] };
+    assert_eq!(standby.poll().unwrap(), News::Anew(anew));
+    assert!(standby.leader().is_alive && standby.try_lead().unwrap().is_none());
+    drop(leader);
+    standby.poll().unwrap();
+    assert!(!standby.leader().is_alive, "a leader that ends gives its lease back");
+    assert_eq!(standby.try_lead().unwrap().unwrap().journal.durable(), BatchSeq(4));
+}
+
+#[test]
+fn of_two_standbys_one_takes_the_lead() {
+    let Some(database) = Database::fresh().unwrap() else { return };
+    let (mut one, _) = follow(&database, "one");
+    let (mut other, _) = follow(&database, "other");
+    let taken = one.try_lead().unwrap().expect("nobody leads");
+    assert!(other.try_lead().unwrap().is_none(), "it has looked before, and is too late");
+    other.poll().unwrap();
+    assert_eq!(other.leader().name, "one");
+    drop(taken);
+}
+
+#[test]
+fn a_leader_whose_connection_breaks_goes_on_under_the_same_epoch() {
+    let Some(database) = Database::fresh().unwrap() else { return };
+    let mut leader = lead(&database, "leader");
+    for round in 1..=5u64 {
+        let cut = "SELECT count(pg_terminate_backend(pid)) FROM pg_stat_activity
+            WHERE datname = current_database() AND pid <> pg_backend_pid()";
+        leader.append(&round.to_be_bytes()).unwrap();
+        statement(&database.address.to_string(), cut).unwrap();
+        leader.barrier().unwrap();
+    }
+    let (_, contents) = follow(&database, "reader");
+    assert_eq!(contents.batches.len(), 5);
+    assert!(contents.batches.iter().all(|(seq, batch)| *batch == seq.0.to_be_bytes()));
+}
+
+#[test]
+fn a_batch_that_is_damaged_or_gone_is_named() {
+    let Some(database) = Database::fresh().unwrap() else { return };
+    let mut leader = lead(&database, "leader");
+    for _ in 0..3 {
+        leader.append(b"batch").unwrap();
+        leader.barrier().unwrap();
+    }
+    drop(leader);
+    let server = database.address.to_string();
+    let opened = || Standby::open(database.address.clone(), Database::member("reader"), 1);
+    statement(&server, "UPDATE atoll.batches SET bytes = 'botch' WHERE seq = 2").unwrap();
+    let error = opened().unwrap_err();
+    assert!(
+        matches!(&error, OpenError::Damaged(fault) if fault.to_string().contains("batch 2 is damaged")),
+        "{error:?}"
+    );
+    statement(&server, "DELETE FROM atoll.batches WHERE seq = 2").unwrap();
+    let error = opened().unwrap_err();
+    assert!(
+        matches!(&error, OpenError::Damaged(fault) if fault.to_string().contains("batch 2 is missing")),
+        "{error:?}"
+    );
+}
+
+#[test]
+fn servers_with_different_cas_do_not_share_a_database() {
+    let Some(database) = Database::fresh().unwrap() else { return };
+    drop(lead(&database, "one"));
+    let mut stranger = Database::member("stranger");
+    stranger.authority = "other".to_owned();
+    let refused = Standby::open(database.address.clone(), stranger, 1).unwrap_err();
+    assert!(matches!(refused, OpenError::OtherAuthority { .. }), "{refused:?}");
+}
