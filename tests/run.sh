@@ -16,6 +16,7 @@ export PROPTEST_RNG_SEED="${PROPTEST_RNG_SEED:-1}"
 packages=(
     gcc libc6-dev                               # the linker, and the recorder of the power-loss tests
     ceph-mon ceph-osd radosgw ceph-common       # a real S3 server
+    postgresql                                  # the store of several servers
     python3 curl                                # the example, and the scripts under tests/parts
     iproute2 iptables nftables                  # sites as network namespaces
     util-linux mount procps                     # file systems and processes of a test's own
@@ -34,6 +35,7 @@ clean_up() {
     trap - EXIT INT TERM
     [ -z "$apt_job" ] || wait "$apt_job" 2>/dev/null
     bash tests/parts/ceph-down.sh "$scratch/s3"
+    bash tests/parts/postgres-down.sh "$scratch/postgres"
     rm -rf "$scratch"
 }
 trap clean_up EXIT
@@ -110,6 +112,10 @@ fi
 if stage "S3 server" bash tests/parts/ceph-up.sh "$scratch/s3"; then
     # shellcheck disable=SC1091
     . "$scratch/s3/env"
+fi
+if stage "PostgreSQL" bash tests/parts/postgres-up.sh "$scratch/postgres"; then
+    # shellcheck disable=SC1091
+    . "$scratch/postgres/env"
 fi
 
 run_tests() {

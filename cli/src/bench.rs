@@ -25,7 +25,7 @@ pub(crate) struct BenchArguments {
     /// Where the installations that are measured keep their data: the disk under it is part of what is measured.
     #[arg(long, global = true)]
     data_dir: Option<PathBuf>,
-    /// Store of the control plane's journal.
+    /// Store of the control plane's journal: sled, redb or postgres://… (in a schema of its own, which is removed).
     #[arg(long, global = true)]
     store: Option<String>,
 }
@@ -133,23 +133,53 @@ struct Measured {
     installation: Installation,
     client: Client,
     _directory: tempfile::TempDir,
+    _schema: Option<Schema>,
+}
+
+/// What an installation keeps in a database: a schema of its own, removed with it.
+#[derive(Debug)]
+struct Schema(control_plane_postgres::Address);
+
+impl Drop for Schema {
+    fn drop(&mut self) {
+        let address = self.0.clone();
+        // A connection needs a thread that no runtime is on.
+        let dropped = std::thread::spawn(move || control_plane_postgres::drop_schema(&address)).join();
+        if !matches!(dropped, Ok(Ok(()))) {
+            eprintln!("the schema {} could not be removed from the database", self.0.schema());
+        }
+    }
 }
 
 impl Place {
     async fn start(&self, sites: u32) -> anyhow::Result<Measured> {
         let parent = self.data_dir.clone().unwrap_or_else(std::env::temp_dir);
         let directory = tempfile::Builder::new().prefix("atoll-bench-").tempdir_in(parent)?;
+        let schema = match &self.store {
+            Some(store) if store.contains("://") => {
+                let address: control_plane_postgres::Address = store.parse()?;
+                Some(Schema(address.with_schema(&format!("atoll_bench_{}", uuid::Uuid::now_v7().simple()))?))
+            }
+            Some(_) | None => None,
+        };
+        let store = schema.as_ref().map(|schema| schema.0.to_string()).or_else(|| self.store.clone());
         let options = Options {
             directory: directory.path().to_owned(),
             sites: (1..=sites).map(site_name).collect(),
             listen: ([127, 0, 0, 1], 0).into(),
             bucket: None,
-            store: self.store.clone(),
+            store,
             agent_arguments: Vec::new(),
         };
         let installation = Installation::start(options).await?;
         let client = Client::new(installation.url(), installation.token())?;
-        Ok(Measured { installation, client, _directory: directory })
+        Ok(Measured { installation, client, _directory: directory, _schema: schema })
+    }
+
+    /// The store, without where it is.
+    fn store_name(&self) -> &str {
+        let store = self.store.as_deref().unwrap_or("sled");
+        store.split_once("://").map_or(store, |(scheme, _)| scheme)
     }
 }
 

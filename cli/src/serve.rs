@@ -26,7 +26,7 @@ pub(crate) struct ServerArguments {
     /// Address for agents.
     #[arg(long)]
     agent_listen: Option<SocketAddr>,
-    /// Where the journal is kept: sled or redb.
+    /// Where the journal is kept: sled, redb, or postgres://USER@HOST/DATABASE.
     #[arg(long)]
     store: Option<String>,
     /// The bucket: a directory, or s3://NAME/PREFIX.

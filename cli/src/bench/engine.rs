@@ -30,7 +30,7 @@ pub(super) async fn measure(
         results.insert("share_of_bare_spawns".to_owned(), json!(reached / bare));
     }
     let executor = if executor == ExecutorKind::Null { "null" } else { "process" };
-    let store = place.store.as_deref().unwrap_or("sled");
+    let store = place.store_name();
     let settings = json!({ "executions": executions, "sites": sites, "executor": executor, "store": store });
     Ok(Findings { bench: "engine", settings, results })
 }

@@ -71,6 +71,20 @@ impl ControlPlane {
         core
     }
 
+    /// Takes in what another control plane has decided, so that the views show it. One that follows decides nothing itself:
+    /// it handles no event before [`Self::take_over`].
+    pub fn follow(&mut self, facts: impl IntoIterator<Item = Fact>) {
+        for fact in facts {
+            self.state.evolve(&fact);
+        }
+        self.caches = Caches::default();
+    }
+
+    /// Begins to decide where the one that was followed has stopped.
+    pub fn take_over(self, config: Config, now: Timestamp) -> Self {
+        Self::recover(config, Some(Snapshot(self.state)), [], now)
+    }
+
     /// Takes in one event and returns everything that follows from it.
     pub fn handle(&mut self, event: Event, now: Timestamp) -> Step {
         // Clocks may step back; deadlines are compared with what was seen before.

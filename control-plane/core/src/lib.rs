@@ -6,6 +6,9 @@
 //! commands), and [`ControlPlane::next_timeout`] to know when to send [`Event::TimeoutElapsed`]; between them any of the
 //! read-only views; [`ControlPlane::check`] asserts the invariants whenever somebody wants to know.
 //!
+//! A control plane that stands by for another calls [`ControlPlane::follow`] with that one's facts instead, and
+//! [`ControlPlane::take_over`] once.
+//!
 //! Invariants:
 //! - I1, I2: an execution has at most one outcome that counts, of the attempt that was current when it was accepted (a
 //!   second success of one whose outputs were gone and were made again takes the place of the first);

@@ -11,7 +11,7 @@ use crate::address::Address;
 use crate::error::{OpenError, StoreError};
 use crate::lease::{Ended, Lease};
 use crate::session::{ANSWER_MAX, Session};
-use crate::standby::{Contents, Member, News, Standby, Taken};
+use crate::standby::{Contents, Member, Standby, Taken};
 
 /// Batches that wait for a barrier before one is made unasked.
 const PENDING_BYTES_MAX: usize = 64 << 20;
@@ -83,7 +83,7 @@ const ADD_PART: &str = "WITH fence AS MATERIALIZED (SELECT 1 FROM leader WHERE e
 /// it changes nothing, because it names the generation before.
 const SWITCH: &str = "WITH fence AS MATERIALIZED (SELECT 1 FROM leader WHERE epoch = $1 FOR SHARE),
     switched AS (
-        UPDATE journal SET checkpoint_seq = $2, checkpoint_parts = $3, format = $4,
+        UPDATE journal SET checkpoint_seq = $2, checkpoint_parts = $3, checkpoint_format = $4,
             checkpoint_generation = checkpoint_generation + 1
         FROM fence WHERE checkpoint_generation = $5
     ),
@@ -101,13 +101,7 @@ impl PostgresJournal {
         let Some(Taken { journal, news }) = standby.try_lead()? else {
             return Err(OpenError::Held { holder: standby.leader().name.clone() });
         };
-        for news in news {
-            match news {
-                News::Nothing => {}
-                News::Batches(batches) => contents.batches.extend(batches),
-                News::Anew(anew) => contents = anew,
-            }
-        }
+        news.into_iter().for_each(|news| contents.extend(news));
         Ok((journal, contents, standby))
     }
 

@@ -48,6 +48,19 @@ pub struct Contents {
     pub checkpoint: Option<(BatchSeq, Vec<u8>)>,
     /// The batches after the checkpoint, in order, without gaps.
     pub batches: Vec<(BatchSeq, Vec<u8>)>,
+    /// The format in which the checkpoint was written, or the batches without one.
+    pub format: u16,
+}
+
+impl Contents {
+    /// Adds what came later.
+    pub fn extend(&mut self, news: News) {
+        match news {
+            News::Nothing => {}
+            News::Batches(batches) => self.batches.extend(batches),
+            News::Anew(contents) => *self = contents,
+        }
+    }
 }
 
 /// What has come since the last time.
@@ -74,7 +87,6 @@ pub struct Standby {
     format: u16,
     session: Option<Session>,
     identity: JournalId,
-    found_format: u16,
     created: bool,
     leader: Leader,
     /// The last batch that was handed out.
@@ -91,7 +103,8 @@ impl fmt::Debug for Standby {
 }
 
 const JOURNAL: &str =
-    "SELECT identity, format, authority, checkpoint_seq, checkpoint_generation, checkpoint_parts FROM journal";
+    "SELECT identity, format, authority, checkpoint_seq, checkpoint_generation, checkpoint_parts, checkpoint_format
+    FROM journal";
 const LEADER: &str =
     "SELECT leader.epoch, holder, api_url, agent_address, expires_at >= clock_timestamp(), checkpoint_seq
     FROM leader, journal";
@@ -137,7 +150,6 @@ impl Standby {
             format,
             session: Some(session),
             identity: JournalId(identity),
-            found_format: format,
             created: !made.is_empty(),
             leader: nobody,
             last: 0,
@@ -153,11 +165,6 @@ impl Standby {
     /// Which journal this is.
     pub fn identity(&self) -> JournalId {
         self.identity
-    }
-
-    /// The format in which the journal was written.
-    pub fn format(&self) -> u16 {
-        self.found_format
     }
 
     /// Whether the journal was made by [`Self::open`].
@@ -226,7 +233,7 @@ impl Standby {
         loop {
             match self.poll_once()? {
                 News::Nothing => break,
-                some => news.push(some),
+                some @ (News::Batches(_) | News::Anew(_)) => news.push(some),
             }
         }
         let beginning = Beginning {
@@ -288,10 +295,11 @@ impl Standby {
         let row = self.session()?.query_one(JOURNAL, &[])?;
         let (identity, format, authority): (String, i32, Option<String>) = (row.get(0), row.get(1), row.get(2));
         let (generation, parts): (i64, i32) = (row.get(4), row.get(5));
-        self.found_format = u16::try_from(format).unwrap_or(u16::MAX);
-        if self.found_format > self.format {
-            return Err(OpenError::Newer { found: self.found_format, supported: self.format });
+        let found = format_of(format);
+        if found > self.format {
+            return Err(OpenError::Newer { found, supported: self.format });
         }
+        let format = if generation == 0 { found } else { format_of(row.get(6)) };
         let unreadable = || OpenError::Damaged(IntegrityFault::Description(format!("the identity {identity:?}")));
         self.identity = JournalId(u128::from_str_radix(&identity, 16).map_err(|_| unreadable())?);
         if let Some(theirs) = authority.filter(|theirs| *theirs != self.member.authority) {
@@ -311,7 +319,7 @@ impl Standby {
             let rows = self.session()?.query(BATCHES, &[&last, &PAGE])?;
             let page: Vec<(BatchSeq, Vec<u8>)> = rows.iter().map(batch_of).collect::<Result<_, _>>()?;
             if page.is_empty() {
-                return Ok(Contents { checkpoint, batches });
+                return Ok(Contents { checkpoint, batches, format });
             }
             self.count(&page)?;
             batches.extend(page);
@@ -362,6 +370,10 @@ fn batch_of(row: &Row) -> Result<(BatchSeq, Vec<u8>), OpenError> {
     }
     let place = BatchSeq(seq).to_string();
     Err(OpenError::Damaged(IntegrityFault::BadFrame { place, reason: "its digest does not fit" }))
+}
+
+fn format_of(column: i32) -> u16 {
+    u16::try_from(column).unwrap_or(u16::MAX)
 }
 
 /// A number that is never negative, as PostgreSQL keeps it.

@@ -4,8 +4,10 @@ mod layers;
 
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::path::PathBuf;
+use std::str::FromStr;
 use std::time::Duration;
 
+use control_plane_postgres::Address;
 use serde::Deserialize;
 
 pub use crate::history::{Retention, RetentionRule};
@@ -33,7 +35,8 @@ pub struct Config {
     pub agent_listen: SocketAddr,
     /// The URL by which people reach the API, if it is not the address that it listens on.
     pub public_url: Option<String>,
-    /// `host:port` by which agents reach this machine, if it is not the address that is listened on. Join tokens carry it.
+    /// `host:port` by which agents reach this machine, if it is not the address that is listened on. Join tokens carry it;
+    /// with commas the other servers of the installation may follow.
     pub agent_address: Option<String>,
     /// Further names and addresses for the server's certificates.
     pub names: Vec<String>,
@@ -56,13 +59,35 @@ pub struct Config {
     pub history: Retention,
 }
 
-/// Which embedded database holds the journal.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Deserialize)]
-#[serde(rename_all = "lowercase")]
+/// Which database holds the journal: `sled` or `redb`, embedded, for one server, or `postgres://…` for several.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub enum Store {
     #[default]
     Sled,
     Redb,
+    Postgres(Address),
+}
+
+impl FromStr for Store {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        match text {
+            "sled" => Ok(Self::Sled),
+            "redb" => Ok(Self::Redb),
+            text if text.contains("://") => text
+                .parse()
+                .map(Self::Postgres)
+                .map_err(|error| format!("{text:?} is no address of a database: {error}")),
+            other => Err(format!("unknown store {other:?}: it is sled, redb or postgres://USER@HOST/DATABASE")),
+        }
+    }
+}
+
+impl<'de> Deserialize<'de> for Store {
+    fn deserialize<D: serde::Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        String::deserialize(deserializer)?.parse().map_err(serde::de::Error::custom)
+    }
 }
 
 /// Access to an S3-compatible bucket.
@@ -208,7 +233,7 @@ impl Config {
                 });
             }
         }
-        if let Some(address) = &self.agent_address {
+        for address in self.agent_address.iter().flat_map(|list| list.split(',')) {
             let port = address.rsplit_once(':').map(|(host, port)| (host.is_empty(), port.parse::<u16>()));
             if !matches!(port, Some((false, Ok(_)))) {
                 return Err(ConfigError { field: "agent_address", problem: format!("{address:?} is not host:port") });

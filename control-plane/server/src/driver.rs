@@ -8,6 +8,7 @@
 mod batch;
 mod clock;
 mod deletion;
+mod follow;
 mod keeper;
 mod notice;
 mod pump;
@@ -22,10 +23,12 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use atoll_model::session::ControlFrame;
 use control_plane_core::{ConnectionId, ControlPlane, Event, Rejection, Request, RequestId, Response};
-use tokio::sync::{broadcast, mpsc, oneshot};
+use control_plane_postgres::{Leader, News, Taken};
+use tokio::sync::{broadcast, mpsc, oneshot, watch};
 
 pub(crate) use clock::wall_clock;
 pub(crate) use deletion::{BucketOrder, delete_objects};
+pub(crate) use follow::{Following, follow};
 #[cfg(test)]
 pub(crate) use keeper::Log;
 pub use notice::Changed;
@@ -57,6 +60,7 @@ pub struct Handle {
     inbox: mpsc::Sender<Input>,
     numbers: Arc<Numbers>,
     notices: Notices,
+    leader: watch::Receiver<Option<Leader>>,
 }
 
 #[derive(Debug, Default)]
@@ -87,14 +91,28 @@ enum Input {
         connection: ConnectionId,
         frames: mpsc::Sender<ControlFrame>,
     },
+    /// What the leader has made durable, where this server follows it.
+    News(News),
+    /// This server leads from now on.
+    Lead(Box<Taken>),
     /// Ends the driver after everything that was sent before.
     Shutdown,
 }
 
 impl Handle {
-    fn new(notices: Notices) -> (Self, mpsc::Receiver<Input>) {
+    fn new(notices: Notices, leader: watch::Receiver<Option<Leader>>) -> (Self, mpsc::Receiver<Input>) {
         let (inbox, inputs) = mpsc::channel(INBOX_LENGTH);
-        (Self { inbox, numbers: Arc::default(), notices }, inputs)
+        (Self { inbox, numbers: Arc::default(), notices, leader }, inputs)
+    }
+
+    /// Whom this server follows; nobody if it leads itself.
+    pub fn leader(&self) -> Option<Leader> {
+        self.leader.borrow().clone()
+    }
+
+    /// Waits until this server leads; whether it came to that before the driver has ended.
+    pub(crate) async fn wait_to_lead(&self) -> bool {
+        self.leader.clone().wait_for(Option::is_none).await.is_ok()
     }
 
     /// Hands an event to the core; waits while too many are on their way.

@@ -1,5 +1,6 @@
 //! A control plane from its start to its end.
 
+mod store;
 #[cfg(test)]
 mod tests;
 
@@ -14,12 +15,12 @@ use axum::Router;
 use axum::extract::{Request, State};
 use axum::response::Response;
 use axum::routing::any;
+use control_plane_postgres::Member;
 use rustls::ServerConfig;
 use rustls::pki_types::CertificateDer;
 use rustls::pki_types::pem::PemObject as _;
 use serde_json::json;
 use storage_sync_engine::bucket::{Bucket, BucketOptions, ByteStream};
-use storage_sync_journal::{Backend, Opened, Options};
 use tokio::net::TcpListener;
 use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
@@ -29,13 +30,13 @@ use crate::agents::{self, Agents};
 use crate::api::tokens::{ApiTokens, write_atomically};
 use crate::api::{self, App, Joining};
 use crate::audit::Audit;
-use crate::config::{Config, Store};
-use crate::driver::{self, Beginning, Driver, Handle, JOURNAL_FORMAT, Notices, delete_objects, wall_clock};
-use crate::history::{FileHistory, History, Keep, keep_runs};
+use crate::config::Config;
+use crate::driver::{Driver, Handle, Notices, delete_objects};
+use crate::history::{FileHistory, History, keep_runs};
 use crate::identity::{
     Authority, ServerCertificate, server_names, sha256, tls_for_agents, tls_for_people, tls_for_people_with_files,
 };
-use crate::telemetry::{Meters, Traced, install_log, start_exporter};
+use crate::telemetry::{Meters, install_log, start_exporter};
 
 /// What is still being answered when the server is to end has this long.
 const FAREWELL: Duration = Duration::from_secs(5);
@@ -93,7 +94,7 @@ struct Sockets {
     people: TcpListener,
     agents: TcpListener,
     people_address: SocketAddr,
-    /// `host:port` by which agents reach this machine.
+    /// `host:port` by which agents reach this machine; with commas, those of the other servers follow.
     agents_address: String,
 }
 
@@ -148,12 +149,15 @@ impl Server {
 
         let meters = Arc::new(Meters::new());
         let (traced, traces) = start_exporter(&config.telemetry)?.unzip();
-        let started = start_driver(config, &meters, traced.clone()).await?;
-        let Started { handle, driver, deletions, kept } = started;
+        let notices = Notices::new(traced.clone(), Arc::clone(&meters));
+        let member = member(config, &sockets, &authority);
+        let store::Started { handle, driver, deletions, kept } =
+            store::start_driver(config, member, notices, &meters).await?;
         // After the journal, which says who else has the data directory.
         let history = open_history(config)?;
         let tasks = TaskTracker::new();
-        tasks.spawn(keep_runs(Arc::clone(&history), config.history.clone(), handle.clone(), kept));
+        let keeping = keep_runs(Arc::clone(&history), config.history.clone(), handle.clone(), kept);
+        tasks.spawn(when_leading(handle.clone(), keeping));
         tasks.spawn(delete_objects(bucket.clone(), handle.clone(), deletions));
         if let Some(traces) = traces {
             tasks.spawn(traces.run(handle.clone()));
@@ -168,7 +172,7 @@ impl Server {
             audit,
             meters,
             logs: agents.logs(),
-            joining: Joining { url: format!("https://{}", sockets.agents_address), ca_sha256: authority.fingerprint() },
+            joining: Joining { url: agents_url(&sockets.agents_address), ca_sha256: authority.fingerprint() },
             tasks: tasks.clone(),
             traced,
             spool,
@@ -191,7 +195,7 @@ impl Server {
     ) -> anyhow::Result<()> {
         let Sockets { people, agents: agents_listener, people_address, agents_address } = sockets;
         let configured = config.names.iter().map(String::as_str).chain(config.public_url.as_deref());
-        let configured = configured.chain([agents_address.as_str()]);
+        let configured = configured.chain(agents_address.split(','));
         let listening = [config.listen.ip(), config.agent_listen.ip()];
         let certificate = ServerCertificate::issue(Arc::clone(authority), &server_names(listening, configured))?;
         let agents_tls = tls_for_agents(authority, Arc::clone(&certificate))?;
@@ -200,8 +204,7 @@ impl Server {
             (Some(files), false) => Some(tls_for_people_with_files(&files.certificate, &files.key)?),
             (None, false) => Some(tls_for_people(certificate)?),
         };
-        let scheme = if people_tls.is_some() { "https" } else { "http" };
-        let url = config.public_url.clone().unwrap_or_else(|| format!("{scheme}://{}", reachable(people_address)));
+        let url = people_url(config, people_address);
 
         let (failed, failures) = mpsc::channel(2);
         self.failures = failures;
@@ -217,6 +220,7 @@ impl Server {
                 "agent_addr": agents_address,
                 "token": app.tokens.first(),
                 "ca_file": authority.file(),
+                "leads": app.handle.leader().is_none(),
                 "pid": std::process::id(),
             });
             write_atomically(path, ready.to_string().as_bytes())
@@ -252,6 +256,37 @@ impl Server {
     }
 }
 
+/// The URL by which people reach the API.
+fn people_url(config: &Config, bound: SocketAddr) -> String {
+    let scheme = if config.plain_http { "http" } else { "https" };
+    config.public_url.clone().unwrap_or_else(|| format!("{scheme}://{}", reachable(bound)))
+}
+
+/// Every address at which agents may look for the control plane, as a join token carries them.
+fn agents_url(addresses: &str) -> String {
+    let urls: Vec<String> = addresses.split(',').map(|address| format!("https://{address}")).collect();
+    urls.join(",")
+}
+
+/// What the other servers of the installation are told of this one.
+fn member(config: &Config, sockets: &Sockets, authority: &Authority) -> Member {
+    let host = sysinfo::System::host_name().unwrap_or_default();
+    let agents = &sockets.agents_address;
+    Member {
+        name: format!("process {} on {host}", std::process::id()),
+        api_url: people_url(config, sockets.people_address),
+        agent_address: agents.split(',').next().unwrap_or(agents).to_owned(),
+        authority: authority.fingerprint().iter().map(|byte| format!("{byte:02x}")).collect(),
+    }
+}
+
+/// What only a leader does, from the time that this server leads.
+async fn when_leading(handle: Handle, work: impl Future<Output = ()>) {
+    if handle.wait_to_lead().await {
+        work.await;
+    }
+}
+
 async fn report(failed: mpsc::Sender<anyhow::Error>, serving: impl Future<Output = anyhow::Result<()>>) {
     if let Err(error) = serving.await {
         // Whoever would hear it is going down already.
@@ -281,7 +316,7 @@ fn make_directory(path: &Path) -> anyhow::Result<()> {
 fn open_bucket(config: &Config, sockets: &Sockets) -> anyhow::Result<Bucket> {
     let options = BucketOptions {
         url_lifetime: limits::URL_LIFETIME,
-        serve_url: format!("https://{}", sockets.agents_address),
+        serve_url: format!("https://{}", sockets.agents_address.split(',').next().unwrap_or_default()),
         signing_key: signing_key(&config.data_dir.join("bucket.key"))?,
         endpoint: config.s3.endpoint.clone(),
         region: config.s3.region.clone(),
@@ -319,52 +354,6 @@ fn open_history(config: &Config) -> anyhow::Result<Arc<dyn History>> {
         )
     })?;
     Ok(Arc::new(history))
-}
-
-/// The running driver, and what it asks for.
-struct Started {
-    handle: Handle,
-    driver: Driver,
-    deletions: mpsc::UnboundedReceiver<driver::BucketOrder>,
-    kept: mpsc::UnboundedReceiver<Keep>,
-}
-
-async fn start_driver(
-    config: &Config,
-    meters: &Arc<Meters>,
-    traced: Option<mpsc::Sender<Traced>>,
-) -> anyhow::Result<Started> {
-    let backend = match config.store {
-        Store::Sled => Backend::Sled,
-        Store::Redb => Backend::Redb,
-    };
-    let options = Options::new(config.data_dir.join("journal"), backend, JOURNAL_FORMAT);
-    let core = config.core(wall_clock());
-    let meters = Arc::clone(meters);
-    let starting = move || -> anyhow::Result<_> {
-        let Opened { journal, checkpoint, batches, format, repaired, created } = storage_sync_journal::open(options)?;
-        repaired.iter().for_each(|repair| tracing::warn!(%repair, "the journal was put right"));
-        let bytes: usize = batches.iter().map(|(_, batch)| batch.len()).sum();
-        tracing::info!(created, batches = batches.len(), bytes, "opened the journal");
-        let (bucket_orders, deletions) = mpsc::unbounded_channel();
-        let (keeps, kept) = mpsc::unbounded_channel();
-        let notices = Notices::new(traced, Arc::clone(&meters));
-        let log = Box::new(journal);
-        let beginning = Beginning {
-            config: core,
-            log,
-            checkpoint,
-            batches,
-            format,
-            deletions: bucket_orders,
-            history: keeps,
-            notices,
-            meters,
-        };
-        let (handle, driver) = driver::start(beginning)?;
-        Ok(Started { handle, driver, deletions, kept })
-    };
-    tokio::task::spawn_blocking(starting).await.context("the driver could not be started")?
 }
 
 /// What the agents' listener serves beside gRPC: the bytes of a bucket that is a directory, under signed URLs. It lives

@@ -59,6 +59,7 @@ impl Core {
         let beginning = Beginning {
             config,
             log: Box::new(gate.over(journal)),
+            deposed: None,
             checkpoint,
             batches,
             format,

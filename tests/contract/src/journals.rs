@@ -214,7 +214,7 @@ impl Place for Database {
     fn open(&self, format: u16) -> Result<Found, Refusal> {
         use control_plane_postgres::OpenError as Error;
         let opened = PostgresJournal::open(self.address.clone(), Self::member("one"), format);
-        let (journal, Contents { checkpoint, batches }, standby) = opened.map_err(|error| match error {
+        let (journal, Contents { checkpoint, batches, format }, standby) = opened.map_err(|error| match error {
             Error::Newer { found, supported } => Refusal::Newer { found, supported },
             Error::Held { .. } => Refusal::InUse,
             Error::Store(_) | Error::Damaged(_) | Error::OtherAuthority { .. } => Refusal::Other(format!("{error:?}")),
@@ -223,7 +223,7 @@ impl Place for Database {
             journal: Box::new(journal),
             checkpoint,
             batches,
-            format: standby.format(),
+            format,
             created: standby.is_created(),
             repaired: Vec::new(),
         })

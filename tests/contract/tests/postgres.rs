@@ -57,7 +57,7 @@ fn b3_a_superseded_leader_writes_no_checkpoint() {
     first.checkpoint(b"stale").unwrap_err();
     drop((first, second));
     let (_, contents) = follow(&database, "third");
-    assert_eq!(contents, Contents { checkpoint: None, batches: vec![(BatchSeq(1), b"one".to_vec())] });
+    assert_eq!(contents, Contents { checkpoint: None, batches: vec![(BatchSeq(1), b"one".to_vec())], format: 1 });
 }
 
 #[test]
@@ -65,7 +65,7 @@ fn a_standby_follows_batch_by_batch_and_over_checkpoints() {
     let Some(database) = Database::fresh().unwrap() else { return };
     let mut leader = lead(&database, "leader");
     let (mut standby, contents) = follow(&database, "standby");
-    assert_eq!(contents, Contents { checkpoint: None, batches: Vec::new() });
+    assert_eq!(contents, Contents { checkpoint: None, batches: Vec::new(), format: 1 });
     assert_eq!(standby.poll().unwrap(), News::Nothing);
     leader.append(b"one").unwrap();
     assert_eq!(standby.poll().unwrap(), News::Nothing, "it is not durable yet");
@@ -79,8 +79,11 @@ fn a_standby_follows_batch_by_batch_and_over_checkpoints() {
     leader.checkpoint(b"later").unwrap();
     leader.append(b"four").unwrap();
     leader.barrier().unwrap();
-    let anew =
-        Contents { checkpoint: Some((BatchSeq(3), b"later".to_vec())), batches: vec![(BatchSeq(4), b"four".to_vec())] };
+    let anew = Contents {
+        checkpoint: Some((BatchSeq(3), b"later".to_vec())),
+        batches: vec![(BatchSeq(4), b"four".to_vec())],
+        format: 1,
+    };
     assert_eq!(standby.poll().unwrap(), News::Anew(anew));
     assert!(standby.leader().is_alive && standby.try_lead().unwrap().is_none());
     drop(leader);

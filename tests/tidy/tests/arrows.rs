@@ -60,7 +60,7 @@ fn the_vocabulary_depends_on_no_crate_of_ours() {
 }
 
 #[test]
-fn only_proto_knows_wire_types_and_only_the_journal_names_a_database() {
+fn only_proto_knows_wire_types_and_only_the_stores_name_a_database() {
     let mut found = Vec::new();
     for (name, needed) in dependencies().unwrap() {
         for wire in ["prost", "tonic-prost"] {
@@ -68,13 +68,18 @@ fn only_proto_knows_wire_types_and_only_the_journal_names_a_database() {
                 found.push(format!("{name} depends on {wire}"));
             }
         }
-        for database in ["sled", "redb"] {
-            if name != "storage-sync-journal" && needed.contains(database) {
+        let stores = [
+            ("sled", "storage-sync-journal"),
+            ("redb", "storage-sync-journal"),
+            ("tokio-postgres", "control-plane-postgres"),
+        ];
+        for (database, store) in stores {
+            if name != store && needed.contains(database) {
                 found.push(format!("{name} depends on {database}"));
             }
         }
     }
-    assert_none(&found, "one crate for the wire, one for the databases");
+    assert_none(&found, "one crate for the wire, one for the embedded databases, one for the shared one");
 }
 
 #[test]
@@ -82,6 +87,7 @@ fn the_two_shells_do_not_know_each_other() {
     let crates = dependencies().unwrap();
     assert!(!crates["control-plane-server"].contains("site-agent-daemon"));
     assert!(!crates["site-agent-daemon"].contains("control-plane-server"));
+    assert!(!crates["site-agent-daemon"].contains("control-plane-postgres"), "an agent speaks with no database");
     for library in ["storage-sync-engine", "storage-sync-journal"] {
         for shell in ["control-plane-server", "site-agent-daemon", "atoll"] {
             assert!(!crates[library].contains(shell), "{library} depends on {shell}");

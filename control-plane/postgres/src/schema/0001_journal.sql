@@ -9,7 +9,9 @@ CREATE TABLE journal (
     checkpoint_seq bigint NOT NULL DEFAULT 0,
     -- Which of the checkpoints counts; 0 for none.
     checkpoint_generation bigint NOT NULL DEFAULT 0,
-    checkpoint_parts integer NOT NULL DEFAULT 0
+    checkpoint_parts integer NOT NULL DEFAULT 0,
+    -- Of the checkpoint; that of later batches is at most journal.format.
+    checkpoint_format integer NOT NULL DEFAULT 0
 );
 
 -- Who leads. One row: every append holds it locked and compares the epoch, every new leader changes it.

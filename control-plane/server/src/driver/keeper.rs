@@ -9,6 +9,7 @@ use std::time::{Duration, Instant};
 use atoll_model::id::{Epoch, ReportSeq};
 use atoll_model::session::{ControlBody, ControlFrame, Goodbye};
 use control_plane_core::{Command, ConnectionId, Rejection, RequestId, Response};
+use control_plane_postgres::PostgresJournal;
 use storage_sync_journal::{Journal, JournalError, JournalStats};
 use tokio::sync::mpsc::error::TrySendError;
 use tokio::sync::{mpsc, oneshot};
@@ -29,27 +30,33 @@ pub(crate) trait Log: Send {
     fn stats(&self) -> JournalStats;
 }
 
-impl Log for Journal {
-    fn append(&mut self, batch: &[u8]) -> Result<(), JournalError> {
-        Self::append(self, batch).map(|_| ())
-    }
+macro_rules! log {
+    ($journal:ty) => {
+        impl Log for $journal {
+            fn append(&mut self, batch: &[u8]) -> Result<(), JournalError> {
+                Self::append(self, batch).map(|_| ())
+            }
 
-    fn barrier(&mut self) -> Result<(), JournalError> {
-        Self::barrier(self)
-    }
+            fn barrier(&mut self) -> Result<(), JournalError> {
+                Self::barrier(self)
+            }
 
-    fn checkpoint(&mut self, state: &[u8]) -> Result<(), JournalError> {
-        Self::checkpoint(self, state)
-    }
+            fn checkpoint(&mut self, state: &[u8]) -> Result<(), JournalError> {
+                Self::checkpoint(self, state)
+            }
 
-    fn compact_if_needed(&mut self) -> Result<bool, JournalError> {
-        Self::compact_if_needed(self)
-    }
+            fn compact_if_needed(&mut self) -> Result<bool, JournalError> {
+                Self::compact_if_needed(self)
+            }
 
-    fn stats(&self) -> JournalStats {
-        Self::stats(self)
-    }
+            fn stats(&self) -> JournalStats {
+                Self::stats(self)
+            }
+        }
+    };
 }
+log!(Journal);
+log!(PostgresJournal);
 
 pub(super) struct Keeper {
     log: Box<dyn Log>,

@@ -51,6 +51,11 @@ impl Notices {
 
     /// The driver has ended: whoever asks anything more learns so.
     pub(crate) fn end(&self) {
+        self.refresh();
+    }
+
+    /// Anything may have changed.
+    pub(crate) fn refresh(&self) {
         // Nobody listens any more: nobody is to be told.
         let _ = self.changes.send(Changed { runs: Arc::default(), ended: Arc::default(), transfers: true });
     }
@@ -59,6 +64,16 @@ impl Notices {
         if facts.is_empty() {
             return;
         }
+        self.tell(&facts);
+        if let Some(traced) = &self.traced
+            && traced.try_send(Traced::Facts(facts)).is_err()
+        {
+            self.meters.untraced_batches.inc();
+        }
+    }
+
+    /// Tells watchers only: what another server has decided is told of by its traces.
+    pub(crate) fn tell(&self, facts: &[Fact]) {
         if self.changes.receiver_count() > 0 {
             let runs: BTreeSet<RunId> = facts.iter().filter_map(run_of).collect();
             let transfers = facts.iter().any(|fact| matches!(fact, Fact::PushEnded { .. } | Fact::PushFailed { .. }));
@@ -68,11 +83,6 @@ impl Notices {
                 // Nobody listens any more: nothing is lost.
                 let _ = self.changes.send(changed);
             }
-        }
-        if let Some(traced) = &self.traced
-            && traced.try_send(Traced::Facts(facts)).is_err()
-        {
-            self.meters.untraced_batches.inc();
         }
     }
 }

@@ -101,6 +101,8 @@ impl Pump {
                 let answer = query.ask(&self.core);
                 self.batch.effects.push(Effect::Answer(answer));
             }
+            // Only what follows is sent these; a leader has taken the last of them in already.
+            Input::News(_) | Input::Lead(_) => {}
             Input::Connected { connection, frames } => {
                 self.batch.effects.push(Effect::Connect { connection, frames });
             }

@@ -35,7 +35,7 @@ pub(super) fn recover(
 }
 
 /// Reads the facts of a batch, which stand one after the other.
-fn decode(mut bytes: &[u8], facts: &mut Vec<Fact>) -> Result<(), postcard::Error> {
+pub(super) fn decode(mut bytes: &[u8], facts: &mut Vec<Fact>) -> Result<(), postcard::Error> {
     while !bytes.is_empty() {
         let (fact, rest) = postcard::take_from_bytes(bytes)?;
         facts.push(fact);

@@ -1,6 +1,7 @@
 #![expect(clippy::unwrap_used, reason = "a panic is a failed test")]
 
 use super::*;
+use crate::config::Store;
 
 fn config(directory: &Path) -> Config {
     Config {
@@ -36,7 +37,7 @@ async fn a_server_that_is_started_again_knows_what_it_knew_and_is_reached_over_h
     use std::os::unix::fs::PermissionsExt as _;
     let directory = tempfile::tempdir().unwrap();
     for store in [Store::Sled, Store::Redb] {
-        let config = Config { store, ..config(directory.path()) };
+        let config = Config { store: store.clone(), ..config(directory.path()) };
         let server = Server::start(&config).await.unwrap();
         let first = ready(&config);
         let mode = std::fs::metadata(config.ready_file.as_ref().unwrap()).unwrap().permissions().mode();
