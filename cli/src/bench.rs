@@ -6,6 +6,7 @@ mod engine;
 mod handoff;
 mod latency;
 mod machine;
+mod queue;
 
 use std::path::PathBuf;
 
@@ -55,6 +56,11 @@ enum Bench {
         #[arg(long, default_value_t = 1)]
         sites: u32,
     },
+    /// Memory that waiting executions take, and the time to recover them.
+    Queue {
+        #[arg(long, default_value_t = 1_000_000)]
+        executions: u32,
+    },
     /// Handing one file to the next step on the same site.
     Handoff {
         #[arg(long, default_value = "10GiB")]
@@ -86,6 +92,7 @@ pub(crate) async fn bench(arguments: BenchArguments) -> anyhow::Result<()> {
         Bench::Engine { executions, sites, executor } => engine::measure(&place, executions, sites, executor).await?,
         Bench::Latency { runs } => latency::measure(&place, runs).await?,
         Bench::Chain { steps, sites } => chain::measure(&place, steps, sites).await?,
+        Bench::Queue { executions } => queue::measure(&place, executions).await?,
         Bench::Handoff { size } => handoff::measure(&place, &size).await?,
     };
     let document = json!({

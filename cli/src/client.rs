@@ -124,10 +124,15 @@ impl Client {
 
     /// Submits a workflow without files and waits for its end.
     pub(crate) async fn submit_and_wait(&self, source: &str, file_name: &str) -> anyhow::Result<Finished> {
+        let run = self.submit_source(source, file_name).await?;
+        self.wait(&run).await
+    }
+
+    /// Submits a workflow without files; the name of its run.
+    pub(crate) async fn submit_source(&self, source: &str, file_name: &str) -> anyhow::Result<String> {
         let body = json!({ "source": source, "file_name": file_name, "inputs": {}, "actions": {} });
         let submitted = self.submit(&body).await?;
-        let run = submitted["run"].as_str().context("the answer names no run")?;
-        self.wait(run).await
+        Ok(submitted["run"].as_str().context("the answer names no run")?.to_owned())
     }
 
     /// Waits for the end of a run.

@@ -129,11 +129,7 @@ impl Installation {
         tokio::time::sleep(RESTART_PAUSE).await;
         match ended {
             None => {
-                let listen = socket_address(&self.ready.url)?;
-                let agent_listen: SocketAddr = self.ready.agent_addr.parse().context("the server's agent address")?;
-                let (server, ready) = start_server(&self.options, listen, agent_listen).await?;
-                self.server = server;
-                self.ready = ready;
+                self.restart_server().await?;
                 Ok(format!("the control plane had ended; it is up again (process {})", self.server.pid))
             }
             Some(site) => {
@@ -143,6 +139,24 @@ impl Installation {
                 Ok(message)
             }
         }
+    }
+
+    /// Ends the control plane without a warning and starts it again. How long the start took, recovery included.
+    ///
+    /// # Errors
+    /// When it cannot be started again.
+    pub(crate) async fn kill_server(&mut self) -> anyhow::Result<Duration> {
+        self.server.child.kill().await.context("cannot end the control plane")?;
+        let began = std::time::Instant::now();
+        self.restart_server().await?;
+        Ok(began.elapsed())
+    }
+
+    async fn restart_server(&mut self) -> anyhow::Result<()> {
+        let listen = socket_address(&self.ready.url)?;
+        let agent_listen: SocketAddr = self.ready.agent_addr.parse().context("the server's agent address")?;
+        (self.server, self.ready) = start_server(&self.options, listen, agent_listen).await?;
+        Ok(())
     }
 
     /// Which process ended: the server (nothing), or the agent of a site.

@@ -36,11 +36,23 @@ pub(super) fn used(pid: u32) -> anyhow::Result<Used> {
     let after_name = stat.rsplit_once(") ").context("the process's stat")?.1;
     let fields: Vec<&str> = after_name.split(' ').collect();
     let ticks: u64 = fields[11..=12].iter().filter_map(|field| field.parse::<u64>().ok()).sum();
-    let status = std::fs::read_to_string(format!("/proc/{pid}/status"))?;
-    let peak = status.lines().find_map(|line| line.strip_prefix("VmHWM:")).unwrap_or("0");
-    let kibibytes: u64 = peak.split_whitespace().next().and_then(|number| number.parse().ok()).unwrap_or(0);
     // USER_HZ is 100 on every Linux that Atoll runs on.
-    Ok(Used { cpu_seconds: ticks as f64 / 100.0, max_rss_bytes: kibibytes * 1024 })
+    Ok(Used { cpu_seconds: ticks as f64 / 100.0, max_rss_bytes: memory(pid, "VmHWM:")? })
+}
+
+/// What of a process is in memory now.
+///
+/// # Errors
+/// When there is no such process.
+pub(super) fn resident_bytes(pid: u32) -> anyhow::Result<u64> {
+    memory(pid, "VmRSS:")
+}
+
+fn memory(pid: u32, field: &str) -> anyhow::Result<u64> {
+    let status = std::fs::read_to_string(format!("/proc/{pid}/status")).with_context(|| format!("process {pid}"))?;
+    let line = status.lines().find_map(|line| line.strip_prefix(field)).unwrap_or("0");
+    let kibibytes: u64 = line.split_whitespace().next().and_then(|number| number.parse().ok()).unwrap_or(0);
+    Ok(kibibytes * 1024)
 }
 
 /// How many processes of `/bin/true` this machine starts and reaps in a second, with a bare loop on every core.

@@ -58,7 +58,8 @@ pub struct Agent {
 
 impl Agent {
     /// Rebuilds the state from the last snapshot, if there is one, and the facts after it; none of both is a new journal.
-    /// `found` is everything that shims, outcome records and the store hold of the process before. The step is carried out like any other.
+    /// `found` is everything that shims, outcome records and the store hold of the process before. The step is carried out
+    /// like any other.
     pub fn recover(
         config: Config,
         snapshot: Option<Snapshot>,
