@@ -20,6 +20,12 @@ pub(crate) struct RunArguments {
     /// An input: NAME=VALUE, or NAME=@PATH for a file or a directory.
     #[arg(short = 'i', long = "input", value_name = "NAME=VALUE")]
     inputs: Vec<String>,
+    /// The project that the run is counted to.
+    #[arg(long)]
+    project: Option<String>,
+    /// What the run is to be found by; may be given more than once.
+    #[arg(long = "label", value_name = "KEY=VALUE")]
+    labels: Vec<String>,
     /// Stay until it has ended; fail if it does.
     #[arg(long)]
     wait: bool,
@@ -34,6 +40,7 @@ pub(crate) struct RunArguments {
 /// When the file or the inputs are wrong, or the server refuses or cannot be reached.
 pub(crate) async fn run(connection: &Connection, arguments: RunArguments) -> anyhow::Result<bool> {
     let submission = Submission::prepare(&arguments.file, &arguments.inputs)?;
+    let submission = submission.tagged(arguments.project.clone(), &arguments.labels)?;
     let client = connection.client()?;
     if !arguments.wait {
         let document = submission.send(&client).await?;

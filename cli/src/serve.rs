@@ -1,5 +1,7 @@
 //! The long-lived processes: `atoll server` and `atoll agent`.
 
+mod journal;
+
 use std::io::Read as _;
 use std::net::SocketAddr;
 use std::path::PathBuf;
@@ -14,7 +16,10 @@ use crate::installation::SUPERVISED;
 use crate::output::outln;
 
 #[derive(Debug, Args)]
+#[command(args_conflicts_with_subcommands = true)]
 pub(crate) struct ServerArguments {
+    #[command(subcommand)]
+    command: Option<ServerCommand>,
     /// A TOML file; flags win over it.
     #[arg(long)]
     config: Option<PathBuf>,
@@ -47,6 +52,13 @@ pub(crate) struct ServerArguments {
     /// Check the configuration, and end.
     #[arg(long)]
     check: bool,
+}
+
+#[derive(Debug, Subcommand)]
+enum ServerCommand {
+    /// Look into the journal of a server that does not run.
+    #[command(subcommand)]
+    Journal(journal::JournalCommand),
 }
 
 #[derive(Debug, Subcommand)]
@@ -126,6 +138,9 @@ pub(crate) fn runtime(command: &Command) -> anyhow::Result<tokio::runtime::Runti
 }
 
 pub(crate) async fn server(arguments: ServerArguments) -> anyhow::Result<()> {
+    if let Some(ServerCommand::Journal(command)) = arguments.command {
+        return journal::journal(command);
+    }
     let flags = control_plane_server::config::Flags {
         data_dir: arguments.data_dir,
         listen: arguments.listen,

@@ -1,9 +1,12 @@
 //! Runs and their executions.
 
+use atoll_model::time::Timestamp;
+use atoll_model::units::parse_duration;
 use clap::Args;
 use serde_json::{Value, json};
 
 use crate::client::segment;
+use crate::failure::Failure;
 use crate::output::{self, outln};
 use crate::settings::Connection;
 use crate::table;
@@ -22,6 +25,21 @@ pub(crate) struct RunsArguments {
     /// Only runs with an execution at this site.
     #[arg(long)]
     site: Option<String>,
+    /// Only runs of this project.
+    #[arg(long)]
+    project: Option<String>,
+    /// Only runs with this label; may be given more than once.
+    #[arg(long = "label", value_name = "KEY=VALUE")]
+    labels: Vec<String>,
+    /// Only runs that were submitted then or later: a time (RFC 3339), or how long ago (`2h`, `7d`).
+    #[arg(long, value_name = "WHEN")]
+    since: Option<String>,
+    /// Only runs that were submitted before then.
+    #[arg(long, value_name = "WHEN")]
+    until: Option<String>,
+    /// Only runs that are listed after this one.
+    #[arg(long, value_name = "RUN")]
+    before: Option<String>,
     #[arg(long, default_value_t = 50)]
     limit: u32,
     /// Print one JSON document.
@@ -53,7 +71,20 @@ pub(crate) struct CancelArguments {
 pub(crate) async fn runs(connection: &Connection, arguments: &RunsArguments) -> anyhow::Result<()> {
     let client = connection.client()?;
     let mut path = format!("/runs?limit={}", arguments.limit);
-    for (name, value) in [("state", &arguments.state), ("workflow", &arguments.workflow), ("site", &arguments.site)] {
+    let since = arguments.since.as_deref().map(|text| moment("--since", text)).transpose()?;
+    let until = arguments.until.as_deref().map(|text| moment("--until", text)).transpose()?;
+    let label = (!arguments.labels.is_empty()).then(|| arguments.labels.join(","));
+    let wanted = [
+        ("state", &arguments.state),
+        ("workflow", &arguments.workflow),
+        ("site", &arguments.site),
+        ("project", &arguments.project),
+        ("label", &label),
+        ("since", &since),
+        ("until", &until),
+        ("before", &arguments.before),
+    ];
+    for (name, value) in wanted {
         if let Some(value) = value {
             path.push_str(&format!("&{name}={}", segment(value)));
         }
@@ -78,6 +109,19 @@ pub(crate) async fn runs(connection: &Connection, arguments: &RunsArguments) -> 
         .collect();
     table::print(&["RUN", "WORKFLOW", "STATE", "SUBMITTED (UTC)", "TOOK"], &rows);
     Ok(())
+}
+
+/// A time as the server reads it, from one or from a duration before now.
+fn moment(flag: &str, text: &str) -> anyhow::Result<String> {
+    if Timestamp::parse_rfc3339(text).is_ok() {
+        return Ok(text.to_owned());
+    }
+    let ago = parse_duration(text).map_err(|_| {
+        Failure::Usage(format!("{flag} {text}: a time is 2026-01-31T12:00:00Z, or how long ago it was: 90m, 2h, 7d"))
+    })?;
+    let at = std::time::SystemTime::now().checked_sub(ago).unwrap_or(std::time::UNIX_EPOCH);
+    let micros = at.duration_since(std::time::UNIX_EPOCH).unwrap_or_default().as_micros();
+    Ok(Timestamp(i64::try_from(micros).unwrap_or(i64::MAX)).to_string())
 }
 
 pub(crate) async fn show(connection: &Connection, arguments: &ShowArguments) -> anyhow::Result<()> {

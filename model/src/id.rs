@@ -1,5 +1,7 @@
 //! Ids. Each prints its kind, and parses only from a text of that kind. Shells mint them; cores never do.
 
+mod encoding;
+
 use std::fmt;
 use std::str::FromStr;
 use std::sync::Arc;
@@ -35,8 +37,24 @@ fn decode(text: &str) -> Option<u128> {
 macro_rules! wide_id {
     ($(#[$doc:meta])* $name:ident, $prefix:literal, $expected:literal) => {
         $(#[$doc])*
-        #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+        #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
         pub struct $name(u128);
+
+        impl Serialize for $name {
+            fn serialize<S: serde::Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+                if serializer.is_human_readable() { serializer.collect_str(self) } else { self.0.serialize(serializer) }
+            }
+        }
+
+        impl<'de> Deserialize<'de> for $name {
+            fn deserialize<D: serde::Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+                if deserializer.is_human_readable() {
+                    String::deserialize(deserializer)?.parse().map_err(serde::de::Error::custom)
+                } else {
+                    u128::deserialize(deserializer).map(Self)
+                }
+            }
+        }
 
         impl $name {
             /// Takes 128 bits that a shell made unique (a UUID of version 7 or 4).
@@ -244,7 +262,7 @@ impl fmt::Debug for SiteName {
 
 /// The name of immutable bytes: the BLAKE3 digest of a file, or of a tree's manifest under a context of its own, so that
 /// a file is never mistaken for a manifest.
-#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct ObjectId([u8; 32]);
 
 impl ObjectId {

@@ -25,6 +25,8 @@ pub(crate) struct Submission {
     inputs: BTreeMap<String, GivenInput>,
     /// Folders of the actions, by what stands after `action:`.
     actions: BTreeMap<String, PathBuf>,
+    project: Option<String>,
+    labels: BTreeMap<String, String>,
 }
 
 #[derive(Debug)]
@@ -80,7 +82,22 @@ impl Submission {
             .map(|(name, text)| Ok((name.clone(), given_input(&workflow, name, text)?)))
             .collect::<anyhow::Result<BTreeMap<_, _>>>()?;
         hold_where_the_file_is(&workflow, &folder, &mut inputs);
-        Ok(Self { file_name, source, workflow, inputs, actions })
+        Ok(Self { file_name, source, workflow, inputs, actions, project: None, labels: BTreeMap::new() })
+    }
+
+    /// The same with what the run is to be found by, each label as `KEY=VALUE`.
+    ///
+    /// # Errors
+    /// When a label is written otherwise.
+    pub(crate) fn tagged(mut self, project: Option<String>, labels: &[String]) -> anyhow::Result<Self> {
+        self.project = project;
+        for label in labels {
+            let (key, value) = label
+                .split_once('=')
+                .ok_or_else(|| Failure::Usage(format!("--label {label}: a label is KEY=VALUE")))?;
+            self.labels.insert(key.to_owned(), value.to_owned());
+        }
+        Ok(self)
     }
 
     fn check_required(&self) -> anyhow::Result<()> {
@@ -160,7 +177,15 @@ impl Submission {
                 json!({ "manifest": manifest, "object": sent["object"], "bytes": sent["bytes"] }),
             );
         }
-        Ok(json!({ "source": self.source, "file_name": self.file_name, "inputs": inputs, "actions": actions }))
+        let mut body =
+            json!({ "source": self.source, "file_name": self.file_name, "inputs": inputs, "actions": actions });
+        if let Some(project) = &self.project {
+            body["project"] = json!(project);
+        }
+        if !self.labels.is_empty() {
+            body["labels"] = json!(self.labels);
+        }
+        Ok(body)
     }
 
     /// The server saw the same text: its diagnostics are shown in it.

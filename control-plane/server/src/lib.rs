@@ -8,6 +8,7 @@ pub mod config;
 pub mod driver;
 pub mod history;
 pub mod identity;
+pub mod journal;
 mod patience;
 mod server;
 pub mod telemetry;

@@ -27,6 +27,18 @@ pub enum IntegrityFault {
     TimedOut(Duration),
 }
 
+impl IntegrityFault {
+    /// Where in the journal it is.
+    pub fn place(&self) -> String {
+        match self {
+            Self::BadFrame { place, .. } | Self::Gap { missing: place, .. } => place.clone(),
+            Self::AcknowledgedMissing { last, .. } => format!("the end, after batch {last}"),
+            Self::Description(_) => "the description".to_owned(),
+            Self::Store(_) | Self::TimedOut(_) => "the store".to_owned(),
+        }
+    }
+}
+
 /// Why a journal was not opened.
 #[derive(Debug, thiserror::Error)]
 pub enum OpenError {

@@ -172,6 +172,57 @@ pub(crate) fn load(store: &dyn Store) -> Result<Contents, LoadError> {
     }
 }
 
+/// What a generation holds up to the first thing that is wrong with it.
+#[derive(Debug)]
+pub(crate) struct Looked {
+    pub(crate) description: Option<Description>,
+    /// Only if it is whole.
+    pub(crate) checkpoint: Option<Vec<u8>>,
+    pub(crate) batches: Vec<(u64, Vec<u8>)>,
+    pub(crate) live_bytes: u64,
+    pub(crate) torn: Option<u64>,
+    pub(crate) fault: Option<IntegrityFault>,
+}
+
+/// Reads a generation back as far as it is sound.
+pub(crate) fn look(store: &dyn Store) -> Result<Looked, LoadError> {
+    let mut loader = Loader::default();
+    let mut stopped = None;
+    let scanned = store.scan(&mut |key, value| match loader.take(key, value) {
+        Ok(()) => true,
+        Err(error) => {
+            stopped = Some(error);
+            false
+        }
+    });
+    let unread = scanned.err().map(LoadError::from);
+    let mut looked = Looked {
+        description: loader.description,
+        checkpoint: None,
+        batches: Vec::new(),
+        live_bytes: loader.live_bytes,
+        torn: None,
+        fault: None,
+    };
+    match stopped.or(unread) {
+        Some(LoadError::Fault(fault)) => {
+            let marked = loader.description.and_then(|description| description.checkpoint);
+            let is_whole = |mark: &Mark| Mark::of(mark.seq, &loader.checkpoint) == *mark;
+            looked.checkpoint = marked.filter(is_whole).map(|_| loader.checkpoint);
+            looked.batches = loader.batches;
+            looked.fault = Some(fault);
+        }
+        Some(error @ (LoadError::Newer(_) | LoadError::NoSpace)) => return Err(error),
+        None => match loader.finish() {
+            Ok(Contents { checkpoint, batches, torn, .. }) => {
+                (looked.checkpoint, looked.batches, looked.torn) = (checkpoint, batches, torn);
+            }
+            Err(fault) => looked.fault = Some(fault),
+        },
+    }
+    Ok(looked)
+}
+
 #[derive(Default)]
 struct Loader {
     description: Option<Description>,

@@ -4,6 +4,7 @@ mod opening;
 
 use std::path::PathBuf;
 
+pub(crate) use opening::look;
 pub use opening::open;
 
 use crate::backend::Backend;

@@ -9,7 +9,7 @@ use crate::backend::Backend;
 use crate::directory::{Current, Directory, io_error};
 use crate::error::{IntegrityFault, OpenError};
 use crate::frame::FRAME_VERSION;
-use crate::generation::{self, Contents, Description, LoadError};
+use crate::generation::{self, Contents, Description, LoadError, Looked};
 use crate::guard::with_watchdog;
 use crate::journal::{Home, Journal, make_generation, make_memory_generation};
 use crate::options::{BatchSeq, JournalStats, Opened, Options, Repair};
@@ -258,6 +258,34 @@ fn bring_up_to_date(
     Ok(())
 }
 
+/// Reads the generation that counts, as far as it is sound, and changes nothing but what its store itself puts right.
+/// Nothing if there is no journal.
+pub(crate) fn look(options: &Options, directory: &Directory) -> Result<Option<(Current, u64, Looked)>, OpenError> {
+    let path = directory.path();
+    let current = match directory.current().map_err(io_error("read", &path.join("CURRENT")))? {
+        Some(Ok(current)) => current,
+        Some(Err(fault)) => return Err(damaged(path, fault)),
+        None if directory.generations().map_err(io_error("read", path))?.is_empty() => return Ok(None),
+        None => return Err(damaged(path, IntegrityFault::Description("CURRENT is missing".to_owned()))),
+    };
+    let home = directory.generation_path(current.generation);
+    if !home.is_dir() {
+        return Err(damaged(path, IntegrityFault::Description(format!("{} is missing", home.display()))));
+    }
+    let (cache_bytes, disk) = (options.cache_bytes, options.memory.clone());
+    let looked = with_watchdog(patience(options, &home), move || {
+        let store = open_store(current.backend, &home, current.generation, cache_bytes, &disk)?;
+        generation::look(&*store).map(|looked| (store.disk_bytes(), looked))
+    });
+    let (disk_bytes, looked) =
+        looked.map_err(LoadError::Fault).and_then(|looked| looked).map_err(|error| load_failed(path, error))?;
+    Ok(Some((current, disk_bytes, looked)))
+}
+
+fn patience(options: &Options, home: &Path) -> Duration {
+    options.patience + Duration::from_secs(directory_bytes(home) / BYTES_PER_SECOND_OF_PATIENCE)
+}
+
 /// Opens one generation's store again, as [`open`] does.
 pub(super) fn load_generation(options: &Options, directory: &Directory, generation: u64) -> Result<Loaded, LoadError> {
     load(options, options.backend, &directory.generation_path(generation), generation)
@@ -265,7 +293,7 @@ pub(super) fn load_generation(options: &Options, directory: &Directory, generati
 
 /// Opens and reads a generation under the watchdog.
 fn load(options: &Options, backend: Backend, home: &Path, generation: u64) -> Result<Loaded, LoadError> {
-    let patience = options.patience + Duration::from_secs(directory_bytes(home) / BYTES_PER_SECOND_OF_PATIENCE);
+    let patience = patience(options, home);
     let (home, cache_bytes, disk) = (home.to_owned(), options.cache_bytes, options.memory.clone());
     let loaded = with_watchdog(patience, move || {
         let store = open_store(backend, &home, generation, cache_bytes, &disk)?;

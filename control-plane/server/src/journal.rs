@@ -1,0 +1,253 @@
+//! Looks into the journal of a control plane that does not run: whether it is sound, what it holds, how much of it there
+//! is.
+
+#[cfg(test)]
+mod tests;
+
+use std::collections::BTreeMap;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::path::{Path, PathBuf};
+
+use control_plane_core::{Config, ControlPlane, Fact, Snapshot};
+use serde::Serialize;
+use storage_sync_journal::{Backend, Inspection, OpenError, Options, inspect};
+
+use crate::driver::{JOURNAL_FORMAT, wall_clock};
+
+/// The journal in a data directory, read up to the first damage.
+#[derive(Debug)]
+pub struct StoredJournal {
+    directory: PathBuf,
+    inspection: Inspection,
+}
+
+/// Why a journal cannot be looked into.
+#[derive(Debug, thiserror::Error)]
+pub enum LookError {
+    #[error("there is no journal in {}: name the data directory of a server", .0.display())]
+    Absent(PathBuf),
+    #[error(transparent)]
+    Open(#[from] OpenError),
+}
+
+/// A fact, and where it stands.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub struct NumberedFact {
+    pub batch: u64,
+    /// Among those of its batch, from 1.
+    pub number: u64,
+    pub fact: Fact,
+}
+
+/// Something that is wrong with a journal.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, thiserror::Error)]
+#[error("{place}: {message}")]
+pub struct Problem {
+    pub place: String,
+    pub message: String,
+}
+
+/// What was found when everything was read.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct Verification {
+    pub sound: bool,
+    pub directory: PathBuf,
+    pub format: u16,
+    /// The last batch that the checkpoint stands for.
+    pub checkpoint_batch: Option<u64>,
+    /// Batches and facts after the checkpoint that are sound.
+    pub batches: u64,
+    pub facts: u64,
+    pub last_batch: u64,
+    /// The last batch that somebody is known to have been told of.
+    pub acknowledged_batch: Option<u64>,
+    /// A batch that a crash cut short and nobody was told of: the next start drops it.
+    pub torn_batch: Option<u64>,
+    /// The first thing that is wrong.
+    pub problem: Option<Problem>,
+}
+
+/// Figures of a journal.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct Figures {
+    pub directory: PathBuf,
+    pub store: String,
+    pub journal: Option<String>,
+    pub generation: u64,
+    pub format: u16,
+    pub checkpoint_batch: Option<u64>,
+    pub checkpoint_bytes: u64,
+    pub batches: u64,
+    pub last_batch: u64,
+    pub batch_bytes: u64,
+    pub live_bytes: u64,
+    pub disk_bytes: u64,
+    pub facts: u64,
+    pub facts_by_kind: BTreeMap<String, u64>,
+    pub problem: Option<Problem>,
+}
+
+impl StoredJournal {
+    /// Reads the journal in a server's data directory, which no server may be using.
+    ///
+    /// # Errors
+    /// When there is none, a server uses it, or a newer version wrote it.
+    pub fn read(data_dir: &Path) -> Result<Self, LookError> {
+        let directory = data_dir.join("journal");
+        // Which store it is in is read from the journal itself.
+        let options = Options::new(&directory, Backend::Sled, JOURNAL_FORMAT);
+        let inspection = inspect(&options)?.ok_or_else(|| LookError::Absent(data_dir.to_owned()))?;
+        Ok(Self { directory, inspection })
+    }
+
+    /// The facts after the checkpoint, up to the first thing that cannot be read.
+    pub fn facts(&self) -> impl Iterator<Item = Result<NumberedFact, Problem>> {
+        let mut failed = false;
+        let facts = self.inspection.batches.iter().flat_map(|(batch, bytes)| Batch::new(batch.0, bytes));
+        facts.take_while(move |fact| {
+            let go_on = !failed;
+            failed |= fact.is_err();
+            go_on
+        })
+    }
+
+    /// What the store could not read, if there is anything.
+    pub fn damage(&self) -> Option<Problem> {
+        let fault = self.inspection.fault.as_ref()?;
+        Some(Problem { place: fault.place(), message: fault.to_string() })
+    }
+
+    /// Reads everything as a start would: records, facts, and the state that follows from them with its invariants.
+    pub fn verify(&self) -> Verification {
+        let inspection = &self.inspection;
+        let mut facts = Vec::new();
+        let mut undecodable = None;
+        for fact in self.facts() {
+            match fact {
+                Ok(fact) => facts.push(fact.fact),
+                Err(problem) => undecodable = Some(problem),
+            }
+        }
+        let count = facts.len() as u64;
+        // What stands first is told first.
+        let problem = undecodable.or_else(|| self.damage()).or_else(|| self.problem_of_state(facts));
+        Verification {
+            sound: problem.is_none(),
+            directory: self.directory.clone(),
+            format: inspection.format,
+            checkpoint_batch: self.checkpoint_batch(),
+            batches: inspection.batches.len() as u64,
+            facts: count,
+            last_batch: self.last_batch(),
+            acknowledged_batch: inspection.acknowledged.map(|batch| batch.0),
+            torn_batch: inspection.torn.map(|batch| batch.0),
+            problem,
+        }
+    }
+
+    fn problem_of_state(&self, facts: Vec<Fact>) -> Option<Problem> {
+        let mut snapshot = None;
+        if let Some((batch, Some(bytes))) = &self.inspection.checkpoint {
+            let mut bytes = bytes.clone();
+            Snapshot::upgrade(self.inspection.format, &mut bytes);
+            match postcard::from_bytes::<Snapshot>(&bytes) {
+                Ok(read) => snapshot = Some(read),
+                Err(error) => {
+                    let place = format!("the checkpoint after {batch}");
+                    return Some(Problem { place, message: format!("it cannot be read: {error}") });
+                }
+            }
+        }
+        // The invariants are assertions.
+        let recovered = catch_unwind(AssertUnwindSafe(|| {
+            ControlPlane::recover(Config::default(), snapshot, facts, wall_clock()).check();
+        }));
+        let panic = recovered.err()?;
+        let message = panic.downcast_ref::<String>().map(String::as_str);
+        let message = message.or_else(|| panic.downcast_ref::<&str>().copied()).unwrap_or("no message");
+        Some(Problem { place: "the state".to_owned(), message: format!("the facts contradict each other: {message}") })
+    }
+
+    pub fn figures(&self) -> Figures {
+        let inspection = &self.inspection;
+        let mut facts_by_kind: BTreeMap<String, u64> = BTreeMap::new();
+        let mut undecodable = None;
+        for fact in self.facts() {
+            match fact {
+                Ok(fact) => *facts_by_kind.entry(kind(&fact.fact)).or_default() += 1,
+                Err(problem) => undecodable = Some(problem),
+            }
+        }
+        let checkpoint = inspection.checkpoint.as_ref().and_then(|(_, bytes)| bytes.as_ref());
+        Figures {
+            directory: self.directory.clone(),
+            store: inspection.backend.to_string(),
+            journal: inspection.identity.map(|identity| identity.to_string()),
+            generation: inspection.generation,
+            format: inspection.format,
+            checkpoint_batch: self.checkpoint_batch(),
+            checkpoint_bytes: checkpoint.map_or(0, |bytes| bytes.len() as u64),
+            batches: inspection.batches.len() as u64,
+            last_batch: self.last_batch(),
+            batch_bytes: inspection.batches.iter().map(|(_, bytes)| bytes.len() as u64).sum(),
+            live_bytes: inspection.live_bytes,
+            disk_bytes: inspection.disk_bytes,
+            facts: facts_by_kind.values().sum(),
+            facts_by_kind,
+            problem: undecodable.or_else(|| self.damage()),
+        }
+    }
+
+    fn checkpoint_batch(&self) -> Option<u64> {
+        self.inspection.checkpoint.as_ref().map(|(batch, _)| batch.0)
+    }
+
+    fn last_batch(&self) -> u64 {
+        let last = self.inspection.batches.last().map(|(batch, _)| batch.0);
+        last.or_else(|| self.checkpoint_batch()).unwrap_or(0)
+    }
+}
+
+/// The facts of a batch, which stand one after the other.
+struct Batch<'a> {
+    batch: u64,
+    number: u64,
+    length: usize,
+    rest: &'a [u8],
+}
+
+impl<'a> Batch<'a> {
+    fn new(batch: u64, bytes: &'a [u8]) -> Self {
+        Self { batch, number: 0, length: bytes.len(), rest: bytes }
+    }
+}
+
+impl Iterator for Batch<'_> {
+    type Item = Result<NumberedFact, Problem>;
+
+    fn next(&mut self) -> Option<Self::Item> {
+        if self.rest.is_empty() {
+            return None;
+        }
+        let (batch, place) = (self.batch, self.length - self.rest.len());
+        self.number += 1;
+        let number = self.number;
+        Some(match postcard::take_from_bytes::<Fact>(self.rest) {
+            Ok((fact, rest)) => {
+                self.rest = rest;
+                Ok(NumberedFact { batch, number, fact })
+            }
+            Err(error) => {
+                self.rest = &[];
+                let place = format!("batch {batch}, fact {number}, byte {place}");
+                Err(Problem { place, message: format!("the fact cannot be read: {error}") })
+            }
+        })
+    }
+}
+
+/// The name of a fact's variant.
+fn kind(fact: &Fact) -> String {
+    let text = format!("{fact:?}");
+    text.split(|letter: char| !letter.is_alphanumeric()).next().unwrap_or_default().to_owned()
+}
