@@ -2,6 +2,7 @@
 
 mod pin;
 mod rows;
+mod servers;
 
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -16,6 +17,7 @@ use crate::failure::Failure;
 
 pub(crate) use pin::Trust;
 pub(crate) use rows::{ExecutionRow, Finished, LedgerRow};
+use servers::Servers;
 
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
 /// Before a connection that broke is made again.
@@ -30,7 +32,7 @@ const PAGE: usize = 10_000;
 #[derive(Debug, Clone)]
 pub(crate) struct Client {
     http: reqwest::Client,
-    url: String,
+    servers: Servers,
     token: String,
 }
 
@@ -45,25 +47,22 @@ impl Client {
 
     /// # Errors
     /// As [`Client::new`], and when there are no CAs to trust.
-    pub(crate) fn trusting(trust: Trust<'_>, url: &str, token: &str) -> anyhow::Result<Self> {
-        let url = url.trim_end_matches('/');
+    pub(crate) fn trusting(trust: Trust<'_>, urls: &str, token: &str) -> anyhow::Result<Self> {
+        let servers = Servers::of(urls)?;
+        let url = servers.current();
         let builder = reqwest::Client::builder().connect_timeout(CONNECT_TIMEOUT).tcp_nodelay(true);
         let builder = if url.starts_with("https://") {
             let config = pin::client_config(trust).map_err(|error| Failure::Usage(format!("{error:#}")))?;
             builder.tls_backend_preconfigured(config)
-        } else if url.starts_with("http://") && is_loopback(url) {
-            builder
-        } else if url.starts_with("http://") {
-            let message = format!("{url} would send the token in the open: only https is spoken to other machines");
-            return Err(Failure::Usage(message).into());
         } else {
-            return Err(Failure::Usage(format!("{url} is no URL of a server: it begins with https://")).into());
+            builder
         };
-        Ok(Self { http: builder.build()?, url: url.to_owned(), token: token.to_owned() })
+        Ok(Self { http: builder.build()?, servers, token: token.to_owned() })
     }
 
-    pub(crate) fn url(&self) -> &str {
-        &self.url
+    /// The servers that requests go to, as they were given.
+    pub(crate) fn url(&self) -> String {
+        self.servers.all()
     }
 
     pub(crate) async fn get(&self, path: &str) -> anyhow::Result<Value> {
@@ -109,11 +108,11 @@ impl Client {
     }
 
     fn request(&self, method: Method, path: &str) -> RequestBuilder {
-        self.http.request(method, format!("{}/api/v1{path}", self.url)).bearer_auth(&self.token)
+        self.http.request(method, format!("{}/api/v1{path}", self.servers.current())).bearer_auth(&self.token)
     }
 
     async fn send(&self, request: RequestBuilder) -> anyhow::Result<Response> {
-        let response = request.send().await.map_err(|error| unreachable(&self.url, &error))?;
+        let response = self.servers.send(&self.http, request.build()?).await?;
         let status = response.status();
         if status.is_success() {
             return Ok(response);
@@ -165,7 +164,7 @@ impl Client {
         let mut stream = self.stream(&format!("/runs/{}/events", segment(run))).await?.bytes_stream();
         let mut blocks = EventBlocks::default();
         while let Some(chunk) = stream.next().await {
-            blocks.push(&chunk.map_err(|error| unreachable(&self.url, &error))?);
+            blocks.push(&chunk.map_err(|error| unreachable(&self.servers.current(), &error))?);
             while let Some(event) = blocks.next() {
                 seen(&event);
                 if has_ended(&event) {
@@ -256,12 +255,6 @@ pub(crate) fn segment(text: &str) -> String {
             other => format!("%{other:02X}"),
         })
         .collect()
-}
-
-fn is_loopback(url: &str) -> bool {
-    let host = reqwest::Url::parse(url).ok().and_then(|url| url.host_str().map(str::to_owned)).unwrap_or_default();
-    let bare = host.trim_start_matches('[').trim_end_matches(']');
-    bare == "localhost" || bare.parse::<std::net::IpAddr>().is_ok_and(|address| address.is_loopback())
 }
 
 fn is_transient(error: &anyhow::Error) -> bool {

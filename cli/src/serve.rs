@@ -95,7 +95,7 @@ pub(crate) struct AgentOptions {
     /// A folder below which workflows may take files of this machine; may be given more than once.
     #[arg(long = "import-root", value_name = "DIR")]
     imports: Vec<PathBuf>,
-    /// Address of the control plane, if it is not the one that the token named.
+    /// Address of the control plane, if it is not the one that the token named; of several servers, with commas.
     #[arg(long, value_name = "HOST:PORT")]
     server: Option<String>,
     /// End what runs when the agent is stopped, instead of leaving it to the next one.

@@ -72,7 +72,7 @@ impl Connection {
         if let Some(folder) = path.parent() {
             std::fs::create_dir_all(folder).with_context(|| format!("cannot make the folder {}", folder.display()))?;
         }
-        profile.url = client.url().to_owned();
+        profile.url = client.url();
         // The profile is used from other folders too.
         profile.ca = profile.ca.map(std::path::absolute).transpose().context("the path of the CA")?;
         crate::files::write_private(&path, toml::to_string(&profile)?.as_bytes())?;

@@ -31,9 +31,9 @@ pub enum Ended {
     Unrenewed(#[source] StoreError),
 }
 
-const RENEW: &str = "UPDATE leader SET expires_at = clock_timestamp() + $2::float8 * interval '1 second'
+const RENEW: &str = "UPDATE lease SET expires_at = clock_timestamp() + $2::float8 * interval '1 second'
     WHERE epoch = $1 RETURNING epoch";
-const RELEASE: &str = "UPDATE leader SET expires_at = '-infinity' WHERE epoch = $1 RETURNING epoch";
+const RELEASE: &str = "UPDATE lease SET expires_at = '-infinity' WHERE epoch = $1 RETURNING epoch";
 
 /// Held as long as this server is to lead; released when it is dropped.
 #[derive(Debug)]
@@ -125,7 +125,12 @@ impl Keeper {
         let left = self.valid_until.saturating_duration_since(Instant::now()).max(PAUSE);
         let session = match &mut self.session {
             Some(session) => session,
-            empty => empty.insert(Session::open(&self.address, left)?),
+            empty => {
+                let session = Session::open(&self.address, left)?;
+                // A renewal that a crash of the database undoes only ends the lease early; waiting for a slow disk would, too.
+                session.execute_all("SET synchronous_commit = off")?;
+                empty.insert(session)
+            }
         };
         session.set_patience(left);
         Ok(!session.query(sql, parameters)?.is_empty())

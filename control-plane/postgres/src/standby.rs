@@ -107,15 +107,16 @@ const JOURNAL: &str =
     FROM journal";
 const LEADER: &str =
     "SELECT leader.epoch, holder, api_url, agent_address, expires_at >= clock_timestamp(), checkpoint_seq
-    FROM leader, journal";
+    FROM leader, lease, journal";
 const BATCHES: &str = "SELECT seq, digest, bytes FROM batches WHERE seq > $1 ORDER BY seq LIMIT $2";
 const PARTS: &str =
     "SELECT part, digest, bytes FROM checkpoint_parts WHERE generation = $1 AND part < $2 ORDER BY part";
 const TAKE: &str = "WITH taken AS (
-        UPDATE leader SET epoch = epoch + 1, holder = $2, api_url = $3, agent_address = $4, since = clock_timestamp(),
-            expires_at = clock_timestamp() + $5::float8 * interval '1 second'
-        WHERE epoch = $1 AND expires_at < clock_timestamp()
+        UPDATE leader SET epoch = epoch + 1, holder = $2, api_url = $3, agent_address = $4, since = clock_timestamp()
+        WHERE epoch = $1 AND (SELECT expires_at FROM lease) < clock_timestamp()
         RETURNING epoch
+    ), leased AS (
+        UPDATE lease SET epoch = taken.epoch, expires_at = clock_timestamp() + $5::float8 * interval '1 second' FROM taken
     ), told AS (UPDATE journal SET format = $6, authority = $7 FROM taken)
     SELECT epoch FROM taken";
 
@@ -133,10 +134,11 @@ impl Standby {
             &[&format!("{identity:032x}"), &i32::from(format)],
         )?;
         session.query(
-            "INSERT INTO leader (epoch, holder, api_url, agent_address, since, expires_at)
-             VALUES (0, 'nobody', '', '', '-infinity', '-infinity') ON CONFLICT DO NOTHING",
+            "INSERT INTO leader (epoch, holder, api_url, agent_address, since)
+             VALUES (0, 'nobody', '', '', '-infinity') ON CONFLICT DO NOTHING",
             &[],
         )?;
+        session.query("INSERT INTO lease (epoch, expires_at) VALUES (0, '-infinity') ON CONFLICT DO NOTHING", &[])?;
         let nobody = Leader {
             epoch: 0,
             name: String::new(),

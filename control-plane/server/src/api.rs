@@ -15,6 +15,7 @@ mod outputs;
 mod probes;
 mod runs;
 mod sites;
+mod standby;
 mod submit;
 mod surroundings;
 #[cfg(test)]
@@ -126,6 +127,7 @@ fn routes() -> (Router<Arc<App>>, utoipa::openapi::OpenApi) {
 pub(crate) fn router(app: Arc<App>) -> Router {
     let (router, _) = routes();
     router
+        .layer(from_fn_with_state(Arc::clone(&app), standby::name_leader))
         .layer(from_fn_with_state(Arc::clone(&app), auth::require_token))
         .layer(from_fn(auth::guard_answers))
         .method_not_allowed_fallback(|| async { ApiError::MethodNotAllowed })

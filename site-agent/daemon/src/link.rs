@@ -12,6 +12,7 @@ mod credentials;
 mod enrol;
 mod identity;
 mod run;
+mod servers;
 mod tls;
 
 pub use bulk::{LogRequest, LogSource};

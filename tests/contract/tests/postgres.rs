@@ -16,7 +16,7 @@ fn lead(database: &Database, name: &str) -> PostgresJournal {
 
 /// Makes the leader's lease run out at once, as if it had not been renewed.
 fn expire(database: &Database) {
-    statement(&database.address.to_string(), "UPDATE atoll.leader SET expires_at = '-infinity'").unwrap();
+    statement(&database.address.to_string(), "UPDATE atoll.lease SET expires_at = '-infinity'").unwrap();
 }
 
 #[test]

@@ -2,11 +2,13 @@
 //! started again, cut off and looked at through the command line, as a person would.
 
 mod cluster;
+mod database;
 mod disk;
 mod link;
 mod process;
 
 pub use cluster::{Cluster, Options, Run, Site, wait_for};
+pub use database::Database;
 pub use disk::SmallDisk;
 pub use link::Link;
 pub use process::{Output, atoll, binary};

@@ -5,6 +5,7 @@ mod bad_input;
 mod cut_off;
 mod example;
 mod executable;
+mod failover;
 mod kills;
 mod sample;
 mod server_process;

@@ -21,7 +21,13 @@ CREATE TABLE leader (
     holder text NOT NULL,
     api_url text NOT NULL,
     agent_address text NOT NULL,
-    since timestamptz NOT NULL,
+    since timestamptz NOT NULL
+);
+
+-- Until when the leader is believed unheard. A row of its own, so that a renewal never waits for an append.
+CREATE TABLE lease (
+    one boolean PRIMARY KEY DEFAULT true CHECK (one),
+    epoch bigint NOT NULL,
     expires_at timestamptz NOT NULL
 ) WITH (fillfactor = 50);
 

@@ -11,6 +11,7 @@ use std::time::Duration;
 
 use atoll_model::limits::MESSAGE_BYTES_MAX;
 use atoll_proto::v1::agents_server::AgentsServer;
+use control_plane_postgres::Leader;
 use rustls::ServerConfig;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::{TcpListener, TcpStream};
@@ -20,6 +21,7 @@ use tokio_rustls::server::TlsStream;
 use tokio_stream::wrappers::ReceiverStream;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
+use tonic::Status;
 use tonic::body::Body;
 use tonic::server::NamedService;
 use tonic::service::Routes;
@@ -30,6 +32,7 @@ use tower::Service;
 use super::Agents;
 use super::peer::Peer;
 use super::service::Calls;
+use crate::driver::Handle;
 use crate::patience::{Patience, Patient};
 
 /// Handshakes at a time: a fleet that comes back together must not starve what is connected already.
@@ -133,14 +136,17 @@ async fn shake_hands(acceptor: TlsAcceptor, stream: TcpStream, remote: SocketAdd
 /// The same calls with two limits: room for a message is made when its head has come, and a stranger gets little.
 #[derive(Debug, Clone)]
 struct ByCaller {
+    handle: Handle,
     of_agents: AgentsServer<Calls>,
     of_strangers: AgentsServer<Calls>,
 }
 
 impl ByCaller {
     fn new(agents: Agents) -> Self {
+        let handle = agents.0.handle.clone();
         let service = AgentsServer::new(Calls(agents)).max_encoding_message_size(MESSAGE_BYTES_MAX);
         Self {
+            handle,
             of_agents: service.clone().max_decoding_message_size(MESSAGE_BYTES_MAX),
             of_strangers: service.max_decoding_message_size(IDENTITY_BYTES_MAX),
         }
@@ -161,9 +167,24 @@ impl Service<http::Request<Body>> for ByCaller {
     }
 
     fn call(&mut self, request: http::Request<Body>) -> Self::Future {
+        if let Some(leader) = self.handle.leader() {
+            let answer = standing_by(&leader).into_http();
+            return Box::pin(std::future::ready(Ok(answer)));
+        }
         let is_agent = request.extensions().get().is_some_and(|peer: &Peer| peer.agent().is_ok());
         if is_agent { self.of_agents.call(request) } else { self.of_strangers.call(request) }
     }
+}
+
+/// What a server that stands by answers: where the leader is, if there is one.
+fn standing_by(leader: &Leader) -> Status {
+    let mut status = Status::unavailable("this server stands by");
+    let address = if leader.is_alive { leader.agent_address.as_str() } else { "" };
+    // An address that is no metadata would be one that no agent can use.
+    if let Ok(address) = address.parse() {
+        status.metadata_mut().insert("atoll-leader", address);
+    }
+    status
 }
 
 /// A connection whose handshake is done.

@@ -29,6 +29,9 @@ pub(crate) enum ApiError {
     NoSuchRoute,
     #[error("this path does not take this method")]
     MethodNotAllowed,
+    /// This server follows another, and that one is to be asked.
+    #[error("this server stands by: {}", match .leader { Some(url) => format!("ask {url}, which leads"), None => "none leads at the moment".to_owned() })]
+    StandingBy { leader: Option<String> },
     #[error("the bucket cannot be used now")]
     Bucket(#[from] BucketError),
     #[error(transparent)]
@@ -66,6 +69,7 @@ impl ApiError {
             Self::Rejected(Rejection::Invalid(_)) => (StatusCode::UNPROCESSABLE_ENTITY, "invalid"),
             Self::Rejected(Rejection::Forbidden(_)) => (StatusCode::FORBIDDEN, "forbidden"),
             Self::Rejected(Rejection::Unavailable(_)) => (StatusCode::SERVICE_UNAVAILABLE, "unavailable"),
+            Self::StandingBy { .. } => (StatusCode::SERVICE_UNAVAILABLE, "standing_by"),
             Self::BadRequest { .. } => (StatusCode::BAD_REQUEST, "bad_request"),
             Self::InvalidWorkflow(_) => (StatusCode::UNPROCESSABLE_ENTITY, "invalid_workflow"),
             Self::TooLarge { .. } => (StatusCode::PAYLOAD_TOO_LARGE, "too_large"),
@@ -95,6 +99,7 @@ impl ApiError {
             | Self::TooLarge { .. }
             | Self::NoSuchRoute
             | Self::MethodNotAllowed
+            | Self::StandingBy { .. }
             | Self::History(_)
             | Self::Internal { .. } => self.to_string(),
         }
@@ -112,6 +117,7 @@ impl ApiError {
             | Self::InvalidWorkflow(_)
             | Self::TooLarge { .. }
             | Self::MethodNotAllowed
+            | Self::StandingBy { .. }
             | Self::Bucket(_) => None,
         }
     }
@@ -120,7 +126,7 @@ impl ApiError {
 impl IntoResponse for ApiError {
     fn into_response(self) -> Response {
         let (status, code) = self.status();
-        if status.is_server_error() {
+        if status.is_server_error() && !matches!(self, Self::StandingBy { .. }) {
             tracing::warn!(error = &self as &dyn std::error::Error, %status, "a request could not be answered");
         }
         let diagnostics = match &self {
@@ -131,6 +137,7 @@ impl IntoResponse for ApiError {
             | Self::TooLarge { .. }
             | Self::NoSuchRoute
             | Self::MethodNotAllowed
+            | Self::StandingBy { .. }
             | Self::Bucket(_)
             | Self::History(_)
             | Self::Internal { .. } => Vec::new(),

@@ -1,14 +1,21 @@
 //! Redeeming a join token.
 
 use std::path::Path;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
 
-use atoll_proto::v1::EnrolRequest;
+use atoll_proto::v1::{self, EnrolRequest};
 use atoll_proto::{IdentityCall, InvalidJoinToken, JoinToken};
+use rustls::ClientConfig;
 
 use super::certify::{Candidate, CertifyError};
 use super::connection::{ConnectError, Connection};
 use super::identity::IdentityKey;
+use super::servers::{Pause, Servers};
 use super::{Identity, IdentityError, tls};
+
+/// How long a server is waited for that is about to lead.
+const PATIENCE: Duration = Duration::from_secs(15);
 
 /// Why no agent has joined.
 #[derive(Debug, thiserror::Error)]
@@ -45,18 +52,47 @@ pub async fn enrol(directory: &Path, token: &str) -> Result<Identity, EnrolError
     }
     let key = IdentityKey::find_or_make(directory)?;
     let config = tls::with_pin(token.ca_sha256).map_err(ConnectError::from)?;
-    let connection = Connection::open(&token.url, config).await?;
     let candidate = Candidate::make()?;
+    let mut servers = Servers::of(&token.url);
+    let deadline = Instant::now() + PATIENCE;
+    let answer = loop {
+        let error = match redeem(servers.current(), &token, &key, &candidate, &config).await {
+            Ok(answer) => break answer,
+            Err(error) => error,
+        };
+        let status = match &error {
+            EnrolError::Certify(CertifyError::Unavailable(status)) => Some(status),
+            EnrolError::Connect(_) => None,
+            EnrolError::Certify(_) | EnrolError::Token(_) | EnrolError::OtherAgent { .. } | EnrolError::Identity(_) => {
+                return Err(error);
+            }
+        };
+        match servers.failed(status) {
+            Pause::Nothing => {}
+            Pause::Short(wait) if Instant::now() < deadline => tokio::time::sleep(wait).await,
+            Pause::Short(_) | Pause::BackOff => return Err(error),
+        }
+    };
+    let identity = candidate.identity(&token.url, token.token, answer)?;
+    identity.store(directory)?;
+    Ok(identity)
+}
+
+async fn redeem(
+    url: &str,
+    token: &JoinToken,
+    key: &IdentityKey,
+    candidate: &Candidate,
+    config: &Arc<ClientConfig>,
+) -> Result<v1::Identity, EnrolError> {
+    let connection = Connection::open(url, Arc::clone(config)).await?;
     let request = EnrolRequest {
         token: Some(token.token.into()),
         secret: token.secret.to_vec().into(),
         signing_request: candidate.signing_request.clone().into(),
-        proof: Some(candidate.proof(IdentityCall::Enrol, &key, &connection)),
+        proof: Some(candidate.proof(IdentityCall::Enrol, key, &connection)),
         host: sysinfo::System::host_name().unwrap_or_default(),
         agent_version: env!("CARGO_PKG_VERSION").to_owned(),
     };
-    let answer = connection.client().enrol(request).await.map_err(CertifyError::from)?.into_inner();
-    let identity = candidate.identity(&token.url, token.token, answer)?;
-    identity.store(directory)?;
-    Ok(identity)
+    Ok(connection.client().enrol(request).await.map_err(CertifyError::from)?.into_inner())
 }

@@ -19,6 +19,7 @@ use super::certify::{Candidate, CertifyError, recover, renew};
 use super::connection::{ConnectError, Connection, says_expired};
 use super::credentials::LinkCredentials;
 use super::identity::{Identity, IdentityError, IdentityKey};
+use super::servers::{Pause, Servers, urls};
 use super::tls;
 
 /// Frames that wait for the stream. Reports are bounded by credits; so many mean that the server reads nothing.
@@ -57,7 +58,7 @@ enum Order {
 pub struct LinkOptions {
     /// Where identity and keys are.
     pub directory: PathBuf,
-    /// `host:port` of the control plane, if it is not the one that the identity names.
+    /// `host:port` of the control plane, if it is not the one that the identity names; of several servers, with commas.
     pub server: Option<String>,
     /// Takes what happens. The link waits while it is full.
     pub events: mpsc::Sender<LinkEvent>,
@@ -114,6 +115,7 @@ impl LinkHandle {
 pub struct Link {
     options: LinkOptions,
     identity: Identity,
+    servers: Servers,
     key: IdentityKey,
     session: Arc<Mutex<Option<Session>>>,
     orders: mpsc::UnboundedReceiver<Order>,
@@ -152,6 +154,20 @@ enum Interruption {
 }
 
 impl Interruption {
+    /// What the server has answered.
+    fn status(&self) -> Option<&Status> {
+        match self {
+            Self::Stream(status) | Self::Certify(CertifyError::Unavailable(status)) => Some(status),
+            Self::Connect(_)
+            | Self::Certify(_)
+            | Self::Closed
+            | Self::Stalled
+            | Self::Renewed
+            | Self::Ordered
+            | Self::End(_) => None,
+        }
+    }
+
     /// Whether the server does not take the certificate any more, on a connection that it was good enough to open.
     fn is_unauthenticated(&self) -> bool {
         matches!(self, Self::Stream(status) if status.code() == tonic::Code::Unauthenticated)
@@ -170,14 +186,16 @@ impl Link {
     pub fn new(options: LinkOptions) -> Result<(Self, LinkHandle), IdentityError> {
         let mut identity = Identity::load(&options.directory)?;
         if let Some(server) = &options.server {
-            identity.url = format!("https://{server}");
+            identity.url = urls(server);
         }
         let key = IdentityKey::load(&options.directory)?;
         let session = Arc::new(Mutex::new(None));
         let (order, orders) = mpsc::unbounded_channel();
         let (connection, connected) = watch::channel(None);
         let handle = LinkHandle { session: Arc::clone(&session), orders: order, connection: connected };
-        let link = Self { options, identity, key, session, orders, connection, candidate: None, told_expired: false };
+        let servers = Servers::of(&identity.url);
+        let link =
+            Self { options, identity, servers, key, session, orders, connection, candidate: None, told_expired: false };
         Ok((link, handle))
     }
 
@@ -203,10 +221,22 @@ impl Link {
                 tracing::info!(agent = %self.identity.agent, "the agent's certificate was renewed");
                 continue;
             }
-            let wait = backoff.next(greeted.then(|| started.elapsed()), random());
+            if greeted {
+                self.servers.reached();
+            }
+            let url = self.servers.current().to_owned();
+            let wait = match self.servers.failed(interruption.status()) {
+                Pause::Nothing => {
+                    // Somebody is there: this is no outage.
+                    backoff = Backoff::default();
+                    Duration::ZERO
+                }
+                Pause::Short(wait) => wait.mul_f64(0.5 + random() / 2.0),
+                Pause::BackOff => backoff.next(greeted.then(|| started.elapsed()), random()),
+            };
             let wait_ms = u64::try_from(wait.as_millis()).unwrap_or(u64::MAX);
             let reason = with_causes(&interruption);
-            tracing::warn!(url = self.identity.url, reason, wait_ms, "the link to the control plane is down");
+            tracing::warn!(url, reason, wait_ms, "the link to the control plane is down");
             tokio::select! {
                 () = tokio::time::sleep(wait) => {}
                 () = shutdown.cancelled() => return LinkEnd::Stopped,
@@ -239,7 +269,7 @@ impl Link {
     async fn connect(&mut self) -> Result<Connection, Interruption> {
         if self.told_expired || self.identity.is_expired(SystemTime::now()) {
             let config = tls::with_identity(&self.identity, false).map_err(ConnectError::from)?;
-            let connection = Connection::open(&self.identity.url, config).await?;
+            let connection = Connection::open(self.servers.current(), config).await?;
             let candidate = self.candidate()?;
             let identity = recover(&self.identity, &self.key, &candidate, &connection).await;
             self.certified(candidate, identity)?;
@@ -247,7 +277,7 @@ impl Link {
             tracing::info!(agent = %self.identity.agent, "the agent's identity was recovered");
         }
         let config = tls::with_identity(&self.identity, true).map_err(ConnectError::from)?;
-        Ok(Connection::open(&self.identity.url, config).await?)
+        Ok(Connection::open(self.servers.current(), config).await?)
     }
 
     fn candidate(&mut self) -> Result<Candidate, CertifyError> {

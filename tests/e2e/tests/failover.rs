@@ -1,0 +1,246 @@
+//! Several servers on one PostgreSQL: the leader killed, cut off, its database restarted, all under load.
+
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Stdio};
+use std::time::{Duration, Instant};
+
+use anyhow::{Context as _, Result, ensure};
+use e2e_tests::{Database, Link, Output, atoll, wait_for};
+use serde_json::Value;
+use tempfile::TempDir;
+
+/// Between the death of a leader and the next one's first word.
+const TAKEOVER_MAX: Duration = Duration::from_secs(5);
+const SERVERS: usize = 3;
+
+struct Server {
+    directory: PathBuf,
+    /// The way to the database, which can be cut.
+    link: Link,
+    process: Option<Child>,
+    ready: Value,
+}
+
+/// Servers that share a database and a bucket, and one site; everything ends when it is dropped.
+struct Fleet {
+    servers: Vec<Server>,
+    agent: Option<Child>,
+    database: Database,
+    directory: TempDir,
+}
+
+impl Fleet {
+    fn start(database: Database) -> Result<Self> {
+        let directory = tempfile::Builder::new().prefix("atoll-ha-").tempdir()?;
+        let mut fleet = Self { servers: Vec::new(), agent: None, database, directory };
+        for index in 0..SERVERS {
+            let own = fleet.directory.path().join(format!("server{index}"));
+            std::fs::create_dir(&own)?;
+            // What one installation has in common, as docs/postgresql.md says.
+            for file in ["ca.pem", "ca.key", "bucket.key", "admin-token", "api-tokens.json"] {
+                if let Some(first) = fleet.servers.first() {
+                    std::fs::copy(first.directory.join(file), own.join(file))?;
+                }
+            }
+            let link = Link::new(([127, 0, 0, 1], fleet.database.port()).into())?;
+            fleet.servers.push(Server { directory: own, link, process: None, ready: Value::Null });
+            fleet.start_server(index)?;
+        }
+        let token = fleet.call(&["site", "token", "create", "edge", "--json"])?.json()?;
+        let site = fleet.directory.path().join("site");
+        let joined = Output::of(
+            atoll(&["agent", "join"]).arg(token["token"].as_str().context("a token")?).arg("--data-dir").arg(&site),
+        )?;
+        ensure!(joined.code == 0, "{}", joined.stderr);
+        let mut command =
+            atoll(&["agent", "run", "--import-root", "/", "--server", &fleet.each("agent_addr"), "--data-dir"]);
+        command.arg(&site).stdin(Stdio::null()).stdout(fleet.log("agent")?).stderr(fleet.log("agent")?);
+        fleet.agent = Some(command.spawn()?);
+        Ok(fleet)
+    }
+
+    fn log(&self, name: &str) -> Result<std::fs::File> {
+        let path = self.directory.path().join(format!("{name}.log"));
+        Ok(std::fs::OpenOptions::new().create(true).append(true).open(path)?)
+    }
+
+    fn start_server(&mut self, index: usize) -> Result<()> {
+        let log = self.log(&format!("server{index}"))?;
+        let bucket = self.directory.path().join("bucket");
+        let server = &mut self.servers[index];
+        let ready = server.directory.join("ready.json");
+        let address = |name: &str, scheme: &str| {
+            let known = server.ready[name].as_str().map(|address| address.trim_start_matches(scheme).to_owned());
+            known.unwrap_or_else(|| "127.0.0.1:0".to_owned())
+        };
+        let mut command = atoll(&["server", "--plain-http", "--data-dir"]);
+        command.arg(&server.directory).arg("--ready-file").arg(&ready).arg("--bucket").arg(bucket);
+        command.args(["--listen", &address("url", "http://"), "--agent-listen", &address("agent_addr", "")]);
+        command.arg("--store").arg(format!("postgres://atoll@{}/atoll", server.link.address()));
+        if ready.exists() {
+            std::fs::remove_file(&ready)?;
+        }
+        let mut child = command.stdin(Stdio::null()).stdout(log.try_clone()?).stderr(log).spawn()?;
+        server.ready = wait_for("a server", || {
+            ensure!(child.try_wait()?.is_none(), "a server has ended; see its log");
+            Ok(std::fs::read(&ready).ok().and_then(|text| serde_json::from_slice(&text).ok()))
+        })?;
+        server.process = Some(child);
+        Ok(())
+    }
+
+    /// Starts again what has ended by itself, as a service manager does.
+    fn tend(&mut self) -> Result<()> {
+        for index in 0..self.servers.len() {
+            if let Some(process) = &mut self.servers[index].process
+                && process.try_wait()?.is_some()
+            {
+                self.start_server(index)?;
+            }
+        }
+        Ok(())
+    }
+
+    /// A field of what every server says of itself, with commas between.
+    fn each(&self, field: &str) -> String {
+        let said: Vec<&str> = self.servers.iter().filter_map(|server| server.ready[field].as_str()).collect();
+        said.join(",")
+    }
+
+    fn call(&self, arguments: &[&str]) -> Result<Output> {
+        let token = self.servers[0].ready["token"].as_str().context("a token")?;
+        Output::of(atoll(arguments).env("ATOLL_URL", self.each("url")).env("ATOLL_TOKEN", token))
+    }
+
+    fn epoch(&self) -> Result<u64> {
+        Ok(self.database.query("SELECT epoch FROM atoll.leader")?.parse()?)
+    }
+
+    fn leader(&self) -> Result<usize> {
+        let url = self.database.query("SELECT api_url FROM atoll.leader")?;
+        self.servers.iter().position(|server| server.ready["url"] == *url).context("a leader that is known")
+    }
+
+    /// Waits until another leads than under `epoch`; how long that took.
+    fn takeover(&self, epoch: u64) -> Result<Duration> {
+        let began = Instant::now();
+        wait_for("another leader", || Ok(self.epoch().is_ok_and(|now| now > epoch).then_some(())))?;
+        Ok(began.elapsed())
+    }
+
+    fn submit(&self, workflow: &Path) -> Result<String> {
+        let document = self.call(&["run", "--json", &workflow.display().to_string()])?.json()?;
+        Ok(document["run"].as_str().context("the run's id")?.to_owned())
+    }
+
+    fn wait_for_success(&mut self, run: &str) -> Result<()> {
+        let shown = wait_for(run, || {
+            self.tend()?;
+            let Ok(shown) = self.call(&["show", run, "--json"])?.json() else { return Ok(None) };
+            Ok(matches!(shown["state"].as_str(), Some("succeeded" | "failed" | "cancelled")).then_some(shown))
+        })?;
+        ensure!(shown["state"] == "succeeded", "{shown}");
+        Ok(())
+    }
+}
+
+impl Drop for Fleet {
+    fn drop(&mut self) {
+        let processes = self.servers.iter_mut().filter_map(|server| server.process.take());
+        for mut child in processes.chain(self.agent.take()) {
+            // Whatever has ended already needs no end.
+            let _ = child.kill();
+            let _ = child.wait();
+        }
+        let stopped = Output::of(atoll(&["agent", "stop-work", "--data-dir"]).arg(self.directory.path().join("site")));
+        if !stopped.is_ok_and(|output| output.code == 0) {
+            eprintln!("what the agent has left running could not be ended");
+        }
+        if std::thread::panicking() {
+            for name in ["server0", "server1", "server2", "agent"] {
+                let text =
+                    std::fs::read_to_string(self.directory.path().join(format!("{name}.log"))).unwrap_or_default();
+                let lines: Vec<&str> = text.lines().collect();
+                eprintln!("---- {name}\n{}", lines[lines.len().saturating_sub(25)..].join("\n"));
+            }
+        }
+    }
+}
+
+/// Every execution leaves a line outside of Atoll when it starts.
+fn workflow(directory: &Path) -> Result<PathBuf> {
+    let effects = directory.join("effects");
+    let text = format!(
+        "workflow: failover\nsteps:\n  first:\n    foreach: ${{{{ range(8) }}}}\n    with: {{ number: \"${{{{ item }}}}\" }}\n    run: |\n      echo \"$ATOLL_EXECUTION\" >> {effects}\n      sleep 0.1\n  second:\n    after: [first]\n    foreach: ${{{{ range(4) }}}}\n    run: echo \"$ATOLL_EXECUTION\" >> {effects}\n",
+        effects = effects.display()
+    );
+    let path = directory.join("failover.yaml");
+    std::fs::write(&path, text)?;
+    Ok(path)
+}
+
+/// Breaks the leader in the given way, several times, while runs go on; then looks at what has really happened.
+fn survives(
+    rounds: usize,
+    break_leader: impl Fn(&mut Fleet, usize) -> Result<()>,
+    mend: impl Fn(&mut Fleet, usize) -> Result<()>,
+) {
+    let Some(database) = Database::start().unwrap() else { return };
+    let mut fleet = Fleet::start(database).unwrap();
+    let workflow = workflow(fleet.directory.path()).unwrap();
+    let mut runs = vec![fleet.submit(&workflow).unwrap()];
+    let mut takeovers = Vec::new();
+    for _ in 0..rounds {
+        for _ in 0..3 {
+            runs.push(fleet.submit(&workflow).unwrap());
+        }
+        let (leader, epoch) = (fleet.leader().unwrap(), fleet.epoch().unwrap());
+        break_leader(&mut fleet, leader).unwrap();
+        takeovers.push(fleet.takeover(epoch).unwrap());
+        runs.push(fleet.submit(&workflow).unwrap());
+        mend(&mut fleet, leader).unwrap();
+    }
+    takeovers.sort();
+    println!("takeovers: {takeovers:?}");
+    for run in &runs {
+        fleet.wait_for_success(run).unwrap();
+    }
+    let effects = std::fs::read_to_string(fleet.directory.path().join("effects")).unwrap();
+    let mut counts: BTreeMap<&str, usize> = BTreeMap::new();
+    for line in effects.lines() {
+        *counts.entry(line).or_default() += 1;
+    }
+    let twice: Vec<_> = counts.iter().filter(|(_, count)| **count != 1).collect();
+    assert!(twice.is_empty(), "ran more than once: {twice:?}");
+    assert_eq!(counts.len(), 12 * runs.len(), "each execution of each acknowledged run has run");
+    assert!(*takeovers.last().unwrap() < TAKEOVER_MAX, "{takeovers:?}");
+}
+
+#[test]
+fn b3_a_leader_that_is_killed_under_load_is_replaced_and_nothing_is_lost_or_run_twice() {
+    let rounds = std::env::var("ATOLL_FAILOVER_ROUNDS").ok().and_then(|rounds| rounds.parse().ok()).unwrap_or(4);
+    let kill = |fleet: &mut Fleet, leader: usize| {
+        let mut process = fleet.servers[leader].process.take().context("it runs")?;
+        process.kill()?;
+        process.wait()?;
+        Ok(())
+    };
+    survives(rounds, kill, Fleet::start_server);
+}
+
+#[test]
+fn b3_a_leader_that_is_cut_off_from_the_database_ends_and_is_replaced() {
+    let cut = |fleet: &mut Fleet, leader: usize| {
+        fleet.servers[leader].link.cut();
+        Ok(())
+    };
+    let mend = |fleet: &mut Fleet, leader: usize| {
+        let mut process = fleet.servers[leader].process.take().context("it was started")?;
+        let status = wait_for("the end of the leader that was cut off", || Ok(process.try_wait()?))?;
+        ensure!(!status.success(), "it says that it has failed");
+        fleet.servers[leader].link.mend();
+        fleet.start_server(leader)
+    };
+    survives(2, cut, mend);
+}
