@@ -4,6 +4,7 @@ use std::io::Write as _;
 use std::path::PathBuf;
 
 use clap::{Args, Subcommand};
+use control_plane_server::config::Store;
 use control_plane_server::journal::{Figures, LookError, Problem, StoredJournal, Verification};
 use serde_json::json;
 
@@ -46,6 +47,10 @@ fn read(arguments: &JournalArguments) -> anyhow::Result<StoredJournal> {
     let data_dir = arguments.data_dir.clone();
     let flags = control_plane_server::config::Flags { data_dir, ..control_plane_server::config::Flags::default() };
     let config = control_plane_server::Config::load(arguments.config.as_deref(), flags).map_err(usage)?;
+    if let Store::Postgres(address) = &config.store {
+        let message = format!("the journal is on {address}, and only one in a data directory can be looked into");
+        return Err(Failure::Usage(message).into());
+    }
     StoredJournal::read(&config.data_dir).map_err(|error| match error {
         LookError::Absent(_) => Failure::Usage(error.to_string()).into(),
         LookError::Open(error) => anyhow::Error::new(error),
