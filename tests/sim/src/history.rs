@@ -3,8 +3,11 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
-use atoll_model::id::{ObjectId, RunId, StepIndex};
-use atoll_model::workflow::StartMode;
+use atoll_model::id::{Attempt, ExecutionId, ObjectId, RunId, StepIndex};
+use atoll_model::session::StepTemplate;
+use atoll_model::workflow::{OnDisconnect, StartMode};
+use control_plane_core::{Fact, ReturnCause};
+use site_agent_core::event::ExitKind;
 
 use crate::machine::Key;
 
@@ -12,8 +15,16 @@ use crate::machine::Key;
 pub(crate) struct History {
     /// Starts of a process, by attempt.
     pub(crate) starts: BTreeMap<Key, u32>,
-    /// Attempts that have a process now.
-    pub(crate) alive: BTreeSet<Key>,
+    /// Attempts that have a process now, and at which site.
+    alive: BTreeMap<Key, usize>,
+    /// Attempts whose process came to its end without having been stopped.
+    ended_by_itself: BTreeSet<Key>,
+    /// Executions that were given to another because nothing was heard of the one who had them.
+    pub(crate) given_away: BTreeSet<ExecutionId>,
+    /// Executions of unknown fate that somebody let run again.
+    pub(crate) resolved: BTreeSet<ExecutionId>,
+    /// Runs that have a reason to fail: a process of theirs failed, or was stopped and must not start twice.
+    pub(crate) may_fail: BTreeSet<RunId>,
     /// Bytes that crossed a border: object, from, to; how often.
     pub(crate) crossings: BTreeMap<(ObjectId, String, String), u64>,
     /// Steps whose outputs must not leave some sites; and what they made.
@@ -34,15 +45,53 @@ pub(crate) struct History {
 }
 
 impl History {
-    pub(crate) fn process_began(&mut self, key: Key, start: StartMode) {
-        assert!(self.alive.insert(key), "two live processes of {key:?}");
+    pub(crate) fn process_began(&mut self, key: Key, site: usize, start: StartMode) {
+        let (execution, attempt) = key;
+        let all = (execution, Attempt(0))..=(execution, Attempt(u32::MAX));
+        for ((_, other), other_site) in self.alive.range(all.clone()) {
+            assert_ne!(*other, attempt, "two live processes of {key:?}");
+            assert_ne!(*other_site, site, "two live attempts at {execution} at one site");
+            assert!(self.given_away.contains(&execution), "two live attempts at {execution}, which nobody gave away");
+        }
+        if start == StartMode::AtMostOnce && !self.resolved.contains(&execution) {
+            let earlier = self.starts.range(all).map(|(key, _)| key).find(|key| !self.ended_by_itself.contains(key));
+            assert_eq!(earlier, None, "{execution} was started once more, and must not be");
+        }
+        self.alive.insert(key, site);
         let starts = self.starts.entry(key).or_default();
         *starts += 1;
         assert!(start == StartMode::AtLeastOnce || *starts == 1, "{key:?} was started twice, and must not be");
     }
 
-    pub(crate) fn process_ended(&mut self, key: Key) {
+    pub(crate) fn process_ended(&mut self, key: Key, how: &ExitKind, template: &StepTemplate) {
         self.alive.remove(&key);
+        let stopped = matches!(how, ExitKind::Killed | ExitKind::Interrupted(_));
+        if !stopped {
+            self.ended_by_itself.insert(key);
+        }
+        let succeeded = *how == ExitKind::Code(0);
+        // What the loss of the link has stopped several times counts as poison, like what a crash has.
+        let gives_up = template.start == StartMode::AtMostOnce || template.on_disconnect == OnDisconnect::Stop;
+        if !succeeded && (!stopped || gives_up) {
+            self.may_fail.insert(key.0.run);
+        }
+    }
+
+    /// What the control plane has decided, as far as it permits what would be wrong without.
+    pub(crate) fn decided(&mut self, fact: &Fact) {
+        if let Fact::ExecutionsReturned { run, step, elements, cause, .. } = fact {
+            let executions = elements.iter().map(|element| ExecutionId { run: *run, step: *step, element });
+            match cause {
+                ReturnCause::Lost => self.given_away.extend(executions),
+                ReturnCause::Resolved => self.resolved.extend(executions),
+                ReturnCause::Failed
+                | ReturnCause::Interrupted
+                | ReturnCause::NotStarted
+                | ReturnCause::NeverSent
+                | ReturnCause::Withdrawn
+                | ReturnCause::InputUnavailable => {}
+            }
+        }
     }
 
     pub(crate) fn crossed(&mut self, object: ObjectId, from: &str, to: &str) {

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-use atoll_model::id::{ObjectId, TransferId};
+use atoll_model::id::{AgentId, ObjectId, TransferId};
 use atoll_model::time::Timestamp;
 use control_plane_core::{
     Command, Config, ConnectionId, ControlPlane, Event, Fact, Rejection, Request, RequestId, Response, Snapshot,
@@ -86,6 +86,12 @@ impl World {
                 self.trace(|| format!("server   fact {fact:?}"));
             }
         }
+        for fact in &step.facts {
+            self.history.decided(fact);
+            if let Fact::AgentLost { agent, .. } = fact {
+                self.assert_lease_over(*agent);
+            }
+        }
         self.server.journal.append(&step.facts, step.commands);
         if self.crash_point(Who::Server, None) {
             return;
@@ -145,6 +151,14 @@ impl World {
     pub(crate) fn looked(&mut self, process: Process, object: ObjectId, transfer: TransferId) {
         let present = self.bucket.contains_key(&object);
         self.server_event(process, Event::BucketObjectSeen { object, transfer, present });
+    }
+
+    /// What an agent has is given to another only when it can start nothing of it any more.
+    fn assert_lease_over(&self, agent: AgentId) {
+        for (index, site) in self.sites.iter().enumerate().filter(|(_, site)| site.agent == agent) {
+            let until = self.world_time(index, site.lease_until);
+            assert!(until <= self.now, "{} is taken for lost, and has a lease until {until:?}", site.name);
+        }
     }
 
     fn arm_server(&mut self) {

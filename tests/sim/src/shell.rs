@@ -42,6 +42,7 @@ impl World {
             Command::Push { transfer, object } => self.push(site, transfer, object),
             Command::CancelPush { transfer } => self.cancel_push(site, transfer),
             Command::Start { execution, attempt, template, inputs, ahead } => {
+                self.assert_leased(site);
                 let reads = self.unreadable(site, &inputs);
                 if let Some(message) = reads {
                     let reason = FailureReason::Agent;
@@ -61,6 +62,7 @@ impl World {
                 }
             }
             Command::StartNull { run, step, attempt, mut elements } => {
+                self.assert_leased(site);
                 while !elements.is_empty() {
                     let count = self.rng.between(1, 8) as u32;
                     let elements = elements.take_first(count);
@@ -86,6 +88,12 @@ impl World {
             }
             Command::DropSealed { seals: _ } => {}
         }
+    }
+
+    /// I3: nothing starts after the end of its lease, but for the time that the decision took to become durable.
+    fn assert_leased(&self, site: usize) {
+        let (now, until) = (self.site_time(site), self.sites[site].lease_until);
+        assert!(now <= until + Duration::from_millis(5), "s{site} starts something, and its lease ended at {until:?}");
     }
 
     /// A process of an attempt comes to its end, whether the agent lives or not.
@@ -127,6 +135,7 @@ impl World {
         let logs = self.store_logs(site, key);
         let full = self.sites[site].machine.is_full;
         let result = if outputs && (behaviour.spoils || full) {
+            self.history.may_fail.insert(execution.run);
             let reason = if full { FailureReason::NoSpace } else { FailureReason::InvalidOutput };
             Err(OutputFailure { reason, message: "it cannot be taken in".to_owned(), logs })
         } else {
@@ -149,7 +158,7 @@ impl World {
         let Some(claim) = machine.claims.get_mut(&key) else { return };
         claim.state = ClaimState::Running { since: at };
         let (boot, start) = (machine.boot, claim.template.start);
-        self.history.process_began(key, start);
+        self.history.process_began(key, site, start);
         self.history.last_start = self.elapsed();
         self.trace(|| format!("s{site} * {execution} attempt {attempt} begins"));
         self.after(behaviour.lasts, Occurrence::ProcessExits { site, boot, key });
@@ -169,7 +178,8 @@ impl World {
         let usage = Usage { bytes_in: claim.bytes_in, ..Usage::default() };
         let exit = Exit { started_at, finished_at, how, usage };
         claim.state = ClaimState::Exited(exit.clone());
-        self.history.process_ended(key);
+        let template = std::sync::Arc::clone(&claim.template);
+        self.history.process_ended(key, &exit.how, &template);
         self.trace(|| format!("s{site} * {execution} attempt {attempt} ends: {:?}", exit.how));
         let delay = self.rng.micros(10, 2_000);
         self.tell_site(site, delay, Event::Exited { execution, attempt, exit });

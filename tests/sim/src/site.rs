@@ -32,6 +32,8 @@ pub(crate) struct Site {
     timer_at: Option<Timestamp>,
     syncing: bool,
     pub(crate) machine: Machine,
+    /// When all that was granted to it has run out, by its own clock.
+    pub(crate) lease_until: Timestamp,
     clock_ahead: Duration,
     clock_behind: Duration,
     capacity: Capacity,
@@ -67,6 +69,7 @@ impl Site {
             timer_at: None,
             syncing: false,
             machine: Machine::default(),
+            lease_until: Timestamp::ZERO,
             clock_ahead: if ahead { skew } else { Duration::ZERO },
             clock_behind: if ahead { Duration::ZERO } else { skew },
             capacity: Capacity {
@@ -84,7 +87,7 @@ impl World {
         self.now + self.sites[site].clock_ahead - self.sites[site].clock_behind
     }
 
-    fn world_time(&self, site: usize, at: Timestamp) -> Timestamp {
+    pub(crate) fn world_time(&self, site: usize, at: Timestamp) -> Timestamp {
         at + self.sites[site].clock_behind - self.sites[site].clock_ahead
     }
 

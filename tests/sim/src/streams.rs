@@ -64,6 +64,10 @@ impl World {
                 }
                 let Some((_, frame)) = stream.to_agent.pop_front() else { return };
                 let Some(process) = stream.agent else { return };
+                if let Some(grant) = &frame.lease {
+                    let state = &mut self.sites[site];
+                    state.lease_until = state.lease_until.max(grant.answers + grant.work);
+                }
                 self.site_event(site, process, Event::FrameReceived { frame });
             }
         }

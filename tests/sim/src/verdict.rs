@@ -123,6 +123,7 @@ impl World {
         }
         for execution in unknown {
             let run_again = !self.history.starts.keys().any(|(started, _)| *started == execution);
+            self.history.may_fail.insert(execution.run);
             self.wish(Duration::ZERO, Want::Resolve { execution, run_again });
         }
     }
@@ -175,6 +176,17 @@ impl World {
         let left: Vec<_> = self.bucket.keys().collect();
         assert!(left.is_empty(), "nobody needs these in the bucket any more: {left:?}");
         self.check_ledger();
+        self.check_failures();
+    }
+
+    /// Where nothing was taken away for good, a run fails only if something of it did.
+    fn check_failures(&self) {
+        let history = &self.history;
+        let taken_away = history.journals_lost + history.reboots + history.damages > 0 || !history.revoked.is_empty();
+        for run in self.clients.runs.iter().filter(|_| !taken_away && self.scenario.full_disks == 0) {
+            let failed = self.state_of(*run) == RunState::Failed;
+            assert!(!failed || history.may_fail.contains(run), "{run} failed, and nothing of it did");
+        }
     }
 
     /// The ledger says what moved, no more, and no less but for what a lost journal took with it, and what came to a site

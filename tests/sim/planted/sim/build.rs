@@ -1,0 +1,5 @@
+//! Copies the simulator and plants faults in the copy.
+
+fn main() {
+    planted::plant("tests/sim/src");
+}

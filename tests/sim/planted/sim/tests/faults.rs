@@ -1,0 +1,98 @@
+//! Faults on purpose: the simulator catches each of them within a few seeds. What caught it is printed, for the table of
+//! docs/simulation.md: `just sim-faults`.
+
+use std::any::Any;
+use std::cell::RefCell;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+
+use planted_sim_tests::{Scenario, UNPLANTED, run};
+
+/// A fault that is not caught in so many seeds counts as missed.
+const SEEDS_MAX: u64 = 400;
+
+thread_local! {
+    static PLACE: RefCell<String> = const { RefCell::new(String::new()) };
+}
+
+fn text_of(panic: &(dyn Any + Send)) -> String {
+    let text = panic.downcast_ref::<String>().map(String::as_str).or_else(|| panic.downcast_ref::<&str>().copied());
+    text.unwrap_or("something that is no text").lines().next().unwrap_or_default().to_owned()
+}
+
+/// Plays seeds with a fault until one fails.
+fn is_caught(name: &str) {
+    let fault = planted::faults().into_iter().find(|fault| fault.name == name).expect("it is in the list");
+    std::panic::set_hook(Box::new(|panic| {
+        let place = panic.location().map(ToString::to_string).unwrap_or_default();
+        PLACE.set(place.rsplit_once("/src/").map_or(place.clone(), |(_, file)| file.to_owned()));
+    }));
+    planted::switch(Some(fault.name));
+    let caught = (0..SEEDS_MAX).find_map(|seed| {
+        let ending = catch_unwind(AssertUnwindSafe(|| run(Scenario::drawn(seed))));
+        ending.err().map(|panic| (seed + 1, text_of(&*panic)))
+    });
+    planted::switch(None);
+    let _ = std::panic::take_hook();
+    let (seeds, caught_by) = caught.unwrap_or_else(|| panic!("{name} was not caught in {SEEDS_MAX} seeds"));
+    println!("FAULT {name}\t{seeds}\t{caught_by}\t{}", PLACE.take());
+}
+
+macro_rules! caught {
+    ($($test:ident: $name:literal,)*) => {
+        $(
+            #[test]
+            fn $test() {
+                is_caught($name);
+            }
+        )*
+
+        #[test]
+        fn every_fault_of_the_list_has_a_test() {
+            let listed: Vec<&str> = planted::faults().iter().map(|fault| fault.name).collect();
+            assert_eq!(listed, [$($name),*]);
+        }
+    };
+}
+
+caught! {
+    server_acts_before_its_journal_is_caught: "server-acts-before-its-journal",
+    agent_acts_before_its_journal_is_caught: "agent-acts-before-its-journal",
+    journal_loses_its_last_record_is_caught: "journal-loses-its-last-record",
+    recovery_skips_a_fact_is_caught: "recovery-skips-a-fact",
+    agent_recovery_skips_a_fact_is_caught: "agent-recovery-skips-a-fact",
+    reports_count_twice_is_caught: "reports-count-twice",
+    reports_are_not_acknowledged_in_order_is_caught: "reports-are-not-acknowledged-in-order",
+    commands_are_sent_from_a_wrong_number_is_caught: "commands-are-sent-from-a-wrong-number",
+    nothing_is_sent_again_is_caught: "nothing-is-sent-again",
+    epoch_is_not_checked_is_caught: "epoch-is-not-checked",
+    dispatch_twice_starts_twice_is_caught: "dispatch-twice-starts-twice",
+    known_commands_are_taken_again_is_caught: "known-commands-are-taken-again",
+    survivors_are_not_looked_for_is_caught: "survivors-are-not-looked-for",
+    second_attempt_while_the_first_lives_is_caught: "second-attempt-while-the-first-lives",
+    work_is_given_away_too_soon_is_caught: "work-is-given-away-too-soon",
+    lease_is_not_looked_at_is_caught: "lease-is-not-looked-at",
+    at_most_once_is_tried_again_is_caught: "at-most-once-is-tried-again",
+    interrupted_at_most_once_is_tried_again_is_caught: "interrupted-at-most-once-is-tried-again",
+    report_is_dropped_at_a_full_outbox_is_caught: "report-is-dropped-at-a-full-outbox",
+    fetch_is_entered_twice_is_caught: "fetch-is-entered-twice",
+    arrival_is_not_told_is_caught: "arrival-is-not-told",
+    object_is_deleted_under_its_readers_is_caught: "object-is-deleted-under-its-readers",
+    object_is_never_deleted_is_caught: "object-is-never-deleted",
+    push_does_not_wait_for_the_deletion_is_caught: "push-does-not-wait-for-the-deletion",
+    rule_of_another_run_is_forgotten_is_caught: "rule-of-another-run-is-forgotten",
+    outcome_of_any_attempt_counts_is_caught: "outcome-of-any-attempt-counts",
+    missing_work_is_not_taken_back_is_caught: "missing-work-is-not-taken-back",
+}
+
+#[test]
+fn every_edit_finds_what_it_changes() {
+    assert_eq!(UNPLANTED, [""; 3], "edits of faults.txt and probes.txt that do not fit the sources any more");
+}
+
+#[test]
+fn a_copy_without_a_fault_does_what_the_original_does() {
+    for seed in 0..20 {
+        let (copy, original) = (run(Scenario::drawn(seed)), sim_tests::run(sim_tests::Scenario::drawn(seed)));
+        assert_eq!(format!("{:?}", copy.digest), format!("{:?}", original.digest), "seed {seed}");
+    }
+}
