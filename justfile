@@ -28,6 +28,14 @@ test: build
 sim SEEDS="2000" FIRST="1":
     ATOLL_SIM_SEEDS={{SEEDS}} ATOLL_SIM_FIRST={{FIRST}} cargo test --release --locked -p sim-tests -- --nocapture
 
+# Which pairs of state and event the simulator reaches.
+sim-coverage SEEDS="2000" FIRST="0":
+    ATOLL_SIM_SEEDS={{SEEDS}} ATOLL_SIM_FIRST={{FIRST}} cargo test --release --locked -p planted-sim-tests --test coverage -- --nocapture
+
+# What catches each planted fault, and after how many seeds.
+sim-faults:
+    cargo test --release --locked -p planted-sim-tests --test faults -- --nocapture
+
 # The stores against their contract: power loss, corruption, full disks.
 contract:
     cargo test --release --locked -p contract-tests -- --nocapture

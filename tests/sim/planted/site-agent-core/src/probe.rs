@@ -96,8 +96,12 @@ impl Agent {
     /// Before a decision changes the state.
     pub(crate) fn probe_fact(&self, fact: &Fact) {
         match fact {
-            Fact::OrphansFound { attempts } => attempts.iter().for_each(|key| self.attempt_meets(*key, "found by a new journal")),
-            Fact::StartsWithdrawn { starts } => starts.iter().for_each(|key| self.attempt_meets(*key, "start withdrawn")),
+            Fact::OrphansFound { attempts } => {
+                attempts.iter().for_each(|key| self.attempt_meets(*key, "found by a new journal"))
+            }
+            Fact::StartsWithdrawn { starts } => {
+                starts.iter().for_each(|key| self.attempt_meets(*key, "start withdrawn"))
+            }
             Fact::VerdictsAccepted { cancel, forget } => {
                 cancel.iter().for_each(|key| self.attempt_meets(*key, "verdict: cancel"));
                 forget.iter().for_each(|key| self.attempt_meets(*key, "verdict: forget"));
@@ -106,12 +110,16 @@ impl Agent {
                 for (order, elements) in starts {
                     let Some(item) = self.state.item((*run, *step), *order) else { continue };
                     let attempt = item.attempt;
-                    elements.iter().for_each(|element| self.attempt_meets((execution((*run, *step), element), attempt), "start intended"));
+                    elements.iter().for_each(|element| {
+                        self.attempt_meets((execution((*run, *step), element), attempt), "start intended")
+                    });
                 }
             }
             Fact::Ended { run, step, item, elements, .. } => {
                 let Some(attempt) = self.state.item((*run, *step), *item).map(|item| item.attempt) else { return };
-                elements.iter().for_each(|element| self.attempt_meets((execution((*run, *step), element), attempt), "ends unstarted"));
+                elements.iter().for_each(|element| {
+                    self.attempt_meets((execution((*run, *step), element), attempt), "ends unstarted")
+                });
             }
             Fact::Finished { run, step, element } => {
                 self.attempt_meets((execution((*run, *step), element.element), element.attempt), "finishes");
