@@ -62,6 +62,9 @@ admin_socket = $directory/\$name.asok
 pid_file = $directory/\$name.pid
 [mon.a]
 mon_data = $directory/mon
+# It would not start on a large disk of which little is free, though it needs next to nothing.
+mon_data_avail_crit = 0
+mon_data_avail_warn = 0
 [osd.0]
 osd_data = $directory/osd
 public_addr = 127.0.0.1
@@ -77,6 +80,8 @@ CONFIG
 give_up() {
     echo "$0: $1; the logs are in $directory/log" >&2
     tail -n 20 "$log" >&2 || true
+    # The daemons say why in logs of their own.
+    grep -h ' -1 ' "$directory"/log/*.log 2>/dev/null | tail -n 20 >&2 || true
     bash "$parts/ceph-down.sh" --keep "$directory"
     exit 1
 }
