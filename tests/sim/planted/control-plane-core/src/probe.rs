@@ -23,7 +23,7 @@ impl ControlPlane {
             }
             Event::BucketObjectDeleted { object } => self.object_meets(*object, "is deleted (heard)"),
             Event::BucketObjectSeen { object, .. } => self.object_meets(*object, "is looked for (heard)"),
-            Event::Request { .. } | Event::TimeoutElapsed => {}
+            Event::Request { .. } | Event::RunKept { .. } | Event::TimeoutElapsed => {}
         }
     }
 
