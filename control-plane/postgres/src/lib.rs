@@ -15,6 +15,7 @@
 
 mod address;
 mod error;
+mod history;
 mod journal;
 mod lease;
 mod schema;
@@ -24,7 +25,8 @@ mod tls;
 
 pub use address::{Address, InvalidAddress};
 pub use error::{OpenError, StoreError};
+pub use history::{Ended as EndedRun, History, Listed, Query};
 pub use journal::PostgresJournal;
 pub use lease::{Ended, LEASE};
-pub use schema::{SCHEMA_VERSION, drop_schema};
+pub use schema::{SCHEMA_VERSION, drop_schema, make_tables};
 pub use standby::{Contents, Leader, Member, News, Standby, Taken};

@@ -21,7 +21,8 @@ pub(crate) type Parameters<'a> = &'a [&'a (dyn ToSql + Sync)];
 
 /// The connection lives on a runtime of its own, which turns only while a statement is waited for.
 pub(crate) struct Session {
-    runtime: Runtime,
+    /// There until it is dropped.
+    runtime: Option<Runtime>,
     client: Client,
     prepared: HashMap<&'static str, Statement>,
     patience: Duration,
@@ -49,7 +50,7 @@ impl Session {
                 .await
                 .map_err(|_| StoreError::TimedOut)?
         })?;
-        let session = Self { runtime, client, prepared: HashMap::new(), patience };
+        let session = Self { runtime: Some(runtime), client, prepared: HashMap::new(), patience };
         // The server gives up a client that is gone as soon as the client does: a lock that it held would hold up others.
         session.execute_all(&format!(
             "SET search_path TO {}; SET tcp_keepalives_idle = 1; SET tcp_keepalives_interval = 1;
@@ -74,7 +75,9 @@ impl Session {
             };
             Ok::<_, StoreError>(client.query(&statement, parameters).await?)
         };
-        runtime.block_on(async { tokio::time::timeout(*patience, answer).await }).unwrap_or(Err(StoreError::TimedOut))
+        turning(runtime)
+            .block_on(async { tokio::time::timeout(*patience, answer).await })
+            .unwrap_or(Err(StoreError::TimedOut))
     }
 
     pub(crate) fn set_patience(&mut self, patience: Duration) {
@@ -100,9 +103,22 @@ impl Session {
 
     fn within(&self, patience: Duration, sql: &str) -> Result<(), StoreError> {
         let answer = async { Ok::<_, StoreError>(self.client.batch_execute(sql).await?) };
-        self.runtime
+        turning(&self.runtime)
             .block_on(async { tokio::time::timeout(patience, answer).await })
             .unwrap_or(Err(StoreError::TimedOut))
+    }
+}
+
+fn turning(runtime: &Option<Runtime>) -> &Runtime {
+    runtime.as_ref().expect("a session has its runtime until it is dropped")
+}
+
+impl Drop for Session {
+    fn drop(&mut self) {
+        if let Some(runtime) = self.runtime.take() {
+            // It may be dropped where nothing may block.
+            runtime.shutdown_background();
+        }
     }
 }
 

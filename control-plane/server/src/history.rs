@@ -3,9 +3,13 @@
 //! The core asks for each run to be kept, and forgets it only after the history has said that it holds it: so a run is
 //! always in one of the two. What is asked about runs is asked of both.
 
+mod encoding;
 mod file;
 mod keeping;
+mod postgres;
 mod retention;
+#[cfg(test)]
+mod tests;
 
 use std::fmt;
 
@@ -16,6 +20,7 @@ use control_plane_core::view::{RunFilter, RunView};
 
 pub(crate) use file::FileHistory;
 pub(crate) use keeping::{Keep, blocking, keep_runs};
+pub(crate) use postgres::PostgresHistory;
 pub use retention::{Retention, RetentionRule};
 
 /// Where runs are kept. A seam because an installation on PostgreSQL keeps them in tables that people query with SQL, all

@@ -30,9 +30,9 @@ use crate::agents::{self, Agents};
 use crate::api::tokens::{ApiTokens, write_atomically};
 use crate::api::{self, App, Joining};
 use crate::audit::Audit;
-use crate::config::Config;
+use crate::config::{Config, Store};
 use crate::driver::{Driver, Handle, Notices, delete_objects};
-use crate::history::{FileHistory, History, keep_runs};
+use crate::history::{FileHistory, History, PostgresHistory, keep_runs};
 use crate::identity::{
     Authority, ServerCertificate, server_names, sha256, tls_for_agents, tls_for_people, tls_for_people_with_files,
 };
@@ -345,6 +345,9 @@ fn signing_key(path: &Path) -> anyhow::Result<[u8; 32]> {
 
 /// Where runs are kept when they leave the core's memory.
 fn open_history(config: &Config) -> anyhow::Result<Arc<dyn History>> {
+    if let Store::Postgres(address) = &config.store {
+        return Ok(Arc::new(PostgresHistory::new(address.clone())));
+    }
     let path = FileHistory::path(&config.data_dir);
     let history = FileHistory::open(&config.data_dir).with_context(|| {
         format!(

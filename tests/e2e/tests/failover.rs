@@ -214,6 +214,9 @@ fn survives(
     let twice: Vec<_> = counts.iter().filter(|(_, count)| **count != 1).collect();
     assert!(twice.is_empty(), "ran more than once: {twice:?}");
     assert_eq!(counts.len(), 12 * runs.len(), "each execution of each acknowledged run has run");
+    let rows = format!("{}|{}", runs.len(), counts.len());
+    let sql = "SELECT count(*), sum((SELECT count(*) FROM atoll.executions e WHERE e.run = r.run)) FROM atoll.runs r";
+    wait_for("every run to be in the tables", || Ok((fleet.database.query(sql)? == rows).then_some(()))).unwrap();
     assert!(*takeovers.last().unwrap() < TAKEOVER_MAX, "{takeovers:?}");
 }
 

@@ -14,10 +14,11 @@ use std::path::{Path, PathBuf};
 
 use atoll_model::id::RunId;
 use atoll_model::time::Timestamp;
+use control_plane_core::FinishedRun;
 use control_plane_core::view::{RunFilter, RunPlace, RunView};
-use control_plane_core::{FinishedRun, Snapshot};
 use storage_sync_journal::{TableChange, Tables, TablesError};
 
+use super::encoding::{LIST_FORMAT, decode_head, decode_run, encode_head, encode_run};
 use super::{History, HistoryError, Retention};
 
 const RUNS: &str = "runs";
@@ -25,8 +26,6 @@ const HEADS: &str = "heads";
 const INDEX: &str = "index";
 const ABOUT: &str = "about";
 const FORMAT_KEY: &[u8] = b"format";
-/// Of heads and index.
-const LIST_FORMAT: u16 = 1;
 
 /// Memory for pages that are looked at again and again.
 const CACHE_BYTES: usize = 16 << 20;
@@ -89,7 +88,7 @@ impl FileHistory {
             from = [last, &[0][..]].concat();
             let mut changes = Vec::new();
             for (key, value) in &stored {
-                put_listed(&decode_run(key, value)?.view(), &mut changes);
+                put_listed(&run_of(key, value)?.view(), &mut changes);
             }
             self.tables.change(&changes)?;
         }
@@ -98,7 +97,7 @@ impl FileHistory {
     }
 
     fn head(&self, place: &[u8]) -> Result<Option<RunView>, HistoryError> {
-        self.tables.get(HEADS, place)?.map(|value| decode_head(place, &value)).transpose()
+        self.tables.get(HEADS, place)?.map(|value| head_of(place, &value)).transpose()
     }
 }
 
@@ -131,7 +130,7 @@ impl History for FileHistory {
             match prefix {
                 None => self
                     .tables
-                    .scan_back(HEADS, &from, &below, &mut |key, value| admit(decode_head(key, &value).map(Some)))?,
+                    .scan_back(HEADS, &from, &below, &mut |key, value| admit(head_of(key, &value).map(Some)))?,
                 Some(prefix) => {
                     let [from, below] = [from, below].map(|place| [prefix.as_slice(), &place].concat());
                     self.tables.scan_back(INDEX, &from, &below, &mut |key, _| {
@@ -148,7 +147,7 @@ impl History for FileHistory {
 
     fn run(&self, run: RunId) -> Result<Option<FinishedRun>, HistoryError> {
         let key = run_key(run);
-        self.tables.get(RUNS, &key)?.map(|value| decode_run(&key, &value)).transpose()
+        self.tables.get(RUNS, &key)?.map(|value| run_of(&key, &value)).transpose()
     }
 
     fn expire(&self, retention: &Retention, now: Timestamp) -> Result<u64, HistoryError> {
@@ -164,7 +163,7 @@ impl History for FileHistory {
             from = [last, &[0][..]].concat();
             let mut changes = Vec::new();
             for (key, value) in &stored {
-                let view = decode_head(key, value)?;
+                let view = head_of(key, value)?;
                 if retention.ends(&view).is_some_and(|end| end <= now) {
                     changes.push(TableChange::Remove { table: RUNS, key: run_key(view.run) });
                     changes.push(TableChange::Remove { table: HEADS, key: key.clone() });
@@ -224,7 +223,7 @@ fn narrowest(filter: &RunFilter) -> Option<Vec<u8>> {
 
 fn put_listed(view: &RunView, changes: &mut Vec<TableChange>) {
     let key = place_key(view.place());
-    changes.push(TableChange::Put { table: HEADS, key, value: encode(view) });
+    changes.push(TableChange::Put { table: HEADS, key, value: encode_head(view) });
     let indexed = index_keys(view).into_iter();
     changes.extend(indexed.map(|key| TableChange::Put { table: INDEX, key, value: Vec::new() }));
 }
@@ -239,31 +238,14 @@ fn place_key(place: RunPlace) -> Vec<u8> {
     [&micros.to_be_bytes()[..], &place.run.bits().to_be_bytes()].concat()
 }
 
-fn encode_run(run: &FinishedRun) -> Result<Vec<u8>, HistoryError> {
-    let format = Snapshot::FORMAT.to_be_bytes().to_vec();
-    let what = || run.id().to_string();
-    postcard::to_extend(run, format).map_err(|source| HistoryError::Decode { what: what(), source })
-}
-
-fn decode_run(key: &[u8], value: &[u8]) -> Result<FinishedRun, HistoryError> {
-    let what = || match <[u8; 16]>::try_from(key) {
+fn run_of(key: &[u8], value: &[u8]) -> Result<FinishedRun, HistoryError> {
+    let name = match <[u8; 16]>::try_from(key) {
         Ok(bits) => RunId::from_bits(u128::from_be_bytes(bits)).to_string(),
         Err(_) => "a run".to_owned(),
     };
-    let (format, bytes) = value.split_first_chunk::<2>().map_or((0, value), |(f, rest)| (u16::from_be_bytes(*f), rest));
-    if format > Snapshot::FORMAT {
-        return Err(HistoryError::Newer { what: what(), found: format, supported: Snapshot::FORMAT });
-    }
-    postcard::from_bytes(bytes).map_err(|source| HistoryError::Decode { what: what(), source })
+    decode_run(&name, value)
 }
 
-fn encode(view: &RunView) -> Vec<u8> {
-    postcard::to_stdvec(view).expect("what a list shows can be encoded into memory")
-}
-
-fn decode_head(key: &[u8], value: &[u8]) -> Result<RunView, HistoryError> {
-    postcard::from_bytes(value).map_err(|source| {
-        let place: String = key.iter().map(|byte| format!("{byte:02x}")).collect();
-        HistoryError::Decode { what: format!("the entry {place}"), source }
-    })
+fn head_of(place: &[u8], value: &[u8]) -> Result<RunView, HistoryError> {
+    decode_head(&place.iter().map(|byte| format!("{byte:02x}")).collect::<String>(), value)
 }
