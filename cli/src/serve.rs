@@ -8,6 +8,7 @@ use std::path::PathBuf;
 
 use anyhow::Context as _;
 use clap::{Args, Subcommand};
+use control_plane_server::config::Store;
 use tokio_util::sync::CancellationToken;
 
 use crate::Command;
@@ -59,6 +60,15 @@ enum ServerCommand {
     /// Look into the journal of a server that does not run.
     #[command(subcommand)]
     Journal(journal::JournalCommand),
+    /// Move the installation of a server that does not run into a database that several servers share.
+    Migrate {
+        /// What to move: sled:DIR or redb:DIR, with the server's data directory.
+        #[arg(long, value_name = "STORE:DIR")]
+        from: String,
+        /// Where to: postgres://USER@HOST/DATABASE.
+        #[arg(long, value_name = "URL")]
+        to: String,
+    },
 }
 
 #[derive(Debug, Subcommand)]
@@ -138,8 +148,10 @@ pub(crate) fn runtime(command: &Command) -> anyhow::Result<tokio::runtime::Runti
 }
 
 pub(crate) async fn server(arguments: ServerArguments) -> anyhow::Result<()> {
-    if let Some(ServerCommand::Journal(command)) = arguments.command {
-        return journal::journal(command);
+    match arguments.command {
+        Some(ServerCommand::Journal(command)) => return journal::journal(command),
+        Some(ServerCommand::Migrate { from, to }) => return migrate(&from, &to).await,
+        None => {}
     }
     let flags = control_plane_server::config::Flags {
         data_dir: arguments.data_dir,
@@ -160,6 +172,21 @@ pub(crate) async fn server(arguments: ServerArguments) -> anyhow::Result<()> {
     }
     // It listens for signals itself.
     control_plane_server::run(config, shutdown_of_supervised().cancelled_owned()).await
+}
+
+async fn migrate(from: &str, to: &str) -> anyhow::Result<()> {
+    let wrong = |message: String| Failure::Usage(message);
+    let (store, directory) =
+        from.split_once(':').ok_or_else(|| wrong(format!("{from:?} is not STORE:DIR, as sled:/var/lib/atoll")))?;
+    let store: Store = store.parse().map_err(wrong)?;
+    let to: control_plane_postgres::Address = to.parse().map_err(|error| wrong(format!("{to:?}: {error}")))?;
+    let directory = PathBuf::from(directory);
+    let address = to.clone();
+    let moving = tokio::task::spawn_blocking(move || control_plane_server::migrate(&store, &directory, &address));
+    let moved = moving.await.context("the migration has failed")??;
+    outln!("moved {} bytes of state and {} runs of the history to {to}", moved.state_bytes, moved.runs);
+    outln!("start the server with the same data directory and --store '{to}'");
+    Ok(())
 }
 
 pub(crate) async fn agent(command: AgentCommand) -> anyhow::Result<()> {

@@ -34,7 +34,7 @@ pub(crate) use keeper::Log;
 pub use notice::Changed;
 pub(crate) use notice::Notices;
 use query::Query;
-pub(crate) use recovery::JOURNAL_FORMAT;
+pub(crate) use recovery::{JOURNAL_FORMAT, recover};
 pub(crate) use start::{Beginning, Driver, DriverError, start};
 
 /// Inputs that wait for the core's thread: as many as it handles in a few milliseconds; beyond it, senders wait.

@@ -9,6 +9,7 @@ pub mod driver;
 pub mod history;
 pub mod identity;
 pub mod journal;
+mod migrate;
 mod patience;
 mod server;
 pub mod telemetry;
@@ -16,4 +17,5 @@ pub mod telemetry;
 mod testing;
 
 pub use config::Config;
+pub use migrate::{Moved, migrate};
 pub use server::run;

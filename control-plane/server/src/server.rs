@@ -276,7 +276,7 @@ fn member(config: &Config, sockets: &Sockets, authority: &Authority) -> Member {
         name: format!("process {} on {host}", std::process::id()),
         api_url: people_url(config, sockets.people_address),
         agent_address: agents.split(',').next().unwrap_or(agents).to_owned(),
-        authority: authority.fingerprint().iter().map(|byte| format!("{byte:02x}")).collect(),
+        authority: authority.fingerprint_hex(),
     }
 }
 

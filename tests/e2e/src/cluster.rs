@@ -153,6 +153,15 @@ impl Cluster {
         Ok(())
     }
 
+    /// Starts it with further arguments, now and later.
+    ///
+    /// # Errors
+    /// When it does not come up.
+    pub fn start_server_with(&mut self, arguments: &[&str]) -> Result<()> {
+        self.options.server_arguments.extend(arguments.iter().map(|argument| (*argument).to_owned()));
+        self.start_server()
+    }
+
     fn add_site(&mut self, name: &'static str) -> Result<()> {
         let default = self.directory().join("sites").join(name);
         let directory = self.options.site_directories.get(name).cloned().unwrap_or(default);

@@ -6,7 +6,7 @@ use std::process::{Child, Stdio};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, ensure};
-use e2e_tests::{Database, Link, Output, atoll, wait_for};
+use e2e_tests::{Cluster, Database, Link, Options, Output, Run, atoll, wait_for};
 use serde_json::Value;
 use tempfile::TempDir;
 
@@ -203,7 +203,13 @@ fn survives(
     }
     takeovers.sort();
     println!("takeovers: {takeovers:?}");
-    for run in &runs {
+    holds_everything_once(&mut fleet, &runs);
+    assert!(*takeovers.last().unwrap() < TAKEOVER_MAX, "{takeovers:?}");
+}
+
+/// Each execution of each run that was acknowledged has run, and none has twice; the tables say so too.
+fn holds_everything_once(fleet: &mut Fleet, runs: &[String]) {
+    for run in runs {
         fleet.wait_for_success(run).unwrap();
     }
     let effects = std::fs::read_to_string(fleet.directory.path().join("effects")).unwrap();
@@ -217,7 +223,6 @@ fn survives(
     let rows = format!("{}|{}", runs.len(), counts.len());
     let sql = "SELECT count(*), sum((SELECT count(*) FROM atoll.executions e WHERE e.run = r.run)) FROM atoll.runs r";
     wait_for("every run to be in the tables", || Ok((fleet.database.query(sql)? == rows).then_some(()))).unwrap();
-    assert!(*takeovers.last().unwrap() < TAKEOVER_MAX, "{takeovers:?}");
 }
 
 #[test]
@@ -246,4 +251,46 @@ fn b3_a_leader_that_is_cut_off_from_the_database_ends_and_is_replaced() {
         fleet.start_server(leader)
     };
     survives(2, cut, mend);
+}
+
+#[test]
+fn b3_a_database_that_is_restarted_under_load_loses_nothing_that_was_acknowledged() {
+    let Some(database) = Database::start().unwrap() else { return };
+    let mut fleet = Fleet::start(database).unwrap();
+    let workflow = workflow(fleet.directory.path()).unwrap();
+    let mut runs = Vec::new();
+    for _ in 0..3 {
+        for _ in 0..3 {
+            runs.push(fleet.submit(&workflow).unwrap());
+        }
+        fleet.database.restart().unwrap();
+        fleet.tend().unwrap();
+        runs.push(fleet.submit(&workflow).unwrap());
+    }
+    holds_everything_once(&mut fleet, &runs);
+}
+
+#[test]
+fn an_installation_that_moves_to_postgresql_goes_on_where_it_stopped() {
+    let Some(database) = Database::start().unwrap() else { return };
+    let mut cluster = Cluster::start(Options { sites: vec!["edge"], ..Options::default() }).unwrap();
+    let workflow = "workflow: moved\nsteps:\n  one: { site: edge, run: sleep 2 }\n";
+    let ended = cluster.run("workflow: before\nsteps:\n  one: { run: \"true\" }\n", &[]).unwrap();
+    let going_on = cluster.submit(workflow, &[]).unwrap();
+    cluster.kill_server().unwrap();
+    let address = format!("postgres://atoll@127.0.0.1:{}/atoll", database.port());
+    let from = format!("sled:{}", cluster.directory().join("server").display());
+    let migrate = || cluster.call(&["server", "migrate", "--from", &from, "--to", &address]).unwrap();
+    let moved = migrate();
+    assert_eq!(moved.code, 0, "{}{}", moved.stdout, moved.stderr);
+    let again = migrate();
+    assert!(again.code != 0 && again.stderr.contains("holds an installation already"), "{}", again.stderr);
+    cluster.start_server_with(&["--store", &address]).unwrap();
+    assert_eq!(cluster.wait_for_end(&going_on).unwrap()["state"], "succeeded");
+    let before = Run { id: ended["run"].as_str().unwrap().to_owned() };
+    assert_eq!(cluster.show(&before).unwrap()["state"], "succeeded");
+    wait_for("both runs to be in the tables", || {
+        Ok((database.query("SELECT count(*) FROM atoll.runs")? == "2").then_some(()))
+    })
+    .unwrap();
 }

@@ -11,7 +11,7 @@ use super::DriverError;
 /// Version of what is written into the journal: snapshots and facts, encoded with postcard.
 pub(crate) const JOURNAL_FORMAT: u16 = Snapshot::FORMAT;
 
-pub(super) fn recover(
+pub(crate) fn recover(
     config: control_plane_core::Config,
     format: u16,
     checkpoint: Option<(BatchSeq, Vec<u8>)>,

@@ -122,6 +122,11 @@ impl Authority {
         &self.file
     }
 
+    /// The fingerprint, as servers of one installation compare it.
+    pub(crate) fn fingerprint_hex(&self) -> String {
+        self.fingerprint.iter().map(|byte| format!("{byte:02x}")).collect()
+    }
+
     /// SHA-256 of the CA's public key (its SubjectPublicKeyInfo): what tokens pin.
     pub const fn fingerprint(&self) -> [u8; 32] {
         self.fingerprint
