@@ -25,6 +25,8 @@ struct Server {
 /// Servers that share a database and a bucket, and one site; everything ends when it is dropped.
 struct Fleet {
     servers: Vec<Server>,
+    /// A server that is left alone to find out by itself.
+    cut_off: Option<Child>,
     agent: Option<Child>,
     database: Database,
     directory: TempDir,
@@ -33,7 +35,7 @@ struct Fleet {
 impl Fleet {
     fn start(database: Database) -> Result<Self> {
         let directory = tempfile::Builder::new().prefix("atoll-ha-").tempdir()?;
-        let mut fleet = Self { servers: Vec::new(), agent: None, database, directory };
+        let mut fleet = Self { servers: Vec::new(), cut_off: None, agent: None, database, directory };
         for index in 0..SERVERS {
             let own = fleet.directory.path().join(format!("server{index}"));
             std::fs::create_dir(&own)?;
@@ -123,9 +125,12 @@ impl Fleet {
     }
 
     /// Waits until another leads than under `epoch`; how long that took.
-    fn takeover(&self, epoch: u64) -> Result<Duration> {
+    fn takeover(&mut self, epoch: u64) -> Result<Duration> {
         let began = Instant::now();
-        wait_for("another leader", || Ok(self.epoch().is_ok_and(|now| now > epoch).then_some(())))?;
+        wait_for("another leader", || {
+            self.tend()?;
+            Ok(self.epoch().is_ok_and(|now| now > epoch).then_some(()))
+        })?;
         Ok(began.elapsed())
     }
 
@@ -148,7 +153,7 @@ impl Fleet {
 impl Drop for Fleet {
     fn drop(&mut self) {
         let processes = self.servers.iter_mut().filter_map(|server| server.process.take());
-        for mut child in processes.chain(self.agent.take()) {
+        for mut child in processes.chain(self.agent.take()).chain(self.cut_off.take()) {
             // Whatever has ended already needs no end.
             let _ = child.kill();
             let _ = child.wait();
@@ -241,10 +246,11 @@ fn b3_a_leader_that_is_killed_under_load_is_replaced_and_nothing_is_lost_or_run_
 fn b3_a_leader_that_is_cut_off_from_the_database_ends_and_is_replaced() {
     let cut = |fleet: &mut Fleet, leader: usize| {
         fleet.servers[leader].link.cut();
+        fleet.cut_off = fleet.servers[leader].process.take();
         Ok(())
     };
     let mend = |fleet: &mut Fleet, leader: usize| {
-        let mut process = fleet.servers[leader].process.take().context("it was started")?;
+        let mut process = fleet.cut_off.take().context("it was started")?;
         let status = wait_for("the end of the leader that was cut off", || Ok(process.try_wait()?))?;
         ensure!(!status.success(), "it says that it has failed");
         fleet.servers[leader].link.mend();
