@@ -20,6 +20,7 @@ pub(crate) use rows::{ExecutionRow, Finished, LedgerRow};
 use servers::Servers;
 
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
+const KEEPALIVE: Duration = Duration::from_secs(10);
 /// Before a connection that broke is made again.
 const RECONNECT_PAUSE: Duration = Duration::from_millis(500);
 const SUBMIT_RETRIES: u32 = 4;
@@ -51,6 +52,8 @@ impl Client {
         let servers = Servers::of(urls)?;
         let url = servers.current();
         let builder = reqwest::Client::builder().connect_timeout(CONNECT_TIMEOUT).tcp_nodelay(true);
+        // A machine that is gone says nothing, not even that.
+        let builder = builder.tcp_keepalive(KEEPALIVE);
         let builder = if url.starts_with("https://") {
             let config = pin::client_config(trust).map_err(|error| Failure::Usage(format!("{error:#}")))?;
             builder.tls_backend_preconfigured(config)
@@ -83,10 +86,17 @@ impl Client {
         let mut failures = 0;
         loop {
             let request = self.request(Method::POST, "/runs").header("idempotency-key", &key).json(body);
-            match self.send(request).await {
-                Ok(response) => return Ok(response.json().await?),
-                Err(error) if failures < SUBMIT_RETRIES && is_transient(&error) => failures += 1,
-                Err(error) => return Err(error),
+            // One that is going down, or leads no more, says so; another may take it.
+            match self.servers.send(&self.http, request.build()?).await {
+                Ok(response) if failures < SUBMIT_RETRIES && response.status() == StatusCode::SERVICE_UNAVAILABLE => {
+                    failures += 1;
+                }
+                Ok(response) => return Ok(accepted(response).await?.json().await?),
+                Err(error @ Failure::Unreachable(_)) if failures < SUBMIT_RETRIES => {
+                    tracing::debug!(%error, "the submission is repeated under its key");
+                    failures += 1;
+                }
+                Err(error) => return Err(error.into()),
             }
             tokio::time::sleep(RECONNECT_PAUSE).await;
         }
@@ -112,13 +122,7 @@ impl Client {
     }
 
     async fn send(&self, request: RequestBuilder) -> anyhow::Result<Response> {
-        let response = self.servers.send(&self.http, request.build()?).await?;
-        let status = response.status();
-        if status.is_success() {
-            return Ok(response);
-        }
-        let body = response.bytes().await.unwrap_or_default();
-        Err(refusal(status, &body).into())
+        Ok(accepted(self.servers.send(&self.http, request.build()?).await?).await?)
     }
 
     /// Submits a workflow without files and waits for its end.
@@ -255,6 +259,15 @@ pub(crate) fn segment(text: &str) -> String {
             other => format!("%{other:02X}"),
         })
         .collect()
+}
+
+async fn accepted(response: Response) -> Result<Response, Failure> {
+    let status = response.status();
+    if status.is_success() {
+        return Ok(response);
+    }
+    let body = response.bytes().await.unwrap_or_default();
+    Err(refusal(status, &body))
 }
 
 fn is_transient(error: &anyhow::Error) -> bool {

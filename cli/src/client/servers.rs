@@ -12,6 +12,8 @@ use crate::failure::Failure;
 const LEADER: &str = "atoll-leader";
 /// How long one is waited for that is about to lead.
 const PATIENCE: Duration = Duration::from_secs(15);
+/// How long one of several is waited for that has taken a request and says nothing: it may be a leader that was.
+const ANSWER_MAX: Duration = Duration::from_secs(5);
 const PAUSE: Duration = Duration::from_millis(300);
 
 /// Requests go to the one that worked last. Clones share it.
@@ -66,7 +68,23 @@ impl Servers {
         loop {
             let again = request.try_clone();
             let url = self.current();
-            match http.execute(request).await {
+            let may_repeat = may_repeat(&request);
+            let answer = http.execute(request);
+            let answer = match &again {
+                Some(_) if self.known.len() > 1 && may_repeat => tokio::time::timeout(ANSWER_MAX, answer).await,
+                Some(_) | None => Ok(answer.await),
+            };
+            let Ok(answer) = answer else {
+                self.turn();
+                unreached += 1;
+                match again {
+                    Some(next) if unreached <= self.known.len() => request = next,
+                    Some(_) | None => return Err(Failure::Unreachable(format!("{url} does not answer"))),
+                }
+                move_to(&mut request, &self.current());
+                continue;
+            };
+            match answer {
                 Ok(response) => {
                     let Some(leader) = standing_by(&response) else { return Ok(response) };
                     let Some(next) = again else { return Ok(response) };
@@ -94,6 +112,13 @@ impl Servers {
             move_to(&mut request, &self.current());
         }
     }
+}
+
+/// Whether it is answered at once, and it changes nothing if two servers take it in. An output may have to come to the
+/// bucket first.
+fn may_repeat(request: &Request) -> bool {
+    let reads = request.method().is_safe() && !request.url().path().contains("/outputs/");
+    reads || request.headers().contains_key("idempotency-key")
 }
 
 /// Whether the server stands by, and whom it names.
