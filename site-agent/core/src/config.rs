@@ -39,7 +39,7 @@ pub(crate) const HEARTBEAT_BEFORE_FIRST_GRANT: Duration = atoll_model::limits::H
 /// A session whose other end says nothing for this long is half-open: it is given up (C5).
 pub(crate) const SILENCE_MAX: Duration = Duration::from_secs(45);
 /// How long a start waits to be reported, so that an execution that ends within it is reported once, not twice.
-pub(crate) const STARTED_DELAY: Duration = Duration::from_millis(100);
+pub(crate) const STARTED_DELAY: Duration = Duration::from_millis(250);
 /// Reports on their way up to which a new one is sent at once; beyond it, reports gather until an acknowledgement comes,
 /// so that batches grow with the load and a single report never waits.
 pub(crate) const REPORTS_EAGER: u64 = 8;
@@ -49,9 +49,9 @@ pub(crate) const REPORT_BYTES_MAX: u64 = 64 << 10;
 /// Predicted run time below which executions of a step are queued behind those that run.
 pub(crate) const SHORT: Duration = Duration::from_millis(20);
 /// How much predicted work may be queued behind a running execution, so that a slot is busy while a start is journaled.
-pub(crate) const AHEAD: Duration = Duration::from_millis(100);
+pub(crate) const AHEAD: Duration = Duration::from_millis(250);
 /// Most executions queued behind a running one.
-pub(crate) const AHEAD_MAX: u32 = 384;
+pub(crate) const AHEAD_MAX: u32 = 1024;
 /// How many smaller executions may pass one that waits for room, before room is kept for it.
 pub(crate) const BYPASS_MAX: u32 = 64;
 /// Steps without room that one pass looks at, so that a pass takes bounded time.

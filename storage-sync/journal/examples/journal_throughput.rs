@@ -10,11 +10,18 @@ use storage_sync_journal::{Backend, Options, open};
 
 const BATCH_BYTES: usize = 16 << 10;
 const SECONDS: u64 = 4;
+const SMALL_BATCH_BYTES: usize = 200;
+const LATENCIES: usize = 1_000;
 /// As a shell does: a checkpoint once the batches after the last one have grown this far.
 const CHECKPOINT_EVERY_BYTES: u64 = 64 << 20;
 
 fn main() -> Result<(), Box<dyn std::error::Error>> {
     let parent = std::env::args().nth(1).unwrap_or_else(|| ".".to_owned());
+    println!("{:<8} {:>9} {:>9} {:>9}  microseconds for a small batch and its barrier", "store", "p50", "p90", "p99");
+    for backend in [Backend::Sled, Backend::Redb] {
+        let directory = tempfile::tempdir_in(&parent)?;
+        latency(directory.path(), backend)?;
+    }
     println!(
         "{:<8} {:>9} {:>12} {:>12} {:>12} {:>12}",
         "store", "batches/", "MB/s", "barriers/s", "checkpoints", "disk MiB"
@@ -94,5 +101,21 @@ fn raw_file(directory: &Path, per_barrier: u64) -> Result<(), Box<dyn std::error
         bytes as f64 / seconds / 1e6,
         barriers as f64 / seconds
     );
+    Ok(())
+}
+
+/// What a chain of short steps sees: one small batch, made durable, then nothing for a while.
+fn latency(directory: &Path, backend: Backend) -> Result<(), Box<dyn std::error::Error>> {
+    let mut journal = open(Options::new(directory, backend, 1))?.journal;
+    let mut micros = Vec::with_capacity(LATENCIES);
+    for round in 0..LATENCIES {
+        std::thread::sleep(Duration::from_micros(500));
+        let started = Instant::now();
+        journal.append(&batch(round as u64)[..SMALL_BATCH_BYTES])?;
+        journal.barrier()?;
+        micros.push(started.elapsed().as_micros());
+    }
+    micros.sort_unstable();
+    println!("{backend:<8} {:>9} {:>9} {:>9}", micros[LATENCIES / 2], micros[LATENCIES * 9 / 10], micros[LATENCIES * 99 / 100]);
     Ok(())
 }

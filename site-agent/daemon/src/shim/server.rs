@@ -13,7 +13,7 @@ use super::runner::Runner;
 
 /// How long what the agent has to be told may wait for more while there is more to run: a message, and all that follows
 /// from it, for each execution would cost as much as a short execution itself. The queue behind it must last longer.
-const NOTICE_DELAY: Duration = Duration::from_millis(30);
+const NOTICE_DELAY: Duration = Duration::from_millis(75);
 /// Without an agent and without work a shim ends after this long.
 const IDLE_WITHOUT_AGENT: Duration = Duration::from_secs(600);
 const READ_BYTES: usize = 64 << 10;
