@@ -1,10 +1,12 @@
-//! The seam to the stores: ordered keys, records added in order, one barrier. Three implementations, one contract
-//! suite (`tests/contract`).
+//! The seam to the stores: ordered keys, records added in order, one barrier. Three implementations, two of them behind a log
+//! of their own, and one contract suite (`tests/contract`).
 
+mod ahead;
 mod memory_store;
 mod redb_store;
 mod sled_store;
 
+pub(crate) use ahead::AheadStore;
 pub(crate) use memory_store::MemoryStore;
 pub(crate) use redb_store::RedbStore;
 pub(crate) use sled_store::SledStore;
@@ -14,7 +16,7 @@ use std::io;
 use std::path::Path;
 
 use crate::backend::{Backend, MemoryDisk};
-use crate::frame::Record;
+use crate::frame::{KEY_BYTES, Record};
 
 /// What a store says when it fails.
 #[derive(Debug)]
@@ -48,6 +50,8 @@ pub(crate) trait Store: Debug + Send {
     fn sync(&mut self) -> Result<u32, StoreError>;
     /// Visits all records in the order of their keys.
     fn scan(&self, visit: Visit<'_>) -> Result<(), StoreError>;
+    /// The last key.
+    fn last(&self) -> Result<Option<[u8; KEY_BYTES]>, StoreError>;
     /// Bytes on disk.
     fn disk_bytes(&self) -> u64;
 }
@@ -60,9 +64,10 @@ pub(crate) fn open_store(
     cache_bytes: u64,
     disk: &MemoryDisk,
 ) -> Result<Box<dyn Store>, StoreError> {
+    let log = directory.join("ahead");
     Ok(match backend {
-        Backend::Sled => Box::new(SledStore::open(directory, cache_bytes)?),
-        Backend::Redb => Box::new(RedbStore::open(directory, cache_bytes)?),
+        Backend::Sled => Box::new(AheadStore::open(SledStore::open(directory, cache_bytes)?, log)?),
+        Backend::Redb => Box::new(AheadStore::open(RedbStore::open(directory, cache_bytes)?, log)?),
         Backend::Memory => Box::new(MemoryStore::open(disk.clone(), generation)),
     })
 }

@@ -1,7 +1,7 @@
 //! A generation on a [`MemoryDisk`].
 
 use crate::backend::MemoryDisk;
-use crate::frame::{FRAME_BYTES_MAX, FRAME_OVERHEAD, Record};
+use crate::frame::{FRAME_BYTES_MAX, FRAME_OVERHEAD, KEY_BYTES, Record};
 use crate::store::{Store, StoreError, Visit};
 
 #[derive(Debug)]
@@ -45,6 +45,12 @@ impl Store for MemoryStore {
             }
         }
         Ok(())
+    }
+
+    fn last(&self) -> Result<Option<[u8; KEY_BYTES]>, StoreError> {
+        let state = self.disk.state();
+        let last = state.durable.get(&self.generation).and_then(|records| records.keys().next_back());
+        Ok(last.and_then(|key| key.as_slice().try_into().ok()))
     }
 
     fn disk_bytes(&self) -> u64 {

@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 
 use redb::{Database, ReadableDatabase, ReadableTable, TableDefinition};
 
-use crate::frame::{FRAME_BYTES_MAX, FRAME_OVERHEAD, Record};
+use crate::frame::{FRAME_BYTES_MAX, FRAME_OVERHEAD, KEY_BYTES, Record};
 use crate::store::{Store, StoreError, Visit, directory_bytes, is_out_of_space};
 
 const RECORDS: TableDefinition<'_, &[u8], &[u8]> = TableDefinition::new("records");
@@ -74,6 +74,13 @@ impl Store for RedbStore {
             }
         }
         Ok(())
+    }
+
+    fn last(&self) -> Result<Option<[u8; KEY_BYTES]>, StoreError> {
+        let transaction = self.database.begin_read().map_err(failed)?;
+        let table = transaction.open_table(RECORDS).map_err(failed)?;
+        let last = table.last().map_err(failed)?;
+        Ok(last.and_then(|(key, _)| key.value().try_into().ok()))
     }
 
     fn disk_bytes(&self) -> u64 {

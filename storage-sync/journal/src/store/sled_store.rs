@@ -98,6 +98,11 @@ impl Store for SledStore {
         Ok(())
     }
 
+    fn last(&self) -> Result<Option<[u8; KEY_BYTES]>, StoreError> {
+        let last = self.database.last().map_err(failed)?;
+        Ok(last.and_then(|(key, _)| key.as_ref().try_into().ok()))
+    }
+
     fn disk_bytes(&self) -> u64 {
         directory_bytes(&self.directory)
     }
