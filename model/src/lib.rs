@@ -18,6 +18,7 @@ mod reading;
 pub mod resources;
 pub mod session;
 pub mod suggestion;
+pub mod ticket;
 pub mod time;
 pub mod units;
 pub mod value;

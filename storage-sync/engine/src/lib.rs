@@ -9,9 +9,10 @@
 //! - Every byte that arrives is verified before it is used, every byte that leaves while it is read.
 //! - No key of a bucket is needed to move an object: URLs for one object and method are enough.
 //!
-//! [`store::SiteStore`] blocks and is called from threads made for that; [`bucket`] and [`transfer`] are asynchronous.
+//! [`store::SiteStore`] blocks and is called from threads made for that; [`bucket`], [`direct`] and [`transfer`] are asynchronous.
 
 pub mod bucket;
+pub mod direct;
 mod hash;
 mod manifest;
 pub mod store;

@@ -1,8 +1,10 @@
-//! Fetches from the bucket into a site store, and pushes the other way, with URLs that somebody else mints.
+//! Fetches from another site or from the bucket into a site store, and pushes to the bucket, with tickets and URLs that
+//! somebody else mints.
 //!
 //! A fetch asks for what the store lacks only, in ranges of at most [`hash::SEGMENT_BYTES`], several at a time; each is
 //! held in memory until it is verified or written. What arrived is kept over a crash: small files are in the store
-//! already, and of large ones `partial/fetch-…` knows the segments. A push reads the object once, verifying it, and sends
+//! already, and of large ones `partial/fetch-…` knows the segments. So a fetch that begins at another site can end at the
+//! bucket: the segments stay. A push reads the object once, verifying it, and sends
 //! a large one in parts; `partial/push-…` knows those that arrived.
 //!
 //! [`hash::SEGMENT_BYTES`]: crate::hash::SEGMENT_BYTES
@@ -10,9 +12,13 @@
 mod arrival;
 mod fetch;
 mod http;
+mod note;
+mod origin;
+mod progress;
 mod push;
 mod segments;
 mod verifying;
+mod work;
 
 use std::collections::HashMap;
 use std::fmt;
@@ -20,15 +26,17 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use async_trait::async_trait;
-use atoll_model::id::TransferId;
+use atoll_model::id::{AgentId, TransferId};
 use atoll_model::value::ObjectRef;
 use futures::FutureExt as _;
 use futures::future::{BoxFuture, Shared, WeakShared};
 use tokio::sync::Semaphore;
 
 use crate::bucket::{UploadPlan, UploadRequest};
+use crate::direct::{Dialer, Offer};
 use crate::store::{SiteStore, StoreError};
 pub use arrival::{NotedArrival, arrivals};
+pub use progress::Underway;
 
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Download {
@@ -50,6 +58,14 @@ pub enum CredentialError {
 #[async_trait]
 pub trait Credentials: Send + Sync {
     async fn download(&self, object: ObjectRef) -> Result<Download, CredentialError>;
+    /// Agents of other sites that may be asked for the object, the best first.
+    async fn offers(&self, _: ObjectRef) -> Result<Vec<Offer>, CredentialError> {
+        Ok(Vec::new())
+    }
+    /// An agent that was offered does not give the object: it is to be had in another way.
+    async fn offer_failed(&self, _: ObjectRef, _: AgentId, _: &str) -> Result<(), CredentialError> {
+        Ok(())
+    }
     async fn upload_plan(&self, transfer: TransferId, request: &UploadRequest) -> Result<UploadPlan, CredentialError>;
     /// The bytes are there; `etags` are those of all parts in order, empty after a single PUT. `request` names the upload.
     async fn complete(
@@ -92,6 +108,8 @@ impl Default for TransferConfig {
 pub struct Fetched {
     /// Bytes that came over the wire, repeats included; 0 if the object was there already.
     pub wire_bytes: u64,
+    /// Those of them that came straight from another site, and the agent there that sent the last of them.
+    pub direct: Option<(AgentId, u64)>,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -163,6 +181,8 @@ struct Inner {
     client: reqwest::Client,
     credentials: Arc<dyn Credentials>,
     config: TransferConfig,
+    direct: Option<Dialer>,
+    underway: progress::Board,
     requests: Semaphore,
     fetches: Mutex<HashMap<ObjectRef, WeakFetch>>,
 }
@@ -185,9 +205,25 @@ impl Transfers {
         credentials: Arc<dyn Credentials>,
         config: TransferConfig,
     ) -> Self {
+        Self::with_direct(store, client, credentials, config, None)
+    }
+
+    /// Like [`Self::new`], for one that may ask agents of other sites too.
+    pub fn with_direct(
+        store: SiteStore,
+        client: reqwest::Client,
+        credentials: Arc<dyn Credentials>,
+        config: TransferConfig,
+        direct: Option<Dialer>,
+    ) -> Self {
         let requests = Semaphore::new(config.requests_max.max(1));
-        let fetches = Mutex::default();
-        Self { inner: Arc::new(Inner { store, client, credentials, config, requests, fetches }) }
+        let (fetches, underway) = (Mutex::default(), progress::Board::default());
+        Self { inner: Arc::new(Inner { store, client, credentials, config, direct, underway, requests, fetches }) }
+    }
+
+    /// Fetches that are going on, and how far they are.
+    pub fn underway(&self) -> Vec<Underway> {
+        self.inner.underway.look()
     }
 
     /// Brings an object into the store. Calls for an object that is on its way already wait for that one fetch, and get
@@ -239,7 +275,7 @@ impl Transfers {
 }
 
 /// Runs what blocks where it may.
-async fn blocking<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> T {
+pub(crate) async fn blocking<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> T {
     match tokio::task::spawn_blocking(work).await {
         Ok(result) => result,
         Err(error) => match error.try_into_panic() {

@@ -12,6 +12,7 @@
 //!
 //! It needs root. Where it cannot be had, [`Network::new`] says so loudly and gives nothing.
 
+pub mod agents;
 mod chance;
 pub mod control;
 mod device;

@@ -1,30 +1,33 @@
 //! Fetching.
 
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex};
 
 use atoll_model::value::{ObjectKind, ObjectRef};
 use futures::{StreamExt as _, TryStreamExt as _};
 
 use super::http::{RangeError, Source};
-use super::segments::Segments;
-use super::{FetchError, Fetched, Inner, arrival, blocking};
+use super::note::{Closing, Note};
+use super::origin::Origin;
+use super::progress::Listed;
+use super::work::{Piece, Work};
+use super::{FetchError, Fetched, Inner, blocking};
+use crate::direct::{Dialer, Offer, Session};
 use crate::hash::SEGMENT_BYTES;
 use crate::manifest::ManifestError;
+use crate::store::StoreError;
 use crate::store::error::Doing as _;
-use crate::store::take_in::{Arrived, write_sparse};
-use crate::store::{SiteStore, StoreError};
-use crate::stream::plan::{PlannedFile, PrefixReader, StreamPlan, fits};
+use crate::stream::plan::{PrefixReader, StreamPlan, fits};
 
 /// Asked for first of a tree: the manifests of most are within it, and the files of many.
 const FIRST_BYTES: u64 = 1 << 20;
-/// A gap between two files that is cheaper to receive than another request is.
-const GAP_BYTES: u64 = 64 << 10;
 
-enum Failure {
+pub(super) enum Failure {
     /// Twice is enough.
     Corrupt(String),
+    /// Another site does not give it (any more); what came stays.
+    Lost(String),
     Other(FetchError),
 }
 
@@ -47,29 +50,16 @@ impl Failure {
                 RangeError::Missing => FetchError::Missing(object),
                 RangeError::Credentials(error) => FetchError::Credentials(error),
                 RangeError::Unreachable { tries, message } => FetchError::Unreachable { tries, message },
+                RangeError::Lost(message) => return Self::Lost(message),
             })
         }
     }
 }
 
-/// One request's worth of a stream.
-enum Piece {
-    /// Whole files of at most one segment together, and gaps between them.
-    Files {
-        start: u64,
-        end: u64,
-        files: Vec<PlannedFile>,
-    },
-    Segment {
-        file: usize,
-        index: u64,
-    },
-}
-
 pub(super) async fn fetch(inner: &Inner, object: ObjectRef, intent: Option<u64>) -> Result<Fetched, FetchError> {
     let store = inner.store.clone();
     if blocking(move || store.contains(object)).await {
-        return Ok(Fetched { wire_bytes: 0 });
+        return Ok(Fetched { wire_bytes: 0, direct: None });
     }
     let folder = inner.store.partial(&format!("fetch-{}", object.id.hex()));
     let note = Arc::new(Note {
@@ -77,25 +67,27 @@ pub(super) async fn fetch(inner: &Inner, object: ObjectRef, intent: Option<u64>)
         object,
         intent,
         wire_bytes: AtomicU64::new(0),
+        direct_bytes: AtomicU64::new(0),
+        holder: Mutex::new(None),
         closed: Mutex::new(false),
     });
     let _closing = Closing(note.clone());
+    let listed = inner.underway.list(object);
+    if let Some(dialer) = &inner.direct
+        && fetch_directly(inner, dialer, &note, &folder, &listed).await?
+    {
+        return Ok(note.fetched());
+    }
     let mut first = true;
     loop {
         let source = Source::new(inner, object, &note.wire_bytes);
-        let result = fetch_once(inner, &source, &note, &folder).await;
-        if result.is_err() {
-            let note = note.clone();
-            blocking(move || note.take_back()).await?;
-        }
-        // What is kept for later is of no use after success or damage, and in the way on a full disk.
-        if !matches!(result, Err(Failure::Other(ref error)) if !matches!(error, FetchError::NoSpace)) {
-            let folder = folder.clone();
-            blocking(move || remove_folder(&folder)).await?;
-        }
+        let origin = Origin::Bucket { source, requests_max: inner.config.requests_max.max(1) };
+        let result = fetch_once(&origin, &note, &folder, &listed).await;
+        settle(&result, &note, &folder).await?;
         match result {
-            Ok(()) => return Ok(Fetched { wire_bytes: note.wire_bytes.load(Ordering::Relaxed) }),
+            Ok(()) => return Ok(note.fetched()),
             Err(Failure::Other(error)) => return Err(error),
+            Err(Failure::Lost(message)) => return Err(FetchError::Unreachable { tries: 1, message }),
             Err(Failure::Corrupt(message)) if first => {
                 tracing::warn!(object = %object.id, message, "what came from the bucket is damaged; it is fetched again");
                 first = false;
@@ -105,6 +97,86 @@ pub(super) async fn fetch(inner: &Inner, object: ObjectRef, intent: Option<u64>)
     }
 }
 
+/// What becomes of the note and the folder after a try.
+async fn settle(result: &Result<(), Failure>, note: &Arc<Note>, folder: &Path) -> Result<(), FetchError> {
+    if result.is_err() {
+        let note = note.clone();
+        blocking(move || note.take_back()).await?;
+    }
+    let keep = match result {
+        Err(Failure::Lost(_)) => true,
+        // What is kept for later is of no use after success or damage, and in the way on a full disk.
+        Err(Failure::Other(error)) => !matches!(error, FetchError::NoSpace),
+        Ok(()) | Err(Failure::Corrupt(_)) => false,
+    };
+    if !keep {
+        let folder = folder.to_owned();
+        blocking(move || remove_folder(&folder)).await?;
+    }
+    Ok(())
+}
+
+/// Asks other sites for the object, one after the other; whether one of them gave it.
+async fn fetch_directly(
+    inner: &Inner,
+    dialer: &Dialer,
+    note: &Arc<Note>,
+    folder: &Path,
+    listed: &Listed,
+) -> Result<bool, FetchError> {
+    let object = note.object;
+    let offers = match inner.credentials.offers(object).await {
+        Ok(offers) => offers,
+        Err(error) => {
+            tracing::debug!(object = %object.id, %error, "nobody says which sites have it");
+            return Ok(false);
+        }
+    };
+    for offer in offers {
+        let holder = offer.holder;
+        let result = fetch_from(dialer, offer, note, folder, listed).await;
+        settle(&result, note, folder).await?;
+        let message = match result {
+            Ok(()) => return Ok(true),
+            Err(Failure::Other(error)) => return Err(error),
+            Err(Failure::Corrupt(message)) => format!("it sent a damaged copy: {message}"),
+            Err(Failure::Lost(message)) => message,
+        };
+        tracing::warn!(object = %object.id, %holder, message, "another site does not give an object");
+        if let Err(error) = inner.credentials.offer_failed(object, holder, &message).await {
+            tracing::debug!(%error, "that could not be said to the control plane");
+        }
+        listed.comes_from(None);
+    }
+    Ok(false)
+}
+
+async fn fetch_from(
+    dialer: &Dialer,
+    offer: Offer,
+    note: &Arc<Note>,
+    folder: &Path,
+    listed: &Listed,
+) -> Result<(), Failure> {
+    let lost = |error: crate::direct::DirectError| Failure::Lost(error.to_string());
+    let session = Session::open(dialer, offer, note.object).await.map_err(lost)?;
+    note.comes_from(session.holder());
+    listed.comes_from(Some(session.holder()));
+    let origin = Origin::Direct { session, wire_bytes: &note.wire_bytes, direct_bytes: &note.direct_bytes };
+    let result = fetch_once(&origin, note, folder, listed).await;
+    if let Origin::Direct { session, .. } = &origin {
+        match &result {
+            Ok(()) => session.finished().await,
+            Err(Failure::Corrupt(_)) => {
+                let damaged = session.doubt().await;
+                tracing::warn!(object = %note.object.id, holder = %session.holder(), ?damaged, "a copy that came is damaged");
+            }
+            Err(Failure::Lost(_) | Failure::Other(_)) => {}
+        }
+    }
+    result
+}
+
 fn remove_folder(folder: &Path) -> Result<(), StoreError> {
     match std::fs::remove_dir_all(folder) {
         Err(error) if error.kind() != std::io::ErrorKind::NotFound => Err(StoreError::io("remove", folder, error)),
@@ -112,17 +184,17 @@ fn remove_folder(folder: &Path) -> Result<(), StoreError> {
     }
 }
 
-async fn fetch_once(inner: &Inner, source: &Source<'_>, note: &Arc<Note>, folder: &Path) -> Result<(), Failure> {
+async fn fetch_once(origin: &Origin<'_>, note: &Arc<Note>, folder: &Path, listed: &Listed) -> Result<(), Failure> {
     let object = note.object;
-    let (_, download) = source.url(None).await.map_err(Failure::of_range(object))?;
+    let stream_bytes = origin.stream_bytes().await.map_err(Failure::of_range(object))?;
     let path = folder.to_owned();
     blocking(move || std::fs::create_dir_all(&path).doing("make", &path)).await?;
     let (plan, ahead) = match object.kind {
         ObjectKind::File => (StreamPlan::of_file(object.id, object.bytes), Vec::new()),
-        ObjectKind::Tree => manifests(source, object, folder, download.stream_bytes).await?,
+        ObjectKind::Tree => manifests(origin, object, folder, stream_bytes).await?,
     };
-    if !fits(&plan, object) || plan.stream_bytes != download.stream_bytes {
-        let message = format!("it is {} bytes long, not {}", download.stream_bytes, plan.stream_bytes);
+    if !fits(&plan, object) || plan.stream_bytes != stream_bytes {
+        let message = format!("it is {stream_bytes} bytes long, not {}", plan.stream_bytes);
         return Err(Failure::Corrupt(message));
     }
     let plan = Arc::new(plan);
@@ -132,17 +204,21 @@ async fn fetch_once(inner: &Inner, source: &Source<'_>, note: &Arc<Note>, folder
     };
     let work = Arc::new(work);
     let ahead = Arc::new((plan.prefix.len() as u64, ahead));
-    let pieces = futures::stream::iter(work.pieces()).map(|piece| {
+    let pieces = work.pieces();
+    let missing = pieces.iter().map(|piece| work.range(piece)).map(|(start, end)| end - start).sum();
+    listed.missing_bytes.store(missing, Ordering::Relaxed);
+    listed.arrived_bytes.store(0, Ordering::Relaxed);
+    let pieces = futures::stream::iter(pieces).map(|piece| {
         let (work, ahead) = (work.clone(), ahead.clone());
-        async move { bring(source, object, work, piece, &ahead).await }
+        async move { bring(origin, object, work, piece, &ahead, listed).await }
     });
-    pieces.buffer_unordered(inner.config.requests_max.max(1)).try_collect::<()>().await?;
+    pieces.buffer_unordered(origin.requests_max()).try_collect::<()>().await?;
     blocking(move || work.finish()).await
 }
 
 /// The plan of a tree, and the bytes that came after its manifests.
 async fn manifests(
-    source: &Source<'_>,
+    origin: &Origin<'_>,
     object: ObjectRef,
     folder: &Path,
     stream_bytes: u64,
@@ -160,7 +236,7 @@ async fn manifests(
         if at == end {
             return Err(Failure::Corrupt("it ends within its manifests".to_owned()));
         }
-        let bytes = source.range(at, end).await.map_err(Failure::of_range(object))?;
+        let bytes = origin.range(at, end).await.map_err(Failure::of_range(object))?;
         at = end;
         next = SEGMENT_BYTES;
         if let Some((plan, ahead)) = reader.push(&bytes)? {
@@ -173,11 +249,12 @@ async fn manifests(
 }
 
 async fn bring(
-    source: &Source<'_>,
+    origin: &Origin<'_>,
     object: ObjectRef,
     work: Arc<Work>,
     piece: Piece,
     (ahead_start, ahead): &(u64, Vec<u8>),
+    listed: &Listed,
 ) -> Result<(), Failure> {
     let (start, end) = work.range(&piece);
     let ahead_end = ahead_start + ahead.len() as u64;
@@ -186,154 +263,14 @@ async fn bring(
         bytes.extend_from_slice(&ahead[(start - ahead_start) as usize..(end.min(ahead_end) - ahead_start) as usize]);
     }
     let rest = start + bytes.len() as u64;
-    let received = source.range(rest, end).await.map_err(Failure::of_range(object))?;
+    let received = origin.range(rest, end).await.map_err(Failure::of_range(object))?;
     let bytes = if bytes.is_empty() {
         received
     } else {
         bytes.extend_from_slice(&received);
         bytes
     };
-    blocking(move || work.take(piece, &bytes)).await
-}
-
-/// That all bytes have come, for whoever asked: written before the object can be found in the store.
-struct Note {
-    store: SiteStore,
-    object: ObjectRef,
-    intent: Option<u64>,
-    /// Bytes that came over the wire so far.
-    wire_bytes: AtomicU64,
-    /// Whoever waited for the fetch has gone: work that goes on behind his back brings nothing in any more.
-    closed: Mutex<bool>,
-}
-
-/// Closes a note when the fetch is over or dropped.
-struct Closing(Arc<Note>);
-
-impl Drop for Closing {
-    fn drop(&mut self) {
-        *self.0.closed.lock().unwrap_or_else(PoisonError::into_inner) = true;
-    }
-}
-
-impl Note {
-    fn write(&self) -> Result<(), StoreError> {
-        let closed = self.closed.lock().unwrap_or_else(PoisonError::into_inner);
-        if *closed {
-            return Err(StoreError::io("take in", &self.store.partial(""), std::io::ErrorKind::Interrupted));
-        }
-        let wire_bytes = self.wire_bytes.load(Ordering::Relaxed);
-        match self.intent {
-            Some(intent) if wire_bytes > 0 => arrival::note(&self.store, self.object, intent, wire_bytes),
-            Some(_) | None => Ok(()),
-        }
-    }
-
-    fn take_back(&self) -> Result<(), StoreError> {
-        self.intent.map_or(Ok(()), |intent| arrival::forget(&self.store, self.object, intent))
-    }
-}
-
-/// What of a stream is still to come, and where it goes.
-struct Work {
-    store: SiteStore,
-    note: Arc<Note>,
-    plan: Arc<StreamPlan>,
-    folder: PathBuf,
-    small: Vec<(u64, u64, Vec<PlannedFile>)>,
-    large: Vec<(PlannedFile, Segments)>,
-}
-
-impl Work {
-    fn of(note: Arc<Note>, plan: Arc<StreamPlan>, folder: PathBuf) -> Result<Self, Failure> {
-        let store = note.store.clone();
-        let mut work = Self { store, note, plan: plan.clone(), folder, small: Vec::new(), large: Vec::new() };
-        for file in plan.files.iter().filter(|file| !work.store.has_file(file.id)) {
-            if file.bytes > SEGMENT_BYTES {
-                let segments = Segments::open(&work.folder, &file.id.hex(), file.bytes)?;
-                work.large.push((file.clone(), segments));
-                continue;
-            }
-            let end = file.start + file.bytes;
-            match work.small.last_mut() {
-                Some((start, last_end, files))
-                    if file.start - *last_end <= GAP_BYTES && end - *start <= SEGMENT_BYTES =>
-                {
-                    *last_end = end;
-                    files.push(file.clone());
-                }
-                _ => work.small.push((file.start, end, vec![file.clone()])),
-            }
-        }
-        Ok(work)
-    }
-
-    fn pieces(&self) -> Vec<Piece> {
-        let files = self.small.iter().map(|(start, end, files)| Piece::Files {
-            start: *start,
-            end: *end,
-            files: files.clone(),
-        });
-        let segments = self.large.iter().enumerate().flat_map(|(file, (_, segments))| {
-            segments.missing().into_iter().map(move |index| Piece::Segment { file, index })
-        });
-        files.chain(segments).collect()
-    }
-
-    /// Where a piece is in the stream.
-    fn range(&self, piece: &Piece) -> (u64, u64) {
-        match piece {
-            Piece::Files { start, end, .. } => (*start, *end),
-            Piece::Segment { file, index } => {
-                let (file, segments) = &self.large[*file];
-                let (start, end) = segments.range(*index);
-                (file.start + start, file.start + end)
-            }
-        }
-    }
-
-    fn take(&self, piece: Piece, bytes: &[u8]) -> Result<(), Failure> {
-        match piece {
-            Piece::Segment { file, index } => Ok(self.large[file].1.write(index, bytes)?),
-            Piece::Files { start, files, .. } => {
-                let mut arrived = Vec::with_capacity(files.len());
-                for file in files {
-                    let from = (file.start - start) as usize;
-                    let content = &bytes[from..from + file.bytes as usize];
-                    if blake3::hash(content).as_bytes() != file.id.digest() {
-                        return Err(Failure::Corrupt(format!("the bytes of {} have another digest", file.id)));
-                    }
-                    let path = self.store.temporary();
-                    write_sparse(&path, file.variants, content)?;
-                    arrived.push(Arrived { id: file.id, variants: file.variants, path });
-                }
-                // A small file is an object that has come whole.
-                if self.plan.manifests.is_empty() {
-                    self.note.write()?;
-                }
-                Ok(self.store.take_in(arrived)?)
-            }
-        }
-    }
-
-    /// All pieces are there.
-    fn finish(&self) -> Result<(), Failure> {
-        let mut arrived = Vec::new();
-        for (file, segments) in &self.large {
-            if segments.digest() != *file.id.digest() {
-                return Err(Failure::Corrupt(format!("the bytes of {} have another digest", file.id)));
-            }
-            arrived.push(Arrived { id: file.id, variants: file.variants, path: segments.path.clone() });
-        }
-        if !arrived.is_empty() || !self.plan.manifests.is_empty() {
-            self.note.write()?;
-        }
-        if !arrived.is_empty() {
-            self.store.take_in(arrived)?;
-        }
-        if !self.plan.manifests.is_empty() {
-            self.store.take_in_manifests(self.plan.manifest_bytes())?;
-        }
-        Ok(())
-    }
+    blocking(move || work.take(piece, &bytes)).await?;
+    listed.arrived(end - start);
+    Ok(())
 }

@@ -96,7 +96,12 @@ pub(super) struct Source<'a> {
 pub(super) enum RangeError {
     Missing,
     Credentials(CredentialError),
-    Unreachable { tries: u32, message: String },
+    Unreachable {
+        tries: u32,
+        message: String,
+    },
+    /// An agent of another site is lost, or gives nothing (more).
+    Lost(String),
 }
 
 impl<'a> Source<'a> {

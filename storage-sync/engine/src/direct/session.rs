@@ -1,0 +1,195 @@
+//! Reading one object from one holder.
+
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::{Duration, Instant};
+
+use atoll_model::id::AgentId;
+use atoll_model::value::ObjectRef;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+
+use super::connect::{Dialer, Peer, unexpected};
+use super::frame::{Answer, Request};
+use super::links::{Choice, TELLING_BYTES};
+use super::{DirectError, Offer, Transport};
+
+/// On a link that is faster, compressing takes longer than sending: bytes of a second.
+const COMPRESS_BELOW: f64 = 150e6;
+/// How long a way that is tried may take to show what it can.
+const TRIAL: Duration = Duration::from_secs(2);
+
+/// Ranges of one object's stream.
+#[derive(Debug)]
+pub(crate) struct Session {
+    dialer: Dialer,
+    offer: Offer,
+    object: ObjectRef,
+    pub(crate) stream_bytes: u64,
+    way: tokio::sync::RwLock<Way>,
+    began: Instant,
+    /// Since the way was taken.
+    received: AtomicU64,
+    requests: std::sync::Arc<Semaphore>,
+    compress: bool,
+}
+
+#[derive(Debug)]
+struct Way {
+    peer: Peer,
+    choice: Choice,
+    since: Instant,
+}
+
+impl Session {
+    /// # Errors
+    /// When the holder cannot be reached, or refuses.
+    pub(crate) async fn open(dialer: &Dialer, offer: Offer, object: ObjectRef) -> Result<Self, DirectError> {
+        let inner = &dialer.inner;
+        let choice = match inner.config.only {
+            Some(transport) => Choice { transport, floor: None },
+            None => inner.links.choose(offer.holder, object.bytes),
+        };
+        let (transport, peer) = inner.peer(&offer, choice.transport).await?;
+        let floor = choice.floor.filter(|_| transport == choice.transport);
+        let stream_bytes = match peer.ask(&Request::Describe { object }).await?.0 {
+            Answer::Described { stream_bytes } => stream_bytes,
+            answer => return Err(unexpected(answer)),
+        };
+        let requests = std::sync::Arc::new(Semaphore::new(peer.requests_max()));
+        let compress = inner.links.of(offer.holder).best().is_some_and(|rate| rate < COMPRESS_BELOW);
+        let began = Instant::now();
+        let way = Way { peer, choice: Choice { transport, floor }, since: began };
+        Ok(Self {
+            dialer: dialer.clone(),
+            offer,
+            object,
+            stream_bytes,
+            way: tokio::sync::RwLock::new(way),
+            began,
+            received: AtomicU64::new(0),
+            requests,
+            compress,
+        })
+    }
+
+    pub(crate) fn holder(&self) -> AgentId {
+        self.offer.holder
+    }
+
+    pub(crate) fn requests_max(&self) -> usize {
+        self.requests.available_permits().max(1)
+    }
+
+    async fn permit(&self) -> OwnedSemaphorePermit {
+        let requests = std::sync::Arc::clone(&self.requests);
+        requests.acquire_owned().await.expect("the semaphore is never closed")
+    }
+
+    /// The bytes from `start` to `end`, and how many came over the wire for them.
+    ///
+    /// # Errors
+    /// When the holder is lost, or has nothing (more) to give.
+    pub(crate) async fn range(&self, start: u64, end: u64) -> Result<(Vec<u8>, u64), DirectError> {
+        if start == end {
+            return Ok((Vec::new(), 0));
+        }
+        let _permit = self.permit().await;
+        self.leave_slow_way().await?;
+        let (peer, transport) = {
+            let way = self.way.read().await;
+            (way.peer.clone(), way.choice.transport)
+        };
+        let request = Request::Range { object: self.object, start, end, compress: self.compress };
+        let (answer, bytes) = match peer.ask(&request).await {
+            Ok(answered) => answered,
+            // A connection may have been closed while nobody used it, and one that broke may be made again at once.
+            Err(DirectError::Lost(message)) => {
+                tracing::debug!(holder = %self.offer.holder, ?transport, message, "a connection was lost");
+                let peer = self.reconnect(&peer, transport).await?;
+                peer.ask(&request).await?
+            }
+            Err(error) => return Err(error),
+        };
+        let wanted = (end - start) as usize;
+        let wire_bytes = bytes.len() as u64;
+        self.received.fetch_add(wire_bytes, Ordering::Relaxed);
+        let bytes = match answer {
+            Answer::Bytes { compressed: false, .. } => bytes,
+            Answer::Bytes { compressed: true, .. } => {
+                let unpacked = crate::transfer::blocking(move || zstd::bulk::decompress(&bytes, wanted)).await;
+                unpacked.map_err(|error| DirectError::Lost(format!("what it sent cannot be unpacked: {error}")))?
+            }
+            answer => return Err(unexpected(answer)),
+        };
+        if bytes.len() == wanted {
+            Ok((bytes, wire_bytes))
+        } else {
+            Err(DirectError::Lost(format!("it sent {} bytes instead of {wanted}", bytes.len())))
+        }
+    }
+
+    /// A connection in place of one that broke, unless somebody has made one already.
+    async fn reconnect(&self, broken: &Peer, transport: Transport) -> Result<Peer, DirectError> {
+        let mut way = self.way.write().await;
+        if way.choice.transport == transport && !way.peer.is_open() || same(&way.peer, broken) {
+            let (transport, peer) = self.dialer.inner.peer(&self.offer, transport).await?;
+            way.peer = peer;
+            way.choice = Choice { transport, floor: None };
+        }
+        Ok(way.peer.clone())
+    }
+
+    /// What is only tried is left when it is slower than what is known.
+    async fn leave_slow_way(&self) -> Result<(), DirectError> {
+        let slow = {
+            let way = self.way.read().await;
+            let took = way.since.elapsed();
+            let rate = self.received.load(Ordering::Relaxed) as f64 / took.as_secs_f64();
+            way.choice.floor.is_some_and(|floor| took >= TRIAL && rate < floor as f64)
+        };
+        if !slow {
+            return Ok(());
+        }
+        let mut way = self.way.write().await;
+        if way.choice.floor.is_none() {
+            return Ok(());
+        }
+        let (received, took) = (self.received.swap(0, Ordering::Relaxed), way.since.elapsed());
+        let tried = way.choice.transport;
+        self.dialer.inner.links.learn(self.offer.holder, tried, received.max(TELLING_BYTES), took);
+        let other = match tried {
+            Transport::Quic => Transport::Tcp,
+            Transport::Tcp => Transport::Quic,
+        };
+        let (transport, peer) = self.dialer.inner.peer(&self.offer, other).await?;
+        *way = Way { peer, choice: Choice { transport, floor: None }, since: Instant::now() };
+        Ok(())
+    }
+
+    /// What came is not what its name says: asks the holder to look at its copy. Whether that is damaged.
+    pub(crate) async fn doubt(&self) -> Result<bool, DirectError> {
+        let peer = self.way.read().await.peer.clone();
+        match peer.ask(&Request::Doubt { object: self.object }).await?.0 {
+            Answer::Looked { damaged } => Ok(damaged),
+            answer => Err(unexpected(answer)),
+        }
+    }
+
+    /// The object is there: how fast it came counts for the next.
+    pub(crate) async fn finished(&self) {
+        let way = self.way.read().await;
+        let received = self.received.load(Ordering::Relaxed);
+        self.dialer.inner.links.learn(self.offer.holder, way.choice.transport, received, way.since.elapsed());
+        tracing::debug!(
+            object = %self.object.id, holder = %self.offer.holder, transport = ?way.choice.transport, received,
+            seconds = self.began.elapsed().as_secs_f64(), "fetched from another site"
+        );
+    }
+}
+
+fn same(one: &Peer, other: &Peer) -> bool {
+    match (one, other) {
+        (Peer::Tcp(one), Peer::Tcp(other)) => std::sync::Arc::ptr_eq(one, other),
+        (Peer::Quic(one), Peer::Quic(other)) => one.connection.stable_id() == other.connection.stable_id(),
+        (Peer::Tcp(_), Peer::Quic(_)) | (Peer::Quic(_), Peer::Tcp(_)) => false,
+    }
+}

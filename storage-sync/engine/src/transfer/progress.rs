@@ -1,0 +1,97 @@
+//! How far fetches are.
+
+use std::collections::BTreeMap;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
+
+use atoll_model::id::AgentId;
+use atoll_model::value::ObjectRef;
+
+/// A fetch that is going on.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Underway {
+    pub object: ObjectRef,
+    /// Bytes of its stream that were missing when it began, as far as is known yet.
+    pub missing_bytes: u64,
+    /// Those of them that are verified and written, or wait for that with their whole file.
+    pub arrived_bytes: u64,
+    pub since: Duration,
+    /// The agent that they come from; nothing if it is the bucket.
+    pub holder: Option<AgentId>,
+}
+
+#[derive(Debug)]
+pub(super) struct Progress {
+    pub(super) missing_bytes: AtomicU64,
+    pub(super) arrived_bytes: AtomicU64,
+    pub(super) holder: Mutex<Option<AgentId>>,
+    began: Instant,
+}
+
+impl Progress {
+    pub(super) fn arrived(&self, bytes: u64) {
+        self.arrived_bytes.fetch_add(bytes, Ordering::Relaxed);
+    }
+
+    pub(super) fn comes_from(&self, holder: Option<AgentId>) {
+        *locked(&self.holder) = holder;
+    }
+}
+
+/// All that are going on.
+#[derive(Debug, Clone, Default)]
+pub(super) struct Board(Arc<Mutex<BTreeMap<ObjectRef, Arc<Progress>>>>);
+
+/// On the board until it is dropped.
+#[derive(Debug)]
+pub(super) struct Listed {
+    board: Board,
+    object: ObjectRef,
+    progress: Arc<Progress>,
+}
+
+fn locked<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+impl Board {
+    pub(super) fn list(&self, object: ObjectRef) -> Listed {
+        let progress = Arc::new(Progress {
+            missing_bytes: AtomicU64::new(object.bytes),
+            arrived_bytes: AtomicU64::new(0),
+            holder: Mutex::new(None),
+            began: Instant::now(),
+        });
+        locked(&self.0).insert(object, Arc::clone(&progress));
+        Listed { board: self.clone(), object, progress }
+    }
+
+    pub(super) fn look(&self) -> Vec<Underway> {
+        let underway = |(object, progress): (&ObjectRef, &Arc<Progress>)| Underway {
+            object: *object,
+            missing_bytes: progress.missing_bytes.load(Ordering::Relaxed),
+            arrived_bytes: progress.arrived_bytes.load(Ordering::Relaxed),
+            since: progress.began.elapsed(),
+            holder: *locked(&progress.holder),
+        };
+        locked(&self.0).iter().map(underway).collect()
+    }
+}
+
+impl std::ops::Deref for Listed {
+    type Target = Progress;
+
+    fn deref(&self) -> &Progress {
+        &self.progress
+    }
+}
+
+impl Drop for Listed {
+    fn drop(&mut self) {
+        let mut listed = locked(&self.board.0);
+        if listed.get(&self.object).is_some_and(|known| Arc::ptr_eq(known, &self.progress)) {
+            listed.remove(&self.object);
+        }
+    }
+}

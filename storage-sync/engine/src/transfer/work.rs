@@ -1,0 +1,133 @@
+//! What of a stream is still to come, piece by piece.
+
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use super::fetch::Failure;
+use super::note::Note;
+use super::segments::Segments;
+use crate::hash::SEGMENT_BYTES;
+use crate::store::SiteStore;
+use crate::store::take_in::{Arrived, write_sparse};
+use crate::stream::plan::{PlannedFile, StreamPlan};
+
+/// A gap between two files that is cheaper to receive than another request is.
+const GAP_BYTES: u64 = 64 << 10;
+
+/// One request's worth of a stream.
+pub(super) enum Piece {
+    /// Whole files of at most one segment together, and gaps between them.
+    Files {
+        start: u64,
+        end: u64,
+        files: Vec<PlannedFile>,
+    },
+    Segment {
+        file: usize,
+        index: u64,
+    },
+}
+
+/// What of a stream is still to come, and where it goes.
+pub(super) struct Work {
+    store: SiteStore,
+    note: Arc<Note>,
+    plan: Arc<StreamPlan>,
+    folder: PathBuf,
+    small: Vec<(u64, u64, Vec<PlannedFile>)>,
+    large: Vec<(PlannedFile, Segments)>,
+}
+
+impl Work {
+    pub(super) fn of(note: Arc<Note>, plan: Arc<StreamPlan>, folder: PathBuf) -> Result<Self, Failure> {
+        let store = note.store.clone();
+        let mut work = Self { store, note, plan: plan.clone(), folder, small: Vec::new(), large: Vec::new() };
+        for file in plan.files.iter().filter(|file| !work.store.has_file(file.id)) {
+            if file.bytes > SEGMENT_BYTES {
+                let segments = Segments::open(&work.folder, &file.id.hex(), file.bytes)?;
+                work.large.push((file.clone(), segments));
+                continue;
+            }
+            let end = file.start + file.bytes;
+            match work.small.last_mut() {
+                Some((start, last_end, files))
+                    if file.start - *last_end <= GAP_BYTES && end - *start <= SEGMENT_BYTES =>
+                {
+                    *last_end = end;
+                    files.push(file.clone());
+                }
+                _ => work.small.push((file.start, end, vec![file.clone()])),
+            }
+        }
+        Ok(work)
+    }
+
+    pub(super) fn pieces(&self) -> Vec<Piece> {
+        let files = self.small.iter().map(|(start, end, files)| Piece::Files {
+            start: *start,
+            end: *end,
+            files: files.clone(),
+        });
+        let segments = self.large.iter().enumerate().flat_map(|(file, (_, segments))| {
+            segments.missing().into_iter().map(move |index| Piece::Segment { file, index })
+        });
+        files.chain(segments).collect()
+    }
+
+    /// Where a piece is in the stream.
+    pub(super) fn range(&self, piece: &Piece) -> (u64, u64) {
+        match piece {
+            Piece::Files { start, end, .. } => (*start, *end),
+            Piece::Segment { file, index } => {
+                let (file, segments) = &self.large[*file];
+                let (start, end) = segments.range(*index);
+                (file.start + start, file.start + end)
+            }
+        }
+    }
+
+    pub(super) fn take(&self, piece: Piece, bytes: &[u8]) -> Result<(), Failure> {
+        match piece {
+            Piece::Segment { file, index } => Ok(self.large[file].1.write(index, bytes)?),
+            Piece::Files { start, files, .. } => {
+                let mut arrived = Vec::with_capacity(files.len());
+                for file in files {
+                    let from = (file.start - start) as usize;
+                    let content = &bytes[from..from + file.bytes as usize];
+                    if blake3::hash(content).as_bytes() != file.id.digest() {
+                        return Err(Failure::Corrupt(format!("the bytes of {} have another digest", file.id)));
+                    }
+                    let path = self.store.temporary();
+                    write_sparse(&path, file.variants, content)?;
+                    arrived.push(Arrived { id: file.id, variants: file.variants, path });
+                }
+                // A small file is an object that has come whole.
+                if self.plan.manifests.is_empty() {
+                    self.note.write()?;
+                }
+                Ok(self.store.take_in(arrived)?)
+            }
+        }
+    }
+
+    /// All pieces are there.
+    pub(super) fn finish(&self) -> Result<(), Failure> {
+        let mut arrived = Vec::new();
+        for (file, segments) in &self.large {
+            if segments.digest() != *file.id.digest() {
+                return Err(Failure::Corrupt(format!("the bytes of {} have another digest", file.id)));
+            }
+            arrived.push(Arrived { id: file.id, variants: file.variants, path: segments.path.clone() });
+        }
+        if !arrived.is_empty() || !self.plan.manifests.is_empty() {
+            self.note.write()?;
+        }
+        if !arrived.is_empty() {
+            self.store.take_in(arrived)?;
+        }
+        if !self.plan.manifests.is_empty() {
+            self.store.take_in_manifests(self.plan.manifest_bytes())?;
+        }
+        Ok(())
+    }
+}
