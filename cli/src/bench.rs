@@ -1,14 +1,17 @@
 //! `atoll bench`: what Atoll costs, measured on installations that it starts itself: server and agents as processes of
 //! their own, mutual TLS on loopback, durable journals, defaults.
 
+mod agents;
 mod chain;
 mod engine;
+mod fleet;
 mod handoff;
 mod latency;
 mod machine;
 mod queue;
 
 use std::path::PathBuf;
+use std::time::Duration;
 
 use clap::{Args, Subcommand, ValueEnum};
 use serde_json::{Map, Value, json};
@@ -61,6 +64,20 @@ enum Bench {
         #[arg(long, default_value_t = 1_000_000)]
         executions: u32,
     },
+    /// Memory and CPU that connected agents without work take, and the time until all are back after a restart.
+    Agents {
+        #[arg(long, default_value_t = 10_000)]
+        count: u32,
+        /// Processes that simulate the agents.
+        #[arg(long, default_value_t = 2)]
+        processes: u32,
+        /// How long the server is watched while nothing happens.
+        #[arg(long, default_value_t = 30)]
+        idle_seconds: u32,
+    },
+    /// A process of simulated agents; started by `agents`.
+    #[command(hide = true)]
+    Fleet,
     /// Handing one file to the next step on the same site.
     Handoff {
         #[arg(long, default_value = "10GiB")]
@@ -93,6 +110,11 @@ pub(crate) async fn bench(arguments: BenchArguments) -> anyhow::Result<()> {
         Bench::Latency { runs } => latency::measure(&place, runs).await?,
         Bench::Chain { steps, sites } => chain::measure(&place, steps, sites).await?,
         Bench::Queue { executions } => queue::measure(&place, executions).await?,
+        Bench::Agents { count, processes, idle_seconds } => {
+            let idle = Duration::from_secs(u64::from(idle_seconds));
+            agents::measure(&place, agents::Scale { count, processes, idle }).await?
+        }
+        Bench::Fleet => return fleet::serve().await,
         Bench::Handoff { size } => handoff::measure(&place, &size).await?,
     };
     let document = json!({

@@ -15,6 +15,7 @@ mod lock;
 mod logs;
 mod measure;
 mod shim;
+pub mod simulated;
 mod telemetry;
 
 use std::ffi::OsString;

@@ -19,8 +19,10 @@ pub use bulk::{LogRequest, LogSource};
 pub use certify::CertifyError;
 pub use connection::ConnectError;
 pub use credentials::LinkCredentials;
+pub(crate) use enrol::Registrar;
 pub use enrol::{EnrolError, enrol};
 pub use identity::{Identity, IdentityError};
+pub(crate) use run::Held;
 pub use run::{Link, LinkEnd, LinkEvent, LinkHandle, LinkOptions};
 pub use tls::http_client;
 

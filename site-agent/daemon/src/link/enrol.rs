@@ -11,6 +11,7 @@ use rustls::ClientConfig;
 use super::certify::{Candidate, CertifyError};
 use super::connection::{ConnectError, Connection};
 use super::identity::IdentityKey;
+use super::run::Held;
 use super::servers::{Pause, Servers};
 use super::{Identity, IdentityError, tls};
 
@@ -86,13 +87,51 @@ async fn redeem(
     config: &Arc<ClientConfig>,
 ) -> Result<v1::Identity, EnrolError> {
     let connection = Connection::open(url, Arc::clone(config)).await?;
+    Ok(redeem_over(&connection, token, key, candidate).await?)
+}
+
+async fn redeem_over(
+    connection: &Connection,
+    token: &JoinToken,
+    key: &IdentityKey,
+    candidate: &Candidate,
+) -> Result<v1::Identity, CertifyError> {
     let request = EnrolRequest {
         token: Some(token.token.into()),
         secret: token.secret.to_vec().into(),
         signing_request: candidate.signing_request.clone().into(),
-        proof: Some(candidate.proof(IdentityCall::Enrol, key, &connection)),
+        proof: Some(candidate.proof(IdentityCall::Enrol, key, connection)),
         host: sysinfo::System::host_name().unwrap_or_default(),
         agent_version: env!("CARGO_PKG_VERSION").to_owned(),
     };
-    Ok(connection.client().enrol(request).await.map_err(CertifyError::from)?.into_inner())
+    Ok(connection.client().enrol(request).await?.into_inner())
+}
+
+/// Redeems many tokens of one control plane over one connection, and writes nothing down.
+#[derive(Debug)]
+pub(crate) struct Registrar {
+    connection: Connection,
+    pin: [u8; 32],
+}
+
+impl Registrar {
+    /// # Errors
+    /// When the server that the token names cannot be reached, or is not the one that it pins.
+    pub(crate) async fn open(token: &JoinToken) -> Result<Self, ConnectError> {
+        let config = tls::with_pin(token.ca_sha256)?;
+        let url = token.url.split(',').next().unwrap_or_default();
+        Ok(Self { connection: Connection::open(url, config).await?, pin: token.ca_sha256 })
+    }
+
+    /// # Errors
+    /// When the server refuses, or cannot be asked.
+    pub(crate) async fn join(&self, token: &JoinToken) -> Result<Held, EnrolError> {
+        if token.ca_sha256 != self.pin {
+            return Err(ConnectError::WrongAuthority { url: token.url.clone() }.into());
+        }
+        let (key, candidate) = (IdentityKey::make()?, Candidate::make()?);
+        let answer = redeem_over(&self.connection, token, &key, &candidate).await?;
+        let identity = candidate.identity(&token.url, token.token, answer)?;
+        Ok(Held { identity, key, directory: None })
+    }
 }

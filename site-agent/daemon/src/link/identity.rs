@@ -156,9 +156,23 @@ fn micros(duration: Duration) -> u64 {
 }
 
 /// The bound key of an agent. It is made once, before anything is sent, and only ever signs.
-pub(super) struct IdentityKey(Ed25519KeyPair);
+pub(crate) struct IdentityKey(Ed25519KeyPair);
+
+impl std::fmt::Debug for IdentityKey {
+    fn fmt(&self, formatter: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        formatter.debug_struct("IdentityKey").finish_non_exhaustive()
+    }
+}
 
 impl IdentityKey {
+    /// A key that is kept nowhere.
+    ///
+    /// # Errors
+    /// When it cannot be made.
+    pub(super) fn make() -> Result<Self, IdentityError> {
+        Ed25519KeyPair::generate().map(Self).map_err(|_| IdentityError::Key)
+    }
+
     /// # Errors
     /// When it cannot be read or is damaged.
     pub(super) fn load(directory: &Path) -> Result<Self, IdentityError> {

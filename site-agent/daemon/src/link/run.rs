@@ -4,6 +4,7 @@ use std::path::PathBuf;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant, SystemTime};
 
+use atoll_model::id::AgentId;
 use atoll_model::session::{AgentFrame, ControlBody, ControlFrame};
 use atoll_proto::{Received, split_agent_frame, v1};
 use futures::StreamExt as _;
@@ -52,6 +53,21 @@ pub enum LinkEnd {
 enum Order {
     Disconnect,
     GiveUp(String),
+}
+
+/// An agent that has joined, with its keys.
+#[derive(Debug)]
+pub(crate) struct Held {
+    pub(super) identity: Identity,
+    pub(super) key: IdentityKey,
+    /// Where a new certificate is stored before it is used; nowhere for an agent that ends with its process.
+    pub(super) directory: Option<PathBuf>,
+}
+
+impl Held {
+    pub(crate) const fn agent(&self) -> AgentId {
+        self.identity.agent
+    }
 }
 
 /// What a link works with.
@@ -113,10 +129,10 @@ impl LinkHandle {
 
 /// The link, not yet running.
 pub struct Link {
-    options: LinkOptions,
-    identity: Identity,
+    held: Held,
+    events: mpsc::Sender<LinkEvent>,
+    logs: Arc<dyn LogSource>,
     servers: Servers,
-    key: IdentityKey,
     session: Arc<Mutex<Option<Session>>>,
     orders: mpsc::UnboundedReceiver<Order>,
     connection: watch::Sender<Option<Connection>>,
@@ -128,7 +144,7 @@ pub struct Link {
 
 impl std::fmt::Debug for Link {
     fn fmt(&self, formatter: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        formatter.debug_struct("Link").field("identity", &self.identity).finish_non_exhaustive()
+        formatter.debug_struct("Link").field("held", &self.held).finish_non_exhaustive()
     }
 }
 
@@ -189,18 +205,24 @@ impl Link {
             identity.url = urls(server);
         }
         let key = IdentityKey::load(&options.directory)?;
+        let held = Held { identity, key, directory: Some(options.directory) };
+        Ok(Self::of(held, options.events, options.logs))
+    }
+
+    /// A link of the agent, which tells `events` what happens.
+    pub(crate) fn of(held: Held, events: mpsc::Sender<LinkEvent>, logs: Arc<dyn LogSource>) -> (Self, LinkHandle) {
         let session = Arc::new(Mutex::new(None));
         let (order, orders) = mpsc::unbounded_channel();
         let (connection, connected) = watch::channel(None);
         let handle = LinkHandle { session: Arc::clone(&session), orders: order, connection: connected };
-        let servers = Servers::of(&identity.url);
+        let servers = Servers::of(&held.identity.url);
         let link =
-            Self { options, identity, servers, key, session, orders, connection, candidate: None, told_expired: false };
-        Ok((link, handle))
+            Self { held, events, logs, servers, session, orders, connection, candidate: None, told_expired: false };
+        (link, handle)
     }
 
     pub const fn identity(&self) -> &Identity {
-        &self.identity
+        &self.held.identity
     }
 
     /// Keeps the link until it is to stop, or gives up.
@@ -218,7 +240,7 @@ impl Link {
             };
             self.told_expired |= says_expired(&interruption) || interruption.is_unauthenticated();
             if let Interruption::Renewed = interruption {
-                tracing::info!(agent = %self.identity.agent, "the agent's certificate was renewed");
+                tracing::info!(agent = %self.held.identity.agent, "the agent's certificate was renewed");
                 continue;
             }
             if greeted {
@@ -251,7 +273,7 @@ impl Link {
         let session = self.session.lock().unwrap_or_else(PoisonError::into_inner).take();
         if session.is_some() {
             // A driver that has ended wants no events.
-            let _ = self.options.events.send(LinkEvent::Disconnected).await;
+            let _ = self.events.send(LinkEvent::Disconnected).await;
         }
     }
 
@@ -267,16 +289,16 @@ impl Link {
     }
 
     async fn connect(&mut self) -> Result<Connection, Interruption> {
-        if self.told_expired || self.identity.is_expired(SystemTime::now()) {
-            let config = tls::with_identity(&self.identity, false).map_err(ConnectError::from)?;
+        if self.told_expired || self.held.identity.is_expired(SystemTime::now()) {
+            let config = tls::with_identity(&self.held.identity, false).map_err(ConnectError::from)?;
             let connection = Connection::open(self.servers.current(), config).await?;
             let candidate = self.candidate()?;
-            let identity = recover(&self.identity, &self.key, &candidate, &connection).await;
+            let identity = recover(&self.held.identity, &self.held.key, &candidate, &connection).await;
             self.certified(candidate, identity)?;
             self.told_expired = false;
-            tracing::info!(agent = %self.identity.agent, "the agent's identity was recovered");
+            tracing::info!(agent = %self.held.identity.agent, "the agent's identity was recovered");
         }
-        let config = tls::with_identity(&self.identity, true).map_err(ConnectError::from)?;
+        let config = tls::with_identity(&self.held.identity, true).map_err(ConnectError::from)?;
         Ok(Connection::open(self.servers.current(), config).await?)
     }
 
@@ -292,8 +314,10 @@ impl Link {
     ) -> Result<(), Interruption> {
         match identity {
             Ok(identity) => {
-                identity.store(&self.options.directory)?;
-                self.identity = identity;
+                if let Some(directory) = &self.held.directory {
+                    identity.store(directory)?;
+                }
+                self.held.identity = identity;
                 Ok(())
             }
             Err(error) => {
@@ -320,7 +344,7 @@ impl Link {
         self.tell(LinkEvent::Connected).await?;
 
         let mut tasks = JoinSet::new();
-        let renewal = sleep_until(self.identity.renew_at(random()));
+        let renewal = sleep_until(self.held.identity.renew_at(random()));
         tokio::pin!(renewal);
         loop {
             tokio::select! {
@@ -335,7 +359,7 @@ impl Link {
                         Ok(()) => return Err(Interruption::Renewed),
                         Err(Interruption::Certify(error)) => {
                             tracing::warn!(reason = %error, "the agent's certificate could not be renewed yet");
-                            let pause = (self.identity.lifetime / 20).min(RENEWAL_PAUSE_MAX);
+                            let pause = (self.held.identity.lifetime / 20).min(RENEWAL_PAUSE_MAX);
                             renewal.set(sleep_until(SystemTime::now() + pause));
                         }
                         Err(other) => return Err(other),
@@ -345,7 +369,7 @@ impl Link {
                     let frame = frame?;
                     if matches!(frame.body, ControlBody::Welcome(_)) && !*greeted {
                         *greeted = true;
-                        tasks.spawn(bulk::serve(connection.clone(), Arc::clone(&self.options.logs)));
+                        tasks.spawn(bulk::serve(connection.clone(), Arc::clone(&self.logs)));
                     }
                     self.tell(LinkEvent::Frame(frame)).await?;
                 }
@@ -360,12 +384,12 @@ impl Link {
 
     async fn renew(&mut self, connection: &Connection) -> Result<(), Interruption> {
         let candidate = self.candidate()?;
-        let identity = renew(&self.identity, &self.key, &candidate, connection).await;
+        let identity = renew(&self.held.identity, &self.held.key, &candidate, connection).await;
         self.certified(candidate, identity)
     }
 
     async fn tell(&self, event: LinkEvent) -> Result<(), Interruption> {
-        self.options.events.send(event).await.map_err(|_| LinkEnd::Stopped.into())
+        self.events.send(event).await.map_err(|_| LinkEnd::Stopped.into())
     }
 }
 
