@@ -10,6 +10,7 @@
 //! Where elements repeat, messages are columns, so that a frame of ten thousand elements costs a few nanoseconds for each.
 
 mod bindings;
+mod codec;
 mod columns;
 mod commands;
 mod error;

@@ -173,8 +173,9 @@ impl ControlPlane {
     }
 
     fn rebuild_agenda(&mut self) {
+        let lease = self.session_lease();
         for (site, state) in &self.state.sites {
-            self.sessions.presence.insert(*site, Presence::new(self.now, state.log.last_command));
+            self.sessions.presence.insert(*site, Presence::new(self.now, state.log.last_command, lease));
             if state.agent.is_some() {
                 self.agenda.set(self.now + self.config.session_lease, Timer::Liveness(*site));
             }

@@ -2,6 +2,7 @@
 //! state but by recording facts.
 
 mod adoption;
+mod breaker;
 mod bucket;
 mod cancel;
 mod commands;
@@ -12,6 +13,7 @@ mod handshake;
 mod identity;
 mod liveness;
 mod outcomes;
+mod pacing;
 pub(crate) mod place;
 mod reports;
 mod requests;

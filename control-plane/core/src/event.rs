@@ -94,6 +94,10 @@ pub enum Request {
         site: SiteName,
         reason: String,
     },
+    /// A person knows that the agent of a site is gone: what it had is given to others. Refused while its leases may hold.
+    DeclareLost {
+        site: SiteName,
+    },
     /// Forget a site that is revoked, or has never had a run that is still alive.
     RemoveSite {
         site: SiteName,

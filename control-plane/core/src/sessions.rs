@@ -1,6 +1,7 @@
 //! Who is connected, and when each agent was last heard. Lost with the process: agents come back by themselves.
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::time::Duration;
 
 use atoll_model::id::{AgentId, CommandSeq, Epoch, ReportSeq, SiteId};
 use atoll_model::session::Heartbeat;
@@ -13,6 +14,19 @@ pub(crate) struct Sessions {
     pub(crate) by_site: BTreeMap<SiteId, Session>,
     pub(crate) by_connection: BTreeMap<ConnectionId, SiteId>,
     pub(crate) presence: BTreeMap<SiteId, Presence>,
+    /// Sites that nobody declares lost, because too many fell silent together.
+    pub(crate) held: BTreeSet<SiteId>,
+    pub(crate) silence: Option<Silence>,
+}
+
+/// The sites that were silent at some time.
+#[derive(Debug)]
+pub(crate) struct Silence {
+    pub(crate) at: Timestamp,
+    /// Of so many.
+    pub(crate) total: usize,
+    /// When each of them was last heard, in order.
+    pub(crate) since: Vec<Timestamp>,
 }
 
 #[derive(Debug)]
@@ -48,10 +62,21 @@ pub(crate) struct Presence {
     pub(crate) heartbeat: Option<Heartbeat>,
     /// Processes that took the session over, with the time.
     pub(crate) takeovers: VecDeque<(Timestamp, u64)>,
+    /// The session lease that it was granted last, and the one before: it goes by that one until it hears.
+    leases: [Duration; 2],
 }
 
 impl Presence {
-    pub(crate) fn new(heard_at: Timestamp, sent: CommandSeq) -> Self {
-        Self { heard_at, sent, heartbeat: None, takeovers: VecDeque::new() }
+    pub(crate) fn new(heard_at: Timestamp, sent: CommandSeq, lease: Duration) -> Self {
+        Self { heard_at, sent, heartbeat: None, takeovers: VecDeque::new(), leases: [lease; 2] }
+    }
+
+    pub(crate) fn granted(&mut self, lease: Duration) {
+        self.leases = [lease, self.leases[0]];
+    }
+
+    /// How long it may be unheard.
+    pub(crate) fn lease(&self) -> Duration {
+        self.leases[0].max(self.leases[1])
     }
 }

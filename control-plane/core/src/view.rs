@@ -277,4 +277,6 @@ pub struct Counters {
     pub objects_in_bucket: u64,
     pub transfers_live: u64,
     pub sites_by_state: BTreeMap<SiteState, u64>,
+    /// Not declared lost, because too many fell silent together.
+    pub sites_held_back: u64,
 }

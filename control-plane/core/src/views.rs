@@ -181,6 +181,7 @@ impl ControlPlane {
         let in_bucket = self.state.objects.values().filter(|object| object.bucket == BucketState::Present);
         counters.objects_in_bucket = in_bucket.count() as u64;
         counters.transfers_live = self.state.transfers.len() as u64;
+        counters.sites_held_back = self.held_back() as u64;
         for site in self.state.sites.keys() {
             *counters.sites_by_state.entry(self.site_state(*site)).or_default() += 1;
         }

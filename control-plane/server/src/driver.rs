@@ -73,8 +73,9 @@ struct Numbers {
 #[derive(Debug)]
 pub struct Connection {
     pub id: ConnectionId,
-    /// What to write on the stream, in order; its end means that the stream is to be ended.
-    pub frames: mpsc::Receiver<ControlFrame>,
+    /// What to write on the stream, in order; its end means that the stream is to be ended. Boxed, because a channel
+    /// keeps room for some thirty, and most connections say nothing.
+    pub frames: mpsc::Receiver<Box<ControlFrame>>,
 }
 
 /// What arrives at the core's thread.
@@ -89,7 +90,7 @@ enum Input {
     Query(Box<dyn Query>),
     Connected {
         connection: ConnectionId,
-        frames: mpsc::Sender<ControlFrame>,
+        frames: mpsc::Sender<Box<ControlFrame>>,
     },
     /// What the leader has made durable, where this server follows it.
     News(News),

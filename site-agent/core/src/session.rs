@@ -129,6 +129,8 @@ impl Session {
 
     fn grant(&mut self, grant: LeaseGrant, now: Timestamp) {
         self.heartbeat = grant.heartbeat.max(Duration::from_millis(1));
+        // A fleet that has become small is heard more often again, from now on.
+        self.heartbeat_at = self.heartbeat_at.min(self.after_heartbeat(now));
         // An answer from before a time of its own would be an error of the peer's; from before a suspension it is just old.
         let from = grant.answers.min(now);
         self.session_until = self.session_until.max(Some(from + grant.session));
@@ -142,9 +144,13 @@ impl Session {
     /// A fifth more or less, so that agents that came back together do not stay together.
     fn next_heartbeat(&mut self, now: Timestamp) {
         self.heartbeats += 1;
+        self.heartbeat_at = self.after_heartbeat(now);
+    }
+
+    fn after_heartbeat(&self, now: Timestamp) -> Timestamp {
         let mixed = (self.boot_nonce ^ self.heartbeats).wrapping_mul(0x9e37_79b9_7f4a_7c15);
         let percent = 80 + u32::try_from((mixed >> 32) % 41).unwrap_or(0);
-        self.heartbeat_at = now + self.heartbeat * percent / 100;
+        now + self.heartbeat * percent / 100
     }
 }
 

@@ -7,8 +7,8 @@ use atoll_model::expression::{Form, evaluate};
 use atoll_model::id::{Attempt, CommandSeq, Epoch, ExecutionId, SiteId, StepIndex};
 use atoll_model::limits;
 use atoll_model::session::{
-    Binding, BindingSource, ControlBody, ControlFrame, Dispatch, DispatchElements, LeaseGrant, SiteCommand,
-    StepTemplate, TemplateOutput, TemplateWork,
+    Binding, BindingSource, ControlBody, ControlFrame, Dispatch, DispatchElements, SiteCommand, StepTemplate,
+    TemplateOutput, TemplateWork,
 };
 use atoll_model::value::{ObjectKind, ObjectRef};
 use atoll_model::workflow::Work;
@@ -27,14 +27,12 @@ impl ControlPlane {
     /// Sends a frame, with the acknowledgement and the lease that are owed.
     pub(crate) fn send(&mut self, connection: ConnectionId, site: SiteId, epoch: Epoch, body: ControlBody) {
         let acknowledged = self.state.site(site).log.last_report;
-        let (session_lease, heartbeat) = (self.session_lease(), self.heartbeat_interval());
-        let work = self.config.work_lease.max(session_lease);
-        let mut lease = None;
+        let mut answers = None;
         if let Some(session) = self.sessions.by_site.get_mut(&site).filter(|session| session.connection == connection) {
             session.acknowledge = false;
-            let grant = |answers| LeaseGrant { answers, session: session_lease, work, heartbeat };
-            lease = session.answers.take().map(grant);
+            answers = session.answers.take();
         }
+        let lease = answers.map(|answers| self.grant(site, answers));
         let frame = ControlFrame { epoch, acknowledged, lease, body };
         self.command(Command::Send { connection, frame });
     }

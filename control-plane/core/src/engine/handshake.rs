@@ -131,7 +131,7 @@ impl ControlPlane {
             presence.sent = sent;
         }
         presence.sent = presence.sent.max(sent);
-        self.agenda.set(self.now + self.session_lease(), Timer::Liveness(site));
+        self.agenda.set(self.now + self.lease_of(site), Timer::Liveness(site));
         let credits = Credits { reports: limits::REPORT_CREDITS };
         let welcome = Welcome {
             protocol: PROTOCOL_VERSION,
@@ -171,10 +171,10 @@ impl ControlPlane {
 
     /// E6: whether two processes take the session from each other.
     fn takes_turns(&mut self, site: SiteId, boot_nonce: u64) -> bool {
-        let now = self.now;
+        let (now, lease) = (self.now, self.session_lease());
         let last_command = self.state.site(site).log.last_command;
         let presence =
-            self.sessions.presence.entry(site).or_insert_with(|| Presence::new(Timestamp::ZERO, last_command));
+            self.sessions.presence.entry(site).or_insert_with(|| Presence::new(Timestamp::ZERO, last_command, lease));
         let takeovers = &mut presence.takeovers;
         takeovers.retain(|(at, _)| now.saturating_since(*at) <= TAKEOVER_WINDOW);
         if takeovers.back().is_none_or(|(_, last)| *last != boot_nonce) {

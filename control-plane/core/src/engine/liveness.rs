@@ -5,7 +5,6 @@ use std::time::Duration;
 
 use atoll_model::elements::ElementSet;
 use atoll_model::id::{RunId, SiteId, StepIndex};
-use atoll_model::limits;
 use atoll_model::session::PushFailure;
 use atoll_model::time::Timestamp;
 use atoll_model::workflow::StartMode;
@@ -21,42 +20,23 @@ use crate::view::SiteState;
 
 /// Session leases without a word, after which the connection is given up.
 const LEASES_UNTIL_DISCONNECTED: u32 = 3;
-/// Sites that must fall silent together before their number can stop anyone from being declared lost: below it, silence
-/// of single sites is what it looks like.
-const BREAKER_SITES_MIN: usize = 3;
-/// Of all sites, in hundredths: more silent at once means that the fault is on this side, or in between.
-const BREAKER_PERCENT: usize = 30;
 
 impl ControlPlane {
-    /// How far apart heartbeats are: all agents together send at most so many a second.
-    pub(crate) fn heartbeat_interval(&self) -> Duration {
-        let agents = u32::try_from(self.state.sites.len()).unwrap_or(u32::MAX);
-        let paced = Duration::from_secs(u64::from(agents.div_ceil(limits::HEARTBEATS_PER_SECOND_MAX)));
-        if agents <= limits::HEARTBEATS_PER_SECOND_MAX {
-            self.config.heartbeat
-        } else {
-            self.config.heartbeat.max(paced)
-        }
-    }
-
-    pub(crate) fn session_lease(&self) -> Duration {
-        self.config.session_lease.max(self.heartbeat_interval() * LEASES_UNTIL_DISCONNECTED)
-    }
-
     pub(crate) fn heard(&mut self, site: SiteId) {
-        let (now, lease) = (self.now, self.session_lease());
+        let (now, lease) = (self.now, self.lease_of(site));
         let last_command = self.state.site(site).log.last_command;
         let presence = self
             .sessions
             .presence
             .entry(site)
-            .or_insert_with(|| crate::sessions::Presence::new(Timestamp::ZERO, last_command));
+            .or_insert_with(|| crate::sessions::Presence::new(Timestamp::ZERO, last_command, lease));
         let was_silent = now.saturating_since(presence.heard_at) > lease;
         if presence.heard_at == Timestamp::ZERO {
             self.agenda.set(now + lease, Timer::Liveness(site));
         }
         presence.heard_at = now;
         if was_silent {
+            self.release_held(site);
             self.site_came_back(site);
         }
     }
@@ -90,7 +70,7 @@ impl ControlPlane {
         let heard_at = self.sessions.presence.get(&site).map_or(Timestamp::ZERO, |presence| presence.heard_at);
         let silent = self.now.saturating_since(heard_at);
         match session.phase {
-            _ if silent > self.session_lease() => SiteState::Suspect,
+            _ if silent > self.lease_of(site) => SiteState::Suspect,
             SessionPhase::AwaitingInventory | SessionPhase::Draining => SiteState::Syncing,
             SessionPhase::Ready if state.drained => SiteState::Draining,
             SessionPhase::Ready => SiteState::Ready,
@@ -138,14 +118,15 @@ impl ControlPlane {
             self.sessions.presence.get_mut(&site).expect("just seen").heard_at = Timestamp::ZERO;
             return;
         }
-        let (lease, heard_at) = (self.session_lease(), presence.heard_at);
+        let (lease, heard_at) = (presence.lease(), presence.heard_at);
         let silent = self.now.saturating_since(heard_at);
         if silent >= lease * LEASES_UNTIL_DISCONNECTED {
             self.close_session(site);
         }
         let lost_at = (heard_at + self.config.lost_after).max(self.started_at + self.config.restart_grace);
         if self.now >= lost_at && silent >= self.config.lost_after {
-            if self.too_many_are_silent(heard_at) {
+            if self.too_many_are_silent(site, heard_at) {
+                self.hold_back(site);
                 self.agenda.set(self.now + lease, Timer::Liveness(site));
             } else {
                 self.declare_lost(site);
@@ -158,25 +139,9 @@ impl ControlPlane {
         self.agenda.set(next + just_after, Timer::Liveness(site));
     }
 
-    /// B7: when many sites fall silent together, nobody is declared lost.
-    fn too_many_are_silent(&self, heard_at: Timestamp) -> bool {
-        let lease = self.session_lease();
-        let watched = self.state.sites.iter().filter(|(_, site)| {
-            site.agent.is_some() && site.revoked.is_none() && site.lost.is_none() && site.log.journal.is_some()
-        });
-        let mut total = 0;
-        let mut silent = 0;
-        for (site, _) in watched {
-            total += 1;
-            let last = self.sessions.presence.get(site).map_or(Timestamp::ZERO, |presence| presence.heard_at);
-            let apart = last.saturating_since(heard_at).max(heard_at.saturating_since(last));
-            silent += usize::from(self.now.saturating_since(last) > lease && apart <= lease);
-        }
-        silent >= BREAKER_SITES_MIN && silent * 100 > total * BREAKER_PERCENT
-    }
-
-    fn declare_lost(&mut self, site: SiteId) {
+    pub(crate) fn declare_lost(&mut self, site: SiteId) {
         let Some(agent) = self.state.site(site).agent else { return };
+        self.release_held(site);
         self.counters.agents_lost += 1;
         self.close_session(site);
         self.record(Fact::AgentLost { agent, at: self.now });

@@ -24,6 +24,7 @@ impl ControlPlane {
             }
             Request::DrainSite { site, drained } => self.drain_site(&site, drained),
             Request::RevokeSite { site, reason } => self.revoke_site(&site, reason),
+            Request::DeclareLost { site } => self.declare_site_lost(&site),
             Request::RemoveSite { site } => self.remove_site(&site),
             Request::AuthoriseFetch { agent, object } => self.authorise_fetch(agent, object),
             Request::AuthorisePush { agent, transfer } => self.authorise_push(agent, transfer),

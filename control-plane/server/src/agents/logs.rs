@@ -55,7 +55,7 @@ pub struct Logs(Arc<Mutex<HashMap<SiteName, Arc<Link>>>>);
 /// The stream to one agent.
 #[derive(Debug)]
 struct Link {
-    control: mpsc::UnboundedSender<ControlBulk>,
+    control: mpsc::UnboundedSender<Box<ControlBulk>>,
     next_request: AtomicU64,
     reading: Mutex<HashMap<u64, Reading>>,
 }
@@ -121,7 +121,7 @@ impl Link {
 
     /// Whether the stream is still there to say it on.
     fn say(&self, body: control_bulk::Body) -> bool {
-        self.control.send(ControlBulk { body: Some(body) }).is_ok()
+        self.control.send(Box::new(ControlBulk { body: Some(body) })).is_ok()
     }
 
     fn take_in(&self, message: AgentBulk) {
@@ -236,13 +236,13 @@ async fn receive(link: &Link, mut messages: Streaming<AgentBulk>) {
 }
 
 fn outgoing_stream(
-    outgoing: mpsc::UnboundedReceiver<ControlBulk>,
+    outgoing: mpsc::UnboundedReceiver<Box<ControlBulk>>,
     ending: CancellationToken,
 ) -> impl Stream<Item = Result<ControlBulk, Status>> + Send {
     let end_all: DropGuard = ending.clone().drop_guard();
     let stream = tokio_stream::wrappers::UnboundedReceiverStream::new(outgoing).map(move |message| {
         let _ends_with_the_stream = &end_all;
-        Ok(message)
+        Ok(*message)
     });
     stream.take_until(ending.cancelled_owned())
 }

@@ -113,7 +113,7 @@ impl Incoming {
 /// The frames for the agent. Whatever is ready goes out together; dropping it ends the session.
 #[derive(Debug)]
 pub(super) struct Outgoing {
-    frames: mpsc::Receiver<ControlFrame>,
+    frames: mpsc::Receiver<Box<ControlFrame>>,
     /// Of a frame that was too large for one message.
     parts: VecDeque<v1::ControlFrame>,
     /// Resolves when the other direction has ended: with a reason, or with none if what is still waiting may go out.
@@ -146,7 +146,7 @@ impl Stream for Outgoing {
                 if matches!(frame.body, ControlBody::Welcome(_)) {
                     self.presence.arrive(self.agent, self.connection, self.ending.clone());
                 }
-                self.parts.extend(split_control_frame(frame.into()));
+                self.parts.extend(split_control_frame((*frame).into()));
                 Poll::Ready(self.parts.pop_front().map(Ok))
             }
             Poll::Ready(None) => Poll::Ready(None),

@@ -29,7 +29,7 @@ impl Batch {
 pub(super) enum Effect {
     Connect {
         connection: ConnectionId,
-        frames: mpsc::Sender<ControlFrame>,
+        frames: mpsc::Sender<Box<ControlFrame>>,
     },
     Disconnect {
         connection: ConnectionId,

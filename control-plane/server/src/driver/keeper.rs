@@ -75,7 +75,7 @@ pub(super) struct Keeper {
 
 /// The sending side of a connection, and what a goodbye on it has to carry.
 struct Stream {
-    frames: mpsc::Sender<ControlFrame>,
+    frames: mpsc::Sender<Box<ControlFrame>>,
     epoch: Epoch,
     acknowledged: ReportSeq,
 }
@@ -212,7 +212,7 @@ impl Keeper {
         let Entry::Occupied(mut entry) = self.connections.entry(connection) else { return };
         let stream = entry.get_mut();
         (stream.epoch, stream.acknowledged) = (frame.epoch, frame.acknowledged);
-        match stream.frames.try_send(frame) {
+        match stream.frames.try_send(Box::new(frame)) {
             Ok(()) => {}
             Err(TrySendError::Closed(_)) => {
                 entry.remove();
@@ -236,7 +236,7 @@ impl Keeper {
                 body: ControlBody::Goodbye(Goodbye::ShuttingDown),
             };
             // A stream that takes nothing more learns of the end by its end.
-            let _ = stream.frames.try_send(frame);
+            let _ = stream.frames.try_send(Box::new(frame));
         }
     }
 

@@ -33,7 +33,7 @@ pub(crate) struct Agent {
 }
 
 struct State {
-    frames: Option<mpsc::Receiver<ControlFrame>>,
+    frames: Option<mpsc::Receiver<Box<ControlFrame>>>,
     epoch: Epoch,
     commands: CommandSeq,
     reports: ReportSeq,
@@ -109,7 +109,7 @@ impl Agent {
     pub(crate) async fn run(self) {
         let mut frames = self.state.lock().unwrap().frames.take().unwrap();
         while let Some(frame) = frames.recv().await {
-            self.answer(frame).await;
+            self.answer(*frame).await;
         }
         // The control plane may be gone altogether.
         let _ = self.handle.submit(Event::ConnectionLost { connection: self.connection }).await;
