@@ -36,6 +36,8 @@ pub(crate) enum SiteCommand {
         #[arg(long, default_value = "revoked by a person")]
         reason: String,
     },
+    /// Say that a silent site is gone for good: what it had is given to others.
+    Lost(SiteArguments),
     /// Forget a site.
     Remove(SiteArguments),
 }
@@ -73,6 +75,11 @@ pub(crate) async fn sites(connection: &Connection, arguments: &SitesArguments) -
     }
     let rows: Vec<Vec<String>> = document["sites"].as_array().into_iter().flatten().map(site_row).collect();
     table::print(&["SITE", "STATE", "LABELS", "CPUS", "MEMORY", "RUNNING", "QUEUED", "STORE", "AGENT"], &rows);
+    for site in document["sites"].as_array().into_iter().flatten() {
+        if let Some(warning) = site["warning"].as_str() {
+            outln!("{}: {warning}", table::field(site, "site"));
+        }
+    }
     Ok(())
 }
 
@@ -118,6 +125,7 @@ pub(crate) async fn site(connection: &Connection, command: SiteCommand) -> anyho
         SiteCommand::Revoke { site, reason } => {
             change(&client, &site, "revoke", "is revoked", &json!({ "reason": reason })).await
         }
+        SiteCommand::Lost(arguments) => change(&client, &arguments, "lost", "is declared lost", &json!({})).await,
         SiteCommand::Remove(arguments) => {
             client.delete(&format!("/sites/{}", segment(&arguments.site))).await?;
             if arguments.json {
@@ -135,6 +143,11 @@ fn describe(site: &Value) {
         outln!("{title:<10} {}", table::field(site, name));
     }
     outln!("{:<10} {}", "connected", table::time(site, "connected_since"));
+    for name in ["reason", "warning"] {
+        if let Some(text) = site[name].as_str() {
+            outln!("{name:<10} {text}");
+        }
+    }
     let labels = site["labels"].as_object().into_iter().flatten();
     for (key, value) in labels {
         outln!("{:<10} {key}={}", "label", value.as_str().unwrap_or_default());

@@ -63,6 +63,11 @@ pub const URL_LIFETIME: Duration = Duration::from_secs(15 * 60);
 pub const CERTIFICATE_LIFETIME: Duration = Duration::from_secs(24 * 3_600);
 /// How far back a certificate is dated, for clocks that are late.
 pub const CERTIFICATE_BACKDATE: Duration = Duration::from_secs(300);
+/// How far a site's clock may be off before people are told: what it puts on record is off by as much.
+pub const CLOCK_OFFSET_WARN: Duration = Duration::from_secs(60);
+/// How far it may be off before the site gets no new work: beyond it, certificates that have just been made are not valid
+/// there, and times in the history mean nothing.
+pub const CLOCK_OFFSET_MAX: Duration = CERTIFICATE_BACKDATE;
 /// How long after the end of its certificate a known key may recover.
 pub const RECOVERY_WINDOW: Duration = Duration::from_secs(90 * 24 * 3_600);
 /// Recoveries of one agent before an administrator must allow more.

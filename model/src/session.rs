@@ -67,7 +67,10 @@ pub struct Hello {
     pub acknowledged_report: ReportSeq,
     /// The last report in its outbox.
     pub last_report: ReportSeq,
+    /// What its leases run by.
     pub clock: Timestamp,
+    /// That of its machine, which may have been set since the agent started (E2).
+    pub wall_clock: Timestamp,
 }
 
 /// What an agent knows of one execution.
@@ -91,6 +94,8 @@ pub enum LocalState {
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 pub struct Heartbeat {
     pub sent_at: Timestamp,
+    /// As in [`Hello`]; zero while it is not known.
+    pub wall_clock: Timestamp,
     pub capacity: Capacity,
     pub running: u32,
     /// Accepted and not started.

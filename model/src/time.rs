@@ -28,6 +28,11 @@ impl Timestamp {
         Duration::from_micros(u64::try_from(self.0.saturating_sub(earlier.0)).unwrap_or(0))
     }
 
+    /// How far apart the two are, whichever is first.
+    pub fn distance(self, other: Self) -> Duration {
+        self.saturating_since(other).max(other.saturating_since(self))
+    }
+
     /// Parses RFC 3339, with any offset.
     ///
     /// # Errors

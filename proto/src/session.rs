@@ -72,6 +72,7 @@ impl From<Hello> for wire::Hello {
             acknowledged_report: hello.acknowledged_report.0,
             last_report: hello.last_report.0,
             clock: hello.clock.micros(),
+            wall_clock: hello.wall_clock.micros(),
         }
     }
 }
@@ -94,6 +95,7 @@ impl TryFrom<wire::Hello> for Hello {
             acknowledged_report: ReportSeq(message.acknowledged_report),
             last_report: ReportSeq(message.last_report),
             clock: Timestamp::from_micros(message.clock),
+            wall_clock: Timestamp::from_micros(message.wall_clock),
         })
     }
 }
@@ -145,6 +147,7 @@ impl From<Heartbeat> for wire::Heartbeat {
     fn from(heartbeat: Heartbeat) -> Self {
         Self {
             sent_at: heartbeat.sent_at.micros(),
+            wall_clock: heartbeat.wall_clock.micros(),
             capacity: Some(heartbeat.capacity.into()),
             running: heartbeat.running,
             queued: heartbeat.queued,
@@ -160,6 +163,7 @@ impl From<wire::Heartbeat> for Heartbeat {
     fn from(message: wire::Heartbeat) -> Self {
         Self {
             sent_at: Timestamp::from_micros(message.sent_at),
+            wall_clock: Timestamp::from_micros(message.wall_clock),
             capacity: message.capacity.unwrap_or_default().into(),
             running: message.running,
             queued: message.queued,

@@ -88,6 +88,7 @@ impl Bench {
             acknowledged_report: ReportSeq(0),
             last_report: ReportSeq(0),
             clock: NOW,
+            wall_clock: NOW,
         };
         self.frame(site, AgentBody::Hello(hello));
         self.frame(site, AgentBody::Inventory(Vec::new()));

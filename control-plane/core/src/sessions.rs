@@ -4,6 +4,7 @@ use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::time::Duration;
 
 use atoll_model::id::{AgentId, CommandSeq, Epoch, ReportSeq, SiteId};
+use atoll_model::limits;
 use atoll_model::session::Heartbeat;
 use atoll_model::time::Timestamp;
 
@@ -64,11 +65,25 @@ pub(crate) struct Presence {
     pub(crate) takeovers: VecDeque<(Timestamp, u64)>,
     /// The session lease that it was granted last, and the one before: it goes by that one until it hears.
     leases: [Duration; 2],
+    /// How far the clock of its machine is from this one's, and whether it is ahead.
+    pub(crate) clock_offset: (Duration, bool),
 }
 
 impl Presence {
     pub(crate) fn new(heard_at: Timestamp, sent: CommandSeq, lease: Duration) -> Self {
-        Self { heard_at, sent, heartbeat: None, takeovers: VecDeque::new(), leases: [lease; 2] }
+        Self {
+            heard_at,
+            sent,
+            heartbeat: None,
+            takeovers: VecDeque::new(),
+            leases: [lease; 2],
+            clock_offset: (Duration::ZERO, false),
+        }
+    }
+
+    /// Whether its clock is so far off that it gets no new work.
+    pub(crate) fn is_far_off(&self) -> bool {
+        self.clock_offset.0 > limits::CLOCK_OFFSET_MAX
     }
 
     pub(crate) fn granted(&mut self, lease: Duration) {

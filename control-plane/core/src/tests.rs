@@ -6,6 +6,7 @@
 
 mod data;
 mod failures;
+mod fleet;
 mod fragments;
 mod history;
 mod identity;

@@ -142,6 +142,8 @@ pub struct SiteView {
     pub store_bytes: u64,
     /// Why it takes no work, if it does not.
     pub reason: Option<String>,
+    /// What a person should look into.
+    pub warning: Option<String>,
 }
 
 /// One crossing of a border.

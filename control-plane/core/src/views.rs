@@ -134,6 +134,7 @@ impl ControlPlane {
             store_objects: heartbeat.map_or(0, |heartbeat| heartbeat.store_objects),
             store_bytes: heartbeat.map_or(0, |heartbeat| heartbeat.store_bytes),
             reason: site.revoked.clone().or_else(|| self.site_closed(id)),
+            warning: self.held_back_with(id).or_else(|| session.and_then(|_| self.clock_offset(id))),
         }
     }
 

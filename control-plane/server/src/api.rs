@@ -109,6 +109,7 @@ fn routes() -> (Router<Arc<App>>, utoipa::openapi::OpenApi) {
         .routes(routes!(sites::drain))
         .routes(routes!(sites::undrain))
         .routes(routes!(sites::revoke))
+        .routes(routes!(sites::declare_lost))
         .routes(routes!(sites::create_token))
         .routes(routes!(submit::plan))
         .routes(routes!(submit::check))

@@ -319,9 +319,9 @@ fn hello() -> impl Strategy<Value = Hello> {
         capacity(),
         vec(text(), 0..3),
         any::<(u64, u64, u64)>(),
-        timestamp(),
+        (timestamp(), timestamp()),
     )
-        .prop_map(|(numbers, agent_version, capacity, runtimes, positions, clock)| Hello {
+        .prop_map(|(numbers, agent_version, capacity, runtimes, positions, (clock, wall_clock))| Hello {
             agent: AgentId::from_bits(numbers.0),
             journal: JournalId::from_bits(numbers.1),
             incarnation: numbers.2,
@@ -335,13 +335,15 @@ fn hello() -> impl Strategy<Value = Hello> {
             acknowledged_report: ReportSeq(positions.1),
             last_report: ReportSeq(positions.2),
             clock,
+            wall_clock,
         })
 }
 
 fn heartbeat() -> impl Strategy<Value = Heartbeat> {
-    (timestamp(), capacity(), any::<(u32, u32, u64, u64, u32)>(), option::of(text())).prop_map(
-        |(sent_at, capacity, numbers, closed)| Heartbeat {
+    ((timestamp(), timestamp()), capacity(), any::<(u32, u32, u64, u64, u32)>(), option::of(text())).prop_map(
+        |((sent_at, wall_clock), capacity, numbers, closed)| Heartbeat {
             sent_at,
+            wall_clock,
             capacity,
             running: numbers.0,
             queued: numbers.1,

@@ -49,6 +49,7 @@ pub struct Agent {
     /// The item that waits for room longest, and how many have passed it.
     pub(crate) passed: (u64, u32),
     pub(crate) measured: Heartbeat,
+    pub(crate) measured_at: Timestamp,
     /// Items and attempts to look at again before the event is done with.
     pub(crate) wake: BTreeSet<Place>,
     pub(crate) unsettled: BTreeSet<AttemptKey>,
@@ -75,6 +76,7 @@ impl Agent {
             session: Session::resumed(&state.lease, config.boot, now),
             room,
             measured,
+            measured_at: now,
             state,
             config,
             stage: Stage::default(),
@@ -103,7 +105,7 @@ impl Agent {
     pub fn handle(&mut self, event: Event, now: Timestamp) -> Step {
         let mut step = Step::default();
         match event {
-            Event::Connected { boot_nonce } => self.say_hello(boot_nonce, now, &mut step),
+            Event::Connected { boot_nonce, wall_clock } => self.say_hello(boot_nonce, wall_clock, now, &mut step),
             Event::Disconnected => self.session.end(),
             Event::FrameReceived { frame } => self.receive(frame, now, &mut step),
             Event::Located { object, present } => self.located(object, present, &mut step),
@@ -260,7 +262,7 @@ impl Agent {
 
     fn measured(&mut self, heartbeat: Heartbeat, now: Timestamp, step: &mut Step) {
         let before = self.closed();
-        self.measured = heartbeat;
+        (self.measured, self.measured_at) = (heartbeat, now);
         if self.closed() != before {
             // Told at once, and before the work that is given back for it, so that no more of it comes.
             self.send_heartbeat(now, step);

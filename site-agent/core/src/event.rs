@@ -12,6 +12,8 @@ pub enum Event {
     /// The stream to the control plane is open: say `Hello`.
     Connected {
         boot_nonce: u64,
+        /// The wall clock of the machine, which may be another than that of leases.
+        wall_clock: Timestamp,
     },
     Disconnected,
     FrameReceived {

@@ -155,7 +155,7 @@ impl Session {
 }
 
 impl Agent {
-    pub(crate) fn say_hello(&mut self, boot_nonce: u64, now: Timestamp, step: &mut Step) {
+    pub(crate) fn say_hello(&mut self, boot_nonce: u64, wall_clock: Timestamp, now: Timestamp, step: &mut Step) {
         self.number_reports(step);
         self.session.phase = Phase::Greeting;
         self.session.promised = None;
@@ -175,6 +175,7 @@ impl Agent {
             acknowledged_report: self.state.outbox.acknowledged(),
             last_report: self.state.outbox.last(),
             clock: now,
+            wall_clock,
         };
         let acknowledged = self.state.last_command;
         let frame = AgentFrame { epoch: Epoch(0), acknowledged, body: AgentBody::Hello(hello) };
@@ -267,12 +268,19 @@ impl Agent {
         let queued: u32 = self.state.items().map(|(_, _, item)| item.elements.len()).sum();
         let heartbeat = Heartbeat {
             sent_at: now,
+            wall_clock: self.wall_clock(now),
             running: count(self.state.active.len()),
             queued,
             closed: self.closed(),
             ..self.measured.clone()
         };
         self.send(AgentBody::Heartbeat(heartbeat), step);
+    }
+
+    /// As it was measured last, and moved on since.
+    fn wall_clock(&self, now: Timestamp) -> Timestamp {
+        let (measured, at) = (self.measured.wall_clock, self.measured_at);
+        if measured == Timestamp::ZERO { measured } else { measured + now.saturating_since(at) }
     }
 
     /// Sends a frame that acknowledges all commands in facts so far: the shell makes those durable first.

@@ -213,7 +213,7 @@ async fn forward(mut happened: mpsc::Receiver<LinkEvent>, inbox: Inbox, meters: 
             LinkEvent::Connected => {
                 meters.sessions.inc();
                 meters.link_up.set(1);
-                Event::Connected { boot_nonce }
+                Event::Connected { boot_nonce, wall_clock: crate::clock::wall_clock() }
             }
             LinkEvent::Frame(frame) => Event::FrameReceived { frame },
             LinkEvent::Disconnected => {

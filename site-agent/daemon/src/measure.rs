@@ -66,6 +66,7 @@ pub(crate) async fn keep_measuring(
         let load = System::load_average().map_or(0.0, |load| load.one);
         let heartbeat = Heartbeat {
             sent_at: wall_clock(),
+            wall_clock: wall_clock(),
             capacity: offered.clone(),
             running: 0,
             queued: 0,

@@ -107,7 +107,7 @@ impl Session {
             let due = self.core.next_timeout().map(|at| at.saturating_since(self.clock.read()));
             let event = tokio::select! {
                 event = happened.recv() => match event {
-                    Some(LinkEvent::Connected) => Event::Connected { boot_nonce },
+                    Some(LinkEvent::Connected) => Event::Connected { boot_nonce, wall_clock: wall_clock() },
                     Some(LinkEvent::Frame(frame)) => {
                         if matches!(frame.body, ControlBody::Ready) {
                             self.attend(true);

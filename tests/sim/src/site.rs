@@ -247,7 +247,8 @@ impl World {
         let delay = self.latency(site) * 2;
         // The nonce is drawn once for each process: two that alternate are two agents.
         let boot_nonce = crate::rng::mix(&[self.scenario.seed, site as u64, process]);
-        self.tell_site(site, delay, Event::Connected { boot_nonce });
+        let wall_clock = self.site_time(site);
+        self.tell_site(site, delay, Event::Connected { boot_nonce, wall_clock });
     }
 
     /// Tries again later.

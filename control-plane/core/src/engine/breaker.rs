@@ -57,6 +57,15 @@ impl ControlPlane {
         self.sessions.silence = None;
     }
 
+    /// What people are told of a site that would have been declared lost if it were alone.
+    pub(crate) fn held_back_with(&self, site: SiteId) -> Option<String> {
+        self.sessions.held.contains(&site).then(|| {
+            "it was not heard for too long, and is not declared lost because too many fell silent with it; \
+             if it is gone for good, say so with `atoll site lost`"
+                .to_owned()
+        })
+    }
+
     /// Sites that were not declared lost because too many fell silent together, for people to decide about.
     pub fn held_back(&self) -> usize {
         self.sessions.held.len()

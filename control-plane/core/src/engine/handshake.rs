@@ -68,8 +68,10 @@ impl ControlPlane {
         let presence = self.sessions.presence.get_mut(&site).expect("was just heard");
         let reopened =
             presence.heartbeat.as_ref().is_some_and(|last| last.closed.is_some() && heartbeat.closed.is_none());
+        let wall_clock = heartbeat.wall_clock;
         presence.heartbeat = Some(heartbeat);
-        if changed || reopened {
+        let put_right = self.measure_clock(site, wall_clock);
+        if changed || reopened || put_right {
             self.site_came_back(site);
         }
         self.agenda.touched.insert(site);
@@ -126,6 +128,7 @@ impl ControlPlane {
         self.sessions.by_site.insert(site, session);
         self.sessions.by_connection.insert(connection, site);
         self.heard(site);
+        self.measure_clock(site, hello.wall_clock);
         let presence = self.sessions.presence.get_mut(&site).expect("was just heard");
         if restart.is_some() {
             presence.sent = sent;

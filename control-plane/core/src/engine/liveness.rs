@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use atoll_model::elements::ElementSet;
 use atoll_model::id::{RunId, SiteId, StepIndex};
+use atoll_model::limits;
 use atoll_model::session::PushFailure;
 use atoll_model::time::Timestamp;
 use atoll_model::workflow::StartMode;
@@ -81,8 +82,9 @@ impl ControlPlane {
     pub(crate) fn site_closed(&self, site: SiteId) -> Option<String> {
         let reason = match self.site_state(site) {
             SiteState::Ready => {
-                let heartbeat = self.sessions.presence.get(&site).and_then(|presence| presence.heartbeat.as_ref());
-                return heartbeat.and_then(|heartbeat| heartbeat.closed.clone());
+                let presence = self.sessions.presence.get(&site)?;
+                let closed = presence.heartbeat.as_ref().and_then(|heartbeat| heartbeat.closed.clone());
+                return if presence.is_far_off() { self.clock_offset(site) } else { closed };
             }
             SiteState::Expected => "no agent has joined it yet",
             SiteState::Syncing => "its agent has just connected",
@@ -94,6 +96,24 @@ impl ControlPlane {
             SiteState::Quarantined => "two agents use its identity",
         };
         Some(reason.to_owned())
+    }
+
+    /// E2: how far the clock of a site's machine is off; whether it has been put right.
+    pub(crate) fn measure_clock(&mut self, site: SiteId, wall_clock: Timestamp) -> bool {
+        let now = self.now;
+        let Some(presence) = self.sessions.presence.get_mut(&site).filter(|_| wall_clock != Timestamp::ZERO) else {
+            return false;
+        };
+        let was_far_off = presence.is_far_off();
+        presence.clock_offset = (wall_clock.distance(now), wall_clock > now);
+        was_far_off && !presence.is_far_off()
+    }
+
+    /// What people are told of a site's clock.
+    pub(crate) fn clock_offset(&self, site: SiteId) -> Option<String> {
+        let (offset, ahead) = self.sessions.presence.get(&site)?.clock_offset;
+        let direction = if ahead { "ahead" } else { "behind" };
+        (offset > limits::CLOCK_OFFSET_WARN).then(|| format!("its clock is {} s {direction}", offset.as_secs()))
     }
 
     pub(crate) fn connection_lost(&mut self, connection: ConnectionId) {

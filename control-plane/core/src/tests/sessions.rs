@@ -321,6 +321,7 @@ fn the_session_of_another_version_of_the_protocol_is_refused() {
         acknowledged_report: Default::default(),
         last_report: Default::default(),
         clock: world.now,
+        wall_clock: world.now,
     };
     world.frame("edge", AgentBody::Hello(hello));
     world.receive("edge");

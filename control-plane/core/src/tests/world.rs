@@ -12,7 +12,7 @@ use atoll_model::placement::Labels;
 use atoll_model::resources::Capacity;
 use atoll_model::session::{
     AgentBody, AgentFrame, ControlBody, ControlFrame, Dispatch, DispatchElements, FailureReason, FinishedElement,
-    Goodbye, Heartbeat, Hello, InventoryItem, LocalState, NotStartedReason, Outcome, Report, SiteCommand,
+    Goodbye, Heartbeat, Hello, InventoryItem, LeaseGrant, LocalState, NotStartedReason, Outcome, Report, SiteCommand,
     StartedElement, Verdict, Welcome,
 };
 use atoll_model::time::Timestamp;
@@ -77,6 +77,10 @@ pub(crate) struct Agent {
     pub(crate) welcome: Option<Welcome>,
     pub(crate) is_ready: bool,
     pub(crate) goodbye: Option<Goodbye>,
+    /// How far its machine's clock is ahead of the control plane's.
+    pub(crate) clock_ahead: Duration,
+    /// What it was granted last.
+    pub(crate) lease: Option<LeaseGrant>,
 }
 
 pub(crate) const T0: Timestamp = Timestamp(1_800_000_000_000_000);
@@ -227,6 +231,8 @@ impl World {
             commands: VecDeque::new(),
             verdicts: Vec::new(),
             welcome: None,
+            clock_ahead: Duration::ZERO,
+            lease: None,
             is_ready: false,
             goodbye: None,
         };
@@ -268,6 +274,7 @@ impl World {
             acknowledged_report: agent.acknowledged_report,
             last_report: agent.last_report,
             clock: now,
+            wall_clock: now + agent.clock_ahead,
         };
         self.frame(site, AgentBody::Hello(hello));
         self.receive(site);
@@ -285,6 +292,7 @@ impl World {
         let agent = self.agents.get_mut(site).unwrap();
         while let Some(frame) = agent.frames.pop_front() {
             agent.acknowledged_report = agent.acknowledged_report.max(frame.acknowledged);
+            agent.lease = frame.lease.or(agent.lease.take());
             match frame.body {
                 ControlBody::Welcome(welcome) => {
                     agent.epoch = frame.epoch;
@@ -313,8 +321,9 @@ impl World {
     }
 
     pub(crate) fn heartbeat(&mut self, site: &str) {
-        let heartbeat =
-            Heartbeat { sent_at: self.now, capacity: self.agents[site].capacity.clone(), ..Heartbeat::default() };
+        let agent = &self.agents[site];
+        let (sent_at, wall_clock) = (self.now, self.now + agent.clock_ahead);
+        let heartbeat = Heartbeat { sent_at, wall_clock, capacity: agent.capacity.clone(), ..Heartbeat::default() };
         self.frame(site, AgentBody::Heartbeat(heartbeat));
         self.receive(site);
     }

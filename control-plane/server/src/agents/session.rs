@@ -7,6 +7,7 @@ use std::task::{Context, Poll};
 use std::time::{Duration, SystemTime};
 
 use atoll_model::id::AgentId;
+use atoll_model::limits;
 use atoll_model::session::{AgentBody, AgentFrame, ControlBody, ControlFrame};
 use atoll_proto::{Received, split_control_frame, v1};
 use control_plane_core::{ConnectionId, Event};
@@ -104,6 +105,13 @@ impl Incoming {
         {
             tracing::warn!(agent = %self.agent, claimed = %hello.agent, "an agent has claimed to be another");
             return Err(Status::permission_denied("the certificate is another agent's"));
+        }
+        if let AgentBody::Hello(hello) = &frame.body {
+            let offset = hello.wall_clock.distance(crate::driver::wall_clock());
+            if offset > limits::CLOCK_OFFSET_WARN {
+                let offset_seconds = offset.as_secs();
+                tracing::warn!(agent = %self.agent, offset_seconds, "the clock of an agent's machine is off");
+            }
         }
         let event = Event::FrameReceived { connection: self.connection, agent: self.agent, frame };
         self.handle.submit(event).await.map_err(|stopped| Status::unavailable(stopped.to_string()))

@@ -100,6 +100,20 @@ pub(super) async fn revoke(
     show(State(app), Id(site)).await
 }
 
+/// Say that a site is gone: what it had is given to others. Refused while its leases may hold
+#[utoipa::path(post, path = "/sites/{site}/lost", tag = "sites",
+    params(("site" = String, Path, description = "Name of the site")),
+    responses((status = 200, body = SiteBody), (status = 404, body = ErrorBody), (status = 409, body = ErrorBody)))]
+pub(super) async fn declare_lost(
+    State(app): State<Arc<App>>,
+    Extension(person): Extension<Person>,
+    Id(site): Id<SiteName>,
+) -> Result<Json<SiteBody>, ApiError> {
+    let request = Request::DeclareLost { site: site.clone() };
+    app.change(&person, "declare site lost", site.as_str(), None, request).await?;
+    show(State(app), Id(site)).await
+}
+
 /// Forget a site that is revoked, or has no run that is still alive
 #[utoipa::path(delete, path = "/sites/{site}", tag = "sites",
     params(("site" = String, Path, description = "Name of the site")),

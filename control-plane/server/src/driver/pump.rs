@@ -28,6 +28,8 @@ pub(super) struct Pump {
     batches: SyncSender<Batch>,
     meters: Arc<Meters>,
     batch: Batch,
+    /// Sites that were held back when it was last looked.
+    held_back: usize,
 }
 
 /// Whether there is anything more to do.
@@ -44,7 +46,7 @@ impl Pump {
         batches: SyncSender<Batch>,
         meters: Arc<Meters>,
     ) -> Self {
-        Self { core, clock, inputs, batches, meters, batch: Batch::default() }
+        Self { core, clock, inputs, batches, meters, batch: Batch::default(), held_back: 0 }
     }
 
     /// Runs until every handle is gone, a shutdown was asked for, or the journal's thread has ended.
@@ -69,6 +71,7 @@ impl Pump {
             if self.core.next_timeout().is_some_and(|due| due <= now) {
                 self.handle(Event::TimeoutElapsed, now);
             }
+            self.tell_of_silence();
             if self.meters.take_snapshot_wish() {
                 self.batch.snapshot = Some(Box::new(self.core.snapshot()));
             }
@@ -76,6 +79,20 @@ impl Pump {
                 return;
             }
         }
+    }
+
+    /// Says when sites are held back from being declared lost, once for each time that it comes to it.
+    fn tell_of_silence(&mut self) {
+        let sites = self.core.held_back();
+        if self.held_back == 0 && sites > 0 {
+            tracing::error!(
+                sites,
+                "many sites fell silent together: none of them is declared lost until a person says so"
+            );
+        } else if self.held_back > 0 && sites == 0 {
+            tracing::info!("no site is held back from being declared lost any more");
+        }
+        self.held_back = sites;
     }
 
     fn take(&mut self, input: Input, now: Timestamp) -> Next {

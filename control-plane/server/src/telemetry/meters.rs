@@ -133,6 +133,11 @@ impl Collector for CoreFigures {
             ("executions_waiting", "Executions that wait to be placed", counters.executions_waiting),
             ("executions_outstanding", "Executions that agents have", counters.executions_outstanding),
             ("bucket_objects", "Objects in the bucket", counters.objects_in_bucket),
+            (
+                "sites_held_back",
+                "Sites not declared lost because too many fell silent together",
+                counters.sites_held_back,
+            ),
             ("transfers_live", "Transfers on their way", counters.transfers_live),
         ];
         for (name, help, value) in present {

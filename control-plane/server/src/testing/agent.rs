@@ -85,6 +85,7 @@ impl Agent {
             acknowledged_report: ReportSeq(0),
             last_report: ReportSeq(0),
             clock: wall_clock(),
+            wall_clock: wall_clock(),
         }
     }
 

@@ -154,7 +154,7 @@ impl Site {
         verdict: impl Fn(&InventoryItem) -> Verdict,
     ) -> Vec<InventoryItem> {
         self.boots += 1;
-        self.event(Event::Connected { boot_nonce: self.boots });
+        self.event(Event::Connected { boot_nonce: self.boots, wall_clock: self.now });
         self.epoch += 1;
         let welcome = Welcome {
             protocol: 1,

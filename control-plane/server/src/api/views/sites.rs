@@ -31,6 +31,8 @@ pub(crate) struct SiteBody {
     store: StoreBody,
     /// Why it takes no work, if it does not.
     reason: Option<String>,
+    /// What somebody should look into: a clock that is off, silence together with many others.
+    warning: Option<String>,
 }
 
 #[derive(Debug, Serialize, ToSchema)]
@@ -71,6 +73,7 @@ impl SiteBody {
             queued: view.queued,
             store: StoreBody { objects: view.store_objects, bytes: view.store_bytes },
             reason: view.reason.clone(),
+            warning: view.warning.clone(),
         }
     }
 }
