@@ -107,6 +107,7 @@ impl Agent {
             acknowledged_report: ReportSeq(0),
             last_report: ReportSeq(0),
             clock: Timestamp::from_micros(1),
+            wall_clock: Timestamp::ZERO,
         }
     }
 
