@@ -9,12 +9,15 @@ mod handoff;
 mod latency;
 mod machine;
 mod queue;
+mod shape;
 
 use std::path::PathBuf;
 use std::time::Duration;
 
 use clap::{Args, Subcommand, ValueEnum};
 use serde_json::{Map, Value, json};
+
+use shape::Shape;
 
 use crate::client::Client;
 use crate::installation::{Installation, Options};
@@ -45,16 +48,22 @@ enum Bench {
         /// What an execution does: nothing, or a process of `/bin/true`.
         #[arg(long, value_enum, default_value_t = ExecutorKind::Null)]
         executor: ExecutorKind,
+        /// How the executions depend on one another.
+        #[arg(long, value_enum, default_value_t = Shape::Fan)]
+        shape: Shape,
     },
     /// One run of one step, from the submit to its end, over and over.
     Latency {
         #[arg(long, default_value_t = 200)]
         runs: u32,
     },
-    /// The time that one step of a chain takes, with real processes.
+    /// The time that one step of a chain takes.
     Chain {
         #[arg(long, default_value_t = 200)]
         steps: u32,
+        /// What a step does: nothing, or a process that adds one to what it was handed.
+        #[arg(long, value_enum, default_value_t = ExecutorKind::Process)]
+        executor: ExecutorKind,
         /// With more than one, the steps alternate between them.
         #[arg(long, default_value_t = 1)]
         sites: u32,
@@ -91,6 +100,15 @@ enum ExecutorKind {
     Process,
 }
 
+impl ExecutorKind {
+    fn name(self) -> &'static str {
+        match self {
+            Self::Null => "null",
+            Self::Process => "process",
+        }
+    }
+}
+
 /// What one benchmark found, and with which settings.
 #[derive(Debug)]
 struct Findings {
@@ -106,9 +124,11 @@ struct Findings {
 pub(crate) async fn bench(arguments: BenchArguments) -> anyhow::Result<()> {
     let place = Place { data_dir: arguments.data_dir, store: arguments.store };
     let findings = match arguments.what {
-        Bench::Engine { executions, sites, executor } => engine::measure(&place, executions, sites, executor).await?,
+        Bench::Engine { executions, sites, executor, shape } => {
+            engine::measure(&place, executions, sites, executor, shape).await?
+        }
         Bench::Latency { runs } => latency::measure(&place, runs).await?,
-        Bench::Chain { steps, sites } => chain::measure(&place, steps, sites).await?,
+        Bench::Chain { steps, executor, sites } => chain::measure(&place, steps, executor, sites).await?,
         Bench::Queue { executions } => queue::measure(&place, executions).await?,
         Bench::Agents { count, processes, idle_seconds } => {
             let idle = Duration::from_secs(u64::from(idle_seconds));

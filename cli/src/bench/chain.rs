@@ -1,24 +1,33 @@
-//! A chain of steps, each a process that hands a value to the next.
+//! A chain of steps, each after the one before; with processes, each hands a value to the next.
 
 use std::fmt::Write as _;
 
 use anyhow::{Context as _, bail};
 use serde_json::{Map, json};
 
-use super::{Findings, Measured, Place, site_name, spread};
+use super::{ExecutorKind, Findings, Measured, Place, site_name, spread};
 
-pub(super) async fn measure(place: &Place, steps: u32, sites: u32) -> anyhow::Result<Findings> {
+pub(super) async fn measure(place: &Place, steps: u32, executor: ExecutorKind, sites: u32) -> anyhow::Result<Findings> {
     let measured = place.start(sites).await?;
-    let results = run(&measured, steps, sites).await;
+    let results = run(&measured, steps, executor, sites).await;
     measured.installation.stop().await;
-    Ok(Findings { bench: "chain", settings: json!({ "steps": steps, "sites": sites }), results: results? })
+    Ok(Findings {
+        bench: "chain",
+        settings: json!({ "steps": steps, "executor": executor.name(), "sites": sites }),
+        results: results?,
+    })
 }
 
-async fn run(measured: &Measured, steps: u32, sites: u32) -> anyhow::Result<Map<String, serde_json::Value>> {
+async fn run(
+    measured: &Measured,
+    steps: u32,
+    executor: ExecutorKind,
+    sites: u32,
+) -> anyhow::Result<Map<String, serde_json::Value>> {
     let mut per_hop = Vec::new();
     // The first one warms up the slots of every site.
     for warm in [false, true] {
-        let run = measured.client.submit_and_wait(&workflow(steps, sites), "bench.yaml").await?;
+        let run = measured.client.submit_and_wait(&workflow(steps, executor, sites), "bench.yaml").await?;
         if run.state != "succeeded" {
             bail!("the run ended as {}: {}", run.state, run.error.unwrap_or_default());
         }
@@ -39,10 +48,16 @@ async fn run(measured: &Measured, steps: u32, sites: u32) -> anyhow::Result<Map<
     Ok(results)
 }
 
-fn workflow(steps: u32, sites: u32) -> String {
+fn workflow(steps: u32, executor: ExecutorKind, sites: u32) -> String {
     let mut text = "workflow: bench-chain\nsteps:\n".to_owned();
     for step in 0..steps {
         let site = site_name(step % sites + 1);
+        if executor == ExecutorKind::Null {
+            let after = step.checked_sub(1).map_or(String::new(), |previous| format!("    after: [s{previous}]\n"));
+            write!(text, "  s{step}:\n    site: {site}\n    executor: \"null\"\n{after}")
+                .expect("writing to a string cannot fail");
+            continue;
+        }
         let previous = match step.checked_sub(1) {
             None => "0".to_owned(),
             Some(previous) => format!("${{{{ steps.s{previous}.outputs.hops }}}}"),

@@ -1,26 +1,31 @@
 //! Executions per second through everything: placed, journaled, dispatched, journaled, run, reported, journaled,
 //! acknowledged.
 
-use anyhow::bail;
+use anyhow::{Context as _, bail};
+use futures::{StreamExt as _, TryStreamExt as _};
 use serde_json::{Map, json};
 
+use super::shape::Shape;
 use super::{ExecutorKind, Findings, Measured, Place, machine};
 
 /// Long enough that the warm-up of a spawn loop does not count.
 const BARE_SPAWNS: u32 = 3_000;
+/// Of runs, where a shape has many.
+const RUNS_AT_ONCE: usize = 64;
 
 pub(super) async fn measure(
     place: &Place,
     executions: u32,
     sites: u32,
     executor: ExecutorKind,
+    shape: Shape,
 ) -> anyhow::Result<Findings> {
     // Before and after: the machine may be faster at one time than at another.
     let bare =
         |executor| if executor == ExecutorKind::Process { machine::bare_spawn_rate(BARE_SPAWNS) } else { Ok(0.0) };
     let bare_before = bare(executor)?;
     let measured = place.start(sites).await?;
-    let results = run(&measured, executions, executor).await;
+    let results = run(&measured, executions, executor, shape).await;
     measured.installation.stop().await;
     let mut results = results?;
     if executor == ExecutorKind::Process {
@@ -29,9 +34,11 @@ pub(super) async fn measure(
         results.insert("bare_spawns_per_second".to_owned(), json!(bare));
         results.insert("share_of_bare_spawns".to_owned(), json!(reached / bare));
     }
-    let executor = if executor == ExecutorKind::Null { "null" } else { "process" };
+    let executor = executor.name();
     let store = place.store_name();
-    let settings = json!({ "executions": executions, "sites": sites, "executor": executor, "store": store });
+    let settings = json!({
+        "executions": executions, "sites": sites, "executor": executor, "store": store, "shape": shape.name(),
+    });
     Ok(Findings { bench: "engine", settings, results })
 }
 
@@ -39,14 +46,14 @@ async fn run(
     measured: &Measured,
     executions: u32,
     executor: ExecutorKind,
+    shape: Shape,
 ) -> anyhow::Result<Map<String, serde_json::Value>> {
-    let warm_up = workflow(executions.min(1_000), executor);
-    finished(measured, &warm_up).await?;
+    all(measured, &shape.workflows(executions.min(1_000), executor)).await?;
     let (server_before, agents_before) = used(measured)?;
-    let source = workflow(executions, executor);
-    let run = finished(measured, &source).await?;
+    let workflows = shape.workflows(executions, executor);
+    let executions: u32 = workflows.iter().map(|(_, executions)| executions).sum();
+    let seconds = all(measured, &workflows).await?;
     let (server, agents) = used(measured)?;
-    let seconds = run.seconds()?;
     let mut results = Map::new();
     results.insert("executions".to_owned(), json!(executions));
     results.insert("seconds".to_owned(), json!(seconds));
@@ -55,6 +62,19 @@ async fn run(
     results.insert("agent_cpu_seconds".to_owned(), json!(agents.cpu_seconds - agents_before.cpu_seconds));
     results.insert("server_max_rss_bytes".to_owned(), json!(server.max_rss_bytes));
     Ok(results)
+}
+
+/// Submits these, as many at a time as people might, and waits for all. Seconds from the first submission to the last end.
+async fn all(measured: &Measured, workflows: &[(String, u32)]) -> anyhow::Result<f64> {
+    let runs: Vec<_> = futures::stream::iter(workflows)
+        .map(|(source, _)| finished(measured, source))
+        .buffer_unordered(RUNS_AT_ONCE)
+        .try_collect()
+        .await?;
+    let began = runs.iter().map(|run| run.submitted_at).min().context("nothing was submitted")?;
+    let ends = runs.iter().map(|run| run.finished_at.context("a run without an end"));
+    let ended = ends.collect::<anyhow::Result<Vec<_>>>()?.into_iter().max().unwrap_or(began);
+    Ok(ended.saturating_since(began).as_secs_f64())
 }
 
 async fn finished(measured: &Measured, source: &str) -> anyhow::Result<crate::client::Finished> {
@@ -74,12 +94,4 @@ fn used(measured: &Measured) -> anyhow::Result<(machine::Used, machine::Used)> {
         agents.max_rss_bytes = agents.max_rss_bytes.max(agent.max_rss_bytes);
     }
     Ok((server, agents))
-}
-
-fn workflow(executions: u32, executor: ExecutorKind) -> String {
-    let work = match executor {
-        ExecutorKind::Null => "executor: \"null\"",
-        ExecutorKind::Process => "command: [/bin/true]",
-    };
-    format!("workflow: bench-engine\nsteps:\n  each:\n    foreach: ${{{{ range({executions}) }}}}\n    {work}\n")
 }

@@ -41,12 +41,6 @@ impl Finished {
             document,
         })
     }
-
-    /// From the submit to the end, in seconds.
-    pub(crate) fn seconds(&self) -> anyhow::Result<f64> {
-        let finished = self.finished_at.context("the run has no end")?;
-        Ok(finished.saturating_since(self.submitted_at).as_secs_f64())
-    }
 }
 
 /// An execution.

@@ -116,6 +116,11 @@ fn latency(directory: &Path, backend: Backend) -> Result<(), Box<dyn std::error:
         micros.push(started.elapsed().as_micros());
     }
     micros.sort_unstable();
-    println!("{backend:<8} {:>9} {:>9} {:>9}", micros[LATENCIES / 2], micros[LATENCIES * 9 / 10], micros[LATENCIES * 99 / 100]);
+    println!(
+        "{backend:<8} {:>9} {:>9} {:>9}",
+        micros[LATENCIES / 2],
+        micros[LATENCIES * 9 / 10],
+        micros[LATENCIES * 99 / 100]
+    );
     Ok(())
 }

@@ -182,7 +182,8 @@ fn make(path: &Path) -> Result<File, StoreError> {
     if file.metadata()?.len() == LOG_BYTES as u64 {
         return Ok(file);
     }
-    let filled = file.set_len(0).and_then(|()| file.write_all_at(&vec![0; LOG_BYTES], 0)).and_then(|()| file.sync_all());
+    let filled =
+        file.set_len(0).and_then(|()| file.write_all_at(&vec![0; LOG_BYTES], 0)).and_then(|()| file.sync_all());
     let named = filled.and_then(|()| path.parent().map_or(Ok(()), |folder| File::open(folder)?.sync_all()));
     if let Err(error) = named {
         // Half of one would be of no use and takes room that is wanted.
@@ -375,7 +376,11 @@ mod tests {
         put(&mut store, seq + 1);
         drop(store);
         let store = bench.open();
-        assert_eq!(numbers(&store), (1..=seq + 1).collect::<Vec<_>>(), "what stood in the log before is not read twice");
+        assert_eq!(
+            numbers(&store),
+            (1..=seq + 1).collect::<Vec<_>>(),
+            "what stood in the log before is not read twice"
+        );
     }
 
     #[test]
