@@ -7,6 +7,7 @@
 mod keeper;
 mod perform;
 
+use std::collections::VecDeque;
 use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -17,7 +18,7 @@ use std::time::Duration;
 use site_agent_core::{Agent, Command, Event, Fact, Snapshot, Step};
 use storage_sync_journal::{Backend, Journal, OpenError, Options, open, set_aside};
 
-use crate::clock::Clock;
+use crate::clock::{Clock, wall_clock};
 use crate::config::JournalBackend;
 
 pub(crate) use perform::{Performer, Running};
@@ -179,9 +180,14 @@ impl Recovered {
 fn run(beginning: Beginning, inputs: &Receiver<Input>, batches: &SyncSender<Batch>, wanted: &AtomicBool) {
     let Beginning { mut agent, step, clock } = beginning;
     let mut batch = Batch { bytes: Vec::new(), commands: Vec::new(), snapshot: None };
-    add(step, &mut batch);
+    let mut finished = VecDeque::new();
+    add(step, &mut batch, &mut finished);
     let mut ending = false;
     loop {
+        for _ in 0..EVENTS_MAX {
+            let Some(event) = finished.pop_front() else { break };
+            add(agent.handle(event, clock.read()), &mut batch, &mut finished);
+        }
         if wanted.swap(false, Ordering::Relaxed) {
             batch.snapshot = Some(Box::new(agent.snapshot()));
         }
@@ -197,10 +203,11 @@ fn run(beginning: Beginning, inputs: &Receiver<Input>, batches: &SyncSender<Batc
         }
         let now = clock.read();
         let wait = agent.next_timeout().map_or(LONG, |at| at.saturating_since(now));
+        let wait = if finished.is_empty() { wait } else { Duration::ZERO };
         let mut next = match inputs.recv_timeout(wait) {
             Ok(input) => Some(input),
             Err(RecvTimeoutError::Timeout) => {
-                add(agent.handle(Event::TimeoutElapsed, clock.read()), &mut batch);
+                add(agent.handle(Event::TimeoutElapsed, clock.read()), &mut batch, &mut finished);
                 None
             }
             Err(RecvTimeoutError::Disconnected) => return,
@@ -211,7 +218,7 @@ fn run(beginning: Beginning, inputs: &Receiver<Input>, batches: &SyncSender<Batc
                 Input::Events(events) => {
                     handled += events.len();
                     for event in events {
-                        add(agent.handle(event, clock.read()), &mut batch);
+                        add(agent.handle(event, clock.read()), &mut batch, &mut finished);
                     }
                 }
                 Input::Shutdown => {
@@ -226,10 +233,18 @@ fn run(beginning: Beginning, inputs: &Receiver<Input>, batches: &SyncSender<Batc
     }
 }
 
-fn add(step: Step, batch: &mut Batch) {
+/// An execution of the null executor does nothing, and nothing follows from its start: it has finished as soon as it is
+/// asked for. That it has is told, like everything, once it is durable.
+fn add(step: Step, batch: &mut Batch, finished: &mut VecDeque<Event>) {
     for fact in &step.facts {
         let taken = std::mem::take(&mut batch.bytes);
         batch.bytes = postcard::to_extend(fact, taken).expect("facts hold nothing that postcard cannot encode");
     }
-    batch.commands.extend(step.commands);
+    for command in step.commands {
+        if let Command::StartNull { run, step, attempt, elements } = command {
+            finished.push_back(Event::NullFinished { run, step, attempt, elements, at: wall_clock() });
+        } else {
+            batch.commands.push(command);
+        }
+    }
 }

@@ -78,9 +78,7 @@ impl Performer {
             Command::Start { execution, attempt, template, inputs, ahead } => {
                 self.order(Order::Start { key: key(execution, attempt), template, inputs, ahead });
             }
-            Command::StartNull { run, step, attempt, elements } => {
-                self.inbox.tell(vec![Event::NullFinished { run, step, attempt, elements, at: wall_clock() }]);
-            }
+            Command::StartNull { .. } => unreachable!("the core's thread answers it by itself"),
             Command::Kill { execution, attempt } => self.order(Order::Kill(key(execution, attempt))),
             Command::Collect { execution, attempt, template, outputs } => {
                 self.order(Order::Collect { key: key(execution, attempt), template, outputs });
