@@ -131,9 +131,30 @@ impl ControlPlane {
         self.agenda.sweep.extend(in_bucket);
         self.agenda.forget_run(run_id);
         self.caches.forget(run_id);
-        self.agenda.set(self.now + self.config.keep_finished, Timer::Retire(run_id));
+        self.note_finished(run_id);
         let run = self.finished_run(run_id).expect("it has just ended");
         self.command(Command::KeepRun { run, last: false });
+        self.retire_beyond_memory();
+    }
+
+    /// The run has ended, and stays in memory for a while.
+    pub(crate) fn note_finished(&mut self, run_id: RunId) {
+        let run = self.state.run(run_id);
+        let finished_at = run.finished_at.unwrap_or(run.submitted_at);
+        let bytes = run.memory_bytes();
+        self.agenda.finished.insert((finished_at, run_id), bytes);
+        self.agenda.finished_bytes += bytes;
+        self.agenda.set(finished_at + self.config.keep_finished, Timer::Retire(run_id));
+    }
+
+    /// The oldest runs go first, and one that is larger than all that may stay goes at once.
+    pub(crate) fn retire_beyond_memory(&mut self) {
+        while self.agenda.finished_bytes > self.config.keep_finished_bytes
+            && let Some(((_, run), _)) = self.agenda.finished.first_key_value()
+        {
+            let run = *run;
+            self.keep_for_the_last_time(run);
+        }
     }
 
     fn run_outputs(&self, run: &Run) -> Result<IndexMap<String, Value>, RunError> {
@@ -163,6 +184,9 @@ impl ControlPlane {
 
     fn keep_for_the_last_time(&mut self, run_id: RunId) {
         let Some(run) = self.finished_run(run_id) else { return };
+        if let Some(bytes) = self.agenda.finished.remove(&(run.finished_at(), run_id)) {
+            self.agenda.finished_bytes -= bytes;
+        }
         self.agenda.retiring.insert(run_id, run.clone());
         self.command(Command::KeepRun { run, last: true });
     }
