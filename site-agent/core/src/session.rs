@@ -361,19 +361,24 @@ impl Agent {
                         touched.insert((*run, *step));
                     }
                     SiteCommand::Forget { run } => forgotten.push(*run),
-                    SiteCommand::Push { transfer, .. } => {
+                    SiteCommand::Push { transfer, object } => {
                         if !self.state.pushes.contains_key(transfer) {
-                            pushes.push(*transfer);
+                            pushes.push((*transfer, Command::Push { transfer: *transfer, object: *object }));
                         }
                     }
-                    SiteCommand::CancelPush { transfer } => pushes.push(*transfer),
+                    SiteCommand::CancelPush { transfer } => {
+                        pushes.push((*transfer, Command::CancelPush { transfer: *transfer }));
+                    }
                     SiteCommand::Unknown { .. } => {}
                 }
             }
             forgotten.iter().for_each(|run| self.forget_run(*run));
             self.decide(step, Fact::CommandsAccepted { first: known.next(), at: now, commands });
             self.revisit(&touched);
-            pushes.into_iter().for_each(|transfer| self.go_on_with_push(transfer, step));
+            // One that is over cannot be cancelled. One that was cancelled before it was heard of is begun all the same:
+            // whoever begins it tells of its end.
+            pushes.retain(|(transfer, _)| self.state.pushes.contains_key(transfer));
+            step.commands.extend(pushes.into_iter().map(|(_, command)| command));
         }
         self.send(AgentBody::Acknowledge, step);
     }

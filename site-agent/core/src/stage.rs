@@ -224,16 +224,6 @@ impl Agent {
         }
     }
 
-    /// Carries out what a command said of a push.
-    pub(crate) fn go_on_with_push(&mut self, transfer: TransferId, step: &mut Step) {
-        // One that is over cannot be cancelled.
-        let Some(push) = self.state.pushes.get(&transfer) else { return };
-        step.commands.push(match push.cancelled {
-            false => Command::Push { transfer, object: push.object },
-            true => Command::CancelPush { transfer },
-        });
-    }
-
     pub(crate) fn pushed(
         &mut self,
         transfer: TransferId,
