@@ -27,8 +27,8 @@ impl ControlPlane {
     fn check_run(&self, run: &Run, outstanding: &mut BTreeMap<SiteId, u32>) {
         let (mut active, mut unknown, mut ahead, mut left) = (0, 0, 0, 0);
         for (index, step) in (0..=u16::MAX).map(StepIndex).zip(&run.steps) {
-            let name = format!("{} of {}", run.workflow.step(index).name, run.id);
-            check_step(step, &name);
+            let name = StepName(run, index);
+            check_step(step, name);
             let needs = &run.workflow.step(index).needs;
             let open = needs.iter().filter(|need| !run.steps[need.index()].is_ended()).count();
             assert_eq!(step.needs_left as usize, open, "what {name} needs");
@@ -99,8 +99,18 @@ impl ControlPlane {
     }
 }
 
+/// A step as messages name it, written only when one is.
+#[derive(Clone, Copy)]
+struct StepName<'a>(&'a Run, StepIndex);
+
+impl std::fmt::Display for StepName<'_> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "{} of {}", self.0.workflow.step(self.1).name, self.0.id)
+    }
+}
+
 /// I1 and I2: every element is in one place, and has at most one outcome.
-fn check_step(step: &StepState, name: &str) {
+fn check_step(step: &StepState, name: StepName<'_>) {
     if step.phase != StepPhase::Expanded {
         assert!(step.ready.is_empty() && step.active.is_empty(), "{name} has executions before it has elements");
         return;

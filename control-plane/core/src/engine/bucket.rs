@@ -6,6 +6,7 @@ use std::time::Duration;
 use atoll_model::id::{AgentId, ExecutionId, ObjectId, RunId, SiteId, StepIndex, TransferId};
 use atoll_model::limits::URL_LIFETIME;
 use atoll_model::placement::PushMode;
+use atoll_model::time::Timestamp;
 use atoll_model::value::ObjectRef;
 use storage_sync_core::{Needs, Plan, Reach, Retention, retain};
 
@@ -52,12 +53,7 @@ impl ControlPlane {
     }
 
     /// Whether the object is in the bucket already.
-    fn hold_for_client(
-        &mut self,
-        run_id: RunId,
-        object: ObjectRef,
-        until: atoll_model::time::Timestamp,
-    ) -> Result<bool, Rejection> {
+    fn hold_for_client(&mut self, run_id: RunId, object: ObjectRef, until: Timestamp) -> Result<bool, Rejection> {
         let Some(run) = self.state.runs.get(&run_id) else {
             return Err(Rejection::NotFound(format!("there is no run {run_id}")));
         };
@@ -150,6 +146,10 @@ impl ControlPlane {
     pub(crate) fn sweep(&mut self, object: ObjectId) {
         let Some(known) = self.state.objects.get(&object) else { return };
         if retain(self.needs(known)) == Retention::Keep {
+            if let Some(until) = self.held_until(known).filter(|_| known.bucket == BucketState::Present) {
+                // It may have come after the process that held it.
+                self.agenda.set(until, Timer::Object(object));
+            }
             return;
         }
         self.agenda.sweep_around.extend(known.within);
@@ -189,12 +189,14 @@ impl ControlPlane {
         self.agenda.set(self.now + DELETE_AGAIN, Timer::Object(object));
     }
 
+    /// When the last hold on it ends.
+    fn held_until(&self, object: &ObjectState) -> Option<Timestamp> {
+        [object.hold_until, object.upload_until].into_iter().flatten().filter(|until| *until > self.now).max()
+    }
+
     fn needs(&self, object: &ObjectState) -> Needs {
-        let mut needs = Needs {
-            held: [object.hold_until, object.upload_until].into_iter().flatten().any(|until| until > self.now),
-            transfer: object.transfer.is_some(),
-            ..Needs::default()
-        };
+        let mut needs =
+            Needs { held: self.held_until(object).is_some(), transfer: object.transfer.is_some(), ..Needs::default() };
         for usage in &object.uses {
             let Some(run) = self.state.runs.get(&usage.run).filter(|run| run.is_live()) else { continue };
             needs.unfinished_readers += unfinished_readers(run, usage.source);
@@ -233,10 +235,6 @@ impl ControlPlane {
             BucketState::Absent => {}
             BucketState::Deleting => self.ask_to_delete(object),
             BucketState::Present => {
-                let holds = [known.hold_until, known.upload_until].into_iter().flatten();
-                if let Some(until) = holds.filter(|until| *until > self.now).max() {
-                    self.agenda.set(until, Timer::Object(object));
-                }
                 self.agenda.sweep.insert(object);
             }
         }

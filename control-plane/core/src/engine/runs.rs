@@ -1,8 +1,9 @@
 //! The walk through a run's graph: which steps begin, when a run is over.
 
+use std::time::Duration;
+
 use atoll_model::expression::{Elements, Expression, Form, evaluate, evaluate_elements};
 use atoll_model::id::{ExecutionId, RunId, StepIndex};
-use atoll_model::session::PushFailure;
 use atoll_model::value::Value;
 use indexmap::IndexMap;
 
@@ -14,6 +15,9 @@ use crate::control_plane::ControlPlane;
 use crate::fact::{Fact, Items};
 use crate::state::{Phase, Run, StepPhase};
 use crate::view::{RunError, RunState};
+
+/// Before a run for which something is still on its way to the bucket is looked at again.
+const RETIRE_AGAIN: Duration = Duration::from_secs(60);
 
 impl ControlPlane {
     /// Finds out what the elements of a step are, now that all that it needs has ended.
@@ -131,30 +135,9 @@ impl ControlPlane {
         self.agenda.sweep.extend(in_bucket);
         self.agenda.forget_run(run_id);
         self.caches.forget(run_id);
-        self.note_finished(run_id);
+        self.agenda.set(self.now + self.config.keep_finished, Timer::Retire(run_id));
         let run = self.finished_run(run_id).expect("it has just ended");
         self.command(Command::KeepRun { run, last: false });
-        self.retire_beyond_memory();
-    }
-
-    /// The run has ended, and stays in memory for a while.
-    pub(crate) fn note_finished(&mut self, run_id: RunId) {
-        let run = self.state.run(run_id);
-        let finished_at = run.finished_at.unwrap_or(run.submitted_at);
-        let bytes = run.memory_bytes();
-        self.agenda.finished.insert((finished_at, run_id), bytes);
-        self.agenda.finished_bytes += bytes;
-        self.agenda.set(finished_at + self.config.keep_finished, Timer::Retire(run_id));
-    }
-
-    /// The oldest runs go first, and one that is larger than all that may stay goes at once.
-    pub(crate) fn retire_beyond_memory(&mut self) {
-        while self.agenda.finished_bytes > self.config.keep_finished_bytes
-            && let Some(((_, run), _)) = self.agenda.finished.first_key_value()
-        {
-            let run = *run;
-            self.keep_for_the_last_time(run);
-        }
     }
 
     fn run_outputs(&self, run: &Run) -> Result<IndexMap<String, Value>, RunError> {
@@ -177,16 +160,20 @@ impl ControlPlane {
         if due > self.now {
             return self.agenda.set(due, Timer::Retire(run_id));
         }
-        if !self.agenda.retiring.contains_key(&run_id) {
+        if self.is_pushed_for(run_id) {
+            // What is still sent for it would come to the bucket, and nobody would know what it is.
+            self.agenda.set(self.now + RETIRE_AGAIN, Timer::Retire(run_id));
+        } else if !self.agenda.retiring.contains_key(&run_id) {
             self.keep_for_the_last_time(run_id);
         }
     }
 
+    fn is_pushed_for(&self, run: RunId) -> bool {
+        self.state.transfers.values().any(|transfer| transfer.run == Some(run))
+    }
+
     fn keep_for_the_last_time(&mut self, run_id: RunId) {
         let Some(run) = self.finished_run(run_id) else { return };
-        if let Some(bytes) = self.agenda.finished.remove(&(run.finished_at(), run_id)) {
-            self.agenda.finished_bytes -= bytes;
-        }
         self.agenda.retiring.insert(run_id, run.clone());
         self.command(Command::KeepRun { run, last: true });
     }
@@ -199,10 +186,8 @@ impl ControlPlane {
             // Somebody has taken an output of it out meanwhile.
             return self.keep_for_the_last_time(run_id);
         }
-        let transfers: Vec<_> = self.state.transfers.iter().filter(|(_, t)| t.run == Some(run_id)).collect();
-        let transfers: Vec<_> = transfers.into_iter().map(|(id, transfer)| (*id, transfer.object.id)).collect();
-        for (transfer, object) in transfers {
-            self.end_push(transfer, object, PushFailure::Cancelled, "its run is forgotten");
+        if self.is_pushed_for(run_id) {
+            return self.agenda.set(self.now + RETIRE_AGAIN, Timer::Retire(run_id));
         }
         self.record(Fact::RunRemoved { run: run_id });
     }
