@@ -9,7 +9,7 @@ use tokio::sync::oneshot;
 
 use crate::address::Address;
 use crate::error::{OpenError, StoreError};
-use crate::lease::{Ended, Lease};
+use crate::lease::{Ended, LEASE, Lease};
 use crate::session::{ANSWER_MAX, Session};
 use crate::standby::{Contents, Member, Standby, Taken};
 
@@ -142,6 +142,25 @@ impl PostgresJournal {
     /// Under which the journal is written; each leader's is higher than the one before.
     pub fn epoch(&self) -> u64 {
         self.epoch
+    }
+
+    /// Whether what needs no append may be done: whoever was superseded is refused by the database when it writes, and
+    /// must not answer either. After a pause of the process it waits until the lease is renewed.
+    ///
+    /// # Errors
+    /// [`JournalError::Store`] when the lease is over.
+    pub fn may_act(&self) -> Result<(), JournalError> {
+        self.usable()?;
+        let began = Instant::now();
+        while self.lease.is_over() {
+            if !self.lease.is_lost() && began.elapsed() < LEASE {
+                thread::sleep(PAUSE);
+                continue;
+            }
+            let error = StoreError::Superseded { epoch: self.epoch };
+            return Err(JournalError::Store(format!("the leader's lease is over: {error}")));
+        }
+        Ok(())
     }
 
     /// Takes in a batch. It is not durable before the next [`Self::barrier`].

@@ -1,9 +1,9 @@
 //! The leader's lease: renewed by a thread of its own, so that it lasts while a large batch is written, and no longer than
 //! the database can be reached.
 
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
@@ -42,6 +42,7 @@ pub(crate) struct Lease {
     stop: Option<Sender<()>>,
     thread: Option<JoinHandle<()>>,
     is_over: Arc<AtomicBool>,
+    valid_until: Arc<Mutex<Instant>>,
 }
 
 impl Lease {
@@ -54,7 +55,8 @@ impl Lease {
         let (stop, stopped) = channel();
         let (end, ended) = oneshot::channel();
         let is_over = Arc::new(AtomicBool::new(false));
-        let keeper = Keeper { address, epoch, valid_until: asked + LEASE - MARGIN, session: None };
+        let valid_until = Arc::new(Mutex::new(asked + LEASE - MARGIN));
+        let keeper = Keeper { address, epoch, valid_until: Arc::clone(&valid_until), session: None };
         let over = Arc::clone(&is_over);
         let work = move || {
             if let Err(reason) = keeper.run(&stopped) {
@@ -64,11 +66,18 @@ impl Lease {
             }
         };
         let thread = thread::Builder::new().name("lease".to_owned()).spawn(work).map_err(StoreError::Runtime)?;
-        Ok((Self { stop: Some(stop), thread: Some(thread), is_over }, ended))
+        Ok((Self { stop: Some(stop), thread: Some(thread), is_over, valid_until }, ended))
     }
 
-    pub(crate) fn is_over(&self) -> bool {
+    /// Whether it will not be renewed any more.
+    pub(crate) fn is_lost(&self) -> bool {
         self.is_over.load(Ordering::Acquire)
+    }
+
+    /// By the time it was last renewed at, whether or not its thread has noticed: after a pause of the process the others
+    /// may have gone on.
+    pub(crate) fn is_over(&self) -> bool {
+        self.is_lost() || Instant::now() >= read(&self.valid_until)
     }
 }
 
@@ -86,8 +95,12 @@ impl Drop for Lease {
 struct Keeper {
     address: Address,
     epoch: u64,
-    valid_until: Instant,
+    valid_until: Arc<Mutex<Instant>>,
     session: Option<Session>,
+}
+
+fn read(until: &Mutex<Instant>) -> Instant {
+    *until.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 impl Keeper {
@@ -104,12 +117,12 @@ impl Keeper {
             let asked = Instant::now();
             match self.ask(RENEW, &[&(self.epoch as i64), &LEASE.as_secs_f64()]) {
                 Ok(true) => {
-                    self.valid_until = asked + LEASE - MARGIN;
+                    *self.valid_until.lock().unwrap_or_else(PoisonError::into_inner) = asked + LEASE - MARGIN;
                     pause = RENEWAL;
                 }
                 Ok(false) => return Err(Ended::Superseded { epoch: self.epoch }),
                 Err(error) => {
-                    if Instant::now() + PAUSE >= self.valid_until {
+                    if Instant::now() + PAUSE >= read(&self.valid_until) {
                         return Err(Ended::Unrenewed(error));
                     }
                     tracing::warn!(error = &error as &dyn std::error::Error, "could not renew the leader's lease");
@@ -122,7 +135,7 @@ impl Keeper {
 
     /// Whether the row still says our epoch. Waits no longer than the lease lasts.
     fn ask(&mut self, sql: &'static str, parameters: crate::session::Parameters<'_>) -> Result<bool, StoreError> {
-        let left = self.valid_until.saturating_duration_since(Instant::now()).max(PAUSE);
+        let left = read(&self.valid_until).saturating_duration_since(Instant::now()).max(PAUSE);
         let session = match &mut self.session {
             Some(session) => session,
             empty => {

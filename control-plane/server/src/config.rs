@@ -120,8 +120,6 @@ pub struct Leases {
     pub lost_after_ms: u64,
     pub dispatch_ahead: u32,
     pub keep_finished_seconds: u64,
-    /// Memory that finished runs may take before the oldest are in the history alone.
-    pub keep_finished_bytes: u64,
 }
 
 impl Default for Leases {
@@ -135,7 +133,6 @@ impl Default for Leases {
             lost_after_ms: millis(core.lost_after),
             dispatch_ahead: core.dispatch_ahead,
             keep_finished_seconds: core.keep_finished.as_secs(),
-            keep_finished_bytes: core.keep_finished_bytes,
         }
     }
 }
@@ -301,7 +298,6 @@ impl Config {
             lost_after: Duration::from_millis(leases.lost_after_ms),
             dispatch_ahead: leases.dispatch_ahead,
             keep_finished: Duration::from_secs(leases.keep_finished_seconds),
-            keep_finished_bytes: leases.keep_finished_bytes,
             started_at: now,
         }
     }

@@ -85,6 +85,12 @@ pub(super) async fn submit(
 ) -> Result<(StatusCode, Json<RunBody>), ApiError> {
     let began = SystemTime::now();
     let run = run_id(&headers)?;
+    if headers.contains_key(IDEMPOTENCY_KEY)
+        && let Some(view) = app.look(run, move |core| core.run(run)).await?
+    {
+        // Of a run that only the history knows the core would make another.
+        return Ok((StatusCode::CREATED, Json(RunBody::new(&view))));
+    }
     let (parent, context) = trace_context(&headers, body.traceparent.as_deref())?;
     let tags = tags(&body)?;
     let checked = Checked::new(&app, body).await?;

@@ -28,10 +28,15 @@ pub(crate) trait Log: Send {
     fn checkpoint(&mut self, state: &[u8]) -> Result<(), JournalError>;
     fn compact_if_needed(&mut self) -> Result<bool, JournalError>;
     fn stats(&self) -> JournalStats;
+    /// Whether what needs no append may be done.
+    ///
+    /// # Errors
+    /// When another server may lead.
+    fn may_act(&self) -> Result<(), JournalError>;
 }
 
 macro_rules! log {
-    ($journal:ty) => {
+    ($journal:ty, $may_act:expr) => {
         impl Log for $journal {
             fn append(&mut self, batch: &[u8]) -> Result<(), JournalError> {
                 Self::append(self, batch).map(|_| ())
@@ -52,11 +57,16 @@ macro_rules! log {
             fn stats(&self) -> JournalStats {
                 Self::stats(self)
             }
+
+            fn may_act(&self) -> Result<(), JournalError> {
+                $may_act(self)
+            }
         }
     };
 }
-log!(Journal);
-log!(PostgresJournal);
+// A journal in a directory is nobody else's.
+log!(Journal, |_| Ok(()));
+log!(PostgresJournal, PostgresJournal::may_act);
 
 pub(super) struct Keeper {
     log: Box<dyn Log>,
@@ -161,8 +171,10 @@ impl Keeper {
             self.log.barrier()?;
             self.meters.barrier_seconds.observe(began.elapsed().as_secs_f64());
             self.meters.barrier_facts.observe(facts as f64);
+            return Ok(());
         }
-        Ok(())
+        // A leader that was held up for long would grant leases that the next one knows nothing of.
+        Ok(self.log.may_act()?)
     }
 
     fn perform(&mut self, effect: Effect) {

@@ -46,6 +46,24 @@ async fn a_run_that_left_the_memory_is_shown_as_before() {
 }
 
 #[tokio::test]
+async fn a_submission_that_is_repeated_when_only_the_history_knows_its_run_makes_no_other() {
+    let plane = Plane::start_keeping(Duration::from_millis(1)).await;
+    plane.site("edge", Arc::new(|_, _| Some(vec![Value::Integer(3)]))).await;
+    let key = uuid::Uuid::new_v4().to_string();
+    let submit = || {
+        let request = plane.ask("POST", "/api/v1/runs").header("Idempotency-Key", &key);
+        plane.json(request.json(&json!({ "source": ONE })))
+    };
+    let first = submit().await.1;
+    let run = first["run"].as_str().unwrap();
+    plane.wait(run).await;
+    forgotten(&plane, run).await;
+    let (status, second) = submit().await;
+    assert_eq!((status, &second["run"], &second["state"]), (201, &first["run"], &"succeeded".into()));
+    assert_eq!(plane.get("/runs").await.1["runs"].as_array().unwrap().len(), 1);
+}
+
+#[tokio::test]
 async fn runs_of_the_memory_and_of_the_history_are_one_list() {
     let plane = Plane::start_keeping(Duration::from_millis(1)).await;
     plane.site("edge", Arc::new(|_, _| Some(vec![Value::Integer(3)]))).await;
