@@ -39,9 +39,6 @@ pub const HEARTBEATS_PER_SECOND_MAX: u32 = 100;
 pub const RESTART_GRACE: Duration = Duration::from_secs(300);
 /// Reports that an agent may have on their way unacknowledged.
 pub const REPORT_CREDITS: u32 = 4_096;
-/// Memory that finished runs may take in the control plane before the oldest are in the history alone: a day of ordinary
-/// work, and little beside what the machine of a server has.
-pub const FINISHED_RUNS_BYTES: u64 = 256 << 20;
 /// Executions dispatched to an agent and not finished, beyond what it has room to run at once: deep enough that it never
 /// waits for a round trip, shallow enough that another site can still take the rest.
 pub const DISPATCH_AHEAD: u32 = 4_096;

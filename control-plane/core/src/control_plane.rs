@@ -135,7 +135,7 @@ impl ControlPlane {
             Timer::Liveness(site) => self.look_at_silence(site),
             Timer::Object(object) => self.look_at_object(object),
             Timer::Retire(run) => self.retire(run),
-            Timer::Wake => self.retire_beyond_memory(),
+            Timer::Wake => {}
         }
     }
 
@@ -190,7 +190,8 @@ impl ControlPlane {
         for id in runs {
             let run = std::sync::Arc::clone(&self.state.runs[&id]);
             if let Phase::Ended(_) = run.phase {
-                self.note_finished(id);
+                let finished_at = run.finished_at.unwrap_or(run.submitted_at);
+                self.agenda.set(finished_at + self.config.keep_finished, Timer::Retire(id));
                 continue;
             }
             self.agenda.ending.insert(id);

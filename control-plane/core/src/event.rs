@@ -153,10 +153,8 @@ pub struct Config {
     pub lost_after: Duration,
     /// Executions dispatched to an agent beyond what runs there at once.
     pub dispatch_ahead: u32,
-    /// How long a finished run stays in memory, at most.
+    /// How long a finished run stays in memory.
     pub keep_finished: Duration,
-    /// Memory that finished runs may take: beyond it the oldest go into the history sooner.
-    pub keep_finished_bytes: u64,
     /// Seed of the ids that the core derives (transfers); from the shell, so that the core has no randomness.
     pub started_at: Timestamp,
 }
@@ -172,7 +170,6 @@ impl Default for Config {
             lost_after: limits::WORK_LEASE,
             dispatch_ahead: limits::DISPATCH_AHEAD,
             keep_finished: Duration::from_secs(7 * 24 * 3_600),
-            keep_finished_bytes: limits::FINISHED_RUNS_BYTES,
             started_at: Timestamp::ZERO,
         }
     }

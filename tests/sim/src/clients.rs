@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use atoll_model::id::{RunId, TokenId};
+use atoll_model::id::{RunId, SiteName, TokenId};
 use atoll_model::placement::Labels;
 use atoll_model::value::{FileName, FileRef, ObjectKind, Value};
 use control_plane_core::{Rejection, Request, RequestId, Response};
@@ -17,6 +17,9 @@ use crate::world::{BucketCopy, Occurrence, World};
 
 /// After this long somebody who was not answered asks again.
 const PATIENCE: Duration = Duration::from_secs(5);
+
+/// How long what somebody takes out is to be there.
+const TAKE_HOLD: Duration = Duration::from_secs(120);
 
 #[derive(Debug, Default)]
 pub(crate) struct Clients {
@@ -42,21 +45,70 @@ impl Clients {
 #[derive(Debug)]
 struct Wish {
     want: Want,
-    waiting: Option<RequestId>,
+    waiting: Option<(usize, u64, RequestId)>,
     granted: bool,
 }
 
 #[derive(Debug)]
 pub(crate) enum Want {
-    Token { site: usize },
-    Enrol { site: usize },
-    Upload { run: RunId },
-    Submit { run: RunId, drawn: Box<Drawn> },
-    Cancel { run: RunId },
-    Drain { site: usize, drained: bool },
-    Revoke { site: usize },
-    Remove { site: usize },
-    Resolve { execution: atoll_model::id::ExecutionId, run_again: bool },
+    Token {
+        site: usize,
+    },
+    Enrol {
+        site: usize,
+    },
+    Upload {
+        run: RunId,
+    },
+    Submit {
+        run: RunId,
+        drawn: Box<Drawn>,
+    },
+    Cancel {
+        run: RunId,
+    },
+    Drain {
+        site: usize,
+        drained: bool,
+    },
+    Revoke {
+        site: usize,
+    },
+    Remove {
+        site: usize,
+    },
+    /// Somebody knows that a machine is gone.
+    DeclareLost {
+        site: usize,
+    },
+    Resolve {
+        execution: atoll_model::id::ExecutionId,
+        run_again: bool,
+    },
+    /// Take something out that a run has made.
+    Take {
+        run: RunId,
+        patience: u32,
+    },
+}
+
+impl Want {
+    /// The run that somebody wants to do something about.
+    fn run(&self) -> Option<RunId> {
+        match self {
+            Self::Cancel { run } => Some(*run),
+            Self::Resolve { execution, .. } => Some(execution.run),
+            Self::Token { .. }
+            | Self::Enrol { .. }
+            | Self::Upload { .. }
+            | Self::Submit { .. }
+            | Self::Drain { .. }
+            | Self::Revoke { .. }
+            | Self::Remove { .. }
+            | Self::DeclareLost { .. } => None,
+            Self::Take { run, .. } => Some(*run),
+        }
+    }
 }
 
 impl World {
@@ -76,7 +128,7 @@ impl World {
                     let workflow = workload::read(&source);
                     Drawn { source, workflow, confined: Default::default(), has_input: false }
                 }
-                None => workload::draw(&mut self.rng, self.sites.len(), self.scenario.at_most_once),
+                None => workload::draw(&mut self.rng, &self.scenario),
             };
             self.trace(|| format!("{run}:\n{}", drawn.source));
             self.clients.runs.push(run);
@@ -88,6 +140,10 @@ impl World {
             if self.rng.chance(self.scenario.cancels) {
                 let later = at + self.rng.spread(1_000, 60_000_000);
                 self.wish(later, Want::Cancel { run });
+            }
+            if self.rng.chance(self.scenario.takes) {
+                let later = at + self.rng.spread(1_000_000, 600_000_000);
+                self.wish(later, Want::Take { run, patience: 3 });
             }
             if drawn.has_input {
                 self.wish(at, Want::Upload { run });
@@ -110,25 +166,56 @@ impl World {
             self.after(PATIENCE, Occurrence::Client(client));
             return;
         }
-        let body = self.request_of(client);
-        if self.server.core.is_some() {
-            let request = self.ask_server(Asker::Client(client), body);
-            self.clients.wishes[client].waiting = Some(request);
+        if let Want::Submit { run, .. } = &self.clients.wishes[client].want
+            && self.kept_runs.contains_key(run)
+        {
+            // The shell looks into the history: of a run that the core has forgotten it would make another.
+            self.history.acknowledged.insert(*run);
+            self.clients.wishes[client].granted = true;
+            return;
         }
-        self.after(PATIENCE, Occurrence::Client(client));
+        let mut again_after = PATIENCE;
+        if let Want::Take { patience, .. } = &mut self.clients.wishes[client].want {
+            if *patience == 0 {
+                self.clients.wishes[client].granted = true;
+                return;
+            }
+            *patience -= 1;
+            // What is answered late is answered when the hold ends at the latest.
+            again_after = TAKE_HOLD * 2;
+        }
+        let body = self.request_of(client);
+        if let Some(server) = self.some_leader().filter(|server| self.servers[*server].stalled_until <= self.now) {
+            let process = self.servers[server].process;
+            let request = self.ask_server(server, Asker::Client(client), body);
+            self.clients.wishes[client].waiting = Some((server, process, request));
+        }
+        self.after(again_after, Occurrence::Client(client));
     }
 
-    pub(crate) fn client_hears(&mut self, client: usize, request: RequestId, result: Result<Response, Rejection>) {
+    pub(crate) fn client_hears(
+        &mut self,
+        client: usize,
+        (server, request): (usize, RequestId),
+        result: Result<Response, Rejection>,
+    ) {
+        let asked = (server, self.servers[server].process, request);
         let wish = &mut self.clients.wishes[client];
-        if wish.waiting != Some(request) || wish.granted {
+        if wish.waiting != Some(asked) || wish.granted {
             return;
         }
         let settled = match &result {
             // Work of it is still to be given away.
             Err(Rejection::Conflict(_)) if matches!(wish.want, Want::Remove { .. }) => false,
+            // A site that the workflow names is being replaced.
+            Err(_) if matches!(wish.want, Want::Submit { .. }) && self.scenario.is_fleet() => false,
+            // Nothing is to be said of a site that is there, or was removed.
+            Err(_) if matches!(wish.want, Want::DeclareLost { .. }) => true,
             // Removed by the request whose answer was lost.
             Err(Rejection::NotFound(_)) if matches!(wish.want, Want::Remove { .. }) => true,
             Ok(_) | Err(Rejection::Conflict(_) | Rejection::Forbidden(_) | Rejection::Invalid(_)) => true,
+            // It is over, and only the history knows of it.
+            Err(Rejection::NotFound(_)) if wish.want.run().is_some_and(|run| self.kept_runs.contains_key(&run)) => true,
             // Whoever cancels what is not there yet tries again; a site that is away may come back.
             Err(Rejection::NotFound(_) | Rejection::Unavailable(_)) => false,
         };
@@ -170,7 +257,9 @@ impl World {
                 | Want::Drain { .. }
                 | Want::Resolve { .. }
                 | Want::Revoke { .. }
-                | Want::Remove { .. },
+                | Want::Remove { .. }
+                | Want::DeclareLost { .. }
+                | Want::Take { .. },
                 _,
             ) => {}
         }
@@ -199,7 +288,8 @@ impl World {
     fn is_possible(&self, client: usize) -> bool {
         let Want::Submit { run, .. } = &self.clients.wishes[client].want else { return true };
         let uploads = |wish: &Wish| matches!(&wish.want, Want::Upload { run: of } if of == run) && !wish.granted;
-        let usable = |site: &Site| site.enrolled && site.standing != Standing::Revoked;
+        // In a fleet there is always one that has just gone.
+        let usable = |site: &Site| self.scenario.is_fleet() || (site.enrolled && site.standing != Standing::Revoked);
         self.sites.iter().all(usable) && !self.clients.wishes.iter().any(uploads)
     }
 
@@ -212,15 +302,15 @@ impl World {
         match &self.clients.wishes[client].want {
             Want::Token { site } => Request::CreateToken {
                 token: TokenId::from_bits(1 + *site as u128),
-                secret_hash: [*site as u8; 32],
+                secret_hash: key_of(*site, 1),
                 site: self.sites[*site].name.clone(),
-                labels: Labels::new(),
+                labels: Labels::from([("zone".to_owned(), zone_of(&self.sites[*site].name).to_owned())]),
                 lifetime: Duration::from_secs(3_600),
             },
             Want::Enrol { site } => Request::Enrol {
                 token: TokenId::from_bits(1 + *site as u128),
-                secret_hash: [*site as u8; 32],
-                identity_key: [100 + *site as u8; 32],
+                secret_hash: key_of(*site, 1),
+                identity_key: key_of(*site, 2),
                 agent: self.sites[*site].agent,
             },
             Want::Upload { run } => {
@@ -253,7 +343,15 @@ impl World {
             Want::Revoke { site } => {
                 Request::RevokeSite { site: self.sites[*site].name.clone(), reason: "stolen".to_owned() }
             }
+            Want::DeclareLost { site } => Request::DeclareLost { site: self.sites[*site].name.clone() },
             Want::Remove { site } => Request::RemoveSite { site: self.sites[*site].name.clone() },
+            Want::Take { run, .. } => {
+                let made = self.history.made_by(*run);
+                let place = self.rng.below(made.len() as u64) as usize;
+                // Of what has made nothing yet, what was sent in.
+                let object = made.get(place).copied().unwrap_or_else(|| input_of(*run));
+                Request::StageForClient { run: *run, object, hold: TAKE_HOLD }
+            }
             Want::Resolve { execution, run_again } => {
                 Request::ResolveUnknown { execution: *execution, run_again: *run_again }
             }
@@ -261,6 +359,18 @@ impl World {
     }
 }
 
-fn input_of(run: RunId) -> atoll_model::value::ObjectRef {
+/// By its name, which another machine may take over.
+fn zone_of(site: &SiteName) -> &'static str {
+    let number: usize = site.as_str().trim_start_matches('s').parse().unwrap_or_default();
+    workload::ZONES[number % 2]
+}
+
+fn key_of(site: usize, which: u64) -> [u8; 32] {
+    let mut key = [0; 32];
+    key[..8].copy_from_slice(&mix(&[site as u64, which]).to_le_bytes());
+    key
+}
+
+pub(crate) fn input_of(run: RunId) -> atoll_model::value::ObjectRef {
     workload::object(mix(&[run.bits() as u64, 5]), ObjectKind::File)
 }

@@ -3,8 +3,10 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
-use atoll_model::id::{Attempt, ExecutionId, ObjectId, RunId, StepIndex};
+use atoll_model::elements::ElementSet;
+use atoll_model::id::{Attempt, ExecutionId, ObjectId, RunId, SiteId, StepIndex};
 use atoll_model::session::StepTemplate;
+use atoll_model::value::ObjectRef;
 use atoll_model::workflow::{OnDisconnect, StartMode};
 use control_plane_core::{Fact, ReturnCause};
 use site_agent_core::event::ExitKind;
@@ -19,6 +21,10 @@ pub(crate) struct History {
     alive: BTreeMap<Key, usize>,
     /// Attempts whose process came to its end without having been stopped.
     ended_by_itself: BTreeSet<Key>,
+    /// The attempt at each execution that counts, and the site that has it, as the journal has it.
+    current: BTreeMap<ExecutionId, (Attempt, SiteId)>,
+    /// Attempts that were dispatched to wait at their site for what others make there.
+    ahead: BTreeMap<Key, bool>,
     /// Executions that were given to another because nothing was heard of the one who had them.
     pub(crate) given_away: BTreeSet<ExecutionId>,
     /// Executions of unknown fate that somebody let run again.
@@ -30,6 +36,8 @@ pub(crate) struct History {
     /// Steps whose outputs must not leave some sites; and what they made.
     pub(crate) confined_steps: BTreeSet<(RunId, StepIndex)>,
     pub(crate) confined: BTreeSet<ObjectId>,
+    /// What executions made, in order.
+    made: BTreeMap<RunId, Vec<ObjectRef>>,
     /// Sites that were revoked: what one had not told by then, nobody knows.
     pub(crate) revoked: BTreeSet<String>,
     /// Runs that were acknowledged.
@@ -42,6 +50,10 @@ pub(crate) struct History {
     pub(crate) last_crash: Duration,
     pub(crate) reboots: u32,
     pub(crate) damages: u32,
+    /// Times that a server found that it leads no more.
+    pub(crate) depositions: u32,
+    /// Sites that were taken for lost.
+    pub(crate) lost: u64,
 }
 
 impl History {
@@ -77,20 +89,60 @@ impl History {
         }
     }
 
-    /// What the control plane has decided, as far as it permits what would be wrong without.
+    /// Whether an attempt waits, or waited, at its site for what others make there.
+    pub(crate) fn is_ahead(&self, key: Key) -> bool {
+        self.ahead.get(&key).copied().unwrap_or(false)
+    }
+
+    /// What the control plane has decided and made durable: who has what, and what may be started again.
     pub(crate) fn decided(&mut self, fact: &Fact) {
-        if let Fact::ExecutionsReturned { run, step, elements, cause, .. } = fact {
-            let executions = elements.iter().map(|element| ExecutionId { run: *run, step: *step, element });
-            match cause {
-                ReturnCause::Lost => self.given_away.extend(executions),
-                ReturnCause::Resolved => self.resolved.extend(executions),
-                ReturnCause::Failed
-                | ReturnCause::Interrupted
-                | ReturnCause::NotStarted
-                | ReturnCause::NeverSent
-                | ReturnCause::Withdrawn
-                | ReturnCause::InputUnavailable => {}
+        let executions = |run: &RunId, step: &StepIndex, elements: &ElementSet| -> Vec<ExecutionId> {
+            elements.iter().map(|element| ExecutionId { run: *run, step: *step, element }).collect()
+        };
+        match fact {
+            Fact::ExecutionsPlaced { run, step, attempt, elements, site, .. } => {
+                let had = executions(run, step, elements).into_iter().map(|execution| (execution, (*attempt, *site)));
+                self.current.extend(had);
             }
+            Fact::ExecutionsDispatched { run, step, attempt, elements, site, fragment, .. } => {
+                for execution in executions(run, step, elements) {
+                    self.current.insert(execution, (*attempt, *site));
+                    self.ahead.insert((execution, *attempt), *fragment);
+                }
+            }
+            Fact::AgentLost { .. } => self.lost += 1,
+            Fact::AttemptAdopted { execution, attempt, site, .. } => {
+                self.current.insert(*execution, (*attempt, *site));
+            }
+            Fact::ExecutionsFinished { run, step, site, elements } => {
+                for finished in elements {
+                    let execution = ExecutionId { run: *run, step: *step, element: finished.element };
+                    let (has, counts) = (self.current.remove(&execution), (finished.attempt, *site));
+                    assert_eq!(has, Some(counts), "who has {execution} (left), and whose outcome of it counts");
+                }
+            }
+            Fact::ExecutionsGivenUp { run, step, elements, .. } => {
+                for execution in executions(run, step, elements) {
+                    self.current.remove(&execution);
+                }
+            }
+            Fact::ExecutionsReturned { run, step, elements, cause, .. } => {
+                let executions = executions(run, step, elements);
+                for execution in &executions {
+                    self.current.remove(execution);
+                }
+                match cause {
+                    ReturnCause::Lost => self.given_away.extend(executions),
+                    ReturnCause::Resolved => self.resolved.extend(executions),
+                    ReturnCause::Failed
+                    | ReturnCause::Interrupted
+                    | ReturnCause::NotStarted
+                    | ReturnCause::NeverSent
+                    | ReturnCause::Withdrawn
+                    | ReturnCause::InputUnavailable => {}
+                }
+            }
+            _ => {}
         }
     }
 
@@ -99,9 +151,24 @@ impl History {
         *self.crossings.entry((object, from.to_owned(), to.to_owned())).or_default() += 1;
     }
 
-    pub(crate) fn made(&mut self, run: RunId, step: StepIndex, object: ObjectId) {
+    /// Whether anything of a run must not leave some sites.
+    pub(crate) fn is_confined(&self, run: RunId) -> bool {
+        let all = (run, StepIndex(0))..=(run, StepIndex(u16::MAX));
+        self.confined_steps.range(all).next().is_some()
+    }
+
+    pub(crate) fn made(&mut self, run: RunId, step: StepIndex, object: ObjectRef) {
         if self.confined_steps.contains(&(run, step)) {
-            self.confined.insert(object);
+            self.confined.insert(object.id);
         }
+        let made = self.made.entry(run).or_default();
+        if made.last() != Some(&object) {
+            made.push(object);
+        }
+    }
+
+    /// What was made for a run so far.
+    pub(crate) fn made_by(&self, run: RunId) -> &[ObjectRef] {
+        self.made.get(&run).map_or(&[], Vec::as_slice)
     }
 }

@@ -8,6 +8,7 @@ mod clients;
 mod faults;
 mod history;
 mod journal;
+mod leading;
 mod machine;
 mod network;
 mod rng;

@@ -15,6 +15,7 @@ pub(crate) type Key = (ExecutionId, Attempt);
 pub(crate) struct Machine {
     /// Starts of the machine.
     pub(crate) boot: u64,
+    /// When it came up, in the world's time.
     pub(crate) booted_at: Timestamp,
     pub(crate) claims: BTreeMap<Key, Claim>,
     /// Claims behind others of their step, in order.

@@ -37,9 +37,9 @@ impl Link {
 #[derive(Debug)]
 pub(crate) struct Stream {
     pub(crate) site: usize,
-    /// The process of the agent that opened it, and of the server that accepted it; nothing once that side has closed.
+    /// The process of the agent that opened it, and the server that accepted it with its process; nothing once that side has closed.
     pub(crate) agent: Option<u64>,
-    pub(crate) server: Option<u64>,
+    pub(crate) server: Option<(usize, u64)>,
     pub(crate) to_server: VecDeque<(Timestamp, AgentFrame)>,
     pub(crate) to_agent: VecDeque<(Timestamp, ControlFrame)>,
 }

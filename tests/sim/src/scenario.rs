@@ -4,10 +4,15 @@ use std::time::Duration;
 
 use crate::rng::Rng;
 
+/// Of 1,000 seeds those with many sites: each takes as long as some twenty others.
+const FLEETS: u64 = 8;
+
 #[derive(Debug, Clone)]
 pub struct Scenario {
     pub seed: u64,
     pub trace: bool,
+    /// Servers that share one journal; one alone has its own.
+    pub servers: usize,
     pub sites: usize,
     pub runs: usize,
     /// Workflows in place of drawn ones.
@@ -28,12 +33,33 @@ pub struct Scenario {
     pub full_disks: u64,
     pub cancels: u64,
     pub drains: u64,
+    /// Somebody takes out what a run has made.
+    pub takes: u64,
+    /// A process is held up; a server cannot reach the journal.
+    pub stalls: u64,
+    pub store_cuts: u64,
+    /// A machine goes for good; somebody removes it later, and another joins in its place.
+    pub deaths: u64,
+    /// Many sites are cut off at once.
+    pub mass_cuts: u64,
     /// Whether a broken stream is noticed by a keep-alive; else only by silence.
     pub keep_alive: bool,
     /// Every frame that may be repeated arrives twice.
     pub doubled: bool,
     pub at_most_once: bool,
     pub clock_offset_max: Duration,
+    /// Whether an agent finds another time on the wall at each start.
+    pub clocks_jump: bool,
+    /// How long a run stays with the control plane after its end.
+    pub keep_finished: Duration,
+    /// Whether much lasts for long, and sites are cut off for longer than they are waited for.
+    pub long: bool,
+    /// Whether there is always more to do than there is room for, and cuts last about as long as a lease.
+    pub pressed: bool,
+    /// Of 1,000 processes that are asked to end, those that take long to.
+    pub slow_kills: u64,
+    /// Whether the end is watched until nothing is held any more.
+    pub lingers: bool,
     /// Every execution succeeds at its first attempt, if it is left in peace.
     pub faultless: bool,
     pub cuts: Vec<Cut>,
@@ -43,6 +69,16 @@ pub struct Scenario {
     pub revokes: u64,
     /// The last site is a copy of the first, with its identity.
     pub cloned: bool,
+}
+
+/// How long executions last.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Pace {
+    Mixed,
+    /// Seconds.
+    Pressed,
+    /// Many of them for longer than a site is waited for.
+    Long,
 }
 
 /// The link of a site is blocked for a while, in one direction or both.
@@ -83,11 +119,26 @@ pub enum Who {
 }
 
 impl Scenario {
+    /// Whether there are so many sites that one is always missing.
+    pub(crate) fn is_fleet(&self) -> bool {
+        self.sites >= 50
+    }
+
+    /// How long things last.
+    pub fn pace(&self) -> Pace {
+        match () {
+            () if self.long => Pace::Long,
+            () if self.pressed => Pace::Pressed,
+            () => Pace::Mixed,
+        }
+    }
+
     /// Nothing goes wrong.
     pub fn quiet(seed: u64) -> Self {
         Self {
             seed,
             trace: false,
+            servers: 1,
             sites: 2,
             runs: 1,
             workflows: Vec::new(),
@@ -103,10 +154,21 @@ impl Scenario {
             full_disks: 0,
             cancels: 0,
             drains: 0,
+            takes: 0,
+            stalls: 0,
+            store_cuts: 0,
+            deaths: 0,
+            mass_cuts: 0,
             keep_alive: true,
             doubled: false,
             at_most_once: true,
             clock_offset_max: Duration::ZERO,
+            clocks_jump: false,
+            keep_finished: Duration::from_secs(7 * 24 * 3_600),
+            long: false,
+            pressed: false,
+            slow_kills: 0,
+            lingers: true,
             faultless: false,
             cuts: Vec::new(),
             outages: Vec::new(),
@@ -120,25 +182,32 @@ impl Scenario {
     /// hide another.
     pub fn drawn(seed: u64) -> Self {
         let mut rng = Rng::new(seed ^ 0x5ce0_a210);
+        if rng.chance(FLEETS) {
+            return Self::fleet(seed, &mut rng);
+        }
+        let (long, pressed) = (rng.chance(250), rng.chance(250));
         let mut some = |chance: u64, most: u64| if rng.chance(chance) { rng.between(1, most) } else { 0 };
-        let (server_crashes, agent_crashes) = (some(500, 1_000), some(500, 1_000));
-        let (partitions, breaks) = (some(500, 150), some(500, 200));
+        let often = if long { 1_000 } else { 4_000 };
+        let (server_crashes, agent_crashes) = (some(500, 1_000), some(500, often));
+        let (partitions, breaks) = (some(if pressed { 900 } else { 500 }, 150), some(500, 200));
         let (reboots, journals_lost) = (some(200, 80), some(250, 500));
         let (damages, full_disks) = (some(200, 100), some(150, 60));
-        let (cancels, drains) = (some(250, 300), some(200, 60));
+        let (cancels, drains, slow_kills) = (some(250, 300), some(300, 100), some(250, 800));
+        let (stalls, store_cuts, takes) = (some(200, 60), some(400, 60), some(300, 500));
         let clock_offset_max = Duration::from_secs(some(400, 240));
-        let scenario = Self {
+        let (revokes, deaths) = (some(100, 40), if long { some(300, 6) } else { 0 });
+        let servers = if rng.chance(300) { rng.between(2, 3) as usize } else { 1 };
+        Self {
+            servers,
             sites: rng.between(1, 4) as usize,
             runs: rng.between(1, 5) as usize,
             // Long enough, in some, for a site to be declared lost.
-            unquiet: Duration::from_secs(if rng.chance(250) {
-                rng.between(1_500, 4_000)
-            } else {
-                rng.between(20, 400)
-            }),
+            unquiet: Duration::from_secs(if long { rng.between(1_500, 4_000) } else { rng.between(20, 400) }),
+            long,
+            pressed,
             server_crashes,
             agent_crashes,
-            partitions,
+            partitions: if long { partitions / 4 } else { partitions },
             breaks,
             reboots,
             journals_lost,
@@ -146,12 +215,58 @@ impl Scenario {
             full_disks,
             cancels,
             drains,
+            takes,
+            stalls,
+            store_cuts,
+            slow_kills,
+            deaths,
             keep_alive: rng.chance(700),
             doubled: rng.chance(100),
-            at_most_once: rng.chance(400),
+            at_most_once: rng.chance(if long { 700 } else { 400 }),
             clock_offset_max,
+            clocks_jump: rng.chance(300),
+            keep_finished: match rng.below(10) {
+                0..2 => rng.spread(1_000, 10_000_000),
+                2..4 => rng.spread(1_000_000, 1_000_000_000),
+                _ => Self::quiet(seed).keep_finished,
+            },
+            lingers: rng.chance(200),
+            revokes,
             ..Self::quiet(seed)
-        };
-        Self { revokes: if rng.chance(100) { rng.between(1, 40) } else { 0 }, ..scenario }
+        }
+    }
+
+    /// Many small sites that come and go.
+    fn fleet(seed: u64, rng: &mut Rng) -> Self {
+        let mut some = |chance: u64, most: u64| if rng.chance(chance) { rng.between(1, most) } else { 0 };
+        let (server_crashes, agent_crashes) = (some(400, 50), some(500, 300));
+        let (partitions, breaks) = (some(700, 40), some(500, 60));
+        let (reboots, journals_lost) = (some(300, 20), some(250, 500));
+        let (stalls, store_cuts) = (some(200, 6), some(400, 60));
+        let (revokes, deaths, mass_cuts) = (some(500, 6), some(500, 6), some(400, 60));
+        Self {
+            servers: if rng.chance(400) { 2 } else { 1 },
+            sites: rng.between(50, 200) as usize,
+            runs: rng.between(3, 12) as usize,
+            unquiet: Duration::from_secs(rng.between(60, 500)),
+            server_crashes,
+            agent_crashes,
+            partitions,
+            breaks,
+            reboots,
+            journals_lost,
+            stalls,
+            store_cuts,
+            revokes,
+            deaths,
+            mass_cuts,
+            keep_alive: rng.chance(700),
+            at_most_once: rng.chance(300),
+            clock_offset_max: Duration::from_secs(if rng.chance(400) { 200 } else { 0 }),
+            clocks_jump: rng.chance(300),
+            keep_finished: rng.spread(1_000_000, 1_000_000_000),
+            lingers: false,
+            ..Self::quiet(seed)
+        }
     }
 }

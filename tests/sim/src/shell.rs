@@ -4,7 +4,9 @@ use std::time::Duration;
 
 use atoll_model::id::{Attempt, ExecutionId};
 use atoll_model::session::{FailureReason, Logs, StepTemplate, Usage};
+use atoll_model::time::Timestamp;
 use atoll_model::value::{ObjectKind, Value};
+use atoll_model::workflow::OnDisconnect;
 use site_agent_core::command::{StartInput, StartValue};
 use site_agent_core::event::{
     Exit, ExitKind, OutputFailure, Seal, SealedOutput, SealedValue, StoredOutputs, WholeValue,
@@ -17,7 +19,7 @@ use crate::workload::{self, Behaviour};
 use crate::world::{Occurrence, Process, World};
 
 impl World {
-    pub(crate) fn site_performs(&mut self, site: usize, command: Command) {
+    pub(crate) fn site_performs(&mut self, site: usize, command: Command, decided_at: Timestamp) {
         let process = self.sites[site].process;
         match command {
             Command::Send { frame } => {
@@ -42,7 +44,7 @@ impl World {
             Command::Push { transfer, object } => self.push(site, transfer, object),
             Command::CancelPush { transfer } => self.cancel_push(site, transfer),
             Command::Start { execution, attempt, template, inputs, ahead } => {
-                self.assert_leased(site);
+                self.assert_leased(site, (execution, attempt), &template, decided_at);
                 let reads = self.unreadable(site, &inputs);
                 if let Some(message) = reads {
                     let reason = FailureReason::Agent;
@@ -62,7 +64,6 @@ impl World {
                 }
             }
             Command::StartNull { run, step, attempt, mut elements } => {
-                self.assert_leased(site);
                 while !elements.is_empty() {
                     let count = self.rng.between(1, 8) as u32;
                     let elements = elements.take_first(count);
@@ -90,10 +91,12 @@ impl World {
         }
     }
 
-    /// I3: nothing starts after the end of its lease, but for the time that the decision took to become durable.
-    fn assert_leased(&self, site: usize) {
-        let (now, until) = (self.site_time(site), self.sites[site].lease_until);
-        assert!(now <= until + Duration::from_millis(5), "s{site} starts something, and its lease ended at {until:?}");
+    /// I3: nothing is started that was decided after the end of its lease.
+    fn assert_leased(&self, site: usize, key: Key, template: &StepTemplate, decided_at: Timestamp) {
+        let state = &self.sites[site];
+        let goes_on = self.history.is_ahead(key) && template.on_disconnect == OnDisconnect::Finish;
+        let until = if goes_on { state.work_until.max(state.session_until) } else { state.session_until };
+        assert!(decided_at <= until, "s{site} starts {key:?}, and its lease ended at {until:?}");
     }
 
     /// A process of an attempt comes to its end, whether the agent lives or not.
@@ -117,7 +120,9 @@ impl World {
             .map(|(key, _)| *key)
             .collect();
         self.sites[site].machine.boot += 1;
-        self.sites[site].machine.booted_at = self.site_time(site);
+        self.sites[site].machine.booted_at = self.now;
+        // What was granted before is not to be believed by a machine that was started anew.
+        (self.sites[site].session_until, self.sites[site].work_until) = (Timestamp::ZERO, Timestamp::ZERO);
         self.sites[site].machine.queues.clear();
         for key in running {
             self.end_process(site, key, ExitKind::Interrupted("the machine went down".to_owned()));
@@ -146,7 +151,7 @@ impl World {
     }
 
     fn behaviour(&self, (execution, attempt): Key) -> Behaviour {
-        let drawn = workload::behaviour(self.scenario.seed, execution, attempt);
+        let drawn = workload::behaviour(self.scenario.seed, execution, attempt, self.scenario.pace());
         if self.scenario.faultless { Behaviour { exit: ExitKind::Code(0), spoils: false, ..drawn } } else { drawn }
     }
 
@@ -189,12 +194,29 @@ impl World {
         }
     }
 
+    /// What is asked to end may take its time.
     fn kill(&mut self, site: usize, key: Key) {
         let step = (key.0.run, key.0.step);
         if let Some(queue) = self.sites[site].machine.queues.get_mut(&step) {
             queue.retain(|queued| *queued != key);
         }
-        self.end_process(site, key, ExitKind::Killed);
+        let slow = self.rng.chance(self.scenario.slow_kills);
+        let longest = if self.scenario.long { 1_800_000_000 } else { 60_000_000 };
+        let delay = slow.then(|| self.rng.spread(1_000, longest));
+        let runs = self.sites[site].machine.claims.get(&key).map(|claim| &claim.state);
+        match (runs, delay) {
+            (Some(ClaimState::Running { .. }), Some(delay)) => {
+                let boot = self.sites[site].machine.boot;
+                self.after(delay, Occurrence::ProcessKilled { site, boot, key });
+            }
+            _ => self.end_process(site, key, ExitKind::Killed),
+        }
+    }
+
+    pub(crate) fn process_killed(&mut self, site: usize, boot: u64, key: Key) {
+        if self.sites[site].machine.boot == boot {
+            self.end_process(site, key, ExitKind::Killed);
+        }
     }
 
     /// Why an input cannot be handed over: verified at each use, a damaged one is taken out of use and told of (D5).
@@ -231,9 +253,9 @@ impl World {
         let (execution, attempt) = key;
         let Some(claim) = self.sites[site].machine.claims.get(&key) else { return };
         let template = std::sync::Arc::clone(&claim.template);
-        let seed = self.scenario.seed;
+        let (seed, shared) = (self.scenario.seed, !self.history.is_confined(execution.run));
         let outputs = template.outputs.iter().map(|output| {
-            let value = workload::output(seed, execution, attempt, output);
+            let value = workload::output(seed, execution, attempt, output, shared);
             let name = output.name.clone();
             if let Value::File(file) = value {
                 self.sites[site].machine.next_seal += 1;
@@ -251,13 +273,13 @@ impl World {
 
     fn store_outputs(&mut self, site: usize, key: Key, template: &StepTemplate) -> Vec<Value> {
         let (execution, attempt) = key;
-        let seed = self.scenario.seed;
-        let outputs: Vec<Value> =
-            template.outputs.iter().map(|output| workload::output(seed, execution, attempt, output)).collect();
+        let (seed, shared) = (self.scenario.seed, !self.history.is_confined(execution.run));
+        let make = |output| workload::output(seed, execution, attempt, output, shared);
+        let outputs: Vec<Value> = template.outputs.iter().map(make).collect();
         for output in &outputs {
             output.visit_objects(&mut |object| {
                 self.sites[site].machine.put(object);
-                self.history.made(execution.run, execution.step, object.id);
+                self.history.made(execution.run, execution.step, object);
             });
         }
         outputs
@@ -275,7 +297,7 @@ impl World {
         let stdout = (number.is_multiple_of(3)).then_some(log);
         if let Some(log) = stdout {
             self.sites[site].machine.put(log);
-            self.history.made(execution.run, execution.step, log.id);
+            self.history.made(execution.run, execution.step, log);
         }
         Logs { stdout, stderr: None }
     }

@@ -1,18 +1,20 @@
 //! The process of an agent: its driver, its journal, its link.
 
+use std::collections::VecDeque;
 use std::time::Duration;
 
 use atoll_model::id::{AgentId, JournalId, SiteName};
 use atoll_model::resources::Capacity;
-use atoll_model::session::Heartbeat;
+use atoll_model::session::{ControlFrame, Heartbeat};
 use atoll_model::time::Timestamp;
 use site_agent_core::{Agent, Boot, Command, Config, Event, Fact, Snapshot};
 
-use crate::journal::Journal;
+use crate::faults::Victim;
+use crate::journal::{File, Pending};
 use crate::machine::Machine;
 use crate::network::{Direction, Stream};
 use crate::rng::Rng;
-use crate::scenario::{Scenario, Who};
+use crate::scenario::Scenario;
 use crate::world::{Occurrence, Process, World};
 
 #[derive(Debug)]
@@ -21,7 +23,8 @@ pub(crate) struct Site {
     pub(crate) agent: AgentId,
     pub(crate) core: Option<Agent>,
     pub(crate) process: Process,
-    pub(crate) journal: Journal<Snapshot, Fact, Command>,
+    pub(crate) file: File<Snapshot, Fact>,
+    pub(crate) pending: Pending<Fact, Command>,
     journals: u64,
     pub(crate) stream: Option<u64>,
     failures: u32,
@@ -32,8 +35,17 @@ pub(crate) struct Site {
     timer_at: Option<Timestamp>,
     syncing: bool,
     pub(crate) machine: Machine,
-    /// When all that was granted to it has run out, by its own clock.
-    pub(crate) lease_until: Timestamp,
+    /// When all that was granted to it has run out: to start anything, and to start what waits for what is here.
+    pub(crate) session_until: Timestamp,
+    pub(crate) work_until: Timestamp,
+    /// The agent is held up until then.
+    pub(crate) stalled_until: Timestamp,
+    /// What streams that are over still held, or have brought once, with their numbers.
+    pub(crate) late_frames: VecDeque<(u64, ControlFrame)>,
+    /// By how much the wall clock was set ahead since the agent started.
+    pub(crate) wall_ahead: Duration,
+    /// The machine will not come back.
+    pub(crate) is_dead: bool,
     clock_ahead: Duration,
     clock_behind: Duration,
     capacity: Capacity,
@@ -51,15 +63,15 @@ pub(crate) enum Standing {
 
 impl Site {
     pub(crate) fn new(index: usize, rng: &mut Rng, scenario: &Scenario) -> Self {
-        let skew = Duration::from_micros(rng.below(scenario.clock_offset_max.as_micros() as u64 + 1));
-        let ahead = rng.chance(500);
+        let (clock_ahead, clock_behind) = clock(rng, scenario);
         let identity = if scenario.cloned && index + 1 == scenario.sites { 0 } else { index };
         Self {
             name: format!("s{identity}").parse().expect("a name of a site"),
             agent: AgentId::from_bits(1_000 + identity as u128),
             core: None,
             process: 0,
-            journal: Journal::default(),
+            file: File::default(),
+            pending: Pending::default(),
             journals: 0,
             stream: None,
             failures: 0,
@@ -69,9 +81,14 @@ impl Site {
             timer_at: None,
             syncing: false,
             machine: Machine::default(),
-            lease_until: Timestamp::ZERO,
-            clock_ahead: if ahead { skew } else { Duration::ZERO },
-            clock_behind: if ahead { Duration::ZERO } else { skew },
+            session_until: Timestamp::ZERO,
+            work_until: Timestamp::ZERO,
+            stalled_until: Timestamp::ZERO,
+            late_frames: VecDeque::new(),
+            wall_ahead: Duration::ZERO,
+            is_dead: false,
+            clock_ahead,
+            clock_behind,
             capacity: Capacity {
                 cpu_millis: rng.between(2, 4) as u32 * 1_000,
                 memory_bytes: 8 << 30,
@@ -79,6 +96,12 @@ impl Site {
             },
         }
     }
+}
+
+/// By how much a clock is ahead, or behind.
+fn clock(rng: &mut Rng, scenario: &Scenario) -> (Duration, Duration) {
+    let skew = Duration::from_micros(rng.below(scenario.clock_offset_max.as_micros() as u64 + 1));
+    if rng.chance(500) { (skew, Duration::ZERO) } else { (Duration::ZERO, skew) }
 }
 
 impl World {
@@ -92,13 +115,16 @@ impl World {
     }
 
     fn agent_config(&self, site: usize) -> Config {
+        let ahead = self.site_time(site).saturating_since(self.now);
+        let behind = self.now.saturating_since(self.site_time(site));
         let site = &self.sites[site];
+        let booted_at = site.machine.booted_at + ahead - behind;
         Config {
             agent: site.agent,
             new_journal: JournalId::from_bits(site.agent.bits() << 32 | u128::from(site.journals)),
             agent_version: "0.1.0".to_owned(),
             runtimes: vec!["command".to_owned()],
-            boot: Boot { id: u128::from(site.machine.boot), at: site.machine.booted_at },
+            boot: Boot { id: u128::from(site.machine.boot), at: booted_at },
             capacity: site.capacity.clone(),
             outbox_bytes_max: 1 << 30,
             disk_free_bytes_min: 1 << 30,
@@ -106,17 +132,24 @@ impl World {
     }
 
     pub(crate) fn start_site(&mut self, site: usize) {
-        if self.sites[site].core.is_some() || !self.sites[site].enrolled {
+        if self.sites[site].core.is_some() || !self.sites[site].enrolled || self.sites[site].is_dead {
             return;
         }
         if self.unquiet && self.sites[site].process > 0 && self.rng.chance(self.scenario.journals_lost) {
             self.trace(|| format!("{} loses its journal", self.sites[site].name));
             self.history.journals_lost += 1;
-            self.sites[site].journal.lose();
+            self.sites[site].file.lose();
             self.sites[site].journals += 1;
         }
+        if self.unquiet && self.scenario.clocks_jump {
+            // A process takes the wall clock as it finds it, and goes on with the time since boot.
+            let (ahead, behind) = clock(&mut self.rng, &self.scenario);
+            (self.sites[site].clock_ahead, self.sites[site].clock_behind) = (ahead, behind);
+        }
+        self.sites[site].wall_ahead = Duration::ZERO;
+        self.sites[site].file.open();
         let config = self.agent_config(site);
-        let (snapshot, facts) = self.sites[site].journal.read();
+        let (snapshot, facts) = self.sites[site].file.read();
         let found = self.sites[site].machine.found();
         let now = self.site_time(site);
         let (core, step) = Agent::recover(config, snapshot, facts, found, now);
@@ -125,7 +158,7 @@ impl World {
         state.process += 1;
         state.core = Some(core);
         state.failures = 0;
-        state.journal.append(&step.facts, step.commands);
+        state.pending.push(step.facts, step.commands, self.now);
         let process = state.process;
         self.trace(|| format!("{} starts ({process})", self.sites[site].name));
         self.schedule_sync(site);
@@ -142,7 +175,9 @@ impl World {
         self.history.last_crash = self.elapsed();
         self.trace(|| format!("{} crashes", self.sites[site].name));
         let state = &mut self.sites[site];
-        state.journal.crash();
+        state.pending.crash(&mut state.file, &mut self.digest, &mut self.rng, true);
+        state.pending.clear();
+        state.late_frames.clear();
         state.process += 1;
         state.timer_at = None;
         state.syncing = false;
@@ -169,8 +204,8 @@ impl World {
                 self.trace(|| format!("{name}   fact {fact:?}"));
             }
         }
-        self.sites[site].journal.append(&step.facts, step.commands);
-        if self.crash_point(Who::Agent, Some(site)) {
+        self.sites[site].pending.push(step.facts, step.commands, self.now);
+        if self.crash_point(Victim::Site(site)) {
             return;
         }
         self.schedule_sync(site);
@@ -188,15 +223,18 @@ impl World {
             return;
         }
         self.sites[site].syncing = false;
-        let commands = self.sites[site].journal.sync(&mut self.digest);
-        self.check_site_recovery(site);
-        if self.crash_point(Who::Agent, Some(site)) {
+        let state = &mut self.sites[site];
+        let synced = state.pending.sync(&mut state.file, &mut self.digest);
+        if !synced.facts.is_empty() {
+            self.check_site_recovery(site);
+        }
+        if self.crash_point(Victim::Site(site)) {
             return;
         }
-        for command in commands {
+        for (decided_at, command) in synced.commands {
             self.trace(|| format!("{} > {command:?}", self.sites[site].name));
-            self.site_performs(site, command);
-            if self.crash_point(Who::Agent, Some(site)) {
+            self.site_performs(site, command, decided_at);
+            if self.crash_point(Victim::Site(site)) {
                 return;
             }
         }
@@ -215,11 +253,22 @@ impl World {
         }
     }
 
+    /// The clock of the machine, which somebody may have set since the agent started.
+    fn wall_clock(&self, site: usize) -> Timestamp {
+        self.site_time(site) + self.sites[site].wall_ahead
+    }
+
+    /// Somebody sets the clock of a machine, and the agent measures it.
+    pub(crate) fn set_wall_clock(&mut self, site: usize) {
+        self.sites[site].wall_ahead = self.rng.spread(1_000_000, 3_600_000_000);
+        self.measure(site);
+    }
+
     /// The load that the shell measures, with the disk as it is.
     pub(crate) fn measure(&mut self, site: usize) {
         let disk_free_bytes = if self.sites[site].machine.is_full { 1 << 20 } else { 1 << 40 };
         let capacity = Capacity { disk_free_bytes, ..self.sites[site].capacity.clone() };
-        let heartbeat = Heartbeat { capacity, ..Heartbeat::default() };
+        let heartbeat = Heartbeat { capacity, wall_clock: self.wall_clock(site), ..Heartbeat::default() };
         self.tell_site(site, Duration::ZERO, Event::Measured { heartbeat });
     }
 
@@ -228,17 +277,16 @@ impl World {
         if state.process != process || state.core.is_none() || state.stream.is_some() || state.gave_up.is_some() {
             return;
         }
-        if !self.network.links[site].is_clear() || self.server.core.is_none() {
-            self.reconnect(site);
-            return;
-        }
+        let Some(server) = self.some_leader().filter(|_| self.network.links[site].is_clear()) else {
+            return self.reconnect(site);
+        };
         self.sites[site].failures = 0;
         self.network.next_stream += 1;
         let number = self.network.next_stream;
         let stream = Stream {
             site,
             agent: Some(process),
-            server: Some(self.server.process),
+            server: Some((server, self.servers[server].process)),
             to_server: Default::default(),
             to_agent: Default::default(),
         };
@@ -247,7 +295,7 @@ impl World {
         let delay = self.latency(site) * 2;
         // The nonce is drawn once for each process: two that alternate are two agents.
         let boot_nonce = crate::rng::mix(&[self.scenario.seed, site as u64, process]);
-        let wall_clock = self.site_time(site);
+        let wall_clock = self.wall_clock(site);
         self.tell_site(site, delay, Event::Connected { boot_nonce, wall_clock });
     }
 
@@ -278,7 +326,7 @@ impl World {
     }
 
     fn schedule_sync(&mut self, site: usize) {
-        if self.sites[site].syncing || self.sites[site].journal.is_settled() {
+        if self.sites[site].syncing || self.sites[site].pending.is_empty() {
             return;
         }
         self.sites[site].syncing = true;
@@ -301,15 +349,15 @@ impl World {
     fn check_site_recovery(&mut self, site: usize) {
         let look = self.rng.below(64);
         let state = &self.sites[site];
-        let Some(core) = state.core.as_ref().filter(|_| look < 2 && state.journal.is_settled()) else { return };
-        let (snapshot, facts) = state.journal.read();
+        let Some(core) = state.core.as_ref().filter(|_| look < 2 && state.pending.is_empty()) else { return };
+        let (snapshot, facts) = state.file.read();
         let (config, found, live) = (self.agent_config(site), state.machine.found(), core.snapshot());
         let now = self.site_time(site);
         let (recovered, _) = Agent::recover(config.clone(), snapshot, facts, found.clone(), now);
         let (expected, _) = Agent::recover(config, Some(live.clone()), [], found, now);
         assert!(recovered.snapshot() == expected.snapshot(), "what is recovered is not what was");
         if look == 0 {
-            self.sites[site].journal.compact(&live);
+            self.sites[site].file.compact(&live);
         }
     }
 }

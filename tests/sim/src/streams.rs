@@ -8,7 +8,7 @@ use control_plane_core::ConnectionId;
 use site_agent_core::Event;
 
 use crate::network::Direction;
-use crate::world::{Occurrence, World};
+use crate::world::{Occurrence, Process, World};
 
 impl World {
     pub(crate) fn enqueue_to_server(&mut self, number: u64, at: Timestamp, frame: AgentFrame) {
@@ -34,8 +34,14 @@ impl World {
             stream.to_agent.push_back((at, frame.clone()));
         }
         stream.to_agent.push_back((at, frame));
+        let ends_handshake =
+            matches!(stream.to_agent.back(), Some((_, frame)) if matches!(frame.body, ControlBody::Verdicts(_)));
         for _ in 0..=u8::from(twice) {
             self.at(at, Occurrence::Arrive(number, Direction::ToAgent));
+        }
+        // Where a stream that breaks leaves the most behind.
+        if ends_handshake && self.unquiet && self.scenario.breaks > 0 && self.rng.chance(150) {
+            self.after(Duration::ZERO, Occurrence::NoticeAgent(number));
         }
     }
 
@@ -53,10 +59,11 @@ impl World {
                     return;
                 }
                 let Some((_, frame)) = stream.to_server.pop_front() else { return };
-                let Some(process) = stream.server else { return };
+                let Some((server, process)) = stream.server else { return };
                 let agent = self.sites[site].agent;
                 let connection = ConnectionId(number);
-                self.server_event(process, control_plane_core::Event::FrameReceived { connection, agent, frame });
+                let event = control_plane_core::Event::FrameReceived { connection, agent, frame };
+                self.server_event(server, process, event);
             }
             Direction::ToAgent => {
                 if stream.to_agent.front().is_none_or(|(at, _)| *at > now) {
@@ -65,11 +72,34 @@ impl World {
                 let Some((_, frame)) = stream.to_agent.pop_front() else { return };
                 let Some(process) = stream.agent else { return };
                 if let Some(grant) = &frame.lease {
+                    let answers = self.world_time(site, grant.answers);
                     let state = &mut self.sites[site];
-                    state.lease_until = state.lease_until.max(grant.answers + grant.work);
+                    state.session_until = state.session_until.max(answers + grant.session);
+                    state.work_until = state.work_until.max(answers + grant.work);
+                }
+                // The end of a handshake may be read once more in the next.
+                if matches!(frame.body, ControlBody::Verdicts(_))
+                    && self.unquiet
+                    && self.scenario.breaks > 0
+                    && self.rng.chance(200)
+                {
+                    self.sites[site].late_frames.push_back((number, frame.clone()));
                 }
                 self.site_event(site, process, Event::FrameReceived { frame });
+                self.late_frame(site, process);
             }
+        }
+    }
+
+    /// What an older stream still held is read only now.
+    fn late_frame(&mut self, site: usize, process: Process) {
+        if self.sites[site].process == process
+            && let Some((of, _)) = self.sites[site].late_frames.front()
+            && self.sites[site].stream != Some(*of)
+            && self.rng.chance(500)
+            && let Some((_, frame)) = self.sites[site].late_frames.pop_front()
+        {
+            self.tell_site(site, Duration::from_micros(1), Event::FrameReceived { frame });
         }
     }
 
@@ -96,31 +126,35 @@ impl World {
     pub(crate) fn notice_server(&mut self, number: u64) {
         let Some(stream) = self.network.streams.get_mut(&number) else { return };
         stream.to_server.clear();
-        if let Some(process) = stream.server.take() {
+        if let Some((server, process)) = stream.server.take() {
             let connection = ConnectionId(number);
-            self.server_event(process, control_plane_core::Event::ConnectionLost { connection });
+            self.server_event(server, process, control_plane_core::Event::ConnectionLost { connection });
         }
         self.network.sweep();
     }
 
     pub(crate) fn notice_agent(&mut self, number: u64) {
         let Some(stream) = self.network.streams.get_mut(&number) else { return };
-        stream.to_agent.clear();
+        let rest = std::mem::take(&mut stream.to_agent);
         let site = stream.site;
         if let Some(process) = stream.agent.take() {
             self.sites[site].stream = None;
+            if self.unquiet && self.sites[site].process == process && self.rng.chance(300) {
+                self.sites[site].late_frames.extend(rest.into_iter().map(|(_, frame)| (number, frame)));
+            }
             self.site_event(site, process, Event::Disconnected);
             self.reconnect(site);
         }
         self.network.sweep();
     }
 
-    /// The server's process is gone, and with it its side of every stream.
-    pub(crate) fn server_streams_break(&mut self) {
+    /// A server's process is gone, and with it its side of its streams.
+    pub(crate) fn server_streams_break(&mut self, server: usize) {
         let open: Vec<(u64, usize)> = self
             .network
             .streams
             .iter_mut()
+            .filter(|(_, stream)| stream.server.is_some_and(|(of, _)| of == server))
             .filter_map(|(number, stream)| {
                 stream.server = None;
                 stream.to_server.clear();

@@ -9,8 +9,8 @@ use control_plane_core::Request;
 use site_agent_core::Event;
 use site_agent_core::event::Arrival;
 
+use crate::faults::Victim;
 use crate::network::Direction;
-use crate::scenario::Who;
 use crate::server::Asker;
 use crate::world::{Ask, BucketCopy, Occurrence, Process, Rpc, World};
 
@@ -59,15 +59,23 @@ impl World {
 
     pub(crate) fn rpc_arrives(&mut self, number: u64) {
         let Some(rpc) = self.rpcs.get(&number) else { return };
-        if self.server.core.is_none() || self.network.links[rpc.site].is_blocked(Direction::ToServer) {
+        if self.network.links[rpc.site].is_blocked(Direction::ToServer) {
             return; // The call expires.
         }
-        let agent = self.sites[rpc.site].agent;
+        let (site, agent) = (rpc.site, self.sites[rpc.site].agent);
         let body = match rpc.ask {
             Ask::Fetch { object, .. } => Request::AuthoriseFetch { agent, object: object.id },
             Ask::Push { transfer, .. } => Request::AuthorisePush { agent, transfer },
         };
-        self.ask_server(Asker::Agent(number), body);
+        // Over the connection of the stream, if there is one.
+        let of_stream = self.sites[site].stream.and_then(|stream| self.network.streams.get(&stream)?.server);
+        let server = match of_stream {
+            Some((server, _)) => Some(server),
+            None => self.some_leader(),
+        };
+        if let Some(server) = server.filter(|server| self.servers[*server].stalled_until <= self.now) {
+            self.ask_server(server, Asker::Agent(number), body);
+        }
     }
 
     pub(crate) fn rpc_answered(&mut self, number: u64, result: Result<(), String>) {
@@ -123,7 +131,7 @@ impl World {
                 self.history.crossed(object.id, "bucket", &name);
                 let noted = Arrival { object, intent, wire_bytes, at };
                 self.sites[site].machine.arrivals.insert(object.id, noted);
-                if self.crash_point(Who::Agent, Some(site)) {
+                if self.crash_point(Victim::Site(site)) {
                     return;
                 }
                 self.sites[site].machine.put(object);
@@ -160,6 +168,14 @@ impl World {
         let at = self.site_time(site);
         let delay = self.rng.micros(5, 5_000);
         self.tell_site(site, delay, Event::Pushed { transfer, object, wire_bytes, at });
+    }
+
+    /// Nobody may send to the bucket what is being deleted there.
+    pub(crate) fn assert_not_being_deleted(&self, server: usize, rpc: u64) {
+        if let Some(Rpc { ask: Ask::Push { object, .. }, .. }) = self.rpcs.get(&rpc) {
+            let deleting = self.servers[server].deleting.contains(&object.id);
+            assert!(!deleting, "{} may be sent to the bucket while it is deleted there", object.id);
+        }
     }
 
     fn call(&mut self, site: usize, ask: Ask) {

@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 use atoll_model::id::{ObjectId, RunId};
+use control_plane_core::FinishedRun;
 use control_plane_core::view::{ExecutionPage, ExecutionState, LedgerFilter, RunState, SiteState};
 
 use crate::clients::Want;
@@ -36,7 +37,7 @@ pub fn look(scenario: Scenario, after: Duration) -> Sight {
     let mut world = World::new(scenario);
     let end = world.now + after;
     while world.step(end) {}
-    let sites = world.server.core.as_ref().map(|core| core.sites().iter().map(|site| site.state).collect());
+    let sites = world.leading_core().map(|core| core.sites().iter().map(|site| site.state).collect());
     Sight { sites: sites.unwrap_or_default(), gave_up: world.sites.iter().map(|site| site.gave_up.clone()).collect() }
 }
 
@@ -56,6 +57,12 @@ pub struct Ending {
     pub states: Vec<RunState>,
     /// Crossings of a border: object, from, to.
     pub crossings: u64,
+    /// Times that a server found that it leads no more.
+    pub depositions: u64,
+    /// Runs that the history holds, and nobody else.
+    pub kept: u64,
+    /// Sites that were taken for lost.
+    pub lost: u64,
 }
 
 /// Plays a scenario.
@@ -79,9 +86,16 @@ pub fn run(scenario: Scenario) -> Ending {
         assert!(world.step(bound), "not over {LIVENESS_BOUND:?} after the last fault:\n{}", world.describe());
     }
     let points = world.points;
-    let held = world.clients.has_uploaded() || !world.history.revoked.is_empty();
-    let end = world.now + if held { HOLD_MAX } else { AFTERMATH };
+    let end = world.now + AFTERMATH;
     while world.step(end) {}
+    // What is held for a while is watched to its end in some seeds only: nothing happens meanwhile.
+    let held = world.clients.has_uploaded() || !world.history.revoked.is_empty();
+    if held && world.scenario.lingers {
+        let end = end + HOLD_MAX;
+        while !world.bucket.is_empty() && world.step(end) {}
+        let end = world.now + AFTERMATH;
+        while world.step(end) {}
+    }
     world.check_end();
     Ending {
         digest: world.digest,
@@ -93,17 +107,28 @@ pub fn run(scenario: Scenario) -> Ending {
         starts: world.history.starts.values().map(|starts| u64::from(*starts)).sum(),
         states: world.clients.runs.clone().iter().map(|run| world.state_of(*run)).collect(),
         crossings: world.history.crossings.values().sum(),
+        depositions: u64::from(world.history.depositions),
+        kept: world.runs_in_history(),
+        lost: world.history.lost,
     }
 }
 
 impl World {
+    /// Of the control plane, or of the history once it has forgotten the run.
     fn state_of(&self, run: RunId) -> RunState {
-        let core = self.server.core.as_ref().expect("it runs when all is quiet");
-        core.run(run).map_or(RunState::Submitted, |view| view.state)
+        let core = self.leading_core().expect("one leads when all is quiet");
+        let view = core.run(run).or_else(|| self.kept_runs.get(&run).map(FinishedRun::view));
+        view.map_or(RunState::Submitted, |view| view.state)
+    }
+
+    fn runs_in_history(&self) -> u64 {
+        let core = self.leading_core().expect("one leads when all is quiet");
+        self.clients.runs.iter().filter(|run| core.run(**run).is_none() && self.kept_runs.contains_key(run)).count()
+            as u64
     }
 
     fn is_over(&self) -> bool {
-        self.server.core.is_some()
+        self.leading_core().is_some()
             && !self.is_anybody_waiting()
             && self.clients.runs.iter().all(|run| self.is_ended(*run))
     }
@@ -114,7 +139,7 @@ impl World {
 
     /// What nobody knows the fate of, an administrator decides: he looks whether it ever ran.
     fn resolve_unknown(&mut self) {
-        let Some(core) = self.server.core.as_ref() else { return };
+        let Some(core) = self.leading_core() else { return };
         let mut unknown = Vec::new();
         // In a run that has ended there is nothing left to decide.
         for run in self.clients.runs.iter().filter(|run| !self.is_ended(**run)) {
@@ -129,7 +154,7 @@ impl World {
     }
 
     fn describe(&self) -> String {
-        let Some(core) = self.server.core.as_ref() else { return "the server is down".to_owned() };
+        let Some(core) = self.leading_core() else { return "no server leads".to_owned() };
         let mut text = String::new();
         for run in &self.clients.runs {
             let Some(view) = core.run(*run) else { continue };
@@ -165,7 +190,7 @@ impl World {
     }
 
     fn check_end(&self) {
-        let core = self.server.core.as_ref().expect("it runs when all is quiet");
+        let core = self.leading_core().expect("one leads when all is quiet");
         core.check();
         for site in self.sites.iter().filter(|site| site.standing == Standing::Trusted) {
             assert_eq!(site.gave_up, None, "{} gave up", site.name);
@@ -173,7 +198,11 @@ impl World {
             assert!(left.is_empty(), "{} still holds {left:?}", site.name);
         }
         assert_eq!(self.confined_in_bucket(), Default::default(), "what is confined is in the bucket");
-        let left: Vec<_> = self.bucket.keys().collect();
+        let sent_in: Vec<_> = self.clients.runs.iter().map(|run| crate::clients::input_of(*run).id).collect();
+        let is_watched = |object: &&ObjectId| self.scenario.lingers || !sent_in.contains(object);
+        let is_watched =
+            |object: &&ObjectId| (self.scenario.lingers || self.history.revoked.is_empty()) && is_watched(object);
+        let left: Vec<_> = self.bucket.keys().filter(is_watched).collect();
         assert!(left.is_empty(), "nobody needs these in the bucket any more: {left:?}");
         self.check_ledger();
         self.check_failures();
@@ -192,9 +221,11 @@ impl World {
     /// The ledger says what moved, no more, and no less but for what a lost journal took with it, and what came to a site
     /// that was revoked before it could tell.
     fn check_ledger(&self) {
-        let core = self.server.core.as_ref().expect("it runs when all is quiet");
+        let core = self.leading_core().expect("one leads when all is quiet");
         let mut entered: BTreeMap<(ObjectId, String, String), u64> = BTreeMap::new();
-        for entry in core.ledger(&LedgerFilter::default()) {
+        let forgotten = self.kept_runs.iter().filter(|(run, _)| core.run(**run).is_none());
+        let of_history = forgotten.flat_map(|(_, run)| run.open().ledger(&LedgerFilter::default()));
+        for entry in core.ledger(&LedgerFilter::default()).into_iter().chain(of_history) {
             if entry.from != "client" && entry.to != "client" {
                 *entered.entry((entry.object, entry.from.to_string(), entry.to.to_string())).or_default() += 1;
             }

@@ -11,6 +11,7 @@ use atoll_model::workflow::{Action, Surroundings, Workflow, parse};
 use site_agent_core::event::ExitKind;
 
 use crate::rng::{Rng, mix};
+use crate::scenario::{Pace, Scenario};
 
 /// A workflow, and what is known of it beforehand.
 #[derive(Debug)]
@@ -21,6 +22,9 @@ pub struct Drawn {
     pub confined: BTreeSet<StepIndex>,
     pub has_input: bool,
 }
+
+/// What labels of sites say, by turns.
+pub(crate) const ZONES: [&str; 2] = ["north", "south"];
 
 struct NoActions;
 
@@ -41,8 +45,14 @@ pub fn read(source: &str) -> Workflow {
     }
 }
 
-/// Draws a workflow for `sites` sites.
-pub fn draw(rng: &mut Rng, sites: usize, allow_at_most_once: bool) -> Drawn {
+/// Draws a workflow for the sites of a scenario.
+pub fn draw(rng: &mut Rng, scenario: &Scenario) -> Drawn {
+    let sites = scenario.sites;
+    let fan_max = match () {
+        () if scenario.is_fleet() => 60,
+        () if scenario.pressed => 24,
+        () => 9,
+    };
     let steps = rng.between(1, 7) as usize;
     let has_input = rng.chance(300);
     let mut text = String::from("workflow: drawn\n");
@@ -50,8 +60,10 @@ pub fn draw(rng: &mut Rng, sites: usize, allow_at_most_once: bool) -> Drawn {
         text.push_str("inputs:\n  data: { type: file }\n");
     }
     text.push_str("steps:\n");
-    let confine = rng.chance(150).then(|| rng.below(steps as u64) as usize);
+    let confine = rng.chance(250).then(|| rng.below(steps as u64) as usize);
     let confined_to = rng.below(sites as u64) as usize;
+    let also_to = (rng.chance(500) && sites > 1).then(|| (confined_to + 1) % sites);
+    let eager = rng.chance(250).then(|| rng.below(steps as u64) as usize);
     let mut fans: Vec<bool> = Vec::new();
     let mut null: Vec<bool> = Vec::new();
     let mut confined = BTreeSet::new();
@@ -67,7 +79,7 @@ pub fn draw(rng: &mut Rng, sites: usize, allow_at_most_once: bool) -> Drawn {
         let is_null = rng.chance(80);
         null.push(is_null);
         let mut inherits = confine == Some(step) && !is_null;
-        let fan = rng.chance(300);
+        let fan = rng.chance(if scenario.pressed { 600 } else { 300 });
         fans.push(fan);
         let fan_of = reads.iter().copied().find(|earlier| !fans[*earlier]).filter(|_| rng.chance(500));
         match (fan, fan_of) {
@@ -75,7 +87,7 @@ pub fn draw(rng: &mut Rng, sites: usize, allow_at_most_once: bool) -> Drawn {
                 writeln!(text, "    foreach: ${{{{ steps.s{earlier}.outputs.list }}}}").expect("text grows");
             }
             (true, None) => {
-                let count = rng.between(0, 9);
+                let count = rng.between(0, fan_max);
                 let items: Vec<String> = (0..count).map(|item| item.to_string()).collect();
                 writeln!(text, "    foreach: [{}]", items.join(", ")).expect("text grows");
             }
@@ -109,11 +121,17 @@ pub fn draw(rng: &mut Rng, sites: usize, allow_at_most_once: bool) -> Drawn {
         {
             writeln!(text, "    when: ${{{{ steps.s{earlier}.outputs.n > 20 }}}}").expect("text grows");
         }
-        let only_at = inherits.then_some(confined_to);
+        // Who reads what is confined need not say where; if there are several places for it, only the last step does not,
+        // for what is made at different ones is never together.
+        let says_where = also_to.is_some() && (confine == Some(step) || step + 1 < steps);
+        let only_at = (inherits && (says_where || rng.chance(500))).then_some(confined_to);
         if let Some(site) = only_at {
             writeln!(text, "    site: s{site}").expect("text grows");
-        } else if rng.chance(400) {
+        } else if !inherits && rng.chance(400) {
             writeln!(text, "    site: s{}", rng.below(sites as u64)).expect("text grows");
+        } else if !inherits && sites > 1 && rng.chance(100) {
+            let zone = ZONES[rng.below(2) as usize];
+            writeln!(text, "    site: {{ labels: {{ zone: {zone} }} }}").expect("text grows");
         }
         if rng.chance(700) {
             let other = rng.chance(300);
@@ -124,7 +142,7 @@ pub fn draw(rng: &mut Rng, sites: usize, allow_at_most_once: bool) -> Drawn {
         if rng.chance(200) {
             text.push_str("    resources: { cpu: 2 }\n");
         }
-        if allow_at_most_once && rng.chance(120) {
+        if scenario.at_most_once && rng.chance(if scenario.long { 400 } else { 120 }) {
             text.push_str("    start: at-most-once\n");
         }
         if rng.chance(100) {
@@ -137,8 +155,17 @@ pub fn draw(rng: &mut Rng, sites: usize, allow_at_most_once: bool) -> Drawn {
     {
         writeln!(text, "outputs:\n  result: ${{{{ steps.s{last}.outputs.n }}}}").expect("text grows");
     }
-    if let Some(step) = confine.filter(|step| !null[*step]) {
-        writeln!(text, "placement:\n  - match: {{ step: s{step} }}\n    confine: s{confined_to}").expect("text grows");
+    let confine = confine.filter(|step| !null[*step]);
+    let eager = eager.filter(|step| !null[*step] && !confined.contains(step));
+    if confine.is_some() || eager.is_some() {
+        text.push_str("placement:\n");
+    }
+    if let Some(step) = confine {
+        let also = also_to.map_or_else(String::new, |also| format!(", s{also}"));
+        writeln!(text, "  - match: {{ step: s{step} }}\n    confine: [s{confined_to}{also}]").expect("text grows");
+    }
+    if let Some(step) = eager {
+        writeln!(text, "  - match: {{ step: s{step} }}\n    push: eager").expect("text grows");
     }
     let workflow = read(&text);
     let index = |step: usize| workflow.steps.iter().find(|known| known.name == format!("s{step}")).map(|s| s.index);
@@ -155,14 +182,15 @@ pub struct Behaviour {
     pub spoils: bool,
 }
 
-pub fn behaviour(seed: u64, execution: ExecutionId, attempt: Attempt) -> Behaviour {
+pub fn behaviour(seed: u64, execution: ExecutionId, attempt: Attempt, pace: Pace) -> Behaviour {
     let step = mix(&[seed, execution.run.bits() as u64, u64::from(execution.step.0)]);
     let mut rng = Rng::new(mix(&[step, u64::from(execution.element), u64::from(attempt.0)]));
     let mut of_step = Rng::new(step);
     let lasts = match of_step.below(4) {
+        1..4 if pace == Pace::Pressed => rng.micros(1_000_000, 20_000_000),
         0 => rng.micros(500, 15_000),
         1 => rng.micros(10_000, 500_000),
-        2 if of_step.chance(100) => rng.spread(60_000_000, 1_500_000_000),
+        2 if of_step.chance(if pace == Pace::Long { 700 } else { 100 }) => rng.spread(60_000_000, 1_500_000_000),
         2 => rng.spread(1_000, 30_000_000),
         _ => rng.micros(100_000, 3_000_000),
     };
@@ -179,8 +207,8 @@ pub fn behaviour(seed: u64, execution: ExecutionId, attempt: Attempt) -> Behavio
     Behaviour { lasts, exit, spoils: !fails && rng.chance(15) }
 }
 
-/// What an attempt leaves behind for one of its outputs.
-pub fn output(seed: u64, execution: ExecutionId, attempt: Attempt, output: &TemplateOutput) -> Value {
+/// What an attempt leaves behind for one of its outputs; some make the same as others, if that is `shared`.
+pub fn output(seed: u64, execution: ExecutionId, attempt: Attempt, output: &TemplateOutput, shared: bool) -> Value {
     let name = output.name.bytes().fold(0, |hash, byte| mix(&[hash, u64::from(byte)]));
     let run = execution.run.bits() as u64;
     let numbers = [seed, run, u64::from(execution.step.0), u64::from(execution.element), name];
@@ -189,7 +217,9 @@ pub fn output(seed: u64, execution: ExecutionId, attempt: Attempt, output: &Temp
         Type::File => {
             // Every fourth execution makes something else each time.
             let again = if number.is_multiple_of(4) { u64::from(attempt.0) } else { 0 };
-            let object = object(mix(&[number, again]), ObjectKind::File);
+            let content =
+                if shared && number.is_multiple_of(5) { mix(&[seed, number / 5 % 3]) } else { mix(&[number, again]) };
+            let object = object(content, ObjectKind::File);
             let name = FileName::new(b"out").expect("a name");
             Value::File(FileRef { object: object.id, bytes: object.bytes, name, executable: false })
         }

@@ -7,10 +7,12 @@ use atoll_model::elements::ElementSet;
 use atoll_model::id::{Attempt, ObjectId, RunId, StepIndex, TransferId};
 use atoll_model::time::Timestamp;
 use atoll_model::value::ObjectRef;
+use control_plane_core::{Fact, FinishedRun};
 
 use crate::clients::Clients;
 use crate::faults::Fault;
 use crate::history::History;
+use crate::leading::Store;
 use crate::machine::Key;
 use crate::network::{Direction, Network};
 use crate::rng::{Digest, Rng};
@@ -30,7 +32,10 @@ pub(crate) struct World {
     pub(crate) rng: Rng,
     agenda: BTreeMap<(Timestamp, u64), Occurrence>,
     next_number: u64,
-    pub(crate) server: Server,
+    pub(crate) servers: Vec<Server>,
+    pub(crate) store: Store,
+    /// Runs that the history holds.
+    pub(crate) kept_runs: BTreeMap<RunId, FinishedRun>,
     pub(crate) sites: Vec<Site>,
     pub(crate) network: Network,
     pub(crate) bucket: BTreeMap<ObjectId, BucketCopy>,
@@ -71,9 +76,17 @@ pub(crate) type Process = u64;
 
 #[derive(Debug)]
 pub(crate) enum Occurrence {
-    ServerSync(Process),
-    ServerTimer(Process),
-    ServerStart,
+    ServerSync(usize, Process),
+    ServerTimer(usize, Process),
+    ServerStart(usize),
+    /// One that stands by looks for what is new.
+    Follow(usize, Process),
+    /// One that stands by may lead, if nobody does.
+    TakeOver(usize, Process),
+    /// A leader asks whether it is one.
+    LeaseLook(usize, Process),
+    /// A server can reach the journal again.
+    Reached(usize),
     SiteEvent(usize, Process, Box<site_agent_core::Event>),
     SiteSync(usize, Process),
     SiteTimer(usize, Process),
@@ -84,6 +97,12 @@ pub(crate) enum Occurrence {
     NoticeServer(u64),
     NoticeAgent(u64),
     ProcessExits {
+        site: usize,
+        boot: u64,
+        key: Key,
+    },
+    /// It was asked to end.
+    ProcessKilled {
         site: usize,
         boot: u64,
         key: Key,
@@ -120,13 +139,22 @@ pub(crate) enum Occurrence {
         try_number: u64,
     },
     Deleted {
+        server: usize,
         process: Process,
         object: ObjectId,
     },
     Looked {
+        server: usize,
         process: Process,
         object: ObjectId,
         transfer: TransferId,
+    },
+    /// The history has a run.
+    Kept {
+        server: usize,
+        process: Process,
+        run: Box<FinishedRun>,
+        last: bool,
     },
     Client(usize),
     Fault(Fault),
@@ -136,11 +164,15 @@ impl World {
     pub(crate) fn new(scenario: Scenario) -> Self {
         let mut rng = Rng::new(scenario.seed);
         let sites = (0..scenario.sites).map(|index| Site::new(index, &mut rng, &scenario)).collect();
+        let server_clock_offset = scenario.clock_offset_max / 100;
+        let servers = (0..scenario.servers).map(|_| Server::new(server_clock_offset, &mut rng)).collect();
         let mut world = Self {
             now: BEGINNING,
             agenda: BTreeMap::new(),
             next_number: 0,
-            server: Server::default(),
+            servers,
+            store: Store::default(),
+            kept_runs: BTreeMap::new(),
             sites,
             network: Network::default(),
             bucket: BTreeMap::new(),
@@ -157,7 +189,9 @@ impl World {
             scenario,
         };
         world.network.links.resize_with(world.scenario.sites, Default::default);
-        world.start_server();
+        for server in 0..world.scenario.servers {
+            world.start_server(server);
+        }
         world.enrol_sites();
         world.plan_clients();
         world.plan_faults();
@@ -190,7 +224,10 @@ impl World {
         assert!(self.standstill < STANDSTILL_MAX, "time stands still at {occurrence:?}");
         self.now = time;
         self.events += 1;
-        self.happen(occurrence);
+        match self.asleep_until(&occurrence) {
+            Some(until) => self.at(until, occurrence),
+            None => self.happen(occurrence),
+        }
         true
     }
 
@@ -200,11 +237,56 @@ impl World {
         }
     }
 
+    /// Until when a process is held up to which this would happen.
+    fn asleep_until(&self, occurrence: &Occurrence) -> Option<Timestamp> {
+        let until = match occurrence {
+            Occurrence::ServerSync(server, _)
+            | Occurrence::ServerTimer(server, _)
+            | Occurrence::Follow(server, _)
+            | Occurrence::TakeOver(server, _)
+            | Occurrence::LeaseLook(server, _)
+            | Occurrence::Deleted { server, .. }
+            | Occurrence::Looked { server, .. }
+            | Occurrence::Kept { server, .. } => self.servers[*server].stalled_until,
+            Occurrence::Arrive(stream, Direction::ToServer) | Occurrence::NoticeServer(stream) => {
+                let (server, _) = self.network.streams.get(stream)?.server?;
+                self.servers[server].stalled_until
+            }
+            Occurrence::SiteEvent(site, ..)
+            | Occurrence::SiteSync(site, _)
+            | Occurrence::SiteTimer(site, _)
+            | Occurrence::Connect(site, _)
+            | Occurrence::NullFinishes { site, .. }
+            | Occurrence::Collected { site, .. }
+            | Occurrence::Downloaded { site, .. }
+            | Occurrence::Uploaded { site, .. } => self.sites[*site].stalled_until,
+            Occurrence::Arrive(stream, Direction::ToAgent) | Occurrence::NoticeAgent(stream) => {
+                self.sites[self.network.streams.get(stream)?.site].stalled_until
+            }
+            Occurrence::RpcAnswered(rpc, _) | Occurrence::RpcExpires(rpc) => {
+                self.sites[self.rpcs.get(rpc)?.site].stalled_until
+            }
+            Occurrence::ServerStart(_)
+            | Occurrence::SiteStart(_)
+            | Occurrence::Reached(_)
+            | Occurrence::ProcessExits { .. }
+            | Occurrence::ProcessKilled { .. }
+            | Occurrence::RpcArrives(_)
+            | Occurrence::Client(_)
+            | Occurrence::Fault(_) => return None,
+        };
+        (until > self.now).then_some(until)
+    }
+
     fn happen(&mut self, occurrence: Occurrence) {
         match occurrence {
-            Occurrence::ServerSync(process) => self.server_sync(process),
-            Occurrence::ServerTimer(process) => self.server_timer(process),
-            Occurrence::ServerStart => self.start_server(),
+            Occurrence::ServerSync(server, process) => self.server_sync(server, process),
+            Occurrence::ServerTimer(server, process) => self.server_timer(server, process),
+            Occurrence::ServerStart(server) => self.start_server(server),
+            Occurrence::Follow(server, process) => self.follows(server, process),
+            Occurrence::TakeOver(server, process) => self.take_over(server, process),
+            Occurrence::LeaseLook(server, process) => self.lease_look(server, process),
+            Occurrence::Reached(server) => self.reaches_store(server),
             Occurrence::SiteEvent(site, process, event) => self.site_event(site, process, *event),
             Occurrence::SiteSync(site, process) => self.site_sync(site, process),
             Occurrence::SiteTimer(site, process) => self.site_timer(site, process),
@@ -214,6 +296,7 @@ impl World {
             Occurrence::NoticeServer(stream) => self.notice_server(stream),
             Occurrence::NoticeAgent(stream) => self.notice_agent(stream),
             Occurrence::ProcessExits { site, boot, key } => self.process_exits(site, boot, key),
+            Occurrence::ProcessKilled { site, boot, key } => self.process_killed(site, boot, key),
             Occurrence::NullFinishes { site, process, run, step, attempt, elements } => {
                 let at = self.site_time(site);
                 let event = site_agent_core::Event::NullFinished { run, step, attempt, elements, at };
@@ -229,10 +312,23 @@ impl World {
             Occurrence::Uploaded { site, process, transfer, object, try_number } => {
                 self.uploaded(site, process, (transfer, object), try_number);
             }
-            Occurrence::Deleted { process, object } => self.deleted(process, object),
-            Occurrence::Looked { process, object, transfer } => self.looked(process, object, transfer),
+            Occurrence::Deleted { server, process, object } => self.deleted(server, process, object),
+            Occurrence::Looked { server, process, object, transfer } => {
+                self.looked(server, process, (object, transfer));
+            }
+            Occurrence::Kept { server, process, run, last } => self.kept(server, process, *run, last),
             Occurrence::Client(client) => self.client_acts(client),
             Occurrence::Fault(fault) => self.fault(fault),
+        }
+    }
+
+    /// What the control plane has decided counts from now on.
+    pub(crate) fn became_durable(&mut self, facts: &[Fact]) {
+        for fact in facts {
+            self.history.decided(fact);
+            if let Fact::RunRemoved { run } = fact {
+                assert!(self.kept_runs.contains_key(run), "{run} is forgotten, and the history does not hold it");
+            }
         }
     }
 

@@ -25,6 +25,9 @@ struct Totals {
     starts: u64,
     crossings: u64,
     runs: u64,
+    depositions: u64,
+    kept: u64,
+    lost: u64,
 }
 
 /// Plays all of them, on as many threads as there are processors; the seeds that failed.
@@ -45,6 +48,9 @@ fn play(seeds: &[u64]) -> Totals {
                             totals.starts += ending.starts;
                             totals.crossings += ending.crossings;
                             totals.runs += ending.states.len() as u64;
+                            totals.depositions += ending.depositions;
+                            totals.kept += ending.kept;
+                            totals.lost += ending.lost;
                         }
                         Err(_) => {
                             eprintln!(
@@ -68,14 +74,18 @@ fn sim_seeds() {
     let began = Instant::now();
     let totals = play(&seeds);
     println!(
-        "{} seeds in {:.1} s: {} events, {} crashes, {} runs, {} starts, {} crossings, {} failed",
+        "{} seeds in {:.1} s: {} events, {} crashes, {} runs ({} in the history), {} starts, {} crossings, {} leaders \
+         deposed, {} sites lost, {} failed",
         seeds.len(),
         began.elapsed().as_secs_f64(),
         totals.events,
         totals.crashes,
         totals.runs,
+        totals.kept,
         totals.starts,
         totals.crossings,
+        totals.depositions,
+        totals.lost,
         totals.failed.len()
     );
     assert_eq!(totals.failed, [0; 0], "seeds that failed");

@@ -18,11 +18,6 @@ use crate::fact::Items;
 use crate::plan::RunPlan;
 use crate::view::{RunError, RunState};
 
-/// A step of a workflow, what it was planned to be, and its state: as measured with chains of a thousand steps.
-const STEP_BYTES: u64 = 3_000;
-/// An element of a fan-out that has ended.
-const ROW_BYTES: u64 = 120;
-
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub(crate) struct Run {
     pub(crate) id: RunId,
@@ -57,12 +52,6 @@ pub(crate) struct Run {
 impl Run {
     pub(crate) fn is_live(&self) -> bool {
         !matches!(self.phase, Phase::Ended(_))
-    }
-
-    /// About what it takes in memory, from its steps and their elements.
-    pub(crate) fn memory_bytes(&self) -> u64 {
-        let rows: usize = self.steps.iter().map(|step| step.rows.len() + step.details.len()).sum();
-        self.steps.len() as u64 * STEP_BYTES + rows as u64 * ROW_BYTES + self.source.len() as u64
     }
 
     /// Whether new executions may be started.

@@ -20,7 +20,7 @@ fn setting(name: &str) -> Option<u64> {
 
 fn play(seeds: std::ops::Range<u64>) -> BTreeMap<Pair, u64> {
     let next = AtomicU64::new(seeds.start);
-    let totals = Mutex::new(BTreeMap::new());
+    let (totals, failed) = (Mutex::new(BTreeMap::new()), Mutex::new(Vec::new()));
     let threads = std::thread::available_parallelism().map_or(1, usize::from);
     std::thread::scope(|scope| {
         for _ in 0..threads {
@@ -30,7 +30,9 @@ fn play(seeds: std::ops::Range<u64>) -> BTreeMap<Pair, u64> {
                     if seed >= seeds.end {
                         break;
                     }
-                    run(Scenario::drawn(seed));
+                    if std::panic::catch_unwind(|| run(Scenario::drawn(seed))).is_err() {
+                        failed.lock().expect("nobody panics with it").push(seed);
+                    }
                 }
                 let mut totals = totals.lock().expect("a thread that failed fails the test");
                 for (pair, times) in planted::take_seen() {
@@ -39,6 +41,7 @@ fn play(seeds: std::ops::Range<u64>) -> BTreeMap<Pair, u64> {
             });
         }
     });
+    assert_eq!(failed.into_inner().expect("nobody panics with it"), [0; 0], "seeds that failed");
     totals.into_inner().expect("a thread that failed fails the test")
 }
 

@@ -74,6 +74,21 @@ caught! {
     object_is_deleted_under_its_readers_is_caught: "object-is-deleted-under-its-readers",
     object_is_never_deleted_is_caught: "object-is-never-deleted",
     missing_work_is_not_taken_back_is_caught: "missing-work-is-not-taken-back",
+    torn_tail_is_not_cut_is_caught: "torn-tail-is-not-cut",
+    checksum_is_not_looked_at_is_caught: "checksum-is-not-looked-at",
+    superseded_leader_writes_is_caught: "superseded-leader-writes",
+    standby_misses_a_batch_is_caught: "standby-misses-a-batch",
+    work_starts_without_a_lease_is_caught: "work-starts-without-a-lease",
+    lease_begins_when_its_answer_comes_is_caught: "lease-begins-when-its-answer-comes",
+    lease_outlives_the_machine_is_caught: "lease-outlives-the-machine",
+    lost_at_most_once_starts_again_is_caught: "lost-at-most-once-starts-again",
+    interrupted_at_most_once_starts_again_is_caught: "interrupted-at-most-once-starts-again",
+    deletion_counts_when_it_is_asked_for_is_caught: "deletion-counts-when-it-is-asked-for",
+    transfer_is_planned_without_the_rules_is_caught: "transfer-is-planned-without-the-rules",
+    run_is_forgotten_before_it_is_kept_is_caught: "run-is-forgotten-before-it-is-kept",
+    push_that_was_cancelled_is_not_begun_is_caught: "push-that-was-cancelled-is-not-begun",
+    hold_ends_with_the_process_is_caught: "hold-ends-with-the-process",
+    leader_that_was_held_up_answers_is_caught: "leader-that-was-held-up-answers",
 }
 
 #[test]
