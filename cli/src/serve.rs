@@ -170,6 +170,7 @@ pub(crate) async fn server(arguments: ServerArguments) -> anyhow::Result<()> {
         outln!("the configuration is valid");
         return Ok(());
     }
+    raise_descriptors()?;
     // It listens for signals itself.
     control_plane_server::run(config, shutdown_of_supervised().cancelled_owned()).await
 }
@@ -187,6 +188,18 @@ async fn migrate(from: &str, to: &str) -> anyhow::Result<()> {
     outln!("moved {} bytes of state and {} runs of the history to {to}", moved.state_bytes, moved.runs);
     outln!("start the server with the same data directory and --store '{to}'");
     Ok(())
+}
+
+/// Lets this process, and those that it starts, open as many files and sockets as it may: each agent that is connected takes
+/// one. How many these are.
+///
+/// # Errors
+/// When the limit cannot be set.
+pub(crate) fn raise_descriptors() -> anyhow::Result<u64> {
+    use nix::sys::resource::{Resource, getrlimit, setrlimit};
+    let (_, hard) = getrlimit(Resource::RLIMIT_NOFILE).context("cannot read the limit of open files")?;
+    setrlimit(Resource::RLIMIT_NOFILE, hard, hard).context("cannot raise the limit of open files")?;
+    Ok(hard)
 }
 
 pub(crate) async fn agent(command: AgentCommand) -> anyhow::Result<()> {

@@ -8,9 +8,10 @@ use anyhow::{Context as _, bail};
 use futures::{StreamExt as _, TryStreamExt as _};
 use serde_json::{Map, Value, json};
 
-use super::fleet::{Fleet, Seen, raise_descriptors};
+use super::fleet::{Fleet, Seen};
 use super::{Findings, Measured, Place, machine};
 use crate::client::Client;
+use crate::serve::raise_descriptors;
 
 /// Tokens that are asked for at a time.
 const TOKENS_AT_ONCE: usize = 64;

@@ -27,7 +27,7 @@ const CONNECT: &str = "connect";
 /// # Errors
 /// When a token is refused, or an agent is turned away.
 pub(super) async fn serve() -> anyhow::Result<()> {
-    raise_descriptors()?;
+    crate::serve::raise_descriptors()?;
     let mut lines = told();
     let mut tokens = Vec::new();
     while let Some(line) = lines.recv().await.filter(|line| line != ALL_TOLD) {
@@ -82,17 +82,6 @@ fn say(line: &str) -> std::io::Result<()> {
     let mut output = std::io::stdout().lock();
     writeln!(output, "{line}")?;
     output.flush()
-}
-
-/// Lets this process, and those that it starts, open as many files and sockets as it may; how many these are.
-///
-/// # Errors
-/// When the limit cannot be set.
-pub(super) fn raise_descriptors() -> anyhow::Result<u64> {
-    use nix::sys::resource::{Resource, getrlimit, setrlimit};
-    let (_, hard) = getrlimit(Resource::RLIMIT_NOFILE)?;
-    setrlimit(Resource::RLIMIT_NOFILE, hard, hard).context("cannot raise the limit of open files")?;
-    Ok(hard)
 }
 
 /// Processes that hold the agents of one installation.

@@ -6,6 +6,7 @@ mod cut_off;
 mod example;
 mod executable;
 mod failover;
+mod fleet;
 mod history;
 mod kills;
 mod sample;

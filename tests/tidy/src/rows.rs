@@ -86,6 +86,11 @@ pub const ROWS: &[Row] = &[
         "the control plane is away for hours",
         "agents go on with what they have and keep everything; back again, nobody is given up early",
     ),
+    row(
+        "B7",
+        "many agents vanish at once",
+        "none of them is declared lost, and people are told; it ends when they return, or a person says of one that it is gone",
+    ),
     row("C2", "messages arrive twice", "numbers both ways, and one (execution, attempt): the second does nothing"),
     row(
         "C3",
@@ -118,6 +123,21 @@ pub const ROWS: &[Row] = &[
         "E1",
         "the disk is full",
         "starts stop, records go on from a reserve, outputs fail with a clear reason, nothing is half written",
+    ),
+    row(
+        "E2",
+        "a site's clock is wrong or jumps",
+        "leases run by the time since boot; an offset is shown from one minute, and stops new work from five",
+    ),
+    row(
+        "E3",
+        "an agent is suspended or stopped for longer than its lease",
+        "it is answered anew before it starts anything; what runs goes on",
+    ),
+    row(
+        "E4",
+        "memory runs out and the kernel takes the agent",
+        "executions are in groups of their own and are taken first; an agent that was taken finds them again",
     ),
     row("E6", "two agents have one identity", "the newest session fences the older one"),
     row("E7", "two processes have one state directory", "a lock keeps the second out and says who holds it"),

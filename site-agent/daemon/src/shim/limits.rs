@@ -31,6 +31,7 @@ pub(crate) struct Limits {
 impl Limits {
     /// Moves this process into the slot's groups, so that all it starts is born there.
     pub(crate) fn join(cgroups: SlotCgroups, complaints: &mut Vec<String>) -> Self {
+        expose();
         let mut limits = Self { cgroups, memory_bytes: None, cpu_millis: None, oom_kills: 0, own_data_limit: None };
         for group in [&mut limits.cgroups.memory, &mut limits.cgroups.cpu, &mut limits.cgroups.pids] {
             if let Some(Err(error)) = group.as_ref().map(|group| enter(&group.folder)) {
@@ -159,6 +160,16 @@ impl Limits {
             CgroupVersion::V2 => "memory.events",
         };
         fs::read_to_string(group.folder.join(file)).map_or(0, |text| field(&text, "oom_kill"))
+    }
+}
+
+/// E4: an agent that the kernel is to spare when memory runs out hands that down; what runs here is to be taken first.
+fn expose() {
+    const SCORE: &str = "/proc/self/oom_score_adj";
+    let inherited = fs::read_to_string(SCORE).ok().and_then(|text| text.trim().parse::<i32>().ok());
+    if inherited.is_some_and(|score| score < 0) {
+        // Anybody may make himself the likelier one.
+        let _ = fs::write(SCORE, "0");
     }
 }
 

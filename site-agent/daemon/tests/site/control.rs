@@ -44,6 +44,9 @@ pub(crate) struct State {
     bulk: Option<mpsc::UnboundedSender<ControlBulk>>,
     /// Whether reports are taken; else they are as lost.
     deaf: bool,
+    /// Whether heartbeats are answered.
+    mute: bool,
+    session_lease: Option<Duration>,
     acknowledged: CommandSeq,
     pub(crate) reports: Vec<Report>,
     pub(crate) hellos: Vec<Hello>,
@@ -90,12 +93,9 @@ impl State {
     }
 
     fn say(&self, body: ControlBody, answers: Option<atoll_model::time::Timestamp>) {
-        let grant = |answers| LeaseGrant {
-            answers,
-            session: Duration::from_secs(45),
-            work: Duration::from_secs(900),
-            heartbeat: Duration::from_secs(15),
-        };
+        let session = self.session_lease.unwrap_or(Duration::from_secs(45));
+        let (work, heartbeat) = (session * 20, session / 3);
+        let grant = |answers| LeaseGrant { answers, session, work, heartbeat };
         let acknowledged = ReportSeq(self.reports.len() as u64);
         let frame = ControlFrame { epoch: self.epoch, acknowledged, lease: answers.map(grant), body };
         let Some(frames) = &self.frames else { return };
@@ -143,7 +143,9 @@ impl State {
             AgentBody::Heartbeat(heartbeat) => {
                 let sent_at = heartbeat.sent_at;
                 self.heartbeats.push(heartbeat);
-                self.say(ControlBody::Acknowledge, Some(sent_at));
+                if !self.mute {
+                    self.say(ControlBody::Acknowledge, Some(sent_at));
+                }
             }
             AgentBody::Acknowledge => {}
         }
@@ -205,6 +207,16 @@ impl Control {
             state.commands.extend(commands.clone());
             state.say(ControlBody::Commands { first, commands }, None);
         });
+    }
+
+    /// Sessions are leased for so long from the next one on.
+    pub(crate) fn lease_for(&self, session: Duration) {
+        self.change(|state| state.session_lease = Some(session));
+    }
+
+    /// Heartbeats are not answered from now on, or again.
+    pub(crate) fn mute(&self, mute: bool) {
+        self.change(|state| state.mute = mute);
     }
 
     /// Reports are lost from now on, or taken again.

@@ -8,6 +8,7 @@ mod control;
 mod ends;
 mod machine;
 mod outputs;
+mod pauses;
 mod restarts;
 mod shims;
 mod site;
