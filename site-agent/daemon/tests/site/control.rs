@@ -46,7 +46,8 @@ pub(crate) struct State {
     deaf: bool,
     /// Whether heartbeats are answered.
     mute: bool,
-    session_lease: Option<Duration>,
+    /// For sessions and for work.
+    leases: Option<(Duration, Duration)>,
     acknowledged: CommandSeq,
     pub(crate) reports: Vec<Report>,
     pub(crate) hellos: Vec<Hello>,
@@ -93,8 +94,8 @@ impl State {
     }
 
     fn say(&self, body: ControlBody, answers: Option<atoll_model::time::Timestamp>) {
-        let session = self.session_lease.unwrap_or(Duration::from_secs(45));
-        let (work, heartbeat) = (session * 20, session / 3);
+        let (session, work) = self.leases.unwrap_or((Duration::from_secs(45), Duration::from_secs(900)));
+        let heartbeat = session / 3;
         let grant = |answers| LeaseGrant { answers, session, work, heartbeat };
         let acknowledged = ReportSeq(self.reports.len() as u64);
         let frame = ControlFrame { epoch: self.epoch, acknowledged, lease: answers.map(grant), body };
@@ -209,9 +210,9 @@ impl Control {
         });
     }
 
-    /// Sessions are leased for so long from the next one on.
-    pub(crate) fn lease_for(&self, session: Duration) {
-        self.change(|state| state.session_lease = Some(session));
+    /// Both leases are so long from the next session on.
+    pub(crate) fn lease_for(&self, length: Duration) {
+        self.change(|state| state.leases = Some((length, length)));
     }
 
     /// Heartbeats are not answered from now on, or again.
