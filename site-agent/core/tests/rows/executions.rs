@@ -28,12 +28,12 @@ fn only_as_many_run_as_there_is_room_for() {
 fn short_executions_queue_behind_running_ones() {
     let mut site = Site::connected();
     site.prepare(&template(0));
-    site.dispatch(0, 0..1_000);
+    site.dispatch(0, 0..3_000);
     let exit = Exit { started_at: site.now, ..exit_at(site.now, ExitKind::Code(0)) };
     site.event(Event::Exited { execution: exec(0, 0), attempt: FIRST, exit });
     let ahead = site.commands.iter().filter(|command| matches!(command, Command::Start { ahead: Some(2), .. })).count();
-    assert_eq!(ahead, 2 * 384, "as many as the limit, behind each of two");
-    assert_eq!(site.starts().len(), 3 + 2 * 384);
+    assert_eq!(ahead, 2 * 1_024, "as many as the limit, behind each of two");
+    assert_eq!(site.starts().len(), 3 + 2 * 1_024);
 }
 
 #[test]
