@@ -23,6 +23,9 @@ pub(crate) struct RunArguments {
     /// The project that the run is counted to.
     #[arg(long)]
     project: Option<String>,
+    /// Instead of the one that the file says, from -100 to 100: what is more comes first.
+    #[arg(long, allow_negative_numbers = true, value_parser = clap::value_parser!(i8).range(-100..=100))]
+    priority: Option<i8>,
     /// What the run is to be found by; may be given more than once.
     #[arg(long = "label", value_name = "KEY=VALUE")]
     labels: Vec<String>,
@@ -40,7 +43,7 @@ pub(crate) struct RunArguments {
 /// When the file or the inputs are wrong, or the server refuses or cannot be reached.
 pub(crate) async fn run(connection: &Connection, arguments: RunArguments) -> anyhow::Result<bool> {
     let submission = Submission::prepare(&arguments.file, &arguments.inputs)?;
-    let submission = submission.tagged(arguments.project.clone(), &arguments.labels)?;
+    let submission = submission.tagged(arguments.project.clone(), arguments.priority, &arguments.labels)?;
     let client = connection.client()?;
     if !arguments.wait {
         let document = submission.send(&client).await?;

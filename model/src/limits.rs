@@ -42,6 +42,19 @@ pub const REPORT_CREDITS: u32 = 4_096;
 /// Executions dispatched to an agent and not finished, beyond what it has room to run at once: deep enough that it never
 /// waits for a round trip, shallow enough that another site can still take the rest.
 pub const DISPATCH_AHEAD: u32 = 4_096;
+/// Priorities that people may give: enough to tell kinds of work apart, few enough that waiting makes up for any of them.
+pub const PRIORITY_MIN: i8 = -100;
+pub const PRIORITY_MAX: i8 = 100;
+/// The largest limit on what goes on at a time: no larger than what one fan-out may be.
+pub const CONCURRENCY_MAX: u32 = ELEMENTS_MAX;
+/// The largest share of a project: enough to tell projects apart, far from what sums of them could not hold.
+pub const SHARE_MAX: u32 = 1_000;
+/// Waiting that makes up for one point of priority: what is passed over for so long counts one more, so that nothing
+/// waits for ever; between the ends of the scale lies a little more than an hour and a half.
+pub const AGEING: Duration = Duration::from_secs(30);
+/// How long the work that is dispatched to an agent beyond what runs there may take, roughly: far longer than a round
+/// trip, short enough that urgent work and that of others gets its turn soon.
+pub const DISPATCH_AHEAD_TIME: Duration = Duration::from_secs(5);
 /// Crashes of an agent while an execution runs there, after which the execution is given up as poisonous.
 pub const POISON_CRASHES_MAX: u32 = 3;
 /// The same for one version of an action, whatever its runs, if none of its executions succeeds in between: it is not

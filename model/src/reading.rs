@@ -5,6 +5,7 @@ use std::str::FromStr;
 use indexmap::IndexMap;
 
 use crate::diagnostic::{Diagnostic, Place};
+use crate::limits::{PRIORITY_MAX, PRIORITY_MIN};
 use crate::suggestion::did_you_mean;
 use crate::value::{Type, Value, from_json};
 use crate::workflow::Output;
@@ -143,6 +144,20 @@ impl Report {
             self.error(node.place, format!("{what} is a number from {low} to {high}, not {}", node.described()), None);
         }
         integer
+    }
+
+    /// A number from [`PRIORITY_MIN`] to [`PRIORITY_MAX`].
+    pub(crate) fn priority(&mut self, node: &Node) -> Option<i8> {
+        let range = PRIORITY_MIN..=PRIORITY_MAX;
+        let value = node.to_value();
+        let priority = if let Value::Integer(integer) = value { i8::try_from(integer).ok() } else { None };
+        let priority = priority.filter(|priority| range.contains(priority));
+        if priority.is_none() {
+            let given = node.described();
+            let message = format!("`priority` is a number from {PRIORITY_MIN} to {PRIORITY_MAX}, not {given}");
+            self.error(node.place, message, None);
+        }
+        priority
     }
 
     /// A list of texts, or one text for a list of one.

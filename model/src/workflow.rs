@@ -42,6 +42,18 @@ pub struct Workflow {
     pub placement: Vec<Rule>,
     /// Programs that its scripts call, for what starts sites of its own to look for beforehand.
     pub requires: Vec<String>,
+    /// Of its runs that are submitted without one, from -100 to 100.
+    pub priority: i8,
+    pub concurrency: Concurrency,
+}
+
+/// How much may be under way at a time, where a limit is set.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Concurrency {
+    /// Executions that are placed at a site and have not ended.
+    pub executions: Option<u32>,
+    /// Runs with an execution that was placed, and that have not ended.
+    pub runs: Option<u32>,
 }
 
 impl Workflow {
@@ -84,6 +96,10 @@ pub struct Step {
     pub start: StartMode,
     pub on_disconnect: OnDisconnect,
     pub environment: IndexMap<String, String>,
+    /// Added to the priority of the run.
+    pub priority: i8,
+    /// Executions of the step in one run that may be at sites at a time.
+    pub max_parallel: Option<u32>,
 }
 
 /// Where a file says what a step asks for; the step itself, where it does not.

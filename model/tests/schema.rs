@@ -54,6 +54,11 @@ fn what_the_parser_refuses_for_its_shape_the_schema_refuses_too() {
         "workflow: w\nsteps: { a: { run: x, site: Edge } }\n",
         "workflow: w\ninputs: { a: { default: 1 } }\nsteps: { a: { run: x } }\n",
         "workflow: w\nsteps: { a: { run: x } }\nplacement: [{ push: sometimes }]\n",
+        "workflow: w\npriority: 101\nsteps: { a: { run: x } }\n",
+        "workflow: w\nconcurrency: { executions: 0 }\nsteps: { a: { run: x } }\n",
+        "workflow: w\nconcurrency: { steps: 1 }\nsteps: { a: { run: x } }\n",
+        "workflow: w\nsteps: { a: { run: x, priority: high } }\n",
+        "workflow: w\nsteps: { a: { run: x, max_parallel: 0 } }\n",
     ];
     for source in broken {
         assert!(parse("w", source, &Clean).is_err(), "{source}");

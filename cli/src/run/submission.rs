@@ -26,6 +26,7 @@ pub(crate) struct Submission {
     /// Folders of the actions, by what stands after `action:`.
     actions: BTreeMap<String, PathBuf>,
     project: Option<String>,
+    priority: Option<i8>,
     labels: BTreeMap<String, String>,
 }
 
@@ -82,15 +83,20 @@ impl Submission {
             .map(|(name, text)| Ok((name.clone(), given_input(&workflow, name, text)?)))
             .collect::<anyhow::Result<BTreeMap<_, _>>>()?;
         hold_where_the_file_is(&workflow, &folder, &mut inputs);
-        Ok(Self { file_name, source, workflow, inputs, actions, project: None, labels: BTreeMap::new() })
+        Ok(Self { file_name, source, workflow, inputs, actions, project: None, priority: None, labels: BTreeMap::new() })
     }
 
     /// The same with what the run is to be found by, each label as `KEY=VALUE`.
     ///
     /// # Errors
     /// When a label is written otherwise.
-    pub(crate) fn tagged(mut self, project: Option<String>, labels: &[String]) -> anyhow::Result<Self> {
-        self.project = project;
+    pub(crate) fn tagged(
+        mut self,
+        project: Option<String>,
+        priority: Option<i8>,
+        labels: &[String],
+    ) -> anyhow::Result<Self> {
+        (self.project, self.priority) = (project, priority);
         for label in labels {
             let (key, value) = label
                 .split_once('=')
@@ -179,6 +185,9 @@ impl Submission {
         }
         let mut body =
             json!({ "source": self.source, "file_name": self.file_name, "inputs": inputs, "actions": actions });
+        if let Some(priority) = self.priority {
+            body["priority"] = json!(priority);
+        }
         if let Some(project) = &self.project {
             body["project"] = json!(project);
         }

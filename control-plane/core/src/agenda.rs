@@ -1,11 +1,14 @@
 //! What is still to be looked at. It follows from the state, and is rebuilt from it after a restart.
 
+use std::cmp::Reverse;
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
 use atoll_model::id::{ExecutionId, ObjectId, RunId, SiteId, StepIndex};
 use atoll_model::time::Timestamp;
 
+use crate::engine::limits::Limit;
 use crate::event::RequestId;
+use crate::fair::FairQueue;
 use crate::finished::FinishedRun;
 
 pub(crate) type StepKey = (RunId, StepIndex);
@@ -21,11 +24,23 @@ pub(crate) struct Agenda {
     /// Steps with executions that want a site.
     pub(crate) place: Queue,
     /// Steps that wait for room at a site.
-    pub(crate) room: BTreeMap<SiteId, Queue>,
+    pub(crate) room: BTreeMap<SiteId, FairQueue>,
+    /// The one that is being asked.
+    pub(crate) turn: Option<Turn>,
+    /// Steps that wait because of a limit.
+    pub(crate) limited: BTreeMap<Limit, FairQueue>,
+    /// Limits under which something has ended.
+    pub(crate) loosened: BTreeSet<Limit>,
+    /// Steps that were looked at since the last event because a limit may allow more.
+    pub(crate) looks: u32,
+    /// More than a limit allows, that went on when it was set, or when an agent brought it back.
+    pub(crate) tolerated: BTreeMap<Limit, u64>,
     /// Steps that no site can run at present, and whether that may be because of their data.
     pub(crate) stuck: BTreeMap<StepKey, bool>,
-    /// Sites that may have room again, and how many of the steps that wait for it are still to be asked.
-    roomy: BTreeMap<SiteId, usize>,
+    /// Sites that may have room again.
+    pub(crate) roomy: BTreeMap<SiteId, Round>,
+    /// What was out at a site when nobody could be given more.
+    pub(crate) full_at: BTreeMap<SiteId, u32>,
     /// Placed executions whose objects may be there now.
     pub(crate) arrived: BTreeSet<ExecutionId>,
     /// Objects that somebody waits for, and whose whereabouts changed.
@@ -79,41 +94,25 @@ impl Agenda {
         Some(timer)
     }
 
-    pub(crate) fn wait_for_room(&mut self, site: SiteId, step: StepKey) {
-        self.room.entry(site).or_default().push(step);
-    }
-
+    /// Executions at the site have ended: there may be room.
     pub(crate) fn has_room(&mut self, site: SiteId) {
-        self.roomy.insert(site, usize::MAX);
+        self.roomy.entry(site).or_default();
     }
 
-    /// The next step that waits for room at a site where there may be some. Each is asked once: one that would rather
-    /// wait for another site goes to the end of the queue.
-    pub(crate) fn next_for_room(&mut self, room: impl Fn(SiteId) -> u32) -> Option<StepKey> {
-        while let Some(mut entry) = self.roomy.first_entry() {
-            let site = *entry.key();
-            let queue = self.room.get_mut(&site).filter(|_| room(site) > 0);
-            let left = queue.as_ref().map_or(0, |queue| queue.order.len().min(*entry.get()));
-            let step = queue.filter(|_| left > 0).and_then(Queue::pop);
-            *entry.get_mut() = left.saturating_sub(1);
-            if step.is_some() {
-                return step;
-            }
-            entry.remove();
-        }
-        None
+    /// Somebody came who could be served at the site at once, were it its turn.
+    pub(crate) fn ask_at(&mut self, site: SiteId) {
+        self.roomy.entry(site).or_default().began = true;
     }
 
-    /// Steps that no site could run because of their data may have one now.
-    pub(crate) fn wake_data(&mut self) {
-        self.wake(|_| false);
+    /// Whether anybody waits for room at the site.
+    pub(crate) fn is_contended(&self, site: SiteId) -> bool {
+        self.room.get(&site).is_some_and(|queue| !queue.is_empty())
+            || self.roomy.get(&site).is_some_and(|round| !round.held.is_empty())
     }
 
-    /// As [`Self::wake_data`], and those steps for which the change of a site matters.
-    pub(crate) fn wake(&mut self, matters: impl Fn(StepKey) -> bool) {
-        for (step, _) in self.stuck.extract_if(.., |step, by_data| *by_data || matters(*step)) {
-            self.place.push(step);
-        }
+    /// Steps that no site could run, and for which something has changed: their data, or what `matters` says.
+    pub(crate) fn take_stuck(&mut self, matters: impl Fn(StepKey) -> bool) -> Vec<StepKey> {
+        self.stuck.extract_if(.., |step, by_data| *by_data || matters(*step)).map(|(step, _)| step).collect()
     }
 
     pub(crate) fn forget_run(&mut self, run: RunId) {
@@ -122,22 +121,43 @@ impl Agenda {
     }
 }
 
-/// A queue in which everything stands once.
+/// Those who wait for room at a site are asked in their turns, until there is none or nobody is left.
+#[derive(Debug, Default)]
+pub(crate) struct Round {
+    /// Whether it has begun: it goes on down to the last room. Before, it is worth the trouble only with some.
+    pub(crate) began: bool,
+    /// Asked already: they would rather wait for another site, or ask for more than there is.
+    pub(crate) held: Vec<StepKey>,
+}
+
+/// The turn of a step that waited for room at a site.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Turn {
+    pub(crate) site: SiteId,
+    /// Executions that it may give there before it is the turn of others.
+    pub(crate) left: u32,
+}
+
+/// A queue in which everything stands once: the highest priority first, and in order of arrival.
 #[derive(Debug, Default)]
 pub(crate) struct Queue {
-    order: VecDeque<StepKey>,
+    order: BTreeMap<Reverse<i16>, VecDeque<StepKey>>,
     members: BTreeSet<StepKey>,
 }
 
 impl Queue {
-    pub(crate) fn push(&mut self, step: StepKey) {
+    pub(crate) fn push(&mut self, step: StepKey, priority: i16) {
         if self.members.insert(step) {
-            self.order.push_back(step);
+            self.order.entry(Reverse(priority)).or_default().push_back(step);
         }
     }
 
     pub(crate) fn pop(&mut self) -> Option<StepKey> {
-        let step = self.order.pop_front()?;
+        let mut first = self.order.first_entry()?;
+        let step = first.get_mut().pop_front().expect("a priority at which nothing stands is not in the queue");
+        if first.get().is_empty() {
+            first.remove();
+        }
         self.members.remove(&step);
         Some(step)
     }

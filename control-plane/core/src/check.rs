@@ -21,7 +21,19 @@ impl ControlPlane {
             assert_eq!(site.outstanding, outstanding.get(id).copied().unwrap_or(0), "outstanding at {}", site.name);
             assert_eq!(site.outstanding, site.busy.values().sum::<u32>(), "busy steps of {}", site.name);
         }
+        self.check_usage();
+        self.check_limits();
         self.check_objects();
+    }
+
+    /// What is counted along is what there is.
+    fn check_usage(&self) {
+        assert_eq!(self.state.usage, self.state.recounted_usage(), "usage of projects");
+        let loads = self.state.recounted_loads();
+        for (id, site) in &self.state.sites {
+            let recounted = loads.get(id).cloned().unwrap_or_default();
+            assert_eq!(site.loads, recounted, "what {} has to do", site.name);
+        }
     }
 
     fn check_run(&self, run: &Run, outstanding: &mut BTreeMap<SiteId, u32>) {

@@ -3,7 +3,7 @@
 use atoll_model::id::{RunId, SiteId, StepIndex};
 use atoll_model::time::Timestamp;
 
-use crate::agenda::{Agenda, StepKey, Timer};
+use crate::agenda::{Agenda, Timer};
 use crate::caches::Caches;
 use crate::command::{Command, Rejection, Response};
 use crate::estimates::Estimates;
@@ -68,6 +68,7 @@ impl ControlPlane {
             step: Step::default(),
         };
         core.rebuild_agenda();
+        core.tolerate_all();
         core
     }
 
@@ -101,7 +102,9 @@ impl ControlPlane {
         while let Some(timer) = self.agenda.take_elapsed(self.now) {
             self.elapsed(timer);
         }
+        self.agenda.looks = 0;
         self.settle();
+        self.tolerate_less();
         self.flush();
         std::mem::take(&mut self.step)
     }
@@ -118,6 +121,7 @@ impl ControlPlane {
 
     pub(crate) fn record(&mut self, fact: Fact) {
         self.state.evolve(&fact);
+        self.loosen(&fact);
         self.step.facts.push(fact);
     }
 
@@ -131,7 +135,7 @@ impl ControlPlane {
 
     fn elapsed(&mut self, timer: Timer) {
         match timer {
-            Timer::Retry(run, step) => self.agenda.place.push((run, step)),
+            Timer::Retry(run, step) => self.want_place(run, step),
             Timer::Liveness(site) => self.look_at_silence(site),
             Timer::Object(object) => self.look_at_object(object),
             Timer::Retire(run) => self.retire(run),
@@ -164,14 +168,6 @@ impl ControlPlane {
         }
     }
 
-    fn next_to_place(&mut self) -> Option<StepKey> {
-        if let Some(step) = self.agenda.place.pop() {
-            return Some(step);
-        }
-        let (state, config) = (&self.state, &self.config);
-        self.agenda.next_for_room(|site| refill(state, config, site))
-    }
-
     fn rebuild_agenda(&mut self) {
         let lease = self.session_lease();
         for (site, state) in &self.state.sites {
@@ -201,7 +197,7 @@ impl ControlPlane {
                     StepPhase::Waiting => self.agenda.chain.push_back((id, index)),
                     StepPhase::Expanded => {
                         if step.has_waiting() {
-                            self.agenda.place.push((id, index));
+                            self.agenda.place.push((id, index), run.priority_of(index));
                         }
                         active.extend(step.active.iter().map(|(element, active)| (active.site, id, index, *element)));
                         let placed = step.active.iter().filter(|(_, active)| active.phase == ActivePhase::Placed);
@@ -224,12 +220,4 @@ impl ControlPlane {
             self.agenda.set(self.now, Timer::Wake);
         }
     }
-}
-
-/// How much room a site has, once it is worth filling: if every execution that ends were followed by one, batches would
-/// be small.
-fn refill(state: &State, config: &Config, site: SiteId) -> u32 {
-    let Some(site) = state.sites.get(&site) else { return 0 };
-    let room = config.dispatch_ahead.saturating_add(1).saturating_sub(site.outstanding);
-    if room > config.dispatch_ahead / 4 { room } else { 0 }
 }

@@ -19,7 +19,7 @@ const MEASURED_BYTES_MIN: u64 = 1 << 20;
 
 #[derive(Debug, Default)]
 pub(crate) struct Estimates {
-    kinds: BTreeMap<String, Samples>,
+    kinds: BTreeMap<Kind, Samples>,
     bandwidth: BTreeMap<SiteId, f64>,
 }
 
@@ -27,6 +27,31 @@ pub(crate) struct Estimates {
 struct Samples {
     seconds: VecDeque<f64>,
     bytes_out: VecDeque<f64>,
+    /// Of the seconds.
+    median: Option<f64>,
+}
+
+/// What is taken to run as long: the same action, or the same step of a workflow of the same name.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) struct Kind(u64);
+
+impl Kind {
+    /// What ends as soon as it starts.
+    const NOTHING: Self = Self(0);
+
+    pub(crate) fn new(workflow: &Workflow, step: &Step) -> Self {
+        match &step.work {
+            Work::Action(action) => Self::hash([&action.name, "@", &action.version]),
+            Work::Script(_) | Work::Import { .. } => Self::hash([&workflow.name, "/", &step.name]),
+            Work::Null => Self::NOTHING,
+        }
+    }
+
+    /// FNV-1a. Kinds that meet in one number would only share their estimate.
+    fn hash(parts: [&str; 3]) -> Self {
+        let bytes = parts.iter().flat_map(|part| part.bytes());
+        Self(bytes.fold(0xcbf2_9ce4_8422_2325, |hash, byte| (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3)))
+    }
 }
 
 impl Estimates {
@@ -40,7 +65,7 @@ impl Estimates {
         if measured.peek().is_none() {
             return;
         }
-        let kind = kind(workflow, step);
+        let kind = Kind::new(workflow, step);
         if self.kinds.len() >= KINDS_MAX && !self.kinds.contains_key(&kind) {
             self.kinds.pop_first();
         }
@@ -49,6 +74,7 @@ impl Estimates {
             push(&mut samples.seconds, duration.as_secs_f64());
             push(&mut samples.bytes_out, usage.bytes_out as f64);
         }
+        samples.median = median(&samples.seconds);
     }
 
     pub(crate) fn learn_transfer(&mut self, site: SiteId, bytes: u64, seconds: f64) {
@@ -59,24 +85,25 @@ impl Estimates {
     }
 
     pub(crate) fn run_seconds(&self, workflow: &Workflow, step: &Step) -> f64 {
-        let known = self.kinds.get(&kind(workflow, step));
-        known.and_then(|samples| median(&samples.seconds)).unwrap_or(RUN_SECONDS_DEFAULT)
+        self.measured(Kind::new(workflow, step)).unwrap_or(RUN_SECONDS_DEFAULT)
+    }
+
+    /// How long one execution of this kind keeps its room.
+    pub(crate) fn seconds(&self, kind: Kind) -> f64 {
+        let unknown = if kind == Kind::NOTHING { 0.0 } else { RUN_SECONDS_DEFAULT };
+        self.measured(kind).unwrap_or(unknown)
+    }
+
+    fn measured(&self, kind: Kind) -> Option<f64> {
+        self.kinds.get(&kind)?.median
     }
 
     pub(crate) fn bytes_out(&self, workflow: &Workflow, step: &Step) -> Option<f64> {
-        median(&self.kinds.get(&kind(workflow, step))?.bytes_out)
+        median(&self.kinds.get(&Kind::new(workflow, step))?.bytes_out)
     }
 
     pub(crate) fn bytes_per_second(&self, site: SiteId) -> f64 {
         self.bandwidth.get(&site).copied().unwrap_or(BANDWIDTH_DEFAULT)
-    }
-}
-
-/// What is taken to run as long: the same action, or the same step of a workflow of the same name.
-fn kind(workflow: &Workflow, step: &Step) -> String {
-    match &step.work {
-        Work::Action(action) => format!("{}@{}", action.name, action.version),
-        Work::Script(_) | Work::Import { .. } | Work::Null => format!("{}/{}", workflow.name, step.name),
     }
 }
 

@@ -134,11 +134,27 @@ pub enum Request {
         object: ObjectRef,
         bytes: u64,
     },
+    /// An administrator sets what a project may have.
+    SetProject {
+        project: String,
+        change: ProjectChange,
+    },
     /// An administrator decides the fate of an execution that is `unknown`.
     ResolveUnknown {
         execution: ExecutionId,
         run_again: bool,
     },
+}
+
+/// What is to be other than it is; what is left out stays.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct ProjectChange {
+    pub share: Option<u32>,
+    /// The limits are those of runs of this workflow.
+    pub workflow: Option<String>,
+    /// Nothing for no limit.
+    pub max_executions: Option<Option<u32>>,
+    pub max_runs: Option<Option<u32>>,
 }
 
 /// What a core is told of itself when it starts.
@@ -153,6 +169,8 @@ pub struct Config {
     pub lost_after: Duration,
     /// Executions dispatched to an agent beyond what runs there at once.
     pub dispatch_ahead: u32,
+    /// As many of them as run within this time, roughly.
+    pub dispatch_ahead_time: Duration,
     /// How long a finished run stays in memory.
     pub keep_finished: Duration,
     /// Seed of the ids that the core derives (transfers); from the shell, so that the core has no randomness.
@@ -169,6 +187,7 @@ impl Default for Config {
             restart_grace: limits::RESTART_GRACE,
             lost_after: limits::WORK_LEASE,
             dispatch_ahead: limits::DISPATCH_AHEAD,
+            dispatch_ahead_time: limits::DISPATCH_AHEAD_TIME,
             keep_finished: Duration::from_secs(7 * 24 * 3_600),
             started_at: Timestamp::ZERO,
         }

@@ -17,7 +17,7 @@ use atoll_model::workflow::Workflow;
 use indexmap::IndexMap;
 use serde::{Deserialize, Serialize};
 
-use crate::view::{RunError, RunState, RunTags};
+use crate::view::{ProjectSettings, RunError, RunState, RunTags};
 
 /// A new fact stands at the end of the list, so that journals of earlier versions are read as they were written.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -335,6 +335,11 @@ pub enum Fact {
     RunTagged {
         run: RunId,
         tags: RunTags,
+    },
+    /// An administrator has set what the project may have.
+    ProjectSet {
+        project: String,
+        settings: ProjectSettings,
     },
 }
 

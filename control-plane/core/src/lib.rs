@@ -15,6 +15,8 @@
 //! - I4: a report moves the agent's position in the step of its effects, and is acknowledged after it;
 //! - I5: an execution that is dispatched is known to its agent, or its command is in the outbox for that agent;
 //! - every element of a step is in one place: waiting, at a site, unknown, or ended;
+//! - what goes on stays within the limits of its step, its workflow and its project, but for what went on already when
+//!   a limit was set or an agent brought it back;
 //! - what is confined never enters the bucket, and an object has at most one push on its way;
 //! - the state after recovery is the state before.
 //!
@@ -30,6 +32,7 @@ mod engine;
 mod estimates;
 pub mod event;
 mod fact;
+mod fair;
 mod finished;
 mod placement;
 mod plan;
@@ -42,7 +45,7 @@ mod views;
 
 pub use command::{Command, Rejection, Response};
 pub use control_plane::{ControlPlane, Step};
-pub use event::{Config, ConnectionId, Event, Request, RequestId};
+pub use event::{Config, ConnectionId, Event, ProjectChange, Request, RequestId};
 pub use fact::{Fact, Items, LogPositions, ReturnCause, RuleText};
 pub use finished::FinishedRun;
 pub use state::Snapshot;

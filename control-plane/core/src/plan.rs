@@ -5,6 +5,7 @@ use atoll_model::id::StepIndex;
 use atoll_model::workflow::{Step, Work, Workflow};
 use storage_sync_core::{PushRule, Subject, confining, push_rule};
 
+use crate::estimates::Kind;
 use crate::state::Source;
 
 #[derive(Debug, Clone, Default, PartialEq)]
@@ -31,6 +32,15 @@ pub(crate) struct StepPlan {
     /// Rules (from 0) that confine anything it reads.
     pub(crate) confined_by: Vec<u16>,
     pub(crate) outputs: Vec<DataRules>,
+    pub(crate) load: Load,
+}
+
+/// What one execution means for its site: for how long, and how much of it.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) struct Load {
+    pub(crate) kind: Kind,
+    pub(crate) cpu_millis: u32,
+    pub(crate) memory_bytes: Option<u64>,
 }
 
 impl StepPlan {
@@ -118,6 +128,11 @@ impl RunPlan {
             chainable,
             confined_by,
             outputs,
+            load: Load {
+                kind: Kind::new(workflow, step),
+                cpu_millis: step.resources.cpu_millis,
+                memory_bytes: step.resources.memory_bytes,
+            },
         }
     }
 }

@@ -11,6 +11,7 @@ mod poison;
 mod row;
 mod run;
 mod site;
+mod usage;
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -24,6 +25,7 @@ pub(crate) use self::poison::Crashes;
 pub(crate) use self::row::{Detail, Row, RowState};
 pub(crate) use self::run::{Active, ActivePhase, Decision, Former, Phase, Run, StepPhase, StepState, Tries};
 pub(crate) use self::site::{Agent, Log, Outgoing, Site, Token};
+pub(crate) use self::usage::{ProjectUsage, Projects, Usage};
 use crate::plan::RunPlan;
 use crate::view::RunTags;
 
@@ -40,8 +42,8 @@ impl Snapshot {
     pub fn upgrade(format: u16, encoded: &mut Vec<u8>) {
         const EMPTY_MAP: u8 = 0;
         if format < 2 {
-            // The tags of runs.
-            encoded.push(EMPTY_MAP);
+            // The tags of runs, and what is set for projects.
+            encoded.extend([EMPTY_MAP; 2]);
         }
     }
 }
@@ -67,15 +69,22 @@ pub(crate) struct State {
     pub(crate) unclaimed_ledger: Vec<LedgerEntry>,
     /// Of those runs that were given any. Not there in format 1 of the journal.
     pub(crate) tags: BTreeMap<RunId, RunTags>,
+    /// Not there in format 1 of the journal.
+    pub(crate) projects: Projects,
+    /// What is under way, by project. It follows from the runs.
+    #[serde(skip)]
+    pub(crate) usage: BTreeMap<Arc<str>, ProjectUsage>,
 }
 
 impl State {
     /// Makes what a checkpoint leaves out because it follows from the rest.
     pub(crate) fn restore_derived(&mut self) {
-        for run in self.runs.values_mut() {
+        for (id, run) in &mut self.runs {
             let run = Arc::make_mut(run);
             run.plan = Arc::new(RunPlan::new(&run.workflow));
+            run.tag(self.tags.get(id));
         }
+        self.recount();
     }
 
     pub(crate) fn run_mut(&mut self, run: RunId) -> &mut Run {

@@ -7,6 +7,7 @@
 mod data;
 mod failures;
 mod fleet;
+mod flow;
 mod fragments;
 mod history;
 mod identity;

@@ -8,6 +8,7 @@ use atoll_model::resources::Capacity;
 use atoll_model::session::{Logs, Usage};
 use atoll_model::time::Timestamp;
 use atoll_model::value::{ObjectRef, Value};
+use atoll_model::workflow::Concurrency;
 use indexmap::IndexMap;
 use serde::{Deserialize, Serialize};
 
@@ -85,6 +86,49 @@ pub struct RunView {
 pub struct RunTags {
     pub project: String,
     pub labels: Labels,
+    /// Instead of its workflow's.
+    pub priority: Option<i8>,
+}
+
+/// What an administrator has set for a project.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ProjectSettings {
+    /// Of what there is, beside the shares of the others who want it at the time; 1 unless set.
+    pub share: u32,
+    pub limits: Concurrency,
+    /// Of runs of single workflows.
+    pub workflows: BTreeMap<String, Concurrency>,
+}
+
+impl Default for ProjectSettings {
+    fn default() -> Self {
+        Self { share: 1, limits: Concurrency::default(), workflows: BTreeMap::new() }
+    }
+}
+
+/// A project: what it may have, and what it has.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ProjectView {
+    pub project: String,
+    pub settings: ProjectSettings,
+    /// Runs that have not ended.
+    pub runs_live: u64,
+    /// Of them, those that have begun.
+    pub runs: u64,
+    /// At sites.
+    pub executions: u64,
+    /// Ready, and without a site.
+    pub executions_waiting: u64,
+    /// Workflows that have something under way, or a limit.
+    pub workflows: BTreeMap<String, WorkflowUsage>,
+}
+
+/// What runs of one workflow have under way in a project.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct WorkflowUsage {
+    pub runs: u64,
+    pub executions: u64,
+    pub limits: Concurrency,
 }
 
 impl RunTags {
@@ -94,7 +138,7 @@ impl RunTags {
 
 impl Default for RunTags {
     fn default() -> Self {
-        Self { project: Self::PROJECT.to_owned(), labels: Labels::new() }
+        Self { project: Self::PROJECT.to_owned(), labels: Labels::new(), priority: None }
     }
 }
 

@@ -10,9 +10,10 @@ use atoll_model::id::{ObjectId, RunId, SiteId, SiteName};
 use atoll_model::workflow::{SiteFacts, Workflow};
 
 use crate::control_plane::ControlPlane;
-use crate::state::{BucketState, LedgerEntry, Phase, Place, Run, StepPhase, StepState};
+use crate::state::{BucketState, LedgerEntry, Phase, Place, Run, StepPhase, StepState, Usage};
 use crate::view::{
-    Counters, ExecutionState, LedgerFilter, LedgerView, ObjectView, RunFilter, RunPlace, RunState, RunView, SiteView,
+    Counters, ExecutionState, LedgerFilter, LedgerView, ObjectView, ProjectView, RunFilter, RunPlace, RunState,
+    RunView, SiteView, WorkflowUsage,
 };
 
 impl ControlPlane {
@@ -89,6 +90,41 @@ impl ControlPlane {
         let confined_to = (!confined_by.is_empty())
             .then(|| self.state.sites.iter().filter(allowed).map(|(_, site)| site.name.clone()).collect());
         Some(ObjectView { object: known.reference, replicas, ledger: self.ledger(&filter), confined_to })
+    }
+
+    /// Projects that have a live run, or settings, by name.
+    pub fn projects(&self) -> Vec<ProjectView> {
+        let live = self.state.runs.values().filter(|run| run.is_live()).map(|run| run.project.to_string());
+        let names: BTreeSet<String> = live.chain(self.state.projects.0.keys().cloned()).collect();
+        names.iter().filter_map(|project| self.project(project)).collect()
+    }
+
+    /// Nothing for one that has neither live runs nor settings.
+    pub fn project(&self, project: &str) -> Option<ProjectView> {
+        let settings = self.state.projects.0.get(project);
+        let live = || self.state.runs.values().filter(|run| run.is_live() && *run.project == *project);
+        if settings.is_none() && live().next().is_none() {
+            return None;
+        }
+        let settings = settings.cloned().unwrap_or_default();
+        let usage = self.state.usage_of(project);
+        let mut workflows: BTreeMap<String, WorkflowUsage> = BTreeMap::new();
+        for name in live().map(|run| &run.workflow.name).chain(settings.workflows.keys()) {
+            if !workflows.contains_key(name) {
+                let Usage { runs, executions } = self.state.usage_of_workflow(project, name);
+                let limits = settings.workflows.get(name).copied().unwrap_or_default();
+                workflows.insert(name.clone(), WorkflowUsage { runs, executions, limits });
+            }
+        }
+        Some(ProjectView {
+            project: project.to_owned(),
+            runs_live: live().count() as u64,
+            runs: usage.runs,
+            executions: usage.executions,
+            executions_waiting: live().map(|run| waiting(run)).sum(),
+            workflows,
+            settings,
+        })
     }
 
     pub fn sites(&self) -> Vec<SiteView> {
@@ -174,8 +210,7 @@ impl ControlPlane {
         let mut counters = self.counters.clone();
         for run in self.state.runs.values().filter(|run| run.is_live()) {
             counters.runs_live += 1;
-            let waiting = run.steps.iter().map(|step| u64::from(step.ready.len()) + step.again.len() as u64);
-            counters.executions_waiting += waiting.sum::<u64>();
+            counters.executions_waiting += waiting(run);
         }
         let outstanding = self.state.sites.values().map(|site| u64::from(site.outstanding));
         counters.executions_outstanding = outstanding.sum();
@@ -188,6 +223,11 @@ impl ControlPlane {
         }
         counters
     }
+}
+
+/// Executions that are ready, and have no site.
+fn waiting(run: &Run) -> u64 {
+    run.steps.iter().map(|step| u64::from(step.ready.len()) + step.again.len() as u64).sum()
 }
 
 fn ledger_view(run: Option<RunId>, entry: &LedgerEntry) -> LedgerView {

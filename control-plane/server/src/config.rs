@@ -119,6 +119,7 @@ pub struct Leases {
     pub restart_grace_ms: u64,
     pub lost_after_ms: u64,
     pub dispatch_ahead: u32,
+    pub dispatch_ahead_ms: u64,
     pub keep_finished_seconds: u64,
 }
 
@@ -132,6 +133,7 @@ impl Default for Leases {
             restart_grace_ms: millis(core.restart_grace),
             lost_after_ms: millis(core.lost_after),
             dispatch_ahead: core.dispatch_ahead,
+            dispatch_ahead_ms: millis(core.dispatch_ahead_time),
             keep_finished_seconds: core.keep_finished.as_secs(),
         }
     }
@@ -297,6 +299,7 @@ impl Config {
             restart_grace: Duration::from_millis(leases.restart_grace_ms),
             lost_after: Duration::from_millis(leases.lost_after_ms),
             dispatch_ahead: leases.dispatch_ahead,
+            dispatch_ahead_time: Duration::from_millis(leases.dispatch_ahead_ms),
             keep_finished: Duration::from_secs(leases.keep_finished_seconds),
             started_at: now,
         }

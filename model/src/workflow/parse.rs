@@ -6,6 +6,7 @@ use super::held::{Given, HeldAt};
 use super::inputs::{Held, read_inputs};
 use super::order::order_steps;
 use super::rules::read_rules;
+use super::settings::read_concurrency;
 use super::steps::{Draft, read_drafts};
 use crate::diagnostic::Diagnostic;
 use crate::expression::{Expression, Listed, Names, Reader, StepNames};
@@ -33,7 +34,8 @@ pub trait Surroundings {
     }
 }
 
-const WORKFLOW_FIELDS: &[&str] = &["workflow", "description", "requires", "inputs", "steps", "outputs", "placement"];
+const WORKFLOW_FIELDS: &[&str] =
+    &["workflow", "description", "requires", "inputs", "steps", "outputs", "placement", "priority", "concurrency"];
 
 /// Parses and checks a workflow file.
 ///
@@ -82,6 +84,7 @@ fn read(report: &mut Report, source: &str, root: &Node, surroundings: &dyn Surro
         listed.extend(reader.take_listed());
         reader.report_to(report);
     }
+    let priority = fields.get("priority").and_then(|node| report.priority(node));
     let mut workflow = Workflow {
         name,
         description,
@@ -90,6 +93,8 @@ fn read(report: &mut Report, source: &str, root: &Node, surroundings: &dyn Surro
         outputs,
         placement: Vec::new(),
         requires: requires.into_iter().map(|(program, _)| program.to_owned()).collect(),
+        priority: priority.unwrap_or_default(),
+        concurrency: fields.get("concurrency").map(|node| read_concurrency(report, node)).unwrap_or_default(),
     };
     if let Some(node) = fields.get("placement").filter(|node| !node.is_null()) {
         workflow.placement = read_rules(report, node, &workflow);
@@ -149,6 +154,8 @@ fn import_step(held: &Held, index: StepIndex) -> Step {
         start: StartMode::default(),
         on_disconnect: OnDisconnect::default(),
         environment: IndexMap::new(),
+        priority: 0,
+        max_parallel: None,
     }
 }
 

@@ -3,6 +3,8 @@
 
 use serde_json::{Map, Value, json};
 
+use crate::limits::{CONCURRENCY_MAX, PRIORITY_MAX, PRIORITY_MIN};
+
 const DIALECT: &str = "https://json-schema.org/draft/2020-12/schema";
 const NAME: &str = "^[A-Za-z_][A-Za-z0-9_-]{0,62}$";
 const VARIABLE: &str = "^[A-Za-z_][A-Za-z0-9_]{0,62}$";
@@ -29,6 +31,14 @@ pub fn workflow_schema() -> Value {
             "description": "Rules for where data may go.",
             "items": { "$ref": "#/$defs/rule" },
         },
+        "priority": priority("Of its runs that are submitted without one; more comes first. 0 by default."),
+        "concurrency": record(
+            json!({
+                "executions": limit("Executions of all its runs of one project that may be at sites at a time."),
+                "runs": limit("Runs of one project that may be under way at a time."),
+            }),
+            &[],
+        ),
     });
     json!({
         "$schema": DIALECT,
@@ -79,6 +89,14 @@ fn named(pattern: &str, item: &str, description: &str) -> Value {
 
 fn record(fields: Value, required: &[&str]) -> Value {
     json!({ "type": "object", "properties": fields, "required": required, "additionalProperties": false })
+}
+
+fn priority(description: &str) -> Value {
+    json!({ "type": "integer", "minimum": PRIORITY_MIN, "maximum": PRIORITY_MAX, "description": description })
+}
+
+fn limit(description: &str) -> Value {
+    json!({ "type": "integer", "minimum": 1, "maximum": CONCURRENCY_MAX, "description": description })
 }
 
 /// A list, or one for a list of one.
@@ -209,6 +227,8 @@ fn step() -> Value {
                 "additionalProperties": { "type": ["string", "number", "boolean"] },
                 "description": "Further environment variables, as plain texts.",
             },
+            "priority": priority("Added to the priority of the run."),
+            "max_parallel": limit("Executions of this step in one run that may be at sites at a time."),
         }),
         &[],
     );

@@ -6,11 +6,11 @@ use indexmap::IndexMap;
 
 use crate::diagnostic::Place;
 use crate::expression::Expression;
-use crate::limits::ATTEMPTS_MAX;
+use crate::limits::{ATTEMPTS_MAX, CONCURRENCY_MAX};
 use crate::reading::{Fields, Report};
 use crate::resources::Resources;
 use crate::units::{parse_cpu, parse_duration, parse_size};
-use crate::workflow::Retry;
+use crate::workflow::{Concurrency, Retry};
 use crate::yaml::{Kind, Node};
 
 /// Reads `resources: { cpu, memory, time }`.
@@ -34,6 +34,13 @@ pub(crate) fn read_resources(report: &mut Report, node: &Node) -> Resources {
         })
     });
     Resources { cpu_millis: cpu.unwrap_or(Resources::default().cpu_millis), memory_bytes: memory, time }
+}
+
+/// Reads `concurrency: { executions, runs }`.
+pub(super) fn read_concurrency(report: &mut Report, node: &Node) -> Concurrency {
+    let fields = report.fields(node, "`concurrency`", &["executions", "runs"]);
+    let mut limit = |name: &str| fields.get(name).and_then(|node| report.integer(node, name, 1..=CONCURRENCY_MAX));
+    Concurrency { executions: limit("executions"), runs: limit("runs") }
 }
 
 pub(super) fn read_retry(report: &mut Report, node: &Node) -> Retry {

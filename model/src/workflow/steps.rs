@@ -8,7 +8,7 @@ use super::settings::{check_variable, read_environment, read_resources, read_ret
 use crate::diagnostic::Place;
 use crate::expression::{Expression, Form, Listed, Names, Reader};
 use crate::id::StepIndex;
-use crate::limits::STEPS_MAX;
+use crate::limits::{CONCURRENCY_MAX, STEPS_MAX};
 use crate::reading::{Fields, Report};
 use crate::suggestion::did_you_mean;
 use crate::value::Type;
@@ -32,6 +32,8 @@ const STEP_FIELDS: &[&str] = &[
     "on_disconnect",
     "start",
     "env",
+    "priority",
+    "max_parallel",
 ];
 
 /// A step before its expressions are read: they may name steps that come later in the file.
@@ -230,6 +232,10 @@ impl Draft<'_> {
             needs,
             start: start.unwrap_or_default(),
             on_disconnect: on_disconnect.unwrap_or_default(),
+            priority: fields.get("priority").and_then(|node| report.priority(node)).unwrap_or_default(),
+            max_parallel: fields
+                .get("max_parallel")
+                .and_then(|node| report.integer(node, "`max_parallel`", 1..=CONCURRENCY_MAX)),
         }
     }
 

@@ -147,6 +147,7 @@ impl ControlPlane {
             self.order_cancel(replaced.site, execution.run, execution.step, elements, &reason);
         }
         self.record(Fact::AttemptAdopted { execution, attempt, site, started_at, at: self.now });
+        self.tolerate(execution.run, execution.step);
         if let Some(replaced) = replaced {
             self.agenda.has_room(replaced.site);
             self.withdraw_successors(execution.run, execution.step);

@@ -214,7 +214,7 @@ impl ControlPlane {
         self.record(Fact::BucketDeleted { object });
         self.agenda.replan.insert(object);
         if was_last {
-            self.agenda.wake_data();
+            self.wake_data();
         }
     }
 
@@ -342,7 +342,7 @@ impl ControlPlane {
             }
         }
         self.agenda.replan.insert(object);
-        self.agenda.wake_data();
+        self.wake_data();
     }
 }
 

@@ -171,7 +171,7 @@ impl ControlPlane {
             not_before: self.now,
         });
         self.agenda.has_room(site);
-        self.agenda.place.push((run, step));
+        self.want_place(run, step);
     }
 
     pub(crate) fn order_push(
@@ -296,7 +296,7 @@ impl ControlPlane {
             let again = definition.start == StartMode::AtLeastOnce && step.phase == StepPhase::Expanded;
             if succeeded && again && tries < RECOMPUTATIONS_MAX && (somewhere || !lost_sites) {
                 self.record(Fact::RecomputeOrdered { execution: producer });
-                self.agenda.place.push((producer.run, producer.step));
+                self.want_place(producer.run, producer.step);
                 return;
             }
         }

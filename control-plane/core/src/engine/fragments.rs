@@ -30,6 +30,10 @@ impl ControlPlane {
         {
             return;
         }
+        if self.allowance(run, step).0 == 0 {
+            // It gets its turn when what it needs has ended.
+            return;
+        }
         let Some(site) = site_of_needs(run, step) else { return };
         if run.ahead >= AHEAD_MAX {
             self.agenda.frontier.entry(run_id).or_default().insert(step);

@@ -185,16 +185,17 @@ impl ControlPlane {
         }
         let wanted: Vec<_> = self.agenda.wants.objects().collect();
         self.agenda.replan.extend(wanted);
-        self.agenda.wake_data();
+        self.wake_data();
     }
 
     /// What no site could run may find one, now that this one has changed.
     pub(crate) fn wake_stuck(&mut self, site: SiteId) {
         let (state, changed) = (&self.state, self.state.site(site));
-        self.agenda.wake(|(run, step)| {
+        let woken = self.agenda.take_stuck(|(run, step)| {
             let run = state.runs.get(&run);
             run.is_none_or(|run| run.workflow.step(step).site.admits(&changed.name, &changed.labels))
         });
+        woken.into_iter().for_each(|(run, step)| self.want_place(run, step));
     }
 
     /// Elements of a step that are active at a site.
@@ -271,7 +272,7 @@ impl ControlPlane {
 
     /// What follows when executions of a step wait again.
     pub(crate) fn after_return(&mut self, run: RunId, step: StepIndex) {
-        self.agenda.place.push((run, step));
+        self.want_place(run, step);
         self.agenda.chain.push_back((run, step));
         self.withdraw_successors(run, step);
     }

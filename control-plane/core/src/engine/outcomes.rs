@@ -118,7 +118,7 @@ impl ControlPlane {
             self.want_anew(run_id, step);
         }
         if recomputed || copied {
-            self.agenda.wake_data();
+            self.wake_data();
         }
         self.cancel_formers(run_id, step, &names);
         if eager && self.state.run(run_id).is_going_on() {

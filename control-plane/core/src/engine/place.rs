@@ -18,7 +18,7 @@ use crate::placement::{self, Assessment, Candidate, DataTerms, Requirement};
 use crate::state::{Run, StepPhase};
 
 /// Executions of one step that get a site before it is the turn of the next step.
-const QUANTUM: u32 = 1_024;
+pub(crate) const QUANTUM: u32 = 1_024;
 /// Encoded inputs of one dispatch command, roughly: several fit into a frame.
 const DISPATCH_BYTES: usize = 256 << 10;
 /// Encoded inputs of one execution: beyond it the command could not be decoded.
@@ -39,6 +39,12 @@ struct Group {
     attempt: Attempt,
 }
 
+impl Group {
+    fn first(mut self, count: u32) -> Self {
+        Self { elements: self.elements.take_first(count), ..self }
+    }
+}
+
 impl ControlPlane {
     /// Gives the waiting executions of a step to sites, as far as there is room.
     pub(crate) fn place(&mut self, run: RunId, step: StepIndex) {
@@ -46,6 +52,10 @@ impl ControlPlane {
         let state = &known.steps[step.index()];
         if !known.is_going_on() || state.phase != StepPhase::Expanded || !state.has_waiting() {
             return;
+        }
+        let (mut allowed, limit) = self.allowance(known, step);
+        if let (0, Some(limit)) = (allowed, limit) {
+            return self.wait_for_limit(run, step, limit);
         }
         if let Some(message) = self.state.poisonous(&known.workflow, step, self.now) {
             return self.give_up_waiting(run, step, &message);
@@ -63,7 +73,7 @@ impl ControlPlane {
             Err((element, message)) => {
                 let elements = ElementSet::from_range(element..element + 1);
                 self.give_up(run, step, elements, &message);
-                self.agenda.place.push((run, step));
+                self.want_place(run, step);
                 return;
             }
         };
@@ -71,7 +81,11 @@ impl ControlPlane {
             if !self.state.runs.get(&run).is_some_and(|run| run.is_going_on()) {
                 return;
             }
-            self.place_group(run, step, &shared, group);
+            allowed -= self.place_group(run, step, &shared, group.first(allowed));
+            if allowed == 0 {
+                // What a limit holds back is put where it belongs when it is asked again.
+                return self.want_place(run, step);
+            }
         }
     }
 
@@ -86,7 +100,8 @@ impl ControlPlane {
             let own = self.own_objects(run, step, first.first().expect("not empty"))?;
             groups.push(Group { elements: first, objects: own, avoid: None, attempt: Attempt::FIRST });
         } else if !first.is_empty() {
-            let room: u32 = self.state.sites.keys().map(|site| self.room(*site, 1)).fold(0, u32::saturating_add);
+            let load = run.plan.steps[step.index()].load;
+            let room: u32 = self.state.sites.keys().map(|site| self.room(*site, load)).fold(0, u32::saturating_add);
             first = first.take_first(room.max(1));
             let mut alike: BTreeMap<Vec<(Vec<SiteId>, bool)>, Group> = BTreeMap::new();
             for element in first.iter() {
@@ -132,7 +147,8 @@ impl ControlPlane {
         Ok(objects)
     }
 
-    fn place_group(&mut self, run_id: RunId, step: StepIndex, shared: &Arc<Shared>, group: Group) {
+    /// Places executions as far as there is room; how many.
+    fn place_group(&mut self, run_id: RunId, step: StepIndex, shared: &Arc<Shared>, group: Group) -> u32 {
         let run = self.state.run(run_id);
         let definition = run.workflow.step(step);
         let candidates = self.candidates();
@@ -142,30 +158,39 @@ impl ControlPlane {
             avoid_site(&mut assessments, avoid);
         }
         let feasible: Vec<_> =
-            assessments.iter().filter(|assessment| assessment.obstacle.is_none()).map(|a| (a.site, a.slots)).collect();
+            assessments.iter().filter(|assessment| assessment.obstacle.is_none()).map(|a| a.site).collect();
         if feasible.is_empty() {
             self.agenda.stuck.insert((run_id, step), !objects.is_empty());
             self.recover_inputs(run_id, &objects);
-            return;
+            return 0;
         }
-        let slots: BTreeMap<_, _> = feasible.iter().copied().collect();
-        let room = |site: SiteId| slots.get(&site).map_or(0, |slots| self.room(site, *slots));
+        let load = run.plan.steps[step.index()].load;
+        let room = |site: SiteId| self.room_in_turn(site, load);
         let first = group.elements.first().expect("no group is empty");
         let shares = placement::spread(&assessments, group.elements.len(), (run_id, step, first), &room);
         let mut left = group.elements;
+        let mut all_given = 0;
         if !shares.is_empty() {
             let decision = self.decide(run_id, step, &assessments);
             for (site, count) in shares {
+                assessments
+                    .iter_mut()
+                    .filter(|assessment| assessment.site == site)
+                    .for_each(|a| a.outstanding += count);
                 let given = left.take_first(count);
+                all_given += count;
+                self.charge(run_id, step, site, count);
                 let attempt = group.attempt;
                 self.hand_over(Assignment { run: run_id, step, attempt, site, decision }, given, &objects);
             }
         }
         if !left.is_empty() {
-            feasible.iter().for_each(|(site, _)| self.agenda.wait_for_room(*site, (run_id, step)));
+            let best = placement::best(&assessments, (run_id, step, first));
+            self.wait_for_room((run_id, step), &feasible, best, load, all_given);
         } else if self.state.step(run_id, step).has_waiting() {
-            self.agenda.place.push((run_id, step));
+            self.want_place(run_id, step);
         }
+        all_given
     }
 
     /// Dispatches executions to a site whose objects are at hand there; others wait for their objects.
@@ -325,12 +350,6 @@ impl ControlPlane {
             terms.leaving_bytes = self.estimates.bytes_out(&run.workflow, step).unwrap_or(0.0);
         }
         terms
-    }
-
-    /// How many more executions of this shape a site takes.
-    pub(crate) fn room(&self, site: SiteId, slots: u32) -> u32 {
-        let outstanding = self.state.site(site).outstanding;
-        slots.saturating_add(self.config.dispatch_ahead).saturating_sub(outstanding)
     }
 
     fn give_up_waiting(&mut self, run: RunId, step: StepIndex, message: &str) {

@@ -34,6 +34,7 @@ impl ControlPlane {
                 return self.stage_for_client(request, run, object, hold);
             }
             Request::RecordDownload { run, object, bytes } => self.record_download(run, object, bytes),
+            Request::SetProject { project, change } => self.set_project(&project, &change),
             Request::ResolveUnknown { execution, run_again } => self.resolve_unknown(execution, run_again),
         };
         self.reply(request, result);

@@ -41,7 +41,7 @@ impl ControlPlane {
         if self.state.step(run_id, step).is_ended() {
             self.after_step_ended(run_id, step);
         } else {
-            self.agenda.place.push((run_id, step));
+            self.want_place(run_id, step);
         }
     }
 

@@ -1,10 +1,13 @@
 //! The only function that changes the durable state.
 
 use super::State;
+use super::usage::run_used_by;
 use crate::fact::Fact;
 
 impl State {
     pub(crate) fn evolve(&mut self, fact: &Fact) {
+        let run = run_used_by(fact);
+        let used = self.run_usage(run);
         match fact {
             Fact::TokenCreated { .. }
             | Fact::AgentEnrolled { .. }
@@ -28,7 +31,8 @@ impl State {
             | Fact::RunCancelling { .. }
             | Fact::RunEnded { .. }
             | Fact::RunRemoved { .. }
-            | Fact::RunTagged { .. } => self.evolve_run(fact),
+            | Fact::RunTagged { .. }
+            | Fact::ProjectSet { .. } => self.evolve_run(fact),
             Fact::PlacementDecided { .. }
             | Fact::ExecutionsPlaced { .. }
             | Fact::ExecutionsDispatched { .. }
@@ -55,5 +59,6 @@ impl State {
             | Fact::BucketReleased { .. }
             | Fact::BucketDeleted { .. } => self.evolve_object(fact),
         }
+        self.count_usage(run, used);
     }
 }

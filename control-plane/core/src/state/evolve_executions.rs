@@ -143,6 +143,7 @@ impl State {
             step.count = 1;
         }
         let mut added = 0;
+        let (mut loads, load) = (0, run.plan.steps[step_index.index()].load);
         if as_this.attempt == Attempt::FIRST {
             step.ready.remove_all(elements);
         }
@@ -152,12 +153,15 @@ impl State {
             }
             match step.active.get_mut(&element) {
                 Some(active) => {
+                    let was_load = active.is_load();
                     active.phase = active.phase.max(as_this.phase);
                     active.command = as_this.command;
                     active.fragment = as_this.fragment;
+                    loads += u32::from(active.is_load() && !was_load);
                 }
                 None => {
                     step.active.insert(element, as_this.clone());
+                    loads += u32::from(as_this.is_load());
                     added += 1;
                 }
             }
@@ -167,7 +171,9 @@ impl State {
         if as_this.fragment {
             run.ahead += added;
         }
-        self.sites.get_mut(&as_this.site).expect("facts name sites that exist").add_busy(run_id, step_index, added);
+        let site = self.sites.get_mut(&as_this.site).expect("facts name sites that exist");
+        site.add_busy(run_id, step_index, added);
+        site.add_load(load, loads);
     }
 
     /// Takes an execution from where it is.
@@ -178,19 +184,22 @@ impl State {
         run.ahead -= u32::from(active.fragment);
         let site = self.sites.get_mut(&active.site).expect("what is active is at a site that exists");
         site.remove_busy(execution.run, execution.step, 1);
+        site.remove_load(run.plan.steps[execution.step.index()].load, u32::from(active.is_load()));
         Some(active)
     }
 
     fn finish(&mut self, run_id: RunId, step_index: StepIndex, site: SiteId, elements: &[FinishedElement]) {
         let run = Arc::make_mut(self.runs.get_mut(&run_id).expect("facts name runs that exist"));
         let was_ended = run.steps[step_index.index()].is_ended();
-        let mut deactivated = 0;
+        let (mut deactivated, mut loads) = (0, 0);
+        let load = run.plan.steps[step_index.index()].load;
         let mut made = Vec::new();
         for finished in elements {
             let step = &mut run.steps[step_index.index()];
             let active = match step.active.remove(&finished.element) {
                 Some(active) => {
                     deactivated += 1;
+                    loads += u32::from(active.is_load());
                     run.ahead -= u32::from(active.fragment);
                     active
                 }
@@ -216,7 +225,9 @@ impl State {
         }
         // What a person decided on ended nowhere: its site may be removed.
         if deactivated > 0 {
-            self.site_mut(site).remove_busy(run_id, step_index, deactivated);
+            let site = self.site_mut(site);
+            site.remove_busy(run_id, step_index, deactivated);
+            site.remove_load(load, loads);
         }
         for (object, usage, parts, element) in made {
             self.note_object(object, usage, &parts);
@@ -356,8 +367,12 @@ impl State {
             started_at: started_at.unwrap_or_default(),
         };
         run.ahead += u32::from(active.fragment);
+        let loads = u32::from(active.is_load());
         step.active.insert(element, active);
         run.active += 1;
-        self.site_mut(site).add_busy(execution.run, execution.step, 1);
+        let load = run.plan.steps[execution.step.index()].load;
+        let site = self.site_mut(site);
+        site.add_busy(execution.run, execution.step, 1);
+        site.add_load(load, loads);
     }
 }

@@ -10,6 +10,7 @@ use atoll_model::workflow::{Work, Workflow};
 use super::{ActivePhase, ObjectState, Phase, Run, Source, State, StepPhase, StepState, Use};
 use crate::fact::Fact;
 use crate::plan::RunPlan;
+use crate::view::RunTags;
 
 impl State {
     #[expect(clippy::wildcard_enum_match_arm, reason = "`evolve` names every fact once")]
@@ -55,7 +56,11 @@ impl State {
             }
             Fact::RunRemoved { run } => self.remove_run(*run),
             Fact::RunTagged { run, tags } => {
+                self.run_mut(*run).tag(Some(tags));
                 self.tags.insert(*run, tags.clone());
+            }
+            Fact::ProjectSet { project, settings } => {
+                self.projects.0.insert(project.clone(), settings.clone());
             }
             _ => unreachable!("evolve hands over facts about runs only"),
         }
@@ -95,6 +100,8 @@ impl State {
             in_bucket: Default::default(),
             ledger: Vec::new(),
             plan,
+            project: Arc::from(RunTags::PROJECT),
+            priority: workflow.priority,
         };
         self.runs.insert(*run, Arc::new(state));
         for (source, object, parts) in submitted_objects(workflow, inputs) {

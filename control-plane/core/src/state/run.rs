@@ -6,6 +6,7 @@ use std::sync::Arc;
 
 use atoll_model::elements::ElementSet;
 use atoll_model::id::{Attempt, CommandSeq, ObjectId, RunId, SiteId, StepIndex};
+use atoll_model::limits;
 use atoll_model::placement::SiteVerdict;
 use atoll_model::time::Timestamp;
 use atoll_model::value::Value;
@@ -16,7 +17,7 @@ use serde::{Deserialize, Serialize};
 use super::{Detail, LedgerEntry, Row, RowState, Source};
 use crate::fact::Items;
 use crate::plan::RunPlan;
-use crate::view::{RunError, RunState};
+use crate::view::{RunError, RunState, RunTags};
 
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub(crate) struct Run {
@@ -47,11 +48,28 @@ pub(crate) struct Run {
     /// Follows from the workflow alone.
     #[serde(skip)]
     pub(crate) plan: Arc<RunPlan>,
+    /// Both follow from its tags and its workflow.
+    #[serde(skip)]
+    pub(crate) project: Arc<str>,
+    #[serde(skip)]
+    pub(crate) priority: i8,
 }
 
 impl Run {
     pub(crate) fn is_live(&self) -> bool {
         !matches!(self.phase, Phase::Ended(_))
+    }
+
+    /// Takes in what the run was given, if anything.
+    pub(crate) fn tag(&mut self, tags: Option<&RunTags>) {
+        self.project = Arc::from(tags.map_or(RunTags::PROJECT, |tags| tags.project.as_str()));
+        self.priority = tags.and_then(|tags| tags.priority).unwrap_or(self.workflow.priority);
+    }
+
+    /// How urgent executions of a step are.
+    pub(crate) fn priority_of(&self, step: StepIndex) -> i16 {
+        let sum = i16::from(self.priority) + i16::from(self.workflow.step(step).priority);
+        sum.clamp(i16::from(limits::PRIORITY_MIN), i16::from(limits::PRIORITY_MAX))
     }
 
     /// Whether new executions may be started.

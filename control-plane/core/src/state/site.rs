@@ -13,6 +13,8 @@ use atoll_model::time::Timestamp;
 use atoll_model::value::ObjectRef;
 use serde::{Deserialize, Serialize};
 
+use crate::plan::Load;
+
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub(crate) struct Token {
     pub(crate) secret_hash: [u8; 32],
@@ -51,6 +53,9 @@ pub(crate) struct Site {
     pub(crate) outstanding: u32,
     /// The same by step, so that they are found without looking at every run.
     pub(crate) busy: BTreeMap<(RunId, StepIndex), u32>,
+    /// What it has to do, those that wait there for inputs aside. It follows from the runs.
+    #[serde(skip)]
+    pub(crate) loads: BTreeMap<Load, u32>,
 }
 
 impl Site {
@@ -69,6 +74,23 @@ impl Site {
             log: Log::default(),
             outstanding: 0,
             busy: BTreeMap::new(),
+            loads: BTreeMap::new(),
+        }
+    }
+
+    pub(crate) fn add_load(&mut self, load: Load, count: u32) {
+        if count > 0 {
+            *self.loads.entry(load).or_default() += count;
+        }
+    }
+
+    pub(crate) fn remove_load(&mut self, load: Load, count: u32) {
+        if count > 0 {
+            let left = self.loads.get_mut(&load).expect("what ends at a site was counted there");
+            *left -= count;
+            if *left == 0 {
+                self.loads.remove(&load);
+            }
         }
     }
 

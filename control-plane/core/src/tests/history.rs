@@ -75,7 +75,11 @@ fn runs_are_found_by_what_they_were_given_and_by_time() {
     let first = world.submit(ONE);
     world.advance(std::time::Duration::from_secs(10));
     let between = world.now;
-    let tags = RunTags { project: "rivers".to_owned(), labels: [("season".to_owned(), "wet".to_owned())].into() };
+    let tags = RunTags {
+        project: "rivers".to_owned(),
+        labels: [("season".to_owned(), "wet".to_owned())].into(),
+        priority: None,
+    };
     let second = world.submit_tagged(ONE, tags.clone());
     let found = |world: &World, filter: RunFilter| -> Vec<RunId> {
         world.core.runs(&filter).iter().map(|run| run.run).collect()

@@ -6,19 +6,25 @@ use atoll_model::id::{Attempt, ExecutionId, JournalId};
 use atoll_model::session::{LocalState, NotStartedReason, Outcome, Report};
 use proptest::prelude::*;
 
+use crate::ProjectChange;
+use crate::view::RunTags;
+
 use super::world::{World, failed, file, interrupted, item, not_started};
 
 const SITES: [&str; 3] = ["edge", "hpc", "lab"];
-const SOURCES: [&str; 4] = [
+const SOURCES: [&str; 6] = [
     "workflow: w\nsteps:\n  a: { run: x, outputs: { f: file }, retry: { attempts: 2, backoff: 1s } }\n  b: { run: x, with: { f: \"${{ steps.a.outputs.f }}\" }, outputs: { f: file } }\n  c: { run: x, site: hpc, with: { f: \"${{ steps.b.outputs.f }}\" } }\n",
     "workflow: w\nsteps:\n  a: { run: x, foreach: \"${{ range(5) }}\", outputs: { f: file } }\n  b: { run: x, foreach: \"${{ steps.a.outputs.f }}\", with: { f: \"${{ item }}\" }, retry: { attempts: 3, backoff: 1s, other_site: true } }\n",
     "workflow: w\nsteps:\n  a: { run: x, start: at-most-once }\n  b: { run: x, after: [a], when: \"${{ 1 < 2 }}\" }\n",
     "workflow: w\nsteps:\n  a: { run: x, site: edge, outputs: { f: file } }\n  b: { run: x, site: hpc, with: { f: \"${{ steps.a.outputs.f }}\" }, outputs: { f: file } }\n  c: { run: x, site: edge, with: { f: \"${{ steps.b.outputs.f }}\" } }\nplacement:\n  - match: { step: b }\n    push: eager\n",
+    "workflow: u\npriority: 3\nconcurrency: { executions: 2 }\nsteps:\n  a: { run: x, foreach: \"${{ range(4) }}\", outputs: { f: file } }\n  b: { run: x, priority: -5, foreach: \"${{ steps.a.outputs.f }}\", with: { f: \"${{ item }}\" } }\n",
+    "workflow: v\nconcurrency: { runs: 1 }\nsteps:\n  a: { run: x, max_parallel: 2, foreach: \"${{ range(5) }}\", outputs: { f: file }, retry: { attempts: 2, backoff: 1s } }\n  b: { run: x }\n",
 ];
 
 #[derive(Debug, Clone)]
 enum Action {
-    Submit(usize),
+    Submit(usize, i8),
+    Limit { runs: Option<u32>, executions: Option<u32> },
     Cancel(usize),
     Connect { site: usize, keep: u8, new_journal: bool },
     Disconnect(usize),
@@ -34,7 +40,9 @@ enum Action {
 
 fn action() -> impl Strategy<Value = Action> {
     prop_oneof![
-        4 => (0..SOURCES.len()).prop_map(Action::Submit),
+        4 => (0..SOURCES.len(), -2..2i8).prop_map(|(source, priority)| Action::Submit(source, priority)),
+        1 => (prop::option::of(1..4u32), prop::option::of(1..6u32))
+            .prop_map(|(runs, executions)| Action::Limit { runs, executions }),
         1 => (0..4usize).prop_map(Action::Cancel),
         3 => (0..3usize, any::<u8>(), prop::bool::weighted(0.2))
             .prop_map(|(site, keep, new_journal)| Action::Connect { site, keep, new_journal }),
@@ -96,7 +104,18 @@ impl Play {
     fn carry_out(&mut self, action: &Action) {
         let world = &mut self.world;
         match action {
-            Action::Submit(source) => self.runs.push(world.submit(SOURCES[*source])),
+            Action::Submit(source, priority) => {
+                let tags = RunTags { priority: (*priority != 0).then_some(*priority), ..RunTags::default() };
+                self.runs.push(world.submit_tagged(SOURCES[*source], tags));
+            }
+            Action::Limit { runs, executions } => {
+                let change = ProjectChange {
+                    max_executions: Some(*executions),
+                    max_runs: Some(*runs),
+                    ..ProjectChange::default()
+                };
+                world.ask(crate::Request::SetProject { project: RunTags::PROJECT.to_owned(), change }).unwrap();
+            }
             Action::Cancel(which) => {
                 if let Some(run) = self.runs.get(*which).copied() {
                     let _ = world.ask(crate::Request::CancelRun { run, reason: String::new() });

@@ -153,6 +153,11 @@ impl ControlPlane {
         if let Some(not_before) = state.again.get(&element).filter(|at| **at > self.now) {
             return format!("its next attempt, at {not_before}");
         }
+        if run.is_going_on()
+            && let Some(limit) = self.limited_by(run, step)
+        {
+            return limit;
+        }
         let assessments = self.assess_execution(run, step, element);
         let candidates = self.candidates();
         let feasible = assessments.iter().any(|assessment| assessment.obstacle.is_none());

@@ -6,7 +6,7 @@ use std::time::SystemTime;
 
 use atoll_model::diagnostic::Diagnostic;
 use atoll_model::id::RunId;
-use atoll_model::limits::{RUN_LABEL_BYTES_MAX, RUN_LABELS_MAX};
+use atoll_model::limits::{PRIORITY_MAX, PRIORITY_MIN, RUN_LABEL_BYTES_MAX, RUN_LABELS_MAX};
 use atoll_model::value::{DirectoryRef, ObjectKind, ObjectRef, Value};
 use atoll_model::workflow::{Workflow, check_sites, parse};
 use atoll_telemetry::TraceContext;
@@ -57,6 +57,8 @@ pub(crate) struct WorkflowBody {
     /// What it is to be found by.
     #[serde(default)]
     labels: BTreeMap<String, String>,
+    /// Instead of the one that the workflow says: from -100 to 100, and what is more comes first.
+    priority: Option<i64>,
     /// W3C trace context that the run belongs under; the header `traceparent` counts too.
     traceparent: Option<String>,
 }
@@ -137,7 +139,12 @@ fn tags(body: &WorkflowBody) -> Result<RunTags, ApiError> {
             "a run has at most {RUN_LABELS_MAX} labels, each name and value of at most {RUN_LABEL_BYTES_MAX} bytes"
         )));
     }
-    Ok(RunTags { project, labels: body.labels.clone() })
+    let range = PRIORITY_MIN..=PRIORITY_MAX;
+    let priority = body.priority.map(|priority| i8::try_from(priority).ok().filter(|given| range.contains(given)));
+    if priority == Some(None) {
+        return Err(ApiError::bad_request(format!("a priority is a number from {PRIORITY_MIN} to {PRIORITY_MAX}")));
+    }
+    Ok(RunTags { project, labels: body.labels.clone(), priority: priority.flatten() })
 }
 
 fn run_id(headers: &HeaderMap) -> Result<RunId, ApiError> {

@@ -137,6 +137,7 @@ fn run_of(fact: &Fact) -> Option<RunId> {
         | Fact::PartTaken { .. }
         | Fact::BucketReleased { .. }
         | Fact::BucketDeleted { .. }
+        | Fact::ProjectSet { .. }
         | Fact::InventoryHeard { .. } => None,
     }
 }

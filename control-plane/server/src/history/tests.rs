@@ -73,7 +73,7 @@ impl Runs {
 
 fn tags(project: &str, labels: &[(&str, &str)]) -> RunTags {
     let labels = labels.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())).collect();
-    RunTags { project: project.to_owned(), labels }
+    RunTags { project: project.to_owned(), labels, priority: None }
 }
 
 /// Where a history is, in a test; removed with it.
