@@ -24,6 +24,9 @@ const KEEPALIVE: Duration = Duration::from_secs(10);
 /// Before a connection that broke is made again.
 const RECONNECT_PAUSE: Duration = Duration::from_millis(500);
 const SUBMIT_RETRIES: u32 = 4;
+/// How long a server may be too busy before that is a failure, and the longest pause before it is asked again.
+const BUSY_PATIENCE: Duration = Duration::from_secs(600);
+const BUSY_PAUSE_MAX: Duration = Duration::from_secs(30);
 /// How often in a row that may fail: a server that is started again is back by then.
 const RECONNECTS_MAX: u32 = 120;
 /// Executions are asked for in pages of this many.
@@ -87,7 +90,7 @@ impl Client {
         loop {
             let request = self.request(Method::POST, "/runs").header("idempotency-key", &key).json(body);
             // One that is going down, or leads no more, says so; another may take it.
-            match self.servers.send(&self.http, request.build()?).await {
+            match self.send_patiently(request.build()?).await {
                 Ok(response) if failures < SUBMIT_RETRIES && response.status() == StatusCode::SERVICE_UNAVAILABLE => {
                     failures += 1;
                 }
@@ -122,7 +125,22 @@ impl Client {
     }
 
     async fn send(&self, request: RequestBuilder) -> anyhow::Result<Response> {
-        Ok(accepted(self.servers.send(&self.http, request.build()?).await?).await?)
+        Ok(accepted(self.send_patiently(request.build()?).await?).await?)
+    }
+
+    /// Sends a request. A server that is too busy for it has done nothing, and is asked again when it says, for a while.
+    async fn send_patiently(&self, mut request: reqwest::Request) -> Result<Response, Failure> {
+        let began = tokio::time::Instant::now();
+        loop {
+            let again = request.try_clone();
+            let response = self.servers.send(&self.http, request).await?;
+            let pause = again_after(&response).filter(|pause| began.elapsed() + *pause < BUSY_PATIENCE);
+            let (Some(again), Some(pause)) = (again, pause) else { return Ok(response) };
+            let reason = refusal(StatusCode::TOO_MANY_REQUESTS, &response.bytes().await.unwrap_or_default());
+            eprintln!("the server is busy, asking again in {} s: {reason}", pause.as_secs());
+            tokio::time::sleep(pause).await;
+            request = again;
+        }
     }
 
     /// Submits a workflow without files and waits for its end.
@@ -244,6 +262,16 @@ impl EventBlocks {
             }
         }
     }
+}
+
+/// When to ask a busy server again.
+fn again_after(response: &Response) -> Option<Duration> {
+    if response.status() != StatusCode::TOO_MANY_REQUESTS {
+        return None;
+    }
+    let header = response.headers().get(reqwest::header::RETRY_AFTER).and_then(|header| header.to_str().ok());
+    let seconds = header.and_then(|text| text.parse().ok()).unwrap_or(1);
+    Some(Duration::from_secs(seconds).clamp(Duration::from_secs(1), BUSY_PAUSE_MAX))
 }
 
 /// Whether a run, or the event of one, says that it has ended.

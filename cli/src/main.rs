@@ -11,6 +11,7 @@ mod get;
 mod installation;
 mod logs;
 mod output;
+mod project;
 mod run;
 mod serve;
 mod settings;
@@ -71,6 +72,9 @@ enum Command {
     /// One site: its tokens, its state.
     #[command(subcommand)]
     Site(site::SiteCommand),
+    /// Projects: what each may have, and has.
+    #[command(subcommand)]
+    Project(project::ProjectCommand),
     /// Measure what Atoll costs.
     Bench(bench::BenchArguments),
     /// Keep a server and a token for later commands.
@@ -137,6 +141,7 @@ fn perform(arguments: Arguments) -> anyhow::Result<bool> {
             Command::Cancel(arguments) => show::cancel(connection, &arguments).await?,
             Command::Sites(arguments) => site::sites(connection, &arguments).await?,
             Command::Site(command) => site::site(connection, command).await?,
+            Command::Project(command) => project::project(connection, command).await?,
             Command::Bench(arguments) => bench::bench(arguments).await?,
             Command::Login => connection.log_in().await?,
             Command::Workflow(check::WorkflowCommand::Schema) => output::json(&workflow_schema()),

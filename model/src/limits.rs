@@ -42,6 +42,9 @@ pub const REPORT_CREDITS: u32 = 4_096;
 /// Executions dispatched to an agent and not finished, beyond what it has room to run at once: deep enough that it never
 /// waits for a round trip, shallow enough that another site can still take the rest.
 pub const DISPATCH_AHEAD: u32 = 4_096;
+/// Runs that have not ended, unless the configuration says otherwise: a small one takes some kilobytes of memory, so that
+/// as many fit into a small machine.
+pub const LIVE_RUNS_MAX: u64 = 100_000;
 /// Priorities that people may give: enough to tell kinds of work apart, few enough that waiting makes up for any of them.
 pub const PRIORITY_MIN: i8 = -100;
 pub const PRIORITY_MAX: i8 = 100;

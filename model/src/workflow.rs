@@ -102,6 +102,26 @@ pub struct Step {
     pub max_parallel: Option<u32>,
 }
 
+impl Step {
+    /// What an execution carries out, by its content: the bundle of an action, or the digest of a script or a command.
+    pub fn version(&self) -> Option<ObjectId> {
+        let digest = |kind: &str, parts: &[&str]| {
+            let mut hasher = blake3::Hasher::new();
+            for part in std::iter::once(&kind).chain(parts) {
+                hasher.update(&(part.len() as u64).to_le_bytes());
+                hasher.update(part.as_bytes());
+            }
+            Some(ObjectId::from_digest(*hasher.finalize().as_bytes()))
+        };
+        match &self.work {
+            Work::Action(Action { bundle: Some(bundle), .. }) => Some(*bundle),
+            Work::Action(action) => digest("command", &action.command.iter().map(String::as_str).collect::<Vec<_>>()),
+            Work::Script(script) => digest("script", &[script]),
+            Work::Import { .. } | Work::Null => None,
+        }
+    }
+}
+
 /// Where a file says what a step asks for; the step itself, where it does not.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ResourcePlaces {

@@ -83,7 +83,16 @@ impl Submission {
             .map(|(name, text)| Ok((name.clone(), given_input(&workflow, name, text)?)))
             .collect::<anyhow::Result<BTreeMap<_, _>>>()?;
         hold_where_the_file_is(&workflow, &folder, &mut inputs);
-        Ok(Self { file_name, source, workflow, inputs, actions, project: None, priority: None, labels: BTreeMap::new() })
+        Ok(Self {
+            file_name,
+            source,
+            workflow,
+            inputs,
+            actions,
+            project: None,
+            priority: None,
+            labels: BTreeMap::new(),
+        })
     }
 
     /// The same with what the run is to be found by, each label as `KEY=VALUE`.

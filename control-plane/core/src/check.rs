@@ -28,6 +28,8 @@ impl ControlPlane {
 
     /// What is counted along is what there is.
     fn check_usage(&self) {
+        let live = self.state.runs.values().filter(|run| run.is_live()).count() as u64;
+        assert_eq!(self.state.live_runs, live, "live runs");
         assert_eq!(self.state.usage, self.state.recounted_usage(), "usage of projects");
         let loads = self.state.recounted_loads();
         for (id, site) in &self.state.sites {

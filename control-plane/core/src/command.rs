@@ -82,6 +82,10 @@ pub enum Rejection {
     Invalid(String),
     #[error("{0}")]
     Forbidden(String),
+    /// Not now: there is too much already, and nothing was done. Whoever asks again later is answered as if for the first
+    /// time.
+    #[error("{0}")]
+    Busy(String),
     /// Not now; the object or the site is not there at present.
     #[error("{0}")]
     Unavailable(String),

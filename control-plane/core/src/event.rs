@@ -171,6 +171,8 @@ pub struct Config {
     pub dispatch_ahead: u32,
     /// As many of them as run within this time, roughly.
     pub dispatch_ahead_time: Duration,
+    /// Runs that have not ended: no more are taken.
+    pub live_runs_max: u64,
     /// How long a finished run stays in memory.
     pub keep_finished: Duration,
     /// Seed of the ids that the core derives (transfers); from the shell, so that the core has no randomness.
@@ -188,6 +190,7 @@ impl Default for Config {
             lost_after: limits::WORK_LEASE,
             dispatch_ahead: limits::DISPATCH_AHEAD,
             dispatch_ahead_time: limits::DISPATCH_AHEAD_TIME,
+            live_runs_max: limits::LIVE_RUNS_MAX,
             keep_finished: Duration::from_secs(7 * 24 * 3_600),
             started_at: Timestamp::ZERO,
         }

@@ -10,7 +10,7 @@ use atoll_model::id::{
 };
 use atoll_model::placement::{Labels, SiteVerdict};
 use atoll_model::resources::Capacity;
-use atoll_model::session::{FaultLocation, FinishedElement, PushFailure, StartedElement};
+use atoll_model::session::{FaultLocation, FinishedElement, Logs, PushFailure, StartedElement};
 use atoll_model::time::Timestamp;
 use atoll_model::value::{ObjectRef, Value};
 use atoll_model::workflow::Workflow;
@@ -336,6 +336,16 @@ pub enum Fact {
         run: RunId,
         tags: RunTags,
     },
+    /// What watched over the attempt went down while it ran; what becomes of it is another fact of the same step.
+    ExecutionCrashed {
+        execution: ExecutionId,
+        attempt: Attempt,
+        site: SiteId,
+        incarnation: u64,
+        message: Arc<str>,
+        logs: Logs,
+        at: Timestamp,
+    },
     /// An administrator has set what the project may have.
     ProjectSet {
         project: String,
@@ -381,6 +391,8 @@ pub enum ReturnCause {
     InputUnavailable,
     /// A person decided so.
     Resolved,
+    /// The agent stopped it on purpose, without being asked: it was cut off.
+    Stopped,
 }
 
 /// Which rule asked for a transfer.

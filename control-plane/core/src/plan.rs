@@ -1,7 +1,7 @@
 //! What follows from a workflow alone: who reads what, which inputs differ by element, which rules bear on which data.
 
 use atoll_model::expression::{Expression, Form};
-use atoll_model::id::StepIndex;
+use atoll_model::id::{ObjectId, StepIndex};
 use atoll_model::workflow::{Step, Work, Workflow};
 use storage_sync_core::{PushRule, Subject, confining, push_rule};
 
@@ -33,6 +33,8 @@ pub(crate) struct StepPlan {
     pub(crate) confined_by: Vec<u16>,
     pub(crate) outputs: Vec<DataRules>,
     pub(crate) load: Load,
+    /// What its executions carry out, by its content.
+    pub(crate) version: Option<ObjectId>,
 }
 
 /// What one execution means for its site: for how long, and how much of it.
@@ -128,6 +130,7 @@ impl RunPlan {
             chainable,
             confined_by,
             outputs,
+            version: step.version(),
             load: Load {
                 kind: Kind::new(workflow, step),
                 cpu_millis: step.resources.cpu_millis,

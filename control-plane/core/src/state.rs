@@ -21,7 +21,7 @@ use serde::{Deserialize, Serialize};
 
 pub(crate) use self::evolve_runs::submitted_objects;
 pub(crate) use self::object::{BucketState, DoubtfulPush, LedgerEntry, ObjectState, Place, Source, Transfer, Use};
-pub(crate) use self::poison::Crashes;
+pub(crate) use self::poison::{Crash, Crashes};
 pub(crate) use self::row::{Detail, Row, RowState};
 pub(crate) use self::run::{Active, ActivePhase, Decision, Former, Phase, Run, StepPhase, StepState, Tries};
 pub(crate) use self::site::{Agent, Log, Outgoing, Site, Token};
@@ -63,7 +63,7 @@ pub(crate) struct State {
     pub(crate) transfers: BTreeMap<TransferId, Transfer>,
     /// Transfers that were ever ordered.
     pub(crate) transfers_ordered: u64,
-    /// Versions of actions, by their bundles, whose executions were cut off lately.
+    /// Versions of actions, by their bundles, and scripts and commands, by their digests, whose executions were cut off lately.
     pub(crate) crashed_actions: BTreeMap<ObjectId, Crashes>,
     /// Crossings that belong to no run (yet).
     pub(crate) unclaimed_ledger: Vec<LedgerEntry>,
@@ -71,7 +71,9 @@ pub(crate) struct State {
     pub(crate) tags: BTreeMap<RunId, RunTags>,
     /// Not there in format 1 of the journal.
     pub(crate) projects: Projects,
-    /// What is under way, by project. It follows from the runs.
+    /// Runs that have not ended, and what is under way, by project. Both follow from the runs.
+    #[serde(skip)]
+    pub(crate) live_runs: u64,
     #[serde(skip)]
     pub(crate) usage: BTreeMap<Arc<str>, ProjectUsage>,
 }

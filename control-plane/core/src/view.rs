@@ -168,6 +168,21 @@ pub struct ExecutionView {
     pub logs: Logs,
     /// Why it waits, if it does.
     pub waiting_for: Option<String>,
+    /// The times that something went down while it ran.
+    pub crashes: Vec<CrashView>,
+}
+
+/// What watched over an attempt went down while it ran.
+#[derive(Debug, Clone, PartialEq)]
+pub struct CrashView {
+    pub at: Timestamp,
+    pub attempt: Attempt,
+    pub site: String,
+    /// Which process of the site's agent has told of it: counted up with each of its starts.
+    pub incarnation: u64,
+    pub message: String,
+    /// What it had written, where the site has it.
+    pub logs: Logs,
 }
 
 #[derive(Debug, Clone, PartialEq)]

@@ -13,6 +13,7 @@ mod log_lines;
 mod logs;
 mod outputs;
 mod probes;
+mod projects;
 mod runs;
 mod sites;
 mod standby;
@@ -38,6 +39,7 @@ use utoipa::OpenApi;
 use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
 
+use crate::admission::Admission;
 use crate::agents::Logs;
 use crate::audit::Audit;
 use crate::driver::Handle;
@@ -60,6 +62,7 @@ pub(crate) struct App {
     pub(crate) history: Arc<dyn History>,
     pub(crate) bucket: Bucket,
     pub(crate) tokens: ApiTokens,
+    pub(crate) admission: Admission,
     pub(crate) audit: Audit,
     pub(crate) meters: Arc<Meters>,
     /// The logs that sites hold.
@@ -111,6 +114,8 @@ fn routes() -> (Router<Arc<App>>, utoipa::openapi::OpenApi) {
         .routes(routes!(sites::revoke))
         .routes(routes!(sites::declare_lost))
         .routes(routes!(sites::create_token))
+        .routes(routes!(projects::list))
+        .routes(routes!(projects::show, projects::set))
         .routes(routes!(submit::plan))
         .routes(routes!(submit::check))
         .layer(DefaultBodyLimit::max(BODY_BYTES_MAX))

@@ -10,6 +10,7 @@ use std::time::Duration;
 use control_plane_postgres::Address;
 use serde::Deserialize;
 
+pub use crate::admission::Limits;
 pub use crate::history::{Retention, RetentionRule};
 pub use layers::{Flags, LoadError};
 
@@ -57,6 +58,8 @@ pub struct Config {
     pub telemetry: Telemetry,
     /// How long runs are kept after they have left the memory.
     pub history: Retention,
+    /// How much may be brought in before somebody is asked to come again.
+    pub limits: Limits,
 }
 
 /// Which database holds the journal: `sled` or `redb`, embedded, for one server, or `postgres://…` for several.
@@ -191,6 +194,7 @@ impl Default for Config {
             certificate_seconds: atoll_model::limits::CERTIFICATE_LIFETIME.as_secs(),
             telemetry: Telemetry::default(),
             history: Retention::default(),
+            limits: Limits::default(),
         }
     }
 }
@@ -283,6 +287,9 @@ impl Config {
         if leases.lost_after_ms < leases.work_ms {
             return refuse("lost_after_ms must be at least work_ms: work is given away only when its lease is over");
         }
+        if self.limits.live_runs == 0 || self.limits.submissions_at_once == 0 {
+            return Err(ConfigError { field: "limits", problem: "no limit may be 0".to_owned() });
+        }
         if leases.dispatch_ahead == 0 {
             return refuse("dispatch_ahead must be at least 1");
         }
@@ -300,6 +307,7 @@ impl Config {
             lost_after: Duration::from_millis(leases.lost_after_ms),
             dispatch_ahead: leases.dispatch_ahead,
             dispatch_ahead_time: Duration::from_millis(leases.dispatch_ahead_ms),
+            live_runs_max: self.limits.live_runs,
             keep_finished: Duration::from_secs(leases.keep_finished_seconds),
             started_at: now,
         }
@@ -345,6 +353,7 @@ mod tests {
         assert_eq!(refused(|config| config.bucket = Some("gopher://hole".to_owned())), "bucket");
         assert_eq!(refused(|config| config.leases.heartbeat_ms = 0), "leases");
         assert_eq!(refused(|config| config.leases.lost_after_ms = 1), "leases");
+        assert_eq!(refused(|config| config.limits.live_runs = 0), "limits");
         assert_eq!(
             refused(|config| {
                 config.tls = Some(TlsFiles { certificate: "/nonexistent".into(), key: "/nonexistent".into() });

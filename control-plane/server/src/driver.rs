@@ -124,6 +124,11 @@ impl Handle {
         self.inbox.send(Input::Event(event)).await.map_err(|_| Stopped)
     }
 
+    /// Whether so much waits for the core's thread, which waits for the journal's, that whoever brings more would wait.
+    pub(crate) fn is_behind(&self) -> bool {
+        self.inbox.capacity() == 0
+    }
+
     /// Makes a request and waits for its reply, which comes after everything that it says is durable.
     ///
     /// # Errors

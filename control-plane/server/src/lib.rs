@@ -1,6 +1,7 @@
 //! What the control plane does: it owns the core's driver, speaks gRPC with agents and HTTP with people, holds the CA,
 //! and serves the bucket where it is a directory. It decides nothing.
 
+mod admission;
 pub mod agents;
 mod api;
 mod audit;

@@ -26,6 +26,7 @@ use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
+use crate::admission::Admission;
 use crate::agents::{self, Agents};
 use crate::api::tokens::{ApiTokens, write_atomically};
 use crate::api::{self, App, Joining};
@@ -177,6 +178,7 @@ impl Server {
             traced,
             spool,
             tokens,
+            admission: Admission::new(&config.limits, &config.data_dir),
         });
         let mut server =
             Self { handle, driver, tasks, closing: CancellationToken::new(), failures: mpsc::channel(2).1 };

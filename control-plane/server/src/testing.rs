@@ -21,6 +21,7 @@ use tokio_util::task::TaskTracker;
 pub(crate) use agent::{Agent, Work};
 pub(crate) use gate::Gate;
 
+use crate::admission::{Admission, Limits};
 use crate::agents::Logs;
 use crate::api::tokens::ApiTokens;
 use crate::api::{self, App, Joining};
@@ -114,14 +115,20 @@ impl Plane {
 
     /// One that keeps runs that have ended for so long.
     pub(crate) async fn start_keeping(keep_finished: Duration) -> Self {
-        Self::start_as(&Telemetry::default(), Config { keep_finished, ..Config::default() }).await
+        Self::start_as(&Telemetry::default(), Config { keep_finished, ..Config::default() }, Limits::default()).await
+    }
+
+    /// One that takes little in at a time.
+    pub(crate) async fn start_within(limits: Limits) -> Self {
+        let core = Config { live_runs_max: limits.live_runs, ..Config::default() };
+        Self::start_as(&Telemetry::default(), core, limits).await
     }
 
     pub(crate) async fn start_with(telemetry: &Telemetry) -> Self {
-        Self::start_as(telemetry, Config::default()).await
+        Self::start_as(telemetry, Config::default(), Limits::default()).await
     }
 
-    async fn start_as(telemetry: &Telemetry, core: Config) -> Self {
+    async fn start_as(telemetry: &Telemetry, core: Config, limits: Limits) -> Self {
         let (traced, traces) = start_exporter(telemetry).unwrap().unzip();
         let core =
             Core::start_with(&MemoryDisk::default(), traced.clone(), Config { started_at: wall_clock(), ..core });
@@ -152,6 +159,7 @@ impl Plane {
             history,
             bucket: bucket.clone(),
             tokens,
+            admission: Admission::new(&limits, directory.path()),
             audit: Audit::open(directory.path()).unwrap(),
             meters,
             logs: Logs::default(),
@@ -171,7 +179,16 @@ impl Plane {
 
     /// A site whose agent does the work.
     pub(crate) async fn site(&self, name: &str, work: Work) -> Agent {
-        let agent = enrol(&self.handle, name).await;
+        let agent = self.join(name).await;
+        self.connect(agent, work).await
+    }
+
+    /// A site whose agent has not come yet.
+    pub(crate) async fn join(&self, name: &str) -> AgentId {
+        enrol(&self.handle, name).await
+    }
+
+    pub(crate) async fn connect(&self, agent: AgentId, work: Work) -> Agent {
         let running = Agent::connect(&self.handle, &self.bucket, agent, work).await;
         self.tasks.spawn(running.clone().run());
         running.ready().await;

@@ -239,7 +239,7 @@ impl Agent {
                 let (reason, message) = (failure.reason, failure.message);
                 (Outcome::Failed { reason, exit_code: Some(0), message }, Vec::new())
             }
-            (_, how) => (outcome_of(how, ending, killed), Vec::new()),
+            (_, how) => (outcome_of(how, ending), Vec::new()),
         };
         let usage = Usage { bytes_out, ..exit.usage };
         let started_at = Some(exit.started_at);
@@ -323,7 +323,7 @@ fn invalid_input() -> Outcome {
     Outcome::NotStarted { reason: NotStartedReason::PredecessorFailed, message }
 }
 
-fn outcome_of(how: &ExitKind, ending: Option<Ending>, killed: Option<Killed>) -> Outcome {
+fn outcome_of(how: &ExitKind, ending: Option<Ending>) -> Outcome {
     let failed = |reason, exit_code, message: String| Outcome::Failed { reason, exit_code, message };
     match how {
         ExitKind::Code(code) => failed(FailureReason::ExitCode, Some(*code), format!("exit code {code}")),
@@ -331,11 +331,9 @@ fn outcome_of(how: &ExitKind, ending: Option<Ending>, killed: Option<Killed>) ->
         ExitKind::TimedOut => failed(FailureReason::TimedOut, None, "it ran for longer than its time limit".to_owned()),
         ExitKind::OutOfMemory => failed(FailureReason::OutOfMemory, None, "it used more memory than it may".to_owned()),
         ExitKind::Killed | ExitKind::Interrupted(_) if ending.is_some() => Outcome::Cancelled,
-        ExitKind::Killed if killed == Some(Killed::Disconnected) => {
-            Outcome::Interrupted { message: "stopped, since the link to the control plane was lost".to_owned() }
-        }
-        // A process before this one killed it, for a reason that was lost with it.
-        ExitKind::Killed => Outcome::Interrupted { message: "stopped by the agent".to_owned() },
+        // Stopped on purpose: since the link was lost, or by a process before this one, with which the reason was lost.
+        // Nothing went down.
+        ExitKind::Killed => Outcome::Cancelled,
         ExitKind::Interrupted(message) => Outcome::Interrupted { message: message.clone() },
     }
 }

@@ -217,7 +217,7 @@ impl World {
             // It is over, and only the history knows of it.
             Err(Rejection::NotFound(_)) if wish.want.run().is_some_and(|run| self.kept_runs.contains_key(&run)) => true,
             // Whoever cancels what is not there yet tries again; a site that is away may come back.
-            Err(Rejection::NotFound(_) | Rejection::Unavailable(_)) => false,
+            Err(Rejection::NotFound(_) | Rejection::Unavailable(_) | Rejection::Busy(_)) => false,
         };
         wish.granted = settled;
         match (&wish.want, &result) {

@@ -139,6 +139,7 @@ impl History {
                     | ReturnCause::NotStarted
                     | ReturnCause::NeverSent
                     | ReturnCause::Withdrawn
+                    | ReturnCause::Stopped
                     | ReturnCause::InputUnavailable => {}
                 }
             }

@@ -47,6 +47,9 @@ impl ControlPlane {
     }
 
     fn current_outcomes(&mut self, site: SiteId, run_id: RunId, step: StepIndex, elements: Vec<FinishedElement>) {
+        for finished in &elements {
+            self.note_crash(site, ExecutionId { run: run_id, step, element: finished.element }, finished);
+        }
         let run = self.state.run(run_id);
         let state = &run.steps[step.index()];
         let (mut ended, mut again, mut unknown) = (Vec::with_capacity(elements.len()), Vec::new(), Vec::new());
@@ -82,6 +85,18 @@ impl ControlPlane {
         self.agenda.has_room(site);
         if !ended.is_empty() {
             self.end_executions(site, run_id, step, ended);
+        }
+    }
+
+    /// Keeps what is known of an attempt during which something went down. What was stopped on purpose is none.
+    fn note_crash(&mut self, site: SiteId, execution: ExecutionId, finished: &FinishedElement) {
+        if let Outcome::Interrupted { message } = &finished.outcome
+            && self.state.run(execution.run).is_going_on()
+        {
+            let incarnation = self.state.site(site).log.incarnation;
+            let (attempt, logs, at) = (finished.attempt, finished.logs, finished.finished_at);
+            let message = Arc::from(message.as_str());
+            self.record(Fact::ExecutionCrashed { execution, attempt, site, incarnation, message, logs, at });
         }
     }
 
@@ -338,5 +353,5 @@ fn stopped(finished: &mut FinishedElement, active: &Active, at_most_once: bool) 
         finished.outcome = Outcome::Failed { reason: FailureReason::Agent, exit_code: None, message };
         return Judgement::Final;
     }
-    Judgement::Again { cause: ReturnCause::NotStarted, not_before: Duration::ZERO, message }
+    Judgement::Again { cause: ReturnCause::Stopped, not_before: Duration::ZERO, message }
 }

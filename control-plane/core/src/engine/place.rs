@@ -57,7 +57,9 @@ impl ControlPlane {
         if let (0, Some(limit)) = (allowed, limit) {
             return self.wait_for_limit(run, step, limit);
         }
-        if let Some(message) = self.state.poisonous(&known.workflow, step, self.now) {
+        if let Some(message) =
+            self.state.poisonous(known.workflow.step(step), known.plan.steps[step.index()].version, self.now)
+        {
             return self.give_up_waiting(run, step, &message);
         }
         let shared = match self.caches.shared(known, step) {

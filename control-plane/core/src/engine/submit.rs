@@ -36,9 +36,14 @@ impl ControlPlane {
             // Its answer was lost.
             return Ok(Response::Submitted { run });
         }
+        if self.state.live_runs >= self.config.live_runs_max {
+            let live = self.state.live_runs;
+            return Err(Rejection::Busy(format!("{live} runs have not ended, and no more are taken; come again")));
+        }
         let inputs = with_defaults(&workflow, inputs)?;
         let plan = RunPlan::new(&workflow);
-        let poisonous = workflow.steps.iter().find_map(|step| self.state.poisonous(&workflow, step.index, self.now));
+        let mut steps = workflow.steps.iter().zip(&plan.steps);
+        let poisonous = steps.find_map(|(step, planned)| self.state.poisonous(step, planned.version, self.now));
         if let Some(reason) = poisonous {
             return Err(Rejection::Conflict(reason));
         }

@@ -44,6 +44,7 @@ impl State {
             | Fact::AttemptAdopted { .. }
             | Fact::OutcomeSuperseded { .. }
             | Fact::RecomputeOrdered { .. }
+            | Fact::ExecutionCrashed { .. }
             | Fact::CancelOrdered { .. } => self.evolve_execution(fact),
             Fact::ObjectUploaded { .. }
             | Fact::ObjectFetched { .. }

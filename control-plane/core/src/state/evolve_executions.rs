@@ -8,8 +8,13 @@ use atoll_model::session::{FinishedElement, Outcome};
 use atoll_model::time::Timestamp;
 
 use super::evolve_runs::visit_with_parts;
-use super::{Active, ActivePhase, Decision, Detail, Former, Outgoing, Row, RowState, Source, State, StepPhase, Use};
+use super::{
+    Active, ActivePhase, Crash, Decision, Detail, Former, Outgoing, Row, RowState, Source, State, StepPhase, Use,
+};
 use crate::fact::{Fact, Items, ReturnCause};
+
+/// Crashes kept of one execution: it is given up before there are so many, unless it is run anew.
+const CRASHES_KEPT: usize = 2 * atoll_model::limits::POISON_CRASHES_MAX as usize;
 
 impl State {
     #[expect(clippy::wildcard_enum_match_arm, reason = "`evolve` names every fact once")]
@@ -101,6 +106,16 @@ impl State {
                 step.remove_former(execution.element, *attempt, *site);
                 step.superseded += 1;
                 step.diverged += u32::from(!same_outputs);
+            }
+            Fact::ExecutionCrashed { execution, attempt, site, incarnation, message, logs, at } => {
+                let step = &mut self.run_mut(execution.run).steps[execution.step.index()];
+                let crashes = step.crashes.entry(execution.element).or_default();
+                if crashes.len() >= CRASHES_KEPT {
+                    crashes.remove(0);
+                }
+                let (message, logs) = (Arc::clone(message), *logs);
+                let (attempt, site, incarnation) = (*attempt, *site, *incarnation);
+                crashes.push(Crash { at: *at, attempt, site, incarnation, message, logs });
             }
             Fact::RecomputeOrdered { execution } => {
                 let step = &mut self.run_mut(execution.run).steps[execution.step.index()];
@@ -292,7 +307,8 @@ impl State {
             | ReturnCause::NotStarted
             | ReturnCause::Lost
             | ReturnCause::Withdrawn
-            | ReturnCause::Resolved => false,
+            | ReturnCause::Resolved
+            | ReturnCause::Stopped => false,
         };
         let untouched = same_attempt && active.attempt == Attempt::FIRST && !step.tries.contains_key(&element);
         let is_ahead = step.needs_left > 0;

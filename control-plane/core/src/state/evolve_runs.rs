@@ -48,6 +48,7 @@ impl State {
                 self.cancel_waiting(*run);
             }
             Fact::RunEnded { run, state, outputs, error, at } => {
+                self.live_runs -= 1;
                 let run = self.run_mut(*run);
                 run.phase = Phase::Ended(*state);
                 run.outputs.clone_from(outputs);
@@ -104,6 +105,7 @@ impl State {
             priority: workflow.priority,
         };
         self.runs.insert(*run, Arc::new(state));
+        self.live_runs += 1;
         for (source, object, parts) in submitted_objects(workflow, inputs) {
             self.note_object(object, Use { run: *run, source, output: 0 }, &parts);
             let known = self.objects.get_mut(&object.id).expect("just noted");

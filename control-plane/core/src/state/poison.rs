@@ -1,14 +1,30 @@
-//! Actions whose executions take their agents down, whatever the run and wherever they are placed.
+//! What takes agents down: executions one by one, with what is known of each time, and versions of actions, scripts and
+//! commands, whatever the run and wherever they are placed.
 
 use std::collections::BTreeSet;
+use std::sync::Arc;
 
-use atoll_model::id::{ExecutionId, ObjectId, RunId, SiteId, StepIndex};
+use atoll_model::id::{Attempt, ExecutionId, ObjectId, RunId, SiteId, StepIndex};
 use atoll_model::limits;
+use atoll_model::session::Logs;
 use atoll_model::time::Timestamp;
-use atoll_model::workflow::{Action, Work, Workflow};
+use atoll_model::workflow::{Step, Work};
 use serde::{Deserialize, Serialize};
 
 use super::State;
+
+/// What watched over an attempt went down while it ran.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub(crate) struct Crash {
+    pub(crate) at: Timestamp,
+    pub(crate) attempt: Attempt,
+    pub(crate) site: SiteId,
+    /// Of the site's agent: which of its processes has told of it.
+    pub(crate) incarnation: u64,
+    pub(crate) message: Arc<str>,
+    /// What it had written, where the site has it.
+    pub(crate) logs: Logs,
+}
 
 /// What one version of an action has done since one of its executions last succeeded.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -26,17 +42,21 @@ impl Crashes {
 
 impl State {
     /// Why no execution of the step is to be started, if the version of the action that it uses is poisonous.
-    pub(crate) fn poisonous(&self, workflow: &Workflow, step: StepIndex, now: Timestamp) -> Option<String> {
-        let (action, bundle) = action_of(workflow, step)?;
-        let crashes = self.crashed_actions.get(&bundle).filter(|crashes| crashes.is_remembered(now))?;
+    pub(crate) fn poisonous(&self, step: &Step, version: Option<ObjectId>, now: Timestamp) -> Option<String> {
+        let crashes = self.crashed_actions.get(&version?).filter(|crashes| crashes.is_remembered(now))?;
         let sites = crashes.sites.len();
         let is_poisonous =
             crashes.count >= limits::POISON_VERSION_CRASHES_MAX && sites >= limits::POISON_VERSION_SITES_MIN;
         is_poisonous.then(|| {
+            let what = match &step.work {
+                Work::Action(action) if action.bundle.is_some() => format!("action {} {}", action.name, action.version),
+                Work::Action(action) => format!("the command {} of step {}", action.name, step.name),
+                Work::Script(_) | Work::Import { .. } | Work::Null => format!("the script of step {}", step.name),
+            };
             format!(
-                "action {} {} is quarantined: {} of its executions were cut off at {sites} sites, and none has \
-                 succeeded in between; change it, or wait for a day",
-                action.name, action.version, crashes.count
+                "{what} is quarantined: {} of its executions were cut off at {sites} sites, and none has succeeded in \
+                 between; change it, or wait for a day",
+                crashes.count
             )
         })
     }
@@ -49,13 +69,13 @@ impl State {
         elements: impl Iterator<Item = u32>,
         at: Timestamp,
     ) {
-        let Some((_, bundle)) = action_of(&self.run(run).workflow, step) else { return };
+        let Some(version) = self.run(run).plan.steps[step.index()].version else { return };
         let sites: Vec<_> = elements
             .filter_map(|element| self.active(ExecutionId { run, step, element }))
             .map(|active| active.site)
             .collect();
         self.crashed_actions.retain(|_, crashes| crashes.is_remembered(at));
-        let crashes = self.crashed_actions.entry(bundle).or_default();
+        let crashes = self.crashed_actions.entry(version).or_default();
         crashes.count = crashes.count.saturating_add(u32::try_from(sites.len()).unwrap_or(u32::MAX));
         crashes.sites.extend(sites);
         crashes.last_at = at;
@@ -64,16 +84,9 @@ impl State {
     /// One that succeeds shows that it was not the action.
     pub(super) fn note_success(&mut self, run: RunId, step: StepIndex) {
         if !self.crashed_actions.is_empty()
-            && let Some((_, bundle)) = action_of(&self.run(run).workflow, step)
+            && let Some(version) = self.run(run).plan.steps[step.index()].version
         {
-            self.crashed_actions.remove(&bundle);
+            self.crashed_actions.remove(&version);
         }
-    }
-}
-
-fn action_of(workflow: &Workflow, step: StepIndex) -> Option<(&Action, ObjectId)> {
-    match &workflow.step(step).work {
-        Work::Action(action) => Some((action, action.bundle?)),
-        Work::Script(_) | Work::Import { .. } | Work::Null => None,
     }
 }

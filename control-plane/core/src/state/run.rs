@@ -14,7 +14,7 @@ use atoll_model::workflow::Workflow;
 use indexmap::IndexMap;
 use serde::{Deserialize, Serialize};
 
-use super::{Detail, LedgerEntry, Row, RowState, Source};
+use super::{Crash, Detail, LedgerEntry, Row, RowState, Source};
 use crate::fact::Items;
 use crate::plan::RunPlan;
 use crate::view::{RunError, RunState, RunTags};
@@ -125,6 +125,8 @@ pub(crate) struct StepState {
     pub(crate) diverged: u32,
     /// Elements that have ended well and run once more because their outputs are gone.
     pub(crate) recomputing: ElementSet,
+    /// The last times that something went down while an element ran.
+    pub(crate) crashes: BTreeMap<u32, Vec<Crash>>,
 }
 
 impl StepState {

@@ -78,6 +78,7 @@ impl State {
     /// Makes what is counted along from what a checkpoint holds.
     pub(super) fn recount(&mut self) {
         self.usage = self.recounted_usage();
+        self.live_runs = self.runs.values().filter(|run| run.is_live()).count() as u64;
         for (site, loads) in self.recounted_loads() {
             if let Some(site) = self.sites.get_mut(&site) {
                 site.loads = loads;
@@ -164,6 +165,7 @@ pub(super) fn run_used_by(fact: &Fact) -> Option<RunId> {
         | Fact::PlacementDecided { .. }
         | Fact::ExecutionsStarted { .. }
         | Fact::OutcomeSuperseded { .. }
+        | Fact::ExecutionCrashed { .. }
         | Fact::RecomputeOrdered { .. }
         | Fact::ObjectUploaded { .. }
         | Fact::ObjectFetched { .. }

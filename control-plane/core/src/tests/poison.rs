@@ -4,6 +4,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use atoll_model::id::{ObjectId, RunId};
+use atoll_model::session::Outcome;
 use atoll_model::value::{ObjectKind, ObjectRef};
 use atoll_model::workflow::{Action, Surroundings, Workflow, parse};
 
@@ -107,4 +108,59 @@ fn g4_crashes_at_one_site_or_with_successes_in_between_are_not_the_actions_fault
     let run = good.submit(&mut world).unwrap();
     assert!((6..10).contains(&crash_all(&mut world, &["edge", "hpc"])));
     assert_ne!(world.state(run), RunState::Failed, "they are counted anew");
+}
+
+const SCRIPT: &str = "workflow: w\nsteps:\n  a: { run: ./kill-everything, foreach: \"${{ range(6) }}\" }\n";
+
+#[test]
+fn g4_a_script_that_takes_agents_down_is_quarantined_by_what_it_says() {
+    let mut world = World::with_sites(&["edge", "hpc"]);
+    let run = world.submit(SCRIPT);
+    while matches!(world.state(run), RunState::Submitted | RunState::Running) {
+        assert!(crash_all(&mut world, &["edge", "hpc"]) > 0, "it goes on until it ends");
+    }
+    let message = world.core.run(run).unwrap().error.unwrap().message;
+    assert!(message.contains("the script of step a is quarantined"), "{message}");
+    let renamed = SCRIPT.replace("workflow: w", "workflow: v").replace(" a:", " b:");
+    assert!(matches!(world.try_submit(&renamed, &[]), Err(Rejection::Conflict(_))), "whatever it is called");
+    world.submit(&SCRIPT.replace("everything", "nothing"));
+}
+
+#[test]
+fn g4_each_crash_is_shown_with_what_is_known_of_it() {
+    let mut world = World::with_sites(&["edge"]);
+    let run = world.submit("workflow: w\nsteps:\n  a: { run: x }\n");
+    for crash in 1..=3 {
+        let execution = world.dispatched_one("edge");
+        world.start("edge", execution);
+        world.advance(Duration::from_secs(1));
+        world.end("edge", execution, interrupted(), Vec::new());
+        let view = world.core.execution(execution.0).unwrap();
+        assert_eq!(view.crashes.len(), crash);
+        let last = view.crashes.last().unwrap();
+        assert_eq!((last.site.as_str(), last.attempt, last.at), ("edge", execution.1, world.now));
+        assert_eq!((last.message.as_str(), last.incarnation), ("the machine went down", 1));
+    }
+    assert_eq!(world.state(run), RunState::Failed);
+    world.restart();
+    let view = world.core.execution(super::world::execution(run, 0, 0)).unwrap();
+    assert_eq!(view.crashes.len(), 3, "it is kept with the execution that was given up");
+    assert!(view.error.unwrap().contains("went down 3 times"));
+}
+
+#[test]
+fn g4_what_is_stopped_on_purpose_never_counts_as_a_crash() {
+    let mut world = World::with_sites(&["edge"]);
+    let run = world.submit("workflow: w\nsteps:\n  a: { run: x, on_disconnect: stop }\n");
+    for _ in 0..30 {
+        let execution = world.dispatched_one("edge");
+        world.start("edge", execution);
+        world.end("edge", execution, Outcome::Cancelled, Vec::new());
+        assert_eq!(world.core.execution(execution.0).unwrap().crashes, []);
+    }
+    let execution = world.dispatched_one("edge");
+    world.end("edge", execution, interrupted(), Vec::new());
+    let execution = world.dispatched_one("edge");
+    world.succeed("edge", execution, Vec::new());
+    assert_eq!(world.state(run), RunState::Succeeded);
 }

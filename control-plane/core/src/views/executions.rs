@@ -8,8 +8,8 @@ use indexmap::IndexMap;
 
 use crate::control_plane::ControlPlane;
 use crate::placement;
-use crate::state::{Active, ActivePhase, Phase, RowState, Run, StepPhase, StepState};
-use crate::view::{ExecutionPage, ExecutionState, ExecutionView};
+use crate::state::{Active, ActivePhase, Crash, Phase, RowState, Run, StepPhase, StepState};
+use crate::view::{CrashView, ExecutionPage, ExecutionState, ExecutionView};
 
 impl ControlPlane {
     /// Executions of a run, in order of step and element; nothing if there is no such run. A step whose elements are not
@@ -65,9 +65,22 @@ impl ControlPlane {
             usage: Default::default(),
             logs: Default::default(),
             waiting_for: None,
+            crashes: self.crashes(state, element),
         };
         self.fill_state(run, state, step, element, &mut view);
         Some(view)
+    }
+
+    fn crashes(&self, state: &StepState, element: u32) -> Vec<CrashView> {
+        let crash = |crash: &Crash| CrashView {
+            at: crash.at,
+            attempt: crash.attempt,
+            site: self.state.site_name(crash.site),
+            incarnation: crash.incarnation,
+            message: crash.message.to_string(),
+            logs: crash.logs,
+        };
+        state.crashes.get(&element).into_iter().flatten().map(crash).collect()
     }
 
     fn fill_state(&self, run: &Run, state: &StepState, step: StepIndex, element: u32, view: &mut ExecutionView) {

@@ -11,6 +11,7 @@ pub(super) fn of_rejection(rejection: Rejection) -> Status {
         Rejection::Conflict(message) => Status::failed_precondition(message),
         Rejection::Invalid(message) => Status::invalid_argument(message),
         Rejection::Forbidden(message) => Status::permission_denied(message),
+        Rejection::Busy(message) => Status::resource_exhausted(message),
         Rejection::Unavailable(message) => Status::unavailable(message),
     }
 }

@@ -1,5 +1,7 @@
 //! What is answered when something is refused: one shape, and one place that says which status it has.
 
+use std::time::Duration;
+
 use atoll_model::diagnostic::Diagnostic;
 use axum::Json;
 use axum::response::{IntoResponse, Response};
@@ -9,7 +11,11 @@ use serde::Serialize;
 use storage_sync_engine::bucket::BucketError;
 use utoipa::ToSchema;
 
+use crate::admission::Full;
 use crate::history::HistoryError;
+
+/// When to come again where runs have to end before.
+const RUNS_END: Duration = Duration::from_secs(2);
 
 /// Why a request is not answered with what it asked for.
 #[derive(Debug, thiserror::Error)]
@@ -32,6 +38,9 @@ pub(crate) enum ApiError {
     /// This server follows another, and that one is to be asked.
     #[error("this server stands by: {}", match .leader { Some(url) => format!("ask {url}, which leads"), None => "none leads at the moment".to_owned() })]
     StandingBy { leader: Option<String> },
+    /// Something is full, and nothing was done.
+    #[error(transparent)]
+    Full(#[from] Full),
     #[error("the bucket cannot be used now")]
     Bucket(#[from] BucketError),
     #[error(transparent)]
@@ -68,6 +77,8 @@ impl ApiError {
             Self::Rejected(Rejection::Conflict(_)) => (StatusCode::CONFLICT, "conflict"),
             Self::Rejected(Rejection::Invalid(_)) => (StatusCode::UNPROCESSABLE_ENTITY, "invalid"),
             Self::Rejected(Rejection::Forbidden(_)) => (StatusCode::FORBIDDEN, "forbidden"),
+            Self::Rejected(Rejection::Busy(_)) => (StatusCode::TOO_MANY_REQUESTS, "too_many_runs"),
+            Self::Full(full) => (StatusCode::TOO_MANY_REQUESTS, full.code()),
             Self::Rejected(Rejection::Unavailable(_)) => (StatusCode::SERVICE_UNAVAILABLE, "unavailable"),
             Self::StandingBy { .. } => (StatusCode::SERVICE_UNAVAILABLE, "standing_by"),
             Self::BadRequest { .. } => (StatusCode::BAD_REQUEST, "bad_request"),
@@ -94,6 +105,7 @@ impl ApiError {
             Self::Bucket(error) => format!("{self}: {error}"),
             Self::Unauthenticated { .. }
             | Self::Rejected(_)
+            | Self::Full(_)
             | Self::BadRequest { .. }
             | Self::InvalidWorkflow(_)
             | Self::TooLarge { .. }
@@ -114,6 +126,7 @@ impl ApiError {
             Self::NoSuchRoute => Some("the routes are in /api/v1/openapi.json".to_owned()),
             Self::History(_) | Self::Internal { .. } => Some("the server's log says more".to_owned()),
             Self::Rejected(_)
+            | Self::Full(_)
             | Self::InvalidWorkflow(_)
             | Self::TooLarge { .. }
             | Self::MethodNotAllowed
@@ -133,6 +146,7 @@ impl IntoResponse for ApiError {
             Self::InvalidWorkflow(diagnostics) => diagnostics.iter().map(DiagnosticBody::new).collect(),
             Self::Unauthenticated { .. }
             | Self::Rejected(_)
+            | Self::Full(_)
             | Self::BadRequest { .. }
             | Self::TooLarge { .. }
             | Self::NoSuchRoute
@@ -142,8 +156,26 @@ impl IntoResponse for ApiError {
             | Self::History(_)
             | Self::Internal { .. } => Vec::new(),
         };
+        let again = match &self {
+            Self::Full(full) => Some(full.retry_after()),
+            Self::Rejected(Rejection::Busy(_)) => Some(RUNS_END),
+            Self::Unauthenticated { .. }
+            | Self::Rejected(_)
+            | Self::BadRequest { .. }
+            | Self::InvalidWorkflow(_)
+            | Self::TooLarge { .. }
+            | Self::NoSuchRoute
+            | Self::MethodNotAllowed
+            | Self::StandingBy { .. }
+            | Self::Bucket(_)
+            | Self::History(_)
+            | Self::Internal { .. } => None,
+        };
         let error = ErrorDetail { code: code.to_owned(), message: self.message(), help: self.help(), diagnostics };
         let mut response = (status, Json(ErrorBody { error })).into_response();
+        if let Some(again) = again {
+            response.headers_mut().insert(header::RETRY_AFTER, HeaderValue::from(again.as_secs()));
+        }
         if status == StatusCode::UNAUTHORIZED {
             response.headers_mut().insert(header::WWW_AUTHENTICATE, HeaderValue::from_static("Bearer"));
         }

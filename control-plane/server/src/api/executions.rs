@@ -35,8 +35,9 @@ pub(super) async fn why(
     State(app): State<Arc<App>>,
     Id(execution): Id<ExecutionId>,
 ) -> Result<Json<ExplanationBody>, ApiError> {
-    let explanation = app.look(execution.run, move |core| core.why_execution(execution)).await?;
-    Ok(Json(ExplanationBody::new(&explanation.ok_or_else(|| no_such_execution(execution))?)))
+    let seen = app.look(execution.run, move |core| core.why_execution(execution).zip(core.execution(execution)));
+    let (explanation, view) = seen.await?.ok_or_else(|| no_such_execution(execution))?;
+    Ok(Json(ExplanationBody::new(&explanation, &view)))
 }
 
 #[derive(Debug, Deserialize, ToSchema)]

@@ -2,13 +2,17 @@
 
 use std::fmt::Display;
 use std::str::FromStr;
+use std::sync::Arc;
 
 use axum::extract::rejection::{JsonRejection, PathRejection, QueryRejection};
 use axum::extract::{FromRequest, FromRequestParts, Request};
 use http::request::Parts;
 use serde::de::DeserializeOwned;
+use tokio::sync::OwnedSemaphorePermit;
 
+use super::App;
 use super::error::ApiError;
+use crate::admission::Full;
 
 /// A JSON body.
 #[derive(Debug)]
@@ -61,4 +65,19 @@ where
 /// Reads an id or a name.
 pub(crate) fn parse<T: FromStr<Err: Display>>(text: &str) -> Result<T, ApiError> {
     text.parse().map_err(|error: T::Err| ApiError::bad_request(error.to_string()))
+}
+
+/// Somebody who brings a workflow was let in: asked before his body is read.
+#[derive(Debug)]
+pub(crate) struct Admitted(#[expect(dead_code, reason = "held until the request is answered")] OwnedSemaphorePermit);
+
+impl FromRequestParts<Arc<App>> for Admitted {
+    type Rejection = ApiError;
+
+    async fn from_request_parts(_: &mut Parts, app: &Arc<App>) -> Result<Self, ApiError> {
+        if app.handle.is_behind() {
+            return Err(Full::Journal.into());
+        }
+        Ok(Self(app.admission.admit()?))
+    }
 }

@@ -25,7 +25,7 @@ use uuid::Uuid;
 
 use super::App;
 use super::error::{ApiError, ErrorBody};
-use super::extract::Body;
+use super::extract::{Admitted, Body};
 use super::runs::no_such_run;
 use super::surroundings::{Sent, SentAction};
 use super::tokens::Person;
@@ -78,11 +78,14 @@ fn unnamed() -> String {
         (status = 400, body = ErrorBody),
         (status = 413, body = ErrorBody),
         (status = 422, body = ErrorBody, description = "The workflow is not valid, or cannot run on any site"),
+        (status = 429, body = ErrorBody, description = "Something is full, which `code` names; nothing was done",
+            headers(("Retry-After" = u64, description = "Seconds after which to ask again"))),
     ))]
 pub(super) async fn submit(
     State(app): State<Arc<App>>,
     Extension(person): Extension<Person>,
     headers: HeaderMap,
+    _admitted: Admitted,
     Body(body): Body<WorkflowBody>,
 ) -> Result<(StatusCode, Json<RunBody>), ApiError> {
     let began = SystemTime::now();
@@ -179,6 +182,7 @@ fn trace_context(headers: &HeaderMap, given: Option<&str>) -> Result<(Option<Tra
 ))]
 pub(super) async fn plan(
     State(app): State<Arc<App>>,
+    _admitted: Admitted,
     Body(body): Body<WorkflowBody>,
 ) -> Result<Json<PlanBody>, ApiError> {
     let checked = Checked::new(&app, body).await?;
@@ -194,6 +198,7 @@ pub(super) async fn plan(
 ))]
 pub(super) async fn check(
     State(app): State<Arc<App>>,
+    _admitted: Admitted,
     Body(body): Body<WorkflowBody>,
 ) -> Result<Json<CheckBody>, ApiError> {
     match Checked::new(&app, body).await {

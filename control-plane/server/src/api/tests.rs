@@ -2,6 +2,7 @@
 
 mod bad_input;
 mod document;
+mod flow;
 mod history;
 mod runs;
 mod sites;

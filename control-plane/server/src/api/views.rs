@@ -2,6 +2,7 @@
 
 mod data;
 mod placement;
+mod projects;
 mod runs;
 mod sites;
 mod states;
@@ -13,7 +14,8 @@ use serde_json::{Map, Value as Json};
 
 pub(crate) use data::{LedgerBody, LedgerEntryBody, ObjectBody};
 pub(crate) use placement::{CheckBody, ExplanationBody, PlanBody};
-pub(crate) use runs::{ExecutionBody, RunBody, RunsBody};
+pub(crate) use projects::{ProjectBody, ProjectsBody};
+pub(crate) use runs::{CrashBody, ExecutionBody, RunBody, RunsBody};
 pub(crate) use sites::{SiteBody, SitesBody};
 pub(crate) use states::{
     execution_has_ended, execution_state, has_ended, object_kind, parse_run_state, run_state, site_state,

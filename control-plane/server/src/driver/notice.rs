@@ -111,6 +111,7 @@ fn run_of(fact: &Fact) -> Option<RunId> {
         | Fact::ObjectDownloaded { run, .. } => Some(*run),
         Fact::AttemptAdopted { execution, .. }
         | Fact::OutcomeSuperseded { execution, .. }
+        | Fact::ExecutionCrashed { execution, .. }
         | Fact::RecomputeOrdered { execution }
         | Fact::ObjectFetched { execution, .. } => Some(execution.run),
         Fact::PushOrdered { run, .. } => *run,

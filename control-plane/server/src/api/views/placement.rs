@@ -4,10 +4,11 @@ use std::collections::BTreeMap;
 
 use atoll_model::diagnostic::Diagnostic;
 use atoll_model::placement::{Explanation, SiteVerdict};
-use control_plane_core::view::{PlanView, PlannedEdge};
+use control_plane_core::view::{ExecutionView, PlanView, PlannedEdge};
 use serde::Serialize;
 use utoipa::ToSchema;
 
+use super::CrashBody;
 use crate::api::error::DiagnosticBody;
 
 /// Why an execution is where it is.
@@ -15,6 +16,10 @@ use crate::api::error::DiagnosticBody;
 pub(crate) struct ExplanationBody {
     chosen: Option<String>,
     sites: Vec<SiteVerdictBody>,
+    /// Why it waits, if it does.
+    waiting_for: Option<String>,
+    /// The times that something went down while it ran.
+    crashes: Vec<CrashBody>,
 }
 
 #[derive(Debug, Serialize, ToSchema)]
@@ -37,8 +42,13 @@ fn verdicts(sites: &[SiteVerdict]) -> Vec<SiteVerdictBody> {
 }
 
 impl ExplanationBody {
-    pub(crate) fn new(explanation: &Explanation) -> Self {
-        Self { chosen: explanation.chosen.as_ref().map(ToString::to_string), sites: verdicts(&explanation.sites) }
+    pub(crate) fn new(explanation: &Explanation, execution: &ExecutionView) -> Self {
+        Self {
+            chosen: explanation.chosen.as_ref().map(ToString::to_string),
+            sites: verdicts(&explanation.sites),
+            waiting_for: execution.waiting_for.clone(),
+            crashes: execution.crashes.iter().map(CrashBody::new).collect(),
+        }
     }
 }
 

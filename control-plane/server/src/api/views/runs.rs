@@ -2,7 +2,8 @@
 
 use std::collections::BTreeMap;
 
-use control_plane_core::view::{ExecutionView, RunView};
+use atoll_model::session::Logs;
+use control_plane_core::view::{CrashView, ExecutionView, RunView};
 use serde::Serialize;
 use serde_json::{Map, Value as Json};
 use utoipa::ToSchema;
@@ -18,6 +19,8 @@ pub(crate) struct RunBody {
     pub(crate) workflow: String,
     pub(crate) project: String,
     pub(crate) labels: BTreeMap<String, String>,
+    /// What it was submitted with, if anything; else its workflow's counts.
+    pub(crate) priority: Option<i8>,
     pub(crate) submitted_by: String,
     pub(crate) submitted_at: String,
     pub(crate) started_at: Option<String>,
@@ -49,6 +52,7 @@ impl RunBody {
             workflow: view.workflow.clone(),
             project: view.tags.project.clone(),
             labels: view.tags.labels.clone(),
+            priority: view.tags.priority,
             submitted_by: view.submitted_by.clone(),
             submitted_at: time(view.submitted_at),
             started_at: view.started_at.map(time),
@@ -97,6 +101,34 @@ pub(crate) struct ExecutionBody {
     logs: LogsBody,
     /// Why it waits, if it does.
     waiting_for: Option<String>,
+    /// The times that something went down while it ran.
+    crashes: Vec<CrashBody>,
+}
+
+/// What watched over an attempt went down while it ran.
+#[derive(Debug, Serialize, ToSchema)]
+pub(crate) struct CrashBody {
+    at: String,
+    attempt: u32,
+    site: String,
+    /// Which process of the site's agent has told of it.
+    incarnation: u64,
+    message: String,
+    /// What it had written until then.
+    logs: LogsBody,
+}
+
+impl CrashBody {
+    pub(crate) fn new(view: &CrashView) -> Self {
+        Self {
+            at: time(view.at),
+            attempt: view.attempt.0,
+            site: view.site.clone(),
+            incarnation: view.incarnation,
+            message: view.message.clone(),
+            logs: LogsBody::new(&view.logs),
+        }
+    }
 }
 
 #[derive(Debug, Serialize, ToSchema)]
@@ -112,6 +144,15 @@ pub(crate) struct UsageBody {
 pub(crate) struct LogsBody {
     stdout: Option<String>,
     stderr: Option<String>,
+}
+
+impl LogsBody {
+    fn new(logs: &Logs) -> Self {
+        Self {
+            stdout: logs.stdout.map(|object| object.id.to_string()),
+            stderr: logs.stderr.map(|object| object.id.to_string()),
+        }
+    }
 }
 
 impl ExecutionBody {
@@ -137,11 +178,9 @@ impl ExecutionBody {
                 bytes_in: view.usage.bytes_in,
                 bytes_out: view.usage.bytes_out,
             },
-            logs: LogsBody {
-                stdout: view.logs.stdout.map(|object| object.id.to_string()),
-                stderr: view.logs.stderr.map(|object| object.id.to_string()),
-            },
+            logs: LogsBody::new(&view.logs),
             waiting_for: view.waiting_for.clone(),
+            crashes: view.crashes.iter().map(CrashBody::new).collect(),
         }
     }
 }

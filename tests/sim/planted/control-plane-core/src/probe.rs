@@ -195,11 +195,13 @@ impl ControlPlane {
                     ReturnCause::Withdrawn => "returned: withdrawn",
                     ReturnCause::InputUnavailable => "returned: input unavailable",
                     ReturnCause::Resolved => "returned: resolved",
+                    ReturnCause::Stopped => "returned: stopped",
                 };
                 each(run, step, elements, event);
             }
             Fact::ExecutionsUnknown { run, step, elements, .. } => each(run, step, elements, "becomes unknown"),
             Fact::AttemptAdopted { execution, .. } => one(execution, "former adopted"),
+            Fact::ExecutionCrashed { execution, .. } => one(execution, "crashed"),
             Fact::OutcomeSuperseded { execution, .. } => one(execution, "outcome superseded"),
             Fact::RecomputeOrdered { execution } => one(execution, "recompute ordered"),
             Fact::CancelOrdered { run, step, elements, .. } => each(run, step, elements, "cancel ordered"),
