@@ -228,7 +228,6 @@ impl Agent {
         let ending = self.state.active[&key].ending;
         let Some(launch) = self.launches.get_mut(&key) else { return };
         let (Some(exit), Some(stored)) = (launch.exit.clone(), launch.stored.take()) else { return };
-        let killed = launch.killed;
         let (logs, bytes_out) = match &stored {
             Ok(stored) => (stored.logs, stored.bytes_out),
             Err(failure) => (failure.logs, 0),

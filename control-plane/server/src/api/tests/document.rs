@@ -12,6 +12,7 @@ fn operations() -> Vec<(String, String)> {
             .replace("{execution}", "exec_00000000000000000000000001-0-0")
             .replace("{object}", &format!("b3:{}", "0".repeat(64)))
             .replace("{site}", "nowhere")
+            .replace("{project}", "rivers")
             .replace("{name}", "nothing");
         assert!(!concrete.contains('{'), "{path} has a part that is not known here");
         for method in operations.as_object().unwrap().keys() {
