@@ -88,6 +88,15 @@ impl ControlPlane {
         }
     }
 
+    /// Every limit that bears on what a run has under way. Those of the whole run do so although nothing of it is at a site.
+    fn visit_all_bounds(&self, run: &Run, visit: &mut dyn FnMut(Bound)) {
+        for step in (0..=u16::MAX).map(StepIndex).take(run.steps.len()) {
+            if step == StepIndex(0) || !run.steps[step.index()].active.is_empty() {
+                self.visit_bounds(run, step, visit);
+            }
+        }
+    }
+
     /// The step waits until something under the limit has ended.
     pub(crate) fn wait_for_limit(&mut self, run: RunId, step: StepIndex, limit: Limit) {
         let standing = self.standing(self.state.run(run), step);
@@ -183,11 +192,7 @@ impl ControlPlane {
     pub(crate) fn tolerate_all(&mut self) {
         let mut over = Vec::new();
         for run in self.state.runs.values().filter(|run| run.has_begun()) {
-            for step in (0..=u16::MAX).map(StepIndex).take(run.steps.len()) {
-                if !run.steps[step.index()].active.is_empty() {
-                    self.visit_bounds(run, step, &mut |bound| note_excess(&mut over, bound));
-                }
-            }
+            self.visit_all_bounds(run, &mut |bound| note_excess(&mut over, bound));
         }
         self.agenda.tolerated.extend(over);
     }
@@ -195,21 +200,17 @@ impl ControlPlane {
     /// No limit is exceeded by what was given out under it.
     pub(crate) fn check_limits(&self) {
         let mut bounds: BTreeMap<Limit, (u32, u64)> = BTreeMap::new();
-        for run in self.state.runs.values().filter(|run| run.active > 0) {
+        for run in self.state.runs.values().filter(|run| run.has_begun()) {
             let name: Arc<str> = Arc::from(run.workflow.name.as_str());
             let mut free = vec![
                 Limit::Workflow(run.project.clone(), name.clone()),
                 Limit::WorkflowRuns(run.project.clone(), name),
             ];
-            for step in (0..=u16::MAX).map(StepIndex).take(run.steps.len()) {
-                if !run.steps[step.index()].active.is_empty() {
-                    self.visit_bounds(run, step, &mut |bound| {
-                        free.retain(|limit| *limit != bound.limit);
-                        let most = bounds.entry(bound.limit).or_insert((bound.is, bound.used));
-                        most.0 = most.0.max(bound.is);
-                    });
-                }
-            }
+            self.visit_all_bounds(run, &mut |bound| {
+                free.retain(|limit| *limit != bound.limit);
+                let most = bounds.entry(bound.limit).or_insert((bound.is, bound.used));
+                most.0 = most.0.max(bound.is);
+            });
             // Versions of a workflow may say different things, or nothing: each is given out as it says itself.
             for limit in free {
                 bounds.insert(limit, (u32::MAX, 0));
