@@ -272,6 +272,8 @@ impl Play {
                     self.collect();
                 }
             }
+            // A run that waits for somebody holds others back where runs are limited.
+            self.carry_out(&Action::Resolve { run_again: false });
             self.world.carry_out_deletes();
             self.advance(300, 7);
             self.collect();
