@@ -39,6 +39,9 @@ pub const HEARTBEATS_PER_SECOND_MAX: u32 = 100;
 pub const RESTART_GRACE: Duration = Duration::from_secs(300);
 /// Reports that an agent may have on their way unacknowledged.
 pub const REPORT_CREDITS: u32 = 4_096;
+/// Acknowledged reports that an agent keeps for a control plane that is restored from a backup: tens of thousands of
+/// outcomes, as a busy site has them in a day, in a journal that is still read in a moment.
+pub const REPORTS_KEPT_BYTES: u64 = 32 << 20;
 /// Executions dispatched to an agent and not finished, beyond what it has room to run at once: deep enough that it never
 /// waits for a round trip, shallow enough that another site can still take the rest.
 pub const DISPATCH_AHEAD: u32 = 4_096;

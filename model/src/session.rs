@@ -25,7 +25,7 @@ pub const PROTOCOL_VERSION: u32 = 1;
 /// From an agent to the control plane.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct AgentFrame {
-    /// The session's; 0 in `Hello`.
+    /// The session's; in `Hello` that of the last session that the agent's process was in, 0 before the first.
     pub epoch: Epoch,
     /// Every command up to this one is in the agent's journal.
     pub acknowledged: CommandSeq,
@@ -67,6 +67,8 @@ pub struct Hello {
     pub acknowledged_report: ReportSeq,
     /// The last report in its outbox.
     pub last_report: ReportSeq,
+    /// The first report that it still has, acknowledged or not; 0 from one that keeps none that were acknowledged.
+    pub first_report: ReportSeq,
     /// What its leases run by.
     pub clock: Timestamp,
     /// That of its machine, which may have been set since the agent started (E2).

@@ -71,6 +71,7 @@ impl From<Hello> for wire::Hello {
             last_command: hello.last_command.0,
             acknowledged_report: hello.acknowledged_report.0,
             last_report: hello.last_report.0,
+            first_report: hello.first_report.0,
             clock: hello.clock.micros(),
             wall_clock: hello.wall_clock.micros(),
         }
@@ -94,6 +95,7 @@ impl TryFrom<wire::Hello> for Hello {
             last_command: CommandSeq(message.last_command),
             acknowledged_report: ReportSeq(message.acknowledged_report),
             last_report: ReportSeq(message.last_report),
+            first_report: ReportSeq(message.first_report),
             clock: Timestamp::from_micros(message.clock),
             wall_clock: Timestamp::from_micros(message.wall_clock),
         })

@@ -86,6 +86,7 @@ impl Bench {
             runtimes: vec!["command".to_owned()],
             last_command: CommandSeq(0),
             acknowledged_report: ReportSeq(0),
+            first_report: ReportSeq(0),
             last_report: ReportSeq(0),
             clock: NOW,
             wall_clock: NOW,

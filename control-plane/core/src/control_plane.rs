@@ -144,15 +144,15 @@ impl ControlPlane {
     }
 
     /// Works off the agenda until nothing follows from anything any more.
-    fn settle(&mut self) {
+    pub(crate) fn settle(&mut self) {
         loop {
             if let Some((run, step)) = self.agenda.expand.pop_front() {
                 self.expand(run, step);
-            } else if let Some((run, step)) = self.agenda.chain.pop_front() {
+            } else if let Some((run, step)) = self.next_to_chain() {
                 self.dispatch_ahead(run, step);
             } else if let Some(object) = self.agenda.replan.pop_first() {
                 self.replan(object);
-            } else if !self.agenda.arrived.is_empty() {
+            } else if !self.agenda.arrived.is_empty() && !self.is_held() {
                 self.dispatch_arrived();
             } else if let Some((run, step)) = self.next_to_place() {
                 self.place(run, step);
@@ -166,6 +166,10 @@ impl ControlPlane {
                 break;
             }
         }
+    }
+
+    fn next_to_chain(&mut self) -> Option<StepKey> {
+        if self.agenda.chain.is_empty() || self.is_held() { None } else { self.agenda.chain.pop_front() }
     }
 
     fn rebuild_agenda(&mut self) {

@@ -19,5 +19,6 @@ mod pacing;
 pub(crate) mod place;
 mod reports;
 mod requests;
+mod restored;
 mod runs;
 mod submit;

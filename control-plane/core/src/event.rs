@@ -139,6 +139,8 @@ pub enum Request {
         project: String,
         change: ProjectChange,
     },
+    /// The journal is a copy of an earlier time: agents may know more than it does.
+    NoteRestored,
     /// An administrator decides the fate of an execution that is `unknown`.
     ResolveUnknown {
         execution: ExecutionId,

@@ -351,6 +351,15 @@ pub enum Fact {
         project: String,
         settings: ProjectSettings,
     },
+    /// The control plane was restored from a backup: what these sites have done since is not known before they say.
+    SetBack {
+        sites: Vec<SiteId>,
+        at: Timestamp,
+    },
+    /// The site has said all that it has done.
+    CaughtUp {
+        site: SiteId,
+    },
 }
 
 /// Where the logs of an agent's new journal begin.

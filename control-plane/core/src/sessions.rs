@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use atoll_model::id::{AgentId, CommandSeq, Epoch, ReportSeq, SiteId};
 use atoll_model::limits;
-use atoll_model::session::Heartbeat;
+use atoll_model::session::{Heartbeat, InventoryItem};
 use atoll_model::time::Timestamp;
 
 use crate::event::ConnectionId;
@@ -43,6 +43,8 @@ pub(crate) struct Session {
     /// The last command that was sent in this session, or is in the agent's journal anyway.
     pub(crate) sent: CommandSeq,
     pub(crate) since: Timestamp,
+    /// What the agent has of steps that were not known to have begun.
+    pub(crate) judged_later: Vec<InventoryItem>,
     /// An acknowledgement is owed, with a lease if a heartbeat is answered.
     pub(crate) acknowledge: bool,
     pub(crate) answers: Option<Timestamp>,

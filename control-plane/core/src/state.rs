@@ -13,7 +13,7 @@ mod run;
 mod site;
 mod usage;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use atoll_model::id::{AgentId, ExecutionId, ObjectId, RunId, SiteId, SiteName, StepIndex, TokenId, TransferId};
@@ -40,10 +40,10 @@ impl Snapshot {
 
     /// Makes an encoded snapshot of an earlier format one of this format.
     pub fn upgrade(format: u16, encoded: &mut Vec<u8>) {
-        const EMPTY_MAP: u8 = 0;
+        const EMPTY: u8 = 0;
         if format < 2 {
-            // The tags of runs, and what is set for projects.
-            encoded.extend([EMPTY_MAP; 2]);
+            // The tags of runs, what is set for projects, and the sites that catch up.
+            encoded.extend([EMPTY; 3]);
         }
     }
 }
@@ -71,6 +71,8 @@ pub(crate) struct State {
     pub(crate) tags: BTreeMap<RunId, RunTags>,
     /// Not there in format 1 of the journal.
     pub(crate) projects: Projects,
+    /// Sites that may have done more than is known here, because this state was restored from a backup.
+    pub(crate) catching_up: BTreeSet<SiteId>,
     /// Runs that have not ended, and what is under way, by project. Both follow from the runs.
     #[serde(skip)]
     pub(crate) live_runs: u64,

@@ -13,6 +13,7 @@ mod history;
 mod identity;
 mod poison;
 mod properties;
+mod restored;
 mod runs;
 mod sessions;
 mod world;

@@ -334,6 +334,7 @@ fn hello() -> impl Strategy<Value = Hello> {
             last_command: CommandSeq(positions.0),
             acknowledged_report: ReportSeq(positions.1),
             last_report: ReportSeq(positions.2),
+            first_report: ReportSeq(positions.1),
             clock,
             wall_clock,
         })

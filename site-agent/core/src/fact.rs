@@ -94,6 +94,10 @@ pub enum Fact {
     ReportsAcknowledged {
         through: ReportSeq,
     },
+    /// The control plane lacks what it has acknowledged after this one.
+    ReportsWanted {
+        after: ReportSeq,
+    },
     /// How far the leases reach, in time since this start of the machine: the next process of the agent goes on under them.
     LeaseNoted {
         boot: u128,

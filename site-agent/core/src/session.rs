@@ -174,11 +174,12 @@ impl Agent {
             last_command: self.state.last_command,
             acknowledged_report: self.state.outbox.acknowledged(),
             last_report: self.state.outbox.last(),
+            first_report: self.state.outbox.first(),
             clock: now,
             wall_clock,
         };
         let acknowledged = self.state.last_command;
-        let frame = AgentFrame { epoch: Epoch(0), acknowledged, body: AgentBody::Hello(hello) };
+        let frame = AgentFrame { epoch: self.session.epoch, acknowledged, body: AgentBody::Hello(hello) };
         step.commands.push(Command::Send { frame });
     }
 
@@ -297,6 +298,10 @@ impl Agent {
             self.session.end();
             step.commands.push(Command::Disconnect { give_up: Some(reason) });
             return;
+        }
+        if resume_after < self.state.outbox.acknowledged() && self.state.outbox.first() <= resume_after.next() {
+            // B6: the control plane is not what it was when it acknowledged them.
+            self.decide(step, Fact::ReportsWanted { after: resume_after });
         }
         self.session.sent = self.state.outbox.acknowledged();
         self.session.credits = u64::from(welcome.credits.reports.max(1));

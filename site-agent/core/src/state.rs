@@ -184,6 +184,7 @@ impl Snapshot {
                 self.outbox.number(*first, started, batches);
             }
             Fact::ReportsAcknowledged { through } => self.outbox.trim(*through),
+            Fact::ReportsWanted { after } => self.outbox.rewind(*after),
             Fact::LeaseNoted { boot, session, work } => {
                 self.lease = Lease { boot: *boot, session: *session, work: *work };
             }

@@ -40,6 +40,7 @@ impl ControlPlane {
         for place in self.in_order_of_steps(&items) {
             verdicts[place] = self.verdict(site, &items[place]);
         }
+        self.forget_unknown_runs(site, &items);
         if restarted {
             self.forget_stopped(site, &items, &mut verdicts);
             self.give_up_unbound(site, &items, &mut verdicts);
@@ -88,7 +89,18 @@ impl ControlPlane {
             }
             return Verdict::Keep;
         }
-        if !state.former(element, item.attempt, site) || !known.is_going_on() {
+        let is_former = state.former(element, item.attempt, site);
+        if self.is_judged_later(site, item) {
+            let session = self.sessions.by_site.get_mut(&site).expect("inventories are heard in sessions");
+            session.judged_later.push(item.clone());
+            return Verdict::Keep;
+        }
+        if !is_former && let Some(verdict) = self.verdict_on_news(site, item) {
+            return verdict;
+        }
+        let known = self.state.run(run);
+        let state = &known.steps[step.index()];
+        if !is_former || !known.is_going_on() {
             return if item.state == LocalState::Finished { Verdict::Keep } else { Verdict::Forget };
         }
         let replacement_started = state.active.get(&element).is_some_and(|active| active.phase == ActivePhase::Running);

@@ -106,6 +106,9 @@ impl ControlPlane {
     /// The next step that is asked whether it wants a site: one that was not asked yet, then those that wait for room
     /// where there may be some.
     pub(crate) fn next_to_place(&mut self) -> Option<StepKey> {
+        if self.is_held() {
+            return None;
+        }
         self.agenda.turn = None;
         if let Some(step) = self.agenda.place.pop() {
             return Some(step);

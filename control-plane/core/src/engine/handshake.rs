@@ -1,7 +1,7 @@
 //! How a session begins: hello, welcome, inventory, verdicts, ready.
 
 use atoll_model::elements::ElementSet;
-use atoll_model::id::{AgentId, CommandSeq, SiteId};
+use atoll_model::id::{AgentId, CommandSeq, Epoch, SiteId};
 use atoll_model::limits;
 use atoll_model::session::{
     AgentBody, AgentFrame, ControlBody, Credits, Goodbye, Heartbeat, Hello, PROTOCOL_VERSION, Welcome,
@@ -10,6 +10,7 @@ use atoll_model::time::Timestamp;
 use std::sync::Arc;
 use std::time::Duration;
 
+use super::restored::known_reports;
 use crate::agenda::Timer;
 use crate::command::Command;
 use crate::control_plane::ControlPlane;
@@ -28,7 +29,7 @@ const TAKEOVERS_BACK_MAX: usize = 4;
 impl ControlPlane {
     pub(crate) fn frame(&mut self, connection: ConnectionId, agent: AgentId, frame: AgentFrame) {
         if let AgentBody::Hello(hello) = frame.body {
-            return self.hello(connection, agent, hello);
+            return self.hello(connection, agent, frame.epoch, hello);
         }
         // What still arrives on a connection whose session was superseded is not heard.
         let Some(site) = self.sessions.by_connection.get(&connection).copied() else { return };
@@ -77,7 +78,7 @@ impl ControlPlane {
         self.agenda.touched.insert(site);
     }
 
-    fn hello(&mut self, connection: ConnectionId, agent: AgentId, hello: Hello) {
+    fn hello(&mut self, connection: ConnectionId, agent: AgentId, known: Epoch, hello: Hello) {
         let site = match self.admit(agent, &hello) {
             Ok(site) => site,
             Err(goodbye) => return self.turn_away(connection, goodbye),
@@ -93,12 +94,14 @@ impl ControlPlane {
             return self.quarantine(agent, site, reason);
         }
         self.end_session(site, Goodbye::Superseded);
-        let restart = log_restart(&self.state.site(site).log, &hello);
+        let known = self.notice_set_back(site, known, &hello);
+        let is_catching_up = self.state.catching_up.contains(&site);
+        let restart = log_restart(&self.state.site(site).log, &hello, is_catching_up);
         if restart.is_some() {
             self.take_back_unsent(site);
         }
         self.counters.sessions_opened += 1;
-        let epoch = self.state.site(site).epoch.next();
+        let epoch = self.state.site(site).epoch.max(known).next();
         self.record(Fact::SessionOpened {
             agent,
             epoch,
@@ -122,6 +125,7 @@ impl ControlPlane {
             restarted: self.state.site(site).log.is_unheard,
             sent,
             since: self.now,
+            judged_later: Vec::new(),
             acknowledge: false,
             answers: Some(hello.clock),
         };
@@ -226,7 +230,7 @@ impl ControlPlane {
 }
 
 /// Where the logs begin again, if the agent's journal is another one, or has gone back in time.
-fn log_restart(log: &Log, hello: &Hello) -> Option<LogPositions> {
+fn log_restart(log: &Log, hello: &Hello, is_catching_up: bool) -> Option<LogPositions> {
     let is_known = log.journal == Some(hello.journal);
     let has_all_reports = hello.last_report.max(hello.acknowledged_report) >= log.last_report;
     let has_acknowledged = hello.last_command.next() >= log.first_unacknowledged();
@@ -234,5 +238,6 @@ fn log_restart(log: &Log, hello: &Hello) -> Option<LogPositions> {
     if is_known && has_all_reports && has_acknowledged && has_no_more {
         return None;
     }
-    Some(LogPositions { last_report: hello.acknowledged_report, last_command: hello.last_command })
+    let last_report = known_reports(log, hello, is_catching_up);
+    Some(LogPositions { last_report, last_command: hello.last_command })
 }

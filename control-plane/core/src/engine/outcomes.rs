@@ -205,6 +205,11 @@ impl ControlPlane {
         let execution = ExecutionId { run: run_id, step, element: finished.element };
         let attempt = finished.attempt;
         if !state.former(finished.element, attempt, site) {
+            let counts = finished.outcome == Outcome::Succeeded || self.is_ahead(execution, attempt);
+            if counts && self.is_news(site, execution, attempt) {
+                self.take_in_news(site, execution, attempt, finished.started_at);
+                return self.current_outcomes(site, run_id, step, vec![finished]);
+            }
             // A repetition of what was taken in, or of an attempt that was taken back.
             return;
         }

@@ -1,12 +1,12 @@
 //! Reports of agents, each applied exactly once: the position of the last one moves in the step of its effects.
 
-use atoll_model::id::{ReportSeq, SiteId};
+use atoll_model::id::{ExecutionId, ReportSeq, SiteId};
 use atoll_model::session::{ControlBody, Report, StartedElement};
 
 use crate::control_plane::ControlPlane;
 use crate::fact::Fact;
 use crate::sessions::SessionPhase;
-use crate::state::ActivePhase;
+use crate::state::{Active, ActivePhase};
 
 impl ControlPlane {
     pub(crate) fn reports(&mut self, site: SiteId, first: ReportSeq, reports: Vec<Report>) {
@@ -19,12 +19,24 @@ impl ControlPlane {
         let agent = session.agent;
         let known = usize::try_from(last.next().0 - first.0).unwrap_or(usize::MAX);
         let mut through = last;
+        let mut comes_too_early = false;
         for report in reports.into_iter().skip(known) {
+            if self.state.catching_up.contains(&site) {
+                // What a report brings about is known before the next one is looked at.
+                self.settle();
+                comes_too_early = self.comes_too_early(site, &report);
+                if comes_too_early {
+                    break;
+                }
+            }
             through = through.next();
             self.report(site, report);
         }
         if through > last {
             self.record(Fact::ReportsApplied { agent, through });
+        }
+        if comes_too_early {
+            return self.close_session(site);
         }
         if let Some(session) = self.sessions.by_site.get_mut(&site) {
             session.acknowledge = true;
@@ -36,8 +48,15 @@ impl ControlPlane {
     /// New work flows once both sides know the same.
     pub(crate) fn ready_if_drained(&mut self, site: SiteId) {
         let last_report = self.state.site(site).log.last_report;
-        let Some(session) = self.sessions.by_site.get_mut(&site) else { return };
+        let Some(session) = self.sessions.by_site.get(&site) else { return };
         if session.phase == SessionPhase::Draining && last_report >= session.drained_at {
+            if self.state.catching_up.contains(&site) {
+                self.settle();
+            }
+            if !self.catch_up(site) {
+                return self.close_session(site);
+            }
+            let Some(session) = self.sessions.by_site.get_mut(&site) else { return };
             session.phase = SessionPhase::Ready;
             let (connection, epoch) = (session.connection, session.epoch);
             // Commands of before go first.
@@ -76,6 +95,7 @@ impl ControlPlane {
     ) {
         let Some(known) = self.state.runs.get(&run).filter(|run| run.is_live()) else { return };
         let Some(state) = known.steps.get(step.index()) else { return };
+        let news: Vec<_> = elements.iter().map(|started| (started.element, started.attempt, started.at)).collect();
         // An attempt that was given away may start all the same; only the current one is shown.
         elements.retain(|started| {
             let active = state.active.get(&started.element);
@@ -86,6 +106,16 @@ impl ControlPlane {
         if !elements.is_empty() {
             self.counters.executions_started += elements.len() as u64;
             self.record(Fact::ExecutionsStarted { run, step, elements });
+        }
+        if self.state.catching_up.contains(&site) {
+            for (element, attempt, at) in news {
+                let execution = ExecutionId { run, step, element };
+                let is_current = |active: &Active| active.site == site && active.attempt == attempt;
+                let is_known = self.state.active(execution).is_some_and(is_current);
+                if !is_known && self.is_news(site, execution, attempt) && self.is_ahead(execution, attempt) {
+                    self.take_in_news(site, execution, attempt, Some(at));
+                }
+            }
         }
     }
 }

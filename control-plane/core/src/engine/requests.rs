@@ -35,6 +35,7 @@ impl ControlPlane {
             }
             Request::RecordDownload { run, object, bytes } => self.record_download(run, object, bytes),
             Request::SetProject { project, change } => self.set_project(&project, &change),
+            Request::NoteRestored => self.note_restored(),
             Request::ResolveUnknown { execution, run_again } => self.resolve_unknown(execution, run_again),
         };
         self.reply(request, result);

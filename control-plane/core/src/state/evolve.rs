@@ -23,6 +23,8 @@ impl State {
             | Fact::CapacityChanged { .. }
             | Fact::AgentLost { .. }
             | Fact::Prepared { .. }
+            | Fact::SetBack { .. }
+            | Fact::CaughtUp { .. }
             | Fact::ForgetOrdered { .. } => self.evolve_site(fact),
             Fact::RunSubmitted { .. }
             | Fact::StepExpanded { .. }

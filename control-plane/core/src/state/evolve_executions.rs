@@ -353,6 +353,10 @@ impl State {
         step.remove_former(element, attempt, site);
         step.ready.remove(element);
         step.again.remove(&element);
+        if attempt > step.next_attempt(element) {
+            // Given out after the time of a backup that was restored since.
+            step.tries.entry(element).or_default().highest = attempt;
+        }
         if step.unknown.remove(&element).is_some() {
             run.unknown -= 1;
         }

@@ -68,6 +68,10 @@ impl State {
                 log.prepared.remove(run);
                 log.push(Outgoing::Forget { run: *run });
             }
+            Fact::SetBack { sites, at: _ } => self.catching_up.extend(sites),
+            Fact::CaughtUp { site } => {
+                self.catching_up.remove(site);
+            }
             _ => unreachable!("evolve hands over facts about sites only"),
         }
     }
@@ -79,6 +83,8 @@ impl State {
         let replaces = state.agent.replace(agent).is_some_and(|before| before != agent);
         if replaces {
             // Another machine, with a store of its own.
+            self.catching_up.remove(&site);
+            let state = self.site_mut(site);
             state.log = Log::default();
             state.lost = None;
             state.capacity = None;
@@ -90,6 +96,7 @@ impl State {
         if let Some(removed) = self.sites.remove(&site) {
             self.site_names.remove(&removed.name);
         }
+        self.catching_up.remove(&site);
         self.agents.retain(|_, agent| agent.site != site);
         self.tokens.retain(|_, token| token.site != site);
         self.objects.values_mut().for_each(|object| object.remove_site(site));

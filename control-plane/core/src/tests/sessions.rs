@@ -319,6 +319,7 @@ fn the_session_of_another_version_of_the_protocol_is_refused() {
         runtimes: Vec::new(),
         last_command: Default::default(),
         acknowledged_report: Default::default(),
+        first_report: Default::default(),
         last_report: Default::default(),
         clock: world.now,
         wall_clock: world.now,

@@ -69,6 +69,8 @@ pub(crate) struct Agent {
     pub(crate) last_command: CommandSeq,
     pub(crate) last_report: ReportSeq,
     pub(crate) acknowledged_report: ReportSeq,
+    /// Everything that it has reported, if it keeps what was acknowledged.
+    pub(crate) kept: Vec<Report>,
     pub(crate) capacity: Capacity,
     /// Frames that arrived and were not looked at.
     pub(crate) frames: VecDeque<ControlFrame>,
@@ -177,6 +179,22 @@ impl World {
         }
     }
 
+    /// Everything decided since is gone, as if a backup of that time had been restored; agents have no connection.
+    pub(crate) fn set_back(&mut self, facts: usize) {
+        self.facts.truncate(facts);
+        self.restart();
+    }
+
+    /// Comes back with this inventory, and reports again what is asked for.
+    pub(crate) fn catch_up(&mut self, site: &str, inventory: Vec<InventoryItem>) {
+        self.connect_with(site, inventory);
+        let agent = &self.agents[site];
+        let after = agent.welcome.as_ref().unwrap().resume_after;
+        let reports = agent.kept[usize::try_from(after.0).unwrap()..].to_vec();
+        self.frame(site, AgentBody::Reports { first: after.next(), reports });
+        self.receive(site);
+    }
+
     pub(crate) fn request(&mut self, body: Request) -> RequestId {
         let request = RequestId(self.unique());
         self.handle(Event::Request { request, body });
@@ -226,6 +244,7 @@ impl World {
             last_command: CommandSeq(0),
             last_report: ReportSeq(0),
             acknowledged_report: ReportSeq(0),
+            kept: Vec::new(),
             capacity: Capacity { cpu_millis: 4_000, memory_bytes: 8 << 30, disk_free_bytes: 1 << 40 },
             frames: VecDeque::new(),
             commands: VecDeque::new(),
@@ -259,7 +278,6 @@ impl World {
         agent.frames.clear();
         agent.is_ready = false;
         agent.goodbye = None;
-        agent.epoch = Epoch(0);
         let hello = Hello {
             agent: agent.id,
             journal: agent.journal,
@@ -273,6 +291,7 @@ impl World {
             last_command: agent.last_command,
             acknowledged_report: agent.acknowledged_report,
             last_report: agent.last_report,
+            first_report: ReportSeq(u64::from(!agent.kept.is_empty())),
             clock: now,
             wall_clock: now + agent.clock_ahead,
         };
@@ -363,6 +382,7 @@ impl World {
         let agent = self.agents.get_mut(site).unwrap();
         let first = agent.last_report.next();
         agent.last_report = ReportSeq(agent.last_report.0 + reports.len() as u64);
+        agent.kept.extend(reports.iter().cloned());
         self.frame(site, AgentBody::Reports { first, reports });
         self.receive(site);
     }

@@ -139,6 +139,8 @@ fn run_of(fact: &Fact) -> Option<RunId> {
         | Fact::BucketReleased { .. }
         | Fact::BucketDeleted { .. }
         | Fact::ProjectSet { .. }
+        | Fact::SetBack { .. }
+        | Fact::CaughtUp { .. }
         | Fact::InventoryHeard { .. } => None,
     }
 }

@@ -83,6 +83,7 @@ impl Agent {
             runtimes: vec!["command".to_owned()],
             last_command: CommandSeq(0),
             acknowledged_report: ReportSeq(0),
+            first_report: ReportSeq(0),
             last_report: ReportSeq(0),
             clock: wall_clock(),
             wall_clock: wall_clock(),

@@ -1,9 +1,11 @@
 //! Reports from when they are decided to when the control plane has them.
 
 use std::collections::VecDeque;
+use std::sync::Arc;
 
 use atoll_model::elements::ElementSet;
 use atoll_model::id::{Attempt, ExecutionId, ReportSeq, RunId, StepIndex};
+use atoll_model::limits::REPORTS_KEPT_BYTES;
 use atoll_model::session::{FinishedElement, Logs, Outcome, Report, StartedElement, Usage};
 use atoll_model::time::Timestamp;
 use atoll_model::value::{ObjectRef, Value};
@@ -19,6 +21,9 @@ pub(crate) struct Outbox {
     numbered: VecDeque<Vec<Part>>,
     pending: Vec<Part>,
     bytes: u64,
+    /// The last reports that are acknowledged, for a control plane that is set back to a time before it had them (B6).
+    kept: VecDeque<Arc<Vec<Part>>>,
+    kept_bytes: u64,
 }
 
 /// What becomes a report, alone or with others of its step.
@@ -77,6 +82,15 @@ impl Part {
         }
     }
 
+    /// About how many bytes it takes in memory.
+    fn kept_bytes(&self) -> u64 {
+        match self {
+            Self::Same { outcome, .. } => 256 + message_bytes(outcome),
+            Self::Finished { .. } => 256 + self.bytes(),
+            Self::Started { .. } | Self::Other(_) => self.bytes(),
+        }
+    }
+
     fn visit_ended(&self, visit: &mut dyn FnMut(AttemptKey)) {
         match self {
             Self::Same { run, step, attempt, elements, .. } => {
@@ -94,6 +108,11 @@ impl Part {
 impl Outbox {
     pub(crate) fn acknowledged(&self) -> ReportSeq {
         self.acknowledged
+    }
+
+    /// The first report that is still there.
+    pub(crate) fn first(&self) -> ReportSeq {
+        ReportSeq(self.acknowledged.0 + 1 - self.kept.len() as u64)
     }
 
     /// The last report that has a number.
@@ -175,7 +194,26 @@ impl Outbox {
         while self.acknowledged < through {
             let parts = self.numbered.pop_front().expect("it is not after the last");
             self.bytes -= parts.iter().map(Part::bytes).sum::<u64>();
+            self.kept_bytes += parts.iter().map(Part::kept_bytes).sum::<u64>();
+            self.kept.push_back(Arc::new(parts));
             self.acknowledged = self.acknowledged.next();
+        }
+        while self.kept_bytes > REPORTS_KEPT_BYTES
+            && let Some(parts) = self.kept.pop_front()
+        {
+            self.kept_bytes -= parts.iter().map(Part::kept_bytes).sum::<u64>();
+        }
+    }
+
+    /// What comes after this report is to be sent again, as if it had never been acknowledged.
+    pub(super) fn rewind(&mut self, after: ReportSeq) {
+        assert!(self.first() <= after.next(), "only what is still there is sent again");
+        while self.acknowledged > after {
+            let parts = self.kept.pop_back().expect("it is not before the first");
+            self.kept_bytes -= parts.iter().map(Part::kept_bytes).sum::<u64>();
+            self.bytes += parts.iter().map(Part::bytes).sum::<u64>();
+            self.numbered.push_front(Arc::unwrap_or_clone(parts));
+            self.acknowledged.0 -= 1;
         }
     }
 }

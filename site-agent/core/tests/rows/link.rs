@@ -4,8 +4,8 @@ use std::time::Duration;
 
 use atoll_model::id::{Epoch, ExecutionId, ReportSeq};
 use atoll_model::session::{
-    AgentBody, ControlBody, ControlFrame, Dispatch, Goodbye, NotStartedReason, Outcome, Report, SiteCommand,
-    StepTemplate, TemplateWork, Verdict,
+    AgentBody, ControlBody, ControlFrame, Dispatch, Goodbye, LocalState, NotStartedReason, Outcome, Report,
+    SiteCommand, StepTemplate, TemplateWork, Verdict,
 };
 use atoll_model::time::Timestamp;
 use atoll_model::workflow::OnDisconnect;
@@ -324,4 +324,32 @@ fn a_start_that_is_due_waits_for_acknowledgements_without_a_timer() {
     site.event(Event::Started { execution: exec(0, 39), attempt: FIRST, at: site.now });
     site.pass(Duration::from_secs(1));
     assert!(site.agent.next_timeout().is_some_and(|at| at > site.now));
+}
+
+#[test]
+fn b6_acknowledged_reports_are_sent_again_to_a_control_plane_that_lacks_them() {
+    let mut site = Site::connected();
+    site.prepare(&template(0));
+    site.dispatch(0, 0..3);
+    site.succeed(exec(0, 0));
+    site.succeed(exec(0, 1));
+    site.pass(Duration::from_secs(1));
+    let told = site.reports();
+    let last = told.last().expect("it has reported").0;
+    site.frame(last, ControlBody::Acknowledge);
+    // Killed and started again meanwhile: they are in its journal.
+    site.event(Event::Disconnected);
+    let running = FoundState::Running { since: site.now };
+    let found = FoundAttempt { execution: exec(0, 2), attempt: FIRST, state: running };
+    site.restart(vec![found]);
+    site.commands.clear();
+    let named = site.connect_with(0, |_| Verdict::Keep);
+    assert_eq!(named.iter().filter(|item| item.state == LocalState::Finished).count(), 2);
+    let again: Vec<_> = site.reports().into_iter().filter(|(number, _)| *number <= last).collect();
+    assert_eq!(again, told, "the same under the same numbers");
+    site.frame(last, ControlBody::Acknowledge);
+    site.commands.clear();
+    site.event(Event::Disconnected);
+    site.connect_with(last, |_| Verdict::Keep);
+    assert!(site.reports().iter().all(|(number, _)| *number > last), "what is known is not sent again");
 }

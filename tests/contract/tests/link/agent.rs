@@ -105,6 +105,7 @@ impl Agent {
             runtimes: vec!["command".to_owned()],
             last_command: CommandSeq(0),
             acknowledged_report: ReportSeq(0),
+            first_report: ReportSeq(0),
             last_report: ReportSeq(0),
             clock: Timestamp::from_micros(1),
             wall_clock: Timestamp::ZERO,

@@ -1,0 +1,167 @@
+//! B6: a control plane that is restored from a backup, among agents that know more than it does.
+
+use std::time::Duration;
+
+use atoll_model::id::Attempt;
+use atoll_model::session::{LocalState, Outcome, SiteCommand, Verdict};
+use atoll_model::value::Value;
+
+use super::world::{World, execution, failed, file, item};
+use crate::Request;
+use crate::view::{ExecutionState, RunState};
+
+const FREE: &str = "workflow: w\nsteps:\n  a: { run: x, foreach: \"${{ range(3) }}\" }\n";
+const CHAIN: &str = "
+workflow: w
+steps:
+  a: { site: one, run: x, outputs: { o: file } }
+  b: { site: two, run: x, with: { o: \"${{ steps.a.outputs.o }}\" } }
+";
+
+#[test]
+fn b6_what_was_done_after_the_backup_is_heard_again_and_not_done_again() {
+    let mut world = World::with_sites(&["edge"]);
+    let backup = world.facts.len();
+    let run = world.submit(FREE);
+    let known = world.facts.len();
+    let dispatched = world.dispatched("edge");
+    for execution in &dispatched {
+        world.succeed("edge", *execution, Vec::new());
+    }
+    assert_eq!(world.state(run), RunState::Succeeded);
+    assert!(backup < known);
+    world.set_back(known);
+    let items = dispatched.iter().map(|execution| item(*execution, LocalState::Finished)).collect();
+    world.catch_up("edge", items);
+    assert_eq!(world.agents["edge"].verdicts, [Verdict::Keep; 3]);
+    assert!(world.dispatched("edge").is_empty(), "nothing is given out again");
+    assert_eq!(world.state(run), RunState::Succeeded);
+}
+
+#[test]
+fn b6_attempts_that_the_backup_knows_nothing_of_count() {
+    let mut world = World::with_sites(&["edge"]);
+    let run = world.submit("workflow: w\nsteps:\n  a: { run: x, retry: { attempts: 3, backoff: 1s } }\n");
+    let backup = world.facts.len();
+    let first = world.dispatched_one("edge");
+    world.end("edge", first, failed("exit code 1"), Vec::new());
+    world.advance_with(Duration::from_secs(15), &["edge"]);
+    let second = world.dispatched_one("edge");
+    assert_eq!(second.1, Attempt(2));
+    world.start("edge", second);
+    world.set_back(backup);
+    world.catch_up("edge", vec![item(first, LocalState::Finished), item(second, LocalState::Running)]);
+    assert_eq!(world.agents["edge"].verdicts, [Verdict::Keep; 2]);
+    assert!(world.dispatched("edge").iter().all(|again| *again == second), "at most it is told of the second again");
+    assert_eq!(world.state_of(first.0), ExecutionState::Running);
+    world.succeed("edge", second, Vec::new());
+    assert_eq!(world.state(run), RunState::Succeeded);
+}
+
+#[test]
+fn b6_nothing_is_given_out_before_every_site_has_told_what_it_has_done() {
+    let mut world = World::with_sites(&["one", "two"]);
+    world.disconnect("one");
+    world.disconnect("two");
+    let run = world.submit(FREE);
+    let backup = world.facts.len();
+    world.connect("two");
+    let dispatched = world.dispatched("two");
+    assert_eq!(dispatched.len(), 3);
+    world.succeed("two", dispatched[0], Vec::new());
+    world.set_back(backup);
+    world.ask(Request::NoteRestored).unwrap();
+    // It has nothing to tell, and could do everything.
+    world.connect("one");
+    assert!(world.dispatched("one").is_empty(), "the other may have done it");
+    let mut items = vec![item(dispatched[0], LocalState::Finished), item(dispatched[1], LocalState::Running)];
+    items.push(item(dispatched[2], LocalState::Accepted));
+    world.catch_up("two", items);
+    assert!(world.dispatched("one").is_empty());
+    for execution in &dispatched[1..] {
+        world.succeed("two", *execution, Vec::new());
+    }
+    assert_eq!(world.state(run), RunState::Succeeded);
+}
+
+#[test]
+fn b6_an_agent_that_knows_more_shows_that_the_control_plane_was_set_back() {
+    let mut world = World::with_sites(&["one", "two"]);
+    world.disconnect("two");
+    world.submit(FREE);
+    let backup = world.facts.len();
+    let dispatched = world.dispatched("one");
+    world.succeed("one", dispatched[0], Vec::new());
+    let epoch = world.agents["one"].epoch;
+    world.set_back(backup);
+    world.connect_with("one", vec![item(dispatched[0], LocalState::Finished)]);
+    assert!(world.agents["one"].epoch > epoch, "its new session fences all that it has been in");
+    let later = world.submit("workflow: w\nsteps:\n  a: { run: x }\n");
+    world.catch_up("one", vec![item(dispatched[0], LocalState::Finished)]);
+    assert!(world.dispatched("one").is_empty(), "the other site has not told yet");
+    world.connect("two");
+    assert_eq!(world.state(later), RunState::Running);
+    let given = world.dispatched("one").len() + world.dispatched("two").len();
+    assert_eq!(given, 3, "the two that nobody has any trace of, and the new one");
+}
+
+#[test]
+fn b6_a_site_that_does_not_come_back_is_waited_for_no_longer_than_until_it_is_lost() {
+    let mut world = World::with_sites(&["one", "two"]);
+    let run = world.submit(FREE);
+    world.disconnect("two");
+    let backup = world.facts.len();
+    world.set_back(backup);
+    world.ask(Request::NoteRestored).unwrap();
+    world.connect("one");
+    assert!(world.dispatched("one").is_empty());
+    world.advance_with(Duration::from_secs(1_200), &["one"]);
+    assert_eq!(world.dispatched("one").len(), 3);
+    assert_eq!(world.state(run), RunState::Running);
+}
+
+#[test]
+fn b6_what_follows_from_another_sites_work_is_heard_after_it() {
+    let mut world = World::with_sites(&["one", "two"]);
+    let run = world.submit(CHAIN);
+    let backup = world.facts.len();
+    let a = world.dispatched_one("one");
+    world.succeed("one", a, vec![file(7, 10)]);
+    world.carry_out_pushes("one");
+    let b = world.dispatched_one("two");
+    world.succeed("two", b, Vec::new());
+    assert_eq!(world.state(run), RunState::Succeeded);
+    world.set_back(backup);
+    // The second site comes first: what it has done follows from what is not known yet.
+    world.catch_up("two", vec![item(b, LocalState::Finished)]);
+    assert_eq!(world.agents["two"].verdicts, [Verdict::Keep]);
+    assert_eq!(world.closed.last(), Some(&world.agents["two"].connection), "it is to come again");
+    world.catch_up("one", vec![item(a, LocalState::Finished)]);
+    world.catch_up("two", vec![item(b, LocalState::Finished)]);
+    assert!(world.dispatched("one").is_empty() && world.dispatched("two").is_empty());
+    assert_eq!(world.state(run), RunState::Succeeded);
+}
+
+#[test]
+fn b6_a_run_that_was_submitted_after_the_backup_leaves_nothing_at_the_agents() {
+    let mut world = World::with_sites(&["edge"]);
+    let backup = world.facts.len();
+    world.submit(FREE);
+    let dispatched = world.dispatched("edge");
+    world.set_back(backup);
+    world.catch_up("edge", dispatched.iter().map(|execution| item(*execution, LocalState::Running)).collect());
+    assert_eq!(world.agents["edge"].verdicts, [Verdict::Forget; 3]);
+    let run = dispatched[0].0.run;
+    assert!(world.commands("edge").contains(&SiteCommand::Forget { run }));
+}
+
+#[test]
+fn b6_a_control_plane_that_was_not_set_back_takes_in_nothing_that_it_did_not_give() {
+    let mut world = World::with_sites(&["one", "two"]);
+    let run = world.submit("workflow: w\nsteps:\n  a: { site: one, run: x }\n");
+    let a = world.dispatched_one("one");
+    world.end("two", (a.0, Attempt(2)), Outcome::Succeeded, vec![Value::Null]);
+    assert_eq!(world.state(run), RunState::Running);
+    world.succeed("one", a, Vec::new());
+    assert_eq!(world.state_of(execution(run, 0, 0)), ExecutionState::Succeeded);
+}
