@@ -17,10 +17,14 @@ use crate::output::{self, end_if_nobody_reads, outln};
 pub(crate) enum JournalCommand {
     /// Read all of it as a start would, and say where it is damaged.
     Verify(JournalArguments),
-    /// Print its facts, one JSON document a line: `{"batch","number","fact"}`.
+    /// Print its facts since the last checkpoint, one JSON document a line: `{"batch","number","fact"}`. What was decided
+    /// before is in the checkpoint as a state, and is not printed.
     Export(JournalArguments),
     /// Say how much of what it holds.
     Stats(JournalArguments),
+    /// Note that it is a copy of an earlier time, restored from a backup: after the next start nothing is given out before
+    /// every site has told what it has done since.
+    Restored(JournalArguments),
 }
 
 #[derive(Debug, Args)]
@@ -30,6 +34,9 @@ pub(crate) struct JournalArguments {
     config: Option<PathBuf>,
     #[arg(long)]
     data_dir: Option<PathBuf>,
+    /// Where the journal is, if not in the data directory: postgres://…
+    #[arg(long)]
+    store: Option<String>,
     /// Print one JSON document.
     #[arg(long)]
     json: bool,
@@ -40,21 +47,44 @@ pub(crate) fn journal(command: JournalCommand) -> anyhow::Result<()> {
         JournalCommand::Verify(arguments) => verify(&arguments),
         JournalCommand::Export(arguments) => export(&arguments),
         JournalCommand::Stats(arguments) => stats(&arguments),
+        JournalCommand::Restored(arguments) => restored(&arguments),
     }
 }
 
+fn config(arguments: &JournalArguments) -> anyhow::Result<control_plane_server::Config> {
+    let (data_dir, store) = (arguments.data_dir.clone(), arguments.store.clone());
+    let flags =
+        control_plane_server::config::Flags { data_dir, store, ..control_plane_server::config::Flags::default() };
+    control_plane_server::Config::load(arguments.config.as_deref(), flags).map_err(usage)
+}
+
 fn read(arguments: &JournalArguments) -> anyhow::Result<StoredJournal> {
-    let data_dir = arguments.data_dir.clone();
-    let flags = control_plane_server::config::Flags { data_dir, ..control_plane_server::config::Flags::default() };
-    let config = control_plane_server::Config::load(arguments.config.as_deref(), flags).map_err(usage)?;
-    if let Store::Postgres(address) = &config.store {
-        let message = format!("the journal is on {address}, and only one in a data directory can be looked into");
-        return Err(Failure::Usage(message).into());
-    }
-    StoredJournal::read(&config.data_dir).map_err(|error| match error {
-        LookError::Absent(_) => Failure::Usage(error.to_string()).into(),
+    let config = config(arguments)?;
+    let read = match config.store {
+        // The client of the database has a runtime of its own, and this is on a thread of one.
+        Store::Postgres(address) => std::thread::spawn(move || StoredJournal::read_shared(&address)).join(),
+        Store::Sled | Store::Redb => Ok(StoredJournal::read(&config.data_dir)),
+    };
+    let read = read.map_err(|_| anyhow::anyhow!("the journal could not be read"))?;
+    read.map_err(|error| match error {
+        LookError::Absent(_) | LookError::NotAt(_) => Failure::Usage(error.to_string()).into(),
         LookError::Open(error) => anyhow::Error::new(error),
+        LookError::OpenShared(error) => anyhow::Error::new(error),
     })
+}
+
+fn restored(arguments: &JournalArguments) -> anyhow::Result<()> {
+    let config = config(arguments)?;
+    let noting =
+        std::thread::spawn(move || control_plane_server::note_restored(&config.store, &config.data_dir)).join();
+    let sites = noting.map_err(|_| anyhow::anyhow!("the journal could not be written"))??;
+    if arguments.json {
+        output::json(&json!({ "sites": sites }));
+    } else {
+        outln!("after the next start, {sites} sites are asked what they have done since the backup;");
+        outln!("nothing is given out before they have told, or count as lost");
+    }
+    Ok(())
 }
 
 fn damaged(problem: &Problem) -> anyhow::Error {
@@ -72,7 +102,7 @@ fn verify(arguments: &JournalArguments) -> anyhow::Result<()> {
 }
 
 fn describe(found: &Verification) {
-    outln!("{:<14} {}", "journal", found.directory.display());
+    outln!("{:<14} {}", "journal", found.location);
     outln!("{:<14} {}", "format", found.format);
     match found.checkpoint_batch {
         Some(batch) => outln!("{:<14} stands for all up to batch {batch}", "checkpoint"),
@@ -99,6 +129,9 @@ fn export(arguments: &JournalArguments) -> anyhow::Result<()> {
         end_if_nobody_reads(writeln!(out, "{line}"));
     }
     end_if_nobody_reads(out.flush());
+    if let Some(batch) = journal.checkpoint_batch() {
+        eprintln!("what was decided up to batch {batch} is in the checkpoint, as a state, and not among these facts");
+    }
     // What is behind the damage is missing from what was printed.
     journal.damage().map_or(Ok(()), |problem| Err(damaged(&problem)))
 }
@@ -115,7 +148,7 @@ fn read_figures(arguments: &JournalArguments) -> anyhow::Result<Figures> {
         return Ok(figures);
     }
     let identity = figures.journal.as_deref().unwrap_or("–");
-    outln!("{:<14} {} ({identity})", "journal", figures.directory.display());
+    outln!("{:<14} {} ({identity})", "journal", figures.location);
     outln!("{:<14} {}, generation {}, format {}", "store", figures.store, figures.generation, figures.format);
     if let Some(batch) = figures.checkpoint_batch {
         outln!("{:<14} {} bytes, up to batch {batch}", "checkpoint", figures.checkpoint_bytes);

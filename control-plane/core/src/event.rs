@@ -11,6 +11,7 @@ use atoll_model::value::{ObjectRef, Value};
 use atoll_model::workflow::Workflow;
 use indexmap::IndexMap;
 
+use crate::finished::FinishedRun;
 use crate::view::RunTags;
 
 /// A connection that a shell accepted; never used twice by one process.
@@ -127,6 +128,8 @@ pub enum Request {
         run: RunId,
         object: ObjectRef,
         hold: Duration,
+        /// What the history holds of the run, if it is not known here any more.
+        kept: Option<Box<FinishedRun>>,
     },
     /// A person has taken this much of the object out.
     RecordDownload {

@@ -27,6 +27,12 @@ impl FinishedRun {
         self.run.id
     }
 
+    /// The run as it was, if it is this one.
+    pub(crate) fn run_of(&self, run: RunId) -> Option<Arc<Run>> {
+        // What follows from the workflow is not kept.
+        self.open().state.runs.get(&run).cloned()
+    }
+
     pub fn finished_at(&self) -> Timestamp {
         self.run.finished_at.unwrap_or(self.run.submitted_at)
     }

@@ -10,7 +10,9 @@ use crate::session::{ANSWER_MAX, Session};
 #[derive(Debug)]
 pub struct History {
     address: Address,
-    session: Mutex<Option<Session>>,
+    writing: Mutex<Option<Session>>,
+    /// Another, so that nobody who looks waits for a large run to be written.
+    reading: Mutex<Option<Session>>,
 }
 
 /// A run that has ended.
@@ -88,7 +90,7 @@ const LIST: &str = "SELECT run, head FROM runs
 impl History {
     /// Connects at the first call.
     pub fn new(address: Address) -> Self {
-        Self { address, session: Mutex::new(None) }
+        Self { address, writing: Mutex::default(), reading: Mutex::default() }
     }
 
     /// Keeps runs and their executions, all in one transaction; what is there of them already is replaced.
@@ -96,7 +98,7 @@ impl History {
     /// # Errors
     /// When the database cannot be reached, or refuses.
     pub fn keep(&self, runs: &[Ended]) -> Result<(), StoreError> {
-        self.with_session(|session| {
+        self.with(&self.writing, |session| {
             session.execute_all("BEGIN")?;
             for run in runs {
                 session.query(KEEP, &[&run.run, &run.row, &run.head, &run.document])?;
@@ -115,7 +117,7 @@ impl History {
     /// When the database cannot be reached.
     pub fn list(&self, query: &Query) -> Result<Vec<Listed>, StoreError> {
         let (at, after) = query.after.clone().unzip();
-        let rows = self.with_session(|session| {
+        let rows = self.with(&self.reading, |session| {
             session.query(
                 LIST,
                 &[
@@ -141,7 +143,8 @@ impl History {
     /// # Errors
     /// When the database cannot be reached.
     pub fn document(&self, run: &str) -> Result<Option<Vec<u8>>, StoreError> {
-        let rows = self.with_session(|session| session.query("SELECT document FROM runs WHERE run = $1", &[&run]))?;
+        let rows =
+            self.with(&self.reading, |session| session.query("SELECT document FROM runs WHERE run = $1", &[&run]))?;
         Ok(rows.first().map(|row| row.get(0)))
     }
 
@@ -150,11 +153,15 @@ impl History {
     /// # Errors
     /// When the database cannot be reached, or refuses.
     pub fn remove(&self, runs: &[String]) -> Result<(), StoreError> {
-        self.with_session(|session| session.query("DELETE FROM runs WHERE run = ANY ($1)", &[&runs])).map(drop)
+        self.with(&self.writing, |session| session.query("DELETE FROM runs WHERE run = ANY ($1)", &[&runs])).map(drop)
     }
 
-    fn with_session<R>(&self, ask: impl FnOnce(&mut Session) -> Result<R, StoreError>) -> Result<R, StoreError> {
-        let mut held = self.session.lock().unwrap_or_else(PoisonError::into_inner);
+    fn with<R>(
+        &self,
+        session: &Mutex<Option<Session>>,
+        ask: impl FnOnce(&mut Session) -> Result<R, StoreError>,
+    ) -> Result<R, StoreError> {
+        let mut held = session.lock().unwrap_or_else(PoisonError::into_inner);
         let mut session = match held.take() {
             Some(session) => session,
             None => Session::open(&self.address, ANSWER_MAX)?,

@@ -16,6 +16,7 @@
 mod address;
 mod error;
 mod history;
+mod inspection;
 mod journal;
 mod lease;
 mod schema;
@@ -26,6 +27,7 @@ mod tls;
 pub use address::{Address, InvalidAddress};
 pub use error::{OpenError, StoreError};
 pub use history::{Ended as EndedRun, History, Listed, Query};
+pub use inspection::{Inspection, inspect};
 pub use journal::PostgresJournal;
 pub use lease::{Ended, LEASE};
 pub use schema::{SCHEMA_VERSION, drop_schema, make_tables};

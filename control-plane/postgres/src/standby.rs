@@ -14,7 +14,7 @@ use crate::schema;
 use crate::session::{ANSWER_MAX, Session};
 
 /// Batches that are fetched at once; the largest is 64 MiB, the usual one a few KiB.
-const PAGE: i64 = 64;
+pub(crate) const PAGE: i64 = 64;
 
 /// What a server tells the others of itself.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -102,14 +102,14 @@ impl fmt::Debug for Standby {
     }
 }
 
-const JOURNAL: &str =
+pub(crate) const JOURNAL: &str =
     "SELECT identity, format, authority, checkpoint_seq, checkpoint_generation, checkpoint_parts, checkpoint_format
     FROM journal";
 const LEADER: &str =
     "SELECT leader.epoch, holder, api_url, agent_address, expires_at >= clock_timestamp(), checkpoint_seq
     FROM leader, lease, journal";
-const BATCHES: &str = "SELECT seq, digest, bytes FROM batches WHERE seq > $1 ORDER BY seq LIMIT $2";
-const PARTS: &str =
+pub(crate) const BATCHES: &str = "SELECT seq, digest, bytes FROM batches WHERE seq > $1 ORDER BY seq LIMIT $2";
+pub(crate) const PARTS: &str =
     "SELECT part, digest, bytes FROM checkpoint_parts WHERE generation = $1 AND part < $2 ORDER BY part";
 const TAKE: &str = "WITH taken AS (
         UPDATE leader SET epoch = epoch + 1, holder = $2, api_url = $3, agent_address = $4, since = clock_timestamp()
@@ -365,7 +365,7 @@ impl Standby {
     }
 }
 
-fn batch_of(row: &Row) -> Result<(BatchSeq, Vec<u8>), OpenError> {
+pub(crate) fn batch_of(row: &Row) -> Result<(BatchSeq, Vec<u8>), OpenError> {
     let (seq, stored, bytes) = (number(row, 0), row.get::<_, &[u8]>(1), row.get::<_, &[u8]>(2));
     if *stored == digest(seq, bytes) {
         return Ok((BatchSeq(seq), bytes.to_vec()));
@@ -374,11 +374,11 @@ fn batch_of(row: &Row) -> Result<(BatchSeq, Vec<u8>), OpenError> {
     Err(OpenError::Damaged(IntegrityFault::BadFrame { place, reason: "its digest does not fit" }))
 }
 
-fn format_of(column: i32) -> u16 {
+pub(crate) fn format_of(column: i32) -> u16 {
     u16::try_from(column).unwrap_or(u16::MAX)
 }
 
 /// A number that is never negative, as PostgreSQL keeps it.
-fn number(row: &Row, column: usize) -> u64 {
+pub(crate) fn number(row: &Row, column: usize) -> u64 {
     u64::try_from(row.get::<_, i64>(column)).unwrap_or(0)
 }

@@ -29,7 +29,6 @@ use tokio::sync::{broadcast, mpsc, oneshot, watch};
 pub(crate) use clock::wall_clock;
 pub(crate) use deletion::{BucketOrder, delete_objects};
 pub(crate) use follow::{Following, follow};
-#[cfg(test)]
 pub(crate) use keeper::Log;
 pub use notice::Changed;
 pub(crate) use notice::Notices;

@@ -9,16 +9,71 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::{Path, PathBuf};
 
 use control_plane_core::{Config, ControlPlane, Fact, Snapshot};
+use control_plane_postgres::Address;
 use serde::Serialize;
-use storage_sync_journal::{Backend, Inspection, OpenError, Options, inspect};
+use storage_sync_journal::{Backend, BatchSeq, IntegrityFault, JournalId, OpenError, Options, inspect};
 
 use crate::driver::{JOURNAL_FORMAT, wall_clock};
 
-/// The journal in a data directory, read up to the first damage.
+/// A journal, read up to the first damage.
 #[derive(Debug)]
 pub struct StoredJournal {
-    directory: PathBuf,
+    /// Its directory, or the address of its database.
+    location: String,
+    store: String,
     inspection: Inspection,
+}
+
+/// What is looked at of a journal, whichever store it is in.
+#[derive(Debug)]
+struct Inspection {
+    generation: u64,
+    identity: Option<JournalId>,
+    format: u16,
+    checkpoint: Option<(BatchSeq, Option<Vec<u8>>)>,
+    batches: Vec<(BatchSeq, Vec<u8>)>,
+    acknowledged: Option<BatchSeq>,
+    torn: Option<BatchSeq>,
+    live_bytes: u64,
+    disk_bytes: u64,
+    fault: Option<IntegrityFault>,
+}
+
+impl From<storage_sync_journal::Inspection> for Inspection {
+    fn from(found: storage_sync_journal::Inspection) -> Self {
+        Self {
+            generation: found.generation,
+            identity: found.identity,
+            format: found.format,
+            checkpoint: found.checkpoint,
+            batches: found.batches,
+            acknowledged: found.acknowledged,
+            torn: found.torn,
+            live_bytes: found.live_bytes,
+            disk_bytes: found.disk_bytes,
+            fault: found.fault,
+        }
+    }
+}
+
+impl From<control_plane_postgres::Inspection> for Inspection {
+    fn from(found: control_plane_postgres::Inspection) -> Self {
+        // Whatever is in the database was committed, and may have been told.
+        let acknowledged = found.batches.last().map(|(batch, _)| *batch);
+        let acknowledged = acknowledged.or_else(|| found.checkpoint.as_ref().map(|(batch, _)| *batch));
+        Self {
+            generation: found.generation,
+            identity: Some(found.identity),
+            format: found.format,
+            checkpoint: found.checkpoint,
+            batches: found.batches,
+            acknowledged,
+            torn: None,
+            live_bytes: found.live_bytes,
+            disk_bytes: found.disk_bytes,
+            fault: found.fault,
+        }
+    }
 }
 
 /// Why a journal cannot be looked into.
@@ -26,8 +81,12 @@ pub struct StoredJournal {
 pub enum LookError {
     #[error("there is no journal in {}: name the data directory of a server", .0.display())]
     Absent(PathBuf),
+    #[error("there is no journal at {0}")]
+    NotAt(Address),
     #[error(transparent)]
     Open(#[from] OpenError),
+    #[error(transparent)]
+    OpenShared(#[from] control_plane_postgres::OpenError),
 }
 
 /// A fact, and where it stands.
@@ -51,7 +110,9 @@ pub struct Problem {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct Verification {
     pub sound: bool,
-    pub directory: PathBuf,
+    /// Its directory, or the address of its database.
+    #[serde(rename = "directory")]
+    pub location: String,
     pub format: u16,
     /// The last batch that the checkpoint stands for.
     pub checkpoint_batch: Option<u64>,
@@ -70,7 +131,9 @@ pub struct Verification {
 /// Figures of a journal.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct Figures {
-    pub directory: PathBuf,
+    /// Its directory, or the address of its database.
+    #[serde(rename = "directory")]
+    pub location: String,
     pub store: String,
     pub journal: Option<String>,
     pub generation: u64,
@@ -97,7 +160,18 @@ impl StoredJournal {
         // Which store it is in is read from the journal itself.
         let options = Options::new(&directory, Backend::Sled, JOURNAL_FORMAT);
         let inspection = inspect(&options)?.ok_or_else(|| LookError::Absent(data_dir.to_owned()))?;
-        Ok(Self { directory, inspection })
+        let (location, store) = (directory.display().to_string(), inspection.backend.to_string());
+        Ok(Self { location, store, inspection: inspection.into() })
+    }
+
+    /// Reads the journal in a database, as it stands at one moment; servers may be using it.
+    ///
+    /// # Errors
+    /// When there is none, the database cannot be reached, or a newer version wrote it.
+    pub fn read_shared(address: &Address) -> Result<Self, LookError> {
+        let inspection = control_plane_postgres::inspect(address, JOURNAL_FORMAT)?;
+        let inspection = inspection.ok_or_else(|| LookError::NotAt(address.clone()))?;
+        Ok(Self { location: address.to_string(), store: "postgres".to_owned(), inspection: inspection.into() })
     }
 
     /// The facts after the checkpoint, up to the first thing that cannot be read.
@@ -133,7 +207,7 @@ impl StoredJournal {
         let problem = undecodable.or_else(|| self.damage()).or_else(|| self.problem_of_state(facts));
         Verification {
             sound: problem.is_none(),
-            directory: self.directory.clone(),
+            location: self.location.clone(),
             format: inspection.format,
             checkpoint_batch: self.checkpoint_batch(),
             batches: inspection.batches.len() as u64,
@@ -180,8 +254,8 @@ impl StoredJournal {
         }
         let checkpoint = inspection.checkpoint.as_ref().and_then(|(_, bytes)| bytes.as_ref());
         Figures {
-            directory: self.directory.clone(),
-            store: inspection.backend.to_string(),
+            location: self.location.clone(),
+            store: self.store.clone(),
             journal: inspection.identity.map(|identity| identity.to_string()),
             generation: inspection.generation,
             format: inspection.format,
@@ -198,7 +272,8 @@ impl StoredJournal {
         }
     }
 
-    fn checkpoint_batch(&self) -> Option<u64> {
+    /// The last batch that the checkpoint stands for.
+    pub fn checkpoint_batch(&self) -> Option<u64> {
         self.inspection.checkpoint.as_ref().map(|(batch, _)| batch.0)
     }
 

@@ -12,6 +12,7 @@ pub mod identity;
 pub mod journal;
 mod migrate;
 mod patience;
+mod restored;
 mod server;
 pub mod telemetry;
 #[cfg(test)]
@@ -19,4 +20,5 @@ mod testing;
 
 pub use config::Config;
 pub use migrate::{Moved, migrate};
+pub use restored::note_restored;
 pub use server::run;

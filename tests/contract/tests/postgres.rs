@@ -1,8 +1,14 @@
 //! What a journal that several servers share promises beside the contract of every journal.
 #![expect(clippy::unwrap_used, reason = "a failed assertion is the result of a test")]
 
+use std::io::{Read as _, Write as _};
+use std::net::{Shutdown, TcpListener, TcpStream};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::mpsc::{Receiver, Sender, channel};
+use std::sync::{Arc, Mutex};
+
 use contract_tests::journals::{Database, statement};
-use control_plane_postgres::{Contents, Ended, News, OpenError, PostgresJournal, Standby, Taken};
+use control_plane_postgres::{Address, Contents, Ended, News, OpenError, PostgresJournal, Standby, Taken};
 use storage_sync_journal::{BatchSeq, JournalError};
 
 fn follow(database: &Database, name: &str) -> (Standby, Contents) {
@@ -121,6 +127,103 @@ fn a_leader_whose_connection_breaks_goes_on_under_the_same_epoch() {
 }
 
 #[test]
+fn b4_a_batch_whose_commit_was_answered_and_not_heard_is_written_once() {
+    let Some(database) = Database::fresh().unwrap() else { return };
+    let relay = Relay::start(&database, b"marked");
+    let (mut standby, _) = Standby::open(relay.address.clone(), Database::member("leader"), 1).unwrap();
+    let mut leader = standby.try_lead().unwrap().expect("nobody leads").journal;
+    leader.append(b"before").unwrap();
+    leader.barrier().unwrap();
+    leader.append(b"marked").unwrap();
+    leader.append(b"with it").unwrap();
+    let epoch = leader.epoch();
+    let writing = std::thread::spawn(move || leader.barrier().map(|()| leader));
+    relay.swallowed.recv().unwrap();
+    // The database has committed; its answer is lost, and so is the connection.
+    let count = "SELECT 1 / (count(*) = 3)::int FROM atoll.batches";
+    statement(&database.address.to_string(), count).unwrap();
+    relay.go_on.send(()).unwrap();
+    let mut leader = writing.join().unwrap().unwrap();
+    assert_eq!((leader.epoch(), leader.durable()), (epoch, BatchSeq(3)));
+    leader.append(b"after").unwrap();
+    leader.barrier().unwrap();
+    drop(leader);
+    let (_, contents) = follow(&database, "reader");
+    let expected = [&b"before"[..], b"marked", b"with it", b"after"];
+    let batches: Vec<_> = contents.batches.iter().map(|(_, batch)| batch.as_slice()).collect();
+    assert_eq!(batches, expected);
+}
+
+/// A way to the database on which the answer to what holds certain bytes is lost once, with the connection.
+struct Relay {
+    address: Address,
+    /// Hears when that has happened.
+    swallowed: Receiver<()>,
+    /// Lets connections through again.
+    go_on: Sender<()>,
+}
+
+impl Relay {
+    fn start(database: &Database, mark: &'static [u8]) -> Self {
+        let text = database.address.to_string();
+        let (scheme, rest) = text.split_once("://").unwrap();
+        let (user, place) = rest.split_once('@').unwrap();
+        let (server, path) = place.split_once('/').unwrap();
+        let server = server.to_owned();
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let own = listener.local_addr().unwrap();
+        let address = format!("{scheme}://{user}@{own}/{path}").parse().unwrap();
+        let (swallow, swallowed) = channel();
+        let (go_on, gate) = channel();
+        let state = Arc::new((AtomicBool::new(true), swallow, Mutex::new(gate)));
+        std::thread::spawn(move || {
+            for client in listener.incoming().map_while(Result::ok) {
+                let Ok(server) = TcpStream::connect(&server) else { continue };
+                carry(client, server, mark, Arc::clone(&state));
+            }
+        });
+        Self { address, swallowed, go_on }
+    }
+}
+
+type Swallowing = (AtomicBool, Sender<()>, Mutex<Receiver<()>>);
+
+fn carry(client: TcpStream, server: TcpStream, mark: &'static [u8], state: Arc<Swallowing>) {
+    let armed = Arc::new(AtomicBool::new(false));
+    let (mut from, mut to) = (client.try_clone().unwrap(), server.try_clone().unwrap());
+    let (arm, is_wanted) = (Arc::clone(&armed), Arc::clone(&state));
+    std::thread::spawn(move || {
+        let mut buffer = vec![0; 64 << 10];
+        while let Ok(count @ 1..) = from.read(&mut buffer) {
+            let is_marked = buffer[..count].windows(mark.len()).any(|bytes| bytes == mark);
+            if is_marked && is_wanted.0.swap(false, Ordering::SeqCst) {
+                arm.store(true, Ordering::SeqCst);
+            }
+            if to.write_all(&buffer[..count]).is_err() {
+                break;
+            }
+        }
+        // The other side may be gone already.
+        let _ = to.shutdown(Shutdown::Both);
+    });
+    let (mut from, mut to) = (server, client);
+    std::thread::spawn(move || {
+        let mut buffer = vec![0; 64 << 10];
+        while let Ok(count @ 1..) = from.read(&mut buffer) {
+            if armed.load(Ordering::SeqCst) {
+                state.1.send(()).unwrap();
+                state.2.lock().unwrap().recv().unwrap();
+                break;
+            }
+            if to.write_all(&buffer[..count]).is_err() {
+                break;
+            }
+        }
+        let _ = to.shutdown(Shutdown::Both);
+    });
+}
+
+#[test]
 fn a_batch_that_is_damaged_or_gone_is_named() {
     let Some(database) = Database::fresh().unwrap() else { return };
     let mut leader = lead(&database, "leader");
@@ -153,4 +256,25 @@ fn servers_with_different_cas_do_not_share_a_database() {
     stranger.authority = "other".to_owned();
     let refused = Standby::open(database.address.clone(), stranger, 1).unwrap_err();
     assert!(matches!(refused, OpenError::OtherAuthority { .. }), "{refused:?}");
+}
+
+#[test]
+fn an_inspection_sees_all_and_changes_nothing_while_a_leader_writes() {
+    let Some(database) = Database::fresh().unwrap() else { return };
+    let look = || control_plane_postgres::inspect(&database.address, 1).unwrap();
+    assert!(look().is_none(), "there is nothing to look at, and nothing is made");
+    let mut leader = lead(&database, "leader");
+    leader.append(b"one").unwrap();
+    leader.checkpoint(b"state").unwrap();
+    leader.append(b"two").unwrap();
+    leader.append(b"three").unwrap();
+    leader.barrier().unwrap();
+    let found = look().expect("a journal");
+    assert!(found.fault.is_none());
+    assert_eq!(found.checkpoint, Some((BatchSeq(1), Some(b"state".to_vec()))));
+    assert_eq!(found.batches, [(BatchSeq(2), b"two".to_vec()), (BatchSeq(3), b"three".to_vec())]);
+    statement(&database.address.to_string(), "UPDATE atoll.batches SET bytes = 'botch' WHERE seq = 3").unwrap();
+    let found = look().expect("a journal");
+    assert_eq!(found.batches.len(), 1);
+    assert!(found.fault.is_some_and(|fault| fault.to_string().contains("batch 3")));
 }

@@ -69,6 +69,39 @@ fn a_run_that_left_the_memory_is_found_and_shown_after_the_server_was_killed() -
 }
 
 #[test]
+fn outputs_and_logs_of_a_run_that_left_the_memory_are_fetched_as_long_as_its_site_has_them() -> Result<()> {
+    let mut cluster = Cluster::start(Options {
+        sites: vec!["edge"],
+        environment: vec![("ATOLL_SERVER_LEASES__KEEP_FINISHED_SECONDS".to_owned(), "0".to_owned())],
+        ..Options::default()
+    })?;
+    let workflow = "workflow: made\nsteps:\n  make:\n    site: edge\n    run: |\n      echo said\n      echo bytes > \"$ATOLL_OUTPUTS/f\"\n    outputs: { f: file }\noutputs:\n  f: ${{ steps.make.outputs.f }}\n";
+    let ended = cluster.run(workflow, &[])?;
+    let run = ended["run"].as_str().unwrap();
+    wait_for("the run to leave the memory", || {
+        let data_dir = cluster.directory().join("server");
+        Ok(data_dir.join("history.redb").exists().then_some(()))
+    })?;
+    cluster.kill_server()?;
+    cluster.start_server()?;
+    cluster.wait_for_site("edge", "ready")?;
+    let to = cluster.directory().join("f");
+    let got = cluster.call(&["get", run, "f", "-o", &to.display().to_string()])?;
+    assert_eq!(got.code, 0, "{}", got.stderr);
+    assert_eq!(std::fs::read_to_string(&to)?, "bytes\n");
+    let logs = cluster.call(&["logs", run])?;
+    assert!(logs.code == 0 && logs.stdout.contains("said"), "{}{}", logs.stdout, logs.stderr);
+    cluster.kill_agent("edge")?;
+    std::fs::remove_file(&to)?;
+    let away = wait_for("the site to be away", || {
+        let away = cluster.call(&["get", run, "f", "-o", &to.display().to_string()])?;
+        Ok((away.code == 1 && away.stderr.contains("not connected")).then_some(away))
+    });
+    assert!(away.is_ok(), "{away:?}");
+    Ok(())
+}
+
+#[test]
 fn a_directory_without_a_journal_is_used_wrongly() -> Result<()> {
     let folder = tempfile::tempdir()?;
     for command in ["verify", "export", "stats"] {

@@ -9,6 +9,7 @@ mod failover;
 mod fleet;
 mod history;
 mod kills;
+mod restored;
 mod sample;
 mod server_process;
 mod shown;

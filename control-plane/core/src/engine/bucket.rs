@@ -1,6 +1,5 @@
 //! What is in the bucket: what people send in and take out, and what goes when nobody needs it.
 
-use std::sync::Arc;
 use std::time::Duration;
 
 use atoll_model::id::{AgentId, ExecutionId, ObjectId, RunId, SiteId, StepIndex, TransferId};
@@ -15,6 +14,7 @@ use crate::command::{Command, Rejection, Response};
 use crate::control_plane::ControlPlane;
 use crate::event::RequestId;
 use crate::fact::{Fact, RuleText};
+use crate::finished::FinishedRun;
 use crate::state::{BucketState, ObjectState, Run, Source, StepState};
 
 /// How long what a person sent in is held for a run to come.
@@ -39,9 +39,19 @@ impl ControlPlane {
     }
 
     /// Answers now, or when the object is in the bucket.
-    pub(crate) fn stage_for_client(&mut self, request: RequestId, run_id: RunId, object: ObjectRef, hold: Duration) {
+    pub(crate) fn stage_for_client(
+        &mut self,
+        request: RequestId,
+        (run_id, kept): (RunId, Option<Box<FinishedRun>>),
+        object: ObjectRef,
+        hold: Duration,
+    ) {
         let until = self.now + hold.min(HOLD_MAX);
-        let held = self.hold_for_client(run_id, object, until);
+        let run = self.state.runs.get(&run_id).cloned().or_else(|| kept.and_then(|kept| kept.run_of(run_id)));
+        let held = match run {
+            Some(run) => self.hold_for_client(&run, object, until),
+            None => Err(Rejection::NotFound(format!("there is no run {run_id}"))),
+        };
         match held {
             Ok(true) => self.reply(request, Ok(Response::Staged { object })),
             Ok(false) => {
@@ -53,27 +63,11 @@ impl ControlPlane {
     }
 
     /// Whether the object is in the bucket already.
-    fn hold_for_client(&mut self, run_id: RunId, object: ObjectRef, until: Timestamp) -> Result<bool, Rejection> {
-        let Some(run) = self.state.runs.get(&run_id) else {
-            return Err(Rejection::NotFound(format!("there is no run {run_id}")));
-        };
-        let known = self.state.objects.get(&object.id).filter(|known| known.uses.iter().any(|u| u.run == run_id));
+    fn hold_for_client(&mut self, run: &Run, object: ObjectRef, until: Timestamp) -> Result<bool, Rejection> {
+        let known = self.state.objects.get(&object.id).filter(|known| known.uses.iter().any(|u| u.run == run.id));
         let site = match known {
             Some(_) => None,
-            None => {
-                let (step, site) = log_of(run, object.id).ok_or_else(|| {
-                    Rejection::NotFound(format!("{run_id} has neither an output nor a log that is {}", object.id))
-                })?;
-                if let Some(rule) = run.plan.steps[step.index()].confining() {
-                    let (rule, step) = (super::data::rule_name(&run.workflow, rule), &run.workflow.step(step).name);
-                    let reason = format!(
-                        "{rule} confines what step {step} reads or makes, so its log is not put into the bucket; its \
-                         site shows it to who looks"
-                    );
-                    return Err(Rejection::Forbidden(reason));
-                }
-                Some(site)
-            }
+            None => Some(maker_of(run, object.id)?),
         };
         if let Some(known) = known
             && let (Some(rule), _) = self.object_rules(known)
@@ -91,7 +85,7 @@ impl ControlPlane {
             };
             return Err(Rejection::Unavailable(reason));
         }
-        self.record(Fact::ObjectHeld { object, run: run_id, site, until });
+        self.record(Fact::ObjectHeld { object, run: run.id, site, until });
         self.agenda.set(until, Timer::Object(object.id));
         Ok(present)
     }
@@ -135,9 +129,6 @@ impl ControlPlane {
     }
 
     pub(crate) fn record_download(&mut self, run: RunId, object: ObjectRef, bytes: u64) -> Result<Response, Rejection> {
-        if !self.state.runs.contains_key(&run) {
-            return Err(Rejection::NotFound(format!("there is no run {run}")));
-        }
         self.record(Fact::ObjectDownloaded { object, run, bytes, at: self.now });
         Ok(Response::Done)
     }
@@ -369,7 +360,49 @@ fn is_over(step: &StepState) -> bool {
 }
 
 /// The step whose log this is, and the site of the execution that wrote it.
-fn log_of(run: &Arc<Run>, object: ObjectId) -> Option<(StepIndex, SiteId)> {
+/// The site where a log of the run was written, or an output of a run made that is not known any more, if a person may have
+/// it.
+fn maker_of(run: &Run, object: ObjectId) -> Result<SiteId, Rejection> {
+    let confined = |rule: u16, what: &str| {
+        let rule = super::data::rule_name(&run.workflow, rule);
+        Rejection::Forbidden(format!("{rule} confines {what}"))
+    };
+    if let Some((step, place, site)) = output_of(run, object) {
+        let rules = run.plan.steps[step.index()].outputs.get(place);
+        return match rules.and_then(|rules| rules.confined_by.first()) {
+            Some(rule) => Err(confined(*rule, &format!("{object} to its sites"))),
+            None => Ok(site),
+        };
+    }
+    let none = || Rejection::NotFound(format!("{} has neither an output nor a log that is {object}", run.id));
+    let (step, site) = log_of(run, object).ok_or_else(none)?;
+    match run.plan.steps[step.index()].confining() {
+        Some(rule) => {
+            let step = &run.workflow.step(step).name;
+            let what = format!(
+                "what step {step} reads or makes, so its log is not put into the bucket; its site shows it to who looks"
+            );
+            Err(confined(rule, &what))
+        }
+        None => Ok(site),
+    }
+}
+
+/// Which output of which step it is, and where it was made.
+fn output_of(run: &Run, object: ObjectId) -> Option<(StepIndex, usize, SiteId)> {
+    (0..=u16::MAX).map(StepIndex).zip(&run.steps).find_map(|(index, step)| {
+        step.details.iter().find_map(|(element, detail)| {
+            let place = detail.outputs.iter().position(|value| {
+                let mut is_here = false;
+                value.visit_objects(&mut |found| is_here |= found.id == object);
+                is_here
+            })?;
+            Some((index, place, step.row(*element)?.site))
+        })
+    })
+}
+
+fn log_of(run: &Run, object: ObjectId) -> Option<(StepIndex, SiteId)> {
     (0..=u16::MAX).map(StepIndex).zip(&run.steps).find_map(|(index, step)| {
         step.details.iter().find_map(|(element, detail)| {
             let logs = [detail.logs.stdout, detail.logs.stderr];

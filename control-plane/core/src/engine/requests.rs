@@ -30,8 +30,8 @@ impl ControlPlane {
             Request::AuthorisePush { agent, transfer } => self.authorise_push(agent, transfer),
             Request::BucketFault { agent, object, message } => self.bucket_fault(agent, object, message),
             Request::RecordUpload { object } => self.record_upload(object),
-            Request::StageForClient { run, object, hold } => {
-                return self.stage_for_client(request, run, object, hold);
+            Request::StageForClient { run, object, hold, kept } => {
+                return self.stage_for_client(request, (run, kept), object, hold);
             }
             Request::RecordDownload { run, object, bytes } => self.record_download(run, object, bytes),
             Request::SetProject { project, change } => self.set_project(&project, &change),

@@ -243,7 +243,7 @@ fn confined_data_stays_and_work_goes_to_it() {
     let view = world.core.object(object(1, 1_000).id).unwrap();
     assert_eq!(view.confined_to.unwrap(), ["edge".parse().unwrap()]);
     let hold = Duration::from_secs(60);
-    let staged = world.ask(Request::StageForClient { run, object: object(1, 1_000), hold });
+    let staged = world.ask(Request::StageForClient { run, object: object(1, 1_000), hold, kept: None });
     assert!(matches!(staged, Err(Rejection::Forbidden(_))));
     let elsewhere = format!("{TWO_SITES}{placement}");
     let refused = world.try_submit(&elsewhere, &[]);
@@ -269,7 +269,8 @@ fn the_log_of_a_step_with_confined_data_is_not_put_into_the_bucket() {
         world.report("edge", vec![report]);
     }
     assert_eq!(world.state(run), RunState::Succeeded);
-    let stage = |log| Request::StageForClient { run, object: object(log, 10), hold: Duration::from_secs(60) };
+    let stage =
+        |log| Request::StageForClient { run, object: object(log, 10), hold: Duration::from_secs(60), kept: None };
     for log in [10, 11] {
         let staged = world.ask(stage(log));
         assert!(matches!(&staged, Err(Rejection::Forbidden(reason)) if reason.contains("rule 1")), "{staged:?}");
@@ -376,7 +377,7 @@ fn an_output_is_staged_for_a_person_and_held_for_a_while() {
     let a = world.dispatched_one("edge");
     world.succeed("edge", a, vec![file(1, 1_000)]);
     let hold = Duration::from_secs(600);
-    let request = world.request(Request::StageForClient { run, object: object(1, 1_000), hold });
+    let request = world.request(Request::StageForClient { run, object: object(1, 1_000), hold, kept: None });
     assert!(!world.replies.contains_key(&request));
     world.carry_out_pushes("edge");
     assert_eq!(world.replies[&request], Ok(Response::Staged { object: object(1, 1_000) }));
@@ -389,7 +390,7 @@ fn an_output_is_staged_for_a_person_and_held_for_a_while() {
     assert_eq!(rules[0], ("bucket".to_owned(), "client".to_owned()));
     assert_eq!(rules[1].0, "client");
     world.disconnect("edge");
-    let away = world.ask(Request::StageForClient { run, object: object(1, 1_000), hold });
+    let away = world.ask(Request::StageForClient { run, object: object(1, 1_000), hold, kept: None });
     assert!(matches!(&away, Err(Rejection::Unavailable(reason)) if reason.contains("edge")), "{away:?}");
 }
 

@@ -3,9 +3,9 @@
 use atoll_model::id::RunId;
 use atoll_model::value::Value;
 
-use super::world::{World, object};
+use super::world::{World, file, object};
 use crate::view::{RunFilter, RunTags, RunView};
-use crate::{Event, Request};
+use crate::{Event, Rejection, Request, Response};
 
 const ONE: &str =
     "workflow: w\nsteps:\n  a: { run: x, outputs: { n: integer } }\noutputs:\n  n: ${{ steps.a.outputs.n }}\n";
@@ -94,4 +94,31 @@ fn runs_are_found_by_what_they_were_given_and_by_time() {
     let before = world.core.run(second).map(|run| run.place());
     assert_eq!(found(&world, RunFilter { before, ..all() }), [first]);
     assert_eq!(world.core.run(second).unwrap().tags, tags);
+}
+
+#[test]
+fn an_output_of_a_run_that_was_forgotten_is_fetched_from_where_it_was_made() {
+    let mut world = World::with_sites(&["edge"]);
+    let run = world.submit("workflow: w\nsteps:\n  a: { run: x, outputs: { f: file } }\n");
+    let a = world.dispatched_one("edge");
+    world.succeed("edge", a, vec![file(1, 1_000)]);
+    world.advance_with(world.config.keep_finished, &["edge"]);
+    assert!(world.core.run(run).is_none());
+    let kept = world.history.pop().map(Box::new);
+    let stage = |object, kept| {
+        let hold = std::time::Duration::from_secs(60);
+        Request::StageForClient { run, object, hold, kept }
+    };
+    let unknown = world.ask(stage(object(1, 1_000), None));
+    assert!(matches!(unknown, Err(Rejection::NotFound(_))), "{unknown:?}");
+    let other = world.ask(stage(object(2, 1_000), kept.clone()));
+    assert!(matches!(other, Err(Rejection::NotFound(_))), "{other:?}");
+    let request = world.request(stage(object(1, 1_000), kept));
+    assert_eq!(world.carry_out_pushes("edge"), 1);
+    assert!(matches!(world.replies.remove(&request), Some(Ok(Response::Staged { .. }))));
+    world.ask(Request::RecordDownload { run, object: object(1, 1_000), bytes: 1_000 }).unwrap();
+    // It goes from the bucket when its time is over, and nothing is left of it.
+    world.advance_with(std::time::Duration::from_secs(120), &["edge"]);
+    assert_eq!(world.carry_out_deletes(), [object(1, 1_000).id]);
+    assert!(world.core.object(object(1, 1_000).id).is_none());
 }

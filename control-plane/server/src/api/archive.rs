@@ -3,8 +3,8 @@
 use std::sync::Arc;
 
 use atoll_model::id::RunId;
-use control_plane_core::ControlPlane;
 use control_plane_core::view::{RunFilter, RunPlace, RunView};
+use control_plane_core::{ControlPlane, FinishedRun};
 
 use super::App;
 use super::error::ApiError;
@@ -21,8 +21,13 @@ impl App {
         if let Some(seen) = self.handle.query(move |core| live(core)).await? {
             return Ok(Some(seen));
         }
+        Ok(self.kept(run).await?.and_then(|kept| ask(&kept.open())))
+    }
+
+    /// What the history holds of a run.
+    pub(crate) async fn kept(&self, run: RunId) -> Result<Option<FinishedRun>, ApiError> {
         let history = Arc::clone(&self.history);
-        Ok(blocking(move || Ok(history.run(run)?.and_then(|kept| ask(&kept.open())))).await?)
+        Ok(blocking(move || history.run(run)).await?)
     }
 
     /// The runs of memory and history that the filter admits, newest first.

@@ -90,7 +90,10 @@ const BYTES: HeaderName = HeaderName::from_static("x-atoll-bytes");
 
 /// Waits until the object is in the bucket, and sends it from there.
 async fn send(app: &App, run: RunId, object: ObjectRef) -> Result<Response, ApiError> {
-    app.handle.request(Request::StageForClient { run, object, hold: CLIENT_HOLD }).await?;
+    // Of a run that has left the memory the site may still have the bytes.
+    let is_known = app.handle.query(move |core| core.run(run).is_some()).await?;
+    let kept = if is_known { None } else { app.kept(run).await?.map(Box::new) };
+    app.handle.request(Request::StageForClient { run, object, hold: CLIENT_HOLD, kept }).await?;
     let stream = app.bucket.get_stream(object, None).await?;
     let recorded = Recorded { inner: stream, taken: Taken { handle: app.handle.clone(), run, object, bytes: 0 } };
     let content_type = match object.kind {

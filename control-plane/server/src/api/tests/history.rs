@@ -41,6 +41,10 @@ async fn a_run_that_left_the_memory_is_shown_as_before() {
     assert_eq!(plane.get(&format!("/executions/{execution}/why")).await.1["chosen"], "edge");
     assert_eq!(plane.get(&format!("/runs/{run}/outputs")).await.1, json!({ "n": 3 }));
     assert_eq!(plane.get(&format!("/ledger?run={run}")).await.0, 200);
+    // Submitted again under its key, it is the run that it was.
+    let again = plane.ask("POST", "/api/v1/runs").header("Idempotency-Key", run).json(&json!({ "source": ONE }));
+    let (status, again) = plane.json(again).await;
+    assert_eq!((status, &again["run"], &again["finished_at"]), (201, &seen["run"], &seen["finished_at"]));
     // Whoever follows it learns that it is over.
     assert_eq!(plane.wait(run).await, seen);
 }
