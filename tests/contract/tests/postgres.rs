@@ -259,6 +259,38 @@ fn servers_with_different_cas_do_not_share_a_database() {
 }
 
 #[test]
+fn tables_of_the_first_version_are_brought_up_to_date_with_what_is_in_them() {
+    let Some(database) = Database::fresh().unwrap() else { return };
+    let server = database.address.to_string();
+    let first = include_str!("../../../control-plane/postgres/src/schema/0001_journal.sql");
+    let version =
+        "CREATE TABLE schema_version (version integer PRIMARY KEY, applied_at timestamptz NOT NULL DEFAULT now());
+        INSERT INTO schema_version (version) VALUES (1);";
+    statement(&server, &format!("CREATE SCHEMA atoll; SET search_path TO atoll; {version} {first}")).unwrap();
+    let tables = "SELECT count(*) FROM pg_tables WHERE schemaname = 'atoll' AND tablename IN ('runs', 'executions')";
+    assert_eq!(statement(&server, tables).unwrap().trim(), "0");
+    // What a server of that version has written: the journal's tables are the same since.
+    let mut leader = lead(&database, "first");
+    leader.append(b"one").unwrap();
+    leader.checkpoint(b"state").unwrap();
+    leader.append(b"two").unwrap();
+    leader.barrier().unwrap();
+    drop(leader);
+    statement(&server, "DROP TABLE atoll.executions, atoll.runs; DELETE FROM atoll.schema_version WHERE version > 1")
+        .unwrap();
+    let (_, contents) = follow(&database, "second");
+    assert_eq!(contents.checkpoint, Some((BatchSeq(1), b"state".to_vec())));
+    assert_eq!(contents.batches, [(BatchSeq(2), b"two".to_vec())]);
+    assert_eq!(statement(&server, tables).unwrap().trim(), "2");
+    let newest = "SELECT max(version) FROM atoll.schema_version";
+    let newest: u32 = statement(&server, newest).unwrap().trim().parse().unwrap();
+    assert_eq!(newest, control_plane_postgres::SCHEMA_VERSION);
+    statement(&server, "INSERT INTO atoll.schema_version (version) VALUES (1000)").unwrap();
+    let newer = Standby::open(database.address.clone(), Database::member("older"), 1).unwrap_err();
+    assert!(newer.to_string().contains("run the newer program"), "{newer}");
+}
+
+#[test]
 fn an_inspection_sees_all_and_changes_nothing_while_a_leader_writes() {
     let Some(database) = Database::fresh().unwrap() else { return };
     let look = || control_plane_postgres::inspect(&database.address, 1).unwrap();

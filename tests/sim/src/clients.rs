@@ -350,7 +350,7 @@ impl World {
                 let place = self.rng.below(made.len() as u64) as usize;
                 // Of what has made nothing yet, what was sent in.
                 let object = made.get(place).copied().unwrap_or_else(|| input_of(*run));
-                Request::StageForClient { run: *run, object, hold: TAKE_HOLD }
+                Request::StageForClient { run: *run, object, hold: TAKE_HOLD, kept: None }
             }
             Want::Resolve { execution, run_again } => {
                 Request::ResolveUnknown { execution: *execution, run_again: *run_again }

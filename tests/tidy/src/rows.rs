@@ -82,9 +82,24 @@ pub const ROWS: &[Row] = &[
         "the report's number moves in the same batch as its effect, so the repetition changes nothing",
     ),
     row(
+        "B3",
+        "a leader that was superseded, cut off from the database or stopped for a while, goes on",
+        "every append names the leader's epoch under a lock: the database refuses it, and the process ends",
+    ),
+    row(
+        "B4",
+        "the database has committed, and its answer is lost",
+        "a batch has one number: repeated over a new connection, it is written once",
+    ),
+    row(
         "B5",
         "the control plane is away for hours",
         "agents go on with what they have and keep everything; back again, nobody is given up early",
+    ),
+    row(
+        "B6",
+        "the control plane's journal is restored from a backup",
+        "agents show that they know more, and say again what they reported since; nothing is given out before they have",
     ),
     row(
         "B7",
