@@ -119,6 +119,6 @@ fn an_output_of_a_run_that_was_forgotten_is_fetched_from_where_it_was_made() {
     world.ask(Request::RecordDownload { run, object: object(1, 1_000), bytes: 1_000 }).unwrap();
     // It goes from the bucket when its time is over, and nothing is left of it.
     world.advance_with(std::time::Duration::from_secs(120), &["edge"]);
-    assert_eq!(world.carry_out_deletes(), [object(1, 1_000).id]);
+    assert!(world.carry_out_deletes().contains(&object(1, 1_000).id));
     assert!(world.core.object(object(1, 1_000).id).is_none());
 }
