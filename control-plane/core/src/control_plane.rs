@@ -3,7 +3,7 @@
 use atoll_model::id::{RunId, SiteId, StepIndex};
 use atoll_model::time::Timestamp;
 
-use crate::agenda::{Agenda, Timer};
+use crate::agenda::{Agenda, StepKey, Timer};
 use crate::caches::Caches;
 use crate::command::{Command, Rejection, Response};
 use crate::estimates::Estimates;

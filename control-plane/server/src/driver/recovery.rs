@@ -52,8 +52,8 @@ mod tests {
     fn a_checkpoint_of_the_first_format_is_read_and_one_that_is_cut_is_named() {
         let core = ControlPlane::recover(control_plane_core::Config::default(), None, [], Timestamp::ZERO);
         let written = postcard::to_stdvec(&core.snapshot()).expect("encoded");
-        // The first format ended before the tags of runs, and the sites that catch up.
-        let first = &written[..written.len() - 2];
+        // The first format ended before the tags of runs, what is set for projects, and the sites that catch up.
+        let first = &written[..written.len() - 3];
         let config = control_plane_core::Config::default;
         let recover =
             |format, bytes: &[u8]| recover(config(), format, Some((BatchSeq(7), bytes.to_vec())), &[], Timestamp::ZERO);
