@@ -180,6 +180,8 @@ pub(super) fn run_used_by(fact: &Fact) -> Option<RunId> {
         | Fact::PartTaken { .. }
         | Fact::BucketReleased { .. }
         | Fact::BucketDeleted { .. }
+        | Fact::SetBack { .. }
+        | Fact::CaughtUp { .. }
         | Fact::InventoryHeard { .. } => None,
     }
 }
