@@ -75,6 +75,13 @@ pub struct Hello {
     pub wall_clock: Timestamp,
 }
 
+/// Bytes that an agent of another site sent.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct DirectShare {
+    pub holder: AgentId,
+    pub wire_bytes: u64,
+}
+
 /// What an agent knows of one execution.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct InventoryItem {
@@ -309,10 +316,12 @@ pub enum Report {
         step: StepIndex,
         elements: Vec<FinishedElement>,
     },
-    /// An object was fetched from the bucket into the site's store, for this execution first.
+    /// An object was fetched into the site's store, for this execution first.
     Fetched {
         object: ObjectRef,
         wire_bytes: u64,
+        /// What of it came straight from another site; the rest came from the bucket.
+        direct: Option<DirectShare>,
         execution: ExecutionId,
         at: Timestamp,
     },

@@ -1,7 +1,7 @@
 //! Reports of an agent.
 
 use atoll_model::id::ReportSeq;
-use atoll_model::session::{AgentBody, FaultLocation, PushFailure, Report, StartedElement};
+use atoll_model::session::{AgentBody, DirectShare, FaultLocation, PushFailure, Report, StartedElement};
 use atoll_model::time::Timestamp;
 
 use crate::bindings::read_run;
@@ -49,11 +49,13 @@ impl From<Report> for wire::Report {
                 at: distances(started.iter().map(|element| element.at)),
             }),
             Report::Finished { run, step: index, elements } => Kind::Finished(write_finished(run, index, elements)),
-            Report::Fetched { object, wire_bytes, execution, at } => Kind::Fetched(wire::Fetched {
+            Report::Fetched { object, wire_bytes, direct, execution, at } => Kind::Fetched(wire::Fetched {
                 object: Some(object.into()),
                 wire_bytes,
                 execution: Some(execution.into()),
                 at: at.micros(),
+                direct: direct
+                    .map(|share| wire::DirectShare { holder: Some(share.holder.into()), wire_bytes: share.wire_bytes }),
             }),
             Report::Pushed { transfer, object, wire_bytes, at } => Kind::Pushed(wire::Pushed {
                 transfer: Some(transfer.into()),
@@ -86,6 +88,7 @@ fn read_report(message: wire::Report, refused: &mut Vec<WireError>) -> Result<Re
         Kind::Fetched(fetched) => Report::Fetched {
             object: required(fetched.object, "fetched.object")?.try_into()?,
             wire_bytes: fetched.wire_bytes,
+            direct: fetched.direct.map(read_share).transpose()?,
             execution: required(fetched.execution, "fetched.execution")?.try_into()?,
             at: Timestamp::from_micros(fetched.at),
         },
@@ -120,4 +123,9 @@ fn read_started(message: wire::StartedElements) -> Result<Report, WireError> {
         started.push(StartedElement { element, attempt: read_attempt(attempt)?, at });
     }
     Ok(Report::Started { run: read_run(message.run)?, step: read_step(message.step)?, elements: started })
+}
+
+fn read_share(message: wire::DirectShare) -> Result<DirectShare, WireError> {
+    let holder = required(message.holder, "fetched.direct.holder")?.into();
+    Ok(DirectShare { holder, wire_bytes: message.wire_bytes })
 }

@@ -130,6 +130,35 @@ impl From<ObjectId> for wire::DownloadUrlRequest {
     }
 }
 
+impl TryFrom<wire::OffersRequest> for ObjectId {
+    type Error = WireError;
+
+    fn try_from(message: wire::OffersRequest) -> Result<Self, WireError> {
+        read_digest(&message.digest, "offers.digest")
+    }
+}
+
+impl From<ObjectId> for wire::OffersRequest {
+    fn from(object: ObjectId) -> Self {
+        Self { digest: digest(object) }
+    }
+}
+
+impl TryFrom<wire::OfferFailedRequest> for (ObjectId, AgentId) {
+    type Error = WireError;
+
+    fn try_from(message: wire::OfferFailedRequest) -> Result<Self, WireError> {
+        let object = read_digest(&message.digest, "offer_failed.digest")?;
+        Ok((object, required(message.holder, "offer_failed.holder")?.into()))
+    }
+}
+
+impl From<(ObjectId, AgentId, &str)> for wire::OfferFailedRequest {
+    fn from((object, holder, message): (ObjectId, AgentId, &str)) -> Self {
+        Self { digest: digest(object), holder: Some(holder.into()), message: message.to_owned() }
+    }
+}
+
 impl TryFrom<wire::DownloadUrlRequest> for ObjectId {
     type Error = WireError;
 

@@ -1,5 +1,7 @@
 //! What the control plane asks of its shell. All of it may be lost with the process, and is asked for again after it.
 
+use std::net::SocketAddr;
+
 use atoll_model::id::{AgentId, RunId, SiteName, TransferId};
 use atoll_model::session::ControlFrame;
 use atoll_model::value::ObjectRef;
@@ -62,11 +64,24 @@ pub enum Response {
         /// If it is not there by itself, it is to be taken out of this directory, which is there.
         within: Option<ObjectRef>,
     },
+    /// These agents may be asked for the object, the best first; nobody while it is to be had from the bucket, or on its
+    /// way there.
+    Offered {
+        object: ObjectRef,
+        holders: Vec<HolderOffer>,
+    },
     /// The object is in the bucket.
     Staged {
         object: ObjectRef,
     },
     Done,
+}
+
+/// An agent that may be asked for an object.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct HolderOffer {
+    pub agent: AgentId,
+    pub addresses: Vec<SocketAddr>,
 }
 
 /// Why a request was refused. The message says what to do.

@@ -6,6 +6,7 @@ use atoll_model::time::Timestamp;
 use crate::agenda::{Agenda, StepKey, Timer};
 use crate::caches::Caches;
 use crate::command::{Command, Rejection, Response};
+use crate::direct::Direct;
 use crate::estimates::Estimates;
 use crate::event::{Config, Event, RequestId};
 use crate::fact::Fact;
@@ -31,6 +32,7 @@ pub struct ControlPlane {
     pub(crate) agenda: Agenda,
     pub(crate) caches: Caches,
     pub(crate) estimates: Estimates,
+    pub(crate) direct: Direct,
     pub(crate) counters: Counters,
     /// When this process began to decide.
     pub(crate) started_at: Timestamp,
@@ -62,6 +64,7 @@ impl ControlPlane {
             agenda: Agenda::default(),
             caches: Caches::default(),
             estimates: Estimates::default(),
+            direct: Direct::default(),
             counters: Counters::default(),
             started_at: now,
             now,

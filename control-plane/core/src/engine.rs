@@ -7,6 +7,7 @@ mod bucket;
 mod cancel;
 mod commands;
 pub(crate) mod data;
+mod direct;
 mod dispatch;
 pub(crate) mod flow;
 mod fragments;

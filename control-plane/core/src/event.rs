@@ -1,5 +1,6 @@
 //! What happens to the control plane.
 
+use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -107,6 +108,22 @@ pub enum Request {
     AuthoriseFetch {
         agent: AgentId,
         object: ObjectId,
+    },
+    /// The agent fetches from others, and listens at these addresses for those that fetch from it.
+    Advertise {
+        agent: AgentId,
+        addresses: Vec<SocketAddr>,
+    },
+    /// Which agents give this object to this one? Only if it holds a live execution that has it as an input.
+    Offers {
+        agent: AgentId,
+        object: ObjectId,
+    },
+    /// The holder has not given the object to the agent.
+    OfferFailed {
+        agent: AgentId,
+        object: ObjectId,
+        holder: AgentId,
     },
     /// May the agent write this object to the bucket now? Only under a live transfer that was ordered from it.
     AuthorisePush {

@@ -256,6 +256,8 @@ pub enum Fact {
         object: ObjectRef,
         site: SiteId,
         wire_bytes: u64,
+        /// What of it came straight from another site; the rest came from the bucket.
+        direct: Option<(SiteId, u64)>,
         execution: ExecutionId,
         rule: RuleText,
         at: Timestamp,

@@ -28,6 +28,7 @@ mod caches;
 mod check;
 pub mod command;
 mod control_plane;
+mod direct;
 mod engine;
 mod estimates;
 pub mod event;
@@ -43,7 +44,7 @@ mod tests;
 pub mod view;
 mod views;
 
-pub use command::{Command, Rejection, Response};
+pub use command::{Command, HolderOffer, Rejection, Response};
 pub use control_plane::{ControlPlane, Step};
 pub use event::{Config, ConnectionId, Event, ProjectChange, Request, RequestId};
 pub use fact::{Fact, Items, LogPositions, ReturnCause, RuleText};

@@ -1,6 +1,7 @@
 //! What agents call: enrolment, sessions, URLs for objects, logs on demand. Handlers decide nothing; who calls is what the
 //! certificate of the connection says, and what that may do is asked of the core at each call.
 
+mod direct;
 mod enrolment;
 mod listener;
 mod logs;

@@ -9,10 +9,10 @@ use atoll_model::id::{
 };
 use atoll_model::resources::{Capacity, Resources};
 use atoll_model::session::{
-    AgentBody, AgentFrame, Binding, BindingSource, ControlBody, ControlFrame, Credits, Dispatch, DispatchElements,
-    FailureReason, FaultLocation, FinishedElement, Goodbye, Heartbeat, Hello, InventoryItem, LeaseGrant, LocalState,
-    Logs, NotStartedReason, Outcome, PushFailure, Report, SiteCommand, StartedElement, StepTemplate, TemplateOutput,
-    TemplateWork, Usage, Verdict, Welcome,
+    AgentBody, AgentFrame, Binding, BindingSource, ControlBody, ControlFrame, Credits, DirectShare, Dispatch,
+    DispatchElements, FailureReason, FaultLocation, FinishedElement, Goodbye, Heartbeat, Hello, InventoryItem,
+    LeaseGrant, LocalState, Logs, NotStartedReason, Outcome, PushFailure, Report, SiteCommand, StartedElement,
+    StepTemplate, TemplateOutput, TemplateWork, Usage, Verdict, Welcome,
 };
 use atoll_model::time::Timestamp;
 use atoll_model::value::{DirectoryRef, FileName, FileRef, ListedFile, ObjectKind, ObjectRef, Type, Value};
@@ -284,8 +284,11 @@ fn report() -> impl Strategy<Value = Report> {
             step,
             elements
         }),
-        (object(), any::<u64>(), execution(), timestamp())
-            .prop_map(|(object, wire_bytes, execution, at)| { Report::Fetched { object, wire_bytes, execution, at } }),
+        (object(), any::<u64>(), execution(), timestamp()).prop_map(|(object, wire_bytes, execution, at)| {
+            let direct = (wire_bytes % 2 == 1)
+                .then(|| DirectShare { holder: AgentId::from_bits(wire_bytes.into()), wire_bytes: wire_bytes / 2 });
+            Report::Fetched { object, wire_bytes, direct, execution, at }
+        }),
         (transfer(), object(), any::<u64>(), timestamp())
             .prop_map(|(transfer, object, wire_bytes, at)| { Report::Pushed { transfer, object, wire_bytes, at } }),
         (transfer(), object(), failure, text()).prop_map(|(transfer, object, reason, message)| Report::PushFailed {

@@ -109,7 +109,9 @@ impl Agent {
             Event::Disconnected => self.session.end(),
             Event::FrameReceived { frame } => self.receive(frame, now, &mut step),
             Event::Located { object, present } => self.located(object, present, &mut step),
-            Event::Fetched { object, wire_bytes, at } => self.fetched(object, wire_bytes, at, &mut step),
+            Event::Fetched { object, wire_bytes, direct, at } => {
+                self.fetched(object, (wire_bytes, direct), at, &mut step);
+            }
             Event::FetchFailed { object, message, corrupt, permanent } => {
                 self.fetch_failed(object, &message, (corrupt, permanent), now, &mut step);
             }

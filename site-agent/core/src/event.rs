@@ -3,7 +3,7 @@
 use atoll_model::elements::ElementSet;
 use atoll_model::id::{Attempt, ExecutionId, ObjectId, RunId, StepIndex, TransferId};
 use atoll_model::resources::Capacity;
-use atoll_model::session::{ControlFrame, FailureReason, Heartbeat, Logs, PushFailure, Usage};
+use atoll_model::session::{ControlFrame, DirectShare, FailureReason, Heartbeat, Logs, PushFailure, Usage};
 use atoll_model::time::Timestamp;
 use atoll_model::value::{ObjectKind, ObjectRef, Value};
 
@@ -29,6 +29,7 @@ pub enum Event {
     Fetched {
         object: ObjectRef,
         wire_bytes: u64,
+        direct: Option<DirectShare>,
         at: Timestamp,
     },
     FetchFailed {
@@ -197,6 +198,7 @@ pub struct Arrival {
     /// That of [`crate::Command::Fetch`].
     pub intent: u64,
     pub wire_bytes: u64,
+    pub direct: Option<DirectShare>,
     pub at: Timestamp,
 }
 

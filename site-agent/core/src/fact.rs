@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use atoll_model::elements::ElementSet;
 use atoll_model::id::{Attempt, CommandSeq, ExecutionId, JournalId, ObjectId, ReportSeq, RunId, StepIndex, TransferId};
-use atoll_model::session::{FinishedElement, Outcome, Report, SiteCommand, StartedElement};
+use atoll_model::session::{DirectShare, FinishedElement, Outcome, Report, SiteCommand, StartedElement};
 use atoll_model::time::Timestamp;
 use atoll_model::value::ObjectRef;
 use serde::{Deserialize, Serialize};
@@ -44,6 +44,7 @@ pub enum Fact {
     Fetched {
         object: ObjectRef,
         wire_bytes: u64,
+        direct: Option<DirectShare>,
         execution: ExecutionId,
         at: Timestamp,
     },

@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use atoll_model::id::{ExecutionId, ObjectId, TransferId};
-use atoll_model::session::{FaultLocation, NotStartedReason, Outcome, Report};
+use atoll_model::session::{DirectShare, FaultLocation, NotStartedReason, Outcome, Report};
 use atoll_model::time::Timestamp;
 use atoll_model::value::ObjectRef;
 
@@ -124,14 +124,20 @@ impl Agent {
         }
     }
 
-    pub(crate) fn fetched(&mut self, object: ObjectRef, wire_bytes: u64, at: Timestamp, step: &mut Step) {
+    pub(crate) fn fetched(
+        &mut self,
+        object: ObjectRef,
+        (wire_bytes, direct): (u64, Option<DirectShare>),
+        at: Timestamp,
+        step: &mut Step,
+    ) {
         let Some(wanted) = self.stage.wanted.get(&object.id) else { return };
         if matches!(wanted.phase, Phase::Locating | Phase::Pausing { .. }) {
             return; // Said twice.
         }
         match self.state.fetches.get(&object.id).map(|intent| (intent.execution, intent.number)) {
             Some((execution, intent)) if wire_bytes > 0 => {
-                self.decide(step, Fact::Fetched { object, wire_bytes, execution, at });
+                self.decide(step, Fact::Fetched { object, wire_bytes, direct, execution, at });
                 step.commands.push(Command::ForgetArrival { object, intent });
             }
             // An execution of this site had made the same bytes meanwhile.
@@ -198,11 +204,11 @@ impl Agent {
 
     /// After a restart: records what came before it and was not on record, whatever has become of it since.
     pub(crate) fn take_in_arrivals(&mut self, arrivals: Vec<Arrival>, step: &mut Step) {
-        for Arrival { object, intent, wire_bytes, at } in arrivals {
+        for Arrival { object, intent, wire_bytes, direct, at } in arrivals {
             // One of an intent that is over was on record already.
             let open = self.state.fetches.get(&object.id).filter(|open| open.number == intent);
             if let Some(execution) = open.map(|open| open.execution) {
-                self.decide(step, Fact::Fetched { object, wire_bytes, execution, at });
+                self.decide(step, Fact::Fetched { object, wire_bytes, direct, execution, at });
                 self.stage.arrived.insert(object.id);
                 self.locate(object, execution, step);
             }

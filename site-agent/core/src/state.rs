@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use atoll_model::elements::ElementSet;
 use atoll_model::id::{Attempt, CommandSeq, ExecutionId, JournalId, ObjectId, RunId, StepIndex, TransferId};
-use atoll_model::session::{Binding, Outcome, StepTemplate};
+use atoll_model::session::{Binding, Outcome, Report, StepTemplate};
 use atoll_model::time::Timestamp;
 use atoll_model::value::{ObjectRef, Value};
 use serde::{Deserialize, Serialize};
@@ -141,9 +141,11 @@ impl Snapshot {
                 let intent = FetchIntent { object: *object, execution: *execution, number: self.last_intent };
                 self.fetches.insert(object.id, intent);
             }
-            Fact::Fetched { object, wire_bytes, execution, at } => {
+            Fact::Fetched { object, wire_bytes, direct, execution, at } => {
                 self.fetches.remove(&object.id);
-                self.outbox.push_fetched(*object, *wire_bytes, *execution, *at);
+                let (object, wire_bytes, direct) = (*object, *wire_bytes, *direct);
+                let report = Report::Fetched { object, wire_bytes, direct, execution: *execution, at: *at };
+                self.outbox.push(Part::Other(Box::new(report)));
             }
             Fact::FetchEnded { object } => {
                 self.fetches.remove(object);

@@ -17,9 +17,10 @@ use tokio_util::task::TaskTracker;
 
 use crate::clock::Clock;
 use crate::config::{Config, ShimProgram};
-use crate::driver::{Beginning, Driver, Inbox, Performer, open_journal};
+use crate::direct::Direct;
+use crate::driver::{Beginning, Driver, Inbox, Performer, direct_share, open_journal};
 use crate::executor::local::{self, Executor, LocalOptions, Order};
-use crate::link::{Identity, Link, LinkEnd, LinkEvent, LinkOptions, http_client};
+use crate::link::{Identity, Link, LinkCredentials, LinkEnd, LinkEvent, LinkOptions, http_client};
 use crate::logs::Logs;
 use crate::shim::log::boot_id;
 use crate::shim::make_private;
@@ -49,7 +50,7 @@ pub(crate) async fn run(config: Config, shutdown: CancellationToken) -> anyhow::
         None => None,
     };
     let running = Running::start(&config, &meters)?;
-    let Running { link, happened, inbox, driver, executor, executing, store, tasks, traces, failed } = running;
+    let Running { link, happened, inbox, driver, executor, executing, store, tasks, traces, failed, direct } = running;
     let mut joined = tokio::task::spawn_blocking(move || driver.join());
     let stopping = CancellationToken::new();
     let measuring =
@@ -58,8 +59,11 @@ pub(crate) async fn run(config: Config, shutdown: CancellationToken) -> anyhow::
     tasks.spawn(keep_checkpoints(store.clone(), CHECKPOINT_INTERVAL, stopping.clone()));
     tasks.spawn(forward(happened, inbox.clone(), Arc::clone(&meters)));
     if let Some(listener) = metrics {
-        tasks.spawn(telemetry::serve(listener, meters, stopping.clone()));
+        tasks.spawn(telemetry::serve(listener, Arc::clone(&meters), stopping.clone()));
     }
+    let listening = direct.0.start(&config, &store, &inbox, &meters).await?;
+    let listens_at = listening.as_ref().map(|listening| listening.address);
+    tasks.spawn(direct.0.advertise(direct.1, listens_at, config.clone(), stopping.clone()));
     let traced = traces.map(|traces| tasks.spawn(traces.run()));
     let linked = link.run(stopping.child_token());
     tokio::pin!(linked);
@@ -74,6 +78,9 @@ pub(crate) async fn run(config: Config, shutdown: CancellationToken) -> anyhow::
     };
     // In this order: nothing new arrives, what has arrived is made durable, and shims are left to themselves.
     stopping.cancel();
+    if let Some(listening) = listening {
+        listening.stop().await;
+    }
     inbox.shut_down();
     if !joined.is_finished() {
         joined.await??;
@@ -107,6 +114,7 @@ struct Running {
     tasks: TaskTracker,
     traces: Option<Traces>,
     failed: CancellationToken,
+    direct: (Direct, LinkCredentials),
 }
 
 impl Running {
@@ -151,19 +159,27 @@ impl Running {
         let (agent, step) = Agent::recover(core, snapshot, facts, found, clock.read());
         let tasks = TaskTracker::new();
         let client = http_client(&identity).context("no client for transfers")?;
-        let credentials = Arc::new(link_handle.credentials());
+        let credentials = link_handle.credentials();
+        let direct = Direct::new(&identity, data_dir).context("no client for other agents")?;
         let performer = Performer {
             inbox: inbox.clone(),
             link: link_handle,
             executor: executor.clone(),
-            transfers: Transfers::new(store.clone(), client, credentials, TransferConfig::default()),
+            transfers: Transfers::with_direct(
+                store.clone(),
+                client,
+                Arc::new(credentials.clone()),
+                TransferConfig::default(),
+                Some(direct.dialer()),
+            ),
             runtime: tokio::runtime::Handle::current(),
             tasks: tasks.clone(),
             running: crate::driver::Running::default(),
             meters: Arc::clone(meters),
         };
         let driver = Driver::start(Beginning { agent, step, clock }, inputs, journal, checkpoint_bytes, performer)?;
-        Ok(Self { link, happened, inbox, driver, executor, executing, store, tasks, traces, failed })
+        let direct = (direct, credentials);
+        Ok(Self { link, happened, inbox, driver, executor, executing, store, tasks, traces, failed, direct })
     }
 }
 
@@ -174,6 +190,7 @@ fn arrivals(store: &SiteStore) -> Result<Vec<Arrival>, StoreError> {
         object: noted.object,
         intent: noted.intent,
         wire_bytes: noted.wire_bytes,
+        direct: direct_share(noted.direct),
         at: Timestamp::ZERO + noted.since_epoch,
     };
     Ok(noted.into_iter().map(arrival).collect())

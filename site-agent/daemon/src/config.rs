@@ -5,6 +5,7 @@ use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::str::FromStr;
 
+use atoll_model::id::SiteName;
 use serde::{Deserialize, Deserializer};
 
 /// What an agent is told by its administrator.
@@ -24,6 +25,14 @@ pub struct Config {
     pub journal: JournalBackend,
     /// Where `/metrics` is served, if anywhere.
     pub metrics_listen: Option<SocketAddr>,
+    /// Where agents of other sites may ask for objects, if anywhere: TCP and UDP.
+    pub direct_listen: Option<SocketAddr>,
+    /// Where they are told to ask, if not at `direct_listen` itself.
+    pub direct_addresses: Vec<SocketAddr>,
+    /// The sites that objects may go to in this way; all that the control plane names if nothing.
+    pub direct_to: Option<Vec<SiteName>>,
+    /// Bytes of a second that may leave in this way, all readers together.
+    pub direct_rate: Option<u64>,
     /// An OTLP endpoint (gRPC) for traces.
     pub otlp: Option<String>,
     /// CA certificates (PEM) that an `https` endpoint is trusted by.
@@ -87,6 +96,11 @@ pub struct Overrides {
     pub imports: Option<Vec<PathBuf>>,
     pub journal: Option<JournalBackend>,
     pub metrics_listen: Option<SocketAddr>,
+    pub direct_listen: Option<SocketAddr>,
+    pub direct_addresses: Option<Vec<SocketAddr>>,
+    pub direct_to: Option<Vec<SiteName>>,
+    #[serde(deserialize_with = "deserialize_bytes")]
+    pub direct_rate: Option<u64>,
     pub otlp: Option<String>,
     pub otlp_ca_file: Option<PathBuf>,
     pub closed: Option<String>,
@@ -145,6 +159,10 @@ impl Config {
             imports,
             journal: said.journal.unwrap_or_default(),
             metrics_listen: said.metrics_listen,
+            direct_listen: said.direct_listen,
+            direct_addresses: said.direct_addresses.unwrap_or_default(),
+            direct_to: said.direct_to,
+            direct_rate: said.direct_rate,
             otlp: said.otlp,
             otlp_ca_file: said.otlp_ca_file,
             closed: said.closed,
@@ -164,6 +182,10 @@ impl Config {
             imports: Vec::new(),
             journal: JournalBackend::default(),
             metrics_listen: None,
+            direct_listen: None,
+            direct_addresses: Vec::new(),
+            direct_to: None,
+            direct_rate: None,
             otlp: None,
             otlp_ca_file: None,
             closed: None,
@@ -204,6 +226,12 @@ impl Overrides {
             metrics_listen: parsed(variable, "METRICS_LISTEN", |text| {
                 text.parse().map_err(|_| "not an address such as 127.0.0.1:9101".to_owned())
             })?,
+            direct_listen: parsed(variable, "DIRECT_LISTEN", |text| {
+                text.parse().map_err(|_| "not an address such as 0.0.0.0:7433".to_owned())
+            })?,
+            direct_addresses: parsed(variable, "DIRECT_ADDRESSES", parse_list)?,
+            direct_to: parsed(variable, "DIRECT_TO", parse_list)?,
+            direct_rate: parsed(variable, "DIRECT_RATE", parse_bytes)?,
             otlp: parsed(variable, "OTLP", |text| Ok(text.to_owned()))?,
             otlp_ca_file: parsed(variable, "OTLP_CA_FILE", |text| Ok(PathBuf::from(text)))?,
             closed: parsed(variable, "CLOSED", |text| Ok(text.to_owned()))?,
@@ -226,6 +254,10 @@ impl Overrides {
             imports: later.imports.or(self.imports),
             journal: later.journal.or(self.journal),
             metrics_listen: later.metrics_listen.or(self.metrics_listen),
+            direct_listen: later.direct_listen.or(self.direct_listen),
+            direct_addresses: later.direct_addresses.or(self.direct_addresses),
+            direct_to: later.direct_to.or(self.direct_to),
+            direct_rate: later.direct_rate.or(self.direct_rate),
             otlp: later.otlp.or(self.otlp),
             otlp_ca_file: later.otlp_ca_file.or(self.otlp_ca_file),
             closed: later.closed.or(self.closed),
@@ -245,6 +277,12 @@ fn default_data_dir(variable: &dyn Fn(&str) -> Option<String>) -> Result<PathBuf
         None => PathBuf::from(variable("HOME").ok_or(ConfigError::NoHome)?).join(".local/state"),
     };
     Ok(state.join("atoll"))
+}
+
+/// Reads a list with commas.
+fn parse_list<T: FromStr>(text: &str) -> Result<Vec<T>, String> {
+    let parse = |part: &str| part.trim().parse().map_err(|_| format!("{part:?} is not what stands here"));
+    text.split(',').filter(|part| !part.trim().is_empty()).map(parse).collect()
 }
 
 fn parse_labels(text: &str) -> Result<BTreeMap<String, String>, String> {

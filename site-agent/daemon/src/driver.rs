@@ -21,7 +21,7 @@ use storage_sync_journal::{Backend, Journal, OpenError, Options, open, set_aside
 use crate::clock::{Clock, wall_clock};
 use crate::config::JournalBackend;
 
-pub(crate) use perform::{Performer, Running};
+pub(crate) use perform::{Performer, Running, direct_share};
 
 /// Version of what is written into the journal: snapshots and facts, encoded with postcard.
 const JOURNAL_FORMAT: u16 = 1;

@@ -8,6 +8,7 @@
 mod agent;
 mod clock;
 mod config;
+mod direct;
 mod driver;
 mod executor;
 pub mod link;

@@ -10,6 +10,8 @@ use crate::rules::PushRule;
 pub struct Holder {
     pub site: SiteId,
     pub reach: Reach,
+    /// As far as is known, the destination's agent can fetch it from the one there.
+    pub direct: bool,
 }
 
 /// Whether a holder can be asked for its copy.
@@ -50,6 +52,8 @@ pub enum Plan {
     Present,
     /// The site fetches it from the bucket.
     InBucket,
+    /// The site fetches it from this one.
+    DirectFrom(SiteId),
     /// This site is to push it to the bucket first.
     PushFrom(SiteId),
     /// Nothing now: a push or a deletion is on its way, or a holder is expected back.
@@ -79,6 +83,10 @@ pub fn plan(destination: SiteId, known: &Knowledge<'_>) -> Plan {
     if known.transfer {
         return Plan::Wait;
     }
+    let direct = known.holders.iter().find(|holder| holder.direct && holder.reach == Reach::Connected);
+    if let Some(holder) = direct {
+        return Plan::DirectFrom(holder.site);
+    }
     let connected = known.holders.iter().find(|holder| holder.reach == Reach::Connected);
     let away = known.holders.iter().any(|holder| holder.reach == Reach::Away);
     match connected {
@@ -97,7 +105,8 @@ mod tests {
     const THERE: SiteId = SiteId(2);
 
     fn check(holders: &[(SiteId, Reach)], bucket: InBucket, change: impl FnOnce(&mut Knowledge<'_>), expected: Plan) {
-        let holders: Vec<_> = holders.iter().map(|(site, reach)| Holder { site: *site, reach: *reach }).collect();
+        let holders: Vec<_> =
+            holders.iter().map(|(site, reach)| Holder { site: *site, reach: *reach, direct: false }).collect();
         let mut known =
             Knowledge { holders: &holders, bucket, transfer: false, confined_by: None, push: PushRule::default() };
         change(&mut known);
@@ -119,6 +128,27 @@ mod tests {
         let holders = [(SiteId(3), Reach::Away), (THERE, Reach::Connected)];
         check(&holders, InBucket::Absent, |_| {}, Plan::PushFrom(THERE));
         check(&holders, InBucket::Absent, |known| known.transfer = true, Plan::Wait);
+    }
+
+    #[test]
+    fn a_holder_that_can_be_reached_is_asked_instead_of_the_bucket() {
+        let holders = [
+            Holder { site: SiteId(3), reach: Reach::Away, direct: true },
+            Holder { site: SiteId(4), reach: Reach::Connected, direct: false },
+            Holder { site: THERE, reach: Reach::Connected, direct: true },
+        ];
+        let known = Knowledge {
+            holders: &holders,
+            bucket: InBucket::Absent,
+            transfer: false,
+            confined_by: None,
+            push: PushRule::default(),
+        };
+        assert_eq!(plan(HERE, &known), Plan::DirectFrom(THERE));
+        assert_eq!(plan(HERE, &Knowledge { bucket: InBucket::Deleting, ..known }), Plan::DirectFrom(THERE));
+        assert_eq!(plan(HERE, &Knowledge { bucket: InBucket::Present, ..known }), Plan::InBucket);
+        assert_eq!(plan(HERE, &Knowledge { transfer: true, ..known }), Plan::Wait);
+        assert_eq!(plan(HERE, &Knowledge { confined_by: Some(1), ..known }), Plan::Forbidden(1));
     }
 
     #[test]

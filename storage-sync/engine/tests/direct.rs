@@ -363,7 +363,7 @@ async fn c1_a_fetch_whose_holder_is_lost_goes_on_from_the_bucket_without_startin
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn d3_a_reader_that_ends_in_the_middle_goes_on_where_it_was() -> Result<()> {
+async fn a3_a_reader_that_ends_in_the_middle_goes_on_where_it_was() -> Result<()> {
     for only in BOTH {
         let mut world = World::new().await?;
         world.stop().await?;

@@ -21,7 +21,7 @@ impl World {
     pub(crate) fn fetch(&mut self, site: usize, object: ObjectRef, intent: u64) {
         if self.verified(site, object.id) {
             let at = self.site_time(site);
-            self.tell_site(site, Duration::from_micros(5), Event::Fetched { object, wire_bytes: 0, at });
+            self.tell_site(site, Duration::from_micros(5), Event::Fetched { object, wire_bytes: 0, direct: None, at });
             return;
         }
         let try_number = self.next_try(site);
@@ -129,14 +129,14 @@ impl World {
                 let (at, wire_bytes) = (self.site_time(site), object.bytes);
                 let name = self.sites[site].name.to_string();
                 self.history.crossed(object.id, "bucket", &name);
-                let noted = Arrival { object, intent, wire_bytes, at };
+                let noted = Arrival { object, intent, wire_bytes, direct: None, at };
                 self.sites[site].machine.arrivals.insert(object.id, noted);
                 if self.crash_point(Victim::Site(site)) {
                     return;
                 }
                 self.sites[site].machine.put(object);
                 let delay = self.rng.micros(5, 5_000);
-                self.tell_site(site, delay, Event::Fetched { object, wire_bytes, at });
+                self.tell_site(site, delay, Event::Fetched { object, wire_bytes, direct: None, at });
             }
         }
     }

@@ -97,7 +97,8 @@ impl ControlPlane {
         };
         // A site that does not exist has no copy: what is planned for it is the way into the bucket.
         match self.plan_object(object, SiteId(0)) {
-            Plan::InBucket | Plan::Present => {
+            // Directly an object goes to sites only, and a site that does not exist reads none.
+            Plan::InBucket | Plan::Present | Plan::DirectFrom(_) => {
                 let reference = self.state.objects[&object].reference;
                 for (request, _, _) in self.agenda.clients.remove(&object).unwrap_or_default() {
                     self.reply(request, Ok(Response::Staged { object: reference }));
@@ -264,17 +265,20 @@ impl ControlPlane {
 
     /// Whether an execution that is dispatched to the site reads the object.
     fn reads_at(&self, site: SiteId, object: ObjectId) -> bool {
-        let Some(known) = self.state.objects.get(&object) else { return false };
-        self.state.site(site).busy.keys().any(|(run_id, step)| {
+        self.reader_at(site, object).is_some()
+    }
+
+    /// An execution that is dispatched to the site and reads the object.
+    pub(crate) fn reader_at(&self, site: SiteId, object: ObjectId) -> Option<ExecutionId> {
+        let known = self.state.objects.get(&object)?;
+        self.state.site(site).busy.keys().find_map(|(run_id, step)| {
             let run = self.state.run(*run_id);
             let sources = &run.plan.steps[step.index()].reads;
             let may_read = known.uses.iter().any(|usage| usage.run == *run_id && sources.contains(&usage.source));
-            may_read
-                && run.steps[step.index()]
-                    .active
-                    .iter()
-                    .filter(|(_, active)| active.site == site)
-                    .any(|(element, _)| self.needed_objects(run, *step, *element).iter().any(|read| read.id == object))
+            let mut active = run.steps[step.index()].active.iter().filter(|(_, active)| active.site == site);
+            let reads = |element: u32| self.needed_objects(run, *step, element).iter().any(|read| read.id == object);
+            let (element, _) = active.find(|(element, _)| may_read && reads(**element))?;
+            Some(ExecutionId { run: *run_id, step: *step, element: *element })
         })
     }
 

@@ -7,7 +7,7 @@ use atoll_model::placement::PushMode;
 use atoll_model::session::PushFailure;
 use atoll_model::value::ObjectRef;
 use atoll_model::workflow::{StartMode, Workflow};
-use storage_sync_core::{Holder, InBucket, Knowledge, Plan, PushRule, Reach, forbidden_by, plan};
+use storage_sync_core::{InBucket, Knowledge, Plan, PushRule, Reach, forbidden_by, plan};
 
 use crate::control_plane::ControlPlane;
 use crate::fact::{Fact, ReturnCause, RuleText};
@@ -24,8 +24,7 @@ impl ControlPlane {
     /// How the object gets to the site.
     pub(crate) fn plan_object(&self, object: ObjectId, site: SiteId) -> Plan {
         let Some(known) = self.state.objects.get(&object) else { return Plan::Unavailable };
-        let holders: Vec<_> =
-            known.sites.iter().map(|holder| Holder { site: *holder, reach: self.reach(*holder) }).collect();
+        let holders: Vec<_> = known.sites.iter().map(|holder| self.holder(*holder, site)).collect();
         let (confined_by, push) = self.object_rules(known);
         let bucket = match self.state.bucket_state(known) {
             BucketState::Absent => InBucket::Absent,
@@ -37,8 +36,10 @@ impl ControlPlane {
 
     /// Whether nothing is to be waited for: it is at the site, or can be fetched.
     pub(crate) fn is_at_hand(&self, object: ObjectRef, site: SiteId) -> bool {
-        let known = self.state.objects.get(&object.id);
-        known.is_some_and(|known| known.is_at(site) || self.state.bucket_state(known) == BucketState::Present)
+        let Some(known) = self.state.objects.get(&object.id) else { return false };
+        known.is_at(site)
+            || self.state.bucket_state(known) == BucketState::Present
+            || self.direct.may_read(site) && matches!(self.plan_object(object.id, site), Plan::DirectFrom(_))
     }
 
     /// Whether the object must cross a border to get to the site.
@@ -48,7 +49,7 @@ impl ControlPlane {
     pub(crate) fn lack(&self, object: ObjectRef, site: SiteId) -> Result<bool, String> {
         match self.plan_object(object.id, site) {
             Plan::Present => Ok(false),
-            Plan::InBucket | Plan::PushFrom(_) => Ok(true),
+            Plan::InBucket | Plan::DirectFrom(_) | Plan::PushFrom(_) => Ok(true),
             Plan::Wait => match self.away(object.id) {
                 Some(site) => Err(format!("it reads {}, which is at {site}, and that is not connected", object.id)),
                 None => Ok(true),
@@ -130,7 +131,7 @@ impl ControlPlane {
             let Some(active) = self.state.active(execution) else { continue };
             let is_placed = active.phase == ActivePhase::Placed;
             match self.plan_object(object, site) {
-                Plan::Present | Plan::InBucket => {
+                Plan::Present | Plan::InBucket | Plan::DirectFrom(_) => {
                     if is_placed {
                         self.agenda.arrived.insert(execution);
                     }

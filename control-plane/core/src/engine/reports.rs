@@ -71,10 +71,15 @@ impl ControlPlane {
         match report {
             Report::Started { run, step, elements } => self.started(site, run, step, elements),
             Report::Finished { run, step, elements } => self.finished(site, run, step, elements),
-            Report::Fetched { object, wire_bytes, execution, at } => {
-                self.counters.bytes_from_bucket += wire_bytes;
+            Report::Fetched { object, wire_bytes, direct, execution, at } => {
+                // A holder that is not known any more leaves its bytes to the bucket's count.
+                let direct = direct.and_then(|share| {
+                    let holder = self.state.agents.get(&share.holder).map(|agent| agent.site)?;
+                    Some((holder, share.wire_bytes.min(wire_bytes)))
+                });
+                self.counters.bytes_from_bucket += wire_bytes - direct.map_or(0, |(_, bytes)| bytes);
                 let rule = self.fetch_rule(object.id, execution.run);
-                self.record(Fact::ObjectFetched { object, site, wire_bytes, execution, rule, at });
+                self.record(Fact::ObjectFetched { object, site, wire_bytes, direct, execution, rule, at });
             }
             Report::Pushed { transfer, object: _, wire_bytes, at } => self.pushed(site, transfer, wire_bytes, at),
             Report::PushFailed { transfer, object: _, reason, message } => {

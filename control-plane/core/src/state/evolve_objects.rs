@@ -28,19 +28,24 @@ impl State {
                     at: *at,
                 });
             }
-            Fact::ObjectFetched { object, site, wire_bytes, execution, rule, at } => {
+            Fact::ObjectFetched { object, site, wire_bytes, direct, execution, rule, at } => {
                 self.add_replica(*object, *site);
-                let to = Place::Site(self.site(*site).name.clone());
-                let entry = LedgerEntry {
-                    object: object.id,
-                    bytes: *wire_bytes,
-                    from: Place::Bucket,
-                    to,
-                    for_execution: Some(*execution),
-                    rule: *rule,
-                    at: *at,
-                };
-                self.enter_ledger(Some(execution.run), entry);
+                let of_site = direct
+                    .and_then(|(holder, bytes)| Some((Place::Site(self.sites.get(&holder)?.name.clone()), bytes)));
+                let rest = wire_bytes - of_site.as_ref().map_or(0, |(_, bytes)| *bytes);
+                let of_bucket = (rest > 0 || of_site.is_none()).then_some((Place::Bucket, rest));
+                for (from, bytes) in of_site.into_iter().chain(of_bucket) {
+                    let entry = LedgerEntry {
+                        object: object.id,
+                        bytes,
+                        from,
+                        to: Place::Site(self.site(*site).name.clone()),
+                        for_execution: Some(*execution),
+                        rule: *rule,
+                        at: *at,
+                    };
+                    self.enter_ledger(Some(execution.run), entry);
+                }
             }
             Fact::PartTaken { object } => self.enter_bucket(*object),
             Fact::PushOrdered { .. }

@@ -23,7 +23,10 @@ fn waiting_for_a_push(source: &str) -> (World, atoll_model::id::RunId) {
 
 fn fetch(world: &mut World, site: &str, number: u8, bytes: u64, execution: atoll_model::id::ExecutionId) {
     let at = world.now;
-    world.report(site, vec![Report::Fetched { object: object(number, bytes), wire_bytes: bytes, execution, at }]);
+    world.report(
+        site,
+        vec![Report::Fetched { object: object(number, bytes), wire_bytes: bytes, direct: None, execution, at }],
+    );
 }
 
 #[test]

@@ -117,9 +117,11 @@ fn subject(response: Response) -> Result<Subject, Status> {
         Response::Enrolled { agent, site, join_counter } | Response::Certify { agent, site, join_counter } => {
             Ok(Subject { agent, site, join_counter })
         }
-        Response::Submitted { .. } | Response::Authorised { .. } | Response::Staged { .. } | Response::Done => {
-            Err(Status::internal("the answer does not fit the request"))
-        }
+        Response::Submitted { .. }
+        | Response::Authorised { .. }
+        | Response::Offered { .. }
+        | Response::Staged { .. }
+        | Response::Done => Err(Status::internal("the answer does not fit the request")),
     }
 }
 

@@ -2,8 +2,9 @@
 
 use atoll_proto::v1::agents_server::Agents as Service;
 use atoll_proto::v1::{
-    AgentBulk, AgentFrame, CompleteUploadRequest, CompleteUploadResponse, DownloadUrlRequest, DownloadUrlResponse,
-    EnrolRequest, Identity, RecoverRequest, RenewCertificateRequest, UploadPlanRequest, UploadPlanResponse,
+    AdvertiseRequest, AdvertiseResponse, AgentBulk, AgentFrame, CompleteUploadRequest, CompleteUploadResponse,
+    DownloadUrlRequest, DownloadUrlResponse, EnrolRequest, Identity, OfferFailedRequest, OfferFailedResponse,
+    OffersRequest, OffersResponse, RecoverRequest, RenewCertificateRequest, UploadPlanRequest, UploadPlanResponse,
 };
 use tonic::{Request, Response, Status, Streaming};
 
@@ -49,6 +50,27 @@ impl Service for Calls {
         let peer = Peer::of_request(&request)?;
         let agent = peer.agent()?.0.agent;
         self.0.download_url(agent, request.into_inner()).await.map(Response::new)
+    }
+
+    async fn advertise(&self, request: Request<AdvertiseRequest>) -> Result<Response<AdvertiseResponse>, Status> {
+        let peer = Peer::of_request(&request)?;
+        let agent = peer.agent()?.0.agent;
+        self.0.advertise(agent, &request.into_inner()).await.map(Response::new)
+    }
+
+    async fn offers(&self, request: Request<OffersRequest>) -> Result<Response<OffersResponse>, Status> {
+        let peer = Peer::of_request(&request)?;
+        let agent = peer.agent()?.0.agent;
+        self.0.offers(agent, request.into_inner()).await.map(Response::new)
+    }
+
+    async fn offer_failed(
+        &self,
+        request: Request<OfferFailedRequest>,
+    ) -> Result<Response<OfferFailedResponse>, Status> {
+        let peer = Peer::of_request(&request)?;
+        let agent = peer.agent()?.0.agent;
+        self.0.offer_failed(agent, request.into_inner()).await.map(Response::new)
     }
 
     async fn upload_plan(&self, request: Request<UploadPlanRequest>) -> Result<Response<UploadPlanResponse>, Status> {

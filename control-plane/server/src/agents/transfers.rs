@@ -108,6 +108,7 @@ impl Agents {
             Response::Submitted { .. }
             | Response::Enrolled { .. }
             | Response::Certify { .. }
+            | Response::Offered { .. }
             | Response::Staged { .. }
             | Response::Done => Err(Status::internal("the answer does not fit the request")),
         }

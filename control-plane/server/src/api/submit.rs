@@ -116,6 +116,7 @@ pub(super) async fn submit(
         Response::Enrolled { .. }
         | Response::Certify { .. }
         | Response::Authorised { .. }
+        | Response::Offered { .. }
         | Response::Staged { .. }
         | Response::Done => run,
     };

@@ -8,9 +8,10 @@ use std::time::{Duration, SystemTime};
 
 use atoll_model::id::{AgentId, SiteName};
 use atoll_model::limits::CERTIFICATE_BACKDATE;
+use atoll_model::ticket::{SignedTicket, Ticket};
 use rcgen::{
     BasicConstraints, CertificateParams, DistinguishedName, DnType, ExtendedKeyUsagePurpose, IsCa, Issuer, KeyPair,
-    KeyUsagePurpose, PKCS_ECDSA_P256_SHA256, SanType, SerialNumber,
+    KeyUsagePurpose, PKCS_ECDSA_P256_SHA256, SanType, SerialNumber, SigningKey as _,
 };
 use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer, PrivatePkcs8KeyDer};
@@ -158,6 +159,14 @@ impl Authority {
             not_before: now - CERTIFICATE_BACKDATE,
             not_after: now + lifetime,
         })
+    }
+
+    /// Signs the right of one agent to read from another.
+    ///
+    /// # Errors
+    /// When the key does not sign.
+    pub fn sign_ticket(&self, ticket: &Ticket) -> Result<SignedTicket, AuthorityError> {
+        ticket.signed(|bytes| self.issuer.key().sign(bytes)).map_err(AuthorityError::Make)
     }
 
     /// Issues a certificate to this server, with a key that is never written down. Its chain ends with the CA's own, so

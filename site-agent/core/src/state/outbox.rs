@@ -8,7 +8,7 @@ use atoll_model::id::{Attempt, ExecutionId, ReportSeq, RunId, StepIndex};
 use atoll_model::limits::REPORTS_KEPT_BYTES;
 use atoll_model::session::{FinishedElement, Logs, Outcome, Report, StartedElement, Usage};
 use atoll_model::time::Timestamp;
-use atoll_model::value::{ObjectRef, Value};
+use atoll_model::value::Value;
 use serde::{Deserialize, Serialize};
 
 use super::{AttemptKey, StepKey};
@@ -162,10 +162,6 @@ impl Outbox {
     pub(super) fn push(&mut self, part: Part) {
         self.bytes += part.bytes();
         self.pending.push(part);
-    }
-
-    pub(super) fn push_fetched(&mut self, object: ObjectRef, wire_bytes: u64, execution: ExecutionId, at: Timestamp) {
-        self.push(Part::Other(Box::new(Report::Fetched { object, wire_bytes, execution, at })));
     }
 
     pub(super) fn number(

@@ -27,7 +27,7 @@ fn fetches(site: &Site) -> usize {
 fn one_fetch_serves_all_who_wait() {
     let mut site = waiting_for_object();
     assert_eq!(fetches(&site), 1);
-    site.event(Event::Fetched { object: object(5), wire_bytes: 5, at: site.now });
+    site.event(Event::Fetched { object: object(5), wire_bytes: 5, direct: None, at: site.now });
     assert_eq!(site.starts().len(), 2);
     assert_eq!(site.reports().len(), 1);
     site.command(SiteCommand::Dispatch(reader(0, 2, 5)));
@@ -71,7 +71,7 @@ fn d6_damaged_bytes_from_the_bucket_are_reported_and_fetched_again() {
 #[test]
 fn d5_a_damaged_copy_in_the_store_is_reported_and_fetched_anew() {
     let mut site = waiting_for_object();
-    site.event(Event::Fetched { object: object(5), wire_bytes: 5, at: site.now });
+    site.event(Event::Fetched { object: object(5), wire_bytes: 5, direct: None, at: site.now });
     let (id, kind) = (object(5).id, object(5).kind);
     site.event(Event::Damaged { object: id, kind, message: "a bit has flipped".to_owned() });
     assert!(matches!(site.reports().remove(1).1, Report::Fault { location: FaultLocation::SiteStore, .. }));
@@ -85,7 +85,7 @@ fn a_fetch_that_nobody_waits_for_is_cancelled() {
     let mut site = waiting_for_object();
     site.command(SiteCommand::Forget { run: RUN });
     assert!(site.has(|command| matches!(command, Command::CancelFetch { .. })));
-    site.event(Event::Fetched { object: object(5), wire_bytes: 5, at: site.now });
+    site.event(Event::Fetched { object: object(5), wire_bytes: 5, direct: None, at: site.now });
     assert_eq!(site.reports().len(), 1, "what moved is told of all the same");
 }
 

@@ -60,7 +60,7 @@ fn a3_a_fetch_that_a_restart_interrupted_is_taken_up_and_told_of_once() {
     site.command(SiteCommand::Dispatch(reader(0, 0, 5)));
     site.event(Event::Located { object: object(5), present: false });
     assert!(site.has(|command| matches!(command, Command::Fetch { .. })));
-    let arrival = Arrival { object: object(5), intent: 1, wire_bytes: 7, at: site.now };
+    let arrival = Arrival { object: object(5), intent: 1, wire_bytes: 7, direct: None, at: site.now };
     let found = Found { arrivals: vec![arrival], ..Found::default() };
     site.restart_with(found.clone());
     assert_eq!(site.commands.iter().filter(|command| matches!(command, Command::Locate { .. })).count(), 1);
@@ -80,11 +80,11 @@ fn a3_a_fetch_that_a_restart_cut_short_is_begun_again_and_told_of_when_it_has_co
     site.command(SiteCommand::Dispatch(reader(0, 0, 5)));
     site.event(Event::Located { object: object(5), present: false });
     // A note of an earlier fetch of the same object, which was on record.
-    let arrival = Arrival { object: object(5), intent: 0, wire_bytes: 7, at: site.now };
+    let arrival = Arrival { object: object(5), intent: 0, wire_bytes: 7, direct: None, at: site.now };
     site.restart_with(Found { arrivals: vec![arrival], ..Found::default() });
     site.event(Event::Located { object: object(5), present: false });
     assert!(site.has(|command| matches!(command, Command::Fetch { intent: 1, .. })));
-    site.event(Event::Fetched { object: object(5), wire_bytes: 5, at: site.now });
+    site.event(Event::Fetched { object: object(5), wire_bytes: 5, direct: None, at: site.now });
     site.connect();
     assert_eq!(fetched_bytes(&site), [5]);
 }
@@ -95,11 +95,11 @@ fn d5_what_was_fetched_and_damaged_before_it_was_on_record_is_told_of_as_both() 
     site.prepare(&template(0));
     site.command(SiteCommand::Dispatch(reader(0, 0, 5)));
     site.event(Event::Located { object: object(5), present: false });
-    let arrival = Arrival { object: object(5), intent: 1, wire_bytes: 5, at: site.now };
+    let arrival = Arrival { object: object(5), intent: 1, wire_bytes: 5, direct: None, at: site.now };
     site.restart_with(Found { arrivals: vec![arrival], ..Found::default() });
     site.event(Event::Located { object: object(5), present: false });
     assert!(site.has(|command| matches!(command, Command::Fetch { intent: 2, .. })));
-    site.event(Event::Fetched { object: object(5), wire_bytes: 5, at: site.now });
+    site.event(Event::Fetched { object: object(5), wire_bytes: 5, direct: None, at: site.now });
     site.connect();
     assert_eq!(fetched_bytes(&site), [5, 5]);
     let faults = site.reports().into_iter().filter(|(_, report)| matches!(report, Report::Fault { .. }));

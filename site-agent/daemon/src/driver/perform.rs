@@ -4,8 +4,8 @@ use std::collections::HashMap;
 use std::future::Future;
 use std::sync::Arc;
 
-use atoll_model::id::TransferId;
-use atoll_model::session::PushFailure;
+use atoll_model::id::{AgentId, TransferId};
+use atoll_model::session::{DirectShare, PushFailure};
 use atoll_model::value::ObjectRef;
 use site_agent_core::{Command, Event};
 use storage_sync_engine::transfer::{CredentialError, FetchError, PushError, Transfers};
@@ -104,7 +104,9 @@ impl Performer {
             match fetched {
                 Some(Ok(fetched)) => {
                     meters.fetched_bytes.inc_by(fetched.wire_bytes);
-                    Event::Fetched { object, wire_bytes: fetched.wire_bytes, at: wall_clock() }
+                    meters.taken_bytes.inc_by(fetched.direct.map_or(0, |(_, bytes)| bytes));
+                    let (wire_bytes, direct) = (fetched.wire_bytes, direct_share(fetched.direct));
+                    Event::Fetched { object, wire_bytes, direct, at: wall_clock() }
                 }
                 Some(Err(error)) => {
                     meters.transfers_failed.inc();
@@ -114,7 +116,10 @@ impl Performer {
                 }
                 // It may have come to its end all the same.
                 None => match transfers.arrival(object, intent) {
-                    Ok(Some(noted)) => Event::Fetched { object, wire_bytes: noted.wire_bytes, at: wall_clock() },
+                    Ok(Some(noted)) => {
+                        let (wire_bytes, direct) = (noted.wire_bytes, direct_share(noted.direct));
+                        Event::Fetched { object, wire_bytes, direct, at: wall_clock() }
+                    }
                     Ok(None) | Err(_) => {
                         Event::FetchFailed { object, message: "cancelled".to_owned(), corrupt: false, permanent: false }
                     }
@@ -162,6 +167,11 @@ impl Performer {
             Event::PushFailed { transfer, object, reason, message }
         });
     }
+}
+
+/// What of a fetch came from another site.
+pub(crate) fn direct_share(direct: Option<(AgentId, u64)>) -> Option<DirectShare> {
+    direct.map(|(holder, wire_bytes)| DirectShare { holder, wire_bytes })
 }
 
 fn push_failure(error: &PushError) -> PushFailure {

@@ -1,13 +1,17 @@
 //! URLs for objects, asked of the control plane over the connection that the session uses.
 
+use std::net::SocketAddr;
 use std::time::Duration;
 
 use async_trait::async_trait;
-use atoll_model::id::TransferId;
+use atoll_model::id::{AgentId, TransferId};
 use atoll_model::value::ObjectRef;
 use atoll_proto::v1::upload_plan_response::Plan;
-use atoll_proto::v1::{CompleteUploadRequest, DownloadUrlRequest, UploadPlanRequest};
+use atoll_proto::v1::{
+    AdvertiseRequest, CompleteUploadRequest, DownloadUrlRequest, OfferFailedRequest, OffersRequest, UploadPlanRequest,
+};
 use storage_sync_engine::bucket::{MultipartPlan, UploadPlan, UploadRequest};
+use storage_sync_engine::direct::Offer;
 use storage_sync_engine::transfer::{CredentialError, Credentials, Download};
 use tokio::sync::watch;
 use tonic::{Code, Status};
@@ -23,7 +27,35 @@ pub struct LinkCredentials {
     pub(super) connection: watch::Receiver<Option<Connection>>,
 }
 
+/// The connections to the control plane, one after the other.
+#[derive(Debug)]
+pub(crate) struct Connections(watch::Receiver<Option<Connection>>);
+
+impl Connections {
+    /// Waits until there is one; whether there will be any more.
+    pub(crate) async fn connected(&mut self) -> bool {
+        self.0.wait_for(Option::is_some).await.is_ok()
+    }
+
+    /// Waits until the present one is gone, or another is there.
+    pub(crate) async fn changed(&mut self) {
+        // A link that has ended is found out by whoever waits for the next connection.
+        let _ = self.0.changed().await;
+    }
+}
+
 impl LinkCredentials {
+    pub(crate) fn connections(&self) -> Connections {
+        Connections(self.connection.clone())
+    }
+
+    /// Says that this agent fetches from others, and where it listens for those that fetch from it.
+    pub(crate) async fn advertise(&self, addresses: &[SocketAddr]) -> Result<(), CredentialError> {
+        let mut client = self.connection().await?.client();
+        let addresses = addresses.iter().map(SocketAddr::to_string).collect();
+        answered(client.advertise(AdvertiseRequest { addresses })).await.map(drop)
+    }
+
     async fn connection(&self) -> Result<Connection, CredentialError> {
         let mut connection = self.connection.clone();
         let connected = tokio::time::timeout(PATIENCE, connection.wait_for(Option::is_some)).await;
@@ -69,6 +101,22 @@ impl Credentials for LinkCredentials {
         let mut client = self.connection().await?.client();
         let answer = answered(client.download_url(DownloadUrlRequest::from(object.id))).await?;
         Ok(Download { url: answer.url, stream_bytes: answer.stream_bytes })
+    }
+
+    async fn offers(&self, object: ObjectRef) -> Result<Vec<Offer>, CredentialError> {
+        let mut client = self.connection().await?.client();
+        let answer = answered(client.offers(OffersRequest::from(object.id))).await?;
+        let offer = |offer: atoll_proto::v1::Offer| {
+            // What cannot be read was meant for an agent of another version.
+            let addresses = offer.addresses.iter().filter_map(|address| address.parse().ok()).collect();
+            Some(Offer { holder: offer.holder?.into(), addresses, ticket: offer.ticket.to_vec() })
+        };
+        Ok(answer.offers.into_iter().filter_map(offer).collect())
+    }
+
+    async fn offer_failed(&self, object: ObjectRef, holder: AgentId, message: &str) -> Result<(), CredentialError> {
+        let mut client = self.connection().await?.client();
+        answered(client.offer_failed(OfferFailedRequest::from((object.id, holder, message)))).await.map(drop)
     }
 
     async fn upload_plan(&self, transfer: TransferId, request: &UploadRequest) -> Result<UploadPlan, CredentialError> {

@@ -12,7 +12,7 @@ use atoll_model::limits::CERTIFICATE_BACKDATE;
 use aws_lc_rs::signature::{Ed25519KeyPair, KeyPair as _};
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
-use rustls_pki_types::CertificateDer;
+use rustls_pki_types::{CertificateDer, PrivateKeyDer, PrivatePkcs8KeyDer};
 use serde::{Deserialize, Serialize};
 use zeroize::Zeroizing;
 
@@ -73,6 +73,14 @@ struct Stored {
 }
 
 impl Identity {
+    /// Certificate chain, key, and the certificates by which others are known.
+    pub(crate) fn tls_parts(
+        &self,
+    ) -> (Vec<CertificateDer<'static>>, PrivateKeyDer<'static>, Vec<CertificateDer<'static>>) {
+        let key = PrivateKeyDer::Pkcs8(PrivatePkcs8KeyDer::from(self.tls_key.to_vec()));
+        (self.chain.clone(), key, self.ca_bundle.clone())
+    }
+
     /// # Errors
     /// When no agent has joined with this directory, or what it holds is damaged.
     pub fn load(directory: &Path) -> Result<Self, IdentityError> {

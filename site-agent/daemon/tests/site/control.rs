@@ -342,6 +342,21 @@ impl Agents for Service {
         Err(Status::not_found("there is no bucket"))
     }
 
+    async fn advertise(&self, _: Request<v1::AdvertiseRequest>) -> Result<Response<v1::AdvertiseResponse>, Status> {
+        Ok(Response::new(v1::AdvertiseResponse {}))
+    }
+
+    async fn offers(&self, _: Request<v1::OffersRequest>) -> Result<Response<v1::OffersResponse>, Status> {
+        Ok(Response::new(v1::OffersResponse::default()))
+    }
+
+    async fn offer_failed(
+        &self,
+        _: Request<v1::OfferFailedRequest>,
+    ) -> Result<Response<v1::OfferFailedResponse>, Status> {
+        Ok(Response::new(v1::OfferFailedResponse {}))
+    }
+
     async fn upload_plan(&self, _: Request<v1::UploadPlanRequest>) -> Result<Response<v1::UploadPlanResponse>, Status> {
         Err(Status::not_found("there is no bucket"))
     }

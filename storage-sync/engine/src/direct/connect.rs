@@ -80,10 +80,8 @@ impl Peer {
                 asked.into_iter().map(|(answer, _)| answer).collect()
             }
         };
-        answers.into_iter().try_for_each(|answer| match answer {
-            Answer::Granted => Ok(()),
-            answer => Err(unexpected(answer)),
-        })
+        let refusal = answers.into_iter().find(|answer| *answer != Answer::Granted);
+        refusal.map_or(Ok(()), |answer| Err(unexpected(answer)))
     }
 }
 

@@ -50,10 +50,8 @@ impl Session {
         };
         let (transport, peer) = inner.peer(&offer, choice.transport).await?;
         let floor = choice.floor.filter(|_| transport == choice.transport);
-        let stream_bytes = match peer.ask(&Request::Describe { object }).await?.0 {
-            Answer::Described { stream_bytes } => stream_bytes,
-            answer => return Err(unexpected(answer)),
-        };
+        let answer = peer.ask(&Request::Describe { object }).await?.0;
+        let Answer::Described { stream_bytes } = answer else { return Err(unexpected(answer)) };
         let requests = std::sync::Arc::new(Semaphore::new(peer.requests_max()));
         let compress = inner.links.of(offer.holder).best().is_some_and(|rate| rate < COMPRESS_BELOW);
         let began = Instant::now();
@@ -112,13 +110,12 @@ impl Session {
         let wanted = (end - start) as usize;
         let wire_bytes = bytes.len() as u64;
         self.received.fetch_add(wire_bytes, Ordering::Relaxed);
-        let bytes = match answer {
-            Answer::Bytes { compressed: false, .. } => bytes,
-            Answer::Bytes { compressed: true, .. } => {
-                let unpacked = crate::transfer::blocking(move || zstd::bulk::decompress(&bytes, wanted)).await;
-                unpacked.map_err(|error| DirectError::Lost(format!("what it sent cannot be unpacked: {error}")))?
-            }
-            answer => return Err(unexpected(answer)),
+        let Answer::Bytes { compressed, .. } = answer else { return Err(unexpected(answer)) };
+        let bytes = if compressed {
+            let unpacked = crate::transfer::blocking(move || zstd::bulk::decompress(&bytes, wanted)).await;
+            unpacked.map_err(|error| DirectError::Lost(format!("what it sent cannot be unpacked: {error}")))?
+        } else {
+            bytes
         };
         if bytes.len() == wanted {
             Ok((bytes, wire_bytes))
@@ -168,10 +165,9 @@ impl Session {
     /// What came is not what its name says: asks the holder to look at its copy. Whether that is damaged.
     pub(crate) async fn doubt(&self) -> Result<bool, DirectError> {
         let peer = self.way.read().await.peer.clone();
-        match peer.ask(&Request::Doubt { object: self.object }).await?.0 {
-            Answer::Looked { damaged } => Ok(damaged),
-            answer => Err(unexpected(answer)),
-        }
+        let answer = peer.ask(&Request::Doubt { object: self.object }).await?.0;
+        let Answer::Looked { damaged } = answer else { return Err(unexpected(answer)) };
+        Ok(damaged)
     }
 
     /// The object is there: how fast it came counts for the next.

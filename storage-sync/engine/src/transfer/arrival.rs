@@ -3,6 +3,7 @@
 
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
+use atoll_model::id::AgentId;
 use atoll_model::value::ObjectRef;
 use serde::{Deserialize, Serialize};
 
@@ -18,6 +19,9 @@ pub struct NotedArrival {
     /// That of [`super::Transfers::fetch_noted`].
     pub intent: u64,
     pub wire_bytes: u64,
+    /// As in [`super::Fetched::direct`].
+    #[serde(default)]
+    pub direct: Option<(AgentId, u64)>,
     /// When, by the wall clock.
     pub since_epoch: Duration,
 }
@@ -40,9 +44,15 @@ pub fn arrivals(store: &SiteStore) -> Result<Vec<NotedArrival>, StoreError> {
     Ok(found)
 }
 
-pub(super) fn note(store: &SiteStore, object: ObjectRef, intent: u64, wire_bytes: u64) -> Result<(), StoreError> {
+pub(super) fn note(
+    store: &SiteStore,
+    object: ObjectRef,
+    intent: u64,
+    fetched: super::Fetched,
+) -> Result<(), StoreError> {
+    let super::Fetched { wire_bytes, direct } = fetched;
     let since_epoch = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
-    let noted = NotedArrival { object, intent, wire_bytes, since_epoch };
+    let noted = NotedArrival { object, intent, wire_bytes, direct, since_epoch };
     let bytes = serde_json::to_vec(&noted).expect("a note has an encoding");
     let (path, temporary) = (path(store, object), store.temporary());
     std::fs::write(&temporary, bytes).and_then(|()| std::fs::rename(&temporary, &path)).doing("write", &path)

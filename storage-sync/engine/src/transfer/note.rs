@@ -49,9 +49,9 @@ impl Note {
         if *closed {
             return Err(StoreError::io("take in", &self.store.partial(""), std::io::ErrorKind::Interrupted));
         }
-        let wire_bytes = self.wire_bytes.load(Ordering::Relaxed);
+        let fetched = self.fetched();
         match self.intent {
-            Some(intent) if wire_bytes > 0 => arrival::note(&self.store, self.object, intent, wire_bytes),
+            Some(intent) if fetched.wire_bytes > 0 => arrival::note(&self.store, self.object, intent, fetched),
             Some(_) | None => Ok(()),
         }
     }

@@ -1,0 +1,48 @@
+//! Which agents can give objects to which, as far as they have said. Lost with the process: agents say it again when they
+//! connect, and what cannot be reached is found out again.
+
+use std::collections::BTreeMap;
+use std::net::SocketAddr;
+use std::time::Duration;
+
+use atoll_model::id::SiteId;
+use atoll_model::time::Timestamp;
+
+/// How long one site is not sent to another that it could not reach.
+const AVOID: Duration = Duration::from_secs(600);
+
+#[derive(Debug, Default)]
+pub(crate) struct Direct {
+    /// Sites whose agents fetch from others, and where they listen.
+    listens: BTreeMap<SiteId, Vec<SocketAddr>>,
+    /// Holder and reader, and from when they may be tried again.
+    avoided: BTreeMap<(SiteId, SiteId), Timestamp>,
+}
+
+impl Direct {
+    pub(crate) fn advertise(&mut self, site: SiteId, addresses: Vec<SocketAddr>) {
+        // It may listen elsewhere now: what failed before says nothing about that.
+        if self.listens.insert(site, addresses.clone()).is_some_and(|before| before != addresses) {
+            self.avoided.retain(|(holder, _), _| *holder != site);
+        }
+    }
+
+    /// Whether the agent of the site fetches from others at all.
+    pub(crate) fn may_read(&self, site: SiteId) -> bool {
+        self.listens.contains_key(&site)
+    }
+
+    pub(crate) fn addresses(&self, holder: SiteId) -> &[SocketAddr] {
+        self.listens.get(&holder).map_or(&[], Vec::as_slice)
+    }
+
+    pub(crate) fn is_open(&self, holder: SiteId, reader: SiteId, now: Timestamp) -> bool {
+        let avoided = self.avoided.get(&(holder, reader)).is_some_and(|until| now < *until);
+        holder != reader && !avoided && self.may_read(reader) && !self.addresses(holder).is_empty()
+    }
+
+    pub(crate) fn avoid(&mut self, holder: SiteId, reader: SiteId, now: Timestamp) {
+        self.avoided.retain(|_, until| now < *until);
+        self.avoided.insert((holder, reader), now + AVOID);
+    }
+}

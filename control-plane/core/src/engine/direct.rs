@@ -1,0 +1,89 @@
+//! Objects that go from one site straight to another.
+
+use std::net::SocketAddr;
+
+use atoll_model::id::{AgentId, ObjectId, SiteId};
+use storage_sync_core::{Holder, Plan, Reach};
+
+use crate::command::{HolderOffer, Rejection, Response};
+use crate::control_plane::ControlPlane;
+use crate::fact::RuleText;
+
+/// Holders that one reader is told of.
+const OFFERS_MAX: usize = 3;
+
+impl ControlPlane {
+    /// A site with a copy, as a reader at another one sees it.
+    pub(crate) fn holder(&self, site: SiteId, reader: SiteId) -> Holder {
+        Holder { site, reach: self.reach(site), direct: self.direct.is_open(site, reader, self.now) }
+    }
+
+    /// What is dispatched from now on may count on it.
+    pub(crate) fn advertise(&mut self, agent: AgentId, addresses: Vec<SocketAddr>) -> Result<Response, Rejection> {
+        let site = self.trusted_site(agent)?;
+        self.direct.advertise(site, addresses);
+        Ok(Response::Done)
+    }
+
+    /// Who gives the object to this agent. If nobody does and it is not on its way to the bucket either, it is sent there.
+    pub(crate) fn offers(&mut self, agent: AgentId, object: ObjectId) -> Result<Response, Rejection> {
+        let site = self.trusted_site(agent)?;
+        if self.reader_at(site, object).is_none() {
+            return Err(Rejection::Forbidden(format!("no execution at this site reads {object}")));
+        }
+        let holders = match self.plan_object(object, site) {
+            Plan::DirectFrom(_) => self.direct_holders(object, site),
+            Plan::Present
+            | Plan::InBucket
+            | Plan::PushFrom(_)
+            | Plan::Wait
+            | Plan::Forbidden(_)
+            | Plan::Unavailable => Vec::new(),
+        };
+        if holders.is_empty() {
+            self.push_for_reader(object, site);
+        }
+        let Some(known) = self.state.objects.get(&object) else {
+            return Err(Rejection::NotFound(format!("{object} is not known here")));
+        };
+        Ok(Response::Offered { object: known.reference, holders })
+    }
+
+    fn direct_holders(&self, object: ObjectId, reader: SiteId) -> Vec<HolderOffer> {
+        let Some(known) = self.state.objects.get(&object) else { return Vec::new() };
+        let open = known
+            .sites
+            .iter()
+            .filter(|site| self.direct.is_open(**site, reader, self.now) && self.reach(**site) == Reach::Connected);
+        let offer = |site: &SiteId| {
+            let agent = self.state.sites.get(site)?.agent?;
+            Some(HolderOffer { agent, addresses: self.direct.addresses(*site).to_vec() })
+        };
+        open.filter_map(offer).take(OFFERS_MAX).collect()
+    }
+
+    /// The holder does not give the object to this agent: for a while, objects take the way over the bucket between them.
+    pub(crate) fn offer_failed(
+        &mut self,
+        agent: AgentId,
+        object: ObjectId,
+        holder: AgentId,
+    ) -> Result<Response, Rejection> {
+        let reader = self.trusted_site(agent)?;
+        let Some(site) = self.state.agents.get(&holder).map(|known| known.site) else { return Ok(Response::Done) };
+        self.direct.avoid(site, reader, self.now);
+        if self.reader_at(reader, object).is_some() {
+            self.push_for_reader(object, reader);
+        }
+        Ok(Response::Done)
+    }
+
+    fn push_for_reader(&mut self, object: ObjectId, reader: SiteId) {
+        if let Plan::PushFrom(holder) = self.plan_object(object, reader)
+            && let Some(execution) = self.reader_at(reader, object)
+        {
+            let reference = self.state.objects[&object].reference;
+            self.order_push(reference, holder, (execution.run, Some(execution)), RuleText::WhenNeeded);
+        }
+    }
+}

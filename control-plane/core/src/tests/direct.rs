@@ -1,0 +1,141 @@
+//! Objects that go from one site straight to another.
+
+use std::net::SocketAddr;
+
+use atoll_model::id::{AgentId, RunId};
+use atoll_model::session::{DirectShare, Report};
+
+use super::world::{World, execution, file, object};
+use crate::command::HolderOffer;
+use crate::view::{ExecutionState, RunState};
+use crate::{Rejection, Request, Response};
+
+const SOURCE: &str = "workflow: w\nsteps:\n  make: { run: x, site: edge, outputs: { f: file } }\n  use: { run: x, site: hpc, with: { f: \"${{ steps.make.outputs.f }}\" } }\n";
+
+fn agent(world: &World, site: &str) -> AgentId {
+    world.agents[site].id
+}
+
+fn address() -> SocketAddr {
+    ([10, 0, 0, 1], 7_433).into()
+}
+
+fn advertise(world: &mut World, site: &str, addresses: Vec<SocketAddr>) {
+    let agent = agent(world, site);
+    assert_eq!(world.ask(Request::Advertise { agent, addresses }), Ok(Response::Done));
+}
+
+fn offers(world: &mut World) -> Result<Vec<HolderOffer>, Rejection> {
+    let agent = agent(world, "hpc");
+    match world.ask(Request::Offers { agent, object: object(1, 1_000).id })? {
+        Response::Offered { object: offered, holders } => {
+            assert_eq!(offered, object(1, 1_000));
+            Ok(holders)
+        }
+        other => panic!("{other:?}"),
+    }
+}
+
+/// A run whose second step reads at `hpc` what the first has made at `edge`, which listens.
+fn made() -> (World, RunId) {
+    let mut world = World::with_sites(&["edge", "hpc"]);
+    advertise(&mut world, "edge", vec![address()]);
+    advertise(&mut world, "hpc", Vec::new());
+    let run = world.submit(SOURCE);
+    let make = world.dispatched_one("edge");
+    world.succeed("edge", make, vec![file(1, 1_000)]);
+    (world, run)
+}
+
+#[test]
+fn what_a_reachable_site_has_is_fetched_from_it_and_never_enters_the_bucket() {
+    let (mut world, run) = made();
+    let reader = world.dispatched_one("hpc");
+    assert!(world.pushes("edge").is_empty());
+    let holder = agent(&world, "edge");
+    assert_eq!(offers(&mut world), Ok(vec![HolderOffer { agent: holder, addresses: vec![address()] }]));
+    let (at, direct) = (world.now, Some(DirectShare { holder, wire_bytes: 1_000 }));
+    let fetched = Report::Fetched { object: object(1, 1_000), wire_bytes: 1_000, direct, execution: reader.0, at };
+    world.report("hpc", vec![fetched]);
+    world.succeed("hpc", reader, Vec::new());
+    assert_eq!(world.state(run), RunState::Succeeded);
+    assert_eq!(world.objects_in_bucket(), 0);
+    let ledger = world.core.ledger(&Default::default());
+    let entries: Vec<_> = ledger.iter().map(|entry| (entry.from.as_str(), entry.to.as_str(), entry.bytes)).collect();
+    assert_eq!(entries, [("edge", "hpc", 1_000)]);
+}
+
+#[test]
+fn c1_a_holder_that_cannot_be_reached_pushes_and_is_not_offered_again_for_a_while() {
+    let (mut world, run) = made();
+    let reader = world.dispatched_one("hpc");
+    let (agent, holder) = (agent(&world, "hpc"), agent(&world, "edge"));
+    let failed = Request::OfferFailed { agent, object: object(1, 1_000).id, holder };
+    assert_eq!(world.ask(failed.clone()), Ok(Response::Done));
+    assert_eq!(world.ask(failed), Ok(Response::Done), "said twice it has no more effect");
+    assert_eq!(offers(&mut world), Ok(Vec::new()));
+    let pushes = world.pushes("edge");
+    assert_eq!(pushes.len(), 1);
+    let (transfer, pushed) = pushes[0];
+    let at = world.now;
+    world.report("edge", vec![Report::Pushed { transfer, object: pushed, wire_bytes: 1_000, at }]);
+    assert!(world.ask(Request::AuthoriseFetch { agent, object: pushed.id }).is_ok());
+    // Some had come before the link broke.
+    let direct = Some(DirectShare { holder, wire_bytes: 400 });
+    world.report("hpc", vec![Report::Fetched { object: pushed, wire_bytes: 1_010, direct, execution: reader.0, at }]);
+    world.succeed("hpc", reader, Vec::new());
+    assert_eq!(world.state(run), RunState::Succeeded);
+    let ledger = world.core.ledger(&Default::default());
+    let entries: Vec<_> = ledger.iter().map(|entry| (entry.from.as_str(), entry.to.as_str(), entry.bytes)).collect();
+    assert_eq!(entries, [("edge", "bucket", 1_000), ("edge", "hpc", 400), ("bucket", "hpc", 610)]);
+    // The next run between the two takes the bucket from the beginning, until the time is over.
+    let second = world.submit(SOURCE);
+    let make = world.dispatched_one("edge");
+    world.succeed("edge", make, vec![file(2, 500)]);
+    assert_eq!(world.state_of(execution(second, 1, 0)), ExecutionState::Placed);
+    assert_eq!(world.pushes("edge").len(), 1);
+}
+
+#[test]
+fn without_an_address_or_a_reader_everything_goes_over_the_bucket() {
+    for (holder, reader) in [(false, true), (true, false)] {
+        let mut world = World::with_sites(&["edge", "hpc"]);
+        if holder {
+            advertise(&mut world, "edge", vec![address()]);
+        }
+        if reader {
+            advertise(&mut world, "hpc", Vec::new());
+        }
+        world.submit(SOURCE);
+        let make = world.dispatched_one("edge");
+        world.succeed("edge", make, vec![file(1, 1_000)]);
+        assert!(world.dispatched("hpc").is_empty());
+        assert_eq!(world.pushes("edge").len(), 1);
+    }
+}
+
+#[test]
+fn nobody_is_told_who_has_what_he_does_not_read() {
+    let (mut world, _) = made();
+    let (edge, hpc) = (agent(&world, "edge"), agent(&world, "hpc"));
+    let foreign = Request::Offers { agent: hpc, object: object(9, 1).id };
+    assert!(matches!(world.ask(foreign), Err(Rejection::Forbidden(_))));
+    let reader = world.dispatched_one("hpc");
+    world.succeed("hpc", reader, Vec::new());
+    let late = Request::Offers { agent: hpc, object: object(1, 1_000).id };
+    assert!(matches!(world.ask(late), Err(Rejection::Forbidden(_))), "nothing there reads it any more");
+    let holder = Request::Offers { agent: edge, object: object(1, 1_000).id };
+    assert!(matches!(world.ask(holder), Err(Rejection::Forbidden(_))));
+}
+
+#[test]
+fn a_control_plane_that_starts_anew_learns_again_who_listens() {
+    let (mut world, _) = made();
+    let reader = world.dispatched_one("hpc");
+    world.restart();
+    world.connect("edge");
+    world.connect("hpc");
+    assert_eq!(offers(&mut world), Ok(Vec::new()), "nobody has said that it listens: it is pushed");
+    assert_eq!(world.pushes("edge").len(), 1);
+    world.succeed("hpc", reader, Vec::new());
+}
