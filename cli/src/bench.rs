@@ -10,6 +10,7 @@ mod latency;
 mod machine;
 mod queue;
 mod shape;
+mod transfer;
 
 use std::path::PathBuf;
 use std::time::Duration;
@@ -87,6 +88,17 @@ enum Bench {
     /// A process of simulated agents; started by `agents`.
     #[command(hide = true)]
     Fleet,
+    /// Handing a file, or a directory of files, to the next step on another site.
+    Transfer {
+        /// Of the file, or of all files together.
+        #[arg(long, default_value = "1GiB")]
+        size: String,
+        /// A directory of so many files instead of one file.
+        #[arg(long)]
+        files: Option<u32>,
+        #[arg(long, value_enum, default_value_t = Route::Direct)]
+        route: Route,
+    },
     /// Handing one file to the next step on the same site.
     Handoff {
         #[arg(long, default_value = "10GiB")]
@@ -107,6 +119,12 @@ impl ExecutorKind {
             Self::Process => "process",
         }
     }
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+enum Route {
+    Direct,
+    Bucket,
 }
 
 /// What one benchmark found, and with which settings.
@@ -135,6 +153,7 @@ pub(crate) async fn bench(arguments: BenchArguments) -> anyhow::Result<()> {
             agents::measure(&place, agents::Scale { count, processes, idle }).await?
         }
         Bench::Fleet => return fleet::serve().await,
+        Bench::Transfer { size, files, route } => transfer::measure(&place, &size, files, route).await?,
         Bench::Handoff { size } => handoff::measure(&place, &size).await?,
     };
     let document = json!({
@@ -202,6 +221,10 @@ impl Drop for Schema {
 
 impl Place {
     async fn start(&self, sites: u32) -> anyhow::Result<Measured> {
+        self.start_with(sites, Vec::new()).await
+    }
+
+    async fn start_with(&self, sites: u32, agent_arguments: Vec<String>) -> anyhow::Result<Measured> {
         let parent = self.data_dir.clone().unwrap_or_else(std::env::temp_dir);
         let directory = tempfile::Builder::new().prefix("atoll-bench-").tempdir_in(parent)?;
         let schema = match &self.store {
@@ -218,7 +241,7 @@ impl Place {
             listen: ([127, 0, 0, 1], 0).into(),
             bucket: None,
             store,
-            agent_arguments: Vec::new(),
+            agent_arguments,
         };
         let installation = Installation::start(options).await?;
         let client = Client::new(installation.url(), installation.token())?;

@@ -108,6 +108,10 @@ pub(crate) struct AgentOptions {
     /// Address of the control plane, if it is not the one that the token named; of several servers, with commas.
     #[arg(long, value_name = "HOST:PORT")]
     server: Option<String>,
+    /// Where agents of other sites may ask this one for objects (TCP and UDP), so that these need not take the way over
+    /// the bucket.
+    #[arg(long, value_name = "ADDRESS:PORT")]
+    direct_listen: Option<std::net::SocketAddr>,
     /// End what runs when the agent is stopped, instead of leaving it to the next one.
     #[arg(long)]
     stop_work_on_exit: bool,
@@ -119,6 +123,7 @@ impl AgentOptions {
             data_dir: self.data_dir,
             imports: (!self.imports.is_empty()).then_some(self.imports),
             server: self.server,
+            direct_listen: self.direct_listen,
             stop_work_on_exit: self.stop_work_on_exit.then_some(true),
             ..site_agent_daemon::Overrides::default()
         };
