@@ -14,6 +14,7 @@ pub mod expression;
 pub mod id;
 pub mod limits;
 pub mod placement;
+pub mod policy;
 mod reading;
 pub mod resources;
 pub mod session;

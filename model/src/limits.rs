@@ -125,3 +125,6 @@ pub const VERIFIED_MAX: usize = 1_000_000;
 pub const RUN_LABELS_MAX: usize = 32;
 /// Bytes of a project's name, and of the name and the value of a run's label: parts of keys of that index.
 pub const RUN_LABEL_BYTES_MAX: usize = 256;
+
+/// Copies of one object that a rule may ask for: more than one for each region there is serves nobody.
+pub const REPLICAS_MAX: u32 = 64;

@@ -57,6 +57,8 @@ pub enum PushMode {
     Eager,
     /// Never: whatever reads it runs where it is.
     Never,
+    /// Once the run has succeeded.
+    OnSuccess,
 }
 
 /// Why one site was, or was not, chosen.

@@ -10,6 +10,7 @@
 //! - the bucket keeps what an unfinished step reads, a person waits for, or a rule keeps there.
 
 mod plan;
+pub mod policy;
 mod retention;
 mod rules;
 

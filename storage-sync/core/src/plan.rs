@@ -75,7 +75,7 @@ pub fn plan(destination: SiteId, known: &Knowledge<'_>) -> Plan {
     }
     let forbidding = known.confined_by.or(match known.push.mode {
         PushMode::Never => known.push.rule,
-        PushMode::WhenNeeded | PushMode::Eager => None,
+        PushMode::WhenNeeded | PushMode::Eager | PushMode::OnSuccess => None,
     });
     if let Some(rule) = forbidding {
         return Plan::Forbidden(rule);

@@ -32,8 +32,9 @@ pub fn confining(rules: &[Rule], subject: Subject<'_>) -> Vec<u16> {
 pub fn push_rule(rules: &[Rule], subject: Subject<'_>) -> PushRule {
     let safety = |mode: PushMode| match mode {
         PushMode::WhenNeeded => 0,
-        PushMode::Eager => 1,
-        PushMode::Never => 2,
+        PushMode::OnSuccess => 1,
+        PushMode::Eager => 2,
+        PushMode::Never => 3,
     };
     let mut chosen = PushRule::default();
     for (number, rule) in numbered(rules).filter(|(_, rule)| applies(&rule.matches, subject)) {
