@@ -1,7 +1,5 @@
 //! What the control plane asks of its shell. All of it may be lost with the process, and is asked for again after it.
 
-use std::net::SocketAddr;
-
 use atoll_model::id::{AgentId, RunId, SiteName, TransferId};
 use atoll_model::session::ControlFrame;
 use atoll_model::value::ObjectRef;
@@ -81,7 +79,8 @@ pub enum Response {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct HolderOffer {
     pub agent: AgentId,
-    pub addresses: Vec<SocketAddr>,
+    /// IP and port, as the agent says.
+    pub addresses: Vec<String>,
 }
 
 /// Why a request was refused. The message says what to do.

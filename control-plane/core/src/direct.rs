@@ -2,7 +2,6 @@
 //! connect, and what cannot be reached is found out again.
 
 use std::collections::BTreeMap;
-use std::net::SocketAddr;
 use std::time::Duration;
 
 use atoll_model::id::SiteId;
@@ -14,13 +13,13 @@ const AVOID: Duration = Duration::from_secs(600);
 #[derive(Debug, Default)]
 pub(crate) struct Direct {
     /// Sites whose agents fetch from others, and where they listen.
-    listens: BTreeMap<SiteId, Vec<SocketAddr>>,
+    listens: BTreeMap<SiteId, Vec<String>>,
     /// Holder and reader, and from when they may be tried again.
     avoided: BTreeMap<(SiteId, SiteId), Timestamp>,
 }
 
 impl Direct {
-    pub(crate) fn advertise(&mut self, site: SiteId, addresses: Vec<SocketAddr>) {
+    pub(crate) fn advertise(&mut self, site: SiteId, addresses: Vec<String>) {
         // It may listen elsewhere now: what failed before says nothing about that.
         if self.listens.insert(site, addresses.clone()).is_some_and(|before| before != addresses) {
             self.avoided.retain(|(holder, _), _| *holder != site);
@@ -32,7 +31,7 @@ impl Direct {
         self.listens.contains_key(&site)
     }
 
-    pub(crate) fn addresses(&self, holder: SiteId) -> &[SocketAddr] {
+    pub(crate) fn addresses(&self, holder: SiteId) -> &[String] {
         self.listens.get(&holder).map_or(&[], Vec::as_slice)
     }
 

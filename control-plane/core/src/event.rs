@@ -1,6 +1,5 @@
 //! What happens to the control plane.
 
-use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -112,7 +111,7 @@ pub enum Request {
     /// The agent fetches from others, and listens at these addresses for those that fetch from it.
     Advertise {
         agent: AgentId,
-        addresses: Vec<SocketAddr>,
+        addresses: Vec<String>,
     },
     /// Which agents give this object to this one? Only if it holds a live execution that has it as an input.
     Offers {

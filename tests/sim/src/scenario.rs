@@ -46,6 +46,8 @@ pub struct Scenario {
     pub keep_alive: bool,
     /// Every frame that may be repeated arrives twice.
     pub doubled: bool,
+    /// Whether agents give objects to each other; of 1,000 such fetches, those that are cut off in the middle.
+    pub direct: Option<u64>,
     pub at_most_once: bool,
     pub clock_offset_max: Duration,
     /// Whether an agent finds another time on the wall at each start.
@@ -161,6 +163,7 @@ impl Scenario {
             mass_cuts: 0,
             keep_alive: true,
             doubled: false,
+            direct: None,
             at_most_once: true,
             clock_offset_max: Duration::ZERO,
             clocks_jump: false,

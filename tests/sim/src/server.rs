@@ -312,7 +312,16 @@ impl World {
                 }
                 if !self.network.links[site].is_blocked(Direction::ToAgent) {
                     let delay = self.latency(site);
-                    let result = result.map(|_| ()).map_err(|rejection| rejection.to_string());
+                    let holders = |response| match response {
+                        Response::Offered { holders, .. } => holders.into_iter().map(|holder| holder.agent).collect(),
+                        Response::Submitted { .. }
+                        | Response::Enrolled { .. }
+                        | Response::Certify { .. }
+                        | Response::Authorised { .. }
+                        | Response::Staged { .. }
+                        | Response::Done => Vec::new(),
+                    };
+                    let result = result.map(holders).map_err(|rejection| rejection.to_string());
                     self.after(delay, Occurrence::RpcAnswered(rpc, result));
                 }
             }

@@ -15,7 +15,7 @@ use crate::machine::Machine;
 use crate::network::{Direction, Stream};
 use crate::rng::Rng;
 use crate::scenario::Scenario;
-use crate::world::{Occurrence, Process, World};
+use crate::world::{Ask, Occurrence, Process, World};
 
 #[derive(Debug)]
 pub(crate) struct Site {
@@ -297,6 +297,9 @@ impl World {
         let boot_nonce = crate::rng::mix(&[self.scenario.seed, site as u64, process]);
         let wall_clock = self.wall_clock(site);
         self.tell_site(site, delay, Event::Connected { boot_nonce, wall_clock });
+        if self.scenario.direct.is_some() {
+            self.call(site, Ask::Advertise);
+        }
     }
 
     /// Tries again later.

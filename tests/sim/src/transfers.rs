@@ -2,8 +2,8 @@
 
 use std::time::Duration;
 
-use atoll_model::id::TransferId;
-use atoll_model::session::PushFailure;
+use atoll_model::id::{AgentId, TransferId};
+use atoll_model::session::{DirectShare, PushFailure};
 use atoll_model::value::ObjectRef;
 use control_plane_core::Request;
 use site_agent_core::Event;
@@ -12,7 +12,7 @@ use site_agent_core::event::Arrival;
 use crate::faults::Victim;
 use crate::network::Direction;
 use crate::server::Asker;
-use crate::world::{Ask, BucketCopy, Occurrence, Process, Rpc, World};
+use crate::world::{Ask, BucketCopy, Occurrence, Process, Rpc, Source, World};
 
 /// How long an agent waits for the answer to a call.
 const CALL_TIME_MAX: Duration = Duration::from_secs(10);
@@ -27,7 +27,11 @@ impl World {
         let try_number = self.next_try(site);
         let before = self.sites[site].machine.fetching.insert(object.id, try_number);
         assert!(before.is_none(), "{} is fetched twice at once", object.id);
-        self.call(site, Ask::Fetch { object, intent, try_number });
+        let ask = match self.scenario.direct {
+            Some(_) => Ask::Offers { object, intent, try_number },
+            None => Ask::Fetch { object, intent, try_number, before: None },
+        };
+        self.call(site, ask);
     }
 
     pub(crate) fn cancel_fetch(&mut self, site: usize, object: ObjectRef) {
@@ -48,7 +52,9 @@ impl World {
         let Some(try_number) = pushing.filter(|_| self.rng.chance(500)) else { return };
         let object = self.rpcs.values().find_map(|rpc| match rpc.ask {
             Ask::Push { object, try_number: of, .. } if of == try_number => Some(object),
-            Ask::Push { .. } | Ask::Fetch { .. } => None,
+            Ask::Push { .. } | Ask::Fetch { .. } | Ask::Advertise | Ask::Offers { .. } | Ask::OfferFailed { .. } => {
+                None
+            }
         });
         // Without a call it is being uploaded, and will be answered when it is.
         if let Some(object) = object {
@@ -66,6 +72,9 @@ impl World {
         let body = match rpc.ask {
             Ask::Fetch { object, .. } => Request::AuthoriseFetch { agent, object: object.id },
             Ask::Push { transfer, .. } => Request::AuthorisePush { agent, transfer },
+            Ask::Advertise => Request::Advertise { agent, addresses: vec![format!("10.0.0.{}:7433", rpc.site)] },
+            Ask::Offers { object, .. } => Request::Offers { agent, object: object.id },
+            Ask::OfferFailed { object, holder, .. } => Request::OfferFailed { agent, object: object.id, holder },
         };
         // Over the connection of the stream, if there is one.
         let of_stream = self.sites[site].stream.and_then(|stream| self.network.streams.get(&stream)?.server);
@@ -78,22 +87,41 @@ impl World {
         }
     }
 
-    pub(crate) fn rpc_answered(&mut self, number: u64, result: Result<(), String>) {
+    pub(crate) fn rpc_answered(&mut self, number: u64, result: Result<Vec<AgentId>, String>) {
         let Some(Rpc { site, process, ask }) = self.rpcs.remove(&number) else { return };
         if self.sites[site].process != process {
             return;
         }
         match (ask, result) {
-            (Ask::Fetch { object, intent, try_number }, Ok(())) => {
+            (Ask::Fetch { object, intent, try_number, before }, Ok(_)) => {
                 let delay = self.rng.spread(200, 4_000_000);
-                self.after(delay, Occurrence::Downloaded { site, process, object, intent, try_number });
+                let source = Source::Bucket { before };
+                self.after(delay, Occurrence::Downloaded { site, process, object, intent, try_number, source });
             }
             (Ask::Fetch { object, try_number, .. }, Err(message)) => {
                 if self.take_fetch(site, object, try_number) {
                     self.fetch_fails(site, object, &message, false);
                 }
             }
-            (Ask::Push { transfer, object, try_number }, Ok(())) => {
+            (Ask::Advertise, Err(message)) if message == "no answer" => {
+                if self.sites[site].stream.is_some() {
+                    self.call(site, Ask::Advertise);
+                }
+            }
+            (Ask::Advertise, _) => {}
+            (Ask::Offers { object, intent, try_number }, Ok(holders)) if !holders.is_empty() => {
+                let delay = self.rng.spread(200, 4_000_000);
+                let source = Source::Site(holders[0]);
+                self.after(delay, Occurrence::Downloaded { site, process, object, intent, try_number, source });
+            }
+            (Ask::Offers { object, intent, try_number }, _) => {
+                self.call(site, Ask::Fetch { object, intent, try_number, before: None });
+            }
+            (Ask::OfferFailed { object, intent, try_number, holder, before }, _) => {
+                let before = before.then_some(holder);
+                self.call(site, Ask::Fetch { object, intent, try_number, before });
+            }
+            (Ask::Push { transfer, object, try_number }, Ok(_)) => {
                 let delay = self.rng.spread(200, 4_000_000);
                 self.after(delay, Occurrence::Uploaded { site, process, transfer, object, try_number });
             }
@@ -116,29 +144,56 @@ impl World {
         site: usize,
         process: Process,
         (object, intent): (ObjectRef, u64),
-        try_number: u64,
+        (try_number, source): (u64, Source),
     ) {
-        if self.sites[site].process != process || !self.take_fetch(site, object, try_number) {
+        if self.sites[site].process != process {
+            return;
+        }
+        if let Source::Site(holder) = source
+            && self.is_cut_off(site, holder, object)
+        {
+            if self.sites[site].machine.fetching.get(&object.id) == Some(&try_number) {
+                let before = self.rng.chance(500);
+                self.call(site, Ask::OfferFailed { object, intent, try_number, holder, before });
+            }
+            return;
+        }
+        if !self.take_fetch(site, object, try_number) {
             return;
         }
         let copy = self.bucket.get(&object.id).copied();
-        match copy {
-            None => self.fetch_fails(site, object, "it is not in the bucket", false),
-            Some(copy) if copy.corrupt => self.fetch_fails(site, object, "its digest is another", true),
-            Some(_) => {
-                let (at, wire_bytes) = (self.site_time(site), object.bytes);
-                let name = self.sites[site].name.to_string();
-                self.history.crossed(object.id, "bucket", &name);
-                let noted = Arrival { object, intent, wire_bytes, direct: None, at };
-                self.sites[site].machine.arrivals.insert(object.id, noted);
-                if self.crash_point(Victim::Site(site)) {
-                    return;
-                }
-                self.sites[site].machine.put(object);
-                let delay = self.rng.micros(5, 5_000);
-                self.tell_site(site, delay, Event::Fetched { object, wire_bytes, direct: None, at });
+        let (holder, share) = match (source, copy) {
+            (Source::Site(holder), _) => (Some(holder), object.bytes),
+            (Source::Bucket { .. }, None) => return self.fetch_fails(site, object, "it is not in the bucket", false),
+            (Source::Bucket { .. }, Some(copy)) if copy.corrupt => {
+                return self.fetch_fails(site, object, "its digest is another", true);
             }
+            (Source::Bucket { before }, Some(_)) => (before, object.bytes / 2),
+        };
+        let (at, wire_bytes, name) = (self.site_time(site), object.bytes, self.sites[site].name.to_string());
+        let direct = holder.filter(|_| share > 0).map(|holder| DirectShare { holder, wire_bytes: share });
+        if let Some(from) = direct.and_then(|share| self.sites.iter().find(|site| site.agent == share.holder)) {
+            let from = from.name.to_string();
+            self.history.crossed(object.id, &from, &name);
         }
+        if direct.is_none_or(|share| share.wire_bytes < wire_bytes) {
+            self.history.crossed(object.id, "bucket", &name);
+        }
+        self.sites[site].machine.arrivals.insert(object.id, Arrival { object, intent, wire_bytes, direct, at });
+        if self.crash_point(Victim::Site(site)) {
+            return;
+        }
+        self.sites[site].machine.put(object);
+        let delay = self.rng.micros(5, 5_000);
+        self.tell_site(site, delay, Event::Fetched { object, wire_bytes, direct, at });
+    }
+
+    /// Whether the link between two sites breaks while an object comes over it, or its end does not give it.
+    fn is_cut_off(&mut self, site: usize, holder: AgentId, object: ObjectRef) -> bool {
+        let from = self.sites.iter().position(|site| site.agent == holder && site.core.is_some());
+        let gives = from.is_some_and(|from| from != site && self.verified(from, object.id));
+        let cuts = self.scenario.direct.filter(|_| self.unquiet).unwrap_or(0);
+        !gives || self.rng.chance(cuts)
     }
 
     pub(crate) fn uploaded(
@@ -178,7 +233,7 @@ impl World {
         }
     }
 
-    fn call(&mut self, site: usize, ask: Ask) {
+    pub(crate) fn call(&mut self, site: usize, ask: Ask) {
         self.next_call += 1;
         let number = self.next_call;
         let process = self.sites[site].process;

@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use atoll_model::elements::ElementSet;
-use atoll_model::id::{Attempt, ObjectId, RunId, StepIndex, TransferId};
+use atoll_model::id::{AgentId, Attempt, ObjectId, RunId, StepIndex, TransferId};
 use atoll_model::time::Timestamp;
 use atoll_model::value::ObjectRef;
 use control_plane_core::{Fact, FinishedRun};
@@ -67,8 +67,41 @@ pub(crate) struct Rpc {
 
 #[derive(Debug, Clone, Copy)]
 pub(crate) enum Ask {
-    Fetch { object: ObjectRef, intent: u64, try_number: u64 },
-    Push { transfer: TransferId, object: ObjectRef, try_number: u64 },
+    /// `before` is the site's agent from which a part came.
+    Fetch {
+        object: ObjectRef,
+        intent: u64,
+        try_number: u64,
+        before: Option<AgentId>,
+    },
+    Advertise,
+    Offers {
+        object: ObjectRef,
+        intent: u64,
+        try_number: u64,
+    },
+    OfferFailed {
+        object: ObjectRef,
+        intent: u64,
+        try_number: u64,
+        holder: AgentId,
+        before: bool,
+    },
+    Push {
+        transfer: TransferId,
+        object: ObjectRef,
+        try_number: u64,
+    },
+}
+
+/// Where bytes come from.
+#[derive(Debug, Clone, Copy)]
+pub(crate) enum Source {
+    /// After a part came from another site.
+    Bucket {
+        before: Option<AgentId>,
+    },
+    Site(AgentId),
 }
 
 /// A process, by the number of its start: what was meant for an earlier one is lost.
@@ -122,7 +155,8 @@ pub(crate) enum Occurrence {
         outputs: bool,
     },
     RpcArrives(u64),
-    RpcAnswered(u64, Result<(), String>),
+    /// With the agents that give what was asked for.
+    RpcAnswered(u64, Result<Vec<AgentId>, String>),
     RpcExpires(u64),
     Downloaded {
         site: usize,
@@ -130,6 +164,7 @@ pub(crate) enum Occurrence {
         object: ObjectRef,
         intent: u64,
         try_number: u64,
+        source: Source,
     },
     Uploaded {
         site: usize,
@@ -306,8 +341,8 @@ impl World {
             Occurrence::RpcArrives(rpc) => self.rpc_arrives(rpc),
             Occurrence::RpcAnswered(rpc, result) => self.rpc_answered(rpc, result),
             Occurrence::RpcExpires(rpc) => self.rpc_answered(rpc, Err("no answer".to_owned())),
-            Occurrence::Downloaded { site, process, object, intent, try_number } => {
-                self.downloaded(site, process, (object, intent), try_number);
+            Occurrence::Downloaded { site, process, object, intent, try_number, source } => {
+                self.downloaded(site, process, (object, intent), (try_number, source));
             }
             Occurrence::Uploaded { site, process, transfer, object, try_number } => {
                 self.uploaded(site, process, (transfer, object), try_number);

@@ -209,3 +209,24 @@ fn e6_two_agents_with_one_identity_are_both_put_in_quarantine() {
     assert_eq!(sight.sites, [SiteState::Quarantined]);
     assert!(sight.gave_up.iter().all(Option::is_some), "{:?}", sight.gave_up);
 }
+
+#[test]
+fn what_another_site_has_comes_straight_from_it() {
+    succeeds(Scenario { direct: Some(0), ..quiet(FAN) }, 4, 3);
+}
+
+#[test]
+fn c1_a_link_between_sites_that_breaks_in_the_middle_of_a_fetch_leaves_the_bucket() {
+    for seed in 0..20 {
+        let ending = run(Scenario { direct: Some(700), seed, ..quiet(FAN) });
+        assert!(ending.states.iter().all(|state| *state == RunState::Succeeded), "seed {seed}: {:?}", ending.states);
+    }
+}
+
+#[test]
+fn c1_links_between_sites_break_beside_everything_else_that_can_go_wrong() {
+    for seed in 0..40 {
+        let drawn = Scenario::drawn(seed);
+        run(Scenario { direct: Some(200), sites: drawn.sites.min(6), ..drawn });
+    }
+}

@@ -1,7 +1,5 @@
 //! Objects that go from one site straight to another.
 
-use std::net::SocketAddr;
-
 use atoll_model::id::{AgentId, ObjectId, SiteId};
 use storage_sync_core::{Holder, Plan, Reach};
 
@@ -19,7 +17,7 @@ impl ControlPlane {
     }
 
     /// What is dispatched from now on may count on it.
-    pub(crate) fn advertise(&mut self, agent: AgentId, addresses: Vec<SocketAddr>) -> Result<Response, Rejection> {
+    pub(crate) fn advertise(&mut self, agent: AgentId, addresses: Vec<String>) -> Result<Response, Rejection> {
         let site = self.trusted_site(agent)?;
         self.direct.advertise(site, addresses);
         Ok(Response::Done)

@@ -1,7 +1,5 @@
 //! Objects that go from one site straight to another.
 
-use std::net::SocketAddr;
-
 use atoll_model::id::{AgentId, RunId};
 use atoll_model::session::{DirectShare, Report};
 
@@ -16,11 +14,11 @@ fn agent(world: &World, site: &str) -> AgentId {
     world.agents[site].id
 }
 
-fn address() -> SocketAddr {
-    ([10, 0, 0, 1], 7_433).into()
+fn address() -> String {
+    "10.0.0.1:7433".to_owned()
 }
 
-fn advertise(world: &mut World, site: &str, addresses: Vec<SocketAddr>) {
+fn advertise(world: &mut World, site: &str, addresses: Vec<String>) {
     let agent = agent(world, site);
     assert_eq!(world.ask(Request::Advertise { agent, addresses }), Ok(Response::Done));
 }

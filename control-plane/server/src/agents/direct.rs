@@ -28,9 +28,10 @@ impl Agents {
         agent: AgentId,
         request: &AdvertiseRequest,
     ) -> Result<AdvertiseResponse, Status> {
-        let read = |text: &String| text.parse().map_err(|_| Status::invalid_argument("an address is IP and port"));
-        let addresses: Vec<SocketAddr> =
-            request.addresses.iter().take(ADDRESSES_MAX).map(read).collect::<Result<_, _>>()?;
+        let addresses: Vec<String> = request.addresses.iter().take(ADDRESSES_MAX).cloned().collect();
+        if addresses.iter().any(|address| address.parse::<SocketAddr>().is_err()) {
+            return Err(Status::invalid_argument("an address is IP and port"));
+        }
         let request = Request::Advertise { agent, addresses };
         self.0.handle.request(request).await.map_err(of_rejection)?;
         Ok(AdvertiseResponse {})
@@ -73,10 +74,6 @@ impl Agents {
             tracing::error!(%error, "a ticket cannot be signed");
             Status::internal("a ticket cannot be signed; the server's log says why")
         })?;
-        Ok(Offer {
-            holder: Some(holder.agent.into()),
-            addresses: holder.addresses.iter().map(SocketAddr::to_string).collect(),
-            ticket: signed.to_bytes().into(),
-        })
+        Ok(Offer { holder: Some(holder.agent.into()), addresses: holder.addresses, ticket: signed.to_bytes().into() })
     }
 }
