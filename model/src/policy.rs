@@ -6,6 +6,7 @@ mod parse;
 mod schema;
 mod selector;
 mod selector_text;
+mod site;
 
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -16,6 +17,7 @@ pub use self::glob::matches as glob_matches;
 pub use self::parse::parse;
 pub use self::schema::policy_schema;
 pub use self::selector::{Attribute, AttributeKind, Attributes, Comparison, Literal, Location, Selector, Truth};
+pub use self::site::{SiteMatch, SitePolicy, SiteRule, WorkKind};
 use crate::diagnostic::Place;
 use crate::placement::{Labels, PushMode};
 

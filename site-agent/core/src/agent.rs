@@ -193,7 +193,8 @@ impl Agent {
     /// Why the site takes no new work, if it does not (E1).
     pub(crate) fn closed(&self) -> Option<String> {
         let full = self.measured.capacity.disk_free_bytes < self.config.disk_free_bytes_min;
-        self.measured.closed.clone().or_else(|| full.then(|| "the disk of the site is full".to_owned()))
+        let closed = self.measured.closed.clone().or_else(|| full.then(|| "the disk of the site is full".to_owned()));
+        closed.or_else(|| self.config.policy.refuses_growth(self.measured.store_bytes))
     }
 
     fn begin(&mut self, Found { attempts: found, arrivals }: Found, step: &mut Step) {

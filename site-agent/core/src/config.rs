@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use atoll_model::id::{AgentId, JournalId};
+use atoll_model::policy::SitePolicy;
 use atoll_model::resources::Capacity;
 use atoll_model::time::Timestamp;
 
@@ -21,6 +22,8 @@ pub struct Config {
     pub outbox_bytes_max: u64,
     /// Once the store has less room than this, the site takes no new work (E1).
     pub disk_free_bytes_min: u64,
+    /// What the site's administrator lets the control plane have.
+    pub policy: SitePolicy,
 }
 
 /// A start of the machine. Leases outlive an agent's process within it, and never beyond: the clock that they run by

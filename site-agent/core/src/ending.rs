@@ -257,6 +257,7 @@ impl Agent {
         if !seals.is_empty() {
             step.commands.push(Command::DropSealed { seals });
         }
+        self.withhold(key, &ended.outputs, ended.logs, step);
         let Ended { started_at, finished_at, outcome, outputs, usage, logs } = ended;
         let element = Box::new(FinishedElement {
             element: execution.element,

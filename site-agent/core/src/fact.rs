@@ -105,4 +105,9 @@ pub enum Fact {
         session: Duration,
         work: Duration,
     },
+    /// The site's own policy keeps these objects here, for this reason; whoever derives from them inherits it.
+    Withheld {
+        objects: Vec<ObjectId>,
+        reason: String,
+    },
 }

@@ -11,6 +11,7 @@
 //! - Every accepted element is ready, waits, was asked for, is active, or is over; what is over is reported once, or was
 //!   forgotten by the control plane.
 //! - No execution is reported as succeeded before those are whose outputs it read.
+//! - What the site's own policy withholds, and what was derived from it, is never pushed, whoever asks.
 
 mod agent;
 pub mod command;
@@ -18,6 +19,7 @@ mod config;
 mod ending;
 pub mod event;
 mod fact;
+mod policy;
 mod queue;
 mod readiness;
 mod report;

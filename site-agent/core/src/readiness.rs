@@ -37,6 +37,9 @@ impl Agent {
         if let Some(reason) = self.closed() {
             return Readiness::Doomed(NotStartedReason::Closed, reason);
         }
+        if let Some(reason) = self.config.policy.refuses_run(template) {
+            return Readiness::Doomed(NotStartedReason::Closed, reason);
+        }
         let work = needs_room(template).then(|| Cost::from(&template.resources));
         if work.is_some_and(|cost| !self.room.could_fit(cost)) {
             return Readiness::Doomed(NotStartedReason::Impossible, "it asks for more than the site has".to_owned());
@@ -94,6 +97,14 @@ impl Agent {
             }
         }
         Ok(pending)
+    }
+
+    /// The objects that are known of an input.
+    pub(crate) fn visit_input(&self, binding: &Binding, visit: &mut dyn FnMut(ObjectId)) {
+        match self.source(binding, true) {
+            Source::Value(value) => value.visit_objects(&mut |object| visit(object.id)),
+            Source::Sealed(_) | Source::Waits(_) | Source::Doomed(..) => {}
+        }
     }
 
     fn source<'a>(&'a self, binding: &'a Binding, committed: bool) -> Source<'a> {

@@ -383,7 +383,11 @@ impl Agent {
             // One that is over cannot be cancelled. One that was cancelled before it was heard of is begun all the same:
             // whoever begins it tells of its end.
             pushes.retain(|(transfer, _)| self.state.pushes.contains_key(transfer));
-            step.commands.extend(pushes.into_iter().map(|(_, command)| command));
+            for (transfer, command) in pushes {
+                if !self.refuse_push(transfer, step) {
+                    step.commands.push(command);
+                }
+            }
         }
         self.send(AgentBody::Acknowledge, step);
     }

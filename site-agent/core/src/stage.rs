@@ -223,6 +223,9 @@ impl Agent {
         let transfers: Vec<TransferId> = self.state.pushes.keys().copied().collect();
         self.stage.resumed.extend(&transfers);
         for transfer in transfers {
+            if self.refuse_push(transfer, step) {
+                continue;
+            }
             step.commands.push(Command::Push { transfer, object: self.state.pushes[&transfer].object });
             if self.state.pushes[&transfer].cancelled {
                 step.commands.push(Command::CancelPush { transfer });

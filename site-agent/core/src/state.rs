@@ -35,6 +35,8 @@ pub struct Snapshot {
     pub(crate) pushes: BTreeMap<TransferId, PushOrder>,
     pub(crate) outbox: Outbox,
     pub(crate) lease: Lease,
+    /// Objects that do not leave the site, each with the first reason that was found for it.
+    pub(crate) withheld: BTreeMap<ObjectId, String>,
 }
 
 /// Leases as they were last noted, in time since a start of the machine.
@@ -189,6 +191,11 @@ impl Snapshot {
             Fact::ReportsWanted { after } => self.outbox.rewind(*after),
             Fact::LeaseNoted { boot, session, work } => {
                 self.lease = Lease { boot: *boot, session: *session, work: *work };
+            }
+            Fact::Withheld { objects, reason } => {
+                for object in objects {
+                    self.withheld.entry(*object).or_insert_with(|| reason.clone());
+                }
             }
         }
     }

@@ -78,6 +78,7 @@ impl SimulatedAgent {
             capacity: CAPACITY,
             outbox_bytes_max: u64::MAX,
             disk_free_bytes_min: 0,
+            policy: Default::default(),
         };
         let (sender, happened) = mpsc::channel(EVENTS_MAX);
         let (link, handle) = Link::of(self.0, sender, Arc::new(NoLogs));

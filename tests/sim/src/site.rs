@@ -128,6 +128,7 @@ impl World {
             capacity: site.capacity.clone(),
             outbox_bytes_max: 1 << 30,
             disk_free_bytes_min: 1 << 30,
+            policy: Default::default(),
         }
     }
 

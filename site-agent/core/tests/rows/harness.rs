@@ -6,6 +6,7 @@ use atoll_model::elements::ElementSet;
 use atoll_model::id::{
     AgentId, Attempt, CommandSeq, Epoch, ExecutionId, JournalId, ObjectId, ReportSeq, RunId, StepIndex,
 };
+use atoll_model::policy::SitePolicy;
 use atoll_model::resources::{Capacity, Resources};
 use atoll_model::session::{
     AgentBody, AgentFrame, Binding, BindingSource, ControlBody, ControlFrame, Credits, Dispatch, DispatchElements,
@@ -27,6 +28,7 @@ pub(crate) struct Site {
     pub(crate) commands: Vec<Command>,
     pub(crate) now: Timestamp,
     pub(crate) epoch: u64,
+    policy: SitePolicy,
     next_command: u64,
     boots: u64,
 }
@@ -41,6 +43,7 @@ pub(crate) fn config() -> Config {
         capacity: Capacity { cpu_millis: 2_000, memory_bytes: 1 << 30, disk_free_bytes: 1 << 40 },
         outbox_bytes_max: 1 << 30,
         disk_free_bytes_min: 1 << 30,
+        policy: Default::default(),
     }
 }
 
@@ -51,9 +54,10 @@ impl Site {
 
     pub(crate) fn with(config: Config) -> Self {
         let now = Timestamp(1_000_000_000);
+        let policy = config.policy.clone();
         let (agent, step) = Agent::recover(config, None, [], Found::default(), now);
         let (facts, commands) = (Vec::new(), Vec::new());
-        let mut site = Self { agent, facts, commands, now, epoch: 0, next_command: 1, boots: 0 };
+        let mut site = Self { agent, facts, commands, now, epoch: 0, policy, next_command: 1, boots: 0 };
         site.perform(step);
         site
     }
@@ -97,7 +101,8 @@ impl Site {
 
     /// As [`Self::restart`], on a machine that was perhaps started anew.
     pub(crate) fn restart_in(&mut self, boot: Boot, found: Found) {
-        let config = || Config { boot, ..config() };
+        let policy = self.policy.clone();
+        let config = || Config { boot, policy: policy.clone(), ..config() };
         let facts: Vec<Fact> =
             self.facts.iter().map(|fact| postcard::from_bytes(&postcard::to_stdvec(fact).unwrap()).unwrap()).collect();
         let (replayed, _) = Agent::recover(config(), None, facts.clone(), found.clone(), self.now);

@@ -7,4 +7,5 @@ mod data;
 mod executions;
 mod harness;
 mod link;
+mod policy;
 mod restarts;

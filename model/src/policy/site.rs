@@ -1,0 +1,193 @@
+//! The policy of a site's own administrator: what may run there, what may leave it, how much of the machine may be used.
+//! The site's agent enforces it, whatever the control plane asks for.
+
+use serde::{Deserialize, Serialize};
+
+use super::glob_matches;
+use crate::diagnostic::{Diagnostic, Place};
+use crate::limits::WORKFLOW_BYTES_MAX;
+use crate::reading::Report;
+use crate::session::{StepTemplate, TemplateWork};
+use crate::units::parse_size;
+use crate::yaml::{Kind, Node};
+
+/// What the administrator of a site has written. An empty one allows everything.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct SitePolicy {
+    pub file: String,
+    /// What may run; the first rule that matches decides.
+    pub run: Vec<SiteRule>,
+    /// What may leave; the first rule that matches decides.
+    pub leave: Vec<SiteRule>,
+    /// Bytes that the store may hold, and where the file says so.
+    pub disk: Option<(u64, Place)>,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct SiteRule {
+    pub refuses: bool,
+    pub matches: SiteMatch,
+    pub place: Place,
+}
+
+/// All parts that are given must hold. Names are patterns: `*` is any text, `?` any character.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct SiteMatch {
+    pub workflow: Option<String>,
+    pub step: Option<String>,
+    /// Matches outputs only, never a log or an execution.
+    pub output: Option<String>,
+    /// Matches only what a step takes in from this path of the machine.
+    pub path: Option<String>,
+    pub work: Vec<WorkKind>,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+pub enum WorkKind {
+    Script,
+    Action,
+    Import,
+}
+
+impl SitePolicy {
+    /// Reads the administrator's file.
+    ///
+    /// # Errors
+    /// Everything that is wrong with it, in the order of the file.
+    pub fn parse(file: &str, source: &str) -> Result<Self, Vec<Diagnostic>> {
+        let mut report = Report::new(file);
+        let policy = report.yaml(source, WORKFLOW_BYTES_MAX).map(|root| read(&mut report, file, &root));
+        match policy {
+            Some(policy) if report.is_empty() => Ok(policy),
+            Some(_) | None => Err(report.into_diagnostics()),
+        }
+    }
+
+    /// Why executions of the step may not run here.
+    pub fn refuses_run(&self, template: &StepTemplate) -> Option<String> {
+        let rule = decide(&self.run, template, None)?;
+        Some(format!("the site's own policy does not let it run ({})", self.cite(rule.place)))
+    }
+
+    /// Why an output of the step may not leave the site.
+    pub fn refuses_output(&self, template: &StepTemplate, output: &str) -> Option<String> {
+        decide(&self.leave, template, Some(output)).map(|rule| self.leaving(rule))
+    }
+
+    /// Why what the step writes to its logs may not leave: because they may show what an output holds that may not.
+    pub fn refuses_logs(&self, template: &StepTemplate) -> Option<String> {
+        let outputs = template.outputs.iter().map(|output| Some(output.name.as_str()));
+        std::iter::once(None)
+            .chain(outputs)
+            .find_map(|output| decide(&self.leave, template, output))
+            .map(|rule| self.leaving(rule))
+    }
+
+    /// Why the store may not grow any more.
+    pub fn refuses_growth(&self, store_bytes: u64) -> Option<String> {
+        let (most, place) = self.disk.filter(|(most, _)| store_bytes >= *most)?;
+        let (most, used) = (crate::units::format_size(most), crate::units::format_size(store_bytes));
+        Some(format!("the site's own policy gives {most} of disk ({}), and {used} are used", self.cite(place)))
+    }
+
+    fn leaving(&self, rule: &SiteRule) -> String {
+        format!("the site's own policy does not let it leave ({})", self.cite(rule.place))
+    }
+
+    fn cite(&self, place: Place) -> String {
+        format!("{}:{}", self.file, place.line)
+    }
+}
+
+/// The rule that refuses, if the first that matches does.
+fn decide<'a>(rules: &'a [SiteRule], template: &StepTemplate, output: Option<&str>) -> Option<&'a SiteRule> {
+    rules.iter().find(|rule| rule.matches(template, output)).filter(|rule| rule.refuses)
+}
+
+impl SiteRule {
+    fn matches(&self, template: &StepTemplate, output: Option<&str>) -> bool {
+        let matches = &self.matches;
+        let (kind, path) = match &template.work {
+            TemplateWork::Script(_) => (Some(WorkKind::Script), None),
+            TemplateWork::Command { .. } => (Some(WorkKind::Action), None),
+            TemplateWork::Import { path, .. } => (Some(WorkKind::Import), Some(path.as_str())),
+            TemplateWork::Null => (None, None),
+        };
+        let named = |pattern: &Option<String>, name: &str| pattern.as_deref().is_none_or(|p| glob_matches(p, name));
+        named(&matches.workflow, &template.workflow)
+            && named(&matches.step, &template.step_name)
+            && (matches.work.is_empty() || kind.is_some_and(|kind| matches.work.contains(&kind)))
+            && matches.output.as_deref().is_none_or(|p| output.is_some_and(|output| glob_matches(p, output)))
+            && matches.path.as_deref().is_none_or(|p| path.is_some_and(|path| self.matches_path(p, path)))
+    }
+
+    /// A path that is written in a roundabout way is taken for what is refused, and not for what is allowed.
+    fn matches_path(&self, pattern: &str, path: &str) -> bool {
+        let is_plain = path.starts_with('/') && path[1..].split('/').all(|part| !matches!(part, "" | "." | ".."));
+        if is_plain { glob_matches(pattern, path) } else { self.refuses }
+    }
+}
+
+fn read(report: &mut Report, file: &str, root: &Node) -> SitePolicy {
+    let fields = report.fields(root, "a site's policy", &["run", "leave", "limits"]);
+    let mut rules = |name: &str, known: &[&str]| match fields.get(name) {
+        Some(node) => read_rules(report, node, name, known),
+        None => Vec::new(),
+    };
+    let run = rules("run", &["workflow", "step", "work", "path"]);
+    let leave = rules("leave", &["workflow", "step", "output", "work", "path"]);
+    let disk = fields.get("limits").and_then(|node| {
+        let limits = report.fields(node, "`limits`", &["disk"]);
+        let disk = limits.get("disk")?;
+        let bytes = report.parsed_with(disk, "`disk`", |text| parse_size(text).map_err(|error| error.to_string()))?;
+        Some((bytes, disk.place))
+    });
+    SitePolicy { file: file.to_owned(), run, leave, disk }
+}
+
+fn read_rules(report: &mut Report, node: &Node, name: &str, known: &[&str]) -> Vec<SiteRule> {
+    let Kind::Sequence(items) = &node.kind else {
+        let help = Some("begin each rule with `- allow:` or `- refuse:`".to_owned());
+        report.error(node.place, format!("`{name}` is a list of rules, not {}", node.described()), help);
+        return Vec::new();
+    };
+    let mut rules = Vec::new();
+    for item in items {
+        let fields = report.fields(item, "a rule", &["allow", "refuse"]);
+        let (refuses, node) = match (fields.get("allow"), fields.get("refuse")) {
+            (Some(node), None) => (false, node),
+            (None, Some(node)) => (true, node),
+            (Some(_), Some(_)) | (None, None) => {
+                let help = Some("write `- refuse: { … }`, or `- refuse: {}` for everything".to_owned());
+                report.error(item.place, "a rule either allows or refuses", help);
+                continue;
+            }
+        };
+        let matches = read_match(report, node, known);
+        rules.push(SiteRule { refuses, matches, place: item.place });
+    }
+    rules
+}
+
+fn read_match(report: &mut Report, node: &Node, known: &[&str]) -> SiteMatch {
+    let fields = report.fields(node, "what a rule matches", known);
+    let mut text = |name: &str| fields.get(name).and_then(|node| report.text(node, name)).map(str::to_owned);
+    let (workflow, step, output, path) = (text("workflow"), text("step"), text("output"), text("path"));
+    if let (Some(path), Some(node)) = (&path, fields.get("path"))
+        && !path.starts_with('/')
+    {
+        report.error(node.place, "`path` begins with `/`", None);
+    }
+    let kinds = [("script", WorkKind::Script), ("action", WorkKind::Action), ("import", WorkKind::Import)];
+    let mut work = Vec::new();
+    if let Some(node) = fields.get("work") {
+        match &node.kind {
+            Kind::Sequence(items) => work.extend(items.iter().filter_map(|item| report.word(item, "`work`", &kinds))),
+            Kind::Scalar { .. } | Kind::Mapping(_) => work.extend(report.word(node, "`work`", &kinds)),
+        }
+        if work.is_empty() && report.is_empty() {
+            report.error(node.place, "`work` names no kind of work", None);
+        }
+    }
+    SiteMatch { workflow, step, output, path, work }
+}

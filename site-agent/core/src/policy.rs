@@ -1,0 +1,96 @@
+//! What the site's administrator lets the control plane have: what may run, and what may leave.
+
+use std::collections::BTreeMap;
+
+use atoll_model::id::{Attempt, ExecutionId, ObjectId, TransferId};
+use atoll_model::session::{Logs, PushFailure, Report, StepTemplate};
+use atoll_model::value::Value;
+
+use crate::agent::{Agent, Step};
+use crate::fact::Fact;
+use crate::readiness::bindings;
+use crate::state::{AttemptKey, Terms};
+
+/// Said of what ran before the journal was lost: its step is not known, so no rule can be shown to allow it.
+const UNKNOWN_STEP: &str = "the site's own policy has rules on what may leave, and its step is not known any more";
+
+impl Agent {
+    /// Why the object may not leave the site in any way: pushed, handed to another agent, or read as a log.
+    pub fn withheld(&self, object: ObjectId) -> Option<&str> {
+        self.state.withheld.get(&object).map(String::as_str)
+    }
+
+    /// Everything that may not leave, as it was decided so far.
+    pub fn all_withheld(&self) -> impl Iterator<Item = (ObjectId, &str)> {
+        self.state.withheld.iter().map(|(object, reason)| (*object, reason.as_str()))
+    }
+
+    /// Why what the attempt writes may not be read from elsewhere, while it is running too.
+    pub fn withheld_logs(&self, execution: ExecutionId, attempt: Attempt) -> Option<String> {
+        let active = self.state.active.get(&(execution, attempt))?;
+        self.reason_for_logs(&(execution, attempt), active.terms.as_ref())
+    }
+
+    /// Ends a push of what may not leave; whether it was one.
+    pub(crate) fn refuse_push(&mut self, transfer: TransferId, step: &mut Step) -> bool {
+        let Some(object) = self.state.pushes.get(&transfer).map(|push| push.object) else { return false };
+        let Some(message) = self.state.withheld.get(&object.id).cloned() else { return false };
+        let report = Report::PushFailed { transfer, object, reason: PushFailure::Refused, message };
+        self.end_push(transfer, report, step);
+        true
+    }
+
+    /// Remembers which outputs and logs of an attempt that ends now may not leave.
+    pub(crate) fn withhold(&mut self, key: AttemptKey, outputs: &[Value], logs: Logs, step: &mut Step) {
+        let terms = self.state.active.get(&key).and_then(|active| active.terms.clone());
+        let mut found: BTreeMap<String, Vec<ObjectId>> = BTreeMap::new();
+        if let Some(reason) = self.reason_for_logs(&key, terms.as_ref()) {
+            let logs = [logs.stdout, logs.stderr].into_iter().flatten().map(|log| log.id);
+            found.entry(reason).or_default().extend(logs);
+        }
+        if let Some((template, terms)) = terms.as_ref().and_then(|terms| Some((self.template_of(&key, terms)?, terms)))
+        {
+            let inherited = self.inherited(template, terms);
+            for (declared, value) in template.outputs.iter().zip(outputs) {
+                let own = || self.config.policy.refuses_output(template, &declared.name);
+                let Some(reason) = inherited.clone().or_else(own) else { continue };
+                value.visit_objects(&mut |object| found.entry(reason.clone()).or_default().push(object.id));
+            }
+        }
+        for (reason, mut objects) in found {
+            objects.retain(|object| !self.state.withheld.contains_key(object));
+            if !objects.is_empty() {
+                self.decide(step, Fact::Withheld { objects, reason });
+            }
+        }
+    }
+
+    fn reason_for_logs(&self, key: &AttemptKey, terms: Option<&Terms>) -> Option<String> {
+        let known = terms.and_then(|terms| Some((self.template_of(key, terms)?, terms)));
+        let Some((template, terms)) = known else {
+            let any = self.config.policy.leave.iter().any(|rule| rule.refuses);
+            return any.then(|| UNKNOWN_STEP.to_owned());
+        };
+        self.inherited(template, terms).or_else(|| self.config.policy.refuses_logs(template))
+    }
+
+    fn template_of(&self, (execution, _): &AttemptKey, terms: &Terms) -> Option<&StepTemplate> {
+        self.state.template((execution.run, execution.step), terms.template).map(AsRef::as_ref)
+    }
+
+    /// Why what is derived from the inputs stays, if any of them does.
+    fn inherited(&self, template: &StepTemplate, terms: &Terms) -> Option<String> {
+        if self.state.withheld.is_empty() {
+            return None;
+        }
+        let mut reason = None;
+        for binding in bindings(template, terms) {
+            self.visit_input(binding, &mut |object| {
+                if let (None, Some(found)) = (&reason, self.withheld(object)) {
+                    reason = Some(found.to_owned());
+                }
+            });
+        }
+        reason
+    }
+}
