@@ -31,6 +31,14 @@ impl Agent {
         self.reason_for_logs(&(execution, attempt), active.terms.as_ref())
     }
 
+    /// Attempts whose logs may not be read from elsewhere, of all that may have a process.
+    pub fn all_withheld_logs(&self) -> impl Iterator<Item = (ExecutionId, Attempt, String)> {
+        self.state.active.iter().filter_map(|((execution, attempt), active)| {
+            let reason = self.reason_for_logs(&(*execution, *attempt), active.terms.as_ref())?;
+            Some((*execution, *attempt, reason))
+        })
+    }
+
     /// Ends a push of what may not leave; whether it was one.
     pub(crate) fn refuse_push(&mut self, transfer: TransferId, step: &mut Step) -> bool {
         let Some(object) = self.state.pushes.get(&transfer).map(|push| push.object) else { return false };
@@ -66,6 +74,9 @@ impl Agent {
     }
 
     fn reason_for_logs(&self, key: &AttemptKey, terms: Option<&Terms>) -> Option<String> {
+        if self.config.policy.leave.is_empty() && self.state.withheld.is_empty() {
+            return None;
+        }
         let known = terms.and_then(|terms| Some((self.template_of(key, terms)?, terms)));
         let Some((template, terms)) = known else {
             let any = self.config.policy.leave.iter().any(|rule| rule.refuses);

@@ -25,6 +25,7 @@ use crate::logs::Logs;
 use crate::shim::log::boot_id;
 use crate::shim::make_private;
 use crate::telemetry::{self, Meters, Traces};
+use crate::withheld::Withheld;
 use crate::{IDENTITY, lock, measure};
 
 /// Bytes of one log that are kept.
@@ -50,7 +51,8 @@ pub(crate) async fn run(config: Config, shutdown: CancellationToken) -> anyhow::
         None => None,
     };
     let running = Running::start(&config, &meters)?;
-    let Running { link, happened, inbox, driver, executor, executing, store, tasks, traces, failed, direct } = running;
+    let Running { link, happened, inbox, driver, executor, executing, store, tasks, traces, failed, direct, withheld } =
+        running;
     let mut joined = tokio::task::spawn_blocking(move || driver.join());
     let stopping = CancellationToken::new();
     let measuring =
@@ -61,7 +63,7 @@ pub(crate) async fn run(config: Config, shutdown: CancellationToken) -> anyhow::
     if let Some(listener) = metrics {
         tasks.spawn(telemetry::serve(listener, Arc::clone(&meters), stopping.clone()));
     }
-    let listening = direct.0.start(&config, &store, &inbox, &meters).await?;
+    let listening = direct.0.start(&config, &store, &inbox, &meters, &withheld).await?;
     let listens_at = listening.as_ref().map(|listening| listening.address);
     tasks.spawn(direct.0.advertise(direct.1, listens_at, config.clone(), stopping.clone()));
     let traced = traces.map(|traces| tasks.spawn(traces.run()));
@@ -115,6 +117,7 @@ struct Running {
     traces: Option<Traces>,
     failed: CancellationToken,
     direct: (Direct, LinkCredentials),
+    withheld: Withheld,
 }
 
 impl Running {
@@ -124,7 +127,8 @@ impl Running {
         let (inbox, inputs) = Inbox::new();
         let (link_events, happened) = mpsc::channel(LINK_EVENTS_MAX);
         let places = local::LogPlaces::default();
-        let logs = Arc::new(Logs { store: store.clone(), places: Arc::clone(&places) });
+        let withheld = Withheld::new(store.clone());
+        let logs = Arc::new(Logs { store: store.clone(), places: Arc::clone(&places), withheld: withheld.clone() });
         let options = LinkOptions {
             directory: data_dir.join(IDENTITY),
             server: config.server.clone(),
@@ -176,10 +180,17 @@ impl Running {
             tasks: tasks.clone(),
             running: crate::driver::Running::default(),
             meters: Arc::clone(meters),
+            withheld: withheld.clone(),
         };
-        let driver = Driver::start(Beginning { agent, step, clock }, inputs, journal, checkpoint_bytes, performer)?;
+        let driver = Driver::start(
+            Beginning { agent, step, clock, withheld: withheld.clone() },
+            inputs,
+            journal,
+            checkpoint_bytes,
+            performer,
+        )?;
         let direct = (direct, credentials);
-        Ok(Self { link, happened, inbox, driver, executor, executing, store, tasks, traces, failed, direct })
+        Ok(Self { link, happened, inbox, driver, executor, executing, store, tasks, traces, failed, direct, withheld })
     }
 }
 
@@ -213,6 +224,7 @@ fn core_config(config: &Config, identity: &Identity, new_journal: JournalId, boo
         capacity: measure::capacity(config),
         outbox_bytes_max: OUTBOX_BYTES_MAX,
         disk_free_bytes_min: DISK_FREE_BYTES_MIN,
+        policy: config.policy.clone(),
     }
 }
 

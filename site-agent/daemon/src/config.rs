@@ -5,7 +5,9 @@ use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::str::FromStr;
 
+use atoll_model::diagnostic::Diagnostic;
 use atoll_model::id::SiteName;
+use atoll_model::policy::SitePolicy;
 use serde::{Deserialize, Deserializer};
 
 /// What an agent is told by its administrator.
@@ -20,6 +22,8 @@ pub struct Config {
     /// Bytes of memory offered to work; nine tenths of the machine's if nothing.
     pub memory_bytes: Option<u64>,
     pub labels: BTreeMap<String, String>,
+    /// What the site's administrator lets the control plane have; everything unless given.
+    pub policy: SitePolicy,
     /// Folders below which a workflow may take files of this machine into the store. None unless given.
     pub imports: Vec<PathBuf>,
     pub journal: JournalBackend,
@@ -93,6 +97,8 @@ pub struct Overrides {
     #[serde(deserialize_with = "deserialize_bytes")]
     pub memory: Option<u64>,
     pub labels: BTreeMap<String, String>,
+    /// The file of the site's policy.
+    pub policy: Option<PathBuf>,
     pub imports: Option<Vec<PathBuf>>,
     pub journal: Option<JournalBackend>,
     pub metrics_listen: Option<SocketAddr>,
@@ -121,6 +127,8 @@ pub enum ConfigError {
     RelativePath(PathBuf),
     #[error("cpus = {0}: an agent offers at least a hundredth of a CPU, and at most 4,000,000")]
     Cpus(f64),
+    #[error("{}", lines(.0))]
+    Policy(Vec<Diagnostic>),
     #[error("no data directory is given, and there is no HOME to put it in")]
     NoHome,
 }
@@ -156,6 +164,7 @@ impl Config {
             cpu_millis,
             memory_bytes: said.memory,
             labels: said.labels,
+            policy: said.policy.as_deref().map(read_policy).transpose()?.unwrap_or_default(),
             imports,
             journal: said.journal.unwrap_or_default(),
             metrics_listen: said.metrics_listen,
@@ -179,6 +188,7 @@ impl Config {
             cpu_millis: None,
             memory_bytes: None,
             labels: BTreeMap::new(),
+            policy: SitePolicy::default(),
             imports: Vec::new(),
             journal: JournalBackend::default(),
             metrics_listen: None,
@@ -221,6 +231,7 @@ impl Overrides {
             cpus: parsed(variable, "CPUS", |text| text.parse().map_err(|_| "not a number".to_owned()))?,
             memory: parsed(variable, "MEMORY", parse_bytes)?,
             labels: parsed(variable, "LABELS", parse_labels)?.unwrap_or_default(),
+            policy: parsed(variable, "POLICY", |text| Ok(PathBuf::from(text)))?,
             imports: parsed(variable, "IMPORTS", |text| Ok(std::env::split_paths(text).collect()))?,
             journal: parsed(variable, "JOURNAL", str::parse)?,
             metrics_listen: parsed(variable, "METRICS_LISTEN", |text| {
@@ -251,6 +262,7 @@ impl Overrides {
             cpus: later.cpus.or(self.cpus),
             memory: later.memory.or(self.memory),
             labels: self.labels,
+            policy: later.policy.or(self.policy),
             imports: later.imports.or(self.imports),
             journal: later.journal.or(self.journal),
             metrics_listen: later.metrics_listen.or(self.metrics_listen),
@@ -266,6 +278,15 @@ impl Overrides {
             shim_program: later.shim_program.or(self.shim_program),
         }
     }
+}
+
+fn read_policy(path: &Path) -> Result<SitePolicy, ConfigError> {
+    let text = std::fs::read_to_string(path).map_err(|source| ConfigError::Read { path: path.to_owned(), source })?;
+    SitePolicy::parse(&path.display().to_string(), &text).map_err(ConfigError::Policy)
+}
+
+fn lines(diagnostics: &[Diagnostic]) -> String {
+    diagnostics.iter().map(ToString::to_string).collect::<Vec<_>>().join("\n")
 }
 
 fn default_data_dir(variable: &dyn Fn(&str) -> Option<String>) -> Result<PathBuf, ConfigError> {

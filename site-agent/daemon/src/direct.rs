@@ -18,6 +18,7 @@ use crate::config::Config;
 use crate::driver::Inbox;
 use crate::link::{Identity, LinkCredentials};
 use crate::telemetry::Meters;
+use crate::withheld::Withheld;
 
 /// Before an answer that did not come is asked for again.
 const ADVERTISE_AGAIN: Duration = Duration::from_secs(10);
@@ -56,9 +57,15 @@ impl Direct {
         store: &SiteStore,
         inbox: &Inbox,
         meters: &Arc<Meters>,
+        withheld: &Withheld,
     ) -> anyhow::Result<Option<Listening>> {
         let Some(address) = config.direct_listen else { return Ok(None) };
-        let gate = Gate { to: config.direct_to.clone(), inbox: Mutex::new(inbox.clone()), meters: Arc::clone(meters) };
+        let gate = Gate {
+            to: config.direct_to.clone(),
+            inbox: Mutex::new(inbox.clone()),
+            meters: Arc::clone(meters),
+            withheld: withheld.clone(),
+        };
         let serving = Serving::new(store.clone(), self.agent, self.tls.clone(), Arc::new(gate), config.direct_rate);
         let listening = listen(serving, address).await.context("other agents cannot be listened for")?;
         tracing::info!(address = %listening.address, "other agents may ask here for objects");
@@ -129,6 +136,7 @@ struct Gate {
     to: Option<Vec<SiteName>>,
     inbox: Mutex<Inbox>,
     meters: Arc<Meters>,
+    withheld: Withheld,
 }
 
 impl std::fmt::Debug for Gate {
@@ -138,7 +146,10 @@ impl std::fmt::Debug for Gate {
 }
 
 impl Host for Gate {
-    fn admit(&self, to: &SiteName, _: ObjectRef) -> Result<(), String> {
+    fn admit(&self, to: &SiteName, object: ObjectRef) -> Result<(), String> {
+        if let Some(reason) = self.withheld.object(object.id) {
+            return Err(reason.to_string());
+        }
         match &self.to {
             Some(sites) if !sites.contains(to) => {
                 Err(format!("the configuration of this site's agent (direct_to) does not name {to}"))

@@ -20,6 +20,7 @@ use storage_sync_journal::{Backend, Journal, OpenError, Options, open, set_aside
 
 use crate::clock::{Clock, wall_clock};
 use crate::config::JournalBackend;
+use crate::withheld::Withheld;
 
 pub(crate) use perform::{Performer, Running, direct_share};
 
@@ -135,6 +136,7 @@ pub(crate) struct Beginning {
     /// What recovery has decided.
     pub(crate) step: Step,
     pub(crate) clock: Clock,
+    pub(crate) withheld: Withheld,
 }
 
 impl Driver {
@@ -178,7 +180,9 @@ impl Recovered {
 }
 
 fn run(beginning: Beginning, inputs: &Receiver<Input>, batches: &SyncSender<Batch>, wanted: &AtomicBool) {
-    let Beginning { mut agent, step, clock } = beginning;
+    let Beginning { mut agent, step, clock, withheld } = beginning;
+    withheld.recover(&agent);
+    withheld.hear(&agent, &step);
     let mut batch = Batch { bytes: Vec::new(), commands: Vec::new(), snapshot: None };
     let mut finished = VecDeque::new();
     add(step, &mut batch, &mut finished);
@@ -186,7 +190,9 @@ fn run(beginning: Beginning, inputs: &Receiver<Input>, batches: &SyncSender<Batc
     loop {
         for _ in 0..EVENTS_MAX {
             let Some(event) = finished.pop_front() else { break };
-            add(agent.handle(event, clock.read()), &mut batch, &mut finished);
+            let step = agent.handle(event, clock.read());
+            withheld.hear(&agent, &step);
+            add(step, &mut batch, &mut finished);
         }
         if wanted.swap(false, Ordering::Relaxed) {
             batch.snapshot = Some(Box::new(agent.snapshot()));
@@ -207,7 +213,9 @@ fn run(beginning: Beginning, inputs: &Receiver<Input>, batches: &SyncSender<Batc
         let mut next = match inputs.recv_timeout(wait) {
             Ok(input) => Some(input),
             Err(RecvTimeoutError::Timeout) => {
-                add(agent.handle(Event::TimeoutElapsed, clock.read()), &mut batch, &mut finished);
+                let step = agent.handle(Event::TimeoutElapsed, clock.read());
+                withheld.hear(&agent, &step);
+                add(step, &mut batch, &mut finished);
                 None
             }
             Err(RecvTimeoutError::Disconnected) => return,
@@ -218,7 +226,9 @@ fn run(beginning: Beginning, inputs: &Receiver<Input>, batches: &SyncSender<Batc
                 Input::Events(events) => {
                     handled += events.len();
                     for event in events {
-                        add(agent.handle(event, clock.read()), &mut batch, &mut finished);
+                        let step = agent.handle(event, clock.read());
+                        withheld.hear(&agent, &step);
+                        add(step, &mut batch, &mut finished);
                     }
                 }
                 Input::Shutdown => {

@@ -18,6 +18,7 @@ mod measure;
 mod shim;
 pub mod simulated;
 mod telemetry;
+mod withheld;
 
 use std::ffi::OsString;
 use std::process::ExitCode;

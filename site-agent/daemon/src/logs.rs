@@ -19,6 +19,7 @@ use crate::executor::local::{LogPlace, LogPlaces};
 use crate::link::{LogRequest, LogSource};
 use crate::shim::protocol::Key;
 use crate::shim::{STDERR, STDOUT, log};
+use crate::withheld::Withheld;
 
 const CHUNK_BYTES: usize = 64 << 10;
 /// How often a log that grows is looked at.
@@ -27,6 +28,7 @@ const LOOK_INTERVAL: Duration = Duration::from_millis(100);
 pub(crate) struct Logs {
     pub(crate) store: SiteStore,
     pub(crate) places: LogPlaces,
+    pub(crate) withheld: Withheld,
 }
 
 struct Live {
@@ -64,9 +66,15 @@ impl Logs {
 impl LogSource for Logs {
     async fn open(&self, request: LogRequest) -> Result<BoxStream<'static, io::Result<Bytes>>, String> {
         if let Some(object) = request.object {
+            if let Some(reason) = self.withheld.object(object.id) {
+                return Err(reason.to_string());
+            }
             return Ok(self.stored(object, request.offset));
         }
         let key = Key { execution: request.execution, attempt: request.attempt };
+        if let Some(reason) = self.withheld.logs(key) {
+            return Err(reason.to_string());
+        }
         let name = match request.stream {
             LogStream::Stdout => STDOUT,
             LogStream::Stderr => STDERR,

@@ -18,6 +18,7 @@ use crate::clock::wall_clock;
 use crate::executor::local::{Executor, Order, key};
 use crate::link::LinkHandle;
 use crate::telemetry::Meters;
+use crate::withheld::Withheld;
 
 pub(crate) struct Performer {
     pub(crate) inbox: Inbox,
@@ -28,6 +29,7 @@ pub(crate) struct Performer {
     pub(crate) tasks: TaskTracker,
     pub(crate) running: Running,
     pub(crate) meters: Arc<Meters>,
+    pub(crate) withheld: Withheld,
 }
 
 /// Fetches and pushes on their way, so that they can be cancelled.
@@ -135,6 +137,12 @@ impl Performer {
     }
 
     fn push(&mut self, transfer: TransferId, object: ObjectRef) {
+        // Files of a tree that stays are known here only.
+        if let Some(reason) = self.withheld.object(object.id) {
+            let (reason, message) = (PushFailure::Refused, reason.to_string());
+            self.inbox.tell(vec![Event::PushFailed { transfer, object, reason, message }]);
+            return;
+        }
         let token = CancellationToken::new();
         self.running.pushes.retain(|_, token| !token.is_cancelled());
         self.running.pushes.insert(transfer, token.clone());

@@ -64,6 +64,27 @@ impl SiteStore {
         Ok(files)
     }
 
+    /// Every object that a tree is made of, with the trees of its folders and without itself.
+    ///
+    /// # Errors
+    /// When a manifest of it is not there, or damaged.
+    pub fn parts(&self, tree: ObjectId) -> Result<Vec<ObjectId>, StoreError> {
+        let (mut parts, mut folders) = (Vec::new(), vec![tree]);
+        while let Some(folder) = folders.pop() {
+            for entry in self.inner.manifest(folder)?.entries {
+                match entry.node {
+                    Node::File { id, .. } => parts.push(id),
+                    Node::Directory { id, .. } => {
+                        parts.push(id);
+                        folders.push(id);
+                    }
+                    Node::Symlink { .. } => {}
+                }
+            }
+        }
+        Ok(parts)
+    }
+
     /// Bytes of a file from `offset`, at most `length`; fewer at its end.
     pub fn read(&self, file: ObjectId, offset: u64, length: usize) -> Result<Vec<u8>, StoreError> {
         let inner = &self.inner;
