@@ -11,6 +11,7 @@ use atoll_model::session::{
     AgentBody, AgentFrame, ControlBody, ControlFrame, Credits, FinishedElement, Heartbeat, Hello, InventoryItem,
     LeaseGrant, Report, SiteCommand, Verdict, Welcome,
 };
+use atoll_model::value::ObjectRef;
 use atoll_proto::v1::agents_server::{Agents, AgentsServer};
 use atoll_proto::v1::{self, AgentBulk, ControlBulk, ReadLog, agent_bulk, control_bulk};
 use atoll_proto::{LogStream, Received, split_control_frame};
@@ -239,6 +240,21 @@ impl Control {
 
     /// Asks for a log; its number.
     pub(crate) async fn read_log(&self, execution: ExecutionId, stream: LogStream, follow: bool) -> u64 {
+        self.read_any(execution, stream, follow, None).await
+    }
+
+    /// Asks for an object of the store as if it were a log; its number.
+    pub(crate) async fn read_object(&self, execution: ExecutionId, object: ObjectRef) -> u64 {
+        self.read_any(execution, LogStream::Stdout, false, Some(object)).await
+    }
+
+    async fn read_any(
+        &self,
+        execution: ExecutionId,
+        stream: LogStream,
+        follow: bool,
+        object: Option<ObjectRef>,
+    ) -> u64 {
         let bulk = self.until("the stream for logs", |state| state.bulk.clone()).await;
         let request = self.change(|state| {
             let request = state.logs.len() as u64 + 1;
@@ -254,7 +270,7 @@ impl Control {
             offset: 0,
             follow,
             credit_bytes: 1 << 20,
-            object: None,
+            object: object.map(Into::into),
         };
         bulk.send(ControlBulk { body: Some(control_bulk::Body::Read(read)) }).unwrap();
         request

@@ -9,6 +9,7 @@ mod ends;
 mod machine;
 mod outputs;
 mod pauses;
+mod policy;
 mod restarts;
 mod shims;
 mod site;
