@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use atoll_model::elements::ElementSet;
 use atoll_model::id::{RunId, SiteId, StepIndex};
+use atoll_model::workflow::StartMode;
 
 use super::dispatch::Assignment;
 use crate::control_plane::ControlPlane;
@@ -69,11 +70,27 @@ impl ControlPlane {
                 }
                 let (site, elements) = (active.site, ElementSet::from_range(0..1));
                 let message: Arc<str> = Arc::from("what it waits for did not succeed there");
-                self.order_cancel(site, run_id, successor, elements.clone(), &message);
                 self.agenda.wants.remove(atoll_model::id::ExecutionId { run: run_id, step: successor, element: 0 });
-                let (cause, not_before) = (ReturnCause::Withdrawn, self.now);
                 let run = run_id;
-                self.record(Fact::ExecutionsReturned { run, step: successor, elements, cause, message, not_before });
+                if self.state.run(run).workflow.step(successor).start == StartMode::AtMostOnce {
+                    // It may have begun a moment ago: what it was is told by its agent, which ends it.
+                    let (elements, message) = (elements.clone(), Arc::clone(&message));
+                    self.record(Fact::ExecutionsUnknown { run, step: successor, elements, message });
+                    let elements = ElementSet::from_range(0..1);
+                    let reason: Arc<str> = Arc::from("what it waits for did not succeed there");
+                    self.order_cancel(site, run, successor, elements, &reason);
+                } else {
+                    self.order_cancel(site, run, successor, elements.clone(), &message);
+                    let (cause, not_before) = (ReturnCause::Withdrawn, self.now);
+                    self.record(Fact::ExecutionsReturned {
+                        run,
+                        step: successor,
+                        elements,
+                        cause,
+                        message,
+                        not_before,
+                    });
+                }
                 self.agenda.has_room(site);
                 self.agenda.chain.push_back((run_id, successor));
                 failed.push(successor);
