@@ -6,10 +6,13 @@ use std::time::Duration;
 use atoll_model::id::{RunId, SiteName, TokenId};
 use atoll_model::placement::Labels;
 use atoll_model::value::{FileName, FileRef, ObjectKind, Value};
+use control_plane_core::event::ProjectChange;
+use control_plane_core::view::RunTags;
 use control_plane_core::{Rejection, Request, RequestId, Response};
 use indexmap::IndexMap;
 
 use crate::rng::mix;
+use crate::scenario::Scenario;
 use crate::server::Asker;
 use crate::site::{Site, Standing};
 use crate::workload::{self, Drawn};
@@ -85,6 +88,11 @@ pub(crate) enum Want {
         execution: atoll_model::id::ExecutionId,
         run_again: bool,
     },
+    /// Somebody sets what a project may have.
+    SetProject {
+        project: String,
+        change: ProjectChange,
+    },
     /// Take something out that a run has made.
     Take {
         run: RunId,
@@ -105,6 +113,7 @@ impl Want {
             | Self::Drain { .. }
             | Self::Revoke { .. }
             | Self::Remove { .. }
+            | Self::SetProject { .. }
             | Self::DeclareLost { .. } => None,
             Self::Take { run, .. } => Some(*run),
         }
@@ -122,6 +131,16 @@ impl World {
     pub(crate) fn plan_clients(&mut self) {
         for number in 0..self.scenario.runs {
             let run = RunId::from_bits(u128::from(mix(&[self.scenario.seed, number as u64, 77])));
+            if self.scenario.limits {
+                let change = ProjectChange {
+                    share: Some(self.rng.between(1, 3) as u32),
+                    max_executions: Some(self.rng.chance(500).then(|| self.rng.between(1, 6) as u32)),
+                    max_runs: Some(self.rng.chance(300).then(|| self.rng.between(1, 2) as u32)),
+                    workflow: self.rng.chance(300).then(|| "drawn".to_owned()),
+                };
+                let delay = self.rng.spread(1_000, 300_000_000);
+                self.wish(delay, Want::SetProject { project: project_of(run, &self.scenario), change });
+            }
             let given = self.scenario.workflows.get(number).cloned();
             let drawn = match given {
                 Some(source) => {
@@ -259,6 +278,7 @@ impl World {
                 | Want::Revoke { .. }
                 | Want::Remove { .. }
                 | Want::DeclareLost { .. }
+                | Want::SetProject { .. }
                 | Want::Take { .. },
                 _,
             ) => {}
@@ -333,7 +353,7 @@ impl World {
                     inputs,
                     submitted_by: "somebody".to_owned(),
                     traceparent: None,
-                    tags: Default::default(),
+                    tags: RunTags { project: project_of(*run, &self.scenario), ..RunTags::default() },
                 }
             }
             Want::Cancel { run } => Request::CancelRun { run: *run, reason: "enough".to_owned() },
@@ -342,6 +362,9 @@ impl World {
             }
             Want::Revoke { site } => {
                 Request::RevokeSite { site: self.sites[*site].name.clone(), reason: "stolen".to_owned() }
+            }
+            Want::SetProject { project, change } => {
+                Request::SetProject { project: project.clone(), change: change.clone() }
             }
             Want::DeclareLost { site } => Request::DeclareLost { site: self.sites[*site].name.clone() },
             Want::Remove { site } => Request::RemoveSite { site: self.sites[*site].name.clone() },
@@ -357,6 +380,11 @@ impl World {
             }
         }
     }
+}
+
+fn project_of(run: RunId, scenario: &Scenario) -> String {
+    let number = mix(&[run.bits() as u64, 9]) % 3;
+    if scenario.limits { format!("project-{number}") } else { RunTags::default().project }
 }
 
 /// By its name, which another machine may take over.

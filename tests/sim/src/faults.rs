@@ -28,6 +28,9 @@ pub(crate) enum Fault {
     Revoke {
         site: usize,
     },
+    Reboot {
+        site: usize,
+    },
     DiskFull {
         site: usize,
         full: bool,
@@ -47,6 +50,9 @@ impl World {
         }
         for Outage { at, lasts } in self.scenario.outages.clone() {
             self.after(at, Occurrence::Fault(Fault::Outage(lasts)));
+        }
+        for (site, at) in self.scenario.planned_reboots.clone() {
+            self.after(at, Occurrence::Fault(Fault::Reboot { site }));
         }
         let unquiet = self.scenario.unquiet;
         self.after(unquiet, Occurrence::Fault(Fault::Quiet));
@@ -70,6 +76,7 @@ impl World {
             }
             Fault::Heal { site } => self.unblock(site),
             Fault::Revoke { site } => self.revoke(site),
+            Fault::Reboot { site } => self.reboot(site),
             Fault::Cut(Cut { site, lasts, to_server, to_agent, .. }) => self.cut(site, lasts, (to_server, to_agent)),
             Fault::Outage(lasts) => {
                 for server in 0..self.servers.len() {
@@ -178,7 +185,7 @@ impl World {
         {
             self.break_stream(stream);
         }
-        if self.scenario.breaks > 0 && self.rng.chance(20) {
+        if self.scenario.breaks > 0 && self.rng.chance(50) {
             self.network.links[site].slow ^= true;
         }
         if self.rng.chance(self.scenario.reboots) {

@@ -132,13 +132,14 @@ impl History {
                     self.current.remove(execution);
                 }
                 match cause {
-                    ReturnCause::Lost => self.given_away.extend(executions),
+                    // What waited for others may have begun on what they have not committed: it is told to end, and may
+                    // take its time.
+                    ReturnCause::Lost | ReturnCause::Withdrawn => self.given_away.extend(executions),
                     ReturnCause::Resolved => self.resolved.extend(executions),
                     ReturnCause::Failed
                     | ReturnCause::Interrupted
                     | ReturnCause::NotStarted
                     | ReturnCause::NeverSent
-                    | ReturnCause::Withdrawn
                     | ReturnCause::Stopped
                     | ReturnCause::InputUnavailable => {}
                 }

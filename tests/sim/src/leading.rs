@@ -63,6 +63,7 @@ impl World {
             let (snapshot, facts) = self.store.file.read();
             let recovered = ControlPlane::recover(config, snapshot, facts, now);
             assert!(recovered.snapshot() == core.snapshot(), "what was followed is not what was");
+            core.check();
             state.core = Some(core);
         }
         let state = &mut self.servers[server];
@@ -110,7 +111,6 @@ impl World {
                 *core = ControlPlane::recover(config, snapshot, facts, now);
             }
         }
-        core.check();
         state.followed = self.store.file.end();
     }
 

@@ -4,6 +4,15 @@ use std::time::Duration;
 
 use crate::rng::Rng;
 
+/// Of 1,000 seeds those in which work is taken from one of two sites and comes back to it.
+const HANDOVERS: u64 = 15;
+/// What is handed over.
+const HANDED_OVER: &str = "
+workflow: handover
+steps:
+  long: { foreach: [0, 1, 2], run: work, outputs: { out: file }, retry: { attempts: 4, backoff: 1s } }
+  last: { run: work, with: { all: \"${{ steps.long.outputs.out }}\" }, outputs: { n: integer } }
+";
 /// Of 1,000 seeds those with many sites: each takes as long as some twenty others.
 const FLEETS: u64 = 8;
 
@@ -33,6 +42,8 @@ pub struct Scenario {
     pub full_disks: u64,
     pub cancels: u64,
     pub drains: u64,
+    /// Whether runs belong to projects, with priorities and limits.
+    pub limits: bool,
     /// Somebody takes out what a run has made.
     pub takes: u64,
     /// A process is held up; a server cannot reach the journal.
@@ -56,6 +67,8 @@ pub struct Scenario {
     pub keep_finished: Duration,
     /// Whether much lasts for long, and sites are cut off for longer than they are waited for.
     pub long: bool,
+    /// Whether all executions last for longer than a site is waited for.
+    pub handover: bool,
     /// Whether there is always more to do than there is room for, and cuts last about as long as a lease.
     pub pressed: bool,
     /// Of 1,000 processes that are asked to end, those that take long to.
@@ -66,6 +79,8 @@ pub struct Scenario {
     pub faultless: bool,
     pub cuts: Vec<Cut>,
     pub outages: Vec<Outage>,
+    /// Machines that go down and come up again, and when.
+    pub planned_reboots: Vec<(usize, Duration)>,
     pub revocations: Vec<Revocation>,
     /// Of 1,000, in each ten seconds: a site is revoked, then removed, and joined anew under its name.
     pub revokes: u64,
@@ -81,6 +96,8 @@ pub enum Pace {
     Pressed,
     /// Many of them for longer than a site is waited for.
     Long,
+    /// All of them for longer still.
+    Handover,
 }
 
 /// The link of a site is blocked for a while, in one direction or both.
@@ -129,6 +146,7 @@ impl Scenario {
     /// How long things last.
     pub fn pace(&self) -> Pace {
         match () {
+            () if self.handover => Pace::Handover,
             () if self.long => Pace::Long,
             () if self.pressed => Pace::Pressed,
             () => Pace::Mixed,
@@ -156,6 +174,7 @@ impl Scenario {
             full_disks: 0,
             cancels: 0,
             drains: 0,
+            limits: false,
             takes: 0,
             stalls: 0,
             store_cuts: 0,
@@ -169,12 +188,14 @@ impl Scenario {
             clocks_jump: false,
             keep_finished: Duration::from_secs(7 * 24 * 3_600),
             long: false,
+            handover: false,
             pressed: false,
             slow_kills: 0,
             lingers: true,
             faultless: false,
             cuts: Vec::new(),
             outages: Vec::new(),
+            planned_reboots: Vec::new(),
             revocations: Vec::new(),
             revokes: 0,
             cloned: false,
@@ -188,6 +209,9 @@ impl Scenario {
         if rng.chance(FLEETS) {
             return Self::fleet(seed, &mut rng);
         }
+        if rng.chance(HANDOVERS) {
+            return Self::handover(seed, &mut rng);
+        }
         let (long, pressed) = (rng.chance(250), rng.chance(250));
         let mut some = |chance: u64, most: u64| if rng.chance(chance) { rng.between(1, most) } else { 0 };
         let often = if long { 1_000 } else { 4_000 };
@@ -195,14 +219,14 @@ impl Scenario {
         let (partitions, breaks) = (some(if pressed { 900 } else { 500 }, 150), some(500, 200));
         let (reboots, journals_lost) = (some(200, 80), some(250, 500));
         let (damages, full_disks) = (some(200, 100), some(150, 60));
-        let (cancels, drains, slow_kills) = (some(250, 300), some(300, 100), some(250, 800));
+        let (cancels, drains, slow_kills) = (some(400, 400), some(300, 100), some(if long { 600 } else { 250 }, 1_000));
         let (stalls, store_cuts, takes) = (some(200, 60), some(400, 60), some(300, 500));
         let clock_offset_max = Duration::from_secs(some(400, 240));
         let (revokes, deaths) = (some(100, 40), if long { some(300, 6) } else { 0 });
         let servers = if rng.chance(300) { rng.between(2, 3) as usize } else { 1 };
         Self {
             servers,
-            sites: rng.between(1, 4) as usize,
+            sites: rng.between(if long { 2 } else { 1 }, 4) as usize,
             runs: rng.between(1, 5) as usize,
             // Long enough, in some, for a site to be declared lost.
             unquiet: Duration::from_secs(if long { rng.between(1_500, 4_000) } else { rng.between(20, 400) }),
@@ -234,7 +258,34 @@ impl Scenario {
                 _ => Self::quiet(seed).keep_finished,
             },
             lingers: rng.chance(200),
+            limits: rng.chance(300),
             revokes,
+            ..Self::quiet(seed)
+        }
+    }
+
+    /// A site is cut off until it is lost, and comes back while another does its work; then that one goes down. What the
+    /// first was told to end takes long to, and other attempts come to it meanwhile.
+    fn handover(seed: u64, rng: &mut Rng) -> Self {
+        let cut = Cut {
+            site: 0,
+            at: rng.micros(2_000_000, 30_000_000),
+            lasts: rng.micros(1_000_000_000, 1_200_000_000),
+            to_server: true,
+            to_agent: true,
+        };
+        let reboot = (1, cut.at + cut.lasts + rng.micros(20_000_000, 200_000_000));
+        Self {
+            sites: 2,
+            workflows: vec![HANDED_OVER.to_owned()],
+            unquiet: Duration::from_secs(2_000),
+            cuts: vec![cut],
+            planned_reboots: vec![reboot],
+            slow_kills: 900,
+            long: true,
+            handover: true,
+            breaks: if rng.chance(300) { 30 } else { 0 },
+            agent_crashes: if rng.chance(300) { 100 } else { 0 },
             ..Self::quiet(seed)
         }
     }

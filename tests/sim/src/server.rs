@@ -233,12 +233,22 @@ impl World {
         if self.servers[server].process == process {
             self.servers[server].deleting.remove(&object);
         }
-        self.server_event(server, process, Event::BucketObjectDeleted { object });
+        self.answer_of_bucket(server, process, Event::BucketObjectDeleted { object });
+    }
+
+    /// Some answers are so late that it is asked again.
+    fn answer_of_bucket(&mut self, server: usize, process: Process, event: Event) {
+        if self.unquiet && self.scenario.partitions > 0 && self.rng.chance(30) {
+            let delay = self.rng.micros(1_000_000, 120_000_000);
+            self.after(delay, Occurrence::BucketAnswers { server, process, event: Box::new(event) });
+        } else {
+            self.server_event(server, process, event);
+        }
     }
 
     pub(crate) fn looked(&mut self, server: usize, process: Process, (object, transfer): (ObjectId, TransferId)) {
         let present = self.bucket.contains_key(&object);
-        self.server_event(server, process, Event::BucketObjectSeen { object, transfer, present });
+        self.answer_of_bucket(server, process, Event::BucketObjectSeen { object, transfer, present });
     }
 
     /// What an agent has is given to another only when it can start nothing of it any more.

@@ -201,8 +201,14 @@ impl World {
             queue.retain(|queued| *queued != key);
         }
         let slow = self.rng.chance(self.scenario.slow_kills);
-        let longest = if self.scenario.long { 1_800_000_000 } else { 60_000_000 };
-        let delay = slow.then(|| self.rng.spread(1_000, longest));
+        let longest: u64 = if self.scenario.long { 1_800_000_000 } else { 60_000_000 };
+        // It ends before everything has.
+        let left = self.scenario.unquiet.saturating_sub(self.elapsed()) + Duration::from_secs(60);
+        let longest = longest.min(left.as_micros() as u64);
+        let delay = slow.then(|| match self.scenario.long {
+            true => self.rng.micros(1_000, longest),
+            false => self.rng.spread(1_000, longest),
+        });
         let runs = self.sites[site].machine.claims.get(&key).map(|claim| &claim.state);
         match (runs, delay) {
             (Some(ClaimState::Running { .. }), Some(delay)) => {

@@ -232,7 +232,10 @@ impl World {
         }
         if self.history.journals_lost == 0 {
             let (truth, ledger) = (&self.history.crossings, &entered);
-            let told = |(_, _, to): &&(ObjectId, String, String)| !self.history.revoked.contains(to);
+            // What a revoked site had sent is looked for when its permissions are over.
+            let looked_for = |from: &String| self.scenario.lingers || !self.history.revoked.contains(from);
+            let told =
+                |(_, from, to): &&(ObjectId, String, String)| !self.history.revoked.contains(to) && looked_for(from);
             for key in truth.keys().chain(ledger.keys()).filter(told) {
                 assert_eq!(ledger.get(key), truth.get(key), "the ledger (left) and the truth of {key:?}");
             }

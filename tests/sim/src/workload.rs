@@ -56,6 +56,13 @@ pub fn draw(rng: &mut Rng, scenario: &Scenario) -> Drawn {
     let steps = rng.between(1, 7) as usize;
     let has_input = rng.chance(300);
     let mut text = String::from("workflow: drawn\n");
+    if scenario.limits {
+        writeln!(text, "priority: {}", rng.between(0, 4) as i64 - 2).expect("text grows");
+        if rng.chance(500) {
+            let (executions, runs) = (rng.between(1, 5), rng.between(1, 3));
+            writeln!(text, "concurrency: {{ executions: {executions}, runs: {runs} }}").expect("text grows");
+        }
+    }
     if has_input {
         text.push_str("inputs:\n  data: { type: file }\n");
     }
@@ -63,7 +70,7 @@ pub fn draw(rng: &mut Rng, scenario: &Scenario) -> Drawn {
     let confine = rng.chance(250).then(|| rng.below(steps as u64) as usize);
     let confined_to = rng.below(sites as u64) as usize;
     let also_to = (rng.chance(500) && sites > 1).then(|| (confined_to + 1) % sites);
-    let eager = rng.chance(250).then(|| rng.below(steps as u64) as usize);
+    let eager = rng.chance(400).then(|| rng.below(steps as u64) as usize);
     let mut fans: Vec<bool> = Vec::new();
     let mut null: Vec<bool> = Vec::new();
     let mut confined = BTreeSet::new();
@@ -93,6 +100,9 @@ pub fn draw(rng: &mut Rng, scenario: &Scenario) -> Drawn {
             }
             (false, _) => {}
         }
+        if scenario.limits && rng.chance(400) {
+            writeln!(text, "    max_parallel: {}", rng.between(1, 4)).expect("text grows");
+        }
         if is_null {
             text.push_str("    executor: null\n");
             if let Some(earlier) = reads.first() {
@@ -104,7 +114,9 @@ pub fn draw(rng: &mut Rng, scenario: &Scenario) -> Drawn {
         if inherits {
             confined.insert(step);
         }
-        text.push_str("    run: work\n    outputs: { out: file, n: integer, list: list }\n");
+        // A script of its own, so that what cuts off one step puts no other in quarantine.
+        writeln!(text, "    run: work {}", rng.next()).expect("text grows");
+        text.push_str("    outputs: { out: file, n: integer, list: list }\n");
         let mut with = Vec::new();
         for (place, earlier) in reads.iter().enumerate() {
             let output = if rng.chance(800) { "out" } else { "n" };
@@ -127,7 +139,7 @@ pub fn draw(rng: &mut Rng, scenario: &Scenario) -> Drawn {
         let only_at = (inherits && (says_where || rng.chance(500))).then_some(confined_to);
         if let Some(site) = only_at {
             writeln!(text, "    site: s{site}").expect("text grows");
-        } else if !inherits && rng.chance(400) {
+        } else if !inherits && rng.chance(if scenario.long { 150 } else { 400 }) {
             writeln!(text, "    site: s{}", rng.below(sites as u64)).expect("text grows");
         } else if !inherits && sites > 1 && rng.chance(100) {
             let zone = ZONES[rng.below(2) as usize];
@@ -187,6 +199,8 @@ pub fn behaviour(seed: u64, execution: ExecutionId, attempt: Attempt, pace: Pace
     let mut rng = Rng::new(mix(&[step, u64::from(execution.element), u64::from(attempt.0)]));
     let mut of_step = Rng::new(step);
     let lasts = match of_step.below(4) {
+        _ if pace == Pace::Handover => rng.micros(1_500_000_000, 2_400_000_000),
+        1 | 3 if pace == Pace::Long => rng.spread(60_000_000, 1_500_000_000),
         1..4 if pace == Pace::Pressed => rng.micros(1_000_000, 20_000_000),
         0 => rng.micros(500, 15_000),
         1 => rng.micros(10_000, 500_000),
@@ -194,7 +208,11 @@ pub fn behaviour(seed: u64, execution: ExecutionId, attempt: Attempt, pace: Pace
         2 => rng.spread(1_000, 30_000_000),
         _ => rng.micros(100_000, 3_000_000),
     };
-    let fails = of_step.chance(120);
+    let fails = of_step.chance(match pace {
+        Pace::Long => 300,
+        Pace::Handover => 0,
+        Pace::Mixed | Pace::Pressed => 120,
+    });
     let always = of_step.chance(200);
     let fails = fails && (always || (attempt.0 <= 2 && rng.chance(600)));
     let exit = match rng.below(5) {

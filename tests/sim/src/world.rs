@@ -184,6 +184,12 @@ pub(crate) enum Occurrence {
         object: ObjectId,
         transfer: TransferId,
     },
+    /// An answer of the bucket, late.
+    BucketAnswers {
+        server: usize,
+        process: Process,
+        event: Box<control_plane_core::Event>,
+    },
     /// The history has a run.
     Kept {
         server: usize,
@@ -282,6 +288,7 @@ impl World {
             | Occurrence::LeaseLook(server, _)
             | Occurrence::Deleted { server, .. }
             | Occurrence::Looked { server, .. }
+            | Occurrence::BucketAnswers { server, .. }
             | Occurrence::Kept { server, .. } => self.servers[*server].stalled_until,
             Occurrence::Arrive(stream, Direction::ToServer) | Occurrence::NoticeServer(stream) => {
                 let (server, _) = self.network.streams.get(stream)?.server?;
@@ -351,6 +358,7 @@ impl World {
             Occurrence::Looked { server, process, object, transfer } => {
                 self.looked(server, process, (object, transfer));
             }
+            Occurrence::BucketAnswers { server, process, event } => self.server_event(server, process, *event),
             Occurrence::Kept { server, process, run, last } => self.kept(server, process, *run, last),
             Occurrence::Client(client) => self.client_acts(client),
             Occurrence::Fault(fault) => self.fault(fault),

@@ -86,9 +86,12 @@ caught! {
     deletion_counts_when_it_is_asked_for_is_caught: "deletion-counts-when-it-is-asked-for",
     transfer_is_planned_without_the_rules_is_caught: "transfer-is-planned-without-the-rules",
     run_is_forgotten_before_it_is_kept_is_caught: "run-is-forgotten-before-it-is-kept",
-    push_that_was_cancelled_is_not_begun_is_caught: "push-that-was-cancelled-is-not-begun",
     hold_ends_with_the_process_is_caught: "hold-ends-with-the-process",
     leader_that_was_held_up_answers_is_caught: "leader-that-was-held-up-answers",
+    attempt_does_not_wait_for_an_earlier_one_is_caught: "attempt-does-not-wait-for-an-earlier-one",
+    outcome_of_another_attempt_counts_is_caught: "outcome-of-another-attempt-counts",
+    run_is_kept_while_its_objects_move_is_caught: "run-is-kept-while-its-objects-move",
+    limit_is_not_looked_at_is_caught: "limit-is-not-looked-at",
 }
 
 #[test]

@@ -87,6 +87,8 @@ pub(crate) const MACHINES: &[Machine] = &[
             "returned: withdrawn",
             "returned: input unavailable",
             "returned: resolved",
+            "returned: stopped",
+            "crashed",
             "becomes unknown",
             "former adopted",
             "outcome superseded",
@@ -102,6 +104,11 @@ pub(crate) const MACHINES: &[Machine] = &[
             "reported: other attempt ended",
         ],
         impossible: &[
+            Impossible {
+                events: &["crashed", "returned: stopped"],
+                only: &["dispatched", "dispatched ahead", "running", "being cancelled", "unknown"],
+                why: "only what an agent has, or may have, is cut off or stopped there",
+            },
             Impossible {
                 events: &["started"],
                 only: &["dispatched", "dispatched ahead", "being cancelled"],
@@ -121,36 +128,6 @@ pub(crate) const MACHINES: &[Machine] = &[
                 events: &["dispatched ahead"],
                 only: &["waiting", "ready", "ready again", "dispatched ahead", "running"],
                 why: "what waits is given out, and what goes on is told again to a new journal, as what it was",
-            },
-            Impossible {
-                events: &["succeeds", "fails", "is cancelled"],
-                only: &["dispatched", "dispatched ahead", "running", "being cancelled", "unknown"],
-                why: "the outcome that counts is that of the attempt which an agent has, or may have",
-            },
-            Impossible {
-                events: &["given up"],
-                only: &[
-                    "waiting",
-                    "ready",
-                    "ready again",
-                    "placed",
-                    "dispatched",
-                    "dispatched ahead",
-                    "running",
-                    "being cancelled",
-                    "unknown",
-                ],
-                why: "what has ended is not given up",
-            },
-            Impossible {
-                events: &["returned: failed", "returned: interrupted", "returned: not started"],
-                only: &["dispatched", "dispatched ahead", "running", "unknown"],
-                why: "only an attempt that an agent has, or may have, is followed by another, and none that is being cancelled",
-            },
-            Impossible {
-                events: &["returned: withdrawn"],
-                only: &["dispatched", "dispatched ahead", "running", "being cancelled", "unknown"],
-                why: "only what an agent has is taken back from it",
             },
             Impossible {
                 events: &["returned: lost"],
@@ -178,11 +155,6 @@ pub(crate) const MACHINES: &[Machine] = &[
                 why: "only what an agent has can have a fate that nobody knows, and what is being cancelled is given up",
             },
             Impossible {
-                events: &["former adopted"],
-                only: &["waiting", "ready", "ready again", "placed", "being cancelled", "unknown"],
-                why: "an attempt is adopted while no other has ended, and what has replaced it at an agent is cancelled first",
-            },
-            Impossible {
                 events: &["outcome superseded"],
                 only: &[
                     "ready again",
@@ -202,20 +174,6 @@ pub(crate) const MACHINES: &[Machine] = &[
                 events: &["recompute ordered"],
                 only: &["succeeded"],
                 why: "only outputs that were there are made again",
-            },
-            Impossible {
-                events: &["cancel ordered"],
-                only: &[
-                    "placed",
-                    "dispatched",
-                    "dispatched ahead",
-                    "running",
-                    "being cancelled",
-                    "succeeded",
-                    "failed",
-                    "cancelled",
-                ],
-                why: "what no agent has is not cancelled there",
             },
             Impossible {
                 events: &[
@@ -245,6 +203,41 @@ pub(crate) const MACHINES: &[Machine] = &[
                     "run forgotten",
                 ],
                 why: "nobody tells of what was never given out",
+            },
+            Impossible {
+                events: &["succeeds", "fails"],
+                only: &["dispatched", "dispatched ahead", "running", "being cancelled", "unknown"],
+                why: "the outcome that counts is that of the attempt which an agent has, or may have",
+            },
+            Impossible {
+                events: &["is cancelled"],
+                only: &["running", "being cancelled", "unknown"],
+                why: "in a run that does not go on what was sent and has not begun is being cancelled, and in one that does nothing is",
+            },
+            Impossible {
+                events: &["given up"],
+                only: &["ready", "ready again", "placed", "running", "being cancelled", "unknown"],
+                why: "what waits for others has no elements yet, what was sent and has not begun is cancelled first, and what has ended is not given up",
+            },
+            Impossible {
+                events: &["returned: failed", "returned: interrupted", "returned: not started"],
+                only: &["dispatched", "dispatched ahead", "running", "unknown"],
+                why: "only an attempt that an agent has, or may have, is followed by another, and none that is being cancelled",
+            },
+            Impossible {
+                events: &["returned: withdrawn"],
+                only: &["dispatched ahead", "running", "being cancelled", "unknown"],
+                why: "only what waits at an agent for others is taken back from it",
+            },
+            Impossible {
+                events: &["former adopted"],
+                only: &["ready again", "placed", "being cancelled", "unknown"],
+                why: "an attempt that was given away is adopted while no other has ended, and what has replaced it at an agent is cancelled first",
+            },
+            Impossible {
+                events: &["cancel ordered"],
+                only: &["dispatched", "dispatched ahead", "running", "unknown", "succeeded", "failed", "cancelled"],
+                why: "only what an agent has is cancelled there, once; what was placed waits no more when its run does not go on",
             },
         ],
     },
@@ -419,41 +412,6 @@ pub(crate) const MACHINES: &[Machine] = &[
                 why: "work that is nothing has no process, and is asked for before it is done",
             },
             Impossible {
-                events: &["ends unstarted"],
-                only: &["queued just now", "waiting", "ready", "asked for", "queued to end"],
-                why: "what was not started is in the queue",
-            },
-            Impossible {
-                events: &["finishes", "dropped"],
-                only: &[
-                    "starting",
-                    "running",
-                    "being killed",
-                    "exited",
-                    "collecting",
-                    "stored",
-                    "orphaned",
-                    "forgotten and active",
-                ],
-                why: "only what was started comes to its end as such",
-            },
-            Impossible {
-                events: &["started", "not started", "exited", "sealed", "stored", "could not be stored"],
-                only: &[
-                    "not known",
-                    "starting",
-                    "running",
-                    "being killed",
-                    "exited",
-                    "collecting",
-                    "stored",
-                    "orphaned",
-                    "forgotten and active",
-                    "ended",
-                ],
-                why: "what waits in the queue has no process, and when an event comes nothing is between two states",
-            },
-            Impossible {
                 events: &["cancelled", "verdict: cancel", "verdict: forget"],
                 only: &[
                     "not known",
@@ -471,6 +429,47 @@ pub(crate) const MACHINES: &[Machine] = &[
                     "ended",
                 ],
                 why: "when an event comes nothing is between two states",
+            },
+            Impossible {
+                events: &["ends unstarted"],
+                only: &["queued just now", "waiting", "asked for", "queued to end"],
+                why: "what was not started is in the queue, and leaves it before it ends",
+            },
+            Impossible {
+                events: &["finishes"],
+                only: &["starting", "being killed", "exited", "collecting", "stored", "orphaned"],
+                why: "only what was started comes to its end as such, when it has exited or could not begin, and of what was forgotten nothing is told",
+            },
+            Impossible {
+                events: &["dropped"],
+                only: &["forgotten and active"],
+                why: "only what was forgotten ends without a word",
+            },
+            Impossible {
+                events: &["started", "exited"],
+                only: &[
+                    "not known",
+                    "starting",
+                    "running",
+                    "being killed",
+                    "exited",
+                    "collecting",
+                    "stored",
+                    "orphaned",
+                    "forgotten and active",
+                    "ended",
+                ],
+                why: "what waits in the queue has no process, and when an event comes nothing is between two states",
+            },
+            Impossible {
+                events: &["not started"],
+                only: &["not known", "starting", "being killed", "forgotten and active", "ended"],
+                why: "what could not begin has not begun",
+            },
+            Impossible {
+                events: &["sealed", "stored", "could not be stored"],
+                only: &["not known", "collecting", "forgotten and active", "ended"],
+                why: "outputs are taken in once, when they are asked for, after the exit",
             },
         ],
     },
