@@ -11,6 +11,7 @@ mod get;
 mod installation;
 mod logs;
 mod output;
+mod policy;
 mod project;
 mod run;
 mod serve;
@@ -75,6 +76,9 @@ enum Command {
     /// Projects: what each may have, and has.
     #[command(subcommand)]
     Project(project::ProjectCommand),
+    /// Policies: where data may go, and what a site lets others have.
+    #[command(subcommand)]
+    Policy(policy::PolicyCommand),
     /// Measure what Atoll costs.
     Bench(bench::BenchArguments),
     /// Keep a server and a token for later commands.
@@ -142,6 +146,7 @@ fn perform(arguments: Arguments) -> anyhow::Result<bool> {
             Command::Sites(arguments) => site::sites(connection, &arguments).await?,
             Command::Site(command) => site::site(connection, command).await?,
             Command::Project(command) => project::project(connection, command).await?,
+            Command::Policy(command) => policy::policy(command)?,
             Command::Bench(arguments) => bench::bench(arguments).await?,
             Command::Login => connection.log_in().await?,
             Command::Workflow(check::WorkflowCommand::Schema) => output::json(&workflow_schema()),

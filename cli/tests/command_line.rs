@@ -394,3 +394,35 @@ fn every_command_of_the_contract_is_there() {
     let help = text(&folder.run(&["--help"]).stdout);
     assert!(!help.contains("shim"), "it is for agents only");
 }
+
+#[test]
+fn a_policy_file_is_checked_without_a_server() {
+    let valid = "placement:\n  - push: never\n    hold: { reason: audit }\n";
+    let folder = Folder::new().with("p.yaml", valid).with("bad.yaml", "placement:\n  - confine: \"region == 'eu'\"\n");
+    let output = folder.run(&["policy", "check", "p.yaml", "--json"]);
+    assert_eq!(code(&output), Some(0));
+    let document: Value = serde_json::from_slice(&output.stdout).expect("one document");
+    assert_eq!(document["valid"], json!(true));
+    assert_eq!(document["rules"], json!(["line 2: push, hold"]));
+    assert_eq!(document["hash"].as_str().map(str::len), Some(64));
+    let output = folder.run(&["policy", "check", "bad.yaml"]);
+    assert_eq!(code(&output), Some(2));
+    assert!(text(&output.stderr).contains("no attribute `region` is declared"));
+}
+
+#[test]
+fn the_policy_of_a_site_is_checked_without_an_agent() {
+    let valid =
+        "run:\n  - refuse: { workflow: 'mine*' }\nleave:\n  - refuse: { path: '/data/*' }\nlimits: { disk: 1GiB }\n";
+    let folder =
+        Folder::new().with("p.yaml", valid).with("bad.yaml", "leave:\n  - refuse: { path: data }\n  - deny: {}\n");
+    let output = folder.run(&["policy", "check", "--site", "p.yaml"]);
+    assert_eq!(code(&output), Some(0));
+    let lines =
+        "p.yaml is valid\n  line 2: refuses what runs\n  line 4: refuses what leaves\n  line 5: 1 GiB of disk\n";
+    assert_eq!(text(&output.stdout).replace("1GiB", "1 GiB"), lines);
+    let output = folder.run(&["policy", "check", "--site", "bad.yaml", "--json"]);
+    assert_eq!(code(&output), Some(2));
+    let document: Value = serde_json::from_slice(&output.stdout).expect("one document");
+    assert_eq!(document["errors"].as_array().map(Vec::len), Some(3));
+}

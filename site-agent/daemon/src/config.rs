@@ -397,4 +397,14 @@ mod tests {
             Overrides { data_dir: Some("/c".into()), imports: Some(vec!["data".into()]), ..Overrides::default() };
         assert!(matches!(Config::load(None, &nothing, flags), Err(ConfigError::RelativePath(_))));
     }
+
+    #[test]
+    fn a_policy_that_is_wrong_is_refused_with_file_and_line() {
+        let folder = tempfile::tempdir().unwrap();
+        let file = folder.path().join("policy.yaml");
+        std::fs::write(&file, "leave:\n  - deny: {}\n").unwrap();
+        let flags = Overrides { data_dir: Some("/c".into()), policy: Some(file), ..Overrides::default() };
+        let error = Config::load(None, &nothing, flags).unwrap_err().to_string();
+        assert!(error.contains("policy.yaml:2:5: a rule has no field `deny`"), "{error}");
+    }
 }
