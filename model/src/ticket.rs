@@ -79,8 +79,6 @@ fn with_purpose(body: &[u8]) -> Vec<u8> {
 
 #[cfg(test)]
 mod tests {
-    #![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
-
     use std::convert::Infallible;
 
     use super::*;

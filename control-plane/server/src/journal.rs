@@ -82,7 +82,7 @@ pub enum LookError {
     #[error("there is no journal in {}: name the data directory of a server", .0.display())]
     Absent(PathBuf),
     #[error("there is no journal at {0}")]
-    NotAt(Address),
+    NotAt(Box<Address>),
     #[error(transparent)]
     Open(#[from] OpenError),
     #[error(transparent)]
@@ -170,7 +170,7 @@ impl StoredJournal {
     /// When there is none, the database cannot be reached, or a newer version wrote it.
     pub fn read_shared(address: &Address) -> Result<Self, LookError> {
         let inspection = control_plane_postgres::inspect(address, JOURNAL_FORMAT)?;
-        let inspection = inspection.ok_or_else(|| LookError::NotAt(address.clone()))?;
+        let inspection = inspection.ok_or_else(|| LookError::NotAt(Box::new(address.clone())))?;
         Ok(Self { location: address.to_string(), store: "postgres".to_owned(), inspection: inspection.into() })
     }
 

@@ -19,6 +19,7 @@ use storage_sync_engine::stream::ObjectStream;
 use storage_sync_engine::transfer::{CredentialError, Credentials, Download, FetchError, Fetched, Transfers};
 use support::server::{Minter, Served, quick, transfers};
 use support::{Site, damage, look, noise, object_path};
+use tokio::task::JoinSet;
 use wan_tests::agents::Authority;
 
 const HOLDER: AgentId = AgentId::from_bits(1);
@@ -192,7 +193,7 @@ impl World {
         Ok(failed[0].clone())
     }
 
-    async fn into_the_bucket(&self, object: ObjectRef) -> Result<()> {
+    async fn put_into_the_bucket(&self, object: ObjectRef) -> Result<()> {
         let transfers = transfers(&self.from.store, &self.served.minter, quick())?;
         transfers.push(TransferId::from_bits(7), object).await?;
         Ok(())
@@ -342,15 +343,16 @@ async fn c1_a_fetch_whose_holder_is_lost_goes_on_from_the_bucket_without_startin
         // Slow enough to be stopped in the middle.
         world.listen(Some(60 << 20)).await?;
         let object = world.file(96 << 20)?;
-        world.into_the_bucket(object).await?;
+        world.put_into_the_bucket(object).await?;
         let (transfers, offering) = world.reader(vec![world.offer(object)?], only)?;
-        let fetching = {
+        let mut fetching = JoinSet::new();
+        fetching.spawn({
             let transfers = transfers.clone();
-            tokio::spawn(async move { transfers.fetch(object).await })
-        };
+            async move { transfers.fetch(object).await }
+        });
         arrived(&transfers, 40 << 20).await;
         world.stop().await?;
-        let fetched = fetching.await??;
+        let fetched = fetching.join_next().await.context("it was begun")???;
         let (_, direct) = fetched.direct.context("it began at the holder")?;
         assert!(direct >= 32 << 20, "{direct}");
         assert!(fetched.wire_bytes <= object.bytes, "segments that came are not fetched again: {fetched:?}");
@@ -370,13 +372,13 @@ async fn a3_a_reader_that_ends_in_the_middle_goes_on_where_it_was() -> Result<()
         world.listen(Some(60 << 20)).await?;
         let object = world.file(96 << 20)?;
         let (transfers, _) = world.reader(vec![world.offer(object)?], only)?;
-        let fetching = {
+        let mut fetching = JoinSet::new();
+        fetching.spawn({
             let transfers = transfers.clone();
-            tokio::spawn(async move { transfers.fetch(object).await })
-        };
+            async move { transfers.fetch(object).await }
+        });
         let before = arrived(&transfers, 48 << 20).await;
-        fetching.abort();
-        let _ = fetching.await;
+        fetching.shutdown().await;
         drop(transfers);
         let World { authority, from, to, gate, listening, address, served } = world;
         let world = World { authority, from, to: to.reopen()?, gate, listening, address, served };
@@ -392,7 +394,7 @@ async fn d5_a_damaged_copy_at_the_holder_is_found_named_and_not_taken() -> Resul
     for length in [1 << 20, 20 << 20] {
         let world = World::new().await?;
         let object = world.file(length)?;
-        world.into_the_bucket(object).await?;
+        world.put_into_the_bucket(object).await?;
         damage(&object_path(&world.from.store, "objects", object.id))?;
         let (transfers, offering) = world.reader(vec![world.offer(object)?], None)?;
         let fetched = transfers.fetch(object).await?;

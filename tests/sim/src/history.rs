@@ -95,6 +95,7 @@ impl History {
     }
 
     /// What the control plane has decided and made durable: who has what, and what may be started again.
+    #[expect(clippy::wildcard_enum_match_arm, reason = "most facts are of something else")]
     pub(crate) fn decided(&mut self, fact: &Fact) {
         let executions = |run: &RunId, step: &StepIndex, elements: &ElementSet| -> Vec<ExecutionId> {
             elements.iter().map(|element| ExecutionId { run: *run, step: *step, element }).collect()

@@ -1,7 +1,12 @@
 //! A control plane's CA and agents with certificates of it, as far as transfers between agents need them.
 
+use std::path::Path;
+use std::sync::{Mutex, PoisonError};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
 use anyhow::Result;
-use atoll_model::id::AgentId;
+use async_trait::async_trait;
+use atoll_model::id::{AgentId, SiteName, TransferId};
 use atoll_model::ticket::Ticket;
 use atoll_model::time::Timestamp;
 use atoll_model::value::ObjectRef;
@@ -10,8 +15,12 @@ use rcgen::{
     SigningKey as _,
 };
 use rustls_pki_types::{CertificateDer, PrivateKeyDer, PrivatePkcs8KeyDer};
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
-use storage_sync_engine::direct::AgentTls;
+use storage_sync_engine::bucket::{UploadPlan, UploadRequest};
+use storage_sync_engine::direct::{AgentTls, Host, Offer};
+use storage_sync_engine::transfer::{CredentialError, Credentials, Download};
+use tokio::runtime::{Builder, Runtime};
+
+use crate::site::Site;
 
 /// Issues certificates, and tickets.
 #[derive(Debug)]
@@ -67,4 +76,98 @@ impl Authority {
     pub fn sign(&self, ticket: &Ticket) -> Result<Vec<u8>> {
         Ok(ticket.signed(|bytes| self.issuer.key().sign(bytes))?.to_bytes())
     }
+}
+
+/// A site whose administrator lets everything leave.
+#[derive(Debug)]
+pub struct Open;
+
+impl Host for Open {
+    fn admit(&self, _: &SiteName, _: ObjectRef) -> Result<(), String> {
+        Ok(())
+    }
+    fn damaged(&self, object: ObjectRef, message: &str) {
+        eprintln!("{} is damaged: {message}", object.id);
+    }
+    fn sent(&self, _: AgentId, _: ObjectRef, _: u64) {}
+}
+
+/// There is no bucket: what the other agent does not give is not had.
+#[derive(Debug)]
+pub struct OnlyOffer {
+    offer: Offer,
+    failed: Mutex<Vec<String>>,
+}
+
+fn no_bucket<T>() -> Result<T, CredentialError> {
+    Err(CredentialError::Refused("there is no bucket".to_owned()))
+}
+
+impl OnlyOffer {
+    pub fn new(offer: Offer) -> Self {
+        Self { offer, failed: Mutex::default() }
+    }
+
+    /// Why the holder did not give what it was asked for.
+    pub fn failed(&self) -> Vec<String> {
+        self.failed.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+}
+
+#[async_trait]
+impl Credentials for OnlyOffer {
+    async fn download(&self, _: ObjectRef) -> Result<Download, CredentialError> {
+        no_bucket()
+    }
+    async fn offers(&self, _: ObjectRef) -> Result<Vec<Offer>, CredentialError> {
+        Ok(vec![self.offer.clone()])
+    }
+    async fn offer_failed(&self, _: ObjectRef, _: AgentId, message: &str) -> Result<(), CredentialError> {
+        self.failed.lock().unwrap_or_else(PoisonError::into_inner).push(message.to_owned());
+        Ok(())
+    }
+    async fn upload_plan(&self, _: TransferId, _: &UploadRequest) -> Result<UploadPlan, CredentialError> {
+        no_bucket()
+    }
+    async fn complete(&self, _: TransferId, _: &UploadRequest, _: &[String]) -> Result<(), CredentialError> {
+        no_bucket()
+    }
+}
+
+/// Writes a file of noise, different for each seed: nothing of it is there already, and nothing shrinks.
+///
+/// # Errors
+/// When it cannot be written.
+pub fn write_noise(path: &Path, bytes: u64, seed: u64) -> Result<()> {
+    use std::io::Write as _;
+    let mut file = std::io::BufWriter::with_capacity(1 << 20, std::fs::File::create(path)?);
+    let mut state = seed.wrapping_mul(0x9e37_79b9_7f4a_7c15) | 1;
+    let mut left = bytes;
+    let mut block = vec![0; 64 << 10];
+    while left > 0 {
+        for word in block.chunks_exact_mut(8) {
+            state ^= state << 13;
+            state ^= state >> 7;
+            state ^= state << 17;
+            word.copy_from_slice(&state.to_le_bytes());
+        }
+        let part = left.min(block.len() as u64);
+        file.write_all(&block[..part as usize])?;
+        left -= part;
+    }
+    file.flush()?;
+    Ok(())
+}
+
+/// A runtime whose threads are in a site.
+///
+/// # Errors
+/// When it cannot be made.
+pub fn runtime(site: Option<&Site>) -> Result<Runtime> {
+    let mut builder = Builder::new_multi_thread();
+    builder.worker_threads(2).enable_all();
+    if let Some(site) = site {
+        builder.on_thread_start(site.entrance());
+    }
+    Ok(builder.build()?)
 }

@@ -4,22 +4,18 @@
 //! occasion. What is measured ends when the object is verified, durable and in the reader's store.
 
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
-use std::path::{Path, PathBuf};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::path::PathBuf;
+use std::sync::Arc;
 use std::time::Instant;
 
 use anyhow::{Context as _, Result};
-use async_trait::async_trait;
-use atoll_model::id::{AgentId, SiteName, TransferId};
-use atoll_model::value::ObjectRef;
+use atoll_model::id::AgentId;
 use clap::{Parser, ValueEnum};
-use storage_sync_engine::bucket::{UploadPlan, UploadRequest};
-use storage_sync_engine::direct::{Dialer, DirectConfig, Host, Offer, Serving, Transport, listen};
+use storage_sync_engine::direct::{Dialer, DirectConfig, Offer, Serving, Transport, listen};
 use storage_sync_engine::store::SiteStore;
-use storage_sync_engine::transfer::{CredentialError, Credentials, Download, TransferConfig, Transfers};
-use tokio::runtime::{Builder, Runtime};
-use wan_tests::agents::Authority;
-use wan_tests::{Network, Shape, Site};
+use storage_sync_engine::transfer::{TransferConfig, Transfers};
+use wan_tests::agents::{Authority, OnlyOffer, Open, runtime, write_noise};
+use wan_tests::{Network, Shape};
 
 const HOLDER: AgentId = AgentId::from_bits(1);
 const READER: AgentId = AgentId::from_bits(2);
@@ -57,85 +53,10 @@ enum Way {
     Measured,
 }
 
-#[derive(Debug)]
-struct Open;
-
-impl Host for Open {
-    fn admit(&self, _: &SiteName, _: ObjectRef) -> Result<(), String> {
-        Ok(())
-    }
-    fn damaged(&self, object: ObjectRef, message: &str) {
-        eprintln!("{} is damaged: {message}", object.id);
-    }
-    fn sent(&self, _: AgentId, _: ObjectRef, _: u64) {}
-}
-
-/// There is no bucket: what the other agent does not give is not had.
-#[derive(Debug)]
-struct Only {
-    offer: Offer,
-    failed: Mutex<Vec<String>>,
-}
-
-fn no_bucket<T>() -> Result<T, CredentialError> {
-    Err(CredentialError::Refused("there is no bucket".to_owned()))
-}
-
-#[async_trait]
-impl Credentials for Only {
-    async fn download(&self, _: ObjectRef) -> Result<Download, CredentialError> {
-        no_bucket()
-    }
-    async fn offers(&self, _: ObjectRef) -> Result<Vec<Offer>, CredentialError> {
-        Ok(vec![self.offer.clone()])
-    }
-    async fn offer_failed(&self, _: ObjectRef, _: AgentId, message: &str) -> Result<(), CredentialError> {
-        self.failed.lock().unwrap_or_else(PoisonError::into_inner).push(message.to_owned());
-        Ok(())
-    }
-    async fn upload_plan(&self, _: TransferId, _: &UploadRequest) -> Result<UploadPlan, CredentialError> {
-        no_bucket()
-    }
-    async fn complete(&self, _: TransferId, _: &UploadRequest, _: &[String]) -> Result<(), CredentialError> {
-        no_bucket()
-    }
-}
-
-/// Noise, different for each round and file: nothing is there already, and nothing shrinks.
-fn write_noise(path: &Path, bytes: u64, seed: u64) -> Result<()> {
-    use std::io::Write as _;
-    let mut file = std::io::BufWriter::with_capacity(1 << 20, std::fs::File::create(path)?);
-    let mut state = seed.wrapping_mul(0x9e37_79b9_7f4a_7c15) | 1;
-    let mut left = bytes;
-    let mut block = vec![0; 64 << 10];
-    while left > 0 {
-        for word in block.chunks_exact_mut(8) {
-            state ^= state << 13;
-            state ^= state >> 7;
-            state ^= state << 17;
-            word.copy_from_slice(&state.to_le_bytes());
-        }
-        let part = left.min(block.len() as u64);
-        file.write_all(&block[..part as usize])?;
-        left -= part;
-    }
-    file.flush()?;
-    Ok(())
-}
-
 fn processor_seconds() -> Result<f64> {
     let used = nix::sys::resource::getrusage(nix::sys::resource::UsageWho::RUSAGE_SELF)?;
     let seconds = |time: nix::sys::time::TimeVal| time.tv_sec() as f64 + time.tv_usec() as f64 / 1e6;
     Ok(seconds(used.user_time()) + seconds(used.system_time()))
-}
-
-fn runtime(site: Option<&Site>) -> Result<Runtime> {
-    let mut builder = Builder::new_multi_thread();
-    builder.worker_threads(2).enable_all();
-    if let Some(site) = site {
-        builder.on_thread_start(site.entrance());
-    }
-    Ok(builder.build()?)
 }
 
 fn main() -> Result<()> {
@@ -187,14 +108,14 @@ fn main() -> Result<()> {
         let object = from.ingest(&path)?.object;
         let ticket = authority.sign(&authority.ticket(READER, HOLDER, object))?;
         let offer = Offer { holder: HOLDER, addresses: vec![listening.address], ticket };
-        let credentials = Arc::new(Only { offer, failed: Mutex::default() });
+        let credentials = Arc::new(OnlyOffer::new(offer));
         let client = reqwest::Client::builder().build()?;
         let config = TransferConfig::default();
         let transfers = Transfers::with_direct(to.clone(), client, credentials.clone(), config, Some(dialer.clone()));
         let (began, used) = (Instant::now(), processor_seconds()?);
         let fetched = reading.block_on(reading.spawn(async move { transfers.fetch(object).await }))?;
         let (seconds, used) = (began.elapsed().as_secs_f64(), processor_seconds()? - used);
-        let fetched = fetched.with_context(|| format!("{:?}", credentials.failed))?;
+        let fetched = fetched.with_context(|| credentials.failed().join("; "))?;
         let rate = object.bytes as f64 / seconds;
         println!(
             "{}",
