@@ -165,17 +165,13 @@ impl Running {
         let client = http_client(&identity).context("no client for transfers")?;
         let credentials = link_handle.credentials();
         let direct = Direct::new(&identity, data_dir).context("no client for other agents")?;
+        let (asks, settings) = (Arc::new(credentials.clone()), TransferConfig::default());
+        let transfers = Transfers::with_direct(store.clone(), client, asks, settings, Some(direct.dialer()));
         let performer = Performer {
             inbox: inbox.clone(),
             link: link_handle,
             executor: executor.clone(),
-            transfers: Transfers::with_direct(
-                store.clone(),
-                client,
-                Arc::new(credentials.clone()),
-                TransferConfig::default(),
-                Some(direct.dialer()),
-            ),
+            transfers,
             runtime: tokio::runtime::Handle::current(),
             tasks: tasks.clone(),
             running: crate::driver::Running::default(),

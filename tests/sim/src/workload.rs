@@ -47,142 +47,202 @@ pub fn read(source: &str) -> Workflow {
 
 /// Draws a workflow for the sites of a scenario.
 pub fn draw(rng: &mut Rng, scenario: &Scenario) -> Drawn {
-    let sites = scenario.sites;
-    let fan_max = match () {
-        () if scenario.is_fleet() => 60,
-        () if scenario.pressed => 24,
-        () => 9,
-    };
-    let steps = rng.between(1, 7) as usize;
-    let has_input = rng.chance(300);
-    let mut text = String::from("workflow: drawn\n");
-    if scenario.limits {
-        writeln!(text, "priority: {}", rng.between(0, 4) as i64 - 2).expect("text grows");
-        if rng.chance(500) {
-            let (executions, runs) = (rng.between(1, 5), rng.between(1, 3));
-            writeln!(text, "concurrency: {{ executions: {executions}, runs: {runs} }}").expect("text grows");
+    let mut draft = Draft::begin(rng, scenario);
+    for step in 0..draft.steps {
+        draft.step(step);
+    }
+    draft.finish()
+}
+
+/// A workflow that is being drawn.
+struct Draft<'a> {
+    rng: &'a mut Rng,
+    scenario: &'a Scenario,
+    steps: usize,
+    has_input: bool,
+    text: String,
+    /// The step whose outputs are confined, and where to.
+    confine: Option<usize>,
+    confined_to: usize,
+    also_to: Option<usize>,
+    eager: Option<usize>,
+    fans: Vec<bool>,
+    null: Vec<bool>,
+    confined: BTreeSet<usize>,
+}
+
+impl<'a> Draft<'a> {
+    fn begin(rng: &'a mut Rng, scenario: &'a Scenario) -> Self {
+        let sites = scenario.sites;
+        let steps = rng.between(1, 7) as usize;
+        let has_input = rng.chance(300);
+        let mut text = String::from("workflow: drawn\n");
+        if scenario.limits {
+            writeln!(text, "priority: {}", rng.between(0, 4) as i64 - 2).expect("text grows");
+            if rng.chance(500) {
+                let (executions, runs) = (rng.between(1, 5), rng.between(1, 3));
+                writeln!(text, "concurrency: {{ executions: {executions}, runs: {runs} }}").expect("text grows");
+            }
         }
+        if has_input {
+            text.push_str("inputs:\n  data: { type: file }\n");
+        }
+        text.push_str("steps:\n");
+        let confine = rng.chance(250).then(|| rng.below(steps as u64) as usize);
+        let confined_to = rng.below(sites as u64) as usize;
+        let also_to = (rng.chance(500) && sites > 1).then(|| (confined_to + 1) % sites);
+        let eager = rng.chance(400).then(|| rng.below(steps as u64) as usize);
+        let (fans, null, confined) = (Vec::new(), Vec::new(), BTreeSet::new());
+        Self { rng, scenario, steps, has_input, text, confine, confined_to, also_to, eager, fans, null, confined }
     }
-    if has_input {
-        text.push_str("inputs:\n  data: { type: file }\n");
+
+    fn line(&mut self, line: &str) {
+        writeln!(self.text, "{line}").expect("text grows");
     }
-    text.push_str("steps:\n");
-    let confine = rng.chance(250).then(|| rng.below(steps as u64) as usize);
-    let confined_to = rng.below(sites as u64) as usize;
-    let also_to = (rng.chance(500) && sites > 1).then(|| (confined_to + 1) % sites);
-    let eager = rng.chance(400).then(|| rng.below(steps as u64) as usize);
-    let mut fans: Vec<bool> = Vec::new();
-    let mut null: Vec<bool> = Vec::new();
-    let mut confined = BTreeSet::new();
-    for step in 0..steps {
-        writeln!(text, "  s{step}:").expect("text grows");
-        let candidates: Vec<usize> = (0..step).filter(|earlier| !null[*earlier]).collect();
+
+    fn step(&mut self, step: usize) {
+        self.line(&format!("  s{step}:"));
+        let reads = self.reads(step);
+        let is_null = self.rng.chance(80);
+        self.null.push(is_null);
+        self.fan_out(&reads);
+        if self.scenario.limits && self.rng.chance(400) {
+            let most = self.rng.between(1, 4);
+            self.line(&format!("    max_parallel: {most}"));
+        }
+        if is_null {
+            self.line("    executor: null");
+            if let Some(earlier) = reads.first() {
+                self.line(&format!("    after: [s{earlier}]"));
+            }
+            return;
+        }
+        let inherits = self.confine == Some(step) || reads.iter().any(|earlier| self.confined.contains(earlier));
+        if inherits {
+            self.confined.insert(step);
+        }
+        self.work(&reads);
+        self.place(step, inherits);
+        self.manner();
+    }
+
+    /// The steps before it that it reads.
+    fn reads(&mut self, step: usize) -> BTreeSet<usize> {
+        let candidates: Vec<usize> = (0..step).filter(|earlier| !self.null[*earlier]).collect();
         let mut reads = BTreeSet::new();
-        for _ in 0..rng.between(u64::from(rng.clone().chance(800)), 2) {
+        for _ in 0..self.rng.between(u64::from(self.rng.clone().chance(800)), 2) {
             if !candidates.is_empty() {
-                reads.insert(if rng.chance(600) { candidates[candidates.len() - 1] } else { *rng.pick(&candidates) });
+                let last = candidates[candidates.len() - 1];
+                reads.insert(if self.rng.chance(600) { last } else { *self.rng.pick(&candidates) });
             }
         }
-        let is_null = rng.chance(80);
-        null.push(is_null);
-        let mut inherits = confine == Some(step) && !is_null;
-        let fan = rng.chance(if scenario.pressed { 600 } else { 300 });
-        fans.push(fan);
-        let fan_of = reads.iter().copied().find(|earlier| !fans[*earlier]).filter(|_| rng.chance(500));
+        reads
+    }
+
+    fn fan_out(&mut self, reads: &BTreeSet<usize>) {
+        let fan_max = match () {
+            () if self.scenario.is_fleet() => 60,
+            () if self.scenario.pressed => 24,
+            () => 9,
+        };
+        let fan = self.rng.chance(if self.scenario.pressed { 600 } else { 300 });
+        self.fans.push(fan);
+        let single = reads.iter().copied().find(|earlier| !self.fans[*earlier]);
+        let fan_of = single.filter(|_| self.rng.chance(500));
         match (fan, fan_of) {
-            (true, Some(earlier)) => {
-                writeln!(text, "    foreach: ${{{{ steps.s{earlier}.outputs.list }}}}").expect("text grows");
-            }
+            (true, Some(earlier)) => self.line(&format!("    foreach: ${{{{ steps.s{earlier}.outputs.list }}}}")),
             (true, None) => {
-                let count = rng.between(0, fan_max);
+                let count = self.rng.between(0, fan_max);
                 let items: Vec<String> = (0..count).map(|item| item.to_string()).collect();
-                writeln!(text, "    foreach: [{}]", items.join(", ")).expect("text grows");
+                self.line(&format!("    foreach: [{}]", items.join(", ")));
             }
             (false, _) => {}
         }
-        if scenario.limits && rng.chance(400) {
-            writeln!(text, "    max_parallel: {}", rng.between(1, 4)).expect("text grows");
-        }
-        if is_null {
-            text.push_str("    executor: null\n");
-            if let Some(earlier) = reads.first() {
-                writeln!(text, "    after: [s{earlier}]").expect("text grows");
-            }
-            continue;
-        }
-        inherits |= reads.iter().any(|earlier| confined.contains(earlier));
-        if inherits {
-            confined.insert(step);
-        }
+    }
+
+    /// What it does, with what, and when.
+    fn work(&mut self, reads: &BTreeSet<usize>) {
         // A script of its own, so that what cuts off one step puts no other in quarantine.
-        writeln!(text, "    run: work {}", rng.next()).expect("text grows");
-        text.push_str("    outputs: { out: file, n: integer, list: list }\n");
+        let own = self.rng.next();
+        self.line(&format!("    run: work {own}"));
+        self.line("    outputs: { out: file, n: integer, list: list }");
         let mut with = Vec::new();
         for (place, earlier) in reads.iter().enumerate() {
-            let output = if rng.chance(800) { "out" } else { "n" };
+            let output = if self.rng.chance(800) { "out" } else { "n" };
             with.push(format!("a{place}: \"${{{{ steps.s{earlier}.outputs.{output} }}}}\""));
         }
-        if has_input && rng.chance(500) {
+        if self.has_input && self.rng.chance(500) {
             with.push("data: \"${{ inputs.data }}\"".to_owned());
         }
         if !with.is_empty() {
-            writeln!(text, "    with: {{ {} }}", with.join(", ")).expect("text grows");
+            self.line(&format!("    with: {{ {} }}", with.join(", ")));
         }
-        if let Some(earlier) = reads.iter().find(|earlier| !fans[**earlier])
-            && rng.chance(100)
+        let single = reads.iter().copied().find(|earlier| !self.fans[*earlier]);
+        if let Some(earlier) = single
+            && self.rng.chance(100)
         {
-            writeln!(text, "    when: ${{{{ steps.s{earlier}.outputs.n > 20 }}}}").expect("text grows");
+            self.line(&format!("    when: ${{{{ steps.s{earlier}.outputs.n > 20 }}}}"));
         }
+    }
+
+    fn place(&mut self, step: usize, inherits: bool) {
+        let sites = self.scenario.sites;
         // Who reads what is confined need not say where; if there are several places for it, only the last step does not,
         // for what is made at different ones is never together.
-        let says_where = also_to.is_some() && (confine == Some(step) || step + 1 < steps);
-        let only_at = (inherits && (says_where || rng.chance(500))).then_some(confined_to);
-        if let Some(site) = only_at {
-            writeln!(text, "    site: s{site}").expect("text grows");
-        } else if !inherits && rng.chance(if scenario.long { 150 } else { 400 }) {
-            writeln!(text, "    site: s{}", rng.below(sites as u64)).expect("text grows");
-        } else if !inherits && sites > 1 && rng.chance(100) {
-            let zone = ZONES[rng.below(2) as usize];
-            writeln!(text, "    site: {{ labels: {{ zone: {zone} }} }}").expect("text grows");
-        }
-        if rng.chance(700) {
-            let other = rng.chance(300);
-            let attempts = rng.between(2, 4);
-            writeln!(text, "    retry: {{ attempts: {attempts}, backoff: 1s, other_site: {other} }}")
-                .expect("text grows");
-        }
-        if rng.chance(200) {
-            text.push_str("    resources: { cpu: 2 }\n");
-        }
-        if scenario.at_most_once && rng.chance(if scenario.long { 400 } else { 120 }) {
-            text.push_str("    start: at-most-once\n");
-        }
-        if rng.chance(100) {
-            text.push_str("    on_disconnect: stop\n");
+        let says_where = self.also_to.is_some() && (self.confine == Some(step) || step + 1 < self.steps);
+        if inherits && (says_where || self.rng.chance(500)) {
+            self.line(&format!("    site: s{}", self.confined_to));
+        } else if !inherits && self.rng.chance(if self.scenario.long { 150 } else { 400 }) {
+            let site = self.rng.below(sites as u64);
+            self.line(&format!("    site: s{site}"));
+        } else if !inherits && sites > 1 && self.rng.chance(100) {
+            let zone = ZONES[self.rng.below(2) as usize];
+            self.line(&format!("    site: {{ labels: {{ zone: {zone} }} }}"));
         }
     }
-    let readable: Vec<usize> = (0..steps).filter(|step| !null[*step]).collect();
-    if let Some(last) = readable.last()
-        && rng.chance(500)
-    {
-        writeln!(text, "outputs:\n  result: ${{{{ steps.s{last}.outputs.n }}}}").expect("text grows");
+
+    fn manner(&mut self) {
+        if self.rng.chance(700) {
+            let other = self.rng.chance(300);
+            let attempts = self.rng.between(2, 4);
+            self.line(&format!("    retry: {{ attempts: {attempts}, backoff: 1s, other_site: {other} }}"));
+        }
+        if self.rng.chance(200) {
+            self.line("    resources: { cpu: 2 }");
+        }
+        if self.scenario.at_most_once && self.rng.chance(if self.scenario.long { 400 } else { 120 }) {
+            self.line("    start: at-most-once");
+        }
+        if self.rng.chance(100) {
+            self.line("    on_disconnect: stop");
+        }
     }
-    let confine = confine.filter(|step| !null[*step]);
-    let eager = eager.filter(|step| !null[*step] && !confined.contains(step));
-    if confine.is_some() || eager.is_some() {
-        text.push_str("placement:\n");
+
+    fn finish(mut self) -> Drawn {
+        let last = (0..self.steps).rfind(|step| !self.null[*step]);
+        if let Some(last) = last
+            && self.rng.chance(500)
+        {
+            self.line(&format!("outputs:\n  result: ${{{{ steps.s{last}.outputs.n }}}}"));
+        }
+        let confine = self.confine.filter(|step| !self.null[*step]);
+        let eager = self.eager.filter(|step| !self.null[*step] && !self.confined.contains(step));
+        if confine.is_some() || eager.is_some() {
+            self.line("placement:");
+        }
+        if let Some(step) = confine {
+            let also = self.also_to.map_or_else(String::new, |also| format!(", s{also}"));
+            let to = self.confined_to;
+            self.line(&format!("  - match: {{ step: s{step} }}\n    confine: [s{to}{also}]"));
+        }
+        if let Some(step) = eager {
+            self.line(&format!("  - match: {{ step: s{step} }}\n    push: eager"));
+        }
+        let workflow = read(&self.text);
+        let index = |step: usize| workflow.steps.iter().find(|known| known.name == format!("s{step}")).map(|s| s.index);
+        let confined = self.confined.into_iter().filter_map(index).collect();
+        Drawn { source: self.text, workflow, confined, has_input: self.has_input }
     }
-    if let Some(step) = confine {
-        let also = also_to.map_or_else(String::new, |also| format!(", s{also}"));
-        writeln!(text, "  - match: {{ step: s{step} }}\n    confine: [s{confined_to}{also}]").expect("text grows");
-    }
-    if let Some(step) = eager {
-        writeln!(text, "  - match: {{ step: s{step} }}\n    push: eager").expect("text grows");
-    }
-    let workflow = read(&text);
-    let index = |step: usize| workflow.steps.iter().find(|known| known.name == format!("s{step}")).map(|s| s.index);
-    let confined = confined.into_iter().filter_map(index).collect();
-    Drawn { source: text, workflow, confined, has_input }
 }
 
 /// What an attempt does: decided by what it is, so that it does the same wherever and whenever it runs.
