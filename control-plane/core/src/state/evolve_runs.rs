@@ -57,7 +57,10 @@ impl State {
             }
             Fact::RunRemoved { run } => self.remove_run(*run),
             Fact::RunTagged { run, tags } => {
-                self.run_mut(*run).tag(Some(tags));
+                // A run that has left memory keeps its tags in the history.
+                if let Some(run) = self.runs.get_mut(run).map(Arc::make_mut) {
+                    run.tag(Some(tags));
+                }
                 self.tags.insert(*run, tags.clone());
             }
             Fact::ProjectSet { project, settings } => {

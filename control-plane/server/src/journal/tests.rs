@@ -93,33 +93,61 @@ fn e3_a_journal_of_a_newer_version_is_refused_and_stays_as_it_is() {
     assert_eq!(open(options(folder.path(), Backend::Sled, newer)).unwrap().format, newer);
 }
 
-#[test]
-fn a16_damage_in_the_middle_is_reported_with_its_place() {
-    let folder = tempfile::tempdir().unwrap();
+/// What the second of three batches of [`damaged`] holds.
+const MARK: &[u8] = b"a batch that is easy to find in a file";
+
+/// A journal of three batches with the second's bytes changed in one of its files.
+fn damaged(data_dir: &Path, file: &str) -> StoredJournal {
     let mut core = ControlPlane::recover(Config::default(), None, [], T0);
-    let mut journal = opened(folder.path(), Backend::Redb);
-    let mark = b"a batch that is easy to find in a file";
-    for number in 1..=3 {
-        let bytes = if number == 2 { mark.to_vec() } else { batch(&mut core, number) };
+    // The first barrier of a process is the store's; the batches after it stand in the log.
+    let mut journal = opened(data_dir, Backend::Redb);
+    journal.append(&batch(&mut core, 1)).unwrap();
+    journal.barrier().unwrap();
+    for bytes in [MARK.to_vec(), batch(&mut core, 3)] {
         journal.append(&bytes).unwrap();
         journal.barrier().unwrap();
     }
     drop(journal);
-    let undecodable = StoredJournal::read(folder.path()).unwrap().verify();
+    if file != "ahead" {
+        // The next process hands the log over to the store.
+        drop(opened(data_dir, Backend::Redb));
+    }
+    let undecodable = StoredJournal::read(data_dir).unwrap().verify();
     let problem = undecodable.problem.unwrap();
     assert_eq!((undecodable.sound, problem.place.as_str()), (false, "batch 2, fact 1, byte 0"));
 
-    let path = folder.path().join("journal/journal.1/journal.redb");
+    let path = data_dir.join("journal/journal.1").join(file);
     let content = std::fs::read(&path).unwrap();
+    let places: Vec<usize> =
+        content.windows(MARK.len()).enumerate().filter(|(_, window)| *window == MARK).map(|(place, _)| place).collect();
+    assert!(!places.is_empty(), "the batch is in {file}");
     let file = std::fs::File::options().write(true).open(&path).unwrap();
-    for (place, _) in content.windows(mark.len()).enumerate().filter(|(_, window)| window == mark) {
+    for place in places {
         file.write_all_at(b"A", place as u64).unwrap();
     }
-    let journal = StoredJournal::read(folder.path()).unwrap();
+    StoredJournal::read(data_dir).unwrap()
+}
+
+#[test]
+fn a16_damage_in_the_middle_is_reported_with_its_place() {
+    let folder = tempfile::tempdir().unwrap();
+    let journal = damaged(folder.path(), "journal.redb");
     let found = journal.verify();
     let problem = found.problem.unwrap();
     assert_eq!(problem.place, "batch 2, part 0", "{problem}");
     assert!(problem.message.contains("checksum"), "{problem}");
+    assert_eq!((found.sound, found.batches, found.last_batch), (false, 1, 1));
+    assert_eq!(journal.facts().count(), 1, "what stands before the damage is there");
+    assert!(open(options(folder.path(), Backend::Redb, JOURNAL_FORMAT)).is_err(), "and no server starts on it");
+}
+
+#[test]
+fn a16_damage_in_the_log_ahead_of_the_store_is_reported_with_its_place() {
+    let folder = tempfile::tempdir().unwrap();
+    let journal = damaged(folder.path(), "ahead");
+    let found = journal.verify();
+    let problem = found.problem.unwrap();
+    assert_eq!(problem.place, "batch 2, part 0", "{problem}");
     assert_eq!((found.sound, found.batches, found.last_batch), (false, 1, 1));
     assert_eq!(journal.facts().count(), 1, "what stands before the damage is there");
     assert!(open(options(folder.path(), Backend::Redb, JOURNAL_FORMAT)).is_err(), "and no server starts on it");

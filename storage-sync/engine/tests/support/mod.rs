@@ -8,10 +8,11 @@ use std::fs;
 use std::os::unix::ffi::OsStrExt as _;
 use std::os::unix::fs::{MetadataExt as _, PermissionsExt as _};
 use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result};
 
-use storage_sync_engine::store::SiteStore;
+use storage_sync_engine::store::{SiteStore, StoreError};
 
 /// A store in a folder of its own, with a folder beside it for everything else.
 pub(crate) struct Site {
@@ -38,11 +39,19 @@ impl Site {
         Ok(path)
     }
 
-    /// Ends the process, as far as the store can tell, and starts it again.
+    /// Ends the process, as far as the store can tell, and starts it again. Whatever threads still write there are waited
+    /// for.
     pub(crate) fn reopen(self) -> Result<Self> {
         let Self { folder, store } = self;
         drop(store);
-        let store = SiteStore::open(&folder.path().join("store"))?;
+        let path = folder.path().join("store");
+        let until = Instant::now() + Duration::from_secs(10);
+        let store = loop {
+            match SiteStore::open(&path) {
+                Err(StoreError::InUse(_)) if Instant::now() < until => std::thread::yield_now(),
+                opened => break opened?,
+            }
+        };
         Ok(Self { folder, store })
     }
 }
