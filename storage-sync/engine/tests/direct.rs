@@ -132,7 +132,7 @@ impl World {
     async fn listen(&mut self, rate: Option<u64>) -> Result<()> {
         let tls = self.authority.agent(HOLDER, "holder")?;
         let serving = Serving::new(self.from.store.clone(), HOLDER, tls, self.gate.clone(), rate);
-        let listening = listen(serving, self.address).await?;
+        let listening = listen(serving, ([127, 0, 0, 1], 0).into()).await?;
         self.address = listening.address;
         self.listening = Some(listening);
         Ok(())

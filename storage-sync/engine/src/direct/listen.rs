@@ -1,5 +1,6 @@
 //! Where readers come in: TCP and UDP at one address.
 
+use std::io::ErrorKind;
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
@@ -17,6 +18,8 @@ use super::tcp::{Sending, prepare};
 
 /// Of all readers together; each has at most nine.
 const CONNECTIONS_MAX: usize = 512;
+/// Ports that are tried.
+const TRIES: u32 = 20;
 const HANDSHAKE: Duration = Duration::from_secs(10);
 /// A reader that asks nothing for so long is not held.
 const IDLE: Duration = Duration::from_secs(60);
@@ -60,16 +63,28 @@ impl Drop for Listening {
 /// When the system does not give the address.
 pub async fn listen(serving: Arc<Serving>, address: SocketAddr) -> Result<Listening, ListenError> {
     let failed = |source| ListenError { address, source };
-    let listener = TcpListener::bind(address).await.map_err(failed)?;
-    let bound = listener.local_addr().map_err(failed)?;
     let server = quic::server_config(serving.tls.server()).map_err(failed)?;
-    let endpoint = quic::endpoint(bound, Some(server)).map_err(failed)?;
+    let (listener, endpoint) = bind(address, server).await.map_err(failed)?;
+    let bound = listener.local_addr().map_err(failed)?;
     let (stop, tasks) = (CancellationToken::new(), TaskTracker::new());
     let places = Arc::new(Semaphore::new(CONNECTIONS_MAX));
     let tcp = accept_tcp(listener, Arc::clone(&serving), Arc::clone(&places), stop.clone(), tasks.clone());
     tasks.spawn(tcp);
     tasks.spawn(accept_quic(endpoint, serving, places, stop.clone(), tasks.clone()));
     Ok(Listening { address: bound, stop, tasks })
+}
+
+/// Both on one port. One that the system picks is free for TCP, and most often for UDP.
+async fn bind(address: SocketAddr, server: quinn::ServerConfig) -> std::io::Result<(TcpListener, quinn::Endpoint)> {
+    let mut tries = 0;
+    loop {
+        tries += 1;
+        let listener = TcpListener::bind(address).await?;
+        match quic::endpoint(listener.local_addr()?, Some(server.clone())) {
+            Err(error) if address.port() == 0 && error.kind() == ErrorKind::AddrInUse && tries < TRIES => {}
+            endpoint => return Ok((listener, endpoint?)),
+        }
+    }
 }
 
 async fn accept_tcp(

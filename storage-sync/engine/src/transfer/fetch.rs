@@ -6,6 +6,7 @@ use std::sync::{Arc, Mutex};
 
 use atoll_model::value::{ObjectKind, ObjectRef};
 use futures::{StreamExt as _, TryStreamExt as _};
+use tokio_util::task::TaskTracker;
 
 use super::http::{RangeError, Source};
 use super::note::{Closing, Note};
@@ -208,11 +209,16 @@ async fn fetch_once(origin: &Origin<'_>, note: &Arc<Note>, folder: &Path, listed
     let missing = pieces.iter().map(|piece| work.range(piece)).map(|(start, end)| end - start).sum();
     listed.missing_bytes.store(missing, Ordering::Relaxed);
     listed.arrived_bytes.store(0, Ordering::Relaxed);
+    let writing = TaskTracker::new();
     let pieces = futures::stream::iter(pieces).map(|piece| {
-        let (work, ahead) = (work.clone(), ahead.clone());
-        async move { bring(origin, object, work, piece, &ahead, listed).await }
+        let (work, ahead, writing) = (work.clone(), ahead.clone(), writing.clone());
+        async move { bring(origin, object, work, piece, &ahead, listed, &writing).await }
     });
-    pieces.buffer_unordered(origin.requests_max()).try_collect::<()>().await?;
+    let brought = pieces.buffer_unordered(origin.requests_max()).try_collect::<()>().await;
+    // What has come is not fetched again because another piece was lost.
+    writing.close();
+    writing.wait().await;
+    brought?;
     blocking(move || work.finish()).await
 }
 
@@ -255,6 +261,7 @@ async fn bring(
     piece: Piece,
     (ahead_start, ahead): &(u64, Vec<u8>),
     listed: &Listed,
+    writing: &TaskTracker,
 ) -> Result<(), Failure> {
     let (start, end) = work.range(&piece);
     let ahead_end = ahead_start + ahead.len() as u64;
@@ -270,7 +277,13 @@ async fn bring(
         bytes.extend_from_slice(&received);
         bytes
     };
-    blocking(move || work.take(piece, &bytes)).await?;
+    let underway = writing.token();
+    blocking(move || {
+        let taken = work.take(piece, &bytes);
+        drop(underway);
+        taken
+    })
+    .await?;
     listed.arrived(end - start);
     Ok(())
 }
