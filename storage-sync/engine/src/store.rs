@@ -16,10 +16,12 @@ mod check;
 mod commit;
 mod copy;
 pub(crate) mod error;
+mod evict;
 mod folders;
 pub(crate) mod layout;
 mod lend;
 mod open;
+mod scrub;
 mod seal;
 mod seal_log;
 mod stamp;
@@ -29,18 +31,22 @@ mod verified;
 use std::collections::HashMap;
 use std::fs::File;
 use std::path::{Path, PathBuf};
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use atoll_model::id::ObjectId;
 use atoll_model::value::{FileName, ObjectKind, ObjectRef, Value};
 
 pub use error::{IngestError, StoreError};
+pub(crate) use evict::Held;
+pub use evict::{Evictable, Eviction};
 pub use lend::{Entry, Lent, Source};
+pub use scrub::{ScrubPlace, Scrubbed};
 
 use crate::hash::Hashing;
 pub use crate::walk::WalkLimits;
 use barrier::Barrier;
+use evict::Guards;
 use folders::Folders;
 use layout::{Key, Layout, Variant};
 use seal::Sealed;
@@ -67,6 +73,9 @@ struct Inner {
     seals: Mutex<HashMap<SealId, Arc<Mutex<Sealed>>>>,
     claims: Mutex<HashMap<String, SealId>>,
     seal_log: Mutex<SealLog>,
+    guards: Mutex<Guards>,
+    /// Whether anything was proposed to be let go.
+    watching: AtomicBool,
     next: AtomicU64,
     objects: AtomicU64,
     bytes: AtomicU64,
@@ -169,8 +178,8 @@ impl SiteStore {
     /// Every file and every tree's manifest; the bytes of a tree are those of its manifest.
     pub fn list(&self) -> Result<Vec<ObjectRef>, StoreError> {
         let mut objects = Vec::new();
-        open::scan(&self.inner.layout, &mut |key, bytes| {
-            objects.push(ObjectRef { id: key.id, kind: key.variant.kind(), bytes });
+        open::scan(&self.inner.layout, &mut |key, metadata| {
+            objects.push(ObjectRef { id: key.id, kind: key.variant.kind(), bytes: metadata.len() });
         })?;
         objects.sort_unstable();
         objects.dedup();
@@ -221,15 +230,20 @@ impl Inner {
 
     fn remove_key(&self, key: &Key) -> Result<bool, StoreError> {
         let _shard = self.shard(key.id);
+        self.remove_key_locked(key).map(|freed| freed.is_some())
+    }
+
+    /// The bytes that it had, if it was there. The shard must be locked.
+    fn remove_key_locked(&self, key: &Key) -> Result<Option<u64>, StoreError> {
         let path = self.layout.of(key);
         let bytes = path.symlink_metadata().map_or(0, |metadata| metadata.len());
         locked(&self.verified).remove(key);
         match std::fs::remove_file(&path) {
             Ok(()) => {
                 self.uncount(bytes);
-                Ok(true)
+                Ok(Some(bytes))
             }
-            Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(false),
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(None),
             Err(error) => Err(StoreError::io("remove", &path, error)),
         }
     }

@@ -27,6 +27,8 @@ struct Hashed {
     manifests: Vec<(ObjectId, PathBuf)>,
     /// Files that the store may not have, where they are.
     files: BTreeSet<PathBuf>,
+    /// All that it is made of: from before it is looked whether that is there, to when it is whole, nothing of it goes.
+    held: Vec<ObjectId>,
 }
 
 impl SiteStore {
@@ -58,7 +60,18 @@ enum Step {
 
 impl Inner {
     fn commit_all(&self, seals: &[SealId]) -> Vec<Result<Stored, IngestError>> {
-        let mut steps: Vec<Step> = seals.iter().map(|seal| self.hash_seal(*seal)).collect();
+        let steps: Vec<Step> = seals.iter().map(|seal| self.hash_seal(*seal)).collect();
+        let held = |step: &Step| match step {
+            Step::Hashed(hashed) => hashed.held.clone(),
+            Step::Done(_) => Vec::new(),
+        };
+        let held: Vec<ObjectId> = steps.iter().flat_map(held).collect();
+        let stored = self.commit_hashed(seals, steps);
+        self.release(&held);
+        stored
+    }
+
+    fn commit_hashed(&self, seals: &[SealId], mut steps: Vec<Step>) -> Vec<Result<Stored, IngestError>> {
         let mut unsynced = BTreeSet::new();
         for (step, seal) in steps.iter_mut().zip(seals) {
             if let Step::Hashed(hashed) = step {
@@ -125,6 +138,7 @@ impl Inner {
             tree: Tree::Symlink(Vec::new()),
             manifests: Vec::new(),
             files: BTreeSet::new(),
+            held: Vec::new(),
         };
         let path = self.layout.sealed(seal.0);
         let result = match &tree {
@@ -142,6 +156,7 @@ impl Inner {
                 Step::Hashed(hashed)
             }
             Err(error) => {
+                self.release(&hashed.held);
                 for (_, path) in hashed.manifests {
                     // Left over, it is dropped at the next start.
                     let _ = fs::remove_file(path);
@@ -160,6 +175,7 @@ impl Inner {
             digest => digest.doing("read", path)?,
         };
         let id = ObjectId::from_digest(digest);
+        self.keep(id, hashed);
         if !self.layout.of(&Key::new(id, Variant::file(file.executable))).exists() {
             hashed.files.insert(path.to_owned());
         }
@@ -193,12 +209,18 @@ impl Inner {
         }
         let bytes = manifest.encode();
         let id = manifest_id(&bytes);
+        self.keep(id, hashed);
         if !self.layout.of(&Key::new(id, Variant::Tree)).exists() {
             let temporary = self.temporary();
             hashed.manifests.push((id, temporary.clone()));
             write_new(&temporary, &bytes)?;
         }
         Ok((id, manifest.totals(), Tree::Directory(ids)))
+    }
+
+    fn keep(&self, id: ObjectId, hashed: &mut Hashed) {
+        self.hold(&[id]);
+        hashed.held.push(id);
     }
 
     fn log_commit(&self, seal: SealId, hashed: &Hashed) -> Result<(), StoreError> {
@@ -276,6 +298,7 @@ impl Inner {
     /// Whether the store had no sound copy before.
     fn name_file(&self, key: &Key, path: &Path, alone: bool) -> Result<bool, StoreError> {
         let _shard = self.shard(key.id);
+        self.touch(key.id);
         let target = self.layout.of(key);
         self.folders.make_for(&target)?;
         let had = match self.check_locked(key) {
@@ -300,6 +323,7 @@ impl Inner {
     /// Moves a file that was written to `partial/` to its place, unless there is a sound one. Whether it was moved.
     pub(super) fn put_new(&self, key: &Key, written: &Path) -> Result<bool, StoreError> {
         let _shard = self.shard(key.id);
+        self.touch(key.id);
         match self.check_locked(key) {
             Ok(_) => {
                 remove_any(written)?;

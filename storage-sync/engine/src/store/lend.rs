@@ -193,6 +193,7 @@ impl Inner {
 
     fn lend_file(&self, id: ObjectId, executable: bool, place: &Place<'_>, lent: &mut Lent) -> Result<(), StoreError> {
         let _shard = self.shard(id);
+        self.touch(id);
         let key = self.wanted_variant(id, executable)?;
         let before = self.check_locked(&key)?;
         let path = self.layout.of(&key);
@@ -231,6 +232,7 @@ impl Inner {
     }
 
     fn lend_tree(&self, id: ObjectId, place: &Place<'_>, lent: &mut Lent) -> Result<(), StoreError> {
+        self.touch(id);
         let manifest = self.manifest(id)?;
         rustix::fs::mkdirat(place.folder, place.name, Mode::from_raw_mode(0o755)).doing("make", place.path)?;
         let flags = OFlags::DIRECTORY | OFlags::RDONLY | OFlags::CLOEXEC;

@@ -2,7 +2,7 @@ use std::collections::HashMap;
 use std::fs::{self, File};
 use std::path::Path;
 use std::sync::Mutex;
-use std::sync::atomic::AtomicU64;
+use std::sync::atomic::{AtomicBool, AtomicU64};
 use std::time::Duration;
 
 use rustix::fs::FlockOperation;
@@ -48,6 +48,8 @@ pub(super) fn open(root: &Path, limits: WalkLimits) -> Result<Inner, StoreError>
         seals: Mutex::new(HashMap::new()),
         claims: Mutex::new(HashMap::new()),
         seal_log: Mutex::new(log),
+        guards: Mutex::default(),
+        watching: AtomicBool::new(false),
         next: AtomicU64::new(next),
         objects: AtomicU64::new(0),
         bytes: AtomicU64::new(0),
@@ -55,7 +57,7 @@ pub(super) fn open(root: &Path, limits: WalkLimits) -> Result<Inner, StoreError>
         layout,
         _lock: lock,
     };
-    scan(&inner.layout, &mut |_, bytes| inner.count(bytes))?;
+    scan(&inner.layout, &mut |_, metadata| inner.count(metadata.len()))?;
     for found in found {
         if let Some((seal, sealed)) = recover(&inner, found)? {
             locked(&inner.claims).insert(sealed.claim.clone(), seal);
@@ -115,7 +117,7 @@ pub(super) fn remove_any(path: &Path) -> Result<(), StoreError> {
     }
 }
 
-pub(super) fn scan(layout: &Layout, found: &mut dyn FnMut(Key, u64)) -> Result<(), StoreError> {
+pub(super) fn scan(layout: &Layout, found: &mut dyn FnMut(Key, fs::Metadata)) -> Result<(), StoreError> {
     for folder in ["objects", "trees"] {
         let path = layout.folder(folder);
         for digits in fs::read_dir(&path).doing("read", &path)? {
@@ -130,7 +132,7 @@ pub(super) fn scan(layout: &Layout, found: &mut dyn FnMut(Key, u64)) -> Result<(
                 if let Some(key) = key
                     && let Ok(metadata) = entry.metadata()
                 {
-                    found(key, metadata.len());
+                    found(key, metadata);
                 }
             }
         }

@@ -56,11 +56,13 @@ impl SiteStore {
 
     /// Verified bytes of a manifest, if it is there.
     pub(crate) fn manifest_bytes(&self, id: ObjectId) -> Result<Vec<u8>, StoreError> {
+        self.inner.touch(id);
         self.inner.manifest(id).map(|manifest| manifest.encode())
     }
 
     /// Opens a file of the store for reading, without a look at its bytes: whoever reads it verifies them.
     pub(crate) fn open_file(&self, id: ObjectId) -> Result<File, StoreError> {
+        self.inner.touch(id);
         let key = self.inner.key_present(id, ObjectKind::File).ok_or(StoreError::NotFound(id))?;
         let path = self.inner.layout.of(&key);
         File::open(&path).doing("open", &path)

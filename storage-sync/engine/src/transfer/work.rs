@@ -7,8 +7,8 @@ use super::fetch::Failure;
 use super::note::Note;
 use super::segments::Segments;
 use crate::hash::SEGMENT_BYTES;
-use crate::store::SiteStore;
 use crate::store::take_in::{Arrived, write_sparse};
+use crate::store::{Held, SiteStore};
 use crate::stream::plan::{PlannedFile, StreamPlan};
 
 /// A gap between two files that is cheaper to receive than another request is.
@@ -36,12 +36,17 @@ pub(super) struct Work {
     folder: PathBuf,
     small: Vec<(u64, u64, Vec<PlannedFile>)>,
     large: Vec<(PlannedFile, Segments)>,
+    /// What is here already stays until all of it is.
+    _held: Held,
 }
 
 impl Work {
     pub(super) fn of(note: Arc<Note>, plan: Arc<StreamPlan>, folder: PathBuf) -> Result<Self, Failure> {
         let store = note.store.clone();
-        let mut work = Self { store, note, plan: plan.clone(), folder, small: Vec::new(), large: Vec::new() };
+        let objects = plan.files.iter().map(|file| file.id).chain(plan.manifest_bytes().map(|(id, _)| id));
+        let held = store.hold(objects.collect());
+        let (plan_of, small, large) = (plan.clone(), Vec::new(), Vec::new());
+        let mut work = Self { store, note, plan: plan_of, folder, small, large, _held: held };
         for file in plan.files.iter().filter(|file| !work.store.has_file(file.id)) {
             if file.bytes > SEGMENT_BYTES {
                 let segments = Segments::open(&work.folder, &file.id.hex(), file.bytes)?;
