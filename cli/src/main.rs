@@ -127,7 +127,7 @@ fn report(error: &anyhow::Error) {
 /// Runs the command; whether what it was asked for succeeded.
 fn perform(arguments: Arguments) -> anyhow::Result<bool> {
     let runtime = serve::runtime(&arguments.command)?;
-    runtime.block_on(async move {
+    let done = runtime.block_on(async move {
         let connection = &arguments.connection;
         match arguments.command {
             Command::Dev(arguments) => return dev::dev(*arguments).await,
@@ -159,7 +159,12 @@ fn perform(arguments: Arguments) -> anyhow::Result<bool> {
             Command::Shim { .. } => unreachable!("shims are started without a runtime"),
         }
         Ok(true)
-    })
+    });
+    if done.is_err() {
+        // What has failed does not wait for threads that wait for others, as for a database that does not answer.
+        runtime.shutdown_background();
+    }
+    done
 }
 
 #[cfg(test)]

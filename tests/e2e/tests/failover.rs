@@ -155,11 +155,14 @@ impl Fleet {
     }
 
     fn wait_for_success(&mut self, run: &str) -> Result<()> {
-        let shown = wait_for(run, || {
+        let mut last = Value::Null;
+        let ended = wait_for(run, || {
             self.tend()?;
             let Ok(shown) = self.call(&["show", run, "--json"])?.json() else { return Ok(None) };
+            last = shown.clone();
             Ok(matches!(shown["state"].as_str(), Some("succeeded" | "failed" | "cancelled")).then_some(shown))
-        })?;
+        });
+        let shown = ended.with_context(|| format!("seen last: {last}"))?;
         ensure!(shown["state"] == "succeeded", "{shown}");
         Ok(())
     }
