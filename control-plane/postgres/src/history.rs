@@ -4,12 +4,14 @@ use std::sync::{Mutex, PoisonError};
 
 use crate::address::Address;
 use crate::error::StoreError;
+use crate::fence::Fence;
 use crate::session::{ANSWER_MAX, Session};
 
 /// Where ended runs are kept. Its methods block; a connection that breaks is made again by the next call.
 #[derive(Debug)]
 pub struct History {
     address: Address,
+    fence: Fence,
     writing: Mutex<Option<Session>>,
     /// Another, so that nobody who looks waits for a large run to be written.
     reading: Mutex<Option<Session>>,
@@ -88,18 +90,17 @@ const LIST: &str = "SELECT run, head FROM runs
     ORDER BY submitted_at DESC, run DESC LIMIT $11";
 
 impl History {
-    /// Connects at the first call.
-    pub fn new(address: Address) -> Self {
-        Self { address, writing: Mutex::default(), reading: Mutex::default() }
+    /// Connects at the first call. Only whoever leads may write: `fence` is that of its [`Standby`](crate::Standby).
+    pub fn new(address: Address, fence: Fence) -> Self {
+        Self { address, fence, writing: Mutex::default(), reading: Mutex::default() }
     }
 
     /// Keeps runs and their executions, all in one transaction; what is there of them already is replaced.
     ///
     /// # Errors
-    /// When the database cannot be reached, or refuses.
+    /// When the database cannot be reached; [`StoreError::Superseded`] when it refuses, because another server leads.
     pub fn keep(&self, runs: &[Ended]) -> Result<(), StoreError> {
-        self.with(&self.writing, |session| {
-            session.execute_all("BEGIN")?;
+        self.write(|session| {
             for run in runs {
                 session.query(KEEP, &[&run.run, &run.row, &run.head, &run.document])?;
                 session.query(FORGET_EXECUTIONS, &[&run.run])?;
@@ -107,7 +108,7 @@ impl History {
                     session.query(KEEP_EXECUTIONS, &[&run.run, rows])?;
                 }
             }
-            session.execute_all("COMMIT")
+            Ok(())
         })
     }
 
@@ -151,9 +152,13 @@ impl History {
     /// Removes runs with their executions.
     ///
     /// # Errors
-    /// When the database cannot be reached, or refuses.
+    /// As [`Self::keep`].
     pub fn remove(&self, runs: &[String]) -> Result<(), StoreError> {
-        self.with(&self.writing, |session| session.query("DELETE FROM runs WHERE run = ANY ($1)", &[&runs])).map(drop)
+        self.write(|session| session.query("DELETE FROM runs WHERE run = ANY ($1)", &[&runs]).map(drop))
+    }
+
+    fn write(&self, write: impl FnOnce(&mut Session) -> Result<(), StoreError>) -> Result<(), StoreError> {
+        self.with(&self.writing, |session| self.fence.within(session, write))
     }
 
     fn with<R>(

@@ -13,14 +13,6 @@ pub const SCHEMA_VERSION: u32 = STEPS.len() as u32;
 /// Serves for all schemas of a database: two servers that start at once must not both make the tables.
 const MIGRATION_LOCK: i64 = 0x0061_746f_6c6c;
 
-/// Makes the tables at an address, or brings them up to this version.
-///
-/// # Errors
-/// When the database cannot be reached, or the tables are of a newer version.
-pub fn make_tables(address: &Address) -> Result<(), StoreError> {
-    migrate(&mut Session::open(address, ANSWER_MAX)?, address)
-}
-
 /// Makes the tables, or brings them up to this version.
 pub(crate) fn migrate(session: &mut Session, address: &Address) -> Result<(), StoreError> {
     let schema = address.schema();

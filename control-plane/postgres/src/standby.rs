@@ -8,6 +8,7 @@ use tokio_postgres::Row;
 
 use crate::address::Address;
 use crate::error::{OpenError, StoreError};
+use crate::fence::Fence;
 use crate::journal::{Beginning, PostgresJournal, digest};
 use crate::lease::LEASE;
 use crate::schema;
@@ -86,6 +87,7 @@ pub struct Standby {
     member: Member,
     format: u16,
     session: Option<Session>,
+    fence: Fence,
     identity: JournalId,
     created: bool,
     leader: Leader,
@@ -151,6 +153,7 @@ impl Standby {
             member,
             format,
             session: Some(session),
+            fence: Fence::default(),
             identity: JournalId(identity),
             created: !made.is_empty(),
             leader: nobody,
@@ -172,6 +175,11 @@ impl Standby {
     /// Whether the journal was made by [`Self::open`].
     pub fn is_created(&self) -> bool {
         self.created
+    }
+
+    /// What this server writes beside the journal is written under the epoch that it takes the lead with.
+    pub fn fence(&self) -> Fence {
+        self.fence.clone()
     }
 
     /// Who led when the journal was looked at last.
@@ -230,6 +238,7 @@ impl Standby {
         )?;
         let Some(row) = taken.first() else { return Ok(None) };
         let epoch = number(row, 0);
+        self.fence.lead(epoch);
         // From here on nobody else adds anything.
         let mut news = Vec::new();
         loop {

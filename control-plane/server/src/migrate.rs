@@ -40,12 +40,12 @@ pub fn migrate(from: &Store, data_dir: &Path, to: &Address) -> anyhow::Result<Mo
         authority: authority.fingerprint_hex(),
     };
     let opened = PostgresJournal::open(to.clone(), member(), JOURNAL_FORMAT);
-    let (mut journal, before, _) = opened.with_context(|| format!("cannot use {to}"))?;
+    let (mut journal, before, standby) = opened.with_context(|| format!("cannot use {to}"))?;
     if before.checkpoint.is_some() || !before.batches.is_empty() {
         bail!("{to} holds an installation already; choose another schema with schema=NAME, or drop it");
     }
     // The history first: a run that is in neither place would be lost, and one in both is shown once.
-    let runs = move_history(data_dir, to)?;
+    let runs = move_history(data_dir, PostgresHistory::new(to.clone(), standby.fence()))?;
     let state = postcard::to_stdvec(&core.snapshot()).context("the state cannot be encoded")?;
     journal.checkpoint(&state)?;
     drop(journal);
@@ -68,11 +68,11 @@ fn read(from: &Store, data_dir: &Path) -> anyhow::Result<ControlPlane> {
     Ok(recover(control_plane_core::Config::default(), format, checkpoint, &batches, wall_clock())?)
 }
 
-fn move_history(data_dir: &Path, to: &Address) -> anyhow::Result<u64> {
+fn move_history(data_dir: &Path, target: PostgresHistory) -> anyhow::Result<u64> {
     if !FileHistory::path(data_dir).exists() {
         return Ok(0);
     }
-    let (source, target) = (FileHistory::open(data_dir)?, PostgresHistory::new(to.clone()));
+    let source = FileHistory::open(data_dir)?;
     let mut filter = RunFilter { limit: Some(AT_ONCE), ..RunFilter::default() };
     let mut moved = 0;
     loop {

@@ -31,9 +31,9 @@ use crate::agents::{self, Agents};
 use crate::api::tokens::{ApiTokens, write_atomically};
 use crate::api::{self, App, Joining};
 use crate::audit::Audit;
-use crate::config::{Config, Store};
+use crate::config::Config;
 use crate::driver::{Driver, Handle, Notices, delete_objects};
-use crate::history::{FileHistory, History, PostgresHistory, keep_runs};
+use crate::history::keep_runs;
 use crate::identity::{
     Authority, ServerCertificate, server_names, sha256, tls_for_agents, tls_for_people, tls_for_people_with_files,
 };
@@ -152,10 +152,8 @@ impl Server {
         let (traced, traces) = start_exporter(&config.telemetry)?.unzip();
         let notices = Notices::new(traced.clone(), Arc::clone(&meters));
         let member = member(config, &sockets, &authority);
-        let store::Started { handle, driver, deletions, kept } =
+        let store::Started { handle, driver, deletions, kept, history } =
             store::start_driver(config, member, notices, &meters).await?;
-        // After the journal, which says who else has the data directory.
-        let history = open_history(config)?;
         let tasks = TaskTracker::new();
         let keeping = keep_runs(Arc::clone(&history), config.history.clone(), handle.clone(), kept);
         tasks.spawn(when_leading(handle.clone(), keeping));
@@ -343,22 +341,6 @@ fn signing_key(path: &Path) -> anyhow::Result<[u8; 32]> {
         }
         Err(error) => Err(error).with_context(|| format!("cannot read {}", path.display())),
     }
-}
-
-/// Where runs are kept when they leave the core's memory.
-fn open_history(config: &Config) -> anyhow::Result<Arc<dyn History>> {
-    if let Store::Postgres(address) = &config.store {
-        return Ok(Arc::new(PostgresHistory::new(address.clone())));
-    }
-    let path = FileHistory::path(&config.data_dir);
-    let history = FileHistory::open(&config.data_dir).with_context(|| {
-        format!(
-            "the history of runs cannot be opened; move {} elsewhere to start with an empty one, which loses nothing but \
-             the runs in it",
-            path.display()
-        )
-    })?;
-    Ok(Arc::new(history))
 }
 
 /// What the agents' listener serves beside gRPC: the bytes of a bucket that is a directory, under signed URLs. It lives

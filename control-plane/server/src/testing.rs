@@ -5,6 +5,7 @@
 
 mod agent;
 mod gate;
+mod schema;
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -20,6 +21,7 @@ use tokio_util::task::TaskTracker;
 
 pub(crate) use agent::{Agent, Work};
 pub(crate) use gate::Gate;
+pub(crate) use schema::Schema;
 
 use crate::admission::{Admission, Limits};
 use crate::agents::Logs;

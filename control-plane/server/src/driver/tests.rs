@@ -7,10 +7,12 @@ use atoll_model::workflow::{Action, Surroundings, parse};
 use control_plane_core::view::{ExecutionPage, LedgerFilter, RunFilter};
 use control_plane_core::{Rejection, Request, Response};
 use storage_sync_journal::{JournalError, MemoryDisk};
+use tokio::sync::mpsc;
 
-use super::DriverError;
-use crate::driver::Handle;
-use crate::testing::{Core, fresh};
+use super::start::Beginning;
+use super::{DriverError, Handle, Notices, start, wall_clock};
+use crate::telemetry::Meters;
+use crate::testing::{Core, Schema, fresh};
 
 struct Alone;
 
@@ -191,4 +193,42 @@ async fn agents_are_told_when_the_control_plane_goes_down() {
     assert_eq!(frame.body, ControlBody::Goodbye(Goodbye::ShuttingDown));
     assert!(connection.frames.recv().await.is_none());
     core.driver.ended().await.unwrap();
+}
+
+/// Reads and answers that need no append are not refused by the database: the keeper has to ask for them.
+#[tokio::test]
+async fn b3_a_leader_whose_lease_is_over_answers_nothing_and_ends() {
+    let Some(schema) = Schema::fresh() else { return };
+    let schema = Arc::new(schema);
+    let led = Arc::clone(&schema);
+    let (mut journal, contents, _) = tokio::task::spawn_blocking(move || led.lead()).await.unwrap();
+    let lost = journal.take_end().unwrap();
+    let meters = Arc::new(Meters::new());
+    let beginning = Beginning {
+        config: control_plane_core::Config { started_at: wall_clock(), ..Default::default() },
+        log: Box::new(journal),
+        // Nobody ends it from outside.
+        deposed: None,
+        checkpoint: contents.checkpoint,
+        batches: contents.batches,
+        format: contents.format,
+        deletions: mpsc::unbounded_channel().0,
+        history: mpsc::unbounded_channel().0,
+        notices: Notices::new(None, Arc::clone(&meters)),
+        meters,
+    };
+    let (handle, mut driver) = start(beginning).unwrap();
+    assert_eq!(handle.query(|core| core.runs(&RunFilter::default()).len()).await, Ok(0));
+    // As if another had taken the lead while this one was asleep.
+    let deposed = format!("UPDATE {}.lease SET epoch = epoch + 1", schema.address().schema());
+    let server = std::env::var("ATOLL_TEST_POSTGRES").unwrap();
+    let status = tokio::process::Command::new("psql").args(["-X", "-q", "-c", &deposed, &server]).status().await;
+    assert!(status.unwrap().success());
+    lost.await.unwrap();
+    let unanswered = handle.query(|core| core.runs(&RunFilter::default()).len()).await;
+    assert!(matches!(unanswered, Err(Rejection::Unavailable(_))), "{unanswered:?}");
+    let error = driver.ended().await.expect_err("it leads no more");
+    assert!(matches!(&error, DriverError::Journal(JournalError::Store(_))), "{error:?}");
+    assert!(format!("{:?}", error).contains("the leader's lease is over"), "{error:?}");
+    tokio::task::spawn_blocking(move || drop((handle, driver, schema))).await.unwrap();
 }

@@ -4,7 +4,7 @@ use atoll_model::id::RunId;
 use atoll_model::time::Timestamp;
 use control_plane_core::FinishedRun;
 use control_plane_core::view::{ExecutionPage, ExecutionView, RunFilter, RunView};
-use control_plane_postgres::{Address, EndedRun, Listed, Query, StoreError};
+use control_plane_postgres::{Address, EndedRun, Fence, Listed, Query, StoreError};
 use serde_json::{Value, json};
 
 use super::encoding::{LIST_FORMAT, decode_head, decode_run, encode_head, encode_run};
@@ -22,8 +22,8 @@ pub(crate) struct PostgresHistory {
 }
 
 impl PostgresHistory {
-    pub(crate) fn new(address: Address) -> Self {
-        Self { tables: control_plane_postgres::History::new(address) }
+    pub(crate) fn new(address: Address, fence: Fence) -> Self {
+        Self { tables: control_plane_postgres::History::new(address, fence) }
     }
 
     fn page(&self, query: &Query) -> Result<Vec<RunView>, HistoryError> {

@@ -10,9 +10,10 @@ use atoll_model::workflow::{Action, Surroundings, parse};
 use control_plane_core::view::{RunState, RunTags};
 use control_plane_core::{Config, ControlPlane, Event, Request, RequestId};
 
-use control_plane_postgres::Address;
+use control_plane_postgres::Fence;
 
 use super::*;
+use crate::testing::Schema;
 
 const T0: Timestamp = Timestamp(1_800_000_000_000_000);
 const DAY: Duration = Duration::from_secs(24 * 3_600);
@@ -100,32 +101,20 @@ impl Place for Folder {
     }
 }
 
-pub(super) struct Schema(Address);
+/// Tables on PostgreSQL, of which this process has the lead.
+pub(super) struct Led(Schema, Fence);
 
-impl Place for Schema {
+impl Place for Led {
     type History = PostgresHistory;
 
     fn fresh() -> Option<Self> {
-        let Ok(server) = std::env::var("ATOLL_TEST_POSTGRES") else {
-            println!("SKIPPED: no PostgreSQL; tests/run.sh starts one and sets ATOLL_TEST_POSTGRES");
-            return None;
-        };
-        let name = format!("t_{:x}", crate::testing::fresh());
-        let address = server.parse::<Address>().unwrap().with_schema(&name).unwrap();
-        control_plane_postgres::make_tables(&address).unwrap();
-        Some(Self(address))
+        let schema = Schema::fresh()?;
+        let fence = schema.lead().2.fence();
+        Some(Self(schema, fence))
     }
 
     fn open(&self) -> PostgresHistory {
-        PostgresHistory::new(self.0.clone())
-    }
-}
-
-impl Drop for Schema {
-    fn drop(&mut self) {
-        if let Err(error) = control_plane_postgres::drop_schema(&self.0) {
-            println!("a schema was left behind: {error}");
-        }
+        PostgresHistory::new(self.0.address(), self.1.clone())
     }
 }
 
@@ -249,7 +238,7 @@ macro_rules! contract {
         }
         mod postgres {
             $(#[test] fn $claim() {
-                if let Some(bench) = super::Bench::<super::Schema>::new() {
+                if let Some(bench) = super::Bench::<super::Led>::new() {
                     super::$claim(bench);
                 }
             })*
@@ -267,9 +256,9 @@ contract!(
 
 #[test]
 fn ended_runs_are_rows_that_anybody_can_query_with_sql() {
-    let Some(bench) = Bench::<Schema>::new() else { return };
+    let Some(bench) = Bench::<Led>::new() else { return };
     let sql = |text: &str| {
-        let text = format!("SET search_path TO {}; {text}", bench.place.0.schema());
+        let text = format!("SET search_path TO {}; {text}", bench.place.0.address().schema());
         let server = std::env::var("ATOLL_TEST_POSTGRES").unwrap();
         let output =
             std::process::Command::new("psql").args(["-X", "-q", "-A", "-t", "-c", &text, &server]).output().unwrap();
@@ -285,4 +274,27 @@ fn ended_runs_are_rows_that_anybody_can_query_with_sql() {
     assert_eq!(sql("SELECT DISTINCT step, element, state FROM executions"), "a|0|cancelled");
     bench.history.keep(&bench.kept).unwrap();
     assert_eq!(sql("SELECT count(*) FROM executions JOIN runs USING (run)"), "4", "kept again, they are there once");
+}
+
+#[test]
+fn b3_what_a_superseded_leader_does_to_the_history_is_refused_by_the_database() {
+    let Some(bench) = Bench::<Led>::new() else { return };
+    let (journal, _, standby) = bench.place.0.lead();
+    let superseded = |refused: HistoryError| {
+        let HistoryError::Store(error) = refused else { panic!("{refused:?}") };
+        assert!(error.to_string().contains("another server leads now"), "{error}");
+    };
+    let mut runs = Runs::new();
+    let late = runs.ended("late", tags("rivers", &[]), T0 + DAY * 9);
+    superseded(bench.history.keep(std::slice::from_ref(&late)).unwrap_err());
+    let none = Retention { keep_days: Some(0), rules: Vec::new() };
+    superseded(bench.history.expire(&none, T0 + DAY * 100).unwrap_err());
+    assert_eq!(bench.found(&all()), [3, 2, 1, 0], "nothing was added, and nothing removed");
+    // Nor may a server that has never led.
+    superseded(PostgresHistory::new(bench.place.0.address(), Fence::default()).keep(&[late]).unwrap_err());
+    let leader = PostgresHistory::new(bench.place.0.address(), standby.fence());
+    assert_eq!(leader.expire(&none, T0 + DAY * 100).unwrap(), 4);
+    leader.keep(&bench.kept[..1]).unwrap();
+    assert_eq!(bench.found(&all()), [0]);
+    drop(journal);
 }

@@ -1,11 +1,13 @@
 //! A process of its own for the journal's tests: it is killed, cut off and given damaged files.
 
-use std::io::{Read, Write};
+use std::io::{BufRead as _, Read as _, Write as _};
 use std::path::Path;
 use std::process::ExitCode;
 
 use anyhow::{Context, Result, bail};
 use contract_tests::journal_child::{Acknowledged, check, options, work};
+use contract_tests::journals::Database;
+use control_plane_postgres::PostgresJournal;
 use storage_sync_journal::{Backend, open};
 
 fn main() -> Result<ExitCode> {
@@ -30,10 +32,30 @@ fn main() -> Result<ExitCode> {
             drop(held);
             Ok(ExitCode::SUCCESS)
         }
+        ["lead", address] => {
+            lead(address)?;
+            Ok(ExitCode::SUCCESS)
+        }
         ["full-disk", directory, backend] => {
             contract_tests::full_disk::survive(Path::new(directory), backend.parse()?)?;
             Ok(ExitCode::SUCCESS)
         }
         other => bail!("unknown arguments {other:?}"),
     }
+}
+
+/// Leads, and says for each line that it is told whether it may act.
+fn lead(address: &str) -> Result<()> {
+    let (journal, _, standby) = PostgresJournal::open(address.parse()?, Database::member("child"), 1)?;
+    let mut said = std::io::stdout();
+    writeln!(said, "leads under {}", journal.epoch())?;
+    for line in std::io::stdin().lock().lines() {
+        line?;
+        match journal.may_act() {
+            Ok(()) => writeln!(said, "may act")?,
+            Err(error) => writeln!(said, "{error}")?,
+        }
+    }
+    drop((journal, standby));
+    Ok(())
 }
