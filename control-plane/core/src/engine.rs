@@ -23,3 +23,4 @@ mod requests;
 mod restored;
 mod runs;
 mod submit;
+mod taking_out;

@@ -89,7 +89,8 @@ fn b3_a_leader_that_cannot_renew_its_lease_may_not_act_before_another_may() {
     let end = first.take_end().unwrap();
     let (mut standby, _) = Standby::open(database.address.clone(), Database::member("second"), 1).unwrap();
     // The row of the lease is locked, so that no renewal comes through; the lease itself stands.
-    let mut holder = Asked::start(Command::new("psql").args(["-X", "-q", "-A", "-t"]).arg(database.address.to_string()));
+    let mut holder =
+        Asked::start(Command::new("psql").args(["-X", "-q", "-A", "-t"]).arg(database.address.to_string()));
     holder.tell("BEGIN; SELECT 'held' FROM atoll.lease FOR UPDATE;");
     assert_eq!(holder.hear(), "held");
     let began = Instant::now();

@@ -1,28 +1,24 @@
-//! What is in the bucket: what people send in and take out, and what goes when nobody needs it.
+//! What is in the bucket: what people send in, what agents read, and what goes when nobody needs it.
 
 use std::time::Duration;
 
-use atoll_model::id::{AgentId, ExecutionId, ObjectId, RunId, SiteId, StepIndex, TransferId};
+use atoll_model::id::{AgentId, ExecutionId, ObjectId, SiteId, StepIndex, TransferId};
 use atoll_model::limits::URL_LIFETIME;
 use atoll_model::placement::PushMode;
 use atoll_model::time::Timestamp;
 use atoll_model::value::ObjectRef;
-use storage_sync_core::{Needs, Plan, Reach, Retention, retain};
+use storage_sync_core::{Needs, Reach, Retention, retain};
 
 use crate::agenda::Timer;
 use crate::command::{Command, Rejection, Response};
 use crate::control_plane::ControlPlane;
-use crate::event::RequestId;
-use crate::fact::{Fact, RuleText};
-use crate::finished::FinishedRun;
+use crate::fact::Fact;
 use crate::state::{BucketState, ObjectState, Run, Source, StepState};
 
 /// How long what a person sent in is held for a run to come.
 const UPLOAD_HOLD: Duration = Duration::from_secs(3_600);
 /// A deletion that was not confirmed is asked for again after this long.
 const DELETE_AGAIN: Duration = Duration::from_secs(60);
-/// Longest hold that a person may ask for.
-const HOLD_MAX: Duration = Duration::from_secs(24 * 3_600);
 
 impl ControlPlane {
     pub(crate) fn record_upload(&mut self, object: ObjectRef) -> Result<Response, Rejection> {
@@ -35,102 +31,6 @@ impl ControlPlane {
         self.record(Fact::ObjectUploaded { object, at: self.now, hold_until });
         self.agenda.set(hold_until, Timer::Object(object.id));
         self.agenda.replan.insert(object.id);
-        Ok(Response::Done)
-    }
-
-    /// Answers now, or when the object is in the bucket.
-    pub(crate) fn stage_for_client(
-        &mut self,
-        request: RequestId,
-        (run_id, kept): (RunId, Option<Box<FinishedRun>>),
-        object: ObjectRef,
-        hold: Duration,
-    ) {
-        let until = self.now + hold.min(HOLD_MAX);
-        let run = self.state.runs.get(&run_id).cloned().or_else(|| kept.and_then(|kept| kept.run_of(run_id)));
-        let held = match run {
-            Some(run) => self.hold_for_client(&run, object, until),
-            None => Err(Rejection::NotFound(format!("there is no run {run_id}"))),
-        };
-        match held {
-            Ok(true) => self.reply(request, Ok(Response::Staged { object })),
-            Ok(false) => {
-                self.agenda.clients.entry(object.id).or_default().push((request, run_id, until));
-                self.serve_clients(object.id);
-            }
-            Err(rejection) => self.reply(request, Err(rejection)),
-        }
-    }
-
-    /// Whether the object is in the bucket already.
-    fn hold_for_client(&mut self, run: &Run, object: ObjectRef, until: Timestamp) -> Result<bool, Rejection> {
-        let known = self.state.objects.get(&object.id).filter(|known| known.uses.iter().any(|u| u.run == run.id));
-        let site = match known {
-            Some(_) => None,
-            None => Some(maker_of(run, object.id)?),
-        };
-        if let Some(known) = known
-            && let (Some(rule), _) = self.object_rules(known)
-        {
-            let rule = super::data::rule_name(&run.workflow, rule);
-            return Err(Rejection::Forbidden(format!("{rule} confines {} to its sites", object.id)));
-        }
-        let holders = known.map_or_else(|| site.into_iter().collect(), |known| known.sites.clone());
-        let present = self.state.objects.get(&object.id).is_some_and(|known| known.bucket == BucketState::Present);
-        if !present && !holders.iter().any(|site| self.reach(*site) == Reach::Connected) {
-            let names: Vec<_> = holders.iter().map(|site| self.state.site_name(*site)).collect();
-            let reason = match names.as_slice() {
-                [] => format!("no copy of {} is left", object.id),
-                names => format!("{} is at {}, which is not connected", object.id, names.join(", ")),
-            };
-            return Err(Rejection::Unavailable(reason));
-        }
-        self.record(Fact::ObjectHeld { object, run: run.id, site, until });
-        self.agenda.set(until, Timer::Object(object.id));
-        Ok(present)
-    }
-
-    /// Orders the push that requests wait for, or answers them.
-    pub(crate) fn serve_clients(&mut self, object: ObjectId) {
-        let Some(run) = self.agenda.clients.get(&object).and_then(|all| all.first()).map(|(_, run, _)| *run) else {
-            return;
-        };
-        // A site that does not exist has no copy: what is planned for it is the way into the bucket.
-        match self.plan_object(object, SiteId(0)) {
-            // Directly an object goes to sites only, and a site that does not exist reads none.
-            Plan::InBucket | Plan::Present | Plan::DirectFrom(_) => {
-                let reference = self.state.objects[&object].reference;
-                for (request, _, _) in self.agenda.clients.remove(&object).unwrap_or_default() {
-                    self.reply(request, Ok(Response::Staged { object: reference }));
-                }
-            }
-            Plan::PushFrom(site) => {
-                let reference = self.state.objects[&object].reference;
-                self.order_push(reference, site, (run, None), RuleText::Client);
-            }
-            Plan::Wait => {}
-            Plan::Forbidden(_) => {
-                // `push: never` is about executions; what a person asks for is pushed all the same.
-                let known = &self.state.objects[&object];
-                let reference = known.reference;
-                let holder = known.sites.iter().copied().find(|site| self.reach(*site) == Reach::Connected);
-                let is_free = known.transfer.is_none() && known.bucket == BucketState::Absent;
-                if let Some(site) = holder.filter(|_| is_free) {
-                    self.order_push(reference, site, (run, None), RuleText::Client);
-                }
-            }
-            Plan::Unavailable => self.refuse_clients(object, &format!("no copy of {object} is left")),
-        }
-    }
-
-    pub(crate) fn refuse_clients(&mut self, object: ObjectId, reason: &str) {
-        for (request, _, _) in self.agenda.clients.remove(&object).unwrap_or_default() {
-            self.reply(request, Err(Rejection::Unavailable(reason.to_owned())));
-        }
-    }
-
-    pub(crate) fn record_download(&mut self, run: RunId, object: ObjectRef, bytes: u64) -> Result<Response, Rejection> {
-        self.record(Fact::ObjectDownloaded { object, run, bytes, at: self.now });
         Ok(Response::Done)
     }
 
@@ -230,17 +130,7 @@ impl ControlPlane {
                 self.agenda.sweep.insert(object);
             }
         }
-        let now = self.now;
-        let waiting =
-            self.agenda.clients.get_mut(&object).map(|all| all.extract_if(.., |(_, _, at)| *at <= now).collect());
-        let expired: Vec<_> = waiting.unwrap_or_default();
-        for (request, _, _) in expired {
-            let reason = format!("{object} did not come into the bucket in time");
-            self.reply(request, Err(Rejection::Unavailable(reason)));
-        }
-        if self.agenda.clients.get(&object).is_some_and(Vec::is_empty) {
-            self.agenda.clients.remove(&object);
-        }
+        self.refuse_who_waited_too_long(object);
     }
 
     /// May this agent read the object from the bucket?
@@ -361,59 +251,6 @@ fn unfinished_readers(run: &Run, source: Source) -> u32 {
 /// Whether nothing of a step is still to run, or to run again because its outputs were lost.
 fn is_over(step: &StepState) -> bool {
     step.is_ended() && step.recomputing.is_empty()
-}
-
-/// The step whose log this is, and the site of the execution that wrote it.
-/// The site where a log of the run was written, or an output of a run made that is not known any more, if a person may have
-/// it.
-fn maker_of(run: &Run, object: ObjectId) -> Result<SiteId, Rejection> {
-    let confined = |rule: u16, what: &str| {
-        let rule = super::data::rule_name(&run.workflow, rule);
-        Rejection::Forbidden(format!("{rule} confines {what}"))
-    };
-    if let Some((step, place, site)) = output_of(run, object) {
-        let rules = run.plan.steps[step.index()].outputs.get(place);
-        return match rules.and_then(|rules| rules.confined_by.first()) {
-            Some(rule) => Err(confined(*rule, &format!("{object} to its sites"))),
-            None => Ok(site),
-        };
-    }
-    let none = || Rejection::NotFound(format!("{} has neither an output nor a log that is {object}", run.id));
-    let (step, site) = log_of(run, object).ok_or_else(none)?;
-    match run.plan.steps[step.index()].confining() {
-        Some(rule) => {
-            let step = &run.workflow.step(step).name;
-            let what = format!(
-                "what step {step} reads or makes, so its log is not put into the bucket; its site shows it to who looks"
-            );
-            Err(confined(rule, &what))
-        }
-        None => Ok(site),
-    }
-}
-
-/// Which output of which step it is, and where it was made.
-fn output_of(run: &Run, object: ObjectId) -> Option<(StepIndex, usize, SiteId)> {
-    (0..=u16::MAX).map(StepIndex).zip(&run.steps).find_map(|(index, step)| {
-        step.details.iter().find_map(|(element, detail)| {
-            let place = detail.outputs.iter().position(|value| {
-                let mut is_here = false;
-                value.visit_objects(&mut |found| is_here |= found.id == object);
-                is_here
-            })?;
-            Some((index, place, step.row(*element)?.site))
-        })
-    })
-}
-
-fn log_of(run: &Run, object: ObjectId) -> Option<(StepIndex, SiteId)> {
-    (0..=u16::MAX).map(StepIndex).zip(&run.steps).find_map(|(index, step)| {
-        step.details.iter().find_map(|(element, detail)| {
-            let logs = [detail.logs.stdout, detail.logs.stderr];
-            let is_here = logs.into_iter().flatten().any(|log| log.id == object);
-            is_here.then(|| step.row(*element)).flatten().map(|row| (index, row.site))
-        })
-    })
 }
 
 /// What a step reads, and what it is a step of: all that may go when it ends.

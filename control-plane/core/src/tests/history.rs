@@ -122,3 +122,32 @@ fn an_output_of_a_run_that_was_forgotten_is_fetched_from_where_it_was_made() {
     assert!(world.carry_out_deletes().contains(&object(1, 1_000).id));
     assert!(world.core.object(object(1, 1_000).id).is_none());
 }
+
+#[test]
+fn an_output_of_a_run_that_was_forgotten_is_refused_with_what_to_do_when_the_site_that_has_it_is_gone() {
+    let mut world = World::with_sites(&["edge"]);
+    let run = world.submit("workflow: w\nsteps:\n  a: { run: x, outputs: { f: file } }\n");
+    let a = world.dispatched_one("edge");
+    world.succeed("edge", a, vec![file(1, 1_000)]);
+    world.advance_with(world.config.keep_finished, &["edge"]);
+    let kept = world.history.pop().map(Box::new);
+    assert!(world.core.run(run).is_none() && kept.is_some());
+    let refused = |world: &mut World| {
+        let hold = std::time::Duration::from_secs(60);
+        let answer = world.ask(Request::StageForClient { run, object: object(1, 1_000), hold, kept: kept.clone() });
+        let Err(Rejection::Unavailable(reason)) = answer else { panic!("{answer:?}") };
+        assert!(world.core.object(object(1, 1_000).id).is_none(), "nothing is left of the request");
+        reason.replace(&object(1, 1_000).id.to_string(), "It")
+    };
+    let advice = "start the agent there and ask again, or submit the workflow again to have it made anew";
+    world.disconnect("edge");
+    assert_eq!(refused(&mut world), format!("It is at site edge (not connected) only; {advice}"));
+    let site = || "edge".parse().unwrap();
+    world.advance(std::time::Duration::from_secs(1_200));
+    assert_eq!(refused(&mut world), format!("It is at site edge (lost) only; {advice}"));
+    let advice = "submit the workflow again to have it made anew";
+    world.ask(Request::RevokeSite { site: site(), reason: "stolen".to_owned() }).unwrap();
+    assert_eq!(refused(&mut world), format!("It was at site edge (revoked) only; {advice}"));
+    world.ask(Request::RemoveSite { site: site() }).unwrap();
+    assert_eq!(refused(&mut world), format!("It was at a site (removed) only; {advice}"));
+}

@@ -1,13 +1,13 @@
 //! Runs that have left the memory.
 
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use atoll_model::id::RunId;
 use atoll_model::value::Value;
 use serde_json::json;
 
-use crate::testing::Plane;
+use crate::testing::{Agent, Plane};
 
 const ONE: &str = "workflow: one\nsteps:\n  a:\n    run: echo\n    outputs: { n: integer }\noutputs:\n  n: ${{ steps.a.outputs.n }}\n";
 
@@ -106,6 +106,26 @@ async fn runs_of_the_memory_and_of_the_history_are_one_list() {
         before = format!("&before={next}");
     }
     assert_eq!(paged, runs);
+}
+
+#[tokio::test]
+async fn files_of_a_run_that_left_the_memory_are_refused_with_what_to_do_when_their_site_is_gone() {
+    const FILE: &str = "workflow: file\nsteps:\n  a:\n    run: echo\n    outputs: { f: file }\noutputs:\n  f: ${{ steps.a.outputs.f }}\n";
+    let plane = Plane::start_keeping(Duration::from_millis(1)).await;
+    let agent = Arc::new(OnceLock::<Agent>::new());
+    let maker = Arc::clone(&agent);
+    let work = Arc::new(move |_: &_, _| Some(vec![maker.get().unwrap().keep("text", b"precious")]));
+    assert!(agent.set(plane.site("edge", work).await).is_ok());
+    let run = plane.run(FILE).await["run"].as_str().unwrap().to_owned();
+    forgotten(&plane, &run).await;
+    let file = format!("/runs/{run}/outputs/f");
+    assert_eq!(plane.post("/sites/edge/revoke", json!({ "reason": "stolen" })).await.0, 200);
+    let (status, refused) = plane.get(&file).await;
+    assert_eq!((status, &refused["error"]["code"]), (503, &"unavailable".into()));
+    let message = refused["error"]["message"].as_str().unwrap();
+    assert!(message.contains("was at site edge (revoked) only; submit the workflow again"), "{message}");
+    // The rest of the run is shown as before.
+    assert_eq!(plane.get(&format!("/runs/{run}")).await.1["state"], "succeeded");
 }
 
 #[tokio::test]
