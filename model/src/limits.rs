@@ -11,6 +11,10 @@ pub const STEPS_MAX: usize = 10_000;
 pub const WORKFLOW_BYTES_MAX: usize = 4 << 20;
 /// Bytes of one value that travels in the journal; anything larger is a file.
 pub const VALUE_BYTES_MAX: usize = 256 << 10;
+/// Encoded inputs of one execution: beyond it the command that brings them could not be decoded.
+pub const INPUT_BYTES_MAX: usize = 8 << 20;
+/// Values that go along with one step that is delegated: what is known already is small, or is a file.
+pub const DELEGATED_BYTES_MAX: usize = 256 << 10;
 /// Longest wait before a retry, so that a long outage ends in an attempt within minutes of its end.
 pub const RETRY_BACKOFF_MAX: Duration = Duration::from_secs(300);
 /// Attempts of one execution, by its author.

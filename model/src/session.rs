@@ -11,16 +11,21 @@ use std::time::Duration;
 use serde::{Deserialize, Serialize};
 
 use crate::elements::ElementSet;
+use crate::expression::Expression;
 use crate::id::{
     AgentId, Attempt, CommandSeq, Epoch, ExecutionId, JournalId, ObjectId, ReportSeq, RunId, StepIndex, TransferId,
 };
 use crate::resources::{Capacity, Resources};
 use crate::time::Timestamp;
 use crate::value::{ObjectKind, ObjectRef, Type, Value};
-use crate::workflow::{OnDisconnect, StartMode};
+use crate::workflow::{OnDisconnect, Retry, StartMode};
 
 /// Version of this protocol; peers whose ranges share a version understand each other.
-pub const PROTOCOL_VERSION: u32 = 1;
+pub const PROTOCOL_VERSION: u32 = 2;
+/// The oldest version that is still spoken: it knows no [`SiteCommand::Delegate`], and nothing that follows from one.
+pub const PROTOCOL_VERSION_MIN: u32 = 1;
+/// The version from which on whole steps can be delegated.
+pub const PROTOCOL_VERSION_DELEGATION: u32 = 2;
 
 /// From an agent to the control plane.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -227,6 +232,66 @@ pub enum SiteCommand {
     Unknown {
         reason: String,
     },
+    /// A whole step is the agent's: it finds out what the elements are when all that the step needs has ended, starts them,
+    /// and tries them again, without asking.
+    Delegate(Box<Delegation>),
+    /// The step is not the agent's any more: what was not started is not, and [`Report::DelegationEnded`] says what was.
+    /// With `stop`, what runs is stopped too.
+    Withdraw {
+        run: RunId,
+        step: StepIndex,
+        stop: bool,
+    },
+}
+
+/// A step as it is delegated: what the control plane would go by, for an agent to go by.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Delegation {
+    /// Its bindings are those that no expression gives.
+    pub template: StepTemplate,
+    /// Of the first attempts at its elements; each further one at an element is the next number.
+    pub attempt: Attempt,
+    pub retry: Retry,
+    /// Every step that it needs.
+    pub needs: Vec<Need>,
+    /// Inputs of the workflow that its expressions read.
+    pub inputs: Vec<(String, GivenInput)>,
+    pub when: Option<Expression>,
+    pub foreach: Option<Expression>,
+    /// Inputs that are the same for every element.
+    pub shared: Vec<(String, Expression)>,
+    /// Inputs that differ by element.
+    pub own: Vec<(String, Expression)>,
+}
+
+/// A step that a delegated one needs.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Need {
+    pub step: StepIndex,
+    /// Whether its outputs are lists, with an entry for each of its elements.
+    pub fans_out: bool,
+    pub state: NeedState,
+}
+
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub enum NeedState {
+    /// It has succeeded, with these outputs as far as they are read.
+    Ended { outputs: Vec<(String, Value)> },
+    /// All its elements were dispatched to the same agent.
+    Dispatched { count: u32 },
+    /// It is delegated to the same agent.
+    Delegated,
+}
+
+/// Where the value of a workflow's input comes from.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub enum GivenInput {
+    Value(Value),
+    /// The site holds it, and this step takes it in.
+    Output {
+        step: StepIndex,
+        output: String,
+    },
 }
 
 /// What all executions of a step have in common.
@@ -347,6 +412,21 @@ pub enum Report {
     /// A report that `proto` could not read, because the agent is of another version. It keeps its number: it is
     /// acknowledged like any other, and has no effect of its own.
     Unknown {
+        reason: String,
+    },
+    /// Attempts at elements of a delegated step ended, and the agent makes the next ones by itself.
+    Retried {
+        run: RunId,
+        step: StepIndex,
+        elements: Vec<FinishedElement>,
+    },
+    /// The agent starts nothing more of a step that was delegated to it: it is done with it, cannot go on with it by itself,
+    /// or was told so.
+    DelegationEnded {
+        run: RunId,
+        step: StepIndex,
+        /// What it has started and not reported the end of.
+        kept: Vec<(Attempt, ElementSet)>,
         reason: String,
     },
 }

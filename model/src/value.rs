@@ -210,6 +210,31 @@ pub enum Value {
 }
 
 impl Value {
+    /// Roughly how many bytes it takes in a journal or a frame.
+    pub fn stored_bytes(&self) -> usize {
+        match self {
+            Self::Null | Self::Boolean(_) => 1,
+            Self::Integer(_) | Self::Number(_) => 9,
+            Self::String(text) => text.len() + 4,
+            Self::List(values) => 4 + values.iter().map(Self::stored_bytes).sum::<usize>(),
+            Self::Object(fields) => {
+                4 + fields.iter().map(|(name, value)| name.len() + 4 + value.stored_bytes()).sum::<usize>()
+            }
+            Self::File(file) => 48 + file.name.as_bytes().len(),
+            Self::Directory(tree) => {
+                let files = tree.listing.iter().flat_map(|listing| listing.iter());
+                56 + tree.name.as_bytes().len() + files.map(|file| 48 + file.path.len()).sum::<usize>()
+            }
+        }
+    }
+
+    /// Whether it is too large for an output that travels in a journal. A listing that a workflow asks for has a limit of
+    /// its own.
+    pub fn is_too_large(&self) -> bool {
+        let is_listed = matches!(self, Self::Directory(tree) if tree.listing.is_some());
+        !is_listed && self.stored_bytes() > crate::limits::VALUE_BYTES_MAX
+    }
+
     pub fn string(text: impl AsRef<str>) -> Self {
         Self::String(Arc::from(text.as_ref()))
     }

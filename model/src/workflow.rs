@@ -186,6 +186,14 @@ pub struct Retry {
     pub other_site: bool,
 }
 
+impl Retry {
+    /// How long to wait after an attempt that failed before the next one, if there is to be one. `failures` were before it.
+    pub fn after_failure(&self, failures: u32) -> Option<Duration> {
+        let doubled = self.backoff.saturating_mul(1 << failures.min(16));
+        (failures + 1 < self.attempts).then(|| doubled.min(crate::limits::RETRY_BACKOFF_MAX))
+    }
+}
+
 impl Default for Retry {
     fn default() -> Self {
         Self { attempts: 1, backoff: Duration::from_secs(1), other_site: false }

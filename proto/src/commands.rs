@@ -59,6 +59,10 @@ impl From<SiteCommand> for wire::SiteCommand {
             SiteCommand::CancelPush { transfer } => Kind::CancelPush(transfer.into()),
             SiteCommand::Forget { run } => Kind::Forget(run.into()),
             SiteCommand::Unknown { reason } => Kind::Unknown(reason),
+            SiteCommand::Delegate(delegation) => Kind::Delegate((*delegation).into()),
+            SiteCommand::Withdraw { run, step: index, stop } => {
+                Kind::Withdraw(wire::Withdrawal { run: Some(run.into()), step: step(index), stop })
+            }
         };
         Self { kind: Some(kind) }
     }
@@ -84,6 +88,12 @@ impl TryFrom<wire::SiteCommand> for SiteCommand {
             Kind::CancelPush(transfer) => Self::CancelPush { transfer: transfer.into() },
             Kind::Forget(run) => Self::Forget { run: run.into() },
             Kind::Unknown(reason) => Self::Unknown { reason },
+            Kind::Delegate(delegation) => Self::Delegate(Box::new(delegation.try_into()?)),
+            Kind::Withdraw(withdrawal) => Self::Withdraw {
+                run: read_run(withdrawal.run)?,
+                step: read_step(withdrawal.step)?,
+                stop: withdrawal.stop,
+            },
         })
     }
 }

@@ -13,6 +13,7 @@ mod bindings;
 mod codec;
 mod columns;
 mod commands;
+mod delegation;
 mod error;
 mod finished;
 mod frame_size;
@@ -30,7 +31,7 @@ pub use proof::{EXPORTER_LABEL, IdentityCall, proof_statement};
 pub use types::LogStream;
 
 /// The generated messages and the service.
-#[expect(clippy::allow_attributes_without_reason, clippy::large_enum_variant, reason = "generated code")]
+#[expect(clippy::allow_attributes_without_reason, reason = "generated code")]
 pub mod v1 {
     tonic::include_proto!("atoll.v1");
 }

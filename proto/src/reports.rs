@@ -6,6 +6,7 @@ use atoll_model::time::Timestamp;
 
 use crate::bindings::read_run;
 use crate::columns::{ElementsReader, distances, elements, read_distances, read_runs, runs};
+use crate::delegation::{read_ended, write_ended};
 use crate::error::{WireError, required};
 use crate::finished::{read_finished, write_finished};
 use crate::types::{
@@ -76,6 +77,10 @@ impl From<Report> for wire::Report {
                 message,
             }),
             Report::Unknown { reason } => Kind::Unknown(reason),
+            Report::Retried { run, step: index, elements } => Kind::Retried(write_finished(run, index, elements)),
+            Report::DelegationEnded { run, step: index, kept, reason } => {
+                Kind::DelegationEnded(write_ended(run, index, kept, reason))
+            }
         };
         Self { kind: Some(kind) }
     }
@@ -111,6 +116,13 @@ fn read_report(message: wire::Report, refused: &mut Vec<WireError>) -> Result<Re
             message: fault.message,
         },
         Kind::Unknown(reason) => Report::Unknown { reason },
+        Kind::Retried(retried) => {
+            let Report::Finished { run, step, elements } = read_finished(retried, refused)? else {
+                return Err(WireError::UnknownKind { field: "report.retried" });
+            };
+            Report::Retried { run, step, elements }
+        }
+        Kind::DelegationEnded(ended) => read_ended(ended)?,
     })
 }
 

@@ -8,7 +8,7 @@ use atoll_model::expression::{EvaluationError, Scope, evaluate};
 use atoll_model::id::{RunId, StepIndex};
 use atoll_model::session::{Binding, BindingSource};
 use atoll_model::value::{ObjectKind, ObjectRef, Value};
-use atoll_model::workflow::Work;
+use atoll_model::workflow::{Step, Work};
 
 use crate::fact::Items;
 use crate::state::{Run, StepPhase};
@@ -76,12 +76,10 @@ impl Caches {
         for name in &run.plan.steps[step.index()].template {
             shared.add(name, evaluate(&definition.bindings[name], &scope)?);
         }
+        for (name, default) in given(definition) {
+            shared.add(name, default.clone());
+        }
         if let Work::Action(action) = &definition.work {
-            for (name, input) in action.inputs.iter().filter(|(name, _)| !definition.bindings.contains_key(*name)) {
-                if let Some(default) = &input.default {
-                    shared.add(name, default.clone());
-                }
-            }
             let bundle = |id| ObjectRef { id, kind: ObjectKind::Tree, bytes: action.bundle_bytes };
             shared.objects.extend(action.bundle.map(bundle));
         }
@@ -91,6 +89,15 @@ impl Caches {
         let mut runs = self.runs.borrow_mut();
         runs.entry(run.id).or_default().templates.insert(step, Arc::clone(&shared));
         Ok(shared)
+    }
+
+    /// The inputs that a step's action gives by itself.
+    pub(crate) fn given_bindings(&self, definition: &Step) -> Vec<Binding> {
+        let bound = |(name, value): (&String, &Value)| Binding {
+            name: name.clone(),
+            source: BindingSource::Value(value.clone()),
+        };
+        given(definition).map(bound).collect()
     }
 
     /// The inputs of one execution that are not in its step's template, where their values are known.
@@ -120,6 +127,16 @@ impl Caches {
         self.runs.borrow_mut().entry(run.id).or_default().lists.insert(key, list.clone());
         list
     }
+}
+
+/// Defaults of the action's inputs that the step does not bind.
+fn given(definition: &Step) -> impl Iterator<Item = (&String, &Value)> {
+    let inputs = match &definition.work {
+        Work::Action(action) => Some(&action.inputs),
+        Work::Script(_) | Work::Import { .. } | Work::Null => None,
+    };
+    let unbound = inputs.into_iter().flatten().filter(|(name, _)| !definition.bindings.contains_key(*name));
+    unbound.filter_map(|(name, input)| Some((name, input.default.as_ref()?)))
 }
 
 impl Shared {
@@ -176,18 +193,5 @@ impl Scope for RunScope<'_> {
 
 /// Roughly how many bytes a value takes in a journal or a frame.
 pub(crate) fn value_bytes(value: &Value) -> usize {
-    match value {
-        Value::Null | Value::Boolean(_) => 1,
-        Value::Integer(_) | Value::Number(_) => 9,
-        Value::String(text) => text.len() + 4,
-        Value::List(values) => 4 + values.iter().map(value_bytes).sum::<usize>(),
-        Value::Object(fields) => {
-            4 + fields.iter().map(|(name, value)| name.len() + 4 + value_bytes(value)).sum::<usize>()
-        }
-        Value::File(file) => 48 + file.name.as_bytes().len(),
-        Value::Directory(tree) => {
-            let files = tree.listing.iter().flat_map(|listing| listing.iter());
-            56 + tree.name.as_bytes().len() + files.map(|file| 48 + file.path.len()).sum::<usize>()
-        }
-    }
+    value.stored_bytes()
 }

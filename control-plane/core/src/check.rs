@@ -24,6 +24,7 @@ impl ControlPlane {
         self.check_usage();
         self.check_limits();
         self.check_objects();
+        self.state.check_delegations();
     }
 
     /// What is counted along is what there is.

@@ -7,6 +7,8 @@ mod bucket;
 mod cancel;
 mod commands;
 pub(crate) mod data;
+mod delegate_command;
+mod delegation;
 mod direct;
 mod dispatch;
 pub(crate) mod flow;

@@ -362,6 +362,44 @@ pub enum Fact {
     CaughtUp {
         site: SiteId,
     },
+    /// A whole step is given to the agent of a site before what it needs has ended. Takes the next number of the agent's log.
+    StepDelegated {
+        run: RunId,
+        step: StepIndex,
+        site: SiteId,
+        /// Of the first attempts that the agent gives out.
+        attempt: Attempt,
+        decision: u32,
+        at: Timestamp,
+    },
+    /// Attempts that the agent of a delegated step gave out by itself, and told of.
+    ExecutionsTaken {
+        run: RunId,
+        step: StepIndex,
+        attempt: Attempt,
+        elements: ElementSet,
+        site: SiteId,
+        at: Timestamp,
+    },
+    /// Of executions that have just returned: the agent of the delegated step makes the next attempt by itself.
+    ExecutionsKept {
+        run: RunId,
+        step: StepIndex,
+        elements: ElementSet,
+    },
+    /// The agent is told to hand the step back. Takes the next number of the agent's log.
+    DelegationWithdrawn {
+        run: RunId,
+        step: StepIndex,
+        site: SiteId,
+        stop: bool,
+    },
+    /// The agent has handed the step back; or the step was given away, and the agent may still go on with it.
+    DelegationEnded {
+        run: RunId,
+        step: StepIndex,
+        given_away: bool,
+    },
 }
 
 /// Where the logs of an agent's new journal begin.

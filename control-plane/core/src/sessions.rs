@@ -48,6 +48,8 @@ pub(crate) struct Session {
     /// An acknowledgement is owed, with a lease if a heartbeat is answered.
     pub(crate) acknowledge: bool,
     pub(crate) answers: Option<Timestamp>,
+    /// The version of the protocol that both speak.
+    pub(crate) protocol: u32,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -1,5 +1,6 @@
 //! The durable state: everything that follows from the facts, and nothing else. Only `evolve` changes it.
 
+mod delegated;
 mod ending;
 mod evolve;
 mod evolve_executions;
@@ -19,6 +20,7 @@ use std::sync::Arc;
 use atoll_model::id::{AgentId, ExecutionId, ObjectId, RunId, SiteId, SiteName, StepIndex, TokenId, TransferId};
 use serde::{Deserialize, Serialize};
 
+pub(crate) use self::delegated::Delegations;
 pub(crate) use self::evolve_runs::submitted_objects;
 pub(crate) use self::object::{BucketState, DoubtfulPush, LedgerEntry, ObjectState, Place, Source, Transfer, Use};
 pub(crate) use self::poison::{Crash, Crashes};
@@ -42,8 +44,8 @@ impl Snapshot {
     pub fn upgrade(format: u16, encoded: &mut Vec<u8>) {
         const EMPTY: u8 = 0;
         if format < 2 {
-            // The tags of runs, what is set for projects, and the sites that catch up.
-            encoded.extend([EMPTY; 3]);
+            // The tags of runs, what is set for projects, the sites that catch up, and delegated steps.
+            encoded.extend([EMPTY; 4]);
         }
     }
 }
@@ -73,6 +75,8 @@ pub(crate) struct State {
     pub(crate) projects: Projects,
     /// Sites that may have done more than is known here, because this state was restored from a backup.
     pub(crate) catching_up: BTreeSet<SiteId>,
+    /// Steps of live runs that are, or were, delegated whole. Not there in format 1 of the journal.
+    pub(crate) delegations: Delegations,
     /// Runs that have not ended, and what is under way, by project. Both follow from the runs.
     #[serde(skip)]
     pub(crate) live_runs: u64,

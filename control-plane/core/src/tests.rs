@@ -5,6 +5,7 @@
 #![expect(clippy::wildcard_enum_match_arm, reason = "a test looks for what it names")]
 
 mod data;
+mod delegation;
 mod direct;
 mod failures;
 mod fleet;

@@ -3,20 +3,22 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use atoll_model::diagnostic::Place;
 use atoll_model::elements::ElementSet;
+use atoll_model::expression::{Expression, Form};
 use atoll_model::id::{
     AgentId, Attempt, CommandSeq, Epoch, ExecutionId, JournalId, ObjectId, ReportSeq, RunId, StepIndex, TransferId,
 };
 use atoll_model::resources::{Capacity, Resources};
 use atoll_model::session::{
-    AgentBody, AgentFrame, Binding, BindingSource, ControlBody, ControlFrame, Credits, DirectShare, Dispatch,
-    DispatchElements, FailureReason, FaultLocation, FinishedElement, Goodbye, Heartbeat, Hello, InventoryItem,
-    LeaseGrant, LocalState, Logs, NotStartedReason, Outcome, PushFailure, Report, SiteCommand, StartedElement,
-    StepTemplate, TemplateOutput, TemplateWork, Usage, Verdict, Welcome,
+    AgentBody, AgentFrame, Binding, BindingSource, ControlBody, ControlFrame, Credits, Delegation, DirectShare,
+    Dispatch, DispatchElements, FailureReason, FaultLocation, FinishedElement, GivenInput, Goodbye, Heartbeat, Hello,
+    InventoryItem, LeaseGrant, LocalState, Logs, Need, NeedState, NotStartedReason, Outcome, PushFailure, Report,
+    SiteCommand, StartedElement, StepTemplate, TemplateOutput, TemplateWork, Usage, Verdict, Welcome,
 };
 use atoll_model::time::Timestamp;
 use atoll_model::value::{DirectoryRef, FileName, FileRef, ListedFile, ObjectKind, ObjectRef, Type, Value};
-use atoll_model::workflow::{OnDisconnect, StartMode};
+use atoll_model::workflow::{OnDisconnect, Retry, StartMode};
 use proptest::collection::{btree_map, vec};
 use proptest::option;
 use proptest::prelude::*;
@@ -199,6 +201,59 @@ fn transfer() -> impl Strategy<Value = TransferId> {
     any::<u128>().prop_map(TransferId::from_bits)
 }
 
+fn expression() -> impl Strategy<Value = Expression> {
+    let form = prop_oneof![
+        value().prop_map(Form::Literal),
+        text().prop_map(Form::Input),
+        (step(), text()).prop_map(|(step, output)| Form::Output { step, output }),
+        Just(Form::Item),
+        Just(Form::Index),
+    ];
+    (form, any::<bool>(), vec(text(), 0..3), vec(step(), 0..3)).prop_map(
+        |(form, reads_item, reads_inputs, reads_steps)| Expression {
+            form,
+            place: Place::default(),
+            r#type: Type::Any,
+            reads_steps,
+            reads_inputs,
+            reads_item,
+        },
+    )
+}
+
+fn delegation() -> impl Strategy<Value = Delegation> {
+    let state = prop_oneof![
+        vec((text(), value()), 0..3).prop_map(|outputs| NeedState::Ended { outputs }),
+        any::<u32>().prop_map(|count| NeedState::Dispatched { count }),
+        Just(NeedState::Delegated),
+    ];
+    let need = (step(), any::<bool>(), state).prop_map(|(step, fans_out, state)| Need { step, fans_out, state });
+    let input = prop_oneof![
+        value().prop_map(GivenInput::Value),
+        (step(), text()).prop_map(|(step, output)| GivenInput::Output { step, output }),
+    ];
+    let retry = (1_u32..9, duration(), any::<bool>()).prop_map(|(attempts, backoff, other_site)| Retry {
+        attempts,
+        backoff,
+        other_site,
+    });
+    let conditions = (option::of(expression()), option::of(expression()));
+    let bindings = (vec((text(), expression()), 0..3), vec((text(), expression()), 0..3));
+    (template(), attempt(), retry, vec(need, 0..3), vec((text(), input), 0..3), conditions, bindings).prop_map(
+        |(template, attempt, retry, needs, inputs, (when, foreach), (shared, own))| Delegation {
+            template,
+            attempt,
+            retry,
+            needs,
+            inputs,
+            when,
+            foreach,
+            shared,
+            own,
+        },
+    )
+}
+
 fn command() -> impl Strategy<Value = SiteCommand> {
     prop_oneof![
         template().prop_map(|template| SiteCommand::Prepare(Box::new(template))),
@@ -213,6 +268,8 @@ fn command() -> impl Strategy<Value = SiteCommand> {
         transfer().prop_map(|transfer| SiteCommand::CancelPush { transfer }),
         run().prop_map(|run| SiteCommand::Forget { run }),
         text().prop_map(|reason| SiteCommand::Unknown { reason }),
+        delegation().prop_map(|delegation| SiteCommand::Delegate(Box::new(delegation))),
+        (run(), step(), any::<bool>()).prop_map(|(run, step, stop)| SiteCommand::Withdraw { run, step, stop }),
     ]
 }
 
@@ -304,6 +361,13 @@ fn report() -> impl Strategy<Value = Report> {
             message
         }),
         text().prop_map(|reason| Report::Unknown { reason }),
+        (run(), step(), vec(finished(), 0..8)).prop_map(|(run, step, elements)| Report::Retried {
+            run,
+            step,
+            elements
+        }),
+        (run(), step(), vec((attempt(), element_set()), 0..3), text())
+            .prop_map(|(run, step, kept, reason)| { Report::DelegationEnded { run, step, kept, reason } }),
     ]
 }
 

@@ -8,6 +8,7 @@ use atoll_model::time::Timestamp;
 
 use crate::command::Command;
 use crate::config::{Config, STARTED_DELAY};
+use crate::delegation::Lists;
 use crate::ending::Launch;
 use crate::event::{Event, Found, FoundAttempt, FoundState};
 use crate::fact::Fact;
@@ -55,6 +56,14 @@ pub struct Agent {
     pub(crate) unsettled: BTreeSet<AttemptKey>,
     /// The last order of arrival that was looked at.
     pub(crate) seen_order: u64,
+    /// Delegated steps of which something that they need may have ended.
+    pub(crate) expandable: BTreeSet<StepKey>,
+    /// Delegated steps with elements that may be taken up.
+    pub(crate) fed: BTreeSet<StepKey>,
+    /// When elements of delegated steps may be tried again.
+    pub(crate) retries: BTreeSet<(Timestamp, StepKey)>,
+    /// Lists of outputs that expressions of delegated steps read.
+    pub(crate) lists: Lists,
 }
 
 impl Agent {
@@ -92,6 +101,10 @@ impl Agent {
             wake: BTreeSet::new(),
             unsettled: BTreeSet::new(),
             seen_order: 0,
+            expandable: BTreeSet::new(),
+            fed: BTreeSet::new(),
+            retries: BTreeSet::new(),
+            lists: Lists::default(),
         };
         let mut step = Step::default();
         agent.begin(found, &mut step);
@@ -154,7 +167,8 @@ impl Agent {
     pub fn next_timeout(&self) -> Option<Timestamp> {
         let deadline = self.deadlines.first().map(|(at, _)| *at);
         let reports = self.report_starts_at.filter(|_| self.may_gather());
-        [self.session.next_timeout(), self.stage.next_timeout(), deadline, self.session.stop_at(), reports]
+        let retry = self.retries.first().map(|(at, _)| *at);
+        [self.session.next_timeout(), self.stage.next_timeout(), deadline, self.session.stop_at(), reports, retry]
             .into_iter()
             .flatten()
             .min()
@@ -226,6 +240,7 @@ impl Agent {
         self.unsettled.extend(self.launches.keys());
         let steps: Vec<StepKey> = self.state.steps.keys().copied().collect();
         self.notice_items(steps.into_iter());
+        self.resume_delegations();
         self.take_in_arrivals(arrivals, step);
         self.resume_transfers(step);
     }
@@ -269,6 +284,7 @@ impl Agent {
         if self.closed() != before {
             // Told at once, and before the work that is given back for it, so that no more of it comes.
             self.send_heartbeat(now, step);
+            self.hand_back_if_closed(step);
             self.wake_all();
         }
     }
@@ -293,6 +309,12 @@ impl Agent {
             self.deadlines.remove(&(at, place));
             self.wake.insert(place);
         }
+        while let Some((at, key)) = self.retries.first().copied()
+            && at <= now
+        {
+            self.retries.remove(&(at, key));
+            self.fed.insert(key);
+        }
         if self.session.stop_at().is_some_and(|at| at <= now) && self.session.take_stop() {
             self.unsettled.extend(self.launches.keys());
         }
@@ -305,6 +327,9 @@ impl Agent {
                 self.settle(key, now, step);
             } else if let Some(place) = self.wake.pop_first() {
                 self.wake_item(place, now, step);
+            } else if let Some(key) = self.expandable.pop_first() {
+                self.expand(key, step);
+            } else if self.feed(now, step) {
             } else if !self.admit(now, step) {
                 break;
             }

@@ -66,3 +66,7 @@ pub(crate) const FETCH_BACKOFF: Duration = Duration::from_millis(500);
 pub(crate) const FETCH_BACKOFF_MAX: Duration = Duration::from_secs(30);
 /// Objects known to be in the store; beyond it they are forgotten, which costs a look each.
 pub(crate) const PRESENT_MAX: usize = 100_000;
+/// Elements of a delegated step with inputs of their own that are put into the queue together, and how few of them are left
+/// in it when the next ones are: deep enough that no slot is idle, shallow enough that a fan-out of a million stays a range.
+pub(crate) const FEED: u32 = 1_024;
+pub(crate) const FEED_LOW: usize = 512;

@@ -6,6 +6,7 @@ use atoll_model::workflow::OnDisconnect;
 
 use crate::agent::{Agent, Step};
 use crate::command::Command;
+use crate::delegation::AfterFailure;
 use crate::event::{Exit, ExitKind, FoundState, OutputFailure, SealedOutput, StoredOutputs};
 use crate::fact::Fact;
 use crate::readiness::visit_stored;
@@ -269,8 +270,21 @@ impl Agent {
             usage,
             logs,
         });
-        self.decide(step, Fact::Finished { run: execution.run, step: execution.step, element });
+        let (run, index) = (execution.run, execution.step);
+        let next = self.after_failure(key, &element);
+        let fails = next == AfterFailure::Fails;
+        if let AfterFailure::Again(not_before) = next {
+            self.decide(step, Fact::Retried { run, step: index, element, not_before });
+            self.retries.insert((not_before, (run, index)));
+        } else {
+            self.decide(step, Fact::Finished { run, step: index, element });
+        }
         self.let_go(key, step);
+        if fails {
+            self.end_delegations(run, "an execution of its run has failed", step);
+        } else {
+            self.step_progressed((run, index), step);
+        }
     }
 
     fn drop_attempt(&mut self, key: AttemptKey, step: &mut Step) {

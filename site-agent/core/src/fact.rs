@@ -4,10 +4,14 @@ use std::time::Duration;
 
 use atoll_model::elements::ElementSet;
 use atoll_model::id::{Attempt, CommandSeq, ExecutionId, JournalId, ObjectId, ReportSeq, RunId, StepIndex, TransferId};
-use atoll_model::session::{DirectShare, FinishedElement, Outcome, Report, SiteCommand, StartedElement};
+use atoll_model::session::{
+    Binding, DirectShare, DispatchElements, FinishedElement, Outcome, Report, SiteCommand, StartedElement,
+};
 use atoll_model::time::Timestamp;
 use atoll_model::value::ObjectRef;
 use serde::{Deserialize, Serialize};
+
+pub use crate::state::Items;
 
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub enum Fact {
@@ -108,6 +112,41 @@ pub enum Fact {
     /// The site's own policy keeps these objects here, for this reason; whoever derives from them inherits it.
     Withheld {
         objects: Vec<ObjectId>,
+        reason: String,
+    },
+
+    // Later additions.
+    /// All that a delegated step needs has ended: these are its elements, and these the inputs that all of them share.
+    StepExpanded {
+        run: RunId,
+        step: StepIndex,
+        items: Items,
+        bindings: Vec<Binding>,
+    },
+    /// Something that a delegated step needs was skipped, or its own `when` is false.
+    StepSkipped {
+        run: RunId,
+        step: StepIndex,
+    },
+    /// Attempts at elements of a delegated step are in the queue.
+    ElementsTaken {
+        run: RunId,
+        step: StepIndex,
+        attempt: Attempt,
+        elements: DispatchElements,
+        at: Timestamp,
+    },
+    /// An attempt at an element of a delegated step failed, and is followed by another.
+    Retried {
+        run: RunId,
+        step: StepIndex,
+        element: Box<FinishedElement>,
+        not_before: Timestamp,
+    },
+    /// Nothing more of a delegated step is started.
+    DelegationEnded {
+        run: RunId,
+        step: StepIndex,
         reason: String,
     },
 }

@@ -16,6 +16,7 @@
 mod agent;
 pub mod command;
 mod config;
+mod delegation;
 mod ending;
 pub mod event;
 mod fact;
@@ -33,5 +34,5 @@ pub use agent::{Agent, Step};
 pub use command::Command;
 pub use config::{Boot, Config};
 pub use event::Event;
-pub use fact::Fact;
+pub use fact::{Fact, Items};
 pub use state::Snapshot;

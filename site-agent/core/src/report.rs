@@ -49,11 +49,15 @@ impl Agent {
     fn gather(&mut self, with_starts: bool, step: &mut Step) {
         let started = if with_starts { self.take_starts() } else { Vec::new() };
         let batches = batches(self.state.outbox.pending());
-        if started.is_empty() && batches.is_empty() {
-            return;
+        if !batches.is_empty() {
+            // Before the starts: those may be of steps that only these ends let begin.
+            let (first, started) = (self.state.outbox.last().next(), Vec::new());
+            self.decide(step, Fact::Reported { first, started, batches });
         }
-        let first = self.state.outbox.last().next();
-        self.decide(step, Fact::Reported { first, started, batches });
+        if !started.is_empty() {
+            let (first, batches) = (self.state.outbox.last().next(), Vec::new());
+            self.decide(step, Fact::Reported { first, started, batches });
+        }
     }
 
     fn take_starts(&mut self) -> Vec<(RunId, atoll_model::id::StepIndex, Vec<StartedElement>)> {
@@ -97,6 +101,9 @@ fn batches(pending: &[Part]) -> Vec<Vec<u32>> {
     for (place, part) in pending.iter().enumerate() {
         let place = u32::try_from(place).expect("what waits to be reported fits into memory");
         let Some(step) = part.ended_step() else {
+            if let Some(run) = part.divides() {
+                open.remove(&run);
+            }
             batches.push(vec![place]);
             continue;
         };

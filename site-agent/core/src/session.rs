@@ -6,7 +6,7 @@ use std::time::Duration;
 use atoll_model::id::{CommandSeq, Epoch, ReportSeq, RunId};
 use atoll_model::session::{
     AgentBody, AgentFrame, ControlBody, ControlFrame, Goodbye, Heartbeat, Hello, InventoryItem, LeaseGrant, LocalState,
-    PROTOCOL_VERSION, SiteCommand, Verdict, Welcome,
+    PROTOCOL_VERSION, PROTOCOL_VERSION_MIN, SiteCommand, Verdict, Welcome,
 };
 use atoll_model::time::Timestamp;
 
@@ -166,7 +166,7 @@ impl Agent {
             journal: self.state.journal.expect("a journal begins with its id"),
             incarnation: self.state.incarnation,
             boot_nonce,
-            protocol_min: PROTOCOL_VERSION,
+            protocol_min: PROTOCOL_VERSION_MIN,
             protocol_max: PROTOCOL_VERSION,
             agent_version: self.config.agent_version.clone(),
             capacity: self.config.capacity.clone(),
@@ -307,7 +307,8 @@ impl Agent {
         self.session.credits = u64::from(welcome.credits.reports.max(1));
         self.acknowledged(resume_after, step);
         let mut items = Vec::new();
-        for (key, _, item) in self.state.items() {
+        // What the agent gave out itself and did not start, nobody asks for.
+        for (key, _, item) in self.state.items().filter(|(_, _, item)| !item.terms.delegated) {
             let accepted = |element| (crate::agent::execution(key, element), item.attempt, LocalState::Accepted);
             items.extend(item.elements.iter().map(accepted));
         }
@@ -341,6 +342,7 @@ impl Agent {
             self.session.grant(grant, now);
         }
         self.stage_reconnected(now);
+        self.hand_back_if_closed(step);
         self.send_heartbeat(now, step);
     }
 
@@ -352,7 +354,7 @@ impl Agent {
         if first.0 <= known.0 + 1 && skip < commands.len() as u64 {
             commands.drain(..usize::try_from(skip).expect("it is less than a length"));
             let mut touched = BTreeSet::new();
-            let mut forgotten = Vec::new();
+            let (mut forgotten, mut withdrawn) = (Vec::new(), Vec::new());
             let mut pushes = Vec::new();
             for command in &commands {
                 match command {
@@ -375,11 +377,22 @@ impl Agent {
                         pushes.push((*transfer, Command::CancelPush { transfer: *transfer }));
                     }
                     SiteCommand::Unknown { .. } => {}
+                    SiteCommand::Delegate(delegation) => {
+                        let key = (delegation.template.run, delegation.template.step);
+                        self.expandable.insert(key);
+                    }
+                    SiteCommand::Withdraw { run, step, .. } => {
+                        touched.insert((*run, *step));
+                        withdrawn.push((*run, *step));
+                    }
                 }
             }
+            let dropped: Vec<_> = withdrawn.iter().flat_map(|key| self.queued(*key)).collect();
             forgotten.iter().for_each(|run| self.forget_run(*run));
             self.decide(step, Fact::CommandsAccepted { first: known.next(), at: now, commands });
+            self.wake.extend(dropped);
             self.revisit(&touched);
+            withdrawn.into_iter().for_each(|key| self.delegation_changed(key));
             // One that is over cannot be cancelled. One that was cancelled before it was heard of is begun all the same:
             // whoever begins it tells of its end.
             pushes.retain(|(transfer, _)| self.state.pushes.contains_key(transfer));
@@ -411,6 +424,7 @@ impl Agent {
         self.wake.extend(self.asked.iter().filter(|((of, _), _)| *of == run).map(|(key, order)| (*order, *key)));
         self.unsettled.extend(self.launches.keys().filter(|(execution, _)| execution.run == run));
         self.room.forget(run);
+        self.lists.borrow_mut().retain(|(of, _), _| *of != run);
     }
 
     fn part(&mut self, goodbye: Goodbye, step: &mut Step) {

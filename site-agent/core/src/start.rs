@@ -102,6 +102,7 @@ impl Agent {
         for element in ended.iter() {
             self.attempt_ended((execution(key, element), attempt));
         }
+        self.step_progressed(key, step);
     }
 
     /// Forgets an item of the queue that is empty or gone.

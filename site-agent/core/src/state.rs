@@ -1,9 +1,10 @@
 //! What is durable. [`Snapshot::evolve`] is the only function that changes it, live and in recovery alike.
 
 mod command;
+mod delegated;
 mod outbox;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -15,6 +16,8 @@ use atoll_model::value::{ObjectRef, Value};
 use serde::{Deserialize, Serialize};
 
 use crate::fact::Fact;
+pub use delegated::Items;
+pub(crate) use delegated::{Delegated, Phase as DelegatedPhase};
 pub(crate) use outbox::{Outbox, Part};
 
 pub(crate) type StepKey = (RunId, StepIndex);
@@ -59,6 +62,11 @@ pub(crate) struct StepState {
     pub(crate) results: BTreeMap<(u32, Attempt), StepResult>,
     /// What is accepted and not started, by order of arrival.
     pub(crate) items: BTreeMap<u64, Item>,
+    /// Elements that have succeeded here, with outputs that can be taken in.
+    pub(crate) succeeded: ElementSet,
+    pub(crate) delegated: Option<Box<Delegated>>,
+    /// Delegated steps that need it.
+    pub(crate) readers: BTreeSet<StepIndex>,
 }
 
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -87,6 +95,8 @@ pub(crate) struct Terms {
     pub(crate) accepted_at: Timestamp,
     pub(crate) start_by: Option<Duration>,
     pub(crate) fragment: bool,
+    /// Whether the agent gave it out itself.
+    pub(crate) delegated: bool,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
@@ -168,6 +178,9 @@ impl Snapshot {
                 let active = self.active.remove(&(execution, element.attempt)).expect("what finishes was started");
                 let state = self.steps.entry((*run, *step)).or_default();
                 state.ended.entry(element.attempt).or_default().insert(element.element);
+                if element.outcome == Outcome::Succeeded && element.outputs.iter().all(|value| !value.is_too_large()) {
+                    state.succeeded.insert(element.element);
+                }
                 if element.outcome == Outcome::Succeeded && !element.outputs.is_empty() {
                     let template = active.terms.map_or(0, |terms| terms.template);
                     let outputs = Arc::new(element.outputs.clone());
@@ -197,6 +210,13 @@ impl Snapshot {
                     self.withheld.entry(*object).or_insert_with(|| reason.clone());
                 }
             }
+            Fact::StepExpanded { run, step, items, bindings } => self.expand((*run, *step), items, bindings),
+            Fact::StepSkipped { run, step } => self.skip((*run, *step)),
+            Fact::ElementsTaken { run, step, attempt, elements, at } => {
+                self.take_elements((*run, *step), *attempt, elements, *at);
+            }
+            Fact::Retried { run, step, element, not_before } => self.retry((*run, *step), element, *not_before),
+            Fact::DelegationEnded { run, step, reason } => self.end_delegation((*run, *step), reason, false),
         }
     }
 
@@ -300,6 +320,9 @@ impl Snapshot {
             state.items.remove(&order);
         }
         state.ended.entry(attempt).or_default().insert_all(elements);
+        if *outcome == Outcome::Succeeded {
+            state.succeeded.insert_all(elements);
+        }
         let (elements, outcome) = (elements.clone(), outcome.clone());
         self.outbox.push(Part::Same { run, step, attempt, elements, started_at, finished_at, outcome });
     }

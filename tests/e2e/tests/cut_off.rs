@@ -199,3 +199,86 @@ outputs:
     ensure!(pushed == 2, "it was pushed {pushed} times");
     cluster.wait_for_empty_bucket()
 }
+
+/// What was not there when the link went, the site makes, fans out over, decides on and hands on by itself.
+#[test]
+fn b5_a_site_cut_off_at_the_start_finishes_a_workflow_with_foreach_when_and_values_alone() -> Result<()> {
+    let cluster = Cluster::two_sites()?;
+    let effects = cluster.directory().join("effects");
+    let go = cluster.directory().join("go");
+    std::fs::write(&effects, "")?;
+    let (shown_effects, shown_go) = (effects.display(), go.display());
+    let workflow = format!(
+        r#"workflow: alone
+steps:
+  list:
+    site: edge
+    run: |
+      echo list >> {shown_effects}
+      while [ ! -e {shown_go} ]; do sleep 0.05; done
+      echo '[3, 1, 2]' > "$ATOLL_OUTPUTS/numbers"
+      mkdir "$ATOLL_OUTPUTS/texts"
+      for n in a b; do echo $n > "$ATOLL_OUTPUTS/texts/$n.txt"; done
+    outputs: {{ numbers: list, texts: directory }}
+  double:
+    site: edge
+    foreach: ${{{{ steps.list.outputs.numbers }}}}
+    with: {{ n: "${{{{ item }}}}", place: "${{{{ index }}}}" }}
+    retry: {{ attempts: 2, backoff: 0s }}
+    run: |
+      echo "double $n" >> {shown_effects}
+      if [ "$n" = 1 ] && [ $(grep -c "double 1" {shown_effects}) = 1 ]; then exit 1; fi
+      echo $((n * 2)) > "$ATOLL_OUTPUTS/m"
+    outputs: {{ m: integer }}
+  read:
+    site: edge
+    foreach: ${{{{ files(steps.list.outputs.texts, "*.txt") }}}}
+    with: {{ text: "${{{{ item }}}}" }}
+    run: |
+      echo "read $(cat "$text")" >> {shown_effects}
+  many:
+    site: edge
+    when: ${{{{ steps.double.outputs.m.exists(m, m > 5) }}}}
+    with: {{ all: "${{{{ steps.double.outputs.m }}}}", first: "${{{{ steps.double.outputs.m[0] + 1 }}}}" }}
+    run: |
+      echo "many $first" >> {shown_effects}
+      echo "$first" > "$ATOLL_OUTPUTS/first"
+    outputs: {{ first: integer }}
+  few:
+    site: edge
+    when: ${{{{ size(steps.double.outputs.m) < 3 }}}}
+    run: echo few >> {shown_effects}
+  last:
+    site: edge
+    after: [read]
+    with: {{ n: "${{{{ steps.many.outputs.first }}}}" }}
+    run: |
+      echo "last $n" >> {shown_effects}
+      echo $((n + 1)) > "$ATOLL_OUTPUTS/n"
+    outputs: {{ n: integer }}
+outputs:
+  doubled: ${{{{ steps.double.outputs.m }}}}
+  n: ${{{{ steps.last.outputs.n }}}}
+"#
+    );
+    let run = cluster.submit(&workflow, &[])?;
+    let ran = || std::fs::read_to_string(&effects).unwrap_or_default();
+    wait_for("the first step", || Ok((ran() == "list\n").then_some(())))?;
+    cluster.site("edge").link.cut();
+    std::fs::write(&go, "")?;
+    wait_for("the last step", || Ok(ran().contains("last 7").then_some(())))?;
+    let meanwhile = cluster.show(&run)?;
+    ensure!(meanwhile["state"] == "running", "nobody can know yet: {meanwhile:#}");
+    cluster.site("edge").link.mend();
+    let shown = cluster.wait_for_end(&run)?;
+    ensure!(shown["state"] == "succeeded", "{shown:#}");
+    ensure!(shown["outputs"] == serde_json::json!({"doubled": [6, 2, 4], "n": 8}), "{shown:#}");
+    let mut lines: Vec<String> = ran().lines().map(str::to_owned).collect();
+    lines.sort();
+    let expected = ["double 1", "double 1", "double 2", "double 3", "last 7", "list", "many 7", "read a", "read b"];
+    ensure!(lines == expected, "each once, and what failed once more: {lines:?}");
+    let executions = shown["executions"].as_array().expect("a list");
+    let skipped = executions.iter().filter(|execution| execution["state"] == "skipped").count();
+    ensure!(skipped == 1 && executions.len() == 9, "{shown:#}");
+    Ok(())
+}

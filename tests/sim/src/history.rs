@@ -27,6 +27,10 @@ pub(crate) struct History {
     ahead: BTreeMap<Key, bool>,
     /// Executions that were given to another because nothing was heard of the one who had them.
     pub(crate) given_away: BTreeSet<ExecutionId>,
+    /// Steps that were ever delegated.
+    delegated_steps: BTreeSet<(RunId, StepIndex)>,
+    /// Steps that were delegated and given away, whatever their agents had begun of them.
+    pub(crate) given_away_steps: BTreeSet<(RunId, StepIndex)>,
     /// Executions of unknown fate that somebody let run again.
     pub(crate) resolved: BTreeSet<ExecutionId>,
     /// Runs that have a reason to fail: a process of theirs failed, or was stopped and must not start twice.
@@ -63,7 +67,9 @@ impl History {
         for ((_, other), other_site) in self.alive.range(all.clone()) {
             assert_ne!(*other, attempt, "two live processes of {key:?}");
             assert_ne!(*other_site, site, "two live attempts at {execution} at one site");
-            assert!(self.given_away.contains(&execution), "two live attempts at {execution}, which nobody gave away");
+            let given_away = self.given_away.contains(&execution)
+                || self.given_away_steps.contains(&(execution.run, execution.step));
+            assert!(given_away, "two live attempts at {execution}, which nobody gave away");
         }
         if start == StartMode::AtMostOnce && !self.resolved.contains(&execution) {
             let earlier = self.starts.range(all).map(|(key, _)| key).find(|key| !self.ended_by_itself.contains(key));
@@ -91,7 +97,9 @@ impl History {
 
     /// Whether an attempt waits, or waited, at its site for what others make there.
     pub(crate) fn is_ahead(&self, key: Key) -> bool {
-        self.ahead.get(&key).copied().unwrap_or(false)
+        // Of a delegated step its agent gives out attempts by itself.
+        let delegated = self.delegated_steps.contains(&(key.0.run, key.0.step));
+        delegated || self.ahead.get(&key).copied().unwrap_or(false)
     }
 
     /// What the control plane has decided and made durable: who has what, and what may be started again.
@@ -110,6 +118,20 @@ impl History {
                     self.current.insert(execution, (*attempt, *site));
                     self.ahead.insert((execution, *attempt), *fragment);
                 }
+            }
+            // An expression has no value.
+            Fact::RunFailing { run, error } if error.execution.is_none() => {
+                self.may_fail.insert(*run);
+            }
+            Fact::StepDelegated { run, step, .. } => {
+                self.delegated_steps.insert((*run, *step));
+            }
+            Fact::DelegationEnded { run, step, given_away: true } => {
+                self.given_away_steps.insert((*run, *step));
+            }
+            Fact::ExecutionsTaken { run, step, attempt, elements, site, .. } => {
+                let had = executions(run, step, elements).into_iter().map(|execution| (execution, (*attempt, *site)));
+                self.current.extend(had);
             }
             Fact::AgentLost { .. } => self.lost += 1,
             Fact::AttemptAdopted { execution, attempt, site, .. } => {

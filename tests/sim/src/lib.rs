@@ -22,6 +22,6 @@ mod verdict;
 pub mod workload;
 mod world;
 
-pub use rng::Digest;
+pub use rng::{Digest, Rng};
 pub use scenario::{Cut, Kill, Outage, Revocation, Scenario, Who};
-pub use verdict::{Ending, Sight, look, run};
+pub use verdict::{Ending, Seen, SeenExecution, Sight, look, run};

@@ -75,6 +75,8 @@ pub struct Scenario {
     pub slow_kills: u64,
     /// Whether the end is watched until nothing is held any more.
     pub lingers: bool,
+    /// Agents speak the version of the protocol before this one: no step is delegated to them.
+    pub old_agents: bool,
     /// Every execution succeeds at its first attempt, if it is left in peace.
     pub faultless: bool,
     pub cuts: Vec<Cut>,
@@ -192,6 +194,7 @@ impl Scenario {
             pressed: false,
             slow_kills: 0,
             lingers: true,
+            old_agents: false,
             faultless: false,
             cuts: Vec::new(),
             outages: Vec::new(),
@@ -260,6 +263,7 @@ impl Scenario {
             lingers: rng.chance(200),
             limits: rng.chance(300),
             revokes,
+            old_agents: seed % 12 == 7,
             ..Self::quiet(seed)
         }
     }

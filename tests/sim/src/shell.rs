@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use atoll_model::id::{Attempt, ExecutionId};
-use atoll_model::session::{FailureReason, Logs, StepTemplate, Usage};
+use atoll_model::session::{AgentBody, FailureReason, Logs, PROTOCOL_VERSION_DELEGATION, StepTemplate, Usage};
 use atoll_model::time::Timestamp;
 use atoll_model::value::{ObjectKind, Value};
 use atoll_model::workflow::OnDisconnect;
@@ -22,7 +22,12 @@ impl World {
     pub(crate) fn site_performs(&mut self, site: usize, command: Command, decided_at: Timestamp) {
         let process = self.sites[site].process;
         match command {
-            Command::Send { frame } => {
+            Command::Send { mut frame } => {
+                if let AgentBody::Hello(hello) = &mut frame.body
+                    && self.scenario.old_agents
+                {
+                    hello.protocol_max = PROTOCOL_VERSION_DELEGATION - 1;
+                }
                 if let Some(stream) = self.sites[site].stream {
                     let at = self.now + self.latency(site);
                     self.enqueue_to_server(stream, at, frame);

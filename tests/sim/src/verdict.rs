@@ -3,9 +3,11 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-use atoll_model::id::{ObjectId, RunId};
+use atoll_model::id::{Attempt, ExecutionId, ObjectId, RunId};
+use atoll_model::value::Value;
 use control_plane_core::FinishedRun;
-use control_plane_core::view::{ExecutionPage, ExecutionState, LedgerFilter, RunState, SiteState};
+use control_plane_core::view::{ExecutionPage, ExecutionState, LedgerFilter, RunError, RunState, SiteState};
+use indexmap::IndexMap;
 
 use crate::clients::Want;
 use crate::rng::Digest;
@@ -41,6 +43,25 @@ pub fn look(scenario: Scenario, after: Duration) -> Sight {
     Sight { sites: sites.unwrap_or_default(), gave_up: world.sites.iter().map(|site| site.gave_up.clone()).collect() }
 }
 
+/// A run and its executions, but for when and where.
+#[derive(Debug, PartialEq)]
+pub struct Seen {
+    pub state: RunState,
+    pub outputs: IndexMap<String, Value>,
+    pub error: Option<RunError>,
+    pub executions: Vec<SeenExecution>,
+}
+
+#[derive(Debug, PartialEq)]
+pub struct SeenExecution {
+    pub execution: ExecutionId,
+    pub attempt: Attempt,
+    pub state: ExecutionState,
+    pub inputs: IndexMap<String, Value>,
+    pub outputs: IndexMap<String, Value>,
+    pub error: Option<String>,
+}
+
 /// What a scenario came to.
 #[derive(Debug)]
 pub struct Ending {
@@ -55,6 +76,8 @@ pub struct Ending {
     /// When somebody was last killed.
     pub last_crash: Duration,
     pub states: Vec<RunState>,
+    /// What people can see of each run that has ended.
+    pub runs: Vec<Seen>,
     /// Crossings of a border: object, from, to.
     pub crossings: u64,
     /// Times that a server found that it leads no more.
@@ -105,6 +128,7 @@ pub fn run(scenario: Scenario) -> Ending {
         events: world.events,
         crashes: world.history.crashes,
         starts: world.history.starts.values().map(|starts| u64::from(*starts)).sum(),
+        runs: world.clients.runs.iter().filter_map(|run| world.seen(*run)).collect(),
         states: world.clients.runs.clone().iter().map(|run| world.state_of(*run)).collect(),
         crossings: world.history.crossings.values().sum(),
         depositions: u64::from(world.history.depositions),
@@ -125,6 +149,21 @@ impl World {
         let core = self.leading_core().expect("one leads when all is quiet");
         self.clients.runs.iter().filter(|run| core.run(**run).is_none() && self.kept_runs.contains_key(run)).count()
             as u64
+    }
+
+    fn seen(&self, run: RunId) -> Option<Seen> {
+        let core = self.leading_core().expect("one leads when all is quiet");
+        let view = core.run(run)?;
+        let executions = core.executions(run, &ExecutionPage::default()).unwrap_or_default();
+        let seen = executions.into_iter().map(|view| SeenExecution {
+            execution: view.execution,
+            attempt: view.attempt,
+            state: view.state,
+            inputs: view.inputs,
+            outputs: view.outputs,
+            error: view.error,
+        });
+        Some(Seen { state: view.state, outputs: view.outputs, error: view.error, executions: seen.collect() })
     }
 
     fn is_over(&self) -> bool {

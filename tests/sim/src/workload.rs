@@ -57,6 +57,8 @@ pub fn draw(rng: &mut Rng, scenario: &Scenario) -> Drawn {
 /// A workflow that is being drawn.
 struct Draft<'a> {
     rng: &'a mut Rng,
+    /// What is drawn apart shifts nothing of the rest.
+    apart: Rng,
     scenario: &'a Scenario,
     steps: usize,
     has_input: bool,
@@ -76,6 +78,7 @@ impl<'a> Draft<'a> {
         let sites = scenario.sites;
         let steps = rng.between(1, 7) as usize;
         let has_input = rng.chance(300);
+        let apart = Rng::new(rng.clone().next());
         let mut text = String::from("workflow: drawn\n");
         if scenario.limits {
             writeln!(text, "priority: {}", rng.between(0, 4) as i64 - 2).expect("text grows");
@@ -93,7 +96,7 @@ impl<'a> Draft<'a> {
         let also_to = (rng.chance(500) && sites > 1).then(|| (confined_to + 1) % sites);
         let eager = rng.chance(400).then(|| rng.below(steps as u64) as usize);
         let (fans, null, confined) = (Vec::new(), Vec::new(), BTreeSet::new());
-        Self { rng, scenario, steps, has_input, text, confine, confined_to, also_to, eager, fans, null, confined }
+        Self { rng, apart, scenario, steps, has_input, text, confine, confined_to, also_to, eager, fans, null, confined }
     }
 
     fn line(&mut self, line: &str) {
@@ -171,17 +174,31 @@ impl<'a> Draft<'a> {
             let output = if self.rng.chance(800) { "out" } else { "n" };
             with.push(format!("a{place}: \"${{{{ steps.s{earlier}.outputs.{output} }}}}\""));
         }
+        let single = reads.iter().copied().find(|earlier| !self.fans[*earlier]);
+        if let Some(earlier) = single
+            && self.apart.chance(300)
+        {
+            with.push(format!("more: \"${{{{ steps.s{earlier}.outputs.n + 1 }}}}\""));
+        }
+        if self.fans.last() == Some(&true) && self.apart.chance(600) {
+            with.push("item: \"${{ item }}\", text: \"no ${{ index }}\"".to_owned());
+        }
         if self.has_input && self.rng.chance(500) {
             with.push("data: \"${{ inputs.data }}\"".to_owned());
         }
         if !with.is_empty() {
             self.line(&format!("    with: {{ {} }}", with.join(", ")));
         }
-        let single = reads.iter().copied().find(|earlier| !self.fans[*earlier]);
         if let Some(earlier) = single
             && self.rng.chance(100)
         {
             self.line(&format!("    when: ${{{{ steps.s{earlier}.outputs.n > 20 }}}}"));
+        } else if let Some(earlier) = reads.iter().find(|earlier| self.fans[**earlier])
+            && self.apart.chance(150)
+        {
+            // Of a list that may be empty it has no value now and then.
+            let condition = if self.apart.chance(100) { "n[0] >= 0" } else { "n.exists(n, n > 20)" };
+            self.line(&format!("    when: ${{{{ steps.s{earlier}.outputs.{condition} }}}}"));
         }
     }
 

@@ -33,6 +33,10 @@ impl ControlPlane {
         let (connection, epoch, restarted) = (session.connection, session.epoch, session.restarted);
         let agent = session.agent;
         let in_journal = session.sent;
+        if restarted {
+            // A new journal knows of no delegation; what of one runs there is what was given away.
+            self.give_away_delegations(site, true);
+        }
         // First, so that what waited for something missing is taken back before it is judged.
         let named: BTreeSet<_> = items.iter().map(|item| (item.execution, item.attempt)).collect();
         self.give_up_missing(site, in_journal, &named);
@@ -89,7 +93,18 @@ impl ControlPlane {
             }
             return Verdict::Keep;
         }
-        let is_former = state.former(element, item.attempt, site);
+        if let Some(delegated) = self.state.delegation(run, step).filter(|delegated| delegated.site == site)
+            && item.attempt >= delegated.attempt
+            && !delegated.back.contains(element)
+            && state.row(element).is_none()
+        {
+            // Given out by the agent itself; nothing was heard of it yet.
+            if item.state != LocalState::Accepted {
+                self.take_reported(site, run, step, std::iter::once((element, item.attempt)));
+            }
+            return Verdict::Keep;
+        }
+        let is_former = self.is_former(item.execution, item.attempt, site);
         if self.is_judged_later(site, item) {
             let session = self.sessions.by_site.get_mut(&site).expect("inventories are heard in sessions");
             session.judged_later.push(item.clone());
@@ -111,7 +126,7 @@ impl ControlPlane {
             LocalState::Accepted => is_open && !is_placed,
             LocalState::Running | LocalState::Finished => is_open && !replacement_started,
         };
-        if adoptable && self.can_go_on(run, step, item.attempt, site) {
+        if adoptable && self.can_go_on(run, step, element, item.attempt, site) {
             self.adopt_attempt(item.execution, item.attempt, site, started_at);
             return Verdict::Keep;
         }
@@ -123,7 +138,11 @@ impl ControlPlane {
     }
 
     /// Whether what an attempt was bound to was accepted, or goes on at the same site.
-    fn can_go_on(&self, run: RunId, step: StepIndex, attempt: Attempt, site: SiteId) -> bool {
+    fn can_go_on(&self, run: RunId, step: StepIndex, element: u32, attempt: Attempt, site: SiteId) -> bool {
+        let execution = ExecutionId { run, step, element };
+        if let Some(former) = self.state.former_delegation(execution, attempt, site) {
+            return former.is_adoptable;
+        }
         let run = self.state.run(run);
         if run.steps[step.index()].phase == StepPhase::Cancelled {
             return false;
@@ -138,6 +157,25 @@ impl ControlPlane {
                     goes_on || ended
                 })
             })
+    }
+
+    /// Whether an attempt was given away while this site may still have it.
+    pub(crate) fn is_former(&self, execution: ExecutionId, attempt: Attempt, site: SiteId) -> bool {
+        let run = self.state.run(execution.run);
+        let state = &run.steps[execution.step.index()];
+        let of_delegation = || {
+            let is_element = state.phase == StepPhase::Expanded && execution.element < state.count;
+            is_element && self.state.former_delegation(execution, attempt, site).is_some()
+        };
+        state.former(execution.element, attempt, site) || of_delegation()
+    }
+
+    /// Whether the outcome of such an attempt can count: it read what was accepted.
+    pub(crate) fn is_adoptable(&self, execution: ExecutionId, attempt: Attempt, site: SiteId) -> bool {
+        match self.state.former_delegation(execution, attempt, site) {
+            Some(former) => former.is_adoptable,
+            None => is_bound_to_accepted(self.state.run(execution.run), execution.step, attempt),
+        }
     }
 
     /// Makes an attempt that was given away the current one, and stops the one that has replaced it.
@@ -211,7 +249,7 @@ impl ControlPlane {
             let ExecutionId { run, step, element } = item.execution;
             let active = self.state.active(item.execution).filter(|active| active.attempt == item.attempt);
             let ahead = active.is_some_and(|active| active.site == site && active.fragment);
-            if ahead && item.state != LocalState::Finished && !self.can_go_on(run, step, item.attempt, site) {
+            if ahead && item.state != LocalState::Finished && !self.can_go_on(run, step, element, item.attempt, site) {
                 *verdict = Verdict::Forget;
                 let elements = std::iter::once(element).collect();
                 self.return_from(site, run, step, &elements, "the agent has no trace of what it waits for");

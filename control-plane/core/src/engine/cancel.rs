@@ -25,6 +25,7 @@ impl ControlPlane {
                 self.record(Fact::RunCancelling { run, reason: reason.clone() });
                 let reason = if reason.is_empty() { "the run was cancelled".to_owned() } else { reason };
                 self.stop_active(run, &reason, |_| true);
+                self.withdraw_all(run, true);
                 Ok(Response::Done)
             }
         }
@@ -39,6 +40,7 @@ impl ControlPlane {
         let reason = format!("step {} failed", error.step);
         self.record(Fact::RunFailing { run, error });
         self.stop_active(run, &reason, |active| active.phase == ActivePhase::Dispatched);
+        self.withdraw_all(run, false);
     }
 
     fn stop_active(&mut self, run_id: RunId, reason: &str, which: impl Fn(&Active) -> bool) {

@@ -103,13 +103,27 @@ impl ControlPlane {
             Outgoing::Push { transfer, object } => (SiteCommand::Push { transfer: *transfer, object: *object }, 72),
             Outgoing::CancelPush { transfer } => (SiteCommand::CancelPush { transfer: *transfer }, 24),
             Outgoing::Forget { run } => (SiteCommand::Forget { run: *run }, 32),
+            Outgoing::Delegate { run, step } => match self.state.runs.get(run).filter(|run| run.is_live()) {
+                Some(known) => self.delegation_command(known, *step),
+                None => (SiteCommand::Forget { run: *run }, 32),
+            },
+            Outgoing::Withdraw { run, step, stop } => {
+                (SiteCommand::Withdraw { run: *run, step: *step, stop: *stop }, 32)
+            }
         }
     }
 
     fn template(&self, run: &Run, step: StepIndex) -> (SiteCommand, usize) {
-        let definition = run.workflow.step(step);
         // A step is prepared after its shared inputs were evaluated once.
         let shared = self.caches.shared(run, step).unwrap_or_default();
+        let (template, bytes) = self.bare_template(run, step);
+        let template = StepTemplate { bindings: shared.bindings.clone(), ..template };
+        (SiteCommand::Prepare(Box::new(template)), bytes + shared.bytes)
+    }
+
+    /// A step's template without any inputs.
+    pub(super) fn bare_template(&self, run: &Run, step: StepIndex) -> (StepTemplate, usize) {
+        let definition = run.workflow.step(step);
         let work = match &definition.work {
             Work::Script(script) => TemplateWork::Script(script.clone()),
             Work::Action(action) => TemplateWork::Command {
@@ -137,13 +151,13 @@ impl ControlPlane {
             work,
             resources: definition.resources.clone(),
             outputs: definition.outputs.iter().map(output).collect(),
-            bindings: shared.bindings.clone(),
+            bindings: Vec::new(),
             environment: definition.environment.iter().map(|(name, value)| (name.clone(), value.clone())).collect(),
             start: definition.start,
             on_disconnect: definition.on_disconnect,
             traceparent: run.traceparent.clone(),
         };
-        (SiteCommand::Prepare(Box::new(template)), 256 + text + shared.bytes)
+        (template, 256 + text)
     }
 
     fn whole_dispatch(

@@ -13,22 +13,32 @@ use crate::state::{ActivePhase, Run, Source, StepPhase};
 
 /// Steps of one run that may be out before what they read has ended: a site that is cut off has that much to go on with,
 /// and no more is to be taken back if one fails.
-const AHEAD_MAX: u32 = 256;
+pub(super) const AHEAD_MAX: u32 = 256;
 
 impl ControlPlane {
-    /// Dispatches a step to the site where everything it waits for is, if it is certain to be placed there.
+    /// Hands over a step before what it needs has ended: dispatched, or else delegated as a whole.
     pub(crate) fn dispatch_ahead(&mut self, run_id: RunId, step: StepIndex) {
+        let Some(run) = self.state.runs.get(&run_id) else { return };
+        let state = &run.steps[step.index()];
+        if !run.is_going_on() || state.phase != StepPhase::Waiting || state.needs_left == 0 {
+            return;
+        }
+        if self.state.delegation(run_id, step).is_some() {
+            return;
+        }
+        self.dispatch_fragment_ahead(run_id, step);
+        if self.state.step(run_id, step).phase == StepPhase::Waiting {
+            self.delegate(run_id, step);
+        }
+    }
+
+    /// Dispatches a step to the site where everything it waits for is, if it is certain to be placed there.
+    fn dispatch_fragment_ahead(&mut self, run_id: RunId, step: StepIndex) {
         let Some(run) = self.state.runs.get(&run_id) else { return };
         let state = &run.steps[step.index()];
         let planned = &run.plan.steps[step.index()];
         let delayed = state.again.get(&0).is_some_and(|not_before| *not_before > self.now);
-        if !run.is_going_on()
-            || !planned.chainable
-            || state.phase != StepPhase::Waiting
-            || state.needs_left == 0
-            || !state.unknown.is_empty()
-            || delayed
-        {
+        if !planned.chainable || !state.unknown.is_empty() || delayed {
             return;
         }
         if self.allowance(run, step).0 == 0 {

@@ -4,7 +4,8 @@ use atoll_model::elements::ElementSet;
 use atoll_model::id::{AgentId, CommandSeq, Epoch, SiteId};
 use atoll_model::limits;
 use atoll_model::session::{
-    AgentBody, AgentFrame, ControlBody, Credits, Goodbye, Heartbeat, Hello, PROTOCOL_VERSION, Welcome,
+    AgentBody, AgentFrame, ControlBody, Credits, Goodbye, Heartbeat, Hello, PROTOCOL_VERSION, PROTOCOL_VERSION_MIN,
+    Welcome,
 };
 use atoll_model::time::Timestamp;
 use std::sync::Arc;
@@ -128,6 +129,7 @@ impl ControlPlane {
             judged_later: Vec::new(),
             acknowledge: false,
             answers: Some(hello.clock),
+            protocol: PROTOCOL_VERSION.min(hello.protocol_max),
         };
         self.sessions.by_site.insert(site, session);
         self.sessions.by_connection.insert(connection, site);
@@ -141,7 +143,7 @@ impl ControlPlane {
         self.agenda.set(self.now + self.lease_of(site), Timer::Liveness(site));
         let credits = Credits { reports: limits::REPORT_CREDITS };
         let welcome = Welcome {
-            protocol: PROTOCOL_VERSION,
+            protocol: PROTOCOL_VERSION.min(hello.protocol_max),
             resume_after,
             new_journal: self.state.site(site).log.is_unheard,
             credits,
@@ -155,9 +157,10 @@ impl ControlPlane {
             return Err(Goodbye::Refused { reason });
         }
         let site = self.trusted_site(agent).map_err(|rejection| Goodbye::Revoked { reason: rejection.to_string() })?;
-        if !(hello.protocol_min..=hello.protocol_max).contains(&PROTOCOL_VERSION) {
+        if hello.protocol_min > PROTOCOL_VERSION || hello.protocol_max < PROTOCOL_VERSION_MIN {
             let reason = format!(
-                "the agent speaks versions {} to {} of the protocol, the control plane version {PROTOCOL_VERSION}",
+                "the agent speaks versions {} to {} of the protocol, the control plane versions \
+                 {PROTOCOL_VERSION_MIN} to {PROTOCOL_VERSION}",
                 hello.protocol_min, hello.protocol_max
             );
             return Err(Goodbye::Refused { reason });
@@ -208,7 +211,9 @@ impl ControlPlane {
                 | Outgoing::Cancel { .. }
                 | Outgoing::Push { .. }
                 | Outgoing::CancelPush { .. }
-                | Outgoing::Forget { .. } => None,
+                | Outgoing::Forget { .. }
+                | Outgoing::Delegate { .. }
+                | Outgoing::Withdraw { .. } => None,
             })
             .collect();
         for (run, step, command) in unsent {

@@ -172,6 +172,9 @@ impl ControlPlane {
         let site = self.site_named(site)?;
         if self.state.site(site).drained != drained {
             self.record(Fact::SiteDrained { site, drained });
+            if drained {
+                self.withdraw_from(site);
+            }
             self.site_came_back(site);
         }
         Ok(Response::Done)

@@ -63,6 +63,13 @@ impl ControlPlane {
         allowed
     }
 
+    /// Whether any limit bears on a step.
+    pub(crate) fn is_limited(&self, run: &Run, step: StepIndex) -> bool {
+        let mut limited = false;
+        self.visit_bounds(run, step, &mut |_| limited = true);
+        limited
+    }
+
     /// Every limit that bears on a step.
     fn visit_bounds(&self, run: &Run, step: StepIndex, visit: &mut dyn FnMut(Bound)) {
         if let Some(is) = run.workflow.step(step).max_parallel {

@@ -166,11 +166,17 @@ impl ControlPlane {
         self.close_session(site);
         self.record(Fact::AgentLost { agent, at: self.now });
         let message = format!("site {} was not heard for too long", self.state.site(site).name);
-        self.give_away(site, &message);
+        self.give_away_work(site, &message);
+        self.give_away_delegations(site, false);
     }
 
-    /// Takes everything from a site that will not do it, or not in time.
+    /// Takes everything from a site that will not do it.
     pub(crate) fn give_away(&mut self, site: SiteId, message: &str) {
+        self.give_away_work(site, message);
+        self.give_away_delegations(site, true);
+    }
+
+    fn give_away_work(&mut self, site: SiteId, message: &str) {
         let busy: Vec<_> = self.state.site(site).busy.keys().copied().collect();
         for (run, step) in busy.iter().copied() {
             let elements = self.active_at(site, run, step, |_, _| true);

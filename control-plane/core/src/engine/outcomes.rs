@@ -32,7 +32,12 @@ impl ControlPlane {
     pub(crate) fn finished(&mut self, site: SiteId, run_id: RunId, step: StepIndex, elements: Vec<FinishedElement>) {
         // Of a run that is forgotten, or was never known: there is nobody to tell.
         let Some(run) = self.state.runs.get(&run_id) else { return };
-        let Some(state) = run.steps.get(step.index()) else { return };
+        if step.index() >= run.steps.len() {
+            return;
+        }
+        self.take_reported(site, run_id, step, elements.iter().map(|finished| (finished.element, finished.attempt)));
+        let run = self.state.run(run_id);
+        let state = &run.steps[step.index()];
         let (mut current, mut late) = (Vec::with_capacity(elements.len()), Vec::new());
         for finished in elements {
             let is_current = |active: &Active| active.attempt == finished.attempt && active.site == site;
@@ -136,6 +141,7 @@ impl ControlPlane {
             self.wake_data();
         }
         self.cancel_formers(run_id, step, &names);
+        self.withdraw_elsewhere(run_id, step, site);
         if eager && self.state.run(run_id).is_going_on() {
             self.push_eagerly(run_id, step, site, &names);
         }
@@ -204,7 +210,7 @@ impl ControlPlane {
         let state = &run.steps[step.index()];
         let execution = ExecutionId { run: run_id, step, element: finished.element };
         let attempt = finished.attempt;
-        if !state.former(finished.element, attempt, site) {
+        if !self.is_former(execution, attempt, site) {
             let counts = finished.outcome == Outcome::Succeeded || self.is_ahead(execution, attempt);
             if counts && self.is_news(site, execution, attempt) {
                 self.take_in_news(site, execution, attempt, finished.started_at);
@@ -216,7 +222,7 @@ impl ControlPlane {
         self.counters.late_outcomes += 1;
         let succeeded = finished.outcome == Outcome::Succeeded;
         let is_open = state.row(finished.element).is_none() && run.is_live();
-        if succeeded && is_open && run.is_going_on() && is_bound_to_accepted(run, step, attempt) {
+        if succeeded && is_open && run.is_going_on() && self.is_adoptable(execution, attempt, site) {
             let started_at = finished.started_at;
             self.adopt_attempt(execution, attempt, site, started_at);
             return self.current_outcomes(site, run_id, step, vec![finished]);
@@ -311,15 +317,10 @@ fn judge(run: &Run, step: StepIndex, finished: &mut FinishedElement) -> Judgemen
     }
     match finished.outcome.clone() {
         Outcome::Succeeded => Judgement::Final,
-        Outcome::Failed { message, .. } => {
-            if tries.failures + 1 < definition.retry.attempts {
-                let doubled = definition.retry.backoff.saturating_mul(1 << tries.failures.min(16));
-                let not_before = doubled.min(limits::RETRY_BACKOFF_MAX);
-                Judgement::Again { cause: ReturnCause::Failed, not_before, message }
-            } else {
-                Judgement::Final
-            }
-        }
+        Outcome::Failed { message, .. } => match definition.retry.after_failure(tries.failures) {
+            Some(not_before) => Judgement::Again { cause: ReturnCause::Failed, not_before, message },
+            None => Judgement::Final,
+        },
         Outcome::Cancelled if active.cancelling => Judgement::Final,
         Outcome::Cancelled => stopped(finished, active, at_most_once),
         Outcome::Interrupted { message } if at_most_once => Judgement::Unknown { message },

@@ -53,6 +53,10 @@ impl ControlPlane {
         if !known.is_going_on() || state.phase != StepPhase::Expanded || !state.has_waiting() {
             return;
         }
+        if !self.take_from_lost(run, step) {
+            return;
+        }
+        let known = self.state.run(run);
         let (mut allowed, limit) = self.allowance(known, step);
         if let (0, Some(limit)) = (allowed, limit) {
             return self.wait_for_limit(run, step, limit);
@@ -97,7 +101,8 @@ impl ControlPlane {
         let state = &run.steps[step.index()];
         let mut groups = Vec::new();
         let by_element = run.plan.steps[step.index()].own_by_element;
-        let mut first = state.ready.clone().take_first(QUANTUM);
+        let delegated = self.state.delegation(run_id, step).is_some();
+        let mut first = if delegated { ElementSet::new() } else { state.ready.clone().take_first(QUANTUM) };
         if !first.is_empty() && !by_element {
             let own = self.own_objects(run, step, first.first().expect("not empty"))?;
             groups.push(Group { elements: first, objects: own, avoid: None, attempt: Attempt::FIRST });
@@ -117,7 +122,8 @@ impl ControlPlane {
         }
         let other_site = run.workflow.step(step).retry.other_site;
         let mut next_try = None;
-        for (element, not_before) in state.again.iter().take(QUANTUM as usize) {
+        let again = state.again.iter().filter(|(element, _)| self.state.is_placeable(run_id, step, **element));
+        for (element, not_before) in again.take(QUANTUM as usize) {
             if *not_before > self.now {
                 next_try =
                     Some(next_try.map_or(*not_before, |known: atoll_model::time::Timestamp| known.min(*not_before)));
@@ -133,6 +139,15 @@ impl ControlPlane {
             self.agenda.set(at, Timer::Retry(run_id, step));
         }
         Ok(groups)
+    }
+
+    /// Whether executions of a step wait for a site, and not for the agent that the step is delegated to.
+    fn has_placeable(&self, run: RunId, step: StepIndex) -> bool {
+        let state = self.state.step(run, step);
+        match self.state.delegation(run, step) {
+            Some(delegated) => delegated.back.iter().any(|element| state.again.contains_key(&element)),
+            None => state.has_waiting(),
+        }
     }
 
     fn own_objects(&self, run: &Run, step: StepIndex, element: u32) -> Result<Vec<ObjectRef>, (u32, String)> {
@@ -189,7 +204,7 @@ impl ControlPlane {
         if !left.is_empty() {
             let best = placement::best(&assessments, (run_id, step, first));
             self.wait_for_room((run_id, step), &feasible, best, load, all_given);
-        } else if self.state.step(run_id, step).has_waiting() {
+        } else if self.has_placeable(run_id, step) {
             self.want_place(run_id, step);
         }
         all_given

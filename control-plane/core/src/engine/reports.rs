@@ -88,6 +88,8 @@ impl ControlPlane {
             Report::Fault { object, kind: _, location, message } => self.replica_lost(site, object, location, message),
             // Of a newer agent: it has no effect that this version knows.
             Report::Unknown { reason: _ } => {}
+            Report::Retried { run, step, elements } => self.retried(site, run, step, elements),
+            Report::DelegationEnded { run, step, kept, reason: _ } => self.delegation_ended(site, run, step, kept),
         }
     }
 
@@ -98,6 +100,7 @@ impl ControlPlane {
         step: atoll_model::id::StepIndex,
         mut elements: Vec<StartedElement>,
     ) {
+        self.take_reported(site, run, step, elements.iter().map(|started| (started.element, started.attempt)));
         let Some(known) = self.state.runs.get(&run).filter(|run| run.is_live()) else { return };
         let Some(state) = known.steps.get(step.index()) else { return };
         let news: Vec<_> = elements.iter().map(|started| (started.element, started.attempt, started.at)).collect();

@@ -24,7 +24,13 @@ impl ControlPlane {
     pub(crate) fn expand(&mut self, run_id: RunId, step: StepIndex) {
         let Some(run) = self.state.runs.get(&run_id) else { return };
         let state = &run.steps[step.index()];
-        if !run.is_going_on() || state.phase != StepPhase::Waiting || state.needs_left > 0 {
+        if state.phase != StepPhase::Waiting || state.needs_left > 0 {
+            return;
+        }
+        // Of a run that is being stopped, only what an agent may have begun by itself.
+        let has_begun = self.state.delegation(run_id, step).is_some()
+            && run.workflow.step(step).needs.iter().all(|need| run.steps[need.index()].has_succeeded());
+        if !run.is_going_on() && !(run.is_live() && has_begun) {
             return;
         }
         match self.expansion(run, step) {
@@ -116,6 +122,7 @@ impl ControlPlane {
                 Ok(outputs) => Some((RunState::Succeeded, outputs, None)),
                 Err(error) => Some((RunState::Failed, IndexMap::new(), Some(error))),
             },
+            _ if self.state.has_delegations(run_id) => None,
             Phase::Failing if run.active == 0 => Some((RunState::Failed, IndexMap::new(), run.error.clone())),
             Phase::Cancelling if run.active == 0 => Some((RunState::Cancelled, IndexMap::new(), run.error.clone())),
             Phase::Going | Phase::Failing | Phase::Cancelling | Phase::Ended(_) => None,
@@ -212,13 +219,9 @@ pub(crate) fn at_place(error: &atoll_model::expression::EvaluationError) -> Stri
 /// The message for an output that is too large to be journaled, if one is.
 pub(crate) fn oversized_output<'a>(outputs: impl Iterator<Item = (&'a String, &'a Value)>) -> Option<String> {
     let limit = atoll_model::limits::VALUE_BYTES_MAX;
-    let mut oversized = outputs.filter(|(_, value)| !is_listed(value)).map(|(name, value)| (name, value_bytes(value)));
-    oversized.find(|(_, bytes)| *bytes > limit).map(|(name, bytes)| {
+    let mut oversized = outputs.filter(|(_, value)| value.is_too_large());
+    oversized.next().map(|(name, value)| {
+        let bytes = value_bytes(value);
         format!("output {name} has {bytes} bytes; a value may have {limit}, anything larger must be a file")
     })
-}
-
-/// A listing that the workflow asks for has a limit of its own.
-fn is_listed(value: &Value) -> bool {
-    matches!(value, Value::Directory(tree) if tree.listing.is_some())
 }

@@ -8,6 +8,12 @@ impl State {
     pub(crate) fn evolve(&mut self, fact: &Fact) {
         let run = run_used_by(fact);
         let used = self.run_usage(run);
+        self.apply(fact);
+        self.follow_delegations(fact);
+        self.count_usage(run, used);
+    }
+
+    fn apply(&mut self, fact: &Fact) {
         match fact {
             Fact::TokenCreated { .. }
             | Fact::AgentEnrolled { .. }
@@ -48,6 +54,11 @@ impl State {
             | Fact::RecomputeOrdered { .. }
             | Fact::ExecutionCrashed { .. }
             | Fact::CancelOrdered { .. } => self.evolve_execution(fact),
+            Fact::StepDelegated { .. }
+            | Fact::ExecutionsTaken { .. }
+            | Fact::ExecutionsKept { .. }
+            | Fact::DelegationWithdrawn { .. }
+            | Fact::DelegationEnded { .. } => self.evolve_delegation(fact),
             Fact::ObjectUploaded { .. }
             | Fact::ObjectFetched { .. }
             | Fact::PushOrdered { .. }
@@ -62,6 +73,5 @@ impl State {
             | Fact::BucketReleased { .. }
             | Fact::BucketDeleted { .. } => self.evolve_object(fact),
         }
-        self.count_usage(run, used);
     }
 }

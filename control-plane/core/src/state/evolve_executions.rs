@@ -141,7 +141,7 @@ impl State {
     }
 
     /// Makes elements active at a site; those that are already get the new phase and command.
-    fn activate(&mut self, run_id: RunId, step_index: StepIndex, elements: &ElementSet, as_this: &Active) {
+    pub(super) fn activate(&mut self, run_id: RunId, step_index: StepIndex, elements: &ElementSet, as_this: &Active) {
         let run = Arc::make_mut(self.runs.get_mut(&run_id).expect("facts name runs that exist"));
         if as_this.phase == ActivePhase::Dispatched {
             run.started_at.get_or_insert(as_this.placed_at);

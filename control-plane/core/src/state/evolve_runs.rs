@@ -120,43 +120,49 @@ impl State {
         }
     }
 
-    /// Cancels what has not been handed to an agent.
+    /// Cancels what has not been handed to an agent. Of a delegated step its agent says what that is.
     fn cancel_waiting(&mut self, run: RunId) {
+        for index in 0..self.run(run).steps.len() {
+            let step = StepIndex(u16::try_from(index).expect("steps are counted in 16 bits"));
+            if self.delegation(run, step).is_none() {
+                self.cancel_waiting_step(run, step);
+            }
+        }
+    }
+
+    pub(super) fn cancel_waiting_step(&mut self, run: RunId, name: StepIndex) {
         let state = Arc::make_mut(self.runs.get_mut(&run).expect("facts name runs that exist"));
-        for index in 0..state.steps.len() {
-            let step = &mut state.steps[index];
-            if step.is_ended() && step.recomputing.is_empty() {
-                continue;
+        let step = &mut state.steps[name.index()];
+        if step.is_ended() && step.recomputing.is_empty() {
+            return;
+        }
+        let was_ended = step.is_ended();
+        if step.phase == StepPhase::Waiting {
+            step.again.clear();
+            step.phase = StepPhase::Cancelled;
+        } else {
+            let mut cancelled = std::mem::take(&mut step.ready);
+            cancelled.insert_all(&std::mem::take(&mut step.again).into_keys().collect());
+            let placed: ElementSet = step
+                .active
+                .iter()
+                .filter(|(_, active)| active.phase == ActivePhase::Placed)
+                .map(|(element, _)| *element)
+                .collect();
+            for element in placed.iter() {
+                let active = step.active.remove(&element).expect("just seen");
+                let site = self.sites.get_mut(&active.site).expect("what is placed is at a site that exists");
+                site.remove_busy(run, name, 1);
             }
-            let name = StepIndex(u16::try_from(index).expect("steps are counted in 16 bits"));
-            let was_ended = step.is_ended();
-            if step.phase == StepPhase::Waiting {
-                step.again.clear();
-                step.phase = StepPhase::Cancelled;
-            } else {
-                let mut cancelled = std::mem::take(&mut step.ready);
-                cancelled.insert_all(&std::mem::take(&mut step.again).into_keys().collect());
-                let placed: ElementSet = step
-                    .active
-                    .iter()
-                    .filter(|(_, active)| active.phase == ActivePhase::Placed)
-                    .map(|(element, _)| *element)
-                    .collect();
-                for element in placed.iter() {
-                    let active = step.active.remove(&element).expect("just seen");
-                    let site = self.sites.get_mut(&active.site).expect("what is placed is at a site that exists");
-                    site.remove_busy(run, name, 1);
-                }
-                state.active -= u64::from(placed.len());
-                cancelled.insert_all(&placed);
-                cancelled.remove_all(&step.recomputing);
-                step.recomputing = step.active.keys().copied().filter(|e| step.recomputing.contains(*e)).collect();
-                step.ended += cancelled.len();
-                step.cancelled.insert_all(&cancelled);
-            }
-            if !was_ended && step.is_ended() {
-                state.end_step(name);
-            }
+            state.active -= u64::from(placed.len());
+            cancelled.insert_all(&placed);
+            cancelled.remove_all(&step.recomputing);
+            step.recomputing = step.active.keys().copied().filter(|e| step.recomputing.contains(*e)).collect();
+            step.ended += cancelled.len();
+            step.cancelled.insert_all(&cancelled);
+        }
+        if !was_ended && step.is_ended() {
+            state.end_step(name);
         }
     }
 

@@ -138,6 +138,11 @@ impl StepState {
         }
     }
 
+    /// Whether all its elements have succeeded.
+    pub(crate) fn has_succeeded(&self) -> bool {
+        self.phase == StepPhase::Expanded && self.succeeded == self.count
+    }
+
     pub(crate) fn has_waiting(&self) -> bool {
         !self.ready.is_empty() || !self.again.is_empty()
     }

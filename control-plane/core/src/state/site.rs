@@ -157,4 +157,6 @@ pub(crate) enum Outgoing {
     Push { transfer: TransferId, object: ObjectRef },
     CancelPush { transfer: TransferId },
     Forget { run: RunId },
+    Delegate { run: RunId, step: StepIndex },
+    Withdraw { run: RunId, step: StepIndex, stop: bool },
 }

@@ -136,6 +136,11 @@ pub(super) fn run_used_by(fact: &Fact) -> Option<RunId> {
         | Fact::ExecutionsFinished { run, .. }
         | Fact::ExecutionsGivenUp { run, .. }
         | Fact::ExecutionsReturned { run, .. }
+        | Fact::StepDelegated { run, .. }
+        | Fact::ExecutionsTaken { run, .. }
+        | Fact::ExecutionsKept { run, .. }
+        | Fact::DelegationWithdrawn { run, .. }
+        | Fact::DelegationEnded { run, .. }
         | Fact::ExecutionsUnknown { run, .. }
         | Fact::RunFailing { run, .. }
         | Fact::RunCancelling { run, .. }

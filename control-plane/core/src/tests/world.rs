@@ -56,6 +56,8 @@ pub(crate) struct World {
     pub(crate) closed: Vec<ConnectionId>,
     /// Whether each event is followed by a recovery; off where a test has too many.
     pub(crate) compare_recovery: bool,
+    /// The version of the protocol that agents speak.
+    pub(crate) protocol: u32,
     next: u64,
 }
 
@@ -108,6 +110,7 @@ impl World {
             replies: BTreeMap::new(),
             closed: Vec::new(),
             compare_recovery: true,
+            protocol: 1,
             next: 1,
         }
     }
@@ -284,7 +287,7 @@ impl World {
             incarnation: agent.incarnation,
             boot_nonce: agent.boot_nonce,
             protocol_min: 1,
-            protocol_max: 1,
+            protocol_max: self.protocol,
             agent_version: "test".to_owned(),
             capacity: agent.capacity.clone(),
             runtimes: vec!["command".to_owned()],

@@ -166,6 +166,9 @@ impl ControlPlane {
         if let Some(not_before) = state.again.get(&element).filter(|at| **at > self.now) {
             return format!("its next attempt, at {not_before}");
         }
+        if let Some(delegated) = self.state.delegation(run.id, step).filter(|d| !d.back.contains(element)) {
+            return format!("site {}, whose agent starts it by itself", self.state.site_name(delegated.site));
+        }
         if run.is_going_on()
             && let Some(limit) = self.limited_by(run, step)
         {

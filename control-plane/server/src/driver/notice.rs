@@ -107,6 +107,11 @@ fn run_of(fact: &Fact) -> Option<RunId> {
         | Fact::ExecutionsReturned { run, .. }
         | Fact::ExecutionsUnknown { run, .. }
         | Fact::CancelOrdered { run, .. }
+        | Fact::StepDelegated { run, .. }
+        | Fact::ExecutionsTaken { run, .. }
+        | Fact::ExecutionsKept { run, .. }
+        | Fact::DelegationWithdrawn { run, .. }
+        | Fact::DelegationEnded { run, .. }
         | Fact::ObjectHeld { run, .. }
         | Fact::ObjectDownloaded { run, .. } => Some(*run),
         Fact::AttemptAdopted { execution, .. }

@@ -8,7 +8,7 @@ use atoll_model::id::{AgentId, Attempt, CommandSeq, Epoch, JournalId, ObjectId, 
 use atoll_model::resources::Capacity;
 use atoll_model::session::{
     AgentBody, AgentFrame, ControlBody, ControlFrame, Dispatch, DispatchElements, FinishedElement, Hello, Logs,
-    Outcome, PROTOCOL_VERSION, Report, SiteCommand, StartedElement, StepTemplate, Usage,
+    Outcome, PROTOCOL_VERSION_MIN, Report, SiteCommand, StartedElement, StepTemplate, Usage,
 };
 use atoll_model::value::{FileName, FileRef, ObjectKind, ObjectRef, Value};
 use control_plane_core::{ConnectionId, Event};
@@ -76,8 +76,8 @@ impl Agent {
             journal: JournalId::from_bits(self.id.bits()),
             incarnation: 1,
             boot_nonce: 1,
-            protocol_min: PROTOCOL_VERSION,
-            protocol_max: PROTOCOL_VERSION,
+            protocol_min: PROTOCOL_VERSION_MIN,
+            protocol_max: PROTOCOL_VERSION_MIN,
             agent_version: "0.1.0".to_owned(),
             capacity: Capacity { cpu_millis: 8_000, memory_bytes: 8 << 30, disk_free_bytes: 1 << 40 },
             runtimes: vec!["command".to_owned()],
@@ -158,7 +158,9 @@ impl Agent {
             SiteCommand::Cancel { .. }
             | SiteCommand::CancelPush { .. }
             | SiteCommand::Forget { .. }
-            | SiteCommand::Unknown { .. } => {}
+            | SiteCommand::Unknown { .. }
+            | SiteCommand::Delegate(_)
+            | SiteCommand::Withdraw { .. } => {}
         }
     }
 

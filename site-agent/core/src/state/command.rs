@@ -30,6 +30,10 @@ impl Snapshot {
                 }
                 SiteCommand::Forget { run } => self.forget(*run),
                 SiteCommand::Unknown { reason: _ } => {}
+                SiteCommand::Delegate(delegation) => self.delegate(delegation),
+                SiteCommand::Withdraw { run, step, stop } => {
+                    self.end_delegation((*run, *step), "it was withdrawn", *stop);
+                }
             }
         }
     }
@@ -72,19 +76,25 @@ impl Snapshot {
             accepted_at: at,
             start_by: dispatch.start_by,
             fragment: dispatch.fragment,
+            delegated: false,
         };
-        match &dispatch.elements {
+        self.queue_attempt(key, dispatch.attempt, &dispatch.elements, &terms);
+    }
+
+    /// Puts attempts at elements into the queue, as far as they are not known.
+    pub(super) fn queue_attempt(&mut self, key: StepKey, attempt: Attempt, elements: &DispatchElements, terms: &Terms) {
+        match elements {
             DispatchElements::Plain(elements) => {
-                self.adopt_orphans(key, dispatch.attempt, elements, |_| terms.clone());
-                let mut new = self.unknown(key, dispatch.attempt, elements);
-                self.supersede(key, dispatch.attempt, &new);
-                let earlier = self.with_earlier_attempts(key, dispatch.attempt, &new);
+                self.adopt_orphans(key, attempt, elements, |_| terms.clone());
+                let mut new = self.unknown(key, attempt, elements);
+                self.supersede(key, attempt, &new);
+                let earlier = self.with_earlier_attempts(key, attempt, &new);
                 for element in earlier.iter() {
-                    self.queue(key, dispatch.attempt, ElementSet::from_range(element..element + 1), terms.clone());
+                    self.queue(key, attempt, ElementSet::from_range(element..element + 1), terms.clone());
                 }
                 new.remove_all(&earlier);
                 if !new.is_empty() {
-                    self.queue(key, dispatch.attempt, new, terms);
+                    self.queue(key, attempt, new, terms.clone());
                 }
             }
             DispatchElements::Bound(bound) => {
@@ -94,11 +104,11 @@ impl Snapshot {
                     let bindings = place.map_or_else(|_| Vec::new(), |place| bound[place].1.clone());
                     Terms { bindings: Arc::new(bindings), ..terms.clone() }
                 };
-                self.adopt_orphans(key, dispatch.attempt, &elements, own);
-                let new = self.unknown(key, dispatch.attempt, &elements);
-                self.supersede(key, dispatch.attempt, &new);
+                self.adopt_orphans(key, attempt, &elements, own);
+                let new = self.unknown(key, attempt, &elements);
+                self.supersede(key, attempt, &new);
                 for element in new.iter() {
-                    self.queue(key, dispatch.attempt, ElementSet::from_range(element..element + 1), own(element));
+                    self.queue(key, attempt, ElementSet::from_range(element..element + 1), own(element));
                 }
             }
         }
@@ -163,7 +173,13 @@ impl Snapshot {
     }
 
     /// Marks what waits or runs of these elements (of one attempt, or of all) as having to end.
-    fn end_items(&mut self, (run, step): StepKey, elements: &ElementSet, attempt: Option<Attempt>, ending: Ending) {
+    pub(super) fn end_items(
+        &mut self,
+        (run, step): StepKey,
+        elements: &ElementSet,
+        attempt: Option<Attempt>,
+        ending: Ending,
+    ) {
         let of_attempt = |candidate: Attempt| attempt.is_none_or(|attempt| attempt == candidate);
         let execution = |element| ExecutionId { run, step, element };
         let range = (execution(0), Attempt(0))..=(execution(u32::MAX), Attempt(u32::MAX));

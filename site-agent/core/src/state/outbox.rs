@@ -61,6 +61,23 @@ impl Part {
         }
     }
 
+    /// The run of which nothing that comes after it may be told before it.
+    pub(crate) fn divides(&self) -> Option<RunId> {
+        match self {
+            Self::Other(report) => match &**report {
+                Report::Retried { run, .. } | Report::DelegationEnded { run, .. } => Some(*run),
+                Report::Started { .. }
+                | Report::Finished { .. }
+                | Report::Fetched { .. }
+                | Report::Pushed { .. }
+                | Report::PushFailed { .. }
+                | Report::Fault { .. }
+                | Report::Unknown { .. } => None,
+            },
+            Self::Same { .. } | Self::Finished { .. } | Self::Started { .. } => None,
+        }
+    }
+
     pub(crate) fn elements(&self) -> usize {
         match self {
             Self::Same { elements, .. } => elements.len() as usize,
@@ -100,7 +117,13 @@ impl Part {
             Self::Finished { run, step, element } => {
                 visit((ExecutionId { run: *run, step: *step, element: element.element }, element.attempt));
             }
-            Self::Started { .. } | Self::Other(_) => {}
+            Self::Other(report) => {
+                if let Report::Retried { run, step, elements } = &**report {
+                    let execution = |element| ExecutionId { run: *run, step: *step, element };
+                    elements.iter().for_each(|ended| visit((execution(ended.element), ended.attempt)));
+                }
+            }
+            Self::Started { .. } => {}
         }
     }
 }

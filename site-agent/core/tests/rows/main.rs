@@ -4,6 +4,7 @@
 #![expect(clippy::wildcard_enum_match_arm, reason = "a test looks for one thing among many")]
 
 mod data;
+mod delegation;
 mod executions;
 mod harness;
 mod link;

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use atoll_model::id::{CommandSeq, Epoch, JournalId, ReportSeq};
 use atoll_model::resources::Capacity;
 use atoll_model::session::{
-    AgentBody, AgentFrame, ControlBody, ControlFrame, Hello, PROTOCOL_VERSION, Report, SiteCommand,
+    AgentBody, AgentFrame, ControlBody, ControlFrame, Hello, PROTOCOL_VERSION_MIN, Report, SiteCommand,
 };
 use atoll_model::time::Timestamp;
 use bytes::Bytes;
@@ -98,8 +98,8 @@ impl Agent {
             journal: JournalId::from_bits(1),
             incarnation: 1,
             boot_nonce,
-            protocol_min: PROTOCOL_VERSION,
-            protocol_max: PROTOCOL_VERSION,
+            protocol_min: PROTOCOL_VERSION_MIN,
+            protocol_max: PROTOCOL_VERSION_MIN,
             agent_version: "0.1.0".to_owned(),
             capacity: Capacity { cpu_millis: 8_000, memory_bytes: 1 << 34, disk_free_bytes: 1 << 40 },
             runtimes: vec!["command".to_owned()],

@@ -47,6 +47,8 @@ async fn dispatched(world: &World, beta: &mut Agent) -> (ObjectRef, ExecutionId)
                 | SiteCommand::Push { .. }
                 | SiteCommand::CancelPush { .. }
                 | SiteCommand::Forget { .. }
+                | SiteCommand::Delegate(_)
+                | SiteCommand::Withdraw { .. }
                 | SiteCommand::Unknown { .. } => panic!("not asked for: {command:?}"),
             }
         }

@@ -65,6 +65,16 @@ impl ControlPlane {
                     self.execution_meets(*run, *step, started.element, event);
                 }
             }
+            Report::Retried { run, step, elements } => {
+                for finished in elements {
+                    self.execution_meets(*run, *step, finished.element, "reported: tried again");
+                }
+            }
+            Report::DelegationEnded { run, step, kept, .. } => {
+                for element in kept.iter().flat_map(|(_, elements)| elements.iter()) {
+                    self.execution_meets(*run, *step, element, "reported: kept");
+                }
+            }
             Report::Finished { run, step, elements } => {
                 for finished in elements {
                     let current = self.is_current(site, (*run, *step, finished.element), finished.attempt);

@@ -124,6 +124,12 @@ impl Agent {
             Fact::Finished { run, step, element } => {
                 self.attempt_meets((execution((*run, *step), element.element), element.attempt), "finishes");
             }
+            Fact::Retried { run, step, element, .. } => {
+                self.attempt_meets(
+                    (execution((*run, *step), element.element), element.attempt),
+                    "fails, and is tried again",
+                );
+            }
             Fact::Dropped { attempts } => attempts.iter().for_each(|key| self.attempt_meets(*key, "dropped")),
             Fact::CommandsAccepted { commands, .. } => commands.iter().for_each(|command| self.probe_command(command)),
             _ => {}
@@ -153,7 +159,16 @@ impl Agent {
             }
             SiteCommand::Push { transfer, .. } => self.push_meets(transfer, "push ordered"),
             SiteCommand::CancelPush { transfer } => self.push_meets(transfer, "push cancelled"),
-            SiteCommand::Prepare(_) | SiteCommand::Forget { .. } | SiteCommand::Unknown { .. } => {}
+            SiteCommand::Withdraw { run, step, .. } => {
+                let seen = self.state.steps.get(&(*run, *step)).map(|step| &step.seen);
+                for (attempt, element) in seen.into_iter().flatten().flat_map(|(a, e)| e.iter().map(|e| (*a, e))) {
+                    self.attempt_meets((execution((*run, *step), element), attempt), "step withdrawn");
+                }
+            }
+            SiteCommand::Prepare(_)
+            | SiteCommand::Forget { .. }
+            | SiteCommand::Delegate(_)
+            | SiteCommand::Unknown { .. } => {}
         }
     }
 }

@@ -101,6 +101,8 @@ pub(crate) const MACHINES: &[Machine] = &[
             "reported: cancelled",
             "reported: interrupted",
             "reported: not started",
+            "reported: kept",
+            "reported: tried again",
             "reported: other attempt ended",
         ],
         impossible: &[
@@ -186,23 +188,6 @@ pub(crate) const MACHINES: &[Machine] = &[
                 ],
                 only: &["dispatched", "dispatched ahead", "running", "being cancelled", "unknown"],
                 why: "an agent tells of the current attempt only if it was given to it",
-            },
-            Impossible {
-                events: &["reported: other attempt started", "reported: other attempt ended"],
-                only: &[
-                    "ready again",
-                    "placed",
-                    "dispatched",
-                    "dispatched ahead",
-                    "running",
-                    "being cancelled",
-                    "unknown",
-                    "succeeded",
-                    "failed",
-                    "cancelled",
-                    "run forgotten",
-                ],
-                why: "nobody tells of what was never given out",
             },
             Impossible {
                 events: &["succeeds", "fails"],
@@ -383,6 +368,8 @@ pub(crate) const MACHINES: &[Machine] = &[
             "nothing is done",
             "ends unstarted",
             "finishes",
+            "fails, and is tried again",
+            "step withdrawn",
             "dropped",
         ],
         impossible: &[
@@ -403,7 +390,7 @@ pub(crate) const MACHINES: &[Machine] = &[
             },
             Impossible {
                 events: &["dispatched"],
-                only: &["not known", "orphaned", "forgotten and active", "ended"],
+                only: &["running", "ready", "not known", "orphaned", "forgotten and active", "ended"],
                 why: "an attempt is given to a journal once, and told again only to one that found it without knowing it",
             },
             Impossible {
