@@ -4,8 +4,8 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use atoll_model::elements::ElementSet;
-use atoll_model::id::{Attempt, ExecutionId, ObjectId, RunId, SiteId, StepIndex};
-use atoll_model::session::StepTemplate;
+use atoll_model::id::{AgentId, Attempt, ExecutionId, ObjectId, RunId, SiteId, StepIndex};
+use atoll_model::session::{AgentFrame, StepTemplate};
 use atoll_model::value::ObjectRef;
 use atoll_model::workflow::{OnDisconnect, StartMode};
 use control_plane_core::{Fact, ReturnCause};
@@ -27,6 +27,8 @@ pub(crate) struct History {
     ahead: BTreeMap<Key, bool>,
     /// Executions that were given to another because nothing was heard of the one who had them.
     pub(crate) given_away: BTreeSet<ExecutionId>,
+    /// The number of the last command that each agent was given.
+    commands: BTreeMap<AgentId, u64>,
     /// Steps that were ever delegated.
     delegated_steps: BTreeSet<(RunId, StepIndex)>,
     /// Steps that were delegated and given away, whatever their agents had begun of them.
@@ -100,6 +102,17 @@ impl History {
         // Of a delegated step its agent gives out attempts by itself.
         let delegated = self.delegated_steps.contains(&(key.0.run, key.0.step));
         delegated || self.ahead.get(&key).copied().unwrap_or(false)
+    }
+
+    pub(crate) fn commands_given(&mut self, agent: AgentId, last: u64) {
+        let given = self.commands.entry(agent).or_default();
+        *given = last.max(*given);
+    }
+
+    pub(crate) fn commands_acknowledged(&self, agent: AgentId, frame: &AgentFrame) {
+        let given = self.commands.get(&agent).copied().unwrap_or(0);
+        let acknowledged = frame.acknowledged.0;
+        assert!(acknowledged <= given, "{agent} acknowledges command {acknowledged}, and was given {given}");
     }
 
     /// What the control plane has decided and made durable: who has what, and what may be started again.

@@ -77,6 +77,8 @@ pub struct Scenario {
     pub lingers: bool,
     /// Agents speak the version of the protocol before this one: no step is delegated to them.
     pub old_agents: bool,
+    /// What an attempt does follows from how many were begun before it, not from its number.
+    pub unnumbered: bool,
     /// Every execution succeeds at its first attempt, if it is left in peace.
     pub faultless: bool,
     pub cuts: Vec<Cut>,
@@ -195,6 +197,7 @@ impl Scenario {
             slow_kills: 0,
             lingers: true,
             old_agents: false,
+            unnumbered: false,
             faultless: false,
             cuts: Vec::new(),
             outages: Vec::new(),

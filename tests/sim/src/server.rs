@@ -12,8 +12,11 @@ use control_plane_core::{
 use crate::faults::Victim;
 use crate::journal::{Pending, Position};
 use crate::network::Direction;
-use crate::rng::Rng;
+use crate::rng::{Rng, mix};
 use crate::world::{Occurrence, Process, World};
+
+/// Of so many deletions in the bucket one is not carried out, and nobody says so.
+const DELETIONS_PER_LOST: u64 = 8;
 
 #[derive(Debug, Default)]
 pub(crate) struct Server {
@@ -229,10 +232,15 @@ impl World {
     }
 
     pub(crate) fn deleted(&mut self, server: usize, process: Process, object: ObjectId) {
-        self.bucket.remove(&object);
         if self.servers[server].process == process {
             self.servers[server].deleting.remove(&object);
         }
+        // Drawn apart, so that it shifts nothing of the rest.
+        let moment = u64::try_from(self.elapsed().as_micros()).unwrap_or(u64::MAX);
+        if self.unquiet && mix(&[self.scenario.seed, moment]).is_multiple_of(DELETIONS_PER_LOST) {
+            return;
+        }
+        self.bucket.remove(&object);
         self.answer_of_bucket(server, process, Event::BucketObjectDeleted { object });
     }
 

@@ -156,8 +156,22 @@ impl World {
     }
 
     fn behaviour(&self, (execution, attempt): Key) -> Behaviour {
-        let drawn = workload::behaviour(self.scenario.seed, execution, attempt, self.scenario.pace());
+        let drawn = workload::behaviour(
+            self.scenario.seed,
+            execution,
+            self.place_of((execution, attempt)),
+            self.scenario.pace(),
+        );
         if self.scenario.faultless { Behaviour { exit: ExitKind::Code(0), spoils: false, ..drawn } } else { drawn }
+    }
+
+    /// The number that decides what an attempt does.
+    fn place_of(&self, (execution, attempt): Key) -> Attempt {
+        if !self.scenario.unnumbered {
+            return attempt;
+        }
+        let earlier = self.history.starts.range((execution, Attempt(0))..(execution, attempt)).count();
+        Attempt(Attempt::FIRST.0 + u32::try_from(earlier).expect("attempts are few"))
     }
 
     fn process_begins(&mut self, site: usize, key: Key) {
@@ -265,8 +279,9 @@ impl World {
         let Some(claim) = self.sites[site].machine.claims.get(&key) else { return };
         let template = std::sync::Arc::clone(&claim.template);
         let (seed, shared) = (self.scenario.seed, !self.history.is_confined(execution.run));
+        let place = self.place_of(key);
         let outputs = template.outputs.iter().map(|output| {
-            let value = workload::output(seed, execution, attempt, output, shared);
+            let value = workload::output(seed, execution, place, output, shared);
             let name = output.name.clone();
             if let Value::File(file) = value {
                 self.sites[site].machine.next_seal += 1;
@@ -283,9 +298,10 @@ impl World {
     }
 
     fn store_outputs(&mut self, site: usize, key: Key, template: &StepTemplate) -> Vec<Value> {
-        let (execution, attempt) = key;
+        let (execution, _) = key;
         let (seed, shared) = (self.scenario.seed, !self.history.is_confined(execution.run));
-        let make = |output| workload::output(seed, execution, attempt, output, shared);
+        let place = self.place_of(key);
+        let make = |output| workload::output(seed, execution, place, output, shared);
         let outputs: Vec<Value> = template.outputs.iter().map(make).collect();
         for output in &outputs {
             output.visit_objects(&mut |object| {

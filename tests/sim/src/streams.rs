@@ -13,6 +13,7 @@ use crate::world::{Occurrence, Process, World};
 impl World {
     pub(crate) fn enqueue_to_server(&mut self, number: u64, at: Timestamp, frame: AgentFrame) {
         let Some(stream) = self.network.streams.get_mut(&number) else { return };
+        self.history.commands_acknowledged(self.sites[stream.site].agent, &frame);
         let at = stream.to_server.back().map_or(at, |(last, _)| at.max(*last));
         // A handshake is never repeated within a stream; what has a number may be.
         let twice = self.scenario.doubled && matches!(frame.body, AgentBody::Reports { .. } | AgentBody::Heartbeat(_));
@@ -27,6 +28,9 @@ impl World {
 
     pub(crate) fn enqueue_to_agent(&mut self, number: u64, at: Timestamp, frame: ControlFrame) {
         let Some(stream) = self.network.streams.get_mut(&number) else { return };
+        if let ControlBody::Commands { first, commands } = &frame.body {
+            self.history.commands_given(self.sites[stream.site].agent, first.0 - 1 + commands.len() as u64);
+        }
         let at = stream.to_agent.back().map_or(at, |(last, _)| at.max(*last));
         let twice = self.scenario.doubled
             && matches!(frame.body, ControlBody::Commands { .. } | ControlBody::Acknowledge | ControlBody::Ready);

@@ -96,7 +96,21 @@ impl<'a> Draft<'a> {
         let also_to = (rng.chance(500) && sites > 1).then(|| (confined_to + 1) % sites);
         let eager = rng.chance(400).then(|| rng.below(steps as u64) as usize);
         let (fans, null, confined) = (Vec::new(), Vec::new(), BTreeSet::new());
-        Self { rng, apart, scenario, steps, has_input, text, confine, confined_to, also_to, eager, fans, null, confined }
+        Self {
+            rng,
+            apart,
+            scenario,
+            steps,
+            has_input,
+            text,
+            confine,
+            confined_to,
+            also_to,
+            eager,
+            fans,
+            null,
+            confined,
+        }
     }
 
     fn line(&mut self, line: &str) {

@@ -18,7 +18,13 @@ fn drawn(seed: u64) -> Option<String> {
 }
 
 fn scenario(seed: u64, source: String) -> Scenario {
-    Scenario { sites: 1, workflows: vec![source], unquiet: CUT_AT + CUT_LASTS, ..Scenario::quiet(seed) }
+    Scenario {
+        sites: 1,
+        workflows: vec![source],
+        unquiet: CUT_AT + CUT_LASTS,
+        unnumbered: true,
+        ..Scenario::quiet(seed)
+    }
 }
 
 /// How attempts are numbered depends on what was withdrawn before it began.

@@ -35,7 +35,7 @@ impl ControlPlane {
             || !known.unknown.is_empty()
             || definition.start == StartMode::AtMostOnce
             || matches!(definition.work, Work::Import { .. })
-            || self.state.poisonous(definition, run.plan.steps[step.index()].version, self.now).is_some()
+            || self.is_poisonous(run, step)
             // An agent knows nothing of limits.
             || self.is_limited(run, step)
         {
@@ -158,6 +158,8 @@ impl ControlPlane {
             for element in given.iter().filter(|_| reads) {
                 self.want(site, ExecutionId { run, step, element });
             }
+            // A limit may have been set since the step was delegated.
+            self.tolerate(run, step);
         }
     }
 
@@ -206,11 +208,11 @@ impl ControlPlane {
     pub(crate) fn withdraw(&mut self, run: RunId, step: StepIndex, stop: bool) {
         let Some(delegated) = self.state.delegation(run, step) else { return };
         let site = delegated.site;
-        if delegated.withdrawing.is_some_and(|stopping| stopping || !stop) {
-            return;
-        }
         if self.is_out_of_reach(site) {
             return self.end_delegation(run, step, true);
+        }
+        if delegated.withdrawing.is_some_and(|stopping| stopping || !stop) {
+            return;
         }
         self.record(Fact::DelegationWithdrawn { run, step, site, stop });
         self.agenda.touched.insert(site);
@@ -264,6 +266,34 @@ impl ControlPlane {
         for (run, step) in self.state.delegations_at(site) {
             self.withdraw(run, step, false);
         }
+    }
+
+    /// Agents know of no limit: steps that one bears on now are taken back, and what is not begun is placed under it. Those
+    /// of a site that is lost are when it is heard again.
+    pub(crate) fn withdraw_limited(&mut self) {
+        self.withdraw_where(Self::is_limited);
+    }
+
+    /// What has taken agents down is not started any more, by an agent that has it no more than by others.
+    pub(crate) fn withdraw_poisonous(&mut self) {
+        self.withdraw_where(Self::is_poisonous);
+    }
+
+    fn is_poisonous(&self, run: &Run, step: StepIndex) -> bool {
+        let version = run.plan.steps[step.index()].version;
+        self.state.poisonous(run.workflow.step(step), version, self.now).is_some()
+    }
+
+    fn withdraw_where(&mut self, is_over: impl Fn(&Self, &Run, StepIndex) -> bool) {
+        let mut over = Vec::new();
+        for run in self.state.delegations.keys() {
+            let steps = self.state.delegated_steps(*run);
+            let known = self.state.run(*run);
+            let steps =
+                steps.filter(|(step, delegated)| !self.is_out_of_reach(delegated.site) && is_over(self, known, *step));
+            over.extend(steps.map(|(step, _)| (*run, step)));
+        }
+        over.into_iter().for_each(|(run, step)| self.withdraw(run, step, false));
     }
 
     /// The site was lost: its delegations are given away where others can go on with them, at the latest when an execution

@@ -103,6 +103,7 @@ impl ControlPlane {
         }
         self.counters.sessions_opened += 1;
         let epoch = self.state.site(site).epoch.max(known).next();
+        let was_lost = self.state.site(site).lost.is_some();
         self.record(Fact::SessionOpened {
             agent,
             epoch,
@@ -149,6 +150,9 @@ impl ControlPlane {
             credits,
         };
         self.send(connection, site, epoch, ControlBody::Welcome(welcome));
+        if was_lost {
+            self.withdraw_limited();
+        }
     }
 
     fn admit(&self, agent: AgentId, hello: &Hello) -> Result<SiteId, Goodbye> {

@@ -63,10 +63,11 @@ impl ControlPlane {
         allowed
     }
 
-    /// Whether any limit bears on a step.
+    /// Whether anything says how many executions of a step may be at sites. How many runs may go on says nothing of one
+    /// that has begun.
     pub(crate) fn is_limited(&self, run: &Run, step: StepIndex) -> bool {
         let mut limited = false;
-        self.visit_bounds(run, step, &mut |_| limited = true);
+        self.visit_bounds(run, step, &mut |bound| limited |= !is_of_runs(&bound.limit));
         limited
     }
 
@@ -213,6 +214,10 @@ impl ControlPlane {
                 Limit::Workflow(run.project.clone(), name.clone()),
                 Limit::WorkflowRuns(run.project.clone(), name),
             ];
+            for (step, delegated) in self.state.delegated_steps(run.id) {
+                let is_ending = delegated.withdrawing.is_some() || self.is_out_of_reach(delegated.site);
+                assert!(is_ending || !self.is_limited(run, step), "step {step} of {} is delegated and limited", run.id);
+            }
             self.visit_all_bounds(run, &mut |bound| {
                 free.retain(|limit| *limit != bound.limit);
                 let most = bounds.entry(bound.limit).or_insert((bound.is, bound.used));
@@ -255,6 +260,7 @@ impl ControlPlane {
         if self.state.projects.0.get(project) != Some(&settings) {
             self.record(Fact::ProjectSet { project: project.to_owned(), settings });
             self.tolerate_all();
+            self.withdraw_limited();
         }
         Ok(Response::Done)
     }

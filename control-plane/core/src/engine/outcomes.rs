@@ -85,6 +85,9 @@ impl ControlPlane {
             self.counters.executions_returned += 1;
             let (message, not_before) = (Arc::from(message), self.now + delay);
             self.record(Fact::ExecutionsReturned { run: run_id, step, elements, cause, message, not_before });
+            if cause == ReturnCause::Interrupted {
+                self.withdraw_poisonous();
+            }
             self.after_return(run_id, step);
         }
         self.agenda.has_room(site);

@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use atoll_model::elements::ElementSet;
 use atoll_model::id::{Attempt, JournalId, RunId, StepIndex};
+use atoll_model::limits;
 use atoll_model::session::{
     Delegation, LocalState, NeedState, NotStartedReason, Outcome, PROTOCOL_VERSION_DELEGATION, Report, SiteCommand,
     StartedElement,
@@ -12,8 +13,8 @@ use atoll_model::value::Value;
 
 use super::world::{World, execution, failed, item, not_started};
 use crate::command::Response;
-use crate::event::Request;
-use crate::view::{ExecutionState, RunState};
+use crate::event::{ProjectChange, Request};
+use crate::view::{ExecutionState, RunState, RunTags};
 
 /// A list, a fan over it, a condition on what the fan makes, and one that reads it all.
 fn source(site: &str) -> String {
@@ -258,4 +259,111 @@ fn agents_of_the_version_before_get_executions_and_no_steps() {
     let mut world = World::with_sites(&["edge"]);
     world.submit(&source(""));
     assert!(delegations(&world.commands("edge")).is_empty());
+}
+
+fn limit(world: &mut World, max_executions: Option<u32>) {
+    let max_executions = Some(max_executions);
+    let change = ProjectChange { share: None, max_executions, max_runs: None, workflow: None };
+    let project = RunTags::PROJECT.to_owned();
+    assert_eq!(world.ask(Request::SetProject { project, change }), Ok(Response::Done));
+}
+
+#[test]
+fn under_a_limit_nothing_is_delegated_and_one_on_runs_is_none() {
+    let mut world = world(&["edge"]);
+    limit(&mut world, Some(4));
+    world.submit(&source(""));
+    assert!(delegations(&world.commands("edge")).is_empty());
+    limit(&mut world, None);
+    let one_at_a_time = source("").replace("workflow: w\n", "workflow: v\nconcurrency: { runs: 1 }\n");
+    delegated_by(&mut world, &one_at_a_time);
+}
+
+#[test]
+fn a_limit_that_is_set_later_counts_what_has_begun_and_takes_back_the_rest() {
+    let mut world = world(&["edge"]);
+    let run = delegated(&mut world);
+    world.succeed("edge", (execution(run, 0, 0), FIRST), list(5));
+    limit(&mut world, Some(2));
+    assert_eq!(withdrawn(&world.commands("edge")), [(1, false), (2, false), (3, false)]);
+    // Three had begun by then: more than the limit allows, and they go on.
+    let kept = vec![(FIRST, ElementSet::from_range(0..3))];
+    let reason = "it was withdrawn".to_owned();
+    world.report(
+        "edge",
+        vec![Report::DelegationEnded { run, step: StepIndex(1), kept, reason }, done(run, 2), done(run, 3)],
+    );
+    assert_eq!(world.count(run, ExecutionState::Dispatched), 3);
+    assert!(world.dispatched("edge").is_empty());
+    for element in 0..2 {
+        world.succeed("edge", (execution(run, 1, element), FIRST), vec![Value::Integer(1)]);
+    }
+    assert_eq!(world.dispatched("edge"), [(execution(run, 1, 3), FIRST)], "two at a time");
+}
+
+#[test]
+fn c4_a_limit_that_is_set_while_a_site_is_lost_holds_when_it_comes_back() {
+    let mut world = world(&["edge", "other"]);
+    let run = delegated(&mut world);
+    world.succeed("edge", (execution(run, 0, 0), FIRST), list(3));
+    world.disconnect("edge");
+    world.advance_with(Duration::from_secs(3_600), &["other"]);
+    limit(&mut world, Some(1));
+    let ran = |element| item((execution(run, 1, element), FIRST), LocalState::Running);
+    world.connect_with("edge", vec![ran(0), ran(1)]);
+    assert_eq!(withdrawn(&world.commands("edge")), [(1, false), (2, false), (3, false)]);
+    assert_eq!(world.count(run, ExecutionState::Dispatched), 2, "what has begun goes on");
+    world.report("edge", (1..4).map(|step| done(run, step)).collect());
+    world.succeed("edge", (execution(run, 1, 0), FIRST), vec![Value::Integer(1)]);
+    assert!(world.dispatched("edge").is_empty());
+    world.succeed("edge", (execution(run, 1, 1), FIRST), vec![Value::Integer(1)]);
+    assert_eq!(world.dispatched("edge"), [(execution(run, 1, 2), FIRST)]);
+}
+
+#[test]
+fn steps_that_only_wait_for_others_and_do_nothing_are_delegated_too() {
+    let mut world = world(&["edge"]);
+    let source = "workflow: w
+steps:
+  a: { run: x }
+  gate: { executor: \"null\", after: [a] }
+  b: { run: x, after: [gate] }
+  many: { foreach: \"${{ range(3) }}\", run: x, after: [b] }
+  end: { executor: \"null\", after: [many, gate] }
+";
+    let run = world.submit(source);
+    let commands = world.commands("edge");
+    let steps: Vec<u16> = delegations(&commands).iter().map(|delegation| delegation.template.step.0).collect();
+    assert_eq!(steps, [1, 2, 3, 4]);
+    world.disconnect("edge");
+    world.advance(Duration::from_secs(300));
+    let all = [(0, 0), (1, 0), (2, 0), (3, 0), (3, 1), (3, 2), (4, 0)];
+    let finished = |(step, element)| item((execution(run, step, element), FIRST), LocalState::Finished);
+    world.connect_with("edge", all.map(finished).to_vec());
+    let ended = all
+        .map(|(step, element)| world.finished((execution(run, step, element), FIRST), Outcome::Succeeded, Vec::new()));
+    world.report("edge", ended.into_iter().chain((1..5).map(|step| done(run, step))).collect());
+    assert_eq!(world.state(run), RunState::Succeeded);
+}
+
+#[test]
+fn a_script_that_takes_agents_down_is_taken_back_from_an_agent_that_has_not_begun_it() {
+    let mut world = world(&["edge", "other"]);
+    let poison = "workflow: p\nsteps:\n  a: { site: SITE, run: bad }\n";
+    let source = "workflow: w\nsteps:\n  a: { site: edge, run: x }\n  b: { site: edge, run: bad, after: [a] }\n";
+    world.submit(source);
+    assert_eq!(delegations(&world.commands("edge")).len(), 1);
+    for crash in 0..limits::POISON_VERSION_CRASHES_MAX {
+        let site = ["edge", "other"][crash as usize % 2];
+        let run = world.submit(&poison.replace("SITE", site));
+        let first = (execution(run, 0, 0), FIRST);
+        assert!(world.dispatched(site).contains(&first));
+        let message = "it went down".to_owned();
+        world.end(site, first, Outcome::Interrupted { message }, Vec::new());
+        world.ask(Request::CancelRun { run, reason: String::new() }).unwrap();
+        if crash + 1 < limits::POISON_VERSION_CRASHES_MAX {
+            assert!(withdrawn(&world.commands("edge")).is_empty());
+        }
+    }
+    assert_eq!(withdrawn(&world.commands("edge")), [(1, false)]);
 }

@@ -222,3 +222,20 @@ fn a_step_whose_need_was_never_here_is_handed_back() {
     delegate(&mut site, delegation(1, NeedState::Dispatched { count: 2 }, true));
     assert!(ended(&site)[0].2.contains("goes on elsewhere"));
 }
+
+#[test]
+fn b5_a_step_that_does_nothing_and_only_waits_is_decided_by_a_site_that_is_cut_off() {
+    let mut site = Site::connected();
+    site.prepare(&makes_n(0));
+    site.dispatch(0, 0..1);
+    let nothing = StepTemplate { work: TemplateWork::Null, outputs: Vec::new(), ..template(1) };
+    let gate = delegation(1, NeedState::Dispatched { count: 1 }, false);
+    delegate(&mut site, Delegation { template: nothing, ..gate });
+    delegate(&mut site, delegation(2, NeedState::Delegated, false));
+    site.event(Event::Disconnected);
+    finish(&mut site, 0, 0, 1);
+    assert!(site.has(|command| matches!(command, Command::StartNull { step, .. } if *step == StepIndex(1))));
+    let elements = ElementSet::from_range(0..1);
+    site.event(Event::NullFinished { run: RUN, step: StepIndex(1), attempt: FIRST, elements, at: site.now });
+    assert!(site.starts().contains(&(exec(2, 0), FIRST)));
+}

@@ -61,7 +61,11 @@ impl ControlPlane {
             Report::Started { run, step, elements } => {
                 for started in elements {
                     let current = self.is_current(site, (*run, *step, started.element), started.attempt);
-                    let event = if current { "reported: started" } else { "reported: other attempt started" };
+                    let event = match self.is_own(site, (*run, *step), started.attempt) {
+                        _ if current => "reported: started",
+                        true => "reported: own attempt started",
+                        false => "reported: other attempt started",
+                    };
                     self.execution_meets(*run, *step, started.element, event);
                 }
             }
@@ -79,6 +83,9 @@ impl ControlPlane {
                 for finished in elements {
                     let current = self.is_current(site, (*run, *step, finished.element), finished.attempt);
                     let event = match &finished.outcome {
+                        _ if !current && self.is_own(site, (*run, *step), finished.attempt) => {
+                            "reported: own attempt ended"
+                        }
                         _ if !current => "reported: other attempt ended",
                         Outcome::Succeeded => "reported: succeeded",
                         Outcome::Failed { .. } => "reported: failed",
@@ -101,6 +108,12 @@ impl ControlPlane {
         let Some(state) = self.state.runs.get(&run).and_then(|run| run.steps.get(step.index())) else { return false };
         let at = state.active.get(&element).or_else(|| state.unknown.get(&element));
         at.is_some_and(|at| at.attempt == attempt && at.site == site)
+    }
+
+    /// Whether the agent may have given out the attempt by itself.
+    fn is_own(&self, site: SiteId, (run, step): (RunId, StepIndex), attempt: Attempt) -> bool {
+        let delegated = self.state.delegation(run, step);
+        delegated.is_some_and(|delegated| delegated.site == site && attempt >= delegated.attempt)
     }
 
     fn execution_meets(&self, run: RunId, step: StepIndex, element: u32, event: &'static str) {
