@@ -154,17 +154,22 @@ impl Fleet {
         Ok(())
     }
 
+    /// The runs take turns, so that one of many takes long to its end: it is waited for as long as it goes on.
     fn wait_for_success(&mut self, run: &str) -> Result<()> {
         let mut last = Value::Null;
-        let ended = wait_for(run, || {
-            self.tend()?;
-            let Ok(shown) = self.call(&["show", run, "--json"])?.json() else { return Ok(None) };
-            last = shown.clone();
-            Ok(matches!(shown["state"].as_str(), Some("succeeded" | "failed" | "cancelled")).then_some(shown))
-        });
-        let shown = ended.with_context(|| format!("seen last: {last}"))?;
-        ensure!(shown["state"] == "succeeded", "{shown}");
-        Ok(())
+        loop {
+            let news = wait_for(run, || {
+                self.tend()?;
+                let Ok(shown) = self.call(&["show", run, "--json"])?.json() else { return Ok(None) };
+                let is_new = ["state", "counts"].iter().any(|field| shown[field] != last[field]);
+                Ok(is_new.then_some(shown))
+            });
+            last = news.with_context(|| format!("seen last: {last}"))?;
+            if matches!(last["state"].as_str(), Some("succeeded" | "failed" | "cancelled")) {
+                ensure!(last["state"] == "succeeded", "{last}");
+                return Ok(());
+            }
+        }
     }
 }
 
