@@ -88,6 +88,10 @@ impl ControlPlane {
             // A second hello on one connection: the first session stands.
             return;
         }
+        if self.sessions.by_site.get(&site).is_some_and(|session| session.connection > connection) {
+            // Read late from a stream that its agent has given up: it has opened another since, or another process has.
+            return self.turn_away(connection, Goodbye::Superseded);
+        }
         if self.takes_turns(site, hello.boot_nonce) {
             let name = self.state.site(site).name.clone();
             let reason = format!("two agents use the identity of site {name} and take the session from each other");

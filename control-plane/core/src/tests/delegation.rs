@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use atoll_model::elements::ElementSet;
 use atoll_model::id::{Attempt, JournalId, RunId, StepIndex};
+use atoll_model::limits;
 use atoll_model::session::{
     Delegation, LocalState, NeedState, NotStartedReason, Outcome, PROTOCOL_VERSION_DELEGATION, Report, SiteCommand,
     StartedElement,
@@ -343,4 +344,26 @@ steps:
         .map(|(step, element)| world.finished((execution(run, step, element), FIRST), Outcome::Succeeded, Vec::new()));
     world.report("edge", ended.into_iter().chain((1..5).map(|step| done(run, step))).collect());
     assert_eq!(world.state(run), RunState::Succeeded);
+}
+
+#[test]
+fn a_script_that_takes_agents_down_is_taken_back_from_an_agent_that_has_not_begun_it() {
+    let mut world = world(&["edge", "other"]);
+    let poison = "workflow: p\nsteps:\n  a: { site: SITE, run: bad }\n";
+    let source = "workflow: w\nsteps:\n  a: { site: edge, run: x }\n  b: { site: edge, run: bad, after: [a] }\n";
+    world.submit(source);
+    assert_eq!(delegations(&world.commands("edge")).len(), 1);
+    for crash in 0..limits::POISON_VERSION_CRASHES_MAX {
+        let site = ["edge", "other"][crash as usize % 2];
+        let run = world.submit(&poison.replace("SITE", site));
+        let first = (execution(run, 0, 0), FIRST);
+        assert!(world.dispatched(site).contains(&first));
+        let message = "it went down".to_owned();
+        world.end(site, first, Outcome::Interrupted { message }, Vec::new());
+        if crash + 1 < limits::POISON_VERSION_CRASHES_MAX {
+            world.ask(Request::CancelRun { run, reason: String::new() }).unwrap();
+            assert!(withdrawn(&world.commands("edge")).is_empty());
+        }
+    }
+    assert_eq!(withdrawn(&world.commands("edge")), [(1, false)]);
 }

@@ -10,7 +10,7 @@ use atoll_model::session::{
     Delegation, GivenInput, Logs, Need, NeedState, Report, SiteCommand, StepTemplate, TemplateOutput, TemplateWork,
 };
 use atoll_model::value::{Type, Value};
-use atoll_model::workflow::Retry;
+use atoll_model::workflow::{OnDisconnect, Retry};
 use site_agent_core::event::{ExitKind, Found, StoredOutputs};
 use site_agent_core::{Command, Event, Fact, Items};
 
@@ -221,4 +221,41 @@ fn a_step_whose_need_was_never_here_is_handed_back() {
     site.command(SiteCommand::Dispatch(plain(0, 0..1)));
     delegate(&mut site, delegation(1, NeedState::Dispatched { count: 2 }, true));
     assert!(ended(&site)[0].2.contains("goes on elsewhere"));
+}
+
+#[test]
+fn b5_a_step_that_does_nothing_and_only_waits_is_decided_by_a_site_that_is_cut_off() {
+    let mut site = Site::connected();
+    site.prepare(&makes_n(0));
+    site.dispatch(0, 0..1);
+    let nothing = StepTemplate { work: TemplateWork::Null, outputs: Vec::new(), ..template(1) };
+    let gate = delegation(1, NeedState::Dispatched { count: 1 }, false);
+    delegate(&mut site, Delegation { template: nothing, ..gate });
+    delegate(&mut site, delegation(2, NeedState::Delegated, false));
+    site.event(Event::Disconnected);
+    finish(&mut site, 0, 0, 1);
+    assert!(site.has(|command| matches!(command, Command::StartNull { step, .. } if *step == StepIndex(1))));
+    let elements = ElementSet::from_range(0..1);
+    site.event(Event::NullFinished { run: RUN, step: StepIndex(1), attempt: FIRST, elements, at: site.now });
+    assert!(site.starts().contains(&(exec(2, 0), FIRST)));
+}
+
+#[test]
+fn c6_a_delegated_step_is_begun_under_the_lease_that_it_asks_for_and_else_when_the_link_is_back() {
+    for (on_disconnect, after, begins) in
+        [(OnDisconnect::Finish, 300, true), (OnDisconnect::Finish, 901, false), (OnDisconnect::Stop, 300, false)]
+    {
+        let mut site = Site::connected();
+        site.prepare(&makes_n(0));
+        site.dispatch(0, 0..1);
+        let step = delegation(1, NeedState::Dispatched { count: 1 }, false);
+        delegate(&mut site, Delegation { template: StepTemplate { on_disconnect, ..makes_n(1) }, ..step });
+        site.event(Event::Disconnected);
+        site.pass(Duration::from_secs(after));
+        finish(&mut site, 0, 0, 1);
+        assert_eq!(site.starts().contains(&(exec(1, 0), FIRST)), begins, "{on_disconnect:?} after {after} s");
+        site.connect();
+        let begun = site.starts().into_iter().filter(|start| *start == (exec(1, 0), FIRST)).count();
+        assert!(begun == 1 || begins, "{on_disconnect:?} after {after} s");
+    }
 }
