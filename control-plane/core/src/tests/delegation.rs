@@ -367,3 +367,23 @@ fn a_script_that_takes_agents_down_is_taken_back_from_an_agent_that_has_not_begu
     }
     assert_eq!(withdrawn(&world.commands("edge")), [(1, false)]);
 }
+
+#[test]
+fn a_run_that_fails_does_not_wait_for_a_lost_site_that_was_asked_for_a_step_before() {
+    let mut world = world(&["edge", "other"]);
+    let source = "workflow: w
+steps:
+  a: { site: edge, run: x }
+  b: { site: edge, run: x, after: [a] }
+  c: { site: other, run: x }
+";
+    let run = world.submit(source);
+    assert_eq!(delegations(&world.commands("edge")).len(), 1);
+    let site = "edge".parse().unwrap();
+    assert_eq!(world.ask(Request::DrainSite { site, drained: true }), Ok(Response::Done));
+    assert_eq!(withdrawn(&world.commands("edge")), [(1, false)]);
+    world.disconnect("edge");
+    world.advance_with(Duration::from_secs(3_600), &["other"]);
+    world.end("other", (execution(run, 2, 0), FIRST), failed("no"), Vec::new());
+    assert_eq!(world.state(run), RunState::Failed);
+}

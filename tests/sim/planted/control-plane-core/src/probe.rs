@@ -61,7 +61,7 @@ impl ControlPlane {
             Report::Started { run, step, elements } => {
                 for started in elements {
                     let current = self.is_current(site, (*run, *step, started.element), started.attempt);
-                    let event = match self.is_own(site, (*run, *step), started.attempt) {
+                    let event = match self.is_own(site, (*run, *step, started.element), started.attempt) {
                         _ if current => "reported: started",
                         true => "reported: own attempt started",
                         false => "reported: other attempt started",
@@ -83,7 +83,7 @@ impl ControlPlane {
                 for finished in elements {
                     let current = self.is_current(site, (*run, *step, finished.element), finished.attempt);
                     let event = match &finished.outcome {
-                        _ if !current && self.is_own(site, (*run, *step), finished.attempt) => {
+                        _ if !current && self.is_own(site, (*run, *step, finished.element), finished.attempt) => {
                             "reported: own attempt ended"
                         }
                         _ if !current => "reported: other attempt ended",
@@ -110,10 +110,12 @@ impl ControlPlane {
         at.is_some_and(|at| at.attempt == attempt && at.site == site)
     }
 
-    /// Whether the agent may have given out the attempt by itself.
-    fn is_own(&self, site: SiteId, (run, step): (RunId, StepIndex), attempt: Attempt) -> bool {
-        let delegated = self.state.delegation(run, step);
-        delegated.is_some_and(|delegated| delegated.site == site && attempt >= delegated.attempt)
+    /// Whether it is news of an attempt that the agent has given out by itself.
+    fn is_own(&self, site: SiteId, (run, step, element): (RunId, StepIndex, u32), attempt: Attempt) -> bool {
+        let state = self.state.runs.get(&run).and_then(|run| run.steps.get(step.index()));
+        let waits = state.is_some_and(|state| state.phase == StepPhase::Waiting);
+        let delegated = self.state.delegation(run, step).is_some_and(|d| d.site == site && attempt >= d.attempt);
+        (waits && delegated) || self.state.is_takeable(ExecutionId { run, step, element }, attempt, site)
     }
 
     fn execution_meets(&self, run: RunId, step: StepIndex, element: u32, event: &'static str) {

@@ -212,7 +212,7 @@ pub(crate) const MACHINES: &[Machine] = &[
             Impossible {
                 events: &["reported: own attempt started", "reported: own attempt ended"],
                 only: &["waiting", "ready", "ready again"],
-                why: "what the agent of a delegated step has told of once is an attempt like any other, and no step that has ended is delegated",
+                why: "what the agent of a delegated step has told of once is an attempt like any other",
             },
             Impossible {
                 events: &["succeeds", "fails"],
