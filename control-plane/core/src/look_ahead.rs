@@ -33,12 +33,12 @@ pub struct Goal {
     pub aim: Aim,
     /// Of the run time of the whole, what one site may have at most.
     pub share_max: f64,
+    /// Time that the search may take, in steps of its innermost loops, roughly: about ten million in a second.
+    pub effort: usize,
 }
 
 /// What "about as" means for an [`Aim`].
 const TOLERANCE: f64 = 0.05;
-/// Work that a look-ahead may cost, in steps of its innermost loops, roughly.
-const EFFORT: usize = 6_000_000;
 
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Outlook {
@@ -49,9 +49,9 @@ pub struct Outlook {
 }
 
 /// The distribution that moves fewest bytes under the bound, whatever the time.
-pub fn least_bytes(graph: &Graph, share_max: f64) -> Outlook {
+pub fn least_bytes(graph: &Graph, share_max: f64, effort: usize) -> Outlook {
     let level = Level::new(graph);
-    let (_, site_of) = partition::partition(graph, &level, &caps(graph, share_max), tries(graph), SEED);
+    let (_, site_of) = partition::partition(graph, &level, &caps(graph, share_max), tries(graph, effort), SEED);
     outlook(graph, &Scheduler::new(graph), site_of)
 }
 
@@ -71,7 +71,7 @@ pub fn look_ahead(graph: &Graph, goal: Goal) -> Outlook {
     let shares = [goal.share_max, (goal.share_max + even) / 2.0, even * 1.1, even * 1.02];
     for (number, share) in (0..).zip(shares) {
         let share = share.min(goal.share_max);
-        let tries = if number == 0 { tries(graph) } else { tries(graph).div_ceil(4) };
+        let tries = if number == 0 { tries(graph, goal.effort) } else { tries(graph, goal.effort).div_ceil(4) };
         let (_, site_of) = partition::partition(graph, &level, &caps(graph, share), tries, SEED + number);
         add(partition::improve(graph, &level, &bounds, site_of.clone()).1);
         add(site_of);
@@ -86,7 +86,7 @@ pub fn look_ahead(graph: &Graph, goal: Goal) -> Outlook {
     let excess = found.iter().map(|(quality, ..)| quality.excess).min().unwrap_or(0);
     found.retain(|(quality, ..)| quality.excess <= excess);
     let (cut_limit, best) = choose(goal.aim, found);
-    let site_of = polish(graph, &level, &scheduler, &bounds, cut_limit, best);
+    let site_of = polish(&scheduler, &level, &bounds, (cut_limit, goal.effort), best);
     outlook(graph, &scheduler, site_of)
 }
 
@@ -115,17 +115,17 @@ fn choose(aim: Aim, found: Vec<(Quality, u64, Vec<u8>)>) -> (i64, Vec<u8>) {
 
 /// Moves single units as long as it ends sooner by that, within the limits.
 fn polish(
-    graph: &Graph,
-    level: &Level,
     scheduler: &Scheduler<'_>,
+    level: &Level,
     bounds: &[u64],
-    cut_limit: i64,
+    (cut_limit, effort): (i64, usize),
     site_of: Vec<u8>,
 ) -> Vec<u8> {
+    let graph = scheduler.graph;
     let mut parts = Parts::new(level, bounds, &spent(graph), site_of);
     let excess = parts.quality().excess;
     let mut makespan = scheduler.makespan(&parts.site_of);
-    let mut left = EFFORT / size(graph);
+    let mut left = effort / size(graph);
     let mut random = random::Random::new(SEED);
     loop {
         let before = makespan;
@@ -174,6 +174,6 @@ fn size(graph: &Graph) -> usize {
 }
 
 /// Attempts at a partition: many where they cost little.
-fn tries(graph: &Graph) -> usize {
-    (EFFORT / 100 / size(graph)).clamp(1, 24)
+fn tries(graph: &Graph, effort: usize) -> usize {
+    (effort / 100 / size(graph)).clamp(1, 24)
 }

@@ -19,6 +19,8 @@ const GROWN_MAX: usize = 1_000;
 enum Beginning {
     /// One site after the other is filled with what has most in common with what it has.
     Growing,
+    /// The same, by what is in common for each second of run time.
+    GrowingDensely,
     Scattered,
 }
 
@@ -104,10 +106,11 @@ fn coarse_sites(site_of: &[u8], cluster_of: &[u32], clusters: usize) -> Vec<u8> 
 /// The best of some beginnings.
 fn begin(level: &Level, caps: &[u64], spent: &[u64], random: &mut Random) -> Vec<u8> {
     let mut best: Option<(Quality, Vec<u8>)> = None;
-    for beginning in [Beginning::Growing, Beginning::Scattered, Beginning::Growing, Beginning::Growing] {
+    for beginning in [Beginning::Growing, Beginning::GrowingDensely, Beginning::Scattered, Beginning::GrowingDensely] {
         let site_of = match beginning {
-            Beginning::Growing if level.len() <= GROWN_MAX => grow(level, caps, spent, random),
-            Beginning::Growing | Beginning::Scattered => scatter(level, caps, spent, random),
+            Beginning::Growing if level.len() <= GROWN_MAX => grow(level, caps, spent, false, random),
+            Beginning::GrowingDensely if level.len() <= GROWN_MAX => grow(level, caps, spent, true, random),
+            Beginning::Growing | Beginning::GrowingDensely | Beginning::Scattered => scatter(level, caps, spent, random),
         };
         let mut parts = Parts::new(level, caps, spent, site_of);
         parts.refine(PASSES);
@@ -140,7 +143,7 @@ fn roomiest(level: &Level, node: usize, caps: &[u64], loads: &[u64]) -> usize {
 }
 
 /// Fills one site after the other, from a node that is drawn, with the neighbours of what is there.
-fn grow(level: &Level, caps: &[u64], spent: &[u64], random: &mut Random) -> Vec<u8> {
+fn grow(level: &Level, caps: &[u64], spent: &[u64], densely: bool, random: &mut Random) -> Vec<u8> {
     const NOWHERE: u8 = u8::MAX;
     let total: u64 = level.weights.iter().sum::<u64>() + spent.iter().sum::<u64>();
     let all_caps: u64 = caps.iter().sum::<u64>().max(1);
@@ -158,7 +161,11 @@ fn grow(level: &Level, caps: &[u64], spent: &[u64], random: &mut Random) -> Vec<
                 let fits = loads[site] + level.weights[*node] <= goal;
                 site_of[*node] == NOWHERE && fits && level.sites[*node].contains(site)
             });
-            let Some(node) = free.max_by_key(|node| ties[*node]) else { break };
+            let weighed = |node: &usize| {
+                let weight = if densely { level.weights[*node] / 1_000 + 1 } else { 1 };
+                i128::from(ties[*node]) * 1_000_000 / i128::from(weight)
+            };
+            let Some(node) = free.max_by_key(weighed) else { break };
             site_of[node] = site as u8;
             loads[site] += level.weights[node];
             for net in level.nets_of[node].iter().map(|net| &level.nets[*net as usize]) {

@@ -5,8 +5,8 @@ use std::collections::BinaryHeap;
 
 use super::level::Level;
 
-/// Beyond it, what did not fit is not tried again within a pass.
-const RETRIED_MAX: usize = 4_000;
+/// Moves that did not fit and are tried again when something has left the site.
+const RETRIED: usize = 16;
 
 /// A partition of one level that is being changed.
 #[derive(Debug, Clone)]
@@ -20,7 +20,7 @@ pub(super) struct Parts<'a> {
     pub(super) cut: i64,
 }
 
-#[derive(Debug, PartialEq, Eq, PartialOrd, Ord)]
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
 struct Candidate {
     gain: i64,
     /// Of those that save as much, the one to the emptiest site.
@@ -160,7 +160,8 @@ impl<'a> Parts<'a> {
         let before = self.quality();
         let (mut best, mut best_length) = (before, 0);
         let mut moves: Vec<(u32, u8)> = Vec::new();
-        let (mut blocked, mut changed): (Vec<Candidate>, Vec<u32>) = (Vec::new(), Vec::new());
+        let mut blocked: Vec<BinaryHeap<Candidate>> = vec![BinaryHeap::new(); self.caps.len()];
+        let mut changed = Vec::new();
         let patience = (nodes / 8).clamp(60, 2_000);
         while let Some(candidate) = heap.pop() {
             let (node, to) = (candidate.node as usize, usize::from(candidate.to));
@@ -170,7 +171,7 @@ impl<'a> Parts<'a> {
             let from = usize::from(self.site_of[node]);
             let relieves = self.loads[from] > self.caps[from] && self.loads[to] + self.level.weights[node] < self.loads[from];
             if !self.fits(node, to) && !relieves {
-                blocked.push(candidate);
+                blocked[to].push(candidate);
                 continue;
             }
             moves.push((candidate.node, self.site_of[node]));
@@ -192,10 +193,12 @@ impl<'a> Parts<'a> {
                     }
                 }
             }
-            if nodes <= RETRIED_MAX {
-                let again = blocked.drain(..).filter(|blocked| blocked.stamp == stamps[blocked.node as usize]);
-                let again: Vec<_> = again.map(|blocked| (blocked.node as usize, blocked.stamp)).collect();
-                heap.extend(again.into_iter().filter_map(|(node, stamp)| self.candidate(node, stamp)));
+            let mut again = 0;
+            while again < RETRIED && let Some(candidate) = blocked[from].pop() {
+                if candidate.stamp == stamps[candidate.node as usize] {
+                    again += 1;
+                    heap.push(candidate);
+                }
             }
         }
         for (node, from) in moves.drain(best_length..).rev() {

@@ -9,7 +9,7 @@ use super::graph::Graph;
 /// What schedules of one graph have in common.
 #[derive(Debug)]
 pub struct Scheduler<'a> {
-    graph: &'a Graph,
+    pub(super) graph: &'a Graph,
     /// The time from the start of a unit to the end of the last one that waits for it, borders aside.
     pub ranks: Vec<u64>,
     successors: Vec<Vec<u32>>,
