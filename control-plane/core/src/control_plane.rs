@@ -10,6 +10,7 @@ use crate::direct::Direct;
 use crate::estimates::Estimates;
 use crate::event::{Config, Event, RequestId};
 use crate::fact::Fact;
+use crate::outlook::Outlooks;
 use crate::sessions::{Presence, Sessions};
 use crate::state::{ActivePhase, BucketState, Phase, Snapshot, State, StepPhase};
 use crate::view::Counters;
@@ -32,6 +33,7 @@ pub struct ControlPlane {
     pub(crate) agenda: Agenda,
     pub(crate) caches: Caches,
     pub(crate) estimates: Estimates,
+    pub(crate) outlooks: Outlooks,
     pub(crate) direct: Direct,
     pub(crate) counters: Counters,
     /// When this process began to decide.
@@ -64,6 +66,7 @@ impl ControlPlane {
             agenda: Agenda::default(),
             caches: Caches::default(),
             estimates: Estimates::default(),
+            outlooks: Outlooks::default(),
             direct: Direct::default(),
             counters: Counters::default(),
             started_at: now,

@@ -18,6 +18,7 @@ mod identity;
 pub(crate) mod limits;
 mod liveness;
 mod outcomes;
+mod outlook;
 mod pacing;
 pub(crate) mod place;
 mod reports;

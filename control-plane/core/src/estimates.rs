@@ -27,6 +27,10 @@ pub(crate) struct Estimates {
 struct Samples {
     seconds: VecDeque<f64>,
     bytes_out: VecDeque<f64>,
+    /// By the place of the output.
+    outputs: Vec<VecDeque<f64>>,
+    /// Elements, when such a step was last expanded.
+    count: Option<u32>,
     /// Of the seconds.
     median: Option<f64>,
 }
@@ -59,7 +63,7 @@ impl Estimates {
     pub(crate) fn learn(&mut self, workflow: &Workflow, step: &Step, elements: &[FinishedElement]) {
         let mut measured = elements
             .iter()
-            .filter_map(|element| Some((element.finished_at.saturating_since(element.started_at?), element.usage)))
+            .filter_map(|element| Some((element.finished_at.saturating_since(element.started_at?), element)))
             .take(SAMPLES_PER_BATCH)
             .peekable();
         if measured.peek().is_none() {
@@ -70,9 +74,15 @@ impl Estimates {
             self.kinds.pop_first();
         }
         let samples = self.kinds.entry(kind).or_default();
-        for (duration, usage) in measured {
+        for (duration, element) in measured {
             push(&mut samples.seconds, duration.as_secs_f64());
-            push(&mut samples.bytes_out, usage.bytes_out as f64);
+            push(&mut samples.bytes_out, element.usage.bytes_out as f64);
+            samples.outputs.resize_with(samples.outputs.len().max(element.outputs.len()), VecDeque::new);
+            for (known, value) in samples.outputs.iter_mut().zip(&element.outputs) {
+                let mut bytes = 0;
+                value.visit_objects(&mut |object| bytes += object.bytes);
+                push(known, bytes as f64);
+            }
         }
         samples.median = median(&samples.seconds);
     }
@@ -100,6 +110,22 @@ impl Estimates {
 
     pub(crate) fn bytes_out(&self, workflow: &Workflow, step: &Step) -> Option<f64> {
         median(&self.kinds.get(&Kind::new(workflow, step))?.bytes_out)
+    }
+
+    /// Bytes of one of the outputs of an execution of this kind.
+    pub(crate) fn output_bytes(&self, kind: Kind, place: u16) -> Option<f64> {
+        median(self.kinds.get(&kind)?.outputs.get(usize::from(place))?)
+    }
+
+    pub(crate) fn learn_count(&mut self, kind: Kind, count: u32) {
+        // Only of what has run before: a kind is made when its first execution ends.
+        if let Some(samples) = self.kinds.get_mut(&kind) {
+            samples.count = Some(count);
+        }
+    }
+
+    pub(crate) fn count(&self, kind: Kind) -> Option<u32> {
+        self.kinds.get(&kind)?.count
     }
 
     pub(crate) fn bytes_per_second(&self, site: SiteId) -> f64 {

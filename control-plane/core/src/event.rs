@@ -12,6 +12,7 @@ use atoll_model::workflow::Workflow;
 use indexmap::IndexMap;
 
 use crate::finished::FinishedRun;
+use crate::look_ahead::{Aim, Goal};
 use crate::view::RunTags;
 
 /// A connection that a shell accepted; never used twice by one process.
@@ -196,6 +197,8 @@ pub struct Config {
     pub live_runs_max: u64,
     /// How long a finished run stays in memory.
     pub keep_finished: Duration,
+    /// What placement looks ahead for.
+    pub goal: Goal,
     /// Seed of the ids that the core derives (transfers); from the shell, so that the core has no randomness.
     pub started_at: Timestamp,
 }
@@ -213,6 +216,7 @@ impl Default for Config {
             dispatch_ahead_time: limits::DISPATCH_AHEAD_TIME,
             live_runs_max: limits::LIVE_RUNS_MAX,
             keep_finished: Duration::from_secs(7 * 24 * 3_600),
+            goal: Goal { aim: Aim::Time, share_max: 1.0, effort: limits::LOOK_AHEAD_EFFORT },
             started_at: Timestamp::ZERO,
         }
     }

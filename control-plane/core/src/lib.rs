@@ -35,6 +35,8 @@ pub mod event;
 mod fact;
 mod fair;
 mod finished;
+pub mod look_ahead;
+mod outlook;
 mod placement;
 mod plan;
 mod sessions;

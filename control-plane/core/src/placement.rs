@@ -69,6 +69,8 @@ pub(crate) struct Assessment {
     pub(crate) data_seconds: f64,
     pub(crate) run_seconds: f64,
     pub(crate) gravity_seconds: f64,
+    /// What is lost elsewhere than at the site that a look ahead over the run gives it to.
+    pub(crate) detour_seconds: f64,
 }
 
 impl Assessment {
@@ -79,7 +81,7 @@ impl Assessment {
 
     /// Lower is better.
     pub(crate) fn score(&self, more: u32) -> f64 {
-        self.data_seconds.max(self.queue_seconds(more)) + self.run_seconds + self.gravity_seconds
+        self.data_seconds.max(self.queue_seconds(more)) + self.run_seconds + self.gravity_seconds + self.detour_seconds
     }
 
     fn terms(&self) -> BTreeMap<String, f64> {
@@ -90,7 +92,8 @@ impl Assessment {
             ("gravity_seconds", self.gravity_seconds),
             ("score", self.score(0)),
         ];
-        named.into_iter().map(|(name, value)| (name.to_owned(), value)).collect()
+        let detour = (self.detour_seconds > 0.0).then_some(("detour_seconds", self.detour_seconds));
+        named.into_iter().chain(detour).map(|(name, value)| (name.to_owned(), value)).collect()
     }
 }
 
@@ -149,6 +152,7 @@ pub(crate) fn assess(
             data_seconds: 0.0,
             run_seconds: wanted.run_seconds,
             gravity_seconds: 0.0,
+            detour_seconds: 0.0,
         };
         if assessment.obstacle.is_none() {
             let terms = data(candidate);

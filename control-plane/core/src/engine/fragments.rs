@@ -18,6 +18,7 @@ pub(super) const AHEAD_MAX: u32 = 256;
 impl ControlPlane {
     /// Hands over a step before what it needs has ended: dispatched, or else delegated as a whole.
     pub(crate) fn dispatch_ahead(&mut self, run_id: RunId, step: StepIndex) {
+        self.refresh_outlook(run_id);
         let Some(run) = self.state.runs.get(&run_id) else { return };
         let state = &run.steps[step.index()];
         if !run.is_going_on() || state.phase != StepPhase::Waiting || state.needs_left == 0 {

@@ -113,6 +113,10 @@ impl ControlPlane {
         let run = self.state.run(run_id);
         let definition = run.workflow.step(step);
         self.estimates.learn(&run.workflow, definition, &elements);
+        if definition.foreach.is_some() {
+            let kind = run.plan.steps[step.index()].load.kind;
+            self.estimates.learn_count(kind, run.steps[step.index()].count);
+        }
         let failed = elements.iter().find_map(|finished| match &finished.outcome {
             Outcome::Failed { message, .. } | Outcome::Interrupted { message } => {
                 Some((finished.element, message.clone()))

@@ -74,6 +74,7 @@ impl ControlPlane {
             }
             Err(error) => return self.give_up_waiting(run, step, &error.to_string()),
         };
+        self.refresh_outlook(run);
         let groups = match self.groups(run, step) {
             Ok(groups) => groups,
             Err((element, message)) => {
@@ -105,18 +106,21 @@ impl ControlPlane {
         let mut first = if delegated { ElementSet::new() } else { state.ready.clone().take_first(QUANTUM) };
         if !first.is_empty() && !by_element {
             let own = self.own_objects(run, step, first.first().expect("not empty"))?;
-            groups.push(Group { elements: first, objects: own, avoid: None, attempt: Attempt::FIRST });
+            for elements in self.by_outlook(run_id, step, first) {
+                groups.push(Group { elements, objects: own.clone(), avoid: None, attempt: Attempt::FIRST });
+            }
         } else if !first.is_empty() {
             let load = run.plan.steps[step.index()].load;
             let room: u32 = self.state.sites.keys().map(|site| self.room(*site, load)).fold(0, u32::saturating_add);
             first = first.take_first(room.max(1));
-            let mut alike: BTreeMap<Vec<(Vec<SiteId>, bool)>, Group> = BTreeMap::new();
+            let mut alike: BTreeMap<(Option<SiteId>, Vec<(Vec<SiteId>, bool)>), Group> = BTreeMap::new();
             for element in first.iter() {
                 let objects = self.own_objects(run, step, element)?;
                 let places = objects.iter().map(|object| self.places(object.id)).collect();
                 let new =
                     |objects| Group { elements: ElementSet::new(), objects, avoid: None, attempt: Attempt::FIRST };
-                alike.entry(places).or_insert_with(|| new(objects)).elements.insert(element);
+                let ahead = self.outlooks.site(run_id, step, element).map(|(site, _)| site);
+                alike.entry((ahead, places)).or_insert_with(|| new(objects)).elements.insert(element);
             }
             groups.extend(alike.into_values());
         }
@@ -150,6 +154,19 @@ impl ControlPlane {
         }
     }
 
+    /// The elements, by the sites that a look ahead gives them to.
+    fn by_outlook(&self, run: RunId, step: StepIndex, elements: ElementSet) -> Vec<ElementSet> {
+        if !self.outlooks.has(run) {
+            return vec![elements];
+        }
+        let mut by_site: BTreeMap<Option<SiteId>, ElementSet> = BTreeMap::new();
+        for element in elements.iter() {
+            let ahead = self.outlooks.site(run, step, element).map(|(site, _)| site);
+            by_site.entry(ahead).or_default().insert(element);
+        }
+        by_site.into_values().collect()
+    }
+
     fn own_objects(&self, run: &Run, step: StepIndex, element: u32) -> Result<Vec<ObjectRef>, (u32, String)> {
         let own = self.caches.own(run, step, element).map_err(|error| (element, error.to_string()))?;
         let mut objects = Vec::new();
@@ -174,6 +191,8 @@ impl ControlPlane {
         if let Some(avoid) = group.avoid {
             avoid_site(&mut assessments, avoid);
         }
+        let first = group.elements.first().expect("no group is empty");
+        self.outlooks.lean(&mut assessments, run_id, step, first);
         let feasible: Vec<_> =
             assessments.iter().filter(|assessment| assessment.obstacle.is_none()).map(|a| a.site).collect();
         if feasible.is_empty() {
@@ -183,7 +202,6 @@ impl ControlPlane {
         }
         let load = run.plan.steps[step.index()].load;
         let room = |site: SiteId| self.room_in_turn(site, load);
-        let first = group.elements.first().expect("no group is empty");
         let shares = placement::spread(&assessments, group.elements.len(), (run_id, step, first), &room);
         let mut left = group.elements;
         let mut all_given = 0;
@@ -333,7 +351,9 @@ impl ControlPlane {
         site: SiteId,
         known: &[ObjectRef],
     ) -> Vec<Assessment> {
-        self.assess(run, run.workflow.step(step), &self.candidates(), known, Some(site))
+        let mut assessments = self.assess(run, run.workflow.step(step), &self.candidates(), known, Some(site));
+        self.outlooks.lean(&mut assessments, run.id, step, 0);
+        assessments
     }
 
     fn data_terms(&self, run: &Run, step: &Step, candidate: &Candidate<'_>, objects: &[ObjectRef]) -> DataTerms {

@@ -142,6 +142,7 @@ impl ControlPlane {
         self.agenda.sweep.extend(in_bucket);
         self.agenda.forget_run(run_id);
         self.caches.forget(run_id);
+        self.outlooks.forget(run_id);
         self.agenda.set(self.now + self.config.keep_finished, Timer::Retire(run_id));
         let run = self.finished_run(run_id).expect("it has just ended");
         self.command(Command::KeepRun { run, last: false });

@@ -1,0 +1,134 @@
+//! Looking ahead for a run: when it is worth it, among which sites, and what placement makes of it.
+
+use atoll_model::id::{RunId, SiteId, StepIndex};
+use atoll_model::workflow::Workflow;
+
+use crate::control_plane::ControlPlane;
+use crate::look_ahead::{Aim, Links, SITES_MAX, look_ahead};
+use crate::outlook::{BYTES_DETOUR_SECONDS, Outlooks, Place, RunOutlook, Sketch, StepOutlook, TIME_DETOUR};
+use crate::placement::{Assessment, TRANSFER_SECONDS, permanent_obstacle};
+use crate::plan::RunPlan;
+use crate::state::Run;
+
+/// Bytes that steps hand to one another, below which time is better spent than on a look ahead where time is what counts.
+const WORTH_BYTES: u64 = 32 << 20;
+
+impl ControlPlane {
+    /// Looks ahead for a run, if it was not done, or if what it was done with has changed.
+    pub(crate) fn refresh_outlook(&mut self, run_id: RunId) {
+        let Some(run) = self.state.runs.get(&run_id) else { return };
+        if run.steps.len() < 2 {
+            return;
+        }
+        let ended = run.steps.len() - run.steps_left as usize;
+        let known = self.outlooks.of(run_id);
+        if known.is_some_and(|known| known.steps.is_empty() && ended < known.again_at) {
+            return;
+        }
+        let open = self.open_sites(run);
+        if known.is_some_and(|known| known.open == open && ended < known.again_at) {
+            return;
+        }
+        let outlook = self.outlook(run, open, ended);
+        self.outlooks.keep(run_id, outlook);
+    }
+
+    fn outlook(&self, run: &Run, open: Vec<SiteId>, ended: usize) -> RunOutlook {
+        let nothing = |open| RunOutlook {
+            open,
+            again_at: ended + ended / 2 + 1,
+            steps: Vec::new(),
+            detour_seconds: 0.0,
+        };
+        if open.len() < 2 {
+            return nothing(open);
+        }
+        let sketch = Sketch {
+            workflow: &run.workflow,
+            plan: &run.plan,
+            inputs: &run.inputs,
+            run: Some(run),
+            estimates: &self.estimates,
+        };
+        match self.draw_and_look(&sketch, &open) {
+            None => nothing(open),
+            Some((steps, seconds, is_guess)) => RunOutlook {
+                open,
+                again_at: if is_guess { ended + ended / 2 + 1 } else { usize::MAX },
+                steps,
+                detour_seconds: match self.config.goal.aim {
+                    Aim::Bytes => BYTES_DETOUR_SECONDS,
+                    Aim::Time => TIME_DETOUR * seconds,
+                },
+            },
+        }
+    }
+
+    /// Where each step's elements should go, how long all of it takes, and whether bytes were guessed for it.
+    pub(crate) fn draw_and_look(&self, sketch: &Sketch<'_>, open: &[SiteId]) -> Option<(Vec<StepOutlook>, f64, bool)> {
+        let places = self.places_of(sketch.workflow, sketch.plan, open);
+        let slowest = open.iter().map(|site| self.estimates.bytes_per_second(*site)).fold(f64::INFINITY, f64::min);
+        let links = Links { bytes_per_second: slowest, latency_micros: (TRANSFER_SECONDS * 1e6) as u64 };
+        let whereabouts = |object: atoll_model::value::ObjectRef| {
+            self.state.objects.get(&object.id).map(|known| known.sites.clone()).unwrap_or_default()
+        };
+        let drawing = sketch.draw(&places, links, &whereabouts)?;
+        let goal = self.config.goal;
+        let bytes: u64 = drawing.graph.items.iter().map(|item| item.bytes).sum();
+        let asked_for = goal.aim == Aim::Bytes || goal.share_max < 1.0;
+        if drawing.graph.units.len() < 2 || !asked_for && (drawing.is_guess || bytes < WORTH_BYTES) {
+            return None;
+        }
+        let found = look_ahead(&drawing.graph, goal);
+        let step = |parts: &crate::outlook::Parts| StepOutlook {
+            count: parts.count,
+            sites: parts.units().map(|unit| open[usize::from(found.site_of[unit as usize])]).collect(),
+        };
+        Some((drawing.steps.iter().map(step).collect(), found.makespan_micros as f64 / 1e6, drawing.is_guess))
+    }
+
+    /// Sites that take work now: those where the run is already, then the largest.
+    fn open_sites(&self, run: &Run) -> Vec<SiteId> {
+        let mut open: Vec<_> = self.state.sites.keys().copied().filter(|site| self.site_closed(*site).is_none()).collect();
+        if open.len() > SITES_MAX {
+            open.sort_by_key(|id| {
+                let site = self.state.site(*id);
+                let busy = site.busy.range((run.id, StepIndex(0))..=(run.id, StepIndex(u16::MAX))).count();
+                let cpus = site.capacity.as_ref().map_or(0, |capacity| capacity.cpu_millis);
+                std::cmp::Reverse((busy, cpus))
+            });
+            open.truncate(SITES_MAX);
+            open.sort_unstable();
+        }
+        open
+    }
+
+    fn places_of(&self, workflow: &Workflow, plan: &RunPlan, open: &[SiteId]) -> Vec<Place> {
+        let candidates = self.candidates();
+        let place = |site: &SiteId| {
+            let candidate = candidates.iter().find(|candidate| candidate.site == *site).expect("open sites are known");
+            let admits = |step: &atoll_model::workflow::Step| {
+                let wanted = super::place::requirement(step, 0.0);
+                permanent_obstacle(candidate, &wanted).is_none()
+                    && self.rule_obstacle(workflow, plan, step.index, candidate).is_none()
+            };
+            Place {
+                site: *site,
+                cpu_millis: candidate.capacity.map_or(1_000, |capacity| capacity.cpu_millis),
+                admits: workflow.steps.iter().map(admits).collect(),
+            }
+        };
+        open.iter().map(place).collect()
+    }
+}
+
+impl Outlooks {
+    /// Makes other sites than the one that was seen ahead worse by what a detour is worth.
+    pub(crate) fn lean(&self, assessments: &mut [Assessment], run: RunId, step: StepIndex, element: u32) {
+        let Some((site, detour_seconds)) = self.site(run, step, element) else { return };
+        if assessments.iter().any(|assessment| assessment.site == site && assessment.obstacle.is_none()) {
+            let others = assessments.iter_mut().filter(|assessment| assessment.site != site);
+            others.for_each(|assessment| assessment.detour_seconds = detour_seconds);
+        }
+    }
+}
