@@ -10,6 +10,7 @@ mod latency;
 mod machine;
 mod queue;
 mod shape;
+mod trace;
 mod transfer;
 
 use std::path::PathBuf;
@@ -99,6 +100,8 @@ enum Bench {
         #[arg(long, value_enum, default_value_t = Route::Direct)]
         route: Route,
     },
+    /// Recorded workflows of WfCommons, replayed through the planner that places real runs: bytes that cross, and makespan.
+    Trace(trace::TraceArguments),
     /// Handing one file to the next step on the same site.
     Handoff {
         #[arg(long, default_value = "10GiB")]
@@ -154,6 +157,7 @@ pub(crate) async fn bench(arguments: BenchArguments) -> anyhow::Result<()> {
         }
         Bench::Fleet => return fleet::serve().await,
         Bench::Transfer { size, files, route } => transfer::measure(&place, &size, files, route).await?,
+        Bench::Trace(trace) => trace::measure(&trace)?,
         Bench::Handoff { size } => handoff::measure(&place, &size).await?,
     };
     let document = json!({
@@ -165,6 +169,8 @@ pub(crate) async fn bench(arguments: BenchArguments) -> anyhow::Result<()> {
     });
     if arguments.json {
         println!("{document}");
+    } else if findings.bench == "trace" {
+        trace::print(&findings);
     } else {
         print_table(&findings);
     }

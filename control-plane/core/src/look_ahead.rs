@@ -34,6 +34,7 @@ pub struct Goal {
     /// Of the run time of the whole, what one site may have at most.
     pub share_max: f64,
     /// Time that the search may take, in steps of its innermost loops, roughly: about ten million in a second.
+    /// With none, nobody looks ahead.
     pub effort: usize,
 }
 

@@ -13,6 +13,7 @@ mod flow;
 mod fragments;
 mod history;
 mod identity;
+mod look_ahead;
 mod poison;
 mod properties;
 mod restored;

@@ -40,7 +40,7 @@ impl ControlPlane {
             steps: Vec::new(),
             detour_seconds: 0.0,
         };
-        if open.len() < 2 {
+        if open.len() < 2 || self.config.goal.effort == 0 {
             return nothing(open);
         }
         let sketch = Sketch {
