@@ -105,7 +105,7 @@ pub(crate) async fn plan(connection: &Connection, arguments: &PlanArguments) -> 
     table::print(&["STEP", "SITE", "WHY"], &steps);
     outln!();
     let edges: Vec<Vec<String>> = array(&document, "edges").iter().map(edge_row).collect();
-    table::print(&["FROM", "TO", "BYTES", "ROUTE", "RULE"], &edges);
+    table::print(&["FROM", "TO", "BYTES", "SECONDS", "MONEY", "ROUTE", "RULE"], &edges);
     Ok(())
 }
 
@@ -127,10 +127,14 @@ fn step_row(step: &Value) -> Vec<String> {
 
 fn edge_row(edge: &Value) -> Vec<String> {
     let expected = edge["bytes_expected"].as_u64().map_or_else(|| "unknown".to_owned(), table::bytes);
+    let number =
+        |name: &str, digits: usize| edge[name].as_f64().map_or("-".to_owned(), |value| format!("{value:.digits$}"));
     vec![
         table::field(edge, "from"),
         table::field(edge, "to"),
         expected,
+        number("seconds_expected", 1),
+        number("money_expected", 4),
         table::field(edge, "route"),
         table::field(edge, "rule"),
     ]

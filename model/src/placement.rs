@@ -10,6 +10,9 @@ use crate::id::SiteName;
 /// Labels of a site, or the labels that a selector asks for: all of them must be equal.
 pub type Labels = BTreeMap<String, String>;
 
+/// The label of a site that says what it costs when a gigabyte leaves it, in whatever money is counted in.
+pub const EGRESS_PRICE_LABEL: &str = "egress-price-per-gb";
+
 /// Which sites a step may run at. An empty one admits every site.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct SiteSelector {

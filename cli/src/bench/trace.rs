@@ -69,10 +69,7 @@ pub(super) fn measure(arguments: &TraceArguments) -> anyhow::Result<Findings> {
     let installation = Installation {
         sites,
         processors: arguments.slots,
-        links: Links {
-            bytes_per_second: bandwidth as f64,
-            latency_micros: u64::from(arguments.latency_ms) * 1_000,
-        },
+        links: Links { bytes_per_second: bandwidth as f64, latency_micros: u64::from(arguments.latency_ms) * 1_000 },
         goal: Goal { aim, share_max, effort },
     };
     let mut traces = Vec::new();
@@ -170,7 +167,8 @@ fn ratio(of: f64, to: f64) -> Value {
 /// Over all traces: what all make together, and the worst of each comparison.
 fn summary(traces: &[Value]) -> Map<String, Value> {
     let worst = |field: &str| traces.iter().filter_map(|trace| trace[field].as_f64()).fold(0.0, f64::max);
-    let within = |field: &str| traces.iter().filter(|trace| trace[field].as_f64().is_some_and(|ratio| ratio <= 1.1)).count();
+    let within =
+        |field: &str| traces.iter().filter(|trace| trace[field].as_f64().is_some_and(|ratio| ratio <= 1.1)).count();
     let mut summary = Map::new();
     for field in ["share_crossing", "site_share_max", "bytes_of_min_cut", "makespan_of_heft"] {
         summary.insert(format!("{field}_worst"), json!(worst(field)));
@@ -187,7 +185,8 @@ pub(super) fn print(findings: &Findings) {
         "  {:<44} {:>5}  {:>12} {:>8} {:>9}  {:>10} {:>8}  {:>6}",
         "trace", "tasks", "bytes cross", "share", "× min-cut", "makespan s", "× HEFT", "most"
     );
-    let number = |value: &Value, digits: usize| value.as_f64().map_or("-".to_owned(), |number| format!("{number:.digits$}"));
+    let number =
+        |value: &Value, digits: usize| value.as_f64().map_or("-".to_owned(), |number| format!("{number:.digits$}"));
     for trace in findings.results["traces"].as_array().into_iter().flatten() {
         println!(
             "  {:<44} {:>5}  {:>12} {:>8} {:>9}  {:>10} {:>8}  {:>6}",

@@ -113,6 +113,15 @@ impl Caches {
         own.map(|name| Ok((name.clone(), evaluate(&definition.bindings[name], &scope)?))).collect()
     }
 
+    /// Those of them that can be told. Of a fragment, some are made by what has not ended; what else cannot be evaluated was
+    /// refused when the execution was placed.
+    pub(crate) fn own_so_far(&self, run: &Run, step: StepIndex, element: u32) -> Vec<Value> {
+        let definition = run.workflow.step(step);
+        let scope = self.element_scope(run, step, element);
+        let own = run.plan.steps[step.index()].own.iter();
+        own.filter_map(|name| evaluate(&definition.bindings[name], &scope).ok()).collect()
+    }
+
     fn list(&self, run: &Run, step: StepIndex, output: &str, place: usize) -> Value {
         let key = (step, output.to_owned());
         if let Some(known) = self.runs.borrow().get(&run.id).and_then(|cache| cache.lists.get(&key)) {

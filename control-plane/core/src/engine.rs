@@ -18,7 +18,7 @@ mod identity;
 pub(crate) mod limits;
 mod liveness;
 mod outcomes;
-mod outlook;
+pub(crate) mod outlook;
 mod pacing;
 pub(crate) mod place;
 mod reports;

@@ -1,6 +1,7 @@
 //! What was found out by looking ahead, for each run. Lost with the process, and found out again; the decisions made with
 //! it are facts.
 
+mod draw;
 mod sketch;
 
 use std::collections::BTreeMap;

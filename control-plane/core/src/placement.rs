@@ -7,7 +7,7 @@
 use std::collections::BTreeMap;
 
 use atoll_model::id::{RunId, SiteId, SiteName, StepIndex};
-use atoll_model::placement::{Labels, SiteSelector, SiteVerdict};
+use atoll_model::placement::{EGRESS_PRICE_LABEL, Labels, SiteSelector, SiteVerdict};
 use atoll_model::resources::{Capacity, Resources};
 
 /// Bytes per second through the bucket until something was measured: a modest wide-area link.
@@ -124,6 +124,12 @@ pub(crate) fn permanent_obstacle(candidate: &Candidate<'_>, wanted: &Requirement
         }
         Some(_) | None => None,
     }
+}
+
+/// What it costs when a byte leaves a site, if its labels say so.
+pub(crate) fn egress_price(labels: &Labels) -> Option<f64> {
+    let per_gigabyte: f64 = labels.get(EGRESS_PRICE_LABEL)?.parse().ok()?;
+    (per_gigabyte.is_finite() && per_gigabyte >= 0.0).then_some(per_gigabyte / 1e9)
 }
 
 /// Executions of this shape that a site runs at once.

@@ -243,7 +243,11 @@ pub struct PlannedEdge {
     pub from: String,
     pub to: String,
     pub bytes_expected: Option<u64>,
-    /// `local` or `bucket`.
+    /// Until they are there, where they have to move and it is known how many they are.
+    pub seconds_expected: Option<f64>,
+    /// What their leaving costs, by the price that the site has as its label; nothing where that is not known.
+    pub money_expected: Option<f64>,
+    /// `local`, `direct` or `bucket`.
     pub route: String,
     pub rule: String,
 }

@@ -86,14 +86,7 @@ fn upward_ranks(graph: &Graph, scheduler: &Scheduler<'_>) -> Vec<u64> {
     ranks
 }
 
-fn arrival(
-    graph: &Graph,
-    scheduler: &Scheduler<'_>,
-    unit: usize,
-    site: usize,
-    ends: &[u64],
-    site_of: &[u8],
-) -> u64 {
+fn arrival(graph: &Graph, scheduler: &Scheduler<'_>, unit: usize, site: usize, ends: &[u64], site_of: &[u8]) -> u64 {
     let needs = graph.units[unit].needs.iter().map(|need| ends[*need as usize]).max().unwrap_or(0);
     let (_, read) = scheduler.items_of(u32::try_from(unit).expect("few units"));
     let arrivals = read.iter().map(|item| &graph.items[*item as usize]).filter_map(|item| {

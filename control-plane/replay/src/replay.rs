@@ -361,7 +361,8 @@ impl<'a> World<'a> {
         let mut last = submitted_at;
         for view in self.core.executions(run, &ExecutionPage::default()).unwrap_or_default() {
             let task = view.execution.step.index();
-            let site = view.site.and_then(|site| (0..self.sites.len()).find(|number| site_name(*number) == *site.as_str()));
+            let site =
+                view.site.and_then(|site| (0..self.sites.len()).find(|number| site_name(*number) == *site.as_str()));
             site_of[task] = site.unwrap_or(0);
             site_seconds[site_of[task]] += self.trace.tasks[task].seconds;
             last = last.max(view.finished_at.unwrap_or(last));

@@ -4,7 +4,9 @@
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
 use atoll_model::id::{AgentId, Attempt, CommandSeq, Epoch, ExecutionId, ObjectId, ReportSeq, RunId, StepIndex};
-use atoll_model::session::{Binding, BindingSource, ControlBody, ControlFrame, Dispatch, DispatchElements, SiteCommand};
+use atoll_model::session::{
+    Binding, BindingSource, ControlBody, ControlFrame, Dispatch, DispatchElements, SiteCommand,
+};
 use atoll_model::value::ObjectRef;
 use control_plane_core::ConnectionId;
 

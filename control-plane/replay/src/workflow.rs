@@ -59,12 +59,7 @@ pub(crate) fn outputs(trace: &Trace, run: u8) -> Vec<Arc<Vec<Value>>> {
     (0..trace.tasks.len()).map(|task| Arc::new(outputs.remove(&task).unwrap_or_default())).collect()
 }
 
-fn step(
-    number: usize,
-    task: &Task,
-    outputs: IndexMap<String, Output>,
-    bindings: IndexMap<String, Expression>,
-) -> Step {
+fn step(number: usize, task: &Task, outputs: IndexMap<String, Output>, bindings: IndexMap<String, Expression>) -> Step {
     Step {
         name: task.name.clone(),
         index: step_index(number),

@@ -43,7 +43,8 @@ fn what_is_no_trace_is_refused_with_the_reason() {
     assert_eq!(refused(r#"{"workflow":{"specification":{"tasks":[]}}}"#), "it has no tasks");
     let unknown = r#"{"workflow":{"specification":{"tasks":[{"name":"a","inputFiles":["x"]}]}}}"#;
     assert_eq!(refused(unknown), "task a names file x, which it does not describe");
-    let circle = r#"{"workflow":{"specification":{"tasks":[{"name":"a","parents":["b"]},{"name":"b","parents":["a"]}]}}}"#;
+    let circle =
+        r#"{"workflow":{"specification":{"tasks":[{"name":"a","parents":["b"]},{"name":"b","parents":["a"]}]}}}"#;
     assert!(matches!(Trace::parse(circle), Err(TraceError::Circle(_))));
     let twice = r#"{"workflow":{"specification":{"tasks":[{"name":"a"},{"name":"a"}]}}}"#;
     assert_eq!(refused(twice), "task a is described twice");

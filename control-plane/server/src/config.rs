@@ -1,6 +1,7 @@
 //! Everything that an operator sets, from a TOML file, then the environment, then flags. Secrets are given as paths.
 
 mod layers;
+mod placement;
 
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::path::PathBuf;
@@ -13,6 +14,7 @@ use serde::Deserialize;
 pub use crate::admission::Limits;
 pub use crate::history::{Retention, RetentionRule};
 pub use layers::{Flags, LoadError};
+pub use placement::{Placement, PlacementAim};
 
 /// Where people reach the API unless told otherwise: this machine only. Opening it to others is a decision, and needs a
 /// name that they reach it by.
@@ -60,6 +62,7 @@ pub struct Config {
     pub history: Retention,
     /// How much may be brought in before somebody is asked to come again.
     pub limits: Limits,
+    pub placement: Placement,
 }
 
 /// Which database holds the journal: `sled` or `redb`, embedded, for one server, or `postgres://…` for several.
@@ -195,6 +198,7 @@ impl Default for Config {
             telemetry: Telemetry::default(),
             history: Retention::default(),
             limits: Limits::default(),
+            placement: Placement::default(),
         }
     }
 }
@@ -290,6 +294,10 @@ impl Config {
         if self.limits.live_runs == 0 || self.limits.submissions_at_once == 0 {
             return Err(ConfigError { field: "limits", problem: "no limit may be 0".to_owned() });
         }
+        if !self.placement.is_possible() {
+            let problem = "share_max_percent must be from 1 to 100".to_owned();
+            return Err(ConfigError { field: "placement", problem });
+        }
         if leases.dispatch_ahead == 0 {
             return refuse("dispatch_ahead must be at least 1");
         }
@@ -309,6 +317,7 @@ impl Config {
             dispatch_ahead_time: Duration::from_millis(leases.dispatch_ahead_ms),
             live_runs_max: self.limits.live_runs,
             keep_finished: Duration::from_secs(leases.keep_finished_seconds),
+            goal: self.placement.goal(),
             started_at: now,
         }
     }
@@ -354,6 +363,7 @@ mod tests {
         assert_eq!(refused(|config| config.leases.heartbeat_ms = 0), "leases");
         assert_eq!(refused(|config| config.leases.lost_after_ms = 1), "leases");
         assert_eq!(refused(|config| config.limits.live_runs = 0), "limits");
+        assert_eq!(refused(|config| config.placement.share_max_percent = 0), "placement");
         assert_eq!(
             refused(|config| {
                 config.tls = Some(TlsFiles { certificate: "/nonexistent".into(), key: "/nonexistent".into() });

@@ -73,9 +73,8 @@ impl ControlPlane {
             objects.extend(&shared.objects);
         }
         let planned = &run.plan.steps[step.index()];
-        if !planned.own.is_empty() && run.steps[step.index()].needs_left == 0 {
-            // What cannot be evaluated was refused when it was placed.
-            for (_, value) in self.caches.own(run, step, element).unwrap_or_default() {
+        if !planned.own.is_empty() && (run.steps[step.index()].needs_left == 0 || planned.chainable) {
+            for value in self.caches.own_so_far(run, step, element) {
                 value.visit_objects(&mut |object| objects.push(object));
             }
         }

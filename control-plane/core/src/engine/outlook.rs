@@ -1,5 +1,8 @@
 //! Looking ahead for a run: when it is worth it, among which sites, and what placement makes of it.
 
+use std::collections::BTreeMap;
+
+use atoll_model::elements::ElementSet;
 use atoll_model::id::{RunId, SiteId, StepIndex};
 use atoll_model::workflow::Workflow;
 
@@ -25,7 +28,7 @@ impl ControlPlane {
         if known.is_some_and(|known| known.steps.is_empty() && ended < known.again_at) {
             return;
         }
-        let open = self.open_sites(run);
+        let open = self.open_sites(run.id);
         if known.is_some_and(|known| known.open == open && ended < known.again_at) {
             return;
         }
@@ -34,34 +37,66 @@ impl ControlPlane {
     }
 
     fn outlook(&self, run: &Run, open: Vec<SiteId>, ended: usize) -> RunOutlook {
-        let nothing = |open| RunOutlook {
-            open,
-            again_at: ended + ended / 2 + 1,
-            steps: Vec::new(),
-            detour_seconds: 0.0,
-        };
+        let later = ended + ended / 2 + 1;
+        let nothing = |open, again_at| RunOutlook { open, again_at, steps: Vec::new(), detour_seconds: 0.0 };
         if open.len() < 2 || self.config.goal.effort == 0 {
-            return nothing(open);
+            return nothing(open, later);
         }
-        let sketch = Sketch {
+        let sketch = self.sketch(run);
+        if !self.is_asked_for() {
+            match sketch.bytes_handed_on() {
+                Some(bytes) if bytes >= WORTH_BYTES => {}
+                Some(_) => return nothing(open, usize::MAX),
+                None => return nothing(open, later),
+            }
+        }
+        match self.draw_and_look(&sketch, &open) {
+            None => nothing(open, later),
+            Some((steps, seconds, is_guess)) => RunOutlook {
+                open,
+                again_at: if is_guess { later } else { usize::MAX },
+                steps,
+                detour_seconds: self.detour_seconds(seconds),
+            },
+        }
+    }
+
+    fn sketch<'a>(&'a self, run: &'a Run) -> Sketch<'a> {
+        Sketch {
             workflow: &run.workflow,
             plan: &run.plan,
             inputs: &run.inputs,
             run: Some(run),
             estimates: &self.estimates,
-        };
-        match self.draw_and_look(&sketch, &open) {
-            None => nothing(open),
-            Some((steps, seconds, is_guess)) => RunOutlook {
-                open,
-                again_at: if is_guess { ended + ended / 2 + 1 } else { usize::MAX },
-                steps,
-                detour_seconds: match self.config.goal.aim {
-                    Aim::Bytes => BYTES_DETOUR_SECONDS,
-                    Aim::Time => TIME_DETOUR * seconds,
-                },
-            },
         }
+    }
+
+    /// Whether runs are looked at even if they hand on little, or nobody knows how much.
+    fn is_asked_for(&self) -> bool {
+        self.config.goal.aim == Aim::Bytes || self.config.goal.share_max < 1.0
+    }
+
+    fn detour_seconds(&self, makespan_seconds: f64) -> f64 {
+        match self.config.goal.aim {
+            Aim::Bytes => BYTES_DETOUR_SECONDS,
+            Aim::Time => TIME_DETOUR * makespan_seconds,
+        }
+    }
+
+    /// What would be seen ahead for a workflow that has not begun: for each step the site that most of it would go to, and
+    /// what going elsewhere is worth.
+    pub(crate) fn look_before(&self, sketch: &Sketch<'_>) -> Vec<Option<(SiteId, f64)>> {
+        let open = self.open_sites(RunId::from_bits(0));
+        let nothing = vec![None; sketch.workflow.steps.len()];
+        if open.len() < 2 || nothing.len() < 2 || self.config.goal.effort == 0 {
+            return nothing;
+        }
+        let Some((steps, seconds, _)) = self.draw_and_look(sketch, &open) else { return nothing };
+        let detour_seconds = self.detour_seconds(seconds);
+        let most = |step: &StepOutlook| {
+            open.iter().copied().max_by_key(|open| step.sites.iter().filter(|site| *site == open).count())
+        };
+        steps.iter().map(|step| Some((most(step)?, detour_seconds))).collect()
     }
 
     /// Where each step's elements should go, how long all of it takes, and whether bytes were guessed for it.
@@ -75,8 +110,7 @@ impl ControlPlane {
         let drawing = sketch.draw(&places, links, &whereabouts)?;
         let goal = self.config.goal;
         let bytes: u64 = drawing.graph.items.iter().map(|item| item.bytes).sum();
-        let asked_for = goal.aim == Aim::Bytes || goal.share_max < 1.0;
-        if drawing.graph.units.len() < 2 || !asked_for && (drawing.is_guess || bytes < WORTH_BYTES) {
+        if drawing.graph.units.len() < 2 || !self.is_asked_for() && (drawing.is_guess || bytes < WORTH_BYTES) {
             return None;
         }
         let found = look_ahead(&drawing.graph, goal);
@@ -87,13 +121,27 @@ impl ControlPlane {
         Some((drawing.steps.iter().map(step).collect(), found.makespan_micros as f64 / 1e6, drawing.is_guess))
     }
 
+    /// The elements, by the sites that a look ahead gives them to.
+    pub(crate) fn by_outlook(&self, run: RunId, step: StepIndex, elements: ElementSet) -> Vec<ElementSet> {
+        if !self.outlooks.has(run) {
+            return vec![elements];
+        }
+        let mut by_site: BTreeMap<Option<SiteId>, ElementSet> = BTreeMap::new();
+        for element in elements.iter() {
+            let ahead = self.outlooks.site(run, step, element).map(|(site, _)| site);
+            by_site.entry(ahead).or_default().insert(element);
+        }
+        by_site.into_values().collect()
+    }
+
     /// Sites that take work now: those where the run is already, then the largest.
-    fn open_sites(&self, run: &Run) -> Vec<SiteId> {
-        let mut open: Vec<_> = self.state.sites.keys().copied().filter(|site| self.site_closed(*site).is_none()).collect();
+    pub(crate) fn open_sites(&self, run: RunId) -> Vec<SiteId> {
+        let mut open: Vec<_> =
+            self.state.sites.keys().copied().filter(|site| self.site_closed(*site).is_none()).collect();
         if open.len() > SITES_MAX {
             open.sort_by_key(|id| {
                 let site = self.state.site(*id);
-                let busy = site.busy.range((run.id, StepIndex(0))..=(run.id, StepIndex(u16::MAX))).count();
+                let busy = site.busy.range((run, StepIndex(0))..=(run, StepIndex(u16::MAX))).count();
                 let cpus = site.capacity.as_ref().map_or(0, |capacity| capacity.cpu_millis);
                 std::cmp::Reverse((busy, cpus))
             });
@@ -125,10 +173,15 @@ impl ControlPlane {
 impl Outlooks {
     /// Makes other sites than the one that was seen ahead worse by what a detour is worth.
     pub(crate) fn lean(&self, assessments: &mut [Assessment], run: RunId, step: StepIndex, element: u32) {
-        let Some((site, detour_seconds)) = self.site(run, step, element) else { return };
-        if assessments.iter().any(|assessment| assessment.site == site && assessment.obstacle.is_none()) {
-            let others = assessments.iter_mut().filter(|assessment| assessment.site != site);
-            others.for_each(|assessment| assessment.detour_seconds = detour_seconds);
+        if let Some((site, detour_seconds)) = self.site(run, step, element) {
+            lean(assessments, site, detour_seconds);
         }
+    }
+}
+
+pub(crate) fn lean(assessments: &mut [Assessment], site: SiteId, detour_seconds: f64) {
+    if assessments.iter().any(|assessment| assessment.site == site && assessment.obstacle.is_none()) {
+        let others = assessments.iter_mut().filter(|assessment| assessment.site != site);
+        others.for_each(|assessment| assessment.detour_seconds = detour_seconds);
     }
 }

@@ -39,6 +39,9 @@ struct Group {
     attempt: Attempt,
 }
 
+/// Where a look ahead gives an execution to, and where each of its objects is.
+type Likeness = (Option<SiteId>, Vec<(Vec<SiteId>, bool)>);
+
 impl Group {
     fn first(mut self, count: u32) -> Self {
         Self { elements: self.elements.take_first(count), ..self }
@@ -113,7 +116,7 @@ impl ControlPlane {
             let load = run.plan.steps[step.index()].load;
             let room: u32 = self.state.sites.keys().map(|site| self.room(*site, load)).fold(0, u32::saturating_add);
             first = first.take_first(room.max(1));
-            let mut alike: BTreeMap<(Option<SiteId>, Vec<(Vec<SiteId>, bool)>), Group> = BTreeMap::new();
+            let mut alike: BTreeMap<Likeness, Group> = BTreeMap::new();
             for element in first.iter() {
                 let objects = self.own_objects(run, step, element)?;
                 let places = objects.iter().map(|object| self.places(object.id)).collect();
@@ -152,19 +155,6 @@ impl ControlPlane {
             Some(delegated) => delegated.back.iter().any(|element| state.again.contains_key(&element)),
             None => state.has_waiting(),
         }
-    }
-
-    /// The elements, by the sites that a look ahead gives them to.
-    fn by_outlook(&self, run: RunId, step: StepIndex, elements: ElementSet) -> Vec<ElementSet> {
-        if !self.outlooks.has(run) {
-            return vec![elements];
-        }
-        let mut by_site: BTreeMap<Option<SiteId>, ElementSet> = BTreeMap::new();
-        for element in elements.iter() {
-            let ahead = self.outlooks.site(run, step, element).map(|(site, _)| site);
-            by_site.entry(ahead).or_default().insert(element);
-        }
-        by_site.into_values().collect()
     }
 
     fn own_objects(&self, run: &Run, step: StepIndex, element: u32) -> Result<Vec<ObjectRef>, (u32, String)> {

@@ -134,7 +134,8 @@ impl Level {
                 }
             }
         }
-        let best = touched.iter().copied().reduce(|best, other| if scores[other] > scores[best] { other } else { best });
+        let best =
+            touched.iter().copied().reduce(|best, other| if scores[other] > scores[best] { other } else { best });
         touched.iter().for_each(|other| scores[*other] = 0.0);
         best
     }

@@ -110,7 +110,9 @@ fn begin(level: &Level, caps: &[u64], spent: &[u64], random: &mut Random) -> Vec
         let site_of = match beginning {
             Beginning::Growing if level.len() <= GROWN_MAX => grow(level, caps, spent, false, random),
             Beginning::GrowingDensely if level.len() <= GROWN_MAX => grow(level, caps, spent, true, random),
-            Beginning::Growing | Beginning::GrowingDensely | Beginning::Scattered => scatter(level, caps, spent, random),
+            Beginning::Growing | Beginning::GrowingDensely | Beginning::Scattered => {
+                scatter(level, caps, spent, random)
+            }
         };
         let mut parts = Parts::new(level, caps, spent, site_of);
         parts.refine(PASSES);
@@ -176,13 +178,11 @@ fn grow(level: &Level, caps: &[u64], spent: &[u64], densely: bool, random: &mut 
         }
     }
     let last = (first + caps.len() - 1) % caps.len();
-    for node in 0..level.len() {
-        if site_of[node] == NOWHERE {
-            let there = level.sites[node].contains(last) && loads[last] + level.weights[node] <= caps[last];
-            let site = if there { last } else { roomiest(level, node, caps, &loads) };
-            loads[site] += level.weights[node];
-            site_of[node] = site as u8;
-        }
+    for (node, site_of) in site_of.iter_mut().enumerate().filter(|(_, site)| **site == NOWHERE) {
+        let there = level.sites[node].contains(last) && loads[last] + level.weights[node] <= caps[last];
+        let site = if there { last } else { roomiest(level, node, caps, &loads) };
+        loads[site] += level.weights[node];
+        *site_of = site as u8;
     }
     site_of
 }

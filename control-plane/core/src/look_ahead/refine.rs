@@ -169,7 +169,8 @@ impl<'a> Parts<'a> {
                 continue;
             }
             let from = usize::from(self.site_of[node]);
-            let relieves = self.loads[from] > self.caps[from] && self.loads[to] + self.level.weights[node] < self.loads[from];
+            let relieves =
+                self.loads[from] > self.caps[from] && self.loads[to] + self.level.weights[node] < self.loads[from];
             if !self.fits(node, to) && !relieves {
                 blocked[to].push(candidate);
                 continue;
@@ -194,7 +195,9 @@ impl<'a> Parts<'a> {
                 }
             }
             let mut again = 0;
-            while again < RETRIED && let Some(candidate) = blocked[from].pop() {
+            while again < RETRIED
+                && let Some(candidate) = blocked[from].pop()
+            {
                 if candidate.stamp == stamps[candidate.node as usize] {
                     again += 1;
                     heap.push(candidate);

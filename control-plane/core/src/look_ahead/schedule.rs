@@ -138,14 +138,7 @@ impl<'a> Scheduler<'a> {
     }
 
     /// When what a unit reads is at its site; each item is sent there once, when its maker ends.
-    fn arrival(
-        &self,
-        unit: u32,
-        now: u64,
-        site_of: &[u8],
-        times: &[Times],
-        arrivals: &mut [Option<u64>],
-    ) -> u64 {
+    fn arrival(&self, unit: u32, now: u64, site_of: &[u8], times: &[Times], arrivals: &mut [Option<u64>]) -> u64 {
         let site = usize::from(site_of[unit as usize]);
         let mut at = now;
         for number in self.read[unit as usize].iter().map(|number| *number as usize) {

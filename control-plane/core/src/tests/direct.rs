@@ -137,3 +137,18 @@ fn a_control_plane_that_starts_anew_learns_again_who_listens() {
     assert_eq!(world.pushes("edge").len(), 1);
     world.succeed("hpc", reader, Vec::new());
 }
+
+#[test]
+fn what_goes_along_with_its_predecessor_may_fetch_what_is_there_already() {
+    const JOINED: &str = "workflow: w\nsteps:\n  make: { run: x, site: edge, outputs: { f: file } }\n  go: { run: x, site: hpc, outputs: { f: file } }\n  use:\n    run: x\n    site: hpc\n    with: { f: \"${{ steps.make.outputs.f }}\", g: \"${{ steps.go.outputs.f }}\" }\n";
+    let mut world = World::with_sites(&["edge", "hpc"]);
+    advertise(&mut world, "edge", vec![address()]);
+    advertise(&mut world, "hpc", Vec::new());
+    world.submit(JOINED);
+    let make = world.dispatched_one("edge");
+    world.succeed("edge", make, vec![file(1, 1_000)]);
+    let dispatched = world.dispatched("hpc");
+    assert_eq!(dispatched.len(), 2, "one runs, and one waits for it there: {dispatched:?}");
+    let holder = agent(&world, "edge");
+    assert_eq!(offers(&mut world), Ok(vec![HolderOffer { agent: holder, addresses: vec![address()] }]));
+}

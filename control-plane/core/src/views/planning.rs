@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use atoll_model::expression::{Expression, Form};
-use atoll_model::id::{SiteName, StepIndex};
+use atoll_model::id::{SiteId, SiteName, StepIndex};
 use atoll_model::placement::{Explanation, PushMode};
 use atoll_model::value::{ObjectRef, Value};
 use atoll_model::workflow::{Step, Workflow};
@@ -11,8 +11,10 @@ use indexmap::IndexMap;
 
 use crate::control_plane::ControlPlane;
 use crate::engine::data::rule_text;
+use crate::engine::outlook::lean;
 use crate::engine::place::requirement;
 use crate::fact::RuleText;
+use crate::outlook::Sketch;
 use crate::placement::{self, DataTerms};
 use crate::plan::{RunPlan, in_order};
 use crate::state::Source;
@@ -24,9 +26,11 @@ impl ControlPlane {
         let plan = RunPlan::new(workflow);
         let mut chosen: BTreeMap<StepIndex, SiteName> = BTreeMap::new();
         let mut explanations = BTreeMap::new();
+        let sketch = Sketch { workflow, plan: &plan, inputs, run: None, estimates: &self.estimates };
+        let ahead = self.look_before(&sketch);
         for index in in_order(workflow) {
             let step = workflow.step(index);
-            let explanation = self.plan_step(workflow, &plan, step, inputs, &chosen);
+            let explanation = self.plan_step(&sketch, step, &chosen, ahead[index.index()]);
             if let Some(site) = &explanation.chosen {
                 chosen.insert(index, site.clone());
             }
@@ -44,16 +48,16 @@ impl ControlPlane {
 
     fn plan_step(
         &self,
-        workflow: &Workflow,
-        plan: &RunPlan,
+        sketch: &Sketch<'_>,
         step: &Step,
-        inputs: &IndexMap<String, Value>,
         chosen: &BTreeMap<StepIndex, SiteName>,
+        ahead: Option<(SiteId, f64)>,
     ) -> Explanation {
+        let Sketch { workflow, plan, inputs, .. } = *sketch;
         let candidates = self.candidates();
         let wanted = requirement(step, self.estimates.run_seconds(workflow, step));
         let given = objects_of(workflow, step, inputs);
-        let assessments = placement::assess(&candidates, &wanted, &mut |candidate| {
+        let mut assessments = placement::assess(&candidates, &wanted, &mut |candidate| {
             let mut terms = DataTerms {
                 obstacle: self.rule_obstacle(workflow, plan, step.index, candidate),
                 bytes_per_second: self.estimates.bytes_per_second(candidate.site),
@@ -76,6 +80,9 @@ impl ControlPlane {
             }
             terms
         });
+        if let Some((site, detour_seconds)) = ahead {
+            lean(&mut assessments, site, detour_seconds);
+        }
         let tie = (atoll_model::id::RunId::from_bits(0), step.index, 0);
         let best = placement::best(&assessments, tie);
         let chosen = best.map(|site| self.state.site(site).name.clone());
@@ -117,13 +124,42 @@ impl ControlPlane {
                 Source::Bundle(_) => continue,
             };
             let rule = push.map_or(RuleText::WhenNeeded, |push| rule_text(workflow, push.rule));
+            let maker = if let Source::Step(maker) = source { chosen.get(&maker) } else { None };
+            let crossing = self.crossing(maker, chosen.get(&step.index), is_local, bytes_expected);
             edges.push(PlannedEdge {
                 from,
                 to: step.name.clone(),
                 bytes_expected,
-                route: if is_local { "local" } else { "bucket" }.to_owned(),
+                seconds_expected: crossing.seconds,
+                money_expected: crossing.money,
+                route: crossing.route.to_owned(),
                 rule: rule.to_string(),
             });
+        }
+    }
+}
+
+/// What a way between two sites is expected to take.
+struct Crossing {
+    route: &'static str,
+    seconds: Option<f64>,
+    money: Option<f64>,
+}
+
+impl ControlPlane {
+    fn crossing(&self, from: Option<&SiteName>, to: Option<&SiteName>, is_local: bool, bytes: Option<u64>) -> Crossing {
+        if is_local {
+            return Crossing { route: "local", seconds: Some(0.0), money: Some(0.0) };
+        }
+        let site = |name: Option<&SiteName>| name.and_then(|name| self.state.site_names.get(name)).copied();
+        let (from, to) = (site(from), site(to));
+        let open = from.zip(to).is_some_and(|(from, to)| self.direct.is_open(from, to, self.now));
+        let rate = from.or(to).map_or(placement::BANDWIDTH_DEFAULT, |site| self.estimates.bytes_per_second(site));
+        let price = from.and_then(|from| placement::egress_price(&self.state.site(from).labels));
+        Crossing {
+            route: if open { "direct" } else { "bucket" },
+            seconds: bytes.map(|bytes| placement::TRANSFER_SECONDS + bytes as f64 / rate),
+            money: bytes.zip(price).map(|(bytes, price)| bytes as f64 * price),
         }
     }
 }

@@ -71,7 +71,11 @@ pub(crate) struct PlannedEdgeBody {
     from: String,
     to: String,
     bytes_expected: Option<u64>,
-    /// `local` or `bucket`.
+    /// Until they are there.
+    seconds_expected: Option<f64>,
+    /// What their leaving costs, by the `egress-price-per-gb` label of the site that they leave.
+    money_expected: Option<f64>,
+    /// `local`, `direct` or `bucket`.
     route: String,
     rule: String,
 }
@@ -87,6 +91,8 @@ impl PlanBody {
             from: edge.from.clone(),
             to: edge.to.clone(),
             bytes_expected: edge.bytes_expected,
+            seconds_expected: edge.seconds_expected,
+            money_expected: edge.money_expected,
             route: edge.route.clone(),
             rule: edge.rule.clone(),
         };
