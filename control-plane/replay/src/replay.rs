@@ -262,10 +262,11 @@ impl<'a> World<'a> {
             }
             Errand::Fetch(object, execution) => {
                 let agent = self.sites[site].agent;
-                let from = match self.ask(Request::Offers { agent, object: object.id })? {
-                    Response::Offered { holders, .. } => holders.first().map(|holder| holder.agent),
-                    other => return Err(ReplayError::Site(format!("offers were answered with {other:?}"))),
+                let response = self.ask(Request::Offers { agent, object: object.id })?;
+                let Response::Offered { holders, .. } = response else {
+                    return Err(ReplayError::Site(format!("offers were answered with {response:?}")));
                 };
+                let from = holders.first().map(|holder| holder.agent);
                 let from = from.and_then(|agent| self.sites.iter().position(|site| site.agent == agent));
                 if from.is_some() || self.in_bucket.contains(&object.id) {
                     self.happens_after(object.bytes, Happening::Fetched { site, object, from, execution });
