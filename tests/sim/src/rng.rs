@@ -13,6 +13,7 @@ impl Rng {
         Self { state: std::array::from_fn(|_| splitmix(&mut from)) }
     }
 
+    #[expect(clippy::should_implement_trait, reason = "it never ends, and is no iterator")]
     pub fn next(&mut self) -> u64 {
         let result = self.state[1].wrapping_mul(5).rotate_left(7).wrapping_mul(9);
         let shifted = self.state[1] << 17;

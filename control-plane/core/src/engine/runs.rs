@@ -30,7 +30,7 @@ impl ControlPlane {
         // Of a run that is being stopped, only what an agent may have begun by itself.
         let has_begun = self.state.delegation(run_id, step).is_some()
             && run.workflow.step(step).needs.iter().all(|need| run.steps[need.index()].has_succeeded());
-        if !run.is_going_on() && !(run.is_live() && has_begun) {
+        if !(run.is_going_on() || run.is_live() && has_begun) {
             return;
         }
         match self.expansion(run, step) {

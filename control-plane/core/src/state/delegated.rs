@@ -173,8 +173,15 @@ impl State {
         if used == 0 {
             return;
         }
-        let state = &mut self.run_mut(run_id).steps[step.index()];
         let next = Attempt(Attempt::FIRST.0 + used);
+        let run = self.run_mut(run_id);
+        // One that may go along with what it needs is given out while it waits.
+        let is_one = run.plan.steps[step.index()].chainable;
+        let state = &mut run.steps[step.index()];
+        if state.phase == StepPhase::Waiting && is_one {
+            let tries = state.tries.entry(0).or_default();
+            tries.highest = tries.highest.max(next);
+        }
         let waiting = std::mem::take(&mut state.ready);
         for element in waiting.iter() {
             state.again.insert(element, Default::default());

@@ -387,3 +387,27 @@ steps:
     world.end("other", (execution(run, 2, 0), FIRST), failed("no"), Vec::new());
     assert_eq!(world.state(run), RunState::Failed);
 }
+
+#[test]
+fn a16_a_step_that_goes_along_with_what_it_needs_has_no_attempt_that_an_agent_may_have_given_out() {
+    let mut world = world(&["edge"]);
+    let source = "workflow: w
+steps:
+  a: { run: x, outputs: { l: list, n: integer } }
+  b: { run: x, foreach: \"${{ steps.a.outputs.l }}\", outputs: { n: integer } }
+  c: { run: x, with: { n: \"${{ steps.b.outputs.n[0] }}\" }, outputs: { n: integer } }
+  d: { run: x, with: { n: \"${{ steps.c.outputs.n }}\" } }
+";
+    let run = world.submit(source);
+    assert_eq!(delegations(&world.commands("edge")).len(), 3);
+    world.succeed("edge", (execution(run, 0, 0), FIRST), vec![Value::list(vec![Value::Integer(1)]), Value::Integer(1)]);
+    world.disconnect("edge");
+    let agent = world.agents.get_mut("edge").unwrap();
+    agent.journal = JournalId::from_bits(999);
+    (agent.last_command, agent.last_report, agent.acknowledged_report) = Default::default();
+    world.connect("edge");
+    let again = Attempt(2);
+    assert_eq!(world.dispatched("edge"), [(execution(run, 1, 0), again)]);
+    world.succeed("edge", (execution(run, 1, 0), again), vec![Value::Integer(1)]);
+    assert_eq!(world.dispatched("edge"), [(execution(run, 2, 0), again), (execution(run, 3, 0), again)]);
+}

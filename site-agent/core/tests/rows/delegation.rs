@@ -71,7 +71,9 @@ fn finish(site: &mut Site, step: u16, element: u32, value: i64) {
     site.store(exec(step, element), vec![Value::Integer(value)]);
 }
 
-fn ended(site: &Site) -> Vec<(u16, Vec<(Attempt, ElementSet)>, String)> {
+type Ended = (u16, Vec<(Attempt, ElementSet)>, String);
+
+fn ended(site: &Site) -> Vec<Ended> {
     let reports = site.reports().into_iter();
     reports
         .filter_map(|(_, report)| match report {
