@@ -309,6 +309,8 @@ pub struct StepTemplate {
     pub environment: Vec<(String, String)>,
     pub start: StartMode,
     pub on_disconnect: OnDisconnect,
+    /// That of the run and of the step together: more comes first, at the agent as at the control plane.
+    pub priority: i16,
     /// W3C trace context of the run, handed to the process.
     pub traceparent: Option<String>,
 }

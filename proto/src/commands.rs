@@ -124,6 +124,7 @@ impl From<StepTemplate> for wire::StepTemplate {
             start: start_mode(template.start).into(),
             on_disconnect: on_disconnect(template.on_disconnect).into(),
             traceparent: template.traceparent,
+            priority: template.priority.into(),
         }
     }
 }
@@ -155,6 +156,8 @@ impl TryFrom<wire::StepTemplate> for StepTemplate {
             start: read_start_mode(number(message.start), "template.start")?,
             on_disconnect: read_on_disconnect(number(message.on_disconnect), "template.on_disconnect")?,
             traceparent: message.traceparent,
+            priority: i16::try_from(message.priority)
+                .map_err(|_| WireError::OutOfRange { field: "template.priority" })?,
         })
     }
 }

@@ -159,6 +159,7 @@ fn template() -> impl Strategy<Value = StepTemplate> {
         select(&[StartMode::AtLeastOnce, StartMode::AtMostOnce][..]),
         select(&[OnDisconnect::Finish, OnDisconnect::Stop][..]),
         option::of(text()),
+        any::<i16>(),
     );
     let names = (run(), step(), text(), text());
     (names, work, resources, vec(output, 0..4), vec(binding(), 0..4), vec((text(), text()), 0..4), modes).prop_map(
@@ -175,6 +176,7 @@ fn template() -> impl Strategy<Value = StepTemplate> {
             start: modes.0,
             on_disconnect: modes.1,
             traceparent: modes.2,
+            priority: modes.3,
         },
     )
 }

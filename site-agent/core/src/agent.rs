@@ -265,11 +265,7 @@ impl Agent {
     }
 
     pub(crate) fn wake_ready(&mut self) {
-        let mut after = 0;
-        while let Some(place) = self.ready.head_after(after) {
-            after = place.0;
-            self.wake.insert(place);
-        }
+        self.wake.extend(self.ready.heads());
     }
 
     fn wake_all(&mut self) {

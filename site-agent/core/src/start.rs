@@ -14,18 +14,29 @@ use crate::command::Command;
 use crate::config::{BACKFILL_SCAN, BYPASS_MAX};
 use crate::ending::Launch;
 use crate::fact::Fact;
-use crate::queue::Place;
+use crate::queue::{Place, Turn};
 use crate::readiness::{Readiness, needs_room};
 use crate::room::{Admission, Cost};
 use crate::state::{Ending, Item, StepKey};
+
+/// One look at all that is ready.
+#[derive(Debug, Default)]
+struct Pass {
+    /// Work that is nothing.
+    nulls: BTreeMap<(StepKey, Attempt), ElementSet>,
+    /// The first item that finds no room, by its order.
+    stalled: Option<u64>,
+    /// Items that find no room.
+    blocked: usize,
+}
 
 impl Agent {
     /// Looks at an item of the queue: it ends, waits, or is ready.
     pub(crate) fn wake_item(&mut self, place: Place, now: Timestamp, step: &mut Step) {
         let (order, key) = place;
         let unwanted = self.waiting.remove(place);
-        self.ready.remove(place);
         let Some(item) = self.state.item(key, order) else {
+            self.ready.remove(place);
             self.asked.remove(&(key, order));
             self.cancel_fetches(&unwanted, step);
             return;
@@ -41,9 +52,13 @@ impl Agent {
             None => self.readiness(key, item),
         };
         match readiness {
-            Readiness::Ready => self.ready.insert(place),
+            Readiness::Ready => {
+                let template = self.state.template(key, item.terms.template);
+                self.ready.insert(place, template.map_or(0, |template| template.priority));
+            }
             Readiness::Waiting(waits, missing) => {
                 let for_execution = execution(key, item.elements.first().unwrap_or(0));
+                self.ready.remove(place);
                 self.waiting.insert(place, waits);
                 for object in missing {
                     self.need(object, for_execution, step);
@@ -113,8 +128,8 @@ impl Agent {
         self.cancel_fetches(&unwanted, step);
     }
 
-    /// Starts what may start, in order of arrival; whether there is more to look at. A smaller execution may pass one that
-    /// finds no room, but not for ever.
+    /// Starts what may start, by priority and in order of arrival; whether there is more to look at. A smaller execution may
+    /// pass one that finds no room, but not for ever.
     pub(crate) fn admit(&mut self, now: Timestamp, step: &mut Step) -> bool {
         if self.state.outbox.bytes() >= self.config.outbox_bytes_max {
             return false;
@@ -123,10 +138,22 @@ impl Agent {
         if !session && !work {
             return false;
         }
-        let mut nulls: BTreeMap<(StepKey, Attempt), ElementSet> = BTreeMap::new();
-        let (mut after, mut blocked) = (0, 0);
-        let mut stalled = None;
-        while let Some(place) = self.ready.head_after(after) {
+        let mut pass = Pass::default();
+        for turn in self.ready.turns(now) {
+            self.take_turn(turn, session, now, &mut pass, step);
+            if self.is_over(&pass) {
+                break;
+            }
+        }
+        for (((run, index), attempt), elements) in pass.nulls {
+            step.commands.push(Command::StartNull { run, step: index, attempt, elements });
+        }
+        !self.wake.is_empty() || !self.unsettled.is_empty()
+    }
+
+    fn take_turn(&mut self, turn: Turn, session: bool, now: Timestamp, pass: &mut Pass, step: &mut Step) {
+        let mut after = 0;
+        while let Some(place) = self.ready.head_after(turn.priority, after) {
             after = place.0;
             let (order, key) = place;
             let Some(item) = self.state.item(key, order) else {
@@ -139,41 +166,52 @@ impl Agent {
                 continue;
             }
             if !needs_room(&template) {
-                nulls.entry((key, item.attempt)).or_default().insert_all(&item.elements);
+                pass.nulls.entry((key, item.attempt)).or_default().insert_all(&item.elements);
                 self.ready.remove(place);
                 self.asked.insert((key, order));
                 continue;
             }
-            let (started, whole) = self.start_some(place, &template, stalled, step);
-            if let Some(waiting) = stalled {
+            let most = if turn.by_age { 1 } else { self.may_pass(pass.stalled) };
+            let (started, whole) = self.start_some(place, &template, pass.stalled, most, step);
+            if let Some(waiting) = pass.stalled {
                 let passed = if self.passed.0 == waiting { self.passed.1 } else { 0 };
                 self.passed = (waiting, passed + started);
             }
+            if started > 0 {
+                self.ready.served(turn.priority, now);
+                if turn.by_age {
+                    return;
+                }
+            }
             if !whole {
-                stalled = stalled.or(Some(order));
-                blocked += 1;
+                pass.stalled = pass.stalled.or(Some(order));
+                pass.blocked += 1;
             }
-            if blocked == BACKFILL_SCAN || self.is_patience_over(stalled) {
-                break;
+            if self.is_over(pass) {
+                return;
             }
         }
-        for (((run, index), attempt), elements) in nulls {
-            step.commands.push(Command::StartNull { run, step: index, attempt, elements });
-        }
-        !self.wake.is_empty() || !self.unsettled.is_empty()
     }
 
-    fn is_patience_over(&self, stalled: Option<u64>) -> bool {
-        stalled.is_some_and(|order| self.passed.0 == order && self.passed.1 >= BYPASS_MAX)
+    fn is_over(&self, pass: &Pass) -> bool {
+        pass.blocked == BACKFILL_SCAN || pass.stalled.is_some() && self.may_pass(pass.stalled) == 0
     }
 
-    /// Starts as many elements of an item as there is room for, and as may pass the one that is `stalled` for want of
-    /// room: how many, and whether that was all.
+    /// How many executions may start before the one that is `stalled` for want of room.
+    fn may_pass(&self, stalled: Option<u64>) -> u32 {
+        let Some(order) = stalled else { return u32::MAX };
+        let passed = if self.passed.0 == order { self.passed.1 } else { 0 };
+        BYPASS_MAX.saturating_sub(passed)
+    }
+
+    /// Starts as many elements of an item as there is room for, `most` at most: how many, and whether that was all. While
+    /// another is `stalled` for want of room, none queues behind those that run.
     fn start_some(
         &mut self,
         place: Place,
         template: &Arc<StepTemplate>,
         stalled: Option<u64>,
+        most: u32,
         step: &mut Step,
     ) -> (u32, bool) {
         let (order, key) = place;
@@ -184,8 +222,6 @@ impl Agent {
             self.wake.insert(place);
             return (0, true);
         }
-        let passed = if stalled == Some(self.passed.0) { self.passed.1 } else { 0 };
-        let most = if stalled.is_some() { BYPASS_MAX.saturating_sub(passed) } else { u32::MAX };
         let most = most.min(item.elements.len());
         let cost = Cost::from(&template.resources);
         let mut admissions = Vec::new();

@@ -155,6 +155,7 @@ impl ControlPlane {
             environment: definition.environment.iter().map(|(name, value)| (name.clone(), value.clone())).collect(),
             start: definition.start,
             on_disconnect: definition.on_disconnect,
+            priority: run.priority_of(step),
             traceparent: run.traceparent.clone(),
         };
         (template, 256 + text)

@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, VecDeque};
 use std::time::Duration;
 
 use atoll_model::id::{Attempt, ExecutionId, RunId};
-use atoll_model::session::{Outcome, Report};
+use atoll_model::session::{Outcome, Report, SiteCommand};
 
 use super::world::{World, executions_of};
 use crate::view::{ExecutionPage, ExecutionState, RunState, RunTags};
@@ -179,6 +179,20 @@ fn a_step_adds_to_the_priority_of_its_run() {
     busy.seconds(9);
     assert_eq!(busy.world.state(run), RunState::Succeeded);
     assert_ne!(busy.world.state(backlog), RunState::Succeeded);
+}
+
+#[test]
+fn an_agent_is_told_the_priority_of_what_it_is_handed() {
+    let mut world = World::with_sites(&["edge"]);
+    let source = "workflow: w\npriority: 4\nsteps:\n  a: { run: x, priority: 99 }\n  b: { run: x }\n";
+    world.submit_tagged(source, urgent(-7));
+    world.submit(source);
+    let priority = |command| match command {
+        SiteCommand::Prepare(template) => Some(template.priority),
+        _ => None,
+    };
+    let told: Vec<_> = world.commands("edge").into_iter().filter_map(priority).collect();
+    assert_eq!(told, [92, -7, 100, 4]);
 }
 
 #[test]

@@ -288,6 +288,7 @@ pub(crate) fn template(step: u16) -> StepTemplate {
         environment: Vec::new(),
         start: StartMode::AtLeastOnce,
         on_disconnect: OnDisconnect::Finish,
+        priority: 0,
         traceparent: None,
     }
 }

@@ -10,3 +10,4 @@ mod harness;
 mod link;
 mod policy;
 mod restarts;
+mod turns;

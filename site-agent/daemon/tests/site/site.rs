@@ -130,6 +130,7 @@ impl Site {
             environment: Vec::new(),
             start: StartMode::AtLeastOnce,
             on_disconnect: OnDisconnect::Finish,
+            priority: 0,
             traceparent: None,
         }
     }

@@ -231,6 +231,7 @@ mod tests {
             environment: Vec::new(),
             start: StartMode::default(),
             on_disconnect: OnDisconnect::default(),
+            priority: 0,
             traceparent: Some("00-1-2-01".to_owned()),
         }
     }
