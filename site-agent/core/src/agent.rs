@@ -47,6 +47,8 @@ pub struct Agent {
     /// Starts that are not among the reports yet, and when the first of them is to be.
     pub(crate) unreported: BTreeMap<AttemptKey, Timestamp>,
     pub(crate) report_starts_at: Option<Timestamp>,
+    /// The control plane is told, if it can be, to send nothing more before reports are acknowledged (B5).
+    pub(crate) outbox_full: bool,
     /// The item that waits for room longest, and how many have passed it.
     pub(crate) passed: (u64, u32),
     pub(crate) measured: Heartbeat,
@@ -97,6 +99,7 @@ impl Agent {
             deadlines: BTreeSet::new(),
             unreported: BTreeMap::new(),
             report_starts_at: None,
+            outbox_full: false,
             passed: (0, 0),
             wake: BTreeSet::new(),
             unsettled: BTreeSet::new(),
@@ -331,6 +334,7 @@ impl Agent {
             }
         }
         self.report(now, step);
+        self.note_outbox(now, step);
     }
 }
 

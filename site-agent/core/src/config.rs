@@ -46,6 +46,9 @@ pub(crate) const STARTED_DELAY: Duration = Duration::from_millis(250);
 /// Reports on their way up to which a new one is sent at once; beyond it, reports gather until an acknowledgement comes,
 /// so that batches grow with the load and a single report never waits.
 pub(crate) const REPORTS_EAGER: u64 = 8;
+/// How far a full outbox has to empty, in hundredths, before more work is asked for: far enough that it is not full again
+/// at once.
+pub(crate) const OUTBOX_EMPTIED_PERCENT: u64 = 75;
 /// Elements and bytes of one report.
 pub(crate) const REPORT_ELEMENTS_MAX: usize = 1_024;
 pub(crate) const REPORT_BYTES_MAX: u64 = 64 << 10;

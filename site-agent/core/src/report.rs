@@ -8,7 +8,7 @@ use atoll_model::session::{AgentBody, StartedElement};
 use atoll_model::time::Timestamp;
 
 use crate::agent::{Agent, Step};
-use crate::config::{REPORT_BYTES_MAX, REPORT_ELEMENTS_MAX, REPORTS_EAGER};
+use crate::config::{OUTBOX_EMPTIED_PERCENT, REPORT_BYTES_MAX, REPORT_ELEMENTS_MAX, REPORTS_EAGER};
 use crate::fact::Fact;
 use crate::state::{Part, StepKey};
 
@@ -43,6 +43,16 @@ impl Agent {
         if through > outbox.acknowledged() && through <= outbox.last() {
             self.decide(step, Fact::ReportsAcknowledged { through });
             self.session.sent = self.session.sent.max(through);
+        }
+    }
+
+    /// Says that the outbox is full, or is not any more, as soon as it is so.
+    pub(crate) fn note_outbox(&mut self, now: Timestamp, step: &mut Step) {
+        let (bytes, most) = (self.state.outbox.bytes(), self.config.outbox_bytes_max);
+        let full = bytes >= most || self.outbox_full && bytes > most / 100 * OUTBOX_EMPTIED_PERCENT;
+        if full != self.outbox_full {
+            self.outbox_full = full;
+            self.send_heartbeat(now, step);
         }
     }
 

@@ -266,13 +266,14 @@ impl Agent {
         }
         self.session.next_heartbeat(now);
         let count = |number: usize| u32::try_from(number).unwrap_or(u32::MAX);
+        let full = || self.outbox_full.then(|| "its outbox is full of reports that nobody has acknowledged".to_owned());
         let queued: u32 = self.state.items().map(|(_, _, item)| item.elements.len()).sum();
         let heartbeat = Heartbeat {
             sent_at: now,
             wall_clock: self.wall_clock(now),
             running: count(self.state.active.len()),
             queued,
-            closed: self.closed(),
+            closed: self.closed().or_else(full),
             ..self.measured.clone()
         };
         self.send(AgentBody::Heartbeat(heartbeat), step);

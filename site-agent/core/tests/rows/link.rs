@@ -50,6 +50,68 @@ fn b5_a_full_outbox_stops_starts_and_no_records() {
 }
 
 #[test]
+fn b5_an_agent_that_is_cut_off_fills_its_outbox_to_its_bound_and_loses_nothing_when_it_comes_back() {
+    let most = 20_000;
+    let mut site = Site::with(Config { outbox_bytes_max: most, ..config() });
+    site.connect();
+    site.prepare(&template(0));
+    site.dispatch(0, 0..1_000);
+    site.event(Event::Disconnected);
+    let mut ended = 0;
+    while let Some((execution, _)) = site.starts().get(ended).copied() {
+        site.succeed(execution);
+        ended += 1;
+    }
+    assert!((50..200).contains(&ended), "{ended} outcomes come to {most} bytes");
+    site.pass(Duration::from_secs(4 * 3_600));
+    assert_eq!((site.starts().len(), site.finished().len()), (ended, 0), "what waits is kept, not given back");
+    site.commands.clear();
+    let inventory = site.connect();
+    assert_eq!(inventory.len(), 1_000);
+    let mut last = 0;
+    while let Some((number, _)) = site.reports().last().cloned().filter(|(number, _)| *number > last) {
+        last = number;
+        site.frame(last, ControlBody::Acknowledge);
+    }
+    let mut next = 0;
+    while let Some((execution, _)) = site.starts().get(next).copied() {
+        next += 1;
+        site.succeed(execution);
+        site.frame(site.reports().last().map_or(0, |(number, _)| *number), ControlBody::Acknowledge);
+    }
+    let mut finished: Vec<u32> = site.finished().iter().map(|(_, element)| element.element).collect();
+    finished.sort_unstable();
+    assert!(finished.into_iter().eq(0..1_000), "each was reported, and once");
+}
+
+#[test]
+fn b5_a_full_outbox_is_told_of_at_once_and_so_is_its_end_and_nothing_is_given_back() {
+    let mut site = Site::with(Config { outbox_bytes_max: 1_000, ..config() });
+    site.connect();
+    site.prepare(&template(0));
+    site.dispatch(0, 0..100);
+    let told = |site: &Site| -> Vec<bool> {
+        let closed = site.sent().into_iter().filter_map(|frame| match &frame.body {
+            AgentBody::Heartbeat(heartbeat) => Some(heartbeat.closed.is_some()),
+            _ => None,
+        });
+        closed.collect()
+    };
+    site.commands.clear();
+    site.dispatch(0, 100..101);
+    let mut ended = 0;
+    while told(&site).is_empty() {
+        site.succeed(exec(0, ended));
+        ended += 1;
+    }
+    assert_eq!(told(&site), [true]);
+    let sent = site.reports().last().unwrap().0;
+    site.frame(sent, ControlBody::Acknowledge);
+    assert_eq!(told(&site), [true, false]);
+    assert!(site.finished().iter().all(|(_, element)| is_success(&element.outcome)));
+}
+
+#[test]
 fn c2_every_frame_twice_does_nothing_twice() {
     let mut site = Site::connected();
     let commands = vec![SiteCommand::Prepare(Box::new(template(0))), SiteCommand::Dispatch(plain(0, 0..2))];

@@ -82,35 +82,44 @@ impl Keeper {
         }
     }
 
-    /// A full disk is waited out: what runs goes on, nothing new begins, nothing is lost (E1).
     fn make_durable(&mut self, pile: &[Batch]) -> Result<(), JournalError> {
         let mut appended = false;
         for batch in pile.iter().filter(|batch| !batch.bytes.is_empty()) {
-            let mut told = false;
-            loop {
-                match self.journal.append(&batch.bytes) {
-                    Ok(_) => break,
-                    Err(JournalError::NoSpace) => {
-                        if !told {
-                            told = true;
-                            tracing::error!("the disk is full: the agent waits until there is room for its journal");
-                        }
-                        std::thread::sleep(FULL_DISK_PAUSE);
-                    }
-                    Err(error) => return Err(error),
-                }
-            }
+            self.wait_for_room(|journal| journal.append(&batch.bytes).map(drop))?;
             appended = true;
         }
         if !appended {
             return Ok(());
         }
         let began = Instant::now();
-        self.journal.barrier()?;
+        self.wait_for_room(Journal::barrier)?;
         let meters = &self.performer.meters;
         meters.barrier_seconds.observe(began.elapsed().as_secs_f64());
         meters.journal_live_bytes.set(level(self.journal.stats().batch_bytes));
         Ok(())
+    }
+
+    /// A full disk is waited out: what runs goes on, nothing new begins, nothing is lost (E1).
+    fn wait_for_room(
+        &mut self,
+        mut write: impl FnMut(&mut Journal) -> Result<(), JournalError>,
+    ) -> Result<(), JournalError> {
+        let mut told = false;
+        loop {
+            match write(&mut self.journal) {
+                Err(JournalError::NoSpace) if told => {}
+                Err(JournalError::NoSpace) => {
+                    told = true;
+                    tracing::error!("the disk is full: the agent waits until there is room for its journal");
+                }
+                Ok(()) if told => {
+                    tracing::info!("there is room for the journal again");
+                    return Ok(());
+                }
+                result => return result,
+            }
+            std::thread::sleep(FULL_DISK_PAUSE);
+        }
     }
 
     fn checkpoint(&mut self, state: &Snapshot) -> anyhow::Result<()> {
@@ -122,7 +131,13 @@ impl Keeper {
             Err(error) => return Err(error.into()),
         }
         self.checkpoint_bytes = bytes.len() as u64;
-        self.journal.compact_if_needed()?;
-        Ok(())
+        match self.journal.compact_if_needed() {
+            Ok(_) => Ok(()),
+            Err(JournalError::NoSpace) => {
+                tracing::warn!("no space left to write the journal anew");
+                Ok(())
+            }
+            Err(error) => Err(error.into()),
+        }
     }
 }
