@@ -3,6 +3,7 @@
 mod bench;
 mod check;
 mod client;
+mod crashes;
 mod dev;
 mod diagnostics;
 mod failure;

@@ -6,6 +6,7 @@ use clap::Args;
 use serde_json::{Value, json};
 
 use crate::client::segment;
+use crate::crashes;
 use crate::failure::Failure;
 use crate::output::{self, outln};
 use crate::settings::Connection;
@@ -162,8 +163,13 @@ fn describe(document: &Value, all: bool) {
     outln!();
     if executions.len() > LISTED_MAX && !all {
         describe_by_step(&executions);
-        return;
+    } else {
+        list(&executions);
     }
+    crashes::print_of_all(&executions);
+}
+
+fn list(executions: &[Value]) {
     let rows: Vec<Vec<String>> = executions
         .iter()
         .map(|execution| {

@@ -4,6 +4,7 @@ use clap::Args;
 use serde_json::Value;
 
 use crate::client::segment;
+use crate::crashes;
 use crate::output::{self, outln};
 use crate::settings::Connection;
 use crate::table;
@@ -59,11 +60,7 @@ pub(crate) async fn why(connection: &Connection, arguments: &WhyArguments) -> an
         if let Some(waiting_for) = document["waiting_for"].as_str() {
             outln!("\nit waits for {waiting_for}");
         }
-        let crashes: Vec<Vec<String>> = document["crashes"].as_array().into_iter().flatten().map(crash_row).collect();
-        if !crashes.is_empty() {
-            outln!("\nsomething went down while it ran:");
-            table::print(&["AT (UTC)", "SITE", "ATTEMPT", "AGENT'S START", "WHAT IS KNOWN", "STDERR"], &crashes);
-        }
+        crashes::print_of(&document);
     }
     Ok(())
 }
@@ -74,12 +71,6 @@ fn verdict_row(verdict: &Value) -> Vec<String> {
         terms.map(|(name, value)| format!("{name} {:.3}", value.as_f64().unwrap_or(f64::NAN))).collect();
     let feasible = if verdict["feasible"] == true { "yes" } else { "no" };
     vec![table::field(verdict, "site"), feasible.to_owned(), table::field(verdict, "reason"), terms.join(", ")]
-}
-
-fn crash_row(crash: &Value) -> Vec<String> {
-    let field = |name| table::field(crash, name);
-    let stderr = crash["logs"]["stderr"].as_str().unwrap_or("–").to_owned();
-    vec![table::time(crash, "at"), field("site"), field("attempt"), field("incarnation"), field("message"), stderr]
 }
 
 pub(crate) async fn ledger(connection: &Connection, arguments: &LedgerArguments) -> anyhow::Result<()> {
