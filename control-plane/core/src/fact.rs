@@ -1,6 +1,8 @@
 //! What the control plane has decided: the only thing that its journal holds. Facts carry decisions, never inputs, so
 //! that replaying them through newer code yields the same state.
 
+mod run;
+
 use std::sync::Arc;
 
 use atoll_model::elements::ElementSet;

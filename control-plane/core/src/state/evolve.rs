@@ -1,12 +1,11 @@
 //! The only function that changes the durable state.
 
 use super::State;
-use super::usage::run_used_by;
 use crate::fact::Fact;
 
 impl State {
     pub(crate) fn evolve(&mut self, fact: &Fact) {
-        let run = run_used_by(fact);
+        let run = fact.run();
         let used = self.run_usage(run);
         self.apply(fact);
         self.follow_delegations(fact);

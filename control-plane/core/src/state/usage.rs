@@ -7,7 +7,6 @@ use atoll_model::id::{RunId, SiteId};
 use serde::{Deserialize, Serialize};
 
 use super::{Active, ActivePhase, Run, State};
-use crate::fact::Fact;
 use crate::plan::Load;
 use crate::view::ProjectSettings;
 
@@ -125,68 +124,5 @@ fn move_usage(all: &mut BTreeMap<Arc<str>, ProjectUsage>, run: &Run, before: Usa
         if usage.workflows.is_empty() {
             all.remove(&run.project);
         }
-    }
-}
-
-/// The run whose usage a fact may change.
-pub(super) fn run_used_by(fact: &Fact) -> Option<RunId> {
-    match fact {
-        Fact::ExecutionsPlaced { run, .. }
-        | Fact::ExecutionsDispatched { run, .. }
-        | Fact::ExecutionsFinished { run, .. }
-        | Fact::ExecutionsGivenUp { run, .. }
-        | Fact::ExecutionsReturned { run, .. }
-        | Fact::StepDelegated { run, .. }
-        | Fact::ExecutionsTaken { run, .. }
-        | Fact::ExecutionsKept { run, .. }
-        | Fact::DelegationWithdrawn { run, .. }
-        | Fact::DelegationEnded { run, .. }
-        | Fact::ExecutionsUnknown { run, .. }
-        | Fact::RunFailing { run, .. }
-        | Fact::RunCancelling { run, .. }
-        | Fact::RunEnded { run, .. } => Some(*run),
-        Fact::AttemptAdopted { execution, .. } => Some(execution.run),
-        Fact::TokenCreated { .. }
-        | Fact::AgentEnrolled { .. }
-        | Fact::AgentCertified { .. }
-        | Fact::AgentQuarantined { .. }
-        | Fact::SiteDrained { .. }
-        | Fact::SiteRevoked { .. }
-        | Fact::SiteRemoved { .. }
-        | Fact::SessionOpened { .. }
-        | Fact::CommandsAcknowledged { .. }
-        | Fact::ReportsApplied { .. }
-        | Fact::CapacityChanged { .. }
-        | Fact::AgentLost { .. }
-        | Fact::Prepared { .. }
-        | Fact::CancelOrdered { .. }
-        | Fact::ForgetOrdered { .. }
-        | Fact::RunSubmitted { .. }
-        | Fact::StepExpanded { .. }
-        | Fact::StepSkipped { .. }
-        | Fact::RunRemoved { .. }
-        | Fact::RunTagged { .. }
-        | Fact::ProjectSet { .. }
-        | Fact::PlacementDecided { .. }
-        | Fact::ExecutionsStarted { .. }
-        | Fact::OutcomeSuperseded { .. }
-        | Fact::ExecutionCrashed { .. }
-        | Fact::RecomputeOrdered { .. }
-        | Fact::ObjectUploaded { .. }
-        | Fact::ObjectFetched { .. }
-        | Fact::PushOrdered { .. }
-        | Fact::PushCancelled { .. }
-        | Fact::PushEnded { .. }
-        | Fact::PushFailed { .. }
-        | Fact::PushLookedUp { .. }
-        | Fact::ReplicaLost { .. }
-        | Fact::ObjectHeld { .. }
-        | Fact::ObjectDownloaded { .. }
-        | Fact::PartTaken { .. }
-        | Fact::BucketReleased { .. }
-        | Fact::BucketDeleted { .. }
-        | Fact::SetBack { .. }
-        | Fact::CaughtUp { .. }
-        | Fact::InventoryHeard { .. } => None,
     }
 }

@@ -75,77 +75,14 @@ impl Notices {
     /// Tells watchers only: what another server has decided is told of by its traces.
     pub(crate) fn tell(&self, facts: &[Fact]) {
         if self.changes.receiver_count() > 0 {
-            let runs: BTreeSet<RunId> = facts.iter().filter_map(run_of).collect();
+            let runs: BTreeSet<RunId> = facts.iter().filter_map(Fact::run).collect();
             let transfers = facts.iter().any(|fact| matches!(fact, Fact::PushEnded { .. } | Fact::PushFailed { .. }));
             if transfers || !runs.is_empty() {
-                let ended = facts.iter().filter(|fact| matches!(fact, Fact::RunEnded { .. })).filter_map(run_of);
+                let ended = facts.iter().filter(|fact| matches!(fact, Fact::RunEnded { .. })).filter_map(Fact::run);
                 let changed = Changed { ended: ended.collect(), runs: runs.into_iter().collect(), transfers };
                 // Nobody listens any more: nothing is lost.
                 let _ = self.changes.send(changed);
             }
         }
-    }
-}
-
-/// The run that a fact is about, if it is about one.
-fn run_of(fact: &Fact) -> Option<RunId> {
-    match fact {
-        Fact::RunSubmitted { run, .. }
-        | Fact::StepExpanded { run, .. }
-        | Fact::StepSkipped { run, .. }
-        | Fact::RunFailing { run, .. }
-        | Fact::RunCancelling { run, .. }
-        | Fact::RunEnded { run, .. }
-        | Fact::RunRemoved { run }
-        | Fact::RunTagged { run, .. }
-        | Fact::PlacementDecided { run, .. }
-        | Fact::ExecutionsPlaced { run, .. }
-        | Fact::ExecutionsDispatched { run, .. }
-        | Fact::ExecutionsStarted { run, .. }
-        | Fact::ExecutionsFinished { run, .. }
-        | Fact::ExecutionsGivenUp { run, .. }
-        | Fact::ExecutionsReturned { run, .. }
-        | Fact::ExecutionsUnknown { run, .. }
-        | Fact::CancelOrdered { run, .. }
-        | Fact::StepDelegated { run, .. }
-        | Fact::ExecutionsTaken { run, .. }
-        | Fact::ExecutionsKept { run, .. }
-        | Fact::DelegationWithdrawn { run, .. }
-        | Fact::DelegationEnded { run, .. }
-        | Fact::ObjectHeld { run, .. }
-        | Fact::ObjectDownloaded { run, .. } => Some(*run),
-        Fact::AttemptAdopted { execution, .. }
-        | Fact::OutcomeSuperseded { execution, .. }
-        | Fact::ExecutionCrashed { execution, .. }
-        | Fact::RecomputeOrdered { execution }
-        | Fact::ObjectFetched { execution, .. } => Some(execution.run),
-        Fact::PushOrdered { run, .. } => *run,
-        Fact::TokenCreated { .. }
-        | Fact::AgentEnrolled { .. }
-        | Fact::AgentCertified { .. }
-        | Fact::AgentQuarantined { .. }
-        | Fact::SiteDrained { .. }
-        | Fact::SiteRevoked { .. }
-        | Fact::SiteRemoved { .. }
-        | Fact::SessionOpened { .. }
-        | Fact::CommandsAcknowledged { .. }
-        | Fact::ReportsApplied { .. }
-        | Fact::CapacityChanged { .. }
-        | Fact::AgentLost { .. }
-        | Fact::Prepared { .. }
-        | Fact::ForgetOrdered { .. }
-        | Fact::ObjectUploaded { .. }
-        | Fact::PushCancelled { .. }
-        | Fact::PushEnded { .. }
-        | Fact::PushFailed { .. }
-        | Fact::PushLookedUp { .. }
-        | Fact::ReplicaLost { .. }
-        | Fact::PartTaken { .. }
-        | Fact::BucketReleased { .. }
-        | Fact::BucketDeleted { .. }
-        | Fact::ProjectSet { .. }
-        | Fact::SetBack { .. }
-        | Fact::CaughtUp { .. }
-        | Fact::InventoryHeard { .. } => None,
     }
 }
