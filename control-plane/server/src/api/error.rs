@@ -101,19 +101,15 @@ impl ApiError {
 
     /// The message, and for what lies with the sender its chain of causes.
     fn message(&self) -> String {
-        match self {
-            Self::Bucket(error) => format!("{self}: {error}"),
-            Self::Unauthenticated { .. }
-            | Self::Rejected(_)
-            | Self::Full(_)
-            | Self::BadRequest { .. }
-            | Self::InvalidWorkflow(_)
-            | Self::TooLarge { .. }
-            | Self::NoSuchRoute
-            | Self::MethodNotAllowed
-            | Self::StandingBy { .. }
-            | Self::History(_)
-            | Self::Internal { .. } => self.to_string(),
+        if let Self::Bucket(error) = self { format!("{self}: {error}") } else { self.to_string() }
+    }
+
+    /// When to ask again, if that may be of use.
+    fn retry_after(&self) -> Option<Duration> {
+        if let Self::Full(full) = self {
+            Some(full.retry_after())
+        } else {
+            matches!(self, Self::Rejected(Rejection::Busy(_))).then_some(RUNS_END)
         }
     }
 
@@ -142,35 +138,12 @@ impl IntoResponse for ApiError {
         if status.is_server_error() && !matches!(self, Self::StandingBy { .. }) {
             tracing::warn!(error = &self as &dyn std::error::Error, %status, "a request could not be answered");
         }
-        let diagnostics = match &self {
-            Self::InvalidWorkflow(diagnostics) => diagnostics.iter().map(DiagnosticBody::new).collect(),
-            Self::Unauthenticated { .. }
-            | Self::Rejected(_)
-            | Self::Full(_)
-            | Self::BadRequest { .. }
-            | Self::TooLarge { .. }
-            | Self::NoSuchRoute
-            | Self::MethodNotAllowed
-            | Self::StandingBy { .. }
-            | Self::Bucket(_)
-            | Self::History(_)
-            | Self::Internal { .. } => Vec::new(),
+        let diagnostics = if let Self::InvalidWorkflow(diagnostics) = &self {
+            diagnostics.iter().map(DiagnosticBody::new).collect()
+        } else {
+            Vec::new()
         };
-        let again = match &self {
-            Self::Full(full) => Some(full.retry_after()),
-            Self::Rejected(Rejection::Busy(_)) => Some(RUNS_END),
-            Self::Unauthenticated { .. }
-            | Self::Rejected(_)
-            | Self::BadRequest { .. }
-            | Self::InvalidWorkflow(_)
-            | Self::TooLarge { .. }
-            | Self::NoSuchRoute
-            | Self::MethodNotAllowed
-            | Self::StandingBy { .. }
-            | Self::Bucket(_)
-            | Self::History(_)
-            | Self::Internal { .. } => None,
-        };
+        let again = self.retry_after();
         let error = ErrorDetail { code: code.to_owned(), message: self.message(), help: self.help(), diagnostics };
         let mut response = (status, Json(ErrorBody { error })).into_response();
         if let Some(again) = again {
