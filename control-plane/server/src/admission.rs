@@ -134,7 +134,7 @@ impl Admission {
 }
 
 /// Resident memory of this process, in bytes.
-fn memory_used() -> Option<u64> {
+pub(crate) fn memory_used() -> Option<u64> {
     kibibytes("/proc/self/status", "VmRSS:")
 }
 

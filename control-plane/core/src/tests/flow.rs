@@ -4,7 +4,8 @@ use std::collections::{BTreeMap, VecDeque};
 use std::time::Duration;
 
 use atoll_model::id::{Attempt, ExecutionId, RunId};
-use atoll_model::session::{Outcome, Report, SiteCommand};
+use atoll_model::limits::DISPATCH_AHEAD;
+use atoll_model::session::{AgentBody, Heartbeat, Outcome, Report, SiteCommand};
 
 use super::world::{World, executions_of};
 use crate::view::{ExecutionPage, ExecutionState, RunState, RunTags};
@@ -326,4 +327,38 @@ fn a_chain_under_a_limit_of_one_goes_on_step_by_step() {
     let b = busy.world.dispatched_one("edge");
     busy.world.succeed("edge", b, Vec::new());
     assert_eq!(busy.world.state(run), RunState::Succeeded);
+}
+
+/// The agent says that it takes no work, and why, or that it does.
+fn say_closed(world: &mut World, closed: Option<&str>) {
+    let (now, capacity) = (world.now, world.agents["edge"].capacity.clone());
+    let closed = closed.map(str::to_owned);
+    let heartbeat = Heartbeat { sent_at: now, wall_clock: now, capacity, closed, ..Heartbeat::default() };
+    world.frame("edge", AgentBody::Heartbeat(heartbeat));
+}
+
+#[test]
+fn b5_a_site_whose_agent_takes_nothing_more_is_handed_nothing_until_it_does_again() {
+    let mut world = World::with_sites(&["edge"]);
+    say_closed(&mut world, Some("its outbox is full"));
+    let run = world.submit(&fan("w", 4, ""));
+    assert_eq!(world.dispatched("edge"), []);
+    assert_eq!(world.count(run, ExecutionState::Ready), 4);
+    say_closed(&mut world, None);
+    assert_eq!(world.dispatched("edge").len(), 4);
+}
+
+#[test]
+fn b5_an_agent_that_reports_nothing_is_handed_no_more_than_what_is_dispatched_ahead() {
+    let mut world = World::with_sites(&["edge"]);
+    world.submit(&fan("w", 100_000, ""));
+    let out = world.core.counters().executions_outstanding;
+    assert!(out > 0 && out <= u64::from(DISPATCH_AHEAD) + 4, "{out}");
+    for _ in 0..200 {
+        world.advance(5 * SECOND);
+        world.heartbeat("edge");
+        world.commands("edge");
+    }
+    world.submit(&fan("v", 1_000, ""));
+    assert_eq!(world.core.counters().executions_outstanding, out);
 }

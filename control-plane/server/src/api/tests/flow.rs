@@ -5,7 +5,7 @@ use std::sync::Arc;
 use serde_json::{Value, json};
 
 use super::{endless, idle, members};
-use crate::admission::Limits;
+use crate::admission::{Limits, memory_used};
 use crate::testing::Plane;
 
 const HELLO: &str = "workflow: hello\nsteps:\n  hello:\n    run: echo hello\n";
@@ -68,6 +68,28 @@ async fn a_server_without_memory_says_so_before_it_reads_what_is_brought() {
         let (status, refused) = plane.post(path, json!("no workflow at all")).await;
         assert_eq!((status, &refused["error"]["code"]), (429, &"memory_full".into()), "{path}");
     }
+    assert_eq!(plane.get("/runs").await.0, 200, "what is there is shown");
+}
+
+#[tokio::test]
+async fn when_everything_is_stuck_whoever_brings_more_is_asked_to_come_again_before_memory_is_at_risk() {
+    let limit = memory_used().unwrap() + (64 << 20);
+    let plane = Plane::start_within(Limits { memory_bytes: Some(limit), ..Limits::default() }).await;
+    plane.site("edge", endless()).await;
+    let body = json!({ "source": format!("{FAN}# {}\n", "x".repeat(400_000)) });
+    let mut taken = 0;
+    let refused = loop {
+        let response = plane.ask("POST", "/api/v1/runs").json(&body).send().await.unwrap();
+        if response.status() != 201 {
+            break response;
+        }
+        taken += 1;
+        assert!(taken < 5_000, "{taken} runs, and no end");
+    };
+    assert_eq!(refused.status(), 429);
+    assert!(refused.headers()["retry-after"].to_str().unwrap().parse::<u64>().unwrap() > 0);
+    assert_eq!(refused.json::<Value>().await.unwrap()["error"]["code"], "memory_full");
+    assert!(taken > 0 && memory_used().unwrap() < limit + (64 << 20), "{taken} were taken");
     assert_eq!(plane.get("/runs").await.0, 200, "what is there is shown");
 }
 
