@@ -7,7 +7,6 @@ mod example;
 mod executable;
 mod failover;
 mod fleet;
-mod flow;
 mod history;
 mod kills;
 mod restored;
