@@ -9,7 +9,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use blake3::hazmat::{HasherExt as _, Mode, left_subtree_len, merge_subtrees_non_root, merge_subtrees_root};
 use rustix::fs::{SeekFrom, seek};
 
-/// Bytes of a file that are hashed, fetched and journaled as one: a power of two, so that each is a subtree of BLAKE3's
+/// Bytes of a file that are hashed and asked for as one: a power of two, so that each is a subtree of BLAKE3's
 /// tree with a value of its own.
 pub(crate) const SEGMENT_BYTES: u64 = 8 << 20;
 const BUFFER_BYTES: usize = 256 << 10;
@@ -17,32 +17,32 @@ static ZEROS: [u8; BUFFER_BYTES] = [0; BUFFER_BYTES];
 
 pub(crate) type Digest = [u8; 32];
 
-/// The value of one segment of a file of more than one; `offset` is a multiple of [`SEGMENT_BYTES`].
-pub(crate) fn segment_value(offset: u64, bytes: &[u8]) -> Digest {
+/// Bytes of a large file on its way that are verified, written and noted as one: a power of two, and few enough to be still
+/// in the processor's cache when they are hashed and written.
+pub(crate) const GRAIN_BYTES: u64 = 1 << 20;
+
+/// The value of one subtree of a file of more than one: a grain, or a segment. `offset` is a multiple of its size.
+pub(crate) fn subtree_value(offset: u64, bytes: &[u8]) -> Digest {
     let mut hasher = blake3::Hasher::new();
     hasher.set_input_offset(offset);
     hasher.update(bytes);
     hasher.finalize_non_root()
 }
 
-/// The digest of a file of `length` bytes out of the values of its segments, of which there are at least two.
-pub(crate) fn merge_segments(values: &[Digest], length: u64) -> Digest {
+/// The digest of a file of `length` bytes out of the values of its parts of `unit` bytes, of which there are at least two.
+pub(crate) fn merge(values: &[Digest], length: u64, unit: u64) -> Digest {
     let left = left_subtree_len(length);
-    let (before, after) = values.split_at((left / SEGMENT_BYTES) as usize);
-    *merge_subtrees_root(&subtree(before, left), &subtree(after, length - left), Mode::Hash).as_bytes()
+    let (before, after) = values.split_at((left / unit) as usize);
+    *merge_subtrees_root(&subtree(before, left, unit), &subtree(after, length - left, unit), Mode::Hash).as_bytes()
 }
 
-fn subtree(values: &[Digest], length: u64) -> Digest {
+fn subtree(values: &[Digest], length: u64, unit: u64) -> Digest {
     if let [value] = values {
         return *value;
     }
     let left = left_subtree_len(length);
-    let (before, after) = values.split_at((left / SEGMENT_BYTES) as usize);
-    merge_subtrees_non_root(&subtree(before, left), &subtree(after, length - left), Mode::Hash)
-}
-
-pub(crate) fn segment_count(length: u64) -> u64 {
-    length.div_ceil(SEGMENT_BYTES).max(1)
+    let (before, after) = values.split_at((left / unit) as usize);
+    merge_subtrees_non_root(&subtree(before, left, unit), &subtree(after, length - left, unit), Mode::Hash)
 }
 
 /// Threads that may hash large files, all together; whoever asks is one more.
@@ -80,11 +80,11 @@ impl Hashing {
             update_range(&mut hasher, file, &extents, 0, length)?;
             return Ok(*hasher.finalize().as_bytes());
         }
-        let count = segment_count(length) as usize;
+        let count = length.div_ceil(SEGMENT_BYTES) as usize;
         let helpers = self.take(count - 1);
         let result = hash_segments(file, length, &extents, count, helpers);
         self.give_back(helpers);
-        Ok(merge_segments(&result?, length))
+        Ok(merge(&result?, length, SEGMENT_BYTES))
     }
 }
 

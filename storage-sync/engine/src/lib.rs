@@ -12,6 +12,7 @@
 //! [`store::SiteStore`] blocks and is called from threads made for that; [`bucket`], [`direct`] and [`transfer`] are asynchronous.
 
 pub mod bucket;
+mod buffers;
 pub mod direct;
 mod hash;
 mod manifest;

@@ -1,16 +1,19 @@
 //! Fetches from another site or from the bucket into a site store, and pushes to the bucket, with tickets and URLs that
 //! somebody else mints.
 //!
-//! A fetch asks for what the store lacks only, in ranges of at most [`hash::SEGMENT_BYTES`], several at a time; each is
-//! held in memory until it is verified or written. What arrived is kept over a crash: small files are in the store
-//! already, and of large ones `partial/fetch-…` knows the segments. So a fetch that begins at another site can end at the
-//! bucket: the segments stay. A push reads the object once, verifying it, and sends
+//! A fetch asks for what the store lacks only, in ranges of at most [`hash::SEGMENT_BYTES`], several at a time. Of a large
+//! file each grain of [`hash::GRAIN_BYTES`] is hashed and written as soon as it has come; small ones are held in memory
+//! until their range is there. What arrived is kept over a crash: small files are in the store
+//! already, and of large ones `partial/fetch-…` knows the grains. So a fetch that begins at another site can end at the
+//! bucket: the grains stay. A push reads the object once, verifying it, and sends
 //! a large one in parts; `partial/push-…` knows those that arrived.
 //!
+//! [`hash::GRAIN_BYTES`]: crate::hash::GRAIN_BYTES
 //! [`hash::SEGMENT_BYTES`]: crate::hash::SEGMENT_BYTES
 
 mod arrival;
 mod fetch;
+mod filler;
 mod http;
 mod note;
 mod origin;
@@ -33,9 +36,12 @@ use futures::future::{BoxFuture, Shared, WeakShared};
 use tokio::sync::Semaphore;
 
 use crate::bucket::{UploadPlan, UploadRequest};
+use crate::buffers::Pool;
 use crate::direct::{Dialer, Offer};
+use crate::hash::GRAIN_BYTES;
 use crate::store::{SiteStore, StoreError};
 pub use arrival::{NotedArrival, arrivals};
+pub(crate) use filler::Filler;
 pub use progress::Underway;
 
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -184,6 +190,7 @@ struct Inner {
     direct: Option<Dialer>,
     underway: progress::Board,
     requests: Semaphore,
+    grains: Pool,
     fetches: Mutex<HashMap<ObjectRef, WeakFetch>>,
 }
 
@@ -217,11 +224,14 @@ impl Transfers {
         direct: Option<Dialer>,
     ) -> Self {
         let requests = Semaphore::new(config.requests_max.max(1));
-        let (fetches, underway) = (Mutex::default(), progress::Board::default());
-        Self { inner: Arc::new(Inner { store, client, credentials, config, direct, underway, requests, fetches }) }
+        let (fetches, underway, grains) =
+            (Mutex::default(), progress::Board::default(), Pool::new(GRAIN_BYTES as usize));
+        Self {
+            inner: Arc::new(Inner { store, client, credentials, config, direct, underway, requests, grains, fetches }),
+        }
     }
 
-    /// Fetches that are going on, and how far they are.
+    /// Fetches and pushes that are going on, and how far they are.
     pub fn underway(&self) -> Vec<Underway> {
         self.inner.underway.look()
     }

@@ -3,24 +3,29 @@
 use std::collections::HashMap;
 use std::net::SocketAddr;
 use std::path::PathBuf;
-use std::sync::atomic::Ordering;
 use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant};
 
 use atoll_model::id::AgentId;
 use futures::future::try_join_all;
 use tokio::sync::Mutex;
+use tokio::task::JoinSet;
 
 use super::frame::{Answer, Request};
 use super::identity::{AgentTls, agent_of};
 use super::links::{Links, Measured};
 use super::quic::QuicPeer;
-use super::tcp::Lane;
+use super::tcp::{Lane, Place};
 use super::{DirectConfig, DirectError, Offer, Transport, quic};
+use crate::transfer::Filler;
 
-/// Connections of a holder that is this near are two: more only cost the processor.
+/// A holder that is this near has as many connections as there are cores to decrypt what comes on them, and at least two.
 const NEAR: Duration = Duration::from_millis(3);
 const CONNECTIONS_NEAR: usize = 2;
+
+fn connections_near() -> usize {
+    std::thread::available_parallelism().map_or(CONNECTIONS_NEAR, usize::from).max(CONNECTIONS_NEAR)
+}
 
 /// Reaches holders. Cheap to clone.
 #[derive(Debug, Clone)]
@@ -60,12 +65,39 @@ impl Peer {
         }
     }
 
-    pub(super) async fn ask(&self, request: &Request) -> Result<(Answer, Vec<u8>), DirectError> {
+    pub(super) async fn ask(&self, request: &Request) -> Result<Answer, DirectError> {
+        let answered = match self {
+            Self::Quic(peer) => peer.ask(request, None).await,
+            Self::Tcp(lanes) => Place::take(lanes).ask(request, None).await,
+        };
+        answered.map(|(answer, _)| answer)
+    }
+
+    /// Asks for a range.
+    pub(super) async fn bring(
+        &self,
+        request: Request,
+        mut filler: Filler,
+    ) -> (Filler, Result<(Answer, Vec<u8>), DirectError>) {
         match self {
-            Self::Quic(peer) => peer.range(request).await,
+            Self::Quic(peer) => {
+                let answered = peer.ask(&request, Some(&mut filler)).await;
+                (filler, answered)
+            }
             Self::Tcp(lanes) => {
-                let lane = lanes.iter().min_by_key(|lane| lane.waiting.load(Ordering::Relaxed));
-                lane.expect("there is at least one connection").ask(request).await
+                let place = Place::take(lanes);
+                // On a task of its own: what comes on different connections is decrypted by different cores.
+                let mut receiving = JoinSet::new();
+                receiving.spawn(async move {
+                    let answered = place.ask(&request, Some(&mut filler)).await;
+                    (filler, answered)
+                });
+                match receiving.join_next().await.map(|joined| joined.map_err(tokio::task::JoinError::try_into_panic)) {
+                    Some(Ok(received)) => received,
+                    Some(Err(Ok(panic))) => std::panic::resume_unwind(panic),
+                    // Only a runtime that is going down cancels it.
+                    Some(Err(Err(_))) | None => std::future::pending().await,
+                }
             }
         }
     }
@@ -74,10 +106,10 @@ impl Peer {
     async fn show(&self, ticket: &[u8]) -> Result<(), DirectError> {
         let request = Request::Show { ticket: ticket.to_vec() };
         let answers = match self {
-            Self::Quic(peer) => vec![peer.ask(&request).await?],
+            Self::Quic(_) => vec![self.ask(&request).await?],
             Self::Tcp(lanes) => {
-                let asked = try_join_all(lanes.iter().map(|lane| lane.ask(&request))).await?;
-                asked.into_iter().map(|(answer, _)| answer).collect()
+                let places = (0..lanes.len()).map(|index| Place::on(lanes, index).ask(&request, None));
+                try_join_all(places).await?.into_iter().map(|(answer, _)| answer).collect()
             }
         };
         let refusal = answers.into_iter().find(|answer| *answer != Answer::Granted);
@@ -191,7 +223,11 @@ impl Inner {
                 peer.show(&offer.ticket).await?;
                 let round_trip = began.elapsed();
                 self.links.learn_round_trip(offer.holder, round_trip);
-                let wanted = if round_trip < NEAR { CONNECTIONS_NEAR } else { self.config.connections_max };
+                let wanted = if round_trip < NEAR {
+                    connections_near().min(self.config.connections_max)
+                } else {
+                    self.config.connections_max
+                };
                 let more = (1..wanted.max(1)).map(|_| Lane::connect(Arc::clone(&tls), address, stall));
                 let mut lanes = Vec::with_capacity(wanted);
                 for (lane, chain) in try_join_all(more).await? {

@@ -8,6 +8,10 @@ use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 use tokio::io::{AsyncRead, AsyncReadExt as _};
 
+use super::DirectError;
+use crate::hash::SEGMENT_BYTES;
+use crate::transfer::Filler;
+
 pub(super) const ALPN: &[u8] = b"atoll-direct/1";
 const FRAME_BYTES_MAX: usize = 64 << 10;
 
@@ -69,7 +73,7 @@ pub(super) async fn read<T: DeserializeOwned>(from: &mut (impl AsyncRead + Unpin
 }
 
 /// The answer to a request, within the time for it.
-pub(super) async fn read_answer(from: &mut (impl AsyncRead + Unpin), stall: Duration) -> Result<Answer, String> {
+async fn read_answer(from: &mut (impl AsyncRead + Unpin), stall: Duration) -> Result<Answer, String> {
     match tokio::time::timeout(stall, read::<Answer>(from)).await {
         Ok(Ok(Some(answer))) => Ok(answer),
         Ok(Ok(None)) => Err("it has closed the connection".to_owned()),
@@ -79,11 +83,7 @@ pub(super) async fn read_answer(from: &mut (impl AsyncRead + Unpin), stall: Dura
 }
 
 /// Exactly so many bytes.
-pub(super) async fn read_bytes(
-    from: &mut (impl AsyncRead + Unpin),
-    length: usize,
-    stall: Duration,
-) -> Result<Vec<u8>, String> {
+async fn read_bytes(from: &mut (impl AsyncRead + Unpin), length: usize, stall: Duration) -> Result<Vec<u8>, String> {
     let mut bytes = Vec::with_capacity(length);
     let mut from = from.take(length as u64);
     while bytes.len() < length {
@@ -95,4 +95,40 @@ pub(super) async fn read_bytes(
         }
     }
     Ok(bytes)
+}
+
+/// The answer to a request, and what of its bytes does not go into `filler`: those that are compressed.
+pub(super) async fn receive(
+    from: &mut (impl AsyncRead + Unpin),
+    filler: Option<&mut Filler>,
+    stall: Duration,
+) -> Result<(Answer, Vec<u8>), DirectError> {
+    let answer = read_answer(from, stall).await.map_err(DirectError::Lost)?;
+    let Answer::Bytes { wire_bytes, compressed } = answer else { return Ok((answer, Vec::new())) };
+    let Some(filler) = filler.filter(|_| wire_bytes <= SEGMENT_BYTES) else {
+        return Err(DirectError::Lost(format!("it wants to send {wire_bytes} bytes at once")));
+    };
+    if compressed {
+        let bytes = read_bytes(from, wire_bytes as usize, stall).await.map_err(DirectError::Lost)?;
+        return Ok((answer, bytes));
+    }
+    if wire_bytes != filler.left() {
+        let message = format!("it wants to send {wire_bytes} bytes instead of {}", filler.left());
+        return Err(DirectError::Lost(message));
+    }
+    fill(from, filler, stall).await.map_err(DirectError::Lost)?;
+    Ok((answer, Vec::new()))
+}
+
+async fn fill(from: &mut (impl AsyncRead + Unpin), filler: &mut Filler, stall: Duration) -> Result<(), String> {
+    while filler.left() > 0 {
+        let read = match tokio::time::timeout(stall, from.read(filler.room())).await {
+            Ok(Ok(0)) => return Err(format!("it ended {} bytes too early", filler.left())),
+            Ok(Ok(read)) => read,
+            Ok(Err(error)) => return Err(error.to_string()),
+            Err(_) => return Err(format!("no byte came for {} seconds", stall.as_secs())),
+        };
+        filler.advance(read).await.map_err(|gone| gone.to_string())?;
+    }
+    Ok(())
 }

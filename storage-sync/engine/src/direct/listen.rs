@@ -11,6 +11,7 @@ use tokio_rustls::TlsAcceptor;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
+use super::frame::read;
 use super::identity::agent_of;
 use super::quic;
 use super::serve::{Reader, Serving};
@@ -117,9 +118,10 @@ async fn serve_tcp(serving: &Serving, stream: TcpStream, _place: OwnedSemaphoreP
     let stream = tokio::time::timeout(HANDSHAKE, handshake).await??;
     let peer = agent_of(stream.get_ref().1.peer_certificates());
     let reader = Reader::new(peer.ok_or_else(|| std::io::Error::other("the certificate names no agent"))?);
-    let (mut from, to) = tokio::io::split(stream);
-    let mut to = Sending(to);
-    while tokio::time::timeout(IDLE, serving.answer_next(&reader, &mut from, &mut to)).await?? {}
+    let (mut from, mut to) = Sending::new(stream);
+    while let Some(request) = tokio::time::timeout(IDLE, read(&mut from)).await?? {
+        serving.answer(&reader, request, &mut to).await?;
+    }
     Ok(())
 }
 
@@ -175,7 +177,13 @@ async fn serve_quic(
         let (mut to, mut from) = connection.accept_bi().await?;
         let (serving, reader) = (Arc::clone(serving), Arc::clone(&reader));
         tasks.spawn(async move {
-            if let Err(error) = serving.answer_next(&reader, &mut from, &mut to).await {
+            let answering = async {
+                match read(&mut from).await? {
+                    Some(request) => serving.answer(&reader, request, &mut to).await,
+                    None => Ok(()),
+                }
+            };
+            if let Err(error) = answering.await {
                 // The connection is gone, or will be; or the reader has lost interest in this one.
                 tracing::debug!(%error, "a request was not answered to its end");
                 let _ = to.reset(1u32.into());

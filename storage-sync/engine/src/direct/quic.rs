@@ -11,8 +11,9 @@ use quinn::{Endpoint, EndpointConfig, MtuDiscoveryConfig, RecvStream, SendStream
 use rustix::net::sockopt;
 
 use super::DirectError;
-use super::frame::{Answer, Request, encode, read_answer, read_bytes};
+use super::frame::{Answer, Request, encode, receive};
 use super::serve::Outlet;
+use crate::transfer::Filler;
 
 /// Of a UDP socket, each way: the arrivals of some 60 ms at 1 Gbit/s, so that a busy processor loses none.
 const SOCKET_BYTES: usize = 8 << 20;
@@ -107,18 +108,14 @@ impl QuicPeer {
         Ok((to, from))
     }
 
-    pub(super) async fn ask(&self, request: &Request) -> Result<Answer, DirectError> {
+    /// The answer to a request, with the bytes that come with it as [`receive`] gives them.
+    pub(super) async fn ask(
+        &self,
+        request: &Request,
+        filler: Option<&mut Filler>,
+    ) -> Result<(Answer, Vec<u8>), DirectError> {
         let (_to, mut from) = self.stream(request).await?;
-        read_answer(&mut from, self.stall).await.map_err(DirectError::Lost)
-    }
-
-    /// The answer to a request for a range, and its bytes.
-    pub(super) async fn range(&self, request: &Request) -> Result<(Answer, Vec<u8>), DirectError> {
-        let (_to, mut from) = self.stream(request).await?;
-        let answer = read_answer(&mut from, self.stall).await.map_err(DirectError::Lost)?;
-        let length = super::tcp::announced(&answer)?;
-        let bytes = read_bytes(&mut from, length, self.stall).await.map_err(DirectError::Lost)?;
-        Ok((answer, bytes))
+        receive(&mut from, filler, self.stall).await
     }
 
     pub(super) fn is_open(&self) -> bool {

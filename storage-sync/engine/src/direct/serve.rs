@@ -9,19 +9,19 @@ use atoll_model::ticket::Ticket;
 use atoll_model::time::Timestamp;
 use atoll_model::value::ObjectRef;
 use bytes::Bytes;
-use tokio::io::AsyncRead;
 use tokio::sync::mpsc;
 
 use super::Host;
-use super::frame::{Answer, Request, encode, read};
+use super::frame::{Answer, Request, encode};
 use super::identity::AgentTls;
 use super::pace::Pace;
+use crate::buffers::{Buffer, Pool};
 use crate::hash::SEGMENT_BYTES;
 use crate::store::{SiteStore, StoreError};
 use crate::stream::ObjectStream;
 
 /// Read from the store at a time.
-const CHUNK_BYTES: usize = 512 << 10;
+const CHUNK_BYTES: usize = 256 << 10;
 /// Read ahead of what the network takes, for each request.
 const CHUNKS_AHEAD: usize = 2;
 /// Streams kept ready on a connection: of a tree it holds the manifests.
@@ -39,6 +39,7 @@ pub struct Serving {
     pub(super) tls: AgentTls,
     host: Arc<dyn Host>,
     pace: Pace,
+    chunks: Pool,
     /// What was read under tickets that have not expired.
     read: Mutex<HashMap<u128, (Timestamp, u64)>>,
 }
@@ -83,17 +84,12 @@ impl Reader {
 impl Serving {
     /// `rate` is in bytes of a second, all readers together.
     pub fn new(store: SiteStore, agent: AgentId, tls: AgentTls, host: Arc<dyn Host>, rate: Option<u64>) -> Arc<Self> {
-        Arc::new(Self { store, agent, tls, host, pace: Pace::new(rate), read: Mutex::default() })
+        let (pace, chunks) = (Pace::new(rate), Pool::new(CHUNK_BYTES));
+        Arc::new(Self { store, agent, tls, host, pace, chunks, read: Mutex::default() })
     }
 
-    /// Answers the next request of a connection; whether there was one.
-    pub(super) async fn answer_next(
-        &self,
-        reader: &Reader,
-        from: &mut (impl AsyncRead + Unpin + Send),
-        to: &mut impl Outlet,
-    ) -> std::io::Result<bool> {
-        let Some(request) = read::<Request>(from).await? else { return Ok(false) };
+    /// Answers a request that came on a connection.
+    pub(super) async fn answer(&self, reader: &Reader, request: Request, to: &mut impl Outlet) -> std::io::Result<()> {
         let answer = match request {
             Request::Show { ticket } => self.take_ticket(reader, &ticket).map(|()| Answer::Granted),
             Request::Describe { object } => {
@@ -103,8 +99,7 @@ impl Serving {
             Request::Range { object, start, end, compress } => match self.prepare(reader, object, start, end).await {
                 Ok(stream) => {
                     self.send_range(reader, to, stream, (start, end), compress).await?;
-                    to.flush().await?;
-                    return Ok(true);
+                    return to.flush().await;
                 }
                 Err(refusal) => Err(refusal),
             },
@@ -112,8 +107,7 @@ impl Serving {
         };
         let answer = answer.unwrap_or_else(|message| Answer::Refused { message });
         to.send(encode(&answer).into()).await?;
-        to.flush().await?;
-        Ok(true)
+        to.flush().await
     }
 
     fn take_ticket(&self, reader: &Reader, bytes: &[u8]) -> Result<(), Refusal> {
@@ -223,13 +217,15 @@ impl Serving {
             self.host.sent(reader.agent, object, wire_bytes);
             return Ok(());
         }
-        let (chunks, mut ready) = mpsc::channel::<std::io::Result<Vec<u8>>>(CHUNKS_AHEAD);
+        let (chunks, mut ready) = mpsc::channel::<std::io::Result<Buffer>>(CHUNKS_AHEAD);
+        let pool = self.chunks.clone();
         let reading = tokio::task::spawn_blocking(move || {
             let mut at = start;
             while at < end {
-                let chunk = stream.read_at(at, CHUNK_BYTES.min((end - at) as usize));
-                at += chunk.as_ref().map_or(end, |chunk| chunk.len() as u64);
-                if chunks.blocking_send(chunk).is_err() {
+                let mut chunk = pool.take(CHUNK_BYTES.min((end - at) as usize));
+                let read = stream.read_exact_at(at, &mut chunk);
+                at = if read.is_ok() { at + chunk.len() as u64 } else { end };
+                if chunks.blocking_send(read.map(|()| chunk)).is_err() {
                     return;
                 }
             }
@@ -249,7 +245,7 @@ impl Serving {
                 to.send(encode(&Answer::Bytes { wire_bytes: end - start, compressed: false }).into()).await?;
             }
             self.pace.pass(chunk.len()).await;
-            to.send(chunk.into()).await?;
+            to.send(chunk.into_bytes()).await?;
         }
         reading.await?;
         self.host.sent(reader.agent, object, end - start);

@@ -11,6 +11,7 @@ use super::connect::{Dialer, Peer, unexpected};
 use super::frame::{Answer, Request};
 use super::links::{Choice, TELLING_BYTES};
 use super::{DirectError, Offer, Transport};
+use crate::transfer::Filler;
 
 /// On a link that is faster, compressing takes longer than sending: bytes of a second.
 const COMPRESS_BELOW: f64 = 150e6;
@@ -50,7 +51,7 @@ impl Session {
         };
         let (transport, peer) = inner.peer(&offer, choice.transport).await?;
         let floor = choice.floor.filter(|_| transport == choice.transport);
-        let answer = peer.ask(&Request::Describe { object }).await?.0;
+        let answer = peer.ask(&Request::Describe { object }).await?;
         let Answer::Described { stream_bytes } = answer else { return Err(unexpected(answer)) };
         let requests = std::sync::Arc::new(Semaphore::new(peer.requests_max()));
         let compress = inner.links.of(offer.holder).best().is_some_and(|rate| rate < COMPRESS_BELOW);
@@ -82,46 +83,56 @@ impl Session {
         requests.acquire_owned().await.expect("the semaphore is never closed")
     }
 
-    /// The bytes from `start` to `end`, and how many came over the wire for them.
-    ///
-    /// # Errors
-    /// When the holder is lost, or has nothing (more) to give.
-    pub(crate) async fn range(&self, start: u64, end: u64) -> Result<(Vec<u8>, u64), DirectError> {
-        if start == end {
-            return Ok((Vec::new(), 0));
-        }
+    /// Brings the bytes from `start` on, as many as `filler` wants; how many came over the wire for them, and whether all
+    /// did, or else why the holder is lost or has nothing (more) to give.
+    pub(crate) async fn bring(&self, start: u64, filler: Filler) -> (u64, Result<(), DirectError>) {
+        let (end, mut wire_bytes) = (start + filler.left(), 0);
         let _permit = self.permit().await;
-        self.leave_slow_way().await?;
+        if let Err(error) = self.leave_slow_way().await {
+            return (0, Err(error));
+        }
         let (peer, transport) = {
             let way = self.way.read().await;
             (way.peer.clone(), way.choice.transport)
         };
-        let request = Request::Range { object: self.object, start, end, compress: self.compress };
-        let (answer, bytes) = match peer.ask(&request).await {
-            Ok(answered) => answered,
+        let (filler, first) = self.ask(&peer, end, filler, &mut wire_bytes).await;
+        let result = match first {
             // A connection may have been closed while nobody used it, and one that broke may be made again at once.
             Err(DirectError::Lost(message)) => {
                 tracing::debug!(holder = %self.offer.holder, ?transport, message, "a connection was lost");
-                let peer = self.reconnect(&peer, transport).await?;
-                peer.ask(&request).await?
+                match self.reconnect(&peer, transport).await {
+                    Ok(peer) => self.ask(&peer, end, filler, &mut wire_bytes).await.1,
+                    Err(error) => Err(error),
+                }
             }
-            Err(error) => return Err(error),
+            first => first,
         };
-        let wanted = (end - start) as usize;
-        let wire_bytes = bytes.len() as u64;
-        self.received.fetch_add(wire_bytes, Ordering::Relaxed);
-        let Answer::Bytes { compressed, .. } = answer else { return Err(unexpected(answer)) };
-        let bytes = if compressed {
-            let unpacked = crate::transfer::blocking(move || zstd::bulk::decompress(&bytes, wanted)).await;
-            unpacked.map_err(|error| DirectError::Lost(format!("what it sent cannot be unpacked: {error}")))?
-        } else {
-            bytes
+        (wire_bytes, result)
+    }
+
+    async fn ask(
+        &self,
+        peer: &Peer,
+        end: u64,
+        filler: Filler,
+        wire_bytes: &mut u64,
+    ) -> (Filler, Result<(), DirectError>) {
+        let (start, before) = (end - filler.left(), filler.taken());
+        let request = Request::Range { object: self.object, start, end, compress: self.compress };
+        let (mut filler, answered) = peer.bring(request, filler).await;
+        let mut came = filler.taken() - before;
+        let result = match answered {
+            Ok((Answer::Bytes { compressed: true, .. }, packed)) => {
+                came = packed.len() as u64;
+                unpack(packed, &mut filler).await
+            }
+            Ok((Answer::Bytes { compressed: false, .. }, _)) => Ok(()),
+            Ok((answer, _)) => Err(unexpected(answer)),
+            Err(error) => Err(error),
         };
-        if bytes.len() == wanted {
-            Ok((bytes, wire_bytes))
-        } else {
-            Err(DirectError::Lost(format!("it sent {} bytes instead of {wanted}", bytes.len())))
-        }
+        *wire_bytes += came;
+        self.received.fetch_add(came, Ordering::Relaxed);
+        (filler, result)
     }
 
     /// A connection in place of one that broke, unless somebody has made one already.
@@ -165,7 +176,7 @@ impl Session {
     /// What came is not what its name says: asks the holder to look at its copy. Whether that is damaged.
     pub(crate) async fn doubt(&self) -> Result<bool, DirectError> {
         let peer = self.way.read().await.peer.clone();
-        let answer = peer.ask(&Request::Doubt { object: self.object }).await?.0;
+        let answer = peer.ask(&Request::Doubt { object: self.object }).await?;
         let Answer::Looked { damaged } = answer else { return Err(unexpected(answer)) };
         Ok(damaged)
     }
@@ -180,6 +191,16 @@ impl Session {
             seconds = self.began.elapsed().as_secs_f64(), "fetched from another site"
         );
     }
+}
+
+async fn unpack(packed: Vec<u8>, filler: &mut Filler) -> Result<(), DirectError> {
+    let wanted = filler.left() as usize;
+    let unpacked = crate::transfer::blocking(move || zstd::bulk::decompress(&packed, wanted)).await;
+    let bytes = unpacked.map_err(|error| DirectError::Lost(format!("what it sent cannot be unpacked: {error}")))?;
+    if bytes.len() != wanted {
+        return Err(DirectError::Lost(format!("it sent {} bytes instead of {wanted}", bytes.len())));
+    }
+    filler.put(&bytes).await.map_err(|gone| DirectError::Lost(gone.to_string()))
 }
 
 fn same(one: &Peer, other: &Peer) -> bool {

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::Duration;
 
-use bytes::Bytes;
+use bytes::{Buf as _, Bytes};
 use rustls::pki_types::ServerName;
 use tokio::io::{AsyncWriteExt as _, ReadHalf, WriteHalf};
 use tokio::net::TcpStream;
@@ -15,25 +15,16 @@ use tokio_rustls::TlsConnector;
 use tokio_rustls::client::TlsStream;
 
 use super::DirectError;
-use super::frame::{Answer, Request, encode, read_answer, read_bytes};
+use super::frame::{Answer, Request, encode, receive};
 use super::serve::Outlet;
-use crate::hash::SEGMENT_BYTES;
+use crate::transfer::Filler;
 
 /// Asked for by readers and ignored by holders: agents are known by their certificates.
 pub(super) const SERVER_NAME: &str = "atoll-agent";
-/// Encrypted ahead of what the system takes.
-const BUFFER_BYTES: usize = 512 << 10;
-
-/// How many bytes follow an answer.
-pub(super) fn announced(answer: &Answer) -> Result<usize, DirectError> {
-    match answer {
-        Answer::Bytes { wire_bytes, .. } if *wire_bytes <= SEGMENT_BYTES => Ok(*wire_bytes as usize),
-        Answer::Bytes { wire_bytes, .. } => {
-            Err(DirectError::Lost(format!("it wants to send {wire_bytes} bytes at once")))
-        }
-        Answer::Granted | Answer::Described { .. } | Answer::Looked { .. } | Answer::Refused { .. } => Ok(0),
-    }
-}
+/// Encrypted at once, and given to the system at once.
+const BUFFER_BYTES: usize = 256 << 10;
+/// A reader that takes no byte for so long is not held.
+const STALL: Duration = Duration::from_secs(60);
 
 /// What both ends ask of their system for a connection.
 pub(super) fn prepare(stream: &TcpStream) -> std::io::Result<()> {
@@ -45,16 +36,30 @@ pub(super) fn prepare(stream: &TcpStream) -> std::io::Result<()> {
     Ok(())
 }
 
+type Served = tokio_rustls::server::TlsStream<TcpStream>;
+
 /// The holder's end of a connection.
-pub(super) struct Sending(pub(super) WriteHalf<tokio_rustls::server::TlsStream<TcpStream>>);
+pub(super) struct Sending(WriteHalf<Served>);
+
+impl Sending {
+    pub(super) fn new(mut stream: Served) -> (ReadHalf<Served>, Self) {
+        stream.get_mut().1.set_buffer_limit(Some(BUFFER_BYTES));
+        let (from, to) = tokio::io::split(stream);
+        (from, Self(to))
+    }
+}
 
 impl Outlet for Sending {
-    async fn send(&mut self, bytes: Bytes) -> std::io::Result<()> {
-        self.0.write_all(&bytes).await
+    async fn send(&mut self, mut bytes: Bytes) -> std::io::Result<()> {
+        while !bytes.is_empty() {
+            let written = tokio::time::timeout(STALL, self.0.write(&bytes)).await??;
+            bytes.advance(written);
+        }
+        Ok(())
     }
 
     async fn flush(&mut self) -> std::io::Result<()> {
-        self.0.flush().await
+        tokio::time::timeout(STALL, self.0.flush()).await?
     }
 }
 
@@ -65,7 +70,7 @@ pub(super) struct Lane {
     reader: Mutex<ReadHalf<TlsStream<TcpStream>>>,
     broken: AtomicBool,
     /// Requests that were sent, or are about to be, and have no answer.
-    pub(super) waiting: AtomicUsize,
+    waiting: AtomicUsize,
     stall: Duration,
 }
 
@@ -76,17 +81,70 @@ struct Writer {
     turn: Option<oneshot::Receiver<()>>,
 }
 
-/// Counts a request, and breaks the lane if its answer was not taken whole: what follows could not be told from it.
-struct Waiting<'a> {
-    lane: &'a Lane,
+/// A place in the queue of a lane. It breaks the lane if the answer to its request was not taken whole: what follows could
+/// not be told from it.
+#[derive(Debug)]
+pub(super) struct Place {
+    lanes: Arc<Vec<Lane>>,
+    index: usize,
+    /// There while an answer is waited for.
     done: Option<oneshot::Sender<()>>,
 }
 
-impl Drop for Waiting<'_> {
+impl Place {
+    /// On the lane on which the fewest wait.
+    pub(super) fn take(lanes: &Arc<Vec<Lane>>) -> Self {
+        let waiting = |lane: &(usize, &Lane)| lane.1.waiting.load(Ordering::Relaxed);
+        let (index, _) = lanes.iter().enumerate().min_by_key(waiting).expect("there is at least one connection");
+        Self::on(lanes, index)
+    }
+
+    /// On a certain lane.
+    pub(super) fn on(lanes: &Arc<Vec<Lane>>, index: usize) -> Self {
+        lanes[index].waiting.fetch_add(1, Ordering::Relaxed);
+        Self { lanes: Arc::clone(lanes), index, done: None }
+    }
+
+    /// The answer to a request, with the bytes that come with it as [`receive`] gives them.
+    pub(super) async fn ask(
+        mut self,
+        request: &Request,
+        filler: Option<&mut Filler>,
+    ) -> Result<(Answer, Vec<u8>), DirectError> {
+        let lanes = Arc::clone(&self.lanes);
+        let lane = &lanes[self.index];
+        let (done, next_turn) = oneshot::channel();
+        let turn = {
+            let mut writer = lane.writer.lock().await;
+            self.done = Some(done);
+            let sent = async {
+                writer.half.write_all(&encode(request)).await?;
+                writer.half.flush().await
+            };
+            match tokio::time::timeout(lane.stall, sent).await {
+                Ok(sent) => sent.map_err(lost)?,
+                Err(_) => return Err(lost("it takes no request")),
+            }
+            writer.turn.replace(next_turn)
+        };
+        if let Some(turn) = turn {
+            turn.await.map_err(|_| lost("the connection was given up"))?;
+        }
+        let answered = receive(&mut *lane.reader.lock().await, filler, lane.stall).await?;
+        if let Some(done) = self.done.take() {
+            // Nobody may come after it.
+            let _ = done.send(());
+        }
+        Ok(answered)
+    }
+}
+
+impl Drop for Place {
     fn drop(&mut self) {
-        self.lane.waiting.fetch_sub(1, Ordering::Relaxed);
+        let lane = &self.lanes[self.index];
+        lane.waiting.fetch_sub(1, Ordering::Relaxed);
         if self.done.is_some() {
-            self.lane.broken.store(true, Ordering::Relaxed);
+            lane.broken.store(true, Ordering::Relaxed);
         }
     }
 }
@@ -104,8 +162,7 @@ impl Lane {
         let stream = TcpStream::connect(address).await.map_err(lost)?;
         prepare(&stream).map_err(lost)?;
         let name = ServerName::try_from(SERVER_NAME).expect("it is a name");
-        let mut stream = TlsConnector::from(tls).connect(name, stream).await.map_err(lost)?;
-        stream.get_mut().1.set_buffer_limit(Some(BUFFER_BYTES));
+        let stream = TlsConnector::from(tls).connect(name, stream).await.map_err(lost)?;
         let chain = stream.get_ref().1.peer_certificates().map(<[_]>::to_vec);
         let (read, write) = tokio::io::split(stream);
         let writer = Mutex::new(Writer { half: write, turn: None });
@@ -115,37 +172,5 @@ impl Lane {
 
     pub(super) fn is_open(&self) -> bool {
         !self.broken.load(Ordering::Relaxed)
-    }
-
-    /// The answer to a request, and the bytes that come with it.
-    pub(super) async fn ask(&self, request: &Request) -> Result<(Answer, Vec<u8>), DirectError> {
-        self.waiting.fetch_add(1, Ordering::Relaxed);
-        let (done, next_turn) = oneshot::channel();
-        let mut waiting = Waiting { lane: self, done: Some(done) };
-        let turn = {
-            let mut writer = self.writer.lock().await;
-            let sent = async {
-                writer.half.write_all(&encode(request)).await?;
-                writer.half.flush().await
-            };
-            match tokio::time::timeout(self.stall, sent).await {
-                Ok(sent) => sent.map_err(lost)?,
-                Err(_) => return Err(lost("it takes no request")),
-            }
-            writer.turn.replace(next_turn)
-        };
-        if let Some(turn) = turn {
-            turn.await.map_err(|_| lost("the connection was given up"))?;
-        }
-        let mut reader = self.reader.lock().await;
-        let answer = read_answer(&mut *reader, self.stall).await.map_err(DirectError::Lost)?;
-        let length = announced(&answer)?;
-        let bytes = read_bytes(&mut *reader, length, self.stall).await.map_err(DirectError::Lost)?;
-        drop(reader);
-        if let Some(done) = waiting.done.take() {
-            // Nobody may come after it.
-            let _ = done.send(());
-        }
-        Ok((answer, bytes))
     }
 }

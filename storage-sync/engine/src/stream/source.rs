@@ -57,26 +57,32 @@ impl ObjectStream {
     /// Bytes from `offset`, `length` of them unless the stream ends before. They are not verified.
     pub fn read_at(&self, offset: u64, length: usize) -> io::Result<Vec<u8>> {
         let end = offset.saturating_add(length as u64).min(self.plan.stream_bytes);
-        let mut bytes = Vec::with_capacity(usize::try_from(end.saturating_sub(offset)).unwrap_or(0));
+        let mut bytes = vec![0; usize::try_from(end.saturating_sub(offset)).unwrap_or(0)];
+        self.read_exact_at(offset, &mut bytes)?;
+        Ok(bytes)
+    }
+
+    /// Fills `bytes` with those from `offset` on. They are not verified.
+    pub(crate) fn read_exact_at(&self, offset: u64, mut bytes: &mut [u8]) -> io::Result<()> {
         let mut at = offset;
-        let prefix = self.plan.prefix.len() as u64;
-        if at < prefix && at < end {
-            bytes.extend_from_slice(&self.plan.prefix[at as usize..end.min(prefix) as usize]);
-            at = end.min(prefix);
-        }
+        let prefix = self.plan.prefix.get(usize::try_from(offset).unwrap_or(usize::MAX)..).unwrap_or_default();
+        let (head, rest) = bytes.split_at_mut(prefix.len().min(bytes.len()));
+        head.copy_from_slice(&prefix[..head.len()]);
+        at += head.len() as u64;
+        bytes = rest;
         let mut index = self.plan.files.partition_point(|file| file.start + file.bytes <= at);
-        while at < end {
+        while !bytes.is_empty() {
             let file = self.plan.files.get(index).ok_or(io::ErrorKind::UnexpectedEof)?;
-            let stop = (file.start + file.bytes).min(end);
-            if stop > at {
-                let filled = bytes.len();
-                bytes.resize(filled + (stop - at) as usize, 0);
-                self.open(index)?.read_exact_at(&mut bytes[filled..], at - file.start)?;
-                at = stop;
+            let length = (file.start + file.bytes - at).min(bytes.len() as u64) as usize;
+            let (part, rest) = bytes.split_at_mut(length);
+            if !part.is_empty() {
+                self.open(index)?.read_exact_at(part, at - file.start)?;
             }
+            at += length as u64;
+            bytes = rest;
             index += 1;
         }
-        Ok(bytes)
+        Ok(())
     }
 
     pub(crate) fn open(&self, index: usize) -> io::Result<File> {

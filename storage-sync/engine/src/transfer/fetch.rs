@@ -3,17 +3,21 @@
 use std::path::Path;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
+use std::time::{Duration, Instant};
 
 use atoll_model::value::{ObjectKind, ObjectRef};
 use futures::{StreamExt as _, TryStreamExt as _};
+use tokio::sync::mpsc;
 use tokio_util::task::TaskTracker;
 
-use super::http::{RangeError, Source};
+use super::filler::Filler;
+use super::http::{RangeError, Retry, Source};
 use super::note::{Closing, Note};
 use super::origin::Origin;
 use super::progress::Listed;
 use super::work::{Piece, Work};
 use super::{FetchError, Fetched, Inner, blocking};
+use crate::buffers::{Buffer, Pool};
 use crate::direct::{Dialer, Offer, Session};
 use crate::hash::SEGMENT_BYTES;
 use crate::manifest::ManifestError;
@@ -23,6 +27,8 @@ use crate::stream::plan::{PrefixReader, StreamPlan, fits};
 
 /// Asked for first of a tree: the manifests of most are within it, and the files of many.
 const FIRST_BYTES: u64 = 1 << 20;
+/// An agent that is started anew is there again within a second or two.
+const COMES_BACK_WITHIN: Duration = Duration::from_secs(6);
 
 pub(super) enum Failure {
     /// Twice is enough.
@@ -73,7 +79,7 @@ pub(super) async fn fetch(inner: &Inner, object: ObjectRef, intent: Option<u64>)
         closed: Mutex::new(false),
     });
     let _closing = Closing(note.clone());
-    let listed = inner.underway.list(object);
+    let listed = inner.underway.list(object, false);
     if let Some(dialer) = &inner.direct
         && fetch_directly(inner, dialer, &note, &folder, &listed).await?
     {
@@ -83,7 +89,7 @@ pub(super) async fn fetch(inner: &Inner, object: ObjectRef, intent: Option<u64>)
     loop {
         let source = Source::new(inner, object, &note.wire_bytes);
         let origin = Origin::Bucket { source, requests_max: inner.config.requests_max.max(1) };
-        let result = fetch_once(&origin, &note, &folder, &listed).await;
+        let result = fetch_once(&origin, &inner.grains, &note, &folder, &listed).await;
         settle(&result, &note, &folder).await?;
         match result {
             Ok(()) => return Ok(note.fetched()),
@@ -135,7 +141,7 @@ async fn fetch_directly(
     };
     for offer in offers {
         let holder = offer.holder;
-        let result = fetch_from(dialer, offer, note, folder, listed).await;
+        let result = fetch_patiently(inner, dialer, &offer, note, folder, listed).await;
         settle(&result, note, folder).await?;
         let message = match result {
             Ok(()) => return Ok(true),
@@ -152,9 +158,39 @@ async fn fetch_directly(
     Ok(false)
 }
 
+/// From one holder. One that gave something and was lost is asked again for a while: it may be starting anew, and whatever
+/// goes by way of the bucket instead goes there whole.
+async fn fetch_patiently(
+    inner: &Inner,
+    dialer: &Dialer,
+    offer: &Offer,
+    note: &Arc<Note>,
+    folder: &Path,
+    listed: &Listed,
+) -> Result<(), Failure> {
+    let (mut came, mut lost_at) = (0, None);
+    let mut retry = Retry::new(&inner.config);
+    loop {
+        let result = fetch_from(dialer, offer.clone(), &inner.grains, note, folder, listed).await;
+        let Err(Failure::Lost(message)) = &result else { return result };
+        let before = std::mem::replace(&mut came, note.direct_bytes.load(Ordering::Relaxed));
+        if came > before {
+            (retry, lost_at) = (Retry::new(&inner.config), Some(Instant::now()));
+        }
+        if lost_at.is_none_or(|lost_at| lost_at.elapsed() > COMES_BACK_WITHIN) {
+            return result;
+        }
+        tracing::debug!(object = %note.object.id, holder = %offer.holder, message, "a holder was lost; it is asked again");
+        if !retry.wait().await {
+            return result;
+        }
+    }
+}
+
 async fn fetch_from(
     dialer: &Dialer,
     offer: Offer,
+    pool: &Pool,
     note: &Arc<Note>,
     folder: &Path,
     listed: &Listed,
@@ -164,7 +200,7 @@ async fn fetch_from(
     note.comes_from(session.holder());
     listed.comes_from(Some(session.holder()));
     let origin = Origin::Direct { session, wire_bytes: &note.wire_bytes, direct_bytes: &note.direct_bytes };
-    let result = fetch_once(&origin, note, folder, listed).await;
+    let result = fetch_once(&origin, pool, note, folder, listed).await;
     if let Origin::Direct { session, .. } = &origin {
         match &result {
             Ok(()) => session.finished().await,
@@ -185,7 +221,13 @@ fn remove_folder(folder: &Path) -> Result<(), StoreError> {
     }
 }
 
-async fn fetch_once(origin: &Origin<'_>, note: &Arc<Note>, folder: &Path, listed: &Listed) -> Result<(), Failure> {
+async fn fetch_once(
+    origin: &Origin<'_>,
+    pool: &Pool,
+    note: &Arc<Note>,
+    folder: &Path,
+    listed: &Listed,
+) -> Result<(), Failure> {
     let object = note.object;
     let stream_bytes = origin.stream_bytes().await.map_err(Failure::of_range(object))?;
     let path = folder.to_owned();
@@ -212,7 +254,8 @@ async fn fetch_once(origin: &Origin<'_>, note: &Arc<Note>, folder: &Path, listed
     let writing = TaskTracker::new();
     let pieces = futures::stream::iter(pieces).map(|piece| {
         let (work, ahead, writing) = (work.clone(), ahead.clone(), writing.clone());
-        async move { bring(origin, object, work, piece, &ahead, listed, &writing).await }
+        let bringing = Bringing { origin, pool, object, work, listed, writing };
+        async move { bringing.bring(piece, &ahead).await }
     });
     let brought = pieces.buffer_unordered(origin.requests_max()).try_collect::<()>().await;
     // What has come is not fetched again because another piece was lost.
@@ -254,36 +297,57 @@ async fn manifests(
     }
 }
 
-async fn bring(
-    origin: &Origin<'_>,
+/// Brings one piece.
+struct Bringing<'a> {
+    origin: &'a Origin<'a>,
+    pool: &'a Pool,
     object: ObjectRef,
     work: Arc<Work>,
-    piece: Piece,
-    (ahead_start, ahead): &(u64, Vec<u8>),
-    listed: &Listed,
-    writing: &TaskTracker,
-) -> Result<(), Failure> {
-    let (start, end) = work.range(&piece);
-    let ahead_end = ahead_start + ahead.len() as u64;
-    let mut bytes = Vec::new();
-    if start < ahead_end {
-        bytes.extend_from_slice(&ahead[(start - ahead_start) as usize..(end.min(ahead_end) - ahead_start) as usize]);
+    listed: &'a Listed,
+    writing: TaskTracker,
+}
+
+impl Bringing<'_> {
+    async fn bring(self, piece: Piece, (ahead_start, ahead): &(u64, Vec<u8>)) -> Result<(), Failure> {
+        let (start, end) = self.work.range(&piece);
+        let ahead_end = ahead_start + ahead.len() as u64;
+        let (mut filler, parts) = Filler::new(self.pool, end - start, self.work.part_bytes(&piece));
+        let bringing = async {
+            if start < ahead_end {
+                let known = (start - ahead_start) as usize..(end.min(ahead_end) - ahead_start) as usize;
+                filler.put(&ahead[known]).await.map_err(|gone| RangeError::Lost(gone.to_string()))?;
+            }
+            let rest = end - filler.left();
+            self.origin.bring(rest, filler).await
+        };
+        // What has come is taken in even if no more comes.
+        let (brought, taken) = futures::join!(bringing, self.take(piece, parts));
+        taken?;
+        brought.map_err(Failure::of_range(self.object))
     }
-    let rest = start + bytes.len() as u64;
-    let received = origin.range(rest, end).await.map_err(Failure::of_range(object))?;
-    let bytes = if bytes.is_empty() {
-        received
-    } else {
-        bytes.extend_from_slice(&received);
-        bytes
-    };
-    let underway = writing.token();
-    blocking(move || {
-        let taken = work.take(piece, &bytes);
-        drop(underway);
-        taken
-    })
-    .await?;
-    listed.arrived(end - start);
-    Ok(())
+
+    async fn take(&self, piece: Piece, mut parts: mpsc::Receiver<Buffer>) -> Result<(), Failure> {
+        let (piece, mut offset) = (Arc::new(piece), 0);
+        if self.work.part_bytes(&piece) == 0 {
+            // Empty files, of which nothing comes.
+            let work = self.work.clone();
+            return blocking(move || work.take(&piece, 0, &[])).await;
+        }
+        while let Some(part) = parts.recv().await {
+            let (work, piece, underway) = (self.work.clone(), piece.clone(), self.writing.token());
+            let bytes = part.len() as u64;
+            blocking(move || {
+                let taken = work.take(&piece, offset, &part);
+                drop(underway);
+                taken
+            })
+            .await?;
+            offset += bytes;
+            self.listed.arrived(bytes);
+        }
+        // Nothing waits for it but the end of the fetch.
+        let work = self.work.clone();
+        self.writing.spawn_blocking(move || work.begin_to_sync(&piece));
+        Ok(())
+    }
 }

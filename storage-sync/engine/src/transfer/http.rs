@@ -9,6 +9,7 @@ use reqwest::StatusCode;
 use reqwest::header::{CONTENT_LENGTH, ETAG, RANGE};
 use tokio::sync::Mutex;
 
+use super::filler::{Abandoned, Filler};
 use super::{CredentialError, Download, Inner, TransferConfig, chain};
 use atoll_model::value::ObjectRef;
 
@@ -23,6 +24,8 @@ pub(super) enum Fault {
     Broken(String),
     /// Something else that passes: a server that is overloaded.
     Passing(String),
+    /// Whoever wanted the bytes wants them no more.
+    Abandoned,
 }
 
 impl Fault {
@@ -40,6 +43,7 @@ impl Fault {
     pub(super) fn message(&self) -> String {
         match self {
             Self::Missing => "the object is not in the bucket".to_owned(),
+            Self::Abandoned => Abandoned.to_string(),
             Self::Url(message) | Self::Broken(message) | Self::Passing(message) => message.clone(),
         }
     }
@@ -134,39 +138,37 @@ impl<'a> Source<'a> {
         }
     }
 
-    /// The bytes from `start` to `end`; what came before a connection broke is not asked for again.
-    pub(super) async fn range(&self, start: u64, end: u64) -> Result<Vec<u8>, RangeError> {
-        let mut bytes = Vec::with_capacity((end - start) as usize);
-        if start == end {
-            return Ok(bytes);
-        }
+    /// Brings the bytes from `start` on; what came before a connection broke is not asked for again.
+    pub(super) async fn bring(&self, start: u64, filler: &mut Filler) -> Result<(), RangeError> {
+        let end = start + filler.left();
         let mut retry = Retry::new(&self.inner.config);
         let mut refused = None;
         loop {
             let (generation, download) = self.url(refused.take()).await?;
-            let before = bytes.len();
-            let fault = match self.request(&download.url, start, end, &mut bytes).await {
-                Ok(()) => return Ok(bytes),
+            let before = filler.taken();
+            let fault = match self.request(&download.url, end, filler).await {
+                Ok(()) => return Ok(()),
                 Err(Fault::Missing) => return Err(RangeError::Missing),
+                Err(Fault::Abandoned) => return Err(RangeError::Lost(Abandoned.to_string())),
                 Err(fault) => fault,
             };
-            if bytes.len() > before {
+            if filler.taken() > before {
                 retry.progressed();
             }
             if let Fault::Url(_) = &fault {
                 refused = Some(generation);
             }
-            tracing::debug!(object = %self.object.id, at = start + bytes.len() as u64, fault = fault.message(), "a request failed");
+            tracing::debug!(object = %self.object.id, at = end - filler.left(), fault = fault.message(), "a request failed");
             if !retry.wait().await {
                 return Err(RangeError::Unreachable { tries: retry.tries, message: fault.message() });
             }
         }
     }
 
-    async fn request(&self, url: &str, start: u64, end: u64, bytes: &mut Vec<u8>) -> Result<(), Fault> {
+    async fn request(&self, url: &str, end: u64, filler: &mut Filler) -> Result<(), Fault> {
         let _permit = self.inner.requests.acquire().await.expect("the semaphore is never closed");
         let stall = self.inner.config.stall_timeout;
-        let from = start + bytes.len() as u64;
+        let (from, wanted) = (end - filler.left(), filler.left());
         let request = self.inner.client.get(url).header(RANGE, format!("bytes={from}-{}", end - 1));
         let mut response = timely(stall, request.send()).await?;
         match response.status() {
@@ -182,13 +184,13 @@ impl<'a> Source<'a> {
                 return Err(Fault::of_status(status, &text));
             }
         }
-        let wanted = (end - start) as usize;
-        while bytes.len() < wanted {
+        while filler.left() > 0 {
             let Some(chunk) = timely(stall, response.chunk()).await? else {
-                return Err(Fault::Passing(format!("the answer ended after {} of {wanted} bytes", bytes.len())));
+                let came = wanted - filler.left();
+                return Err(Fault::Passing(format!("the answer ended after {came} of {wanted} bytes")));
             };
             self.wire_bytes.fetch_add(chunk.len() as u64, Ordering::Relaxed);
-            bytes.extend_from_slice(&chunk[..chunk.len().min(wanted - bytes.len())]);
+            filler.put(&chunk).await.map_err(|Abandoned| Fault::Abandoned)?;
         }
         Ok(())
     }

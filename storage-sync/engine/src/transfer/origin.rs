@@ -2,7 +2,9 @@
 
 use std::sync::atomic::{AtomicU64, Ordering};
 
+use super::filler::Filler;
 use super::http::{RangeError, Source};
+use crate::buffers::{Buffer, Pool};
 use crate::direct::Session;
 
 pub(super) enum Origin<'a> {
@@ -34,17 +36,28 @@ impl Origin<'_> {
         }
     }
 
-    /// The bytes from `start` to `end`.
-    pub(super) async fn range(&self, start: u64, end: u64) -> Result<Vec<u8>, RangeError> {
+    /// Brings the bytes from `start` on, as many as `filler` wants.
+    pub(super) async fn bring(&self, start: u64, mut filler: Filler) -> Result<(), RangeError> {
+        if filler.left() == 0 {
+            return Ok(());
+        }
         match self {
-            Self::Bucket { source, .. } => source.range(start, end).await,
+            Self::Bucket { source, .. } => source.bring(start, &mut filler).await,
             Self::Direct { session, wire_bytes, direct_bytes } => {
-                let received = session.range(start, end).await;
-                let (bytes, wire) = received.map_err(|error| RangeError::Lost(error.to_string()))?;
+                let (wire, brought) = session.bring(start, filler).await;
                 wire_bytes.fetch_add(wire, Ordering::Relaxed);
                 direct_bytes.fetch_add(wire, Ordering::Relaxed);
-                Ok(bytes)
+                brought.map_err(|error| RangeError::Lost(error.to_string()))
             }
         }
+    }
+
+    /// The bytes from `start` to `end`, all at once.
+    pub(super) async fn range(&self, start: u64, end: u64) -> Result<Buffer, RangeError> {
+        let length = (end - start) as usize;
+        let (filler, mut parts) = Filler::new(&Pool::new(0), end - start, length);
+        let (brought, whole) = futures::join!(self.bring(start, filler), parts.recv());
+        brought?;
+        whole.ok_or_else(|| RangeError::Lost("nothing came".to_owned()))
     }
 }

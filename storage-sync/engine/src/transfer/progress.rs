@@ -1,4 +1,4 @@
-//! How far fetches are.
+//! How far fetches and pushes are.
 
 use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 use atoll_model::id::AgentId;
 use atoll_model::value::ObjectRef;
 
-/// A fetch that is going on.
+/// A fetch or push that is going on.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Underway {
     pub object: ObjectRef,
@@ -17,6 +17,8 @@ pub struct Underway {
     /// Those of them that are verified and written, or wait for that with their whole file.
     pub arrived_bytes: u64,
     pub since: Duration,
+    /// It goes to the bucket instead of coming here.
+    pub pushed: bool,
     /// The agent that they come from; nothing if it is the bucket.
     pub holder: Option<AgentId>,
 }
@@ -41,13 +43,13 @@ impl Progress {
 
 /// All that are going on.
 #[derive(Debug, Clone, Default)]
-pub(super) struct Board(Arc<Mutex<BTreeMap<ObjectRef, Arc<Progress>>>>);
+pub(super) struct Board(Arc<Mutex<BTreeMap<(ObjectRef, bool), Arc<Progress>>>>);
 
 /// On the board until it is dropped.
 #[derive(Debug)]
 pub(super) struct Listed {
     board: Board,
-    object: ObjectRef,
+    key: (ObjectRef, bool),
     progress: Arc<Progress>,
 }
 
@@ -56,23 +58,25 @@ fn locked<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 }
 
 impl Board {
-    pub(super) fn list(&self, object: ObjectRef) -> Listed {
+    pub(super) fn list(&self, object: ObjectRef, pushed: bool) -> Listed {
         let progress = Arc::new(Progress {
             missing_bytes: AtomicU64::new(object.bytes),
             arrived_bytes: AtomicU64::new(0),
             holder: Mutex::new(None),
             began: Instant::now(),
         });
-        locked(&self.0).insert(object, Arc::clone(&progress));
-        Listed { board: self.clone(), object, progress }
+        let key = (object, pushed);
+        locked(&self.0).insert(key, Arc::clone(&progress));
+        Listed { board: self.clone(), key, progress }
     }
 
     pub(super) fn look(&self) -> Vec<Underway> {
-        let underway = |(object, progress): (&ObjectRef, &Arc<Progress>)| Underway {
+        let underway = |((object, pushed), progress): (&(ObjectRef, bool), &Arc<Progress>)| Underway {
             object: *object,
             missing_bytes: progress.missing_bytes.load(Ordering::Relaxed),
             arrived_bytes: progress.arrived_bytes.load(Ordering::Relaxed),
             since: progress.began.elapsed(),
+            pushed: *pushed,
             holder: *locked(&progress.holder),
         };
         locked(&self.0).iter().map(underway).collect()
@@ -90,8 +94,8 @@ impl std::ops::Deref for Listed {
 impl Drop for Listed {
     fn drop(&mut self) {
         let mut listed = locked(&self.board.0);
-        if listed.get(&self.object).is_some_and(|known| Arc::ptr_eq(known, &self.progress)) {
-            listed.remove(&self.object);
+        if listed.get(&self.key).is_some_and(|known| Arc::ptr_eq(known, &self.progress)) {
+            listed.remove(&self.key);
         }
     }
 }

@@ -12,6 +12,7 @@ use futures::stream::FuturesUnordered;
 use serde::{Deserialize, Serialize};
 
 use super::http::{Fault, Retry, put};
+use super::progress::Listed;
 use super::verifying::Verifying;
 use super::{CredentialError, Inner, PushError, Pushed, blocking, chain};
 use crate::bucket::{MultipartPlan, UploadPlan, UploadRequest};
@@ -50,9 +51,10 @@ impl From<PushError> for Failure {
 
 pub(super) async fn push(inner: &Inner, transfer: TransferId, object: ObjectRef) -> Result<Pushed, PushError> {
     let wire_bytes = AtomicU64::new(0);
+    let listed = inner.underway.list(object, true);
     let mut tried_anew = false;
     loop {
-        let push = Push { inner, transfer, object, wire_bytes: &wire_bytes };
+        let push = Push { inner, transfer, object, wire_bytes: &wire_bytes, listed: &listed };
         match push.run().await {
             Ok(()) => {
                 push.forget()?;
@@ -90,6 +92,7 @@ struct Push<'a> {
     transfer: TransferId,
     object: ObjectRef,
     wire_bytes: &'a AtomicU64,
+    listed: &'a Listed,
 }
 
 impl Push<'_> {
@@ -213,6 +216,9 @@ impl Push<'_> {
         let urls = tokio::sync::Mutex::new(plan.clone());
         let mut reading = Verifying::new(stream);
         let mut sending = FuturesUnordered::new();
+        let known: u64 = journal.parts.len() as u64 * plan.part_bytes;
+        self.listed.missing_bytes.store(request.stream_bytes.saturating_sub(known), Ordering::Relaxed);
+        self.listed.arrived_bytes.store(0, Ordering::Relaxed);
         self.write_journal(&journal)?;
         for part in 0..plan.part_count {
             // Parts that arrived before are read as well: their bytes count for the digest of the whole.
@@ -253,6 +259,7 @@ impl Push<'_> {
             let fault = match put(self.inner, &url, &[], bytes.clone()).await {
                 Ok(etag) => {
                     self.wire_bytes.fetch_add(bytes.len() as u64, Ordering::Relaxed);
+                    self.listed.arrived(bytes.len() as u64);
                     return Ok((part, SentPart { etag, digest }));
                 }
                 // S3 says so of an upload that it does not know any more.

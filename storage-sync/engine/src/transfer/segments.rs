@@ -1,16 +1,17 @@
-//! A large file on its way: written in place segment by segment, in any order.
+//! A large file on its way: written in place grain by grain, in any order.
 //!
-//! `<name>.part` holds the bytes, `<name>.done` the number and value of each segment that was written. Taken up again
-//! after a crash, each segment is hashed again and counts only if it still has that value.
+//! `<name>.part` holds the bytes, `<name>.done` the number and value of each grain that was written. Taken up again
+//! after a crash, each grain is hashed again and counts only if it still has that value.
 
 use std::collections::BTreeMap;
 use std::fs::{self, File};
 use std::io::Write as _;
+use std::num::NonZeroU64;
 use std::os::unix::fs::FileExt as _;
 use std::path::{Path, PathBuf};
 use std::sync::{Mutex, PoisonError};
 
-use crate::hash::{Digest, SEGMENT_BYTES, merge_segments, segment_count, segment_value};
+use crate::hash::{Digest, GRAIN_BYTES, SEGMENT_BYTES, merge, subtree_value};
 use crate::store::StoreError;
 use crate::store::error::Doing as _;
 use crate::store::take_in::write_sparse_at;
@@ -40,7 +41,8 @@ impl Segments {
             let (index, value) = record.split_first_chunk::<8>().expect("a record begins with a number");
             let value: Digest = value.try_into().expect("a record ends with a value");
             let index = u64::from_le_bytes(*index);
-            if index < segment_count(length) && read_value(&file, index, length).is_ok_and(|read| read == value) {
+            if index < length.div_ceil(GRAIN_BYTES) && read_value(&file, index, length).is_ok_and(|read| read == value)
+            {
                 values.insert(index, value);
             }
         }
@@ -51,32 +53,45 @@ impl Segments {
         Ok(Self { path, done_path, length, file, done: Mutex::new((done, values)) })
     }
 
-    /// The numbers of those that are not there yet.
-    pub(super) fn missing(&self) -> Vec<u64> {
+    /// The ranges that are not there yet, each within one segment and from the beginning of a grain to the end of one.
+    pub(super) fn missing(&self) -> Vec<(u64, u64)> {
         let done = self.done.lock().unwrap_or_else(PoisonError::into_inner);
-        (0..segment_count(self.length)).filter(|index| !done.1.contains_key(index)).collect()
+        let mut ranges: Vec<(u64, u64)> = Vec::new();
+        for index in (0..self.length.div_ceil(GRAIN_BYTES)).filter(|index| !done.1.contains_key(index)) {
+            let start = index * GRAIN_BYTES;
+            let end = (start + GRAIN_BYTES).min(self.length);
+            match ranges.last_mut() {
+                Some((_, last_end)) if *last_end == start && start % SEGMENT_BYTES != 0 => *last_end = end,
+                _ => ranges.push((start, end)),
+            }
+        }
+        ranges
     }
 
-    /// Where a segment begins and ends.
-    pub(super) fn range(&self, index: u64) -> (u64, u64) {
-        let start = index * SEGMENT_BYTES;
-        (start, (start + SEGMENT_BYTES).min(self.length))
-    }
-
-    pub(super) fn write(&self, index: u64, bytes: &[u8]) -> Result<(), StoreError> {
-        let value = segment_value(index * SEGMENT_BYTES, bytes);
-        write_sparse_at(&self.file, index * SEGMENT_BYTES, bytes).doing("write", &self.path)?;
+    /// Takes in one grain.
+    pub(super) fn write(&self, start: u64, bytes: &[u8]) -> Result<(), StoreError> {
+        let index = start / GRAIN_BYTES;
+        let value = subtree_value(start, bytes);
+        write_sparse_at(&self.file, start, bytes).doing("write", &self.path)?;
         let mut done = self.done.lock().unwrap_or_else(PoisonError::into_inner);
         done.0.write_all(&record(index, &value)).doing("write", &self.done_path)?;
         done.1.insert(index, value);
         Ok(())
     }
 
-    /// The digest of the whole; all segments must be there.
+    /// The disk begins to write what was put into the segment that ends here, while more comes, so that the sync at the end
+    /// finds little to do.
+    pub(super) fn begin_to_sync(&self, end: u64) {
+        let length = NonZeroU64::new(SEGMENT_BYTES);
+        // A file system that does not care for the hint syncs as well without.
+        let _ = rustix::fs::fadvise(&self.file, end - SEGMENT_BYTES, length, rustix::fs::Advice::DontNeed);
+    }
+
+    /// The digest of the whole; all grains must be there.
     pub(super) fn digest(&self) -> Digest {
         let done = self.done.lock().unwrap_or_else(PoisonError::into_inner);
         let values: Vec<Digest> = done.1.values().copied().collect();
-        merge_segments(&values, self.length)
+        merge(&values, self.length, GRAIN_BYTES)
     }
 }
 
@@ -88,8 +103,8 @@ fn record(index: u64, value: &Digest) -> [u8; RECORD] {
 }
 
 fn read_value(file: &File, index: u64, length: u64) -> std::io::Result<Digest> {
-    let start = index * SEGMENT_BYTES;
-    let mut bytes = vec![0; (length - start).min(SEGMENT_BYTES) as usize];
+    let start = index * GRAIN_BYTES;
+    let mut bytes = vec![0; (length - start).min(GRAIN_BYTES) as usize];
     file.read_exact_at(&mut bytes, start)?;
-    Ok(segment_value(start, &bytes))
+    Ok(subtree_value(start, &bytes))
 }

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use super::fetch::Failure;
 use super::note::Note;
 use super::segments::Segments;
-use crate::hash::SEGMENT_BYTES;
+use crate::hash::{GRAIN_BYTES, SEGMENT_BYTES};
 use crate::store::take_in::{Arrived, write_sparse};
 use crate::store::{Held, SiteStore};
 use crate::stream::plan::{PlannedFile, StreamPlan};
@@ -17,15 +17,9 @@ const GAP_BYTES: u64 = 64 << 10;
 /// One request's worth of a stream.
 pub(super) enum Piece {
     /// Whole files of at most one segment together, and gaps between them.
-    Files {
-        start: u64,
-        end: u64,
-        files: Vec<PlannedFile>,
-    },
-    Segment {
-        file: usize,
-        index: u64,
-    },
+    Files { start: u64, end: u64, files: Vec<PlannedFile> },
+    /// A range of a large file, of at most one segment.
+    Grains { file: usize, start: u64, end: u64 },
 }
 
 /// What of a stream is still to come, and where it goes.
@@ -74,7 +68,7 @@ impl Work {
             files: files.clone(),
         });
         let segments = self.large.iter().enumerate().flat_map(|(file, (_, segments))| {
-            segments.missing().into_iter().map(move |index| Piece::Segment { file, index })
+            segments.missing().into_iter().map(move |(start, end)| Piece::Grains { file, start, end })
         });
         files.chain(segments).collect()
     }
@@ -83,36 +77,56 @@ impl Work {
     pub(super) fn range(&self, piece: &Piece) -> (u64, u64) {
         match piece {
             Piece::Files { start, end, .. } => (*start, *end),
-            Piece::Segment { file, index } => {
-                let (file, segments) = &self.large[*file];
-                let (start, end) = segments.range(*index);
-                (file.start + start, file.start + end)
+            Piece::Grains { file, start, end } => {
+                let at = self.large[*file].0.start;
+                (at + start, at + end)
             }
         }
     }
 
-    pub(super) fn take(&self, piece: Piece, bytes: &[u8]) -> Result<(), Failure> {
+    /// How much of a piece is taken in at a time.
+    pub(super) fn part_bytes(&self, piece: &Piece) -> usize {
         match piece {
-            Piece::Segment { file, index } => Ok(self.large[file].1.write(index, bytes)?),
-            Piece::Files { start, files, .. } => {
-                let mut arrived = Vec::with_capacity(files.len());
-                for file in files {
-                    let from = (file.start - start) as usize;
-                    let content = &bytes[from..from + file.bytes as usize];
-                    if blake3::hash(content).as_bytes() != file.id.digest() {
-                        return Err(Failure::Corrupt(format!("the bytes of {} have another digest", file.id)));
-                    }
-                    let path = self.store.temporary();
-                    write_sparse(&path, file.variants, content)?;
-                    arrived.push(Arrived { id: file.id, variants: file.variants, path });
-                }
-                // A small file is an object that has come whole.
-                if self.plan.manifests.is_empty() {
-                    self.note.write()?;
-                }
-                Ok(self.store.take_in(arrived)?)
-            }
+            Piece::Files { start, end, .. } => (end - start) as usize,
+            Piece::Grains { .. } => GRAIN_BYTES as usize,
         }
+    }
+
+    /// Takes in what came of a piece, `offset` bytes after its beginning.
+    pub(super) fn take(&self, piece: &Piece, offset: u64, bytes: &[u8]) -> Result<(), Failure> {
+        match piece {
+            Piece::Grains { file, start, .. } => Ok(self.large[*file].1.write(start + offset, bytes)?),
+            Piece::Files { start, files, .. } => self.take_files(*start, files, bytes),
+        }
+    }
+
+    /// A piece has come whole.
+    pub(super) fn begin_to_sync(&self, piece: &Piece) {
+        match piece {
+            Piece::Grains { file, end, .. } if end.is_multiple_of(SEGMENT_BYTES) => {
+                self.large[*file].1.begin_to_sync(*end);
+            }
+            Piece::Grains { .. } | Piece::Files { .. } => {}
+        }
+    }
+
+    fn take_files(&self, start: u64, files: &[PlannedFile], bytes: &[u8]) -> Result<(), Failure> {
+        let mut arrived = Vec::with_capacity(files.len());
+        for file in files {
+            let from = (file.start - start) as usize;
+            let content = &bytes[from..from + file.bytes as usize];
+            if blake3::hash(content).as_bytes() != file.id.digest() {
+                return Err(Failure::Corrupt(format!("the bytes of {} have another digest", file.id)));
+            }
+            let path = self.store.temporary();
+            write_sparse(&path, file.variants, content)?;
+            arrived.push(Arrived { id: file.id, variants: file.variants, path });
+        }
+        // A small file is an object that has come whole.
+        if self.plan.manifests.is_empty() {
+            self.note.write()?;
+        }
+        Ok(self.store.take_in(arrived)?)
     }
 
     /// All pieces are there.

@@ -29,6 +29,12 @@ pub(crate) enum Fault {
     Truncate(usize),
     /// One byte is another.
     WrongByte,
+    /// One bit is another: which, this number says.
+    Flip(u64),
+    /// After this many bytes of the body, nothing comes any more.
+    Stall(usize),
+    /// Success is answered, and nothing is done.
+    Swallow,
 }
 
 #[derive(Debug)]
@@ -99,7 +105,8 @@ async fn answer(State(served): State<Arc<Served>>, request: Request) -> Response
             counter.bytes_in.fetch_add(chunk.len() as u64, Ordering::Relaxed);
         })
         .boxed();
-    if let Fault::Status(status) = fault {
+    if let Fault::Status(_) | Fault::Swallow = fault {
+        let status = if let Fault::Status(status) = fault { status } else { 200 };
         // Taken whole, so that the sender hears the answer.
         let _ = body.collect::<Vec<_>>().await;
         return Response::builder().status(status).body(Body::from("a fault\n")).expect("it is a response");
@@ -111,10 +118,19 @@ async fn answer(State(served): State<Arc<Served>>, request: Request) -> Response
         counter.bytes_out.fetch_add(chunk.len() as u64, Ordering::Relaxed);
     });
     let body = match fault {
-        Fault::None | Fault::Status(_) => Body::from_stream(body),
+        Fault::None | Fault::Status(_) | Fault::Swallow => Body::from_stream(body),
         Fault::Reset(after) => {
             let broken = futures::stream::once(async { Err(std::io::Error::other("torn down")) });
             Body::from_stream(cut(body.boxed(), after).chain(broken))
+        }
+        Fault::Stall(after) => Body::from_stream(cut(body.boxed(), after).chain(futures::stream::pending())),
+        Fault::Flip(number) => {
+            let mut bytes = body.map_ok(|chunk| chunk.to_vec()).try_concat().await.unwrap_or_default();
+            let bit = (number % (bytes.len().max(1) as u64 * 8)) as usize;
+            if let Some(byte) = bytes.get_mut(bit / 8) {
+                *byte ^= 1 << (bit % 8);
+            }
+            Body::from(bytes)
         }
         Fault::Truncate(after) => {
             parts.headers.remove(http::header::CONTENT_LENGTH);
