@@ -110,6 +110,10 @@ impl Client {
         Ok(())
     }
 
+    pub(crate) async fn put_document(&self, path: &str, body: &Value) -> anyhow::Result<Value> {
+        Ok(self.send(self.request(Method::PUT, path).json(body)).await?.json().await?)
+    }
+
     /// Sends bytes in.
     pub(crate) async fn put(&self, path: &str, body: reqwest::Body) -> anyhow::Result<Value> {
         Ok(self.send(self.request(Method::PUT, path).body(body)).await?.json().await?)

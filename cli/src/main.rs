@@ -147,7 +147,7 @@ fn perform(arguments: Arguments) -> anyhow::Result<bool> {
             Command::Sites(arguments) => site::sites(connection, &arguments).await?,
             Command::Site(command) => site::site(connection, command).await?,
             Command::Project(command) => project::project(connection, command).await?,
-            Command::Policy(command) => policy::policy(command)?,
+            Command::Policy(command) => policy::policy(connection, command).await?,
             Command::Bench(arguments) => bench::bench(arguments).await?,
             Command::Login => connection.log_in().await?,
             Command::Workflow(check::WorkflowCommand::Schema) => output::json(&workflow_schema()),

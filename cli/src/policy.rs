@@ -5,11 +5,14 @@ use std::path::{Path, PathBuf};
 use anyhow::Context as _;
 use atoll_model::policy::{Policy, PolicyRule, SitePolicy, SiteRule, parse, policy_schema};
 use clap::{Args, Subcommand};
-use serde_json::json;
+use serde_json::{Value, json};
 
+use crate::client::segment;
 use crate::diagnostics;
 use crate::failure::{Failure, SourceText};
 use crate::output::{self, outln};
+use crate::settings::Connection;
+use crate::table;
 
 #[derive(Debug, Subcommand)]
 pub(crate) enum PolicyCommand {
@@ -17,6 +20,38 @@ pub(crate) enum PolicyCommand {
     Check(CheckArguments),
     /// Print the JSON Schema of a policy file, for editors.
     Schema,
+    /// Give a project the rules of a file; they hold for its live runs too.
+    Apply(ApplyArguments),
+    /// Show the rules that hold for a project, or what they say of the data of a run.
+    Show(ShowArguments),
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct ApplyArguments {
+    file: PathBuf,
+    #[arg(long, default_value = "default")]
+    project: String,
+    /// Only if this version holds until then (0: none at all).
+    #[arg(long, value_name = "VERSION")]
+    instead_of: Option<u32>,
+    /// Print one JSON document.
+    #[arg(long)]
+    json: bool,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct ShowArguments {
+    #[arg(long, default_value = "default")]
+    project: String,
+    /// What the rules of its project and its workflow say of each of its outputs and inputs.
+    #[arg(long, conflicts_with = "project")]
+    run: Option<String>,
+    /// Print the file as it was applied, and nothing else.
+    #[arg(long, conflicts_with_all = ["run", "json"])]
+    source: bool,
+    /// Print one JSON document.
+    #[arg(long)]
+    json: bool,
 }
 
 #[derive(Debug, Args)]
@@ -32,14 +67,105 @@ pub(crate) struct CheckArguments {
 
 /// # Errors
 /// When a file is invalid, or cannot be read.
-pub(crate) fn policy(command: PolicyCommand) -> anyhow::Result<()> {
+pub(crate) async fn policy(connection: &Connection, command: PolicyCommand) -> anyhow::Result<()> {
     match command {
+        PolicyCommand::Apply(arguments) => apply(connection, &arguments).await,
+        PolicyCommand::Show(arguments) => show(connection, &arguments).await,
         PolicyCommand::Check(arguments) => check(&arguments),
         PolicyCommand::Schema => {
             output::json(&policy_schema());
             Ok(())
         }
     }
+}
+
+/// A file that is wrong is shown here, with its text; the server reads it once more.
+fn valid(file: &Path) -> anyhow::Result<Value> {
+    let (file, text) = (file.display().to_string(), read(file)?);
+    match parse(&file, &text) {
+        Ok(_) => Ok(json!({ "source": text, "file_name": file })),
+        Err(diagnostics) => Err(Failure::Invalid { diagnostics, source_text: Some(SourceText { file, text }) }.into()),
+    }
+}
+
+async fn apply(connection: &Connection, arguments: &ApplyArguments) -> anyhow::Result<()> {
+    let mut body = valid(&arguments.file)?;
+    body["instead_of"] = json!(arguments.instead_of);
+    let path = format!("/projects/{}/policy", segment(&arguments.project));
+    let document = connection.client()?.put_document(&path, &body).await?;
+    if arguments.json {
+        output::json(&document);
+    } else {
+        describe(&document);
+    }
+    Ok(())
+}
+
+async fn show(connection: &Connection, arguments: &ShowArguments) -> anyhow::Result<()> {
+    let client = connection.client()?;
+    let document = match &arguments.run {
+        Some(run) => client.get(&format!("/runs/{}/rules", segment(run))).await?,
+        None => client.get(&format!("/projects/{}/policy", segment(&arguments.project))).await?,
+    };
+    if arguments.json {
+        output::json(&document);
+    } else if arguments.source {
+        output::text(document["source"].as_str().unwrap_or_default());
+    } else if arguments.run.is_some() {
+        describe_data(&document);
+    } else {
+        describe(&document);
+    }
+    Ok(())
+}
+
+fn describe(policy: &Value) {
+    let field = |name| table::field(policy, name);
+    if policy["version"] == 0 {
+        outln!("project {} has no policy", field("project"));
+        return;
+    }
+    let (version, file) = (field("version"), field("file"));
+    let (by, at) = (field("applied_by"), table::time(policy, "applied_at"));
+    outln!("project {}: version {version} of {file}, applied by {by} at {at}", field("project"));
+    outln!("policy {}\n", field("hash"));
+    let rules = policy["rules"].as_array().into_iter().flatten();
+    let rows: Vec<Vec<String>> = rules
+        .map(|rule| {
+            let matches = rule["matches"].as_str().filter(|matches| !matches.is_empty()).unwrap_or("everything");
+            let place = format!("{}:{}", table::field(rule, "file"), rule["line"]);
+            vec![place, matches.to_owned(), words(&rule["says"]), words(&rule["not_carried_out"])]
+        })
+        .collect();
+    table::print(&["RULE", "MATCHES", "SAYS", "NOT CARRIED OUT"], &rows);
+}
+
+fn describe_data(document: &Value) {
+    let rows: Vec<Vec<String>> = document["data"]
+        .as_array()
+        .into_iter()
+        .flatten()
+        .map(|data| {
+            let sites = if data["sites"].is_null() { "any".to_owned() } else { words(&data["sites"]) };
+            let rules = ["confined_by", "push_rule", "bucket_closed", "direct_closed"];
+            let mut named: Vec<String> = rules
+                .iter()
+                .flat_map(|field| match &data[*field] {
+                    Value::Array(rules) => rules.iter().filter_map(Value::as_str).map(str::to_owned).collect(),
+                    Value::String(rule) => vec![rule.clone()],
+                    _ => Vec::new(),
+                })
+                .collect();
+            named.sort_unstable();
+            named.dedup();
+            vec![table::field(data, "data"), sites, table::field(data, "push"), named.join("; ")]
+        })
+        .collect();
+    table::print(&["DATA", "SITES", "PUSH", "RULES"], &rows);
+}
+
+fn words(list: &Value) -> String {
+    list.as_array().into_iter().flatten().filter_map(Value::as_str).collect::<Vec<_>>().join(", ")
 }
 
 fn check(arguments: &CheckArguments) -> anyhow::Result<()> {
@@ -84,19 +210,10 @@ fn hash(policy: &Policy) -> String {
 /// What each rule speaks of, by its line.
 fn lines(policy: &Policy) -> Vec<String> {
     let speaks = |rule: &PolicyRule| {
-        let kinds = [
-            ("confine", rule.confine.is_some()),
-            ("route", rule.route.is_some()),
-            ("push", rule.push.is_some()),
-            ("replicate", rule.replicate.is_some()),
-            ("keep", rule.keep.is_some()),
-            ("pin", rule.pin.is_some()),
-            ("expire", rule.expire.is_some()),
-            ("encrypt", rule.encrypt.is_some()),
-            ("hold", rule.hold.is_some()),
-        ];
-        let said: Vec<&str> = kinds.iter().filter(|(_, is_said)| *is_said).map(|(kind, _)| *kind).collect();
-        format!("line {}: {}", rule.place.line, said.join(", "))
+        let idle = rule.not_carried_out();
+        let note =
+            if idle.is_empty() { String::new() } else { format!(" ({}: checked, not carried out)", idle.join(", ")) };
+        format!("line {}: {}{note}", rule.place.line, rule.fields().join(", "))
     };
     policy.rules.iter().map(speaks).collect()
 }
@@ -112,5 +229,8 @@ fn site_lines(policy: &SitePolicy) -> Vec<String> {
         .disk
         .iter()
         .map(|(bytes, place)| format!("line {}: {} of disk", place.line, atoll_model::units::format_size(*bytes)));
-    run.chain(leave).chain(disk).collect()
+    let link = policy.link.iter().map(|(bytes, place)| {
+        format!("line {}: {}/s to other sites", place.line, atoll_model::units::format_size(*bytes))
+    });
+    run.chain(leave).chain(disk).chain(link).collect()
 }

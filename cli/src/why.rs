@@ -52,6 +52,11 @@ pub(crate) async fn why(connection: &Connection, arguments: &WhyArguments) -> an
             arguments.of,
             if replicas.is_empty() { "nowhere".to_owned() } else { replicas.join(", ") }
         );
+        for (field, heading) in [("rules", "rules"), ("withheld", "withheld by")] {
+            for line in document[field].as_array().into_iter().flatten().filter_map(Value::as_str) {
+                outln!("{heading}: {line}");
+            }
+        }
         print_entries(&document["ledger"]);
     } else {
         outln!("chosen: {}\n", table::field(&document, "chosen"));

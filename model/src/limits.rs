@@ -135,3 +135,6 @@ pub const RUN_LABEL_BYTES_MAX: usize = 256;
 
 /// Copies of one object that a rule may ask for: more than one for each region there is serves nobody.
 pub const REPLICAS_MAX: u32 = 64;
+/// Versions of a project's policy that the control plane remembers: enough to see who has changed what this year, and each
+/// may be as long as a workflow file.
+pub const POLICY_VERSIONS_KEPT: usize = 32;

@@ -6,6 +6,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::diagnostic::Place;
 use crate::id::SiteName;
+use crate::policy::PolicyRule;
 
 /// Labels of a site, or the labels that a selector asks for: all of them must be equal.
 pub type Labels = BTreeMap<String, String>;
@@ -32,13 +33,14 @@ impl SiteSelector {
     }
 }
 
-/// One rule under `placement`.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+/// One rule under `placement` of a workflow.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Rule {
+    /// What it says, as rules of all levels are evaluated.
+    pub said: PolicyRule,
+    /// What it matches, and the sites that it confines to, as they are written: to be checked against what there is.
     pub matches: RuleMatch,
-    /// The data never leaves these sites, nor enters the bucket, and work that reads it goes to it.
     pub confine: Option<SiteSelector>,
-    pub push: Option<PushMode>,
     pub place: Place,
 }
 

@@ -15,9 +15,11 @@ use serde::{Deserialize, Serialize};
 
 pub use self::glob::matches as glob_matches;
 pub use self::parse::parse;
+pub(crate) use self::parse::{read_bucket_use, read_kind, read_said};
 pub use self::schema::policy_schema;
+pub(crate) use self::schema::{PLACEMENT_FIELDS, said_fields};
 pub use self::selector::{Attribute, AttributeKind, Attributes, Comparison, Literal, Location, Selector, Truth};
-pub use self::site::{SiteMatch, SitePolicy, SiteRule, WorkKind};
+pub use self::site::{BUCKET, LeaveStep, SiteMatch, SitePolicy, SiteRule, Withholding, WorkKind};
 use crate::diagnostic::Place;
 use crate::placement::{Labels, PushMode};
 
@@ -186,6 +188,35 @@ impl Policy {
         }
         let encoded = postcard::to_allocvec(&bare).expect("plain data can be encoded");
         *blake3::hash(&encoded).as_bytes()
+    }
+}
+
+impl PolicyRule {
+    /// What it speaks of, by the names of the fields.
+    pub fn fields(&self) -> Vec<&'static str> {
+        let all = [
+            ("confine", self.confine.is_some()),
+            ("route", self.route.is_some()),
+            ("push", self.push.is_some()),
+            ("replicate", self.replicate.is_some()),
+            ("keep", self.keep.is_some()),
+            ("pin", self.pin.is_some()),
+            ("expire", self.expire.is_some()),
+            ("encrypt", self.encrypt.is_some()),
+            ("hold", self.hold.is_some()),
+        ];
+        all.into_iter().filter(|(_, is_said)| *is_said).map(|(field, _)| field).collect()
+    }
+
+    /// What of it nobody carries out by himself: it is only looked at when rules are checked against each other.
+    pub fn not_carried_out(&self) -> Vec<&'static str> {
+        let keeps_elsewhere = self.keep.as_ref().is_some_and(|keep| keep.at != KeepAt::Producer);
+        let idle = |field: &&str| match *field {
+            "replicate" | "pin" | "expire" | "hold" => true,
+            "keep" => keeps_elsewhere,
+            _ => false,
+        };
+        self.fields().into_iter().filter(idle).collect()
     }
 }
 

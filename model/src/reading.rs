@@ -23,6 +23,10 @@ impl Report {
         Self { file: file.to_owned(), diagnostics: Vec::new() }
     }
 
+    pub(crate) fn file(&self) -> &str {
+        &self.file
+    }
+
     pub(crate) fn error(&mut self, place: Place, message: impl Into<String>, help: Option<String>) {
         let help = help.filter(|help| !help.is_empty());
         self.diagnostics.push(Diagnostic { file: self.file.clone(), place, message: message.into(), help });

@@ -531,6 +531,8 @@ pub enum PushFailure {
     /// The bucket or the link refuses; tried for long enough.
     Refused,
     Cancelled,
+    /// The policy of the site's own administrator does not let the object leave, and will not.
+    Forbidden,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]

@@ -31,6 +31,8 @@ use crate::value::{Type, Value};
 /// A versioned definition: inputs, steps in the order of the file, outputs, rules.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Workflow {
+    /// As the person named it.
+    pub file: String,
     pub name: String,
     pub description: Option<String>,
     pub inputs: IndexMap<String, Input>,

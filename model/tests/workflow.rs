@@ -122,7 +122,7 @@ fn everything_that_a_file_may_say_is_taken_in() {
     let last = step("last");
     assert_eq!(last.needs.len(), 2, "one by reading, one by `after`");
     assert_eq!(step("nothing").work, Work::Null);
-    assert_eq!(workflow.placement[0].push, Some(PushMode::Never));
+    assert_eq!(workflow.placement[0].said.push, Some(PushMode::Never));
     assert!(workflow.placement[1].matches.covers_output("clean", "table"));
     assert!(workflow.placement[1].confine.is_some());
 }

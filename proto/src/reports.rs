@@ -15,7 +15,13 @@ use crate::types::{
 use crate::v1 as wire;
 use crate::v1::report::Kind;
 
-enumeration!(push_failure, read_push_failure, PushFailure, wire::PushFailure, [Unavailable, Refused, Cancelled]);
+enumeration!(
+    push_failure,
+    read_push_failure,
+    PushFailure,
+    wire::PushFailure,
+    [Unavailable, Refused, Cancelled, Forbidden]
+);
 enumeration!(fault_location, read_fault_location, FaultLocation, wire::FaultLocation, [SiteStore, Bucket]);
 
 pub(crate) fn write_reports(first: ReportSeq, reports: Vec<Report>) -> wire::Reports {

@@ -98,10 +98,11 @@ impl ControlPlane {
                 object.doubtful.is_none() || object.bucket == BucketState::Deleting,
                 "{id} is kept from pushes until the bucket was looked into"
             );
-            let (confined_by, _) = self.object_rules(object);
+            // What was in the bucket before a rule came to be against it stays until nobody reads it.
+            let live = object.transfer.and_then(|transfer| self.state.transfers.get(&transfer));
             assert!(
-                confined_by.is_none() || object.bucket == BucketState::Absent,
-                "{id} is confined and in the bucket"
+                live.is_none_or(|live| live.cancelled) || self.vetoes(object, None).bucket.is_none(),
+                "{id} is on its way to the bucket against a rule"
             );
         }
         for (id, transfer) in &self.state.transfers {

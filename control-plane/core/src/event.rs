@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use atoll_model::id::{AgentId, ExecutionId, ObjectId, RunId, SiteName, TokenId, TransferId};
 use atoll_model::placement::Labels;
+use atoll_model::policy::Policy;
 use atoll_model::session::AgentFrame;
 use atoll_model::time::Timestamp;
 use atoll_model::value::{ObjectRef, Value};
@@ -159,6 +160,10 @@ pub enum Request {
         project: String,
         change: ProjectChange,
     },
+    /// An administrator of a project gives it other rules.
+    ApplyPolicy {
+        application: Box<PolicyApplication>,
+    },
     /// The journal is a copy of an earlier time: agents may know more than it does.
     NoteRestored,
     /// An administrator decides the fate of an execution that is `unknown`.
@@ -166,6 +171,18 @@ pub enum Request {
         execution: ExecutionId,
         run_again: bool,
     },
+}
+
+/// The rules that are to hold for a project.
+#[derive(Debug, Clone)]
+pub struct PolicyApplication {
+    pub project: String,
+    pub policy: Policy,
+    /// The text of the file, for export and display.
+    pub source: Arc<str>,
+    pub applied_by: String,
+    /// The version that was looked at before, 0 for none: another one is not replaced.
+    pub instead_of: Option<u32>,
 }
 
 /// What is to be other than it is; what is left out stays.

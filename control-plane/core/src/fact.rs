@@ -19,6 +19,7 @@ use atoll_model::workflow::Workflow;
 use indexmap::IndexMap;
 use serde::{Deserialize, Serialize};
 
+use crate::rules::AppliedPolicy;
 use crate::view::{ProjectSettings, RunError, RunState, RunTags};
 
 /// A new fact stands at the end of the list, so that journals of earlier versions are read as they were written.
@@ -402,6 +403,11 @@ pub enum Fact {
         step: StepIndex,
         given_away: bool,
     },
+    /// From now on these rules hold for the project, live runs included.
+    PolicyApplied {
+        project: String,
+        applied: Arc<AppliedPolicy>,
+    },
 }
 
 /// Where the logs of an agent's new journal begin.
@@ -447,7 +453,7 @@ pub enum ReturnCause {
 }
 
 /// Which rule asked for a transfer.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub enum RuleText {
     WhenNeeded,
     /// Rule number (from 1) and line of the workflow file.
@@ -457,6 +463,11 @@ pub enum RuleText {
     },
     /// A person asked for it.
     Client,
+    /// A rule of the project's policy.
+    Line {
+        file: Arc<str>,
+        line: u32,
+    },
 }
 
 impl std::fmt::Display for RuleText {
@@ -465,6 +476,7 @@ impl std::fmt::Display for RuleText {
             Self::WhenNeeded => formatter.write_str("when-needed"),
             Self::Rule { number, line } => write!(formatter, "rule {number} (line {line})"),
             Self::Client => formatter.write_str("client"),
+            Self::Line { file, line } => write!(formatter, "{file}:{line}"),
         }
     }
 }

@@ -33,6 +33,14 @@ impl FinishedRun {
         self.open().state.runs.get(&run).cloned()
     }
 
+    pub(crate) fn run(&self) -> &Run {
+        &self.run
+    }
+
+    pub(crate) fn tags(&self) -> &RunTags {
+        &self.tags
+    }
+
     pub fn finished_at(&self) -> Timestamp {
         self.run.finished_at.unwrap_or(self.run.submitted_at)
     }

@@ -39,6 +39,8 @@ pub mod look_ahead;
 mod outlook;
 mod placement;
 mod plan;
+mod recording;
+mod rules;
 mod sessions;
 mod state;
 #[cfg(test)]
@@ -48,7 +50,9 @@ mod views;
 
 pub use command::{Command, HolderOffer, Rejection, Response};
 pub use control_plane::{ControlPlane, Step};
-pub use event::{Config, ConnectionId, Event, ProjectChange, Request, RequestId};
+pub use event::{Config, ConnectionId, Event, PolicyApplication, ProjectChange, Request, RequestId};
 pub use fact::{Fact, Items, LogPositions, ReturnCause, RuleText};
 pub use finished::FinishedRun;
+pub use recording::{RecordedExecution, RecordedSite, Recording};
+pub use rules::AppliedPolicy;
 pub use state::Snapshot;

@@ -1,11 +1,17 @@
-//! What follows from a workflow alone: who reads what, which inputs differ by element, which rules bear on which data.
+//! What follows from a workflow, and from the rules that hold for it: who reads what, which inputs differ by element, which rules bear on which data.
+
+use std::borrow::Cow;
+use std::collections::BTreeSet;
+use std::sync::Arc;
 
 use atoll_model::expression::{Expression, Form};
 use atoll_model::id::{ObjectId, StepIndex};
+use atoll_model::value::{ObjectKind, ObjectRef, Type};
 use atoll_model::workflow::{Step, Work, Workflow};
-use storage_sync_core::{PushRule, Subject, confining, push_rule};
+use storage_sync_core::policy::{Origin, RuleId};
 
 use crate::estimates::Kind;
+use crate::rules::{DataRules, Rules};
 use crate::state::Source;
 
 #[derive(Debug, Clone, Default, PartialEq)]
@@ -13,6 +19,7 @@ pub(crate) struct RunPlan {
     pub(crate) steps: Vec<StepPlan>,
     /// By the place of the workflow's input.
     pub(crate) inputs: Vec<DataRules>,
+    pub(crate) rules: Arc<Rules>,
 }
 
 #[derive(Debug, Clone, Default, PartialEq)]
@@ -29,8 +36,8 @@ pub(crate) struct StepPlan {
     pub(crate) own_by_element: bool,
     /// Whether it may be dispatched before what it needs has ended.
     pub(crate) chainable: bool,
-    /// Rules (from 0) that confine anything it reads.
-    pub(crate) confined_by: Vec<u16>,
+    /// Rules that confine anything it reads.
+    pub(crate) confined_by: BTreeSet<RuleId>,
     pub(crate) outputs: Vec<DataRules>,
     pub(crate) load: Load,
     /// What its executions carry out, by its content.
@@ -47,34 +54,18 @@ pub(crate) struct Load {
 
 impl StepPlan {
     /// The first rule that confines anything that the step reads or makes.
-    pub(crate) fn confining(&self) -> Option<u16> {
+    pub(crate) fn confining(&self) -> Option<RuleId> {
         let made = self.outputs.iter().flat_map(|output| &output.confined_by);
         self.confined_by.iter().chain(made).copied().next()
     }
 }
 
-/// The rules that bear on one output or input.
-#[derive(Debug, Clone, Default, PartialEq)]
-pub(crate) struct DataRules {
-    /// Inherited ones included.
-    pub(crate) confined_by: Vec<u16>,
-    pub(crate) push: PushRule,
-}
-
 impl RunPlan {
-    pub(crate) fn new(workflow: &Workflow) -> Self {
-        let inputs: Vec<_> = workflow
-            .inputs
-            .keys()
-            .map(|name| {
-                let subject = Subject::Input { name };
-                DataRules {
-                    confined_by: confining(&workflow.placement, subject),
-                    push: push_rule(&workflow.placement, subject),
-                }
-            })
-            .collect();
-        let mut plan = Self { steps: vec![StepPlan::default(); workflow.steps.len()], inputs };
+    pub(crate) fn new(workflow: &Workflow, rules: Rules) -> Self {
+        let unknown = BTreeSet::new();
+        let inputs = workflow.inputs.keys().map(|name| rules.data(Origin::Input { name }, None, &unknown)).collect();
+        let steps = vec![StepPlan::default(); workflow.steps.len()];
+        let mut plan = Self { steps, inputs, rules: Arc::new(rules) };
         for step in &workflow.steps {
             for need in &step.needs {
                 plan.steps[need.index()].successors.push(step.index);
@@ -89,7 +80,37 @@ impl RunPlan {
         plan
     }
 
-    /// The rules on an object that comes from `source`.
+    /// The rules on an object of this source, of which the size is known.
+    pub(crate) fn rules_on(
+        &self,
+        workflow: &Workflow,
+        source: Source,
+        output: u16,
+        object: ObjectRef,
+    ) -> Option<Cow<'_, DataRules>> {
+        if !self.rules.sized {
+            return self.rules(source, output).map(Cow::Borrowed);
+        }
+        let size = |r#type: &Type| {
+            // A file of a directory is under the rules of the directory, whose size it does not say.
+            Some(object.bytes).filter(|_| object.kind == ObjectKind::Tree || !holds_directories(r#type))
+        };
+        match source {
+            Source::Step(index) => {
+                let step = workflow.steps.get(index.index())?;
+                let (name, declared) = step.outputs.get_index(usize::from(output))?;
+                let inherited = &self.steps[index.index()].confined_by;
+                Some(Cow::Owned(output_rules(&self.rules, workflow, step, name, size(&declared.r#type), inherited)))
+            }
+            Source::Input(place) => {
+                let (name, declared) = workflow.inputs.get_index(usize::from(place))?;
+                Some(Cow::Owned(self.rules.data(Origin::Input { name }, size(&declared.r#type), &BTreeSet::new())))
+            }
+            Source::Bundle(_) => None,
+        }
+    }
+
+    /// The rules on an object that comes from `source`, whatever its size.
     pub(crate) fn rules(&self, source: Source, output: u16) -> Option<&DataRules> {
         match source {
             Source::Step(step) => self.steps.get(step.index())?.outputs.get(usize::from(output)),
@@ -98,14 +119,22 @@ impl RunPlan {
         }
     }
 
+    /// Why what a step makes is read where it is made, if all of it is.
+    pub(crate) fn staying(&self, workflow: &Workflow, producer: StepIndex) -> Option<String> {
+        let rules = &self.steps[producer.index()].outputs;
+        let rule = rules.first()?.staying()?;
+        let all = rules.iter().all(|rules| rules.staying().is_some());
+        let maker = &workflow.step(producer).name;
+        all.then(|| format!("it reads from {maker}, and {} keeps that where it is made", self.rules.name(rule)))
+    }
+
     fn step(&self, workflow: &Workflow, step: &Step) -> StepPlan {
         let mut reads = Reads { workflow, sources: Vec::new(), outputs: Vec::new() };
         step.bindings.values().chain(&step.foreach).for_each(|expression| reads.visit(expression));
-        let mut confined_by = Vec::new();
+        let mut confined_by = BTreeSet::new();
         for (source, output) in &reads.outputs {
             confined_by.extend(self.rules(*source, *output).into_iter().flat_map(|rules| &rules.confined_by));
         }
-        sort_and_deduplicate(&mut confined_by);
         let mut sources = reads.sources;
         if let Work::Action(action) = &step.work
             && action.bundle.is_some()
@@ -120,7 +149,8 @@ impl RunPlan {
                 |(_, value)| reads_element(value) || (chainable && !value.reads_steps.is_empty()),
             );
         let names = |bindings: Vec<(String, &Expression)>| bindings.into_iter().map(|(name, _)| name).collect();
-        let outputs = step.outputs.keys().map(|output| output_rules(workflow, step, output, &confined_by)).collect();
+        let rules = |output| output_rules(&self.rules, workflow, step, output, None, &confined_by);
+        let outputs = step.outputs.keys().map(|output| rules(output)).collect();
         StepPlan {
             successors: Vec::new(),
             reads: sources,
@@ -142,19 +172,27 @@ impl RunPlan {
 
 /// The rules on an output: its own, those of everything that the step reads, and, where the step takes in an input that
 /// a site holds, those of the input.
-fn output_rules(workflow: &Workflow, step: &Step, output: &str, inherited: &[u16]) -> DataRules {
-    let subject = Subject::Output { step: &step.name, output };
-    let mut confined_by = confining(&workflow.placement, subject);
-    confined_by.extend(inherited);
-    let mut push = push_rule(&workflow.placement, subject);
+fn output_rules(
+    rules: &Rules,
+    workflow: &Workflow,
+    step: &Step,
+    output: &str,
+    bytes: Option<u64>,
+    inherited: &BTreeSet<RuleId>,
+) -> DataRules {
+    let mut data = rules.data(Origin::Output { step: &step.name, output }, bytes, inherited);
     for (name, _) in workflow.inputs.iter().filter(|(_, input)| input.imported_by == Some(step.index)) {
-        confined_by.extend(confining(&workflow.placement, Subject::Input { name }));
-        if push.rule.is_none() {
-            push = push_rule(&workflow.placement, Subject::Input { name });
-        }
+        data.add(rules.data(Origin::Input { name }, bytes, inherited));
     }
-    sort_and_deduplicate(&mut confined_by);
-    DataRules { confined_by, push }
+    data
+}
+
+fn holds_directories(r#type: &Type) -> bool {
+    match r#type {
+        Type::Directory | Type::List(None) | Type::Object | Type::Any => true,
+        Type::List(Some(items)) => holds_directories(items),
+        Type::String | Type::Integer | Type::Number | Type::Boolean | Type::Enum(_) | Type::File => false,
+    }
 }
 
 /// A step may go along with those it waits for if the agent can tell by itself when to start it and with what: it is one

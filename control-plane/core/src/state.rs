@@ -29,6 +29,7 @@ pub(crate) use self::run::{Active, ActivePhase, Decision, Former, Phase, Run, St
 pub(crate) use self::site::{Agent, Log, Outgoing, Site, Token};
 pub(crate) use self::usage::{ProjectUsage, Projects, Usage};
 use crate::plan::RunPlan;
+use crate::rules::{AppliedPolicy, Rules};
 use crate::view::RunTags;
 
 /// The whole durable state, as a checkpoint holds it. Runs are shared with the state it was taken from until they change.
@@ -44,8 +45,9 @@ impl Snapshot {
     pub fn upgrade(format: u16, encoded: &mut Vec<u8>) {
         const EMPTY: u8 = 0;
         if format < 2 {
-            // The tags of runs, what is set for projects, the sites that catch up, and delegated steps.
-            encoded.extend([EMPTY; 4]);
+            // The tags of runs, what is set for projects, the sites that catch up, delegated steps, and the rules of
+            // projects.
+            encoded.extend([EMPTY; 5]);
         }
     }
 }
@@ -77,6 +79,8 @@ pub(crate) struct State {
     pub(crate) catching_up: BTreeSet<SiteId>,
     /// Steps of live runs that are, or were, delegated whole. Not there in format 1 of the journal.
     pub(crate) delegations: Delegations,
+    /// Versions of the rules of each project, the one that holds last.
+    pub(crate) policies: BTreeMap<String, Vec<Arc<AppliedPolicy>>>,
     /// Runs that have not ended, and what is under way, by project. Both follow from the runs.
     #[serde(skip)]
     pub(crate) live_runs: u64,
@@ -89,10 +93,22 @@ impl State {
     pub(crate) fn restore_derived(&mut self) {
         for (id, run) in &mut self.runs {
             let run = Arc::make_mut(run);
-            run.plan = Arc::new(RunPlan::new(&run.workflow));
             run.tag(self.tags.get(id));
+            run.plan = planned(run, &self.policies, self.tags.get(id));
         }
         self.recount();
+    }
+
+    /// Evaluates the rules for a run anew: it belongs to another project now, or they have changed.
+    pub(crate) fn plan_anew(&mut self, run: RunId) {
+        if let Some(known) = self.runs.get_mut(&run).map(Arc::make_mut) {
+            known.plan = planned(known, &self.policies, self.tags.get(&run));
+        }
+    }
+
+    /// The rules of a project that hold now.
+    pub(crate) fn policy(&self, project: &str) -> Option<&Arc<AppliedPolicy>> {
+        self.policies.get(project).and_then(|versions| versions.last())
     }
 
     pub(crate) fn run_mut(&mut self, run: RunId) -> &mut Run {
@@ -128,4 +144,11 @@ impl State {
     pub(crate) fn site_name(&self, site: SiteId) -> String {
         self.sites.get(&site).map_or_else(|| format!("removed site {site}"), |site| site.name.to_string())
     }
+}
+
+fn planned(run: &Run, policies: &BTreeMap<String, Vec<Arc<AppliedPolicy>>>, tags: Option<&RunTags>) -> Arc<RunPlan> {
+    let project = policies.get(&*run.project).and_then(|versions| versions.last());
+    let none = BTreeMap::new();
+    let rules = Rules::new(&run.workflow, project, tags.map_or(&none, |tags| &tags.labels));
+    Arc::new(RunPlan::new(&run.workflow, rules))
 }

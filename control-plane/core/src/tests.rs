@@ -15,6 +15,7 @@ mod history;
 mod identity;
 mod look_ahead;
 mod poison;
+mod policies;
 mod properties;
 mod restored;
 mod runs;

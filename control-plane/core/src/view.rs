@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use atoll_model::id::{Attempt, ExecutionId, ObjectId, RunId, SiteName};
-use atoll_model::placement::{Explanation, Labels};
+use atoll_model::placement::{Explanation, Labels, PushMode};
 use atoll_model::resources::Capacity;
 use atoll_model::session::{Logs, Usage};
 use atoll_model::time::Timestamp;
@@ -229,6 +229,34 @@ pub struct ObjectView {
     pub replicas: Vec<String>,
     pub ledger: Vec<LedgerView>,
     pub confined_to: Option<Vec<SiteName>>,
+    /// Every rule that bears on it, by file and line.
+    pub rules: Vec<String>,
+    /// Sites whose own policy does not let it leave, and what they said.
+    pub withheld: Vec<(String, String)>,
+}
+
+/// What the rules say of the data of a run.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct RunRulesView {
+    pub run: RunId,
+    pub project: String,
+    /// Of the project's policy, where there is one.
+    pub version: Option<u32>,
+    pub data: Vec<DataRulesView>,
+}
+
+/// What the rules say of an output or an input, of which the size is not known; each rule by its file and line.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct DataRulesView {
+    /// `STEP.OUTPUT` or `inputs.NAME`.
+    pub data: String,
+    pub confined_by: Vec<String>,
+    /// The only sites where it may be.
+    pub sites: Option<Vec<SiteName>>,
+    pub push: PushMode,
+    pub push_rule: Option<String>,
+    pub bucket_closed: Option<String>,
+    pub direct_closed: Option<String>,
 }
 
 /// What placement would do with a step, before anything runs.

@@ -2,6 +2,7 @@
 
 mod executions;
 mod planning;
+mod policies;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
@@ -73,23 +74,24 @@ impl ControlPlane {
             replicas.push(Place::Bucket.to_string());
         }
         let filter = LedgerFilter { object: Some(object), ..LedgerFilter::default() };
-        let confined_by: Vec<_> = known
-            .uses
-            .iter()
-            .filter_map(|usage| {
-                let run = self.state.runs.get(&usage.run)?;
-                Some((&run.workflow, run.plan.rules(usage.source, usage.output)?.confined_by.clone()))
-            })
-            .filter(|(_, rules)| !rules.is_empty())
-            .collect();
-        let allowed = |(_, site): &(&SiteId, &crate::state::Site)| {
-            confined_by.iter().all(|(workflow, rules)| {
-                storage_sync_core::forbidden_by(&workflow.placement, rules, &site.name, &site.labels).is_none()
-            })
-        };
-        let confined_to = (!confined_by.is_empty())
-            .then(|| self.state.sites.iter().filter(allowed).map(|(_, site)| site.name.clone()).collect());
-        Some(ObjectView { object: known.reference, replicas, ledger: self.ledger(&filter), confined_to })
+        let allowed = |(id, _): &(&SiteId, &crate::state::Site)| self.vetoes(known, Some(**id)).destination.is_none();
+        let confined_to = self
+            .confining(known)
+            .map(|_| self.state.sites.iter().filter(allowed).map(|(_, site)| site.name.clone()).collect());
+        let rules = self.rules_on(known).flat_map(|(run, rules)| {
+            let confining = rules.confined_by.iter().copied();
+            let others = [rules.push.rule, rules.bucket, rules.direct].into_iter().flatten();
+            confining.chain(others).map(|rule| run.plan.rules.name(rule)).collect::<Vec<_>>()
+        });
+        let withheld = known.withheld.iter().map(|(site, said)| (self.state.site_name(*site), said.to_string()));
+        Some(ObjectView {
+            object: known.reference,
+            replicas,
+            ledger: self.ledger(&filter),
+            confined_to,
+            rules: rules.collect::<BTreeSet<_>>().into_iter().collect(),
+            withheld: withheld.collect(),
+        })
     }
 
     /// Projects that have a live run, or settings, by name.

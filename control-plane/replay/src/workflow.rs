@@ -32,6 +32,7 @@ pub(crate) fn workflow(trace: &Trace) -> Workflow {
     let parts = trace.tasks.iter().zip(outputs).zip(bindings).enumerate();
     let steps = parts.map(|(number, ((task, outputs), bindings))| step(number, task, outputs, bindings)).collect();
     Workflow {
+        file: trace.name.clone(),
         name: trace.name.clone(),
         description: None,
         inputs: IndexMap::new(),

@@ -12,6 +12,7 @@ pub(crate) mod listener;
 mod log_lines;
 mod logs;
 mod outputs;
+mod policies;
 mod probes;
 mod projects;
 mod runs;
@@ -116,6 +117,8 @@ fn routes() -> (Router<Arc<App>>, utoipa::openapi::OpenApi) {
         .routes(routes!(sites::create_token))
         .routes(routes!(projects::list))
         .routes(routes!(projects::show, projects::set))
+        .routes(routes!(policies::show, policies::apply))
+        .routes(routes!(policies::of_run))
         .routes(routes!(submit::plan))
         .routes(routes!(submit::check))
         .layer(DefaultBodyLimit::max(BODY_BYTES_MAX))

@@ -102,24 +102,10 @@ fn read_rule(report: &mut Report, node: &Node, attributes: &Attributes) -> Polic
         let help = "add `confine: { to: … }`, `push: never` or the like".to_owned();
         report.error(node.place, "the rule says nothing", Some(help));
     }
-    let modes = [
-        ("when-needed", PushMode::WhenNeeded),
-        ("eager", PushMode::Eager),
-        ("on-success", PushMode::OnSuccess),
-        ("never", PushMode::Never),
-    ];
     let rule = PolicyRule {
         matches: fields.get("match").map(|node| read_match(report, node)).unwrap_or_default(),
         confine: fields.get("confine").and_then(|node| read_confine(report, node, attributes)),
-        route: fields.get("route").map(|node| read_route(report, node)),
-        push: fields.get("push").and_then(|node| report.word(node, "`push`", &modes)),
-        replicate: fields.get("replicate").and_then(|node| read_replicate(report, node, attributes)),
-        keep: fields.get("keep").and_then(|node| read_keep(report, node, attributes)),
-        pin: fields.get("pin").and_then(|node| read_pin(report, node, attributes)),
-        expire: fields.get("expire").and_then(|node| read_expire(report, node)),
-        encrypt: fields.get("encrypt").and_then(|node| read_encrypt(report, node)),
-        hold: fields.get("hold").and_then(|node| read_hold(report, node)),
-        place: node.place,
+        ..read_said(report, &fields, attributes)
     };
     let pushes = matches!(rule.push, Some(PushMode::Eager | PushMode::OnSuccess));
     let shut = rule.confine.as_ref().is_some_and(|confine| confine.bucket == BucketUse::Forbidden);
@@ -130,6 +116,29 @@ fn read_rule(report: &mut Report, node: &Node, attributes: &Attributes) -> Polic
     rule
 }
 
+/// What a rule says beside what it matches and confines.
+pub(crate) fn read_said(report: &mut Report, fields: &Fields<'_>, attributes: &Attributes) -> PolicyRule {
+    let modes = [
+        ("when-needed", PushMode::WhenNeeded),
+        ("eager", PushMode::Eager),
+        ("on-success", PushMode::OnSuccess),
+        ("never", PushMode::Never),
+    ];
+    PolicyRule {
+        matches: PolicyMatch::default(),
+        confine: None,
+        route: fields.get("route").map(|node| read_route(report, node)),
+        push: fields.get("push").and_then(|node| report.word(node, "`push`", &modes)),
+        replicate: fields.get("replicate").and_then(|node| read_replicate(report, node, attributes)),
+        keep: fields.get("keep").and_then(|node| read_keep(report, node, attributes)),
+        pin: fields.get("pin").and_then(|node| read_pin(report, node, attributes)),
+        expire: fields.get("expire").and_then(|node| read_expire(report, node)),
+        encrypt: fields.get("encrypt").and_then(|node| read_encrypt(report, node)),
+        hold: fields.get("hold").and_then(|node| read_hold(report, node)),
+        place: fields.place,
+    }
+}
+
 fn read_match(report: &mut Report, node: &Node) -> PolicyMatch {
     let fields = report.fields(node, "`match`", &["workflow", "step", "output", "input", "labels", "bytes"]);
     let mut text = |name: &str| fields.get(name).and_then(|node| report.text(node, name)).map(str::to_owned);
@@ -138,6 +147,11 @@ fn read_match(report: &mut Report, node: &Node) -> PolicyMatch {
         let help = Some("make it two rules".to_owned());
         report.error(node.place, "a rule matches an input, or the outputs of steps, not both", help);
     }
+    PolicyMatch { workflow, step, output, input, ..read_kind(report, &fields) }
+}
+
+/// The labels and the size that a rule matches.
+pub(crate) fn read_kind(report: &mut Report, fields: &Fields<'_>) -> PolicyMatch {
     let mut labels = Labels::new();
     if let Some(node) = fields.get("labels") {
         for entry in report.entries(node, "`labels`") {
@@ -147,7 +161,7 @@ fn read_match(report: &mut Report, node: &Node) -> PolicyMatch {
         }
     }
     let bytes = fields.get("bytes").and_then(|node| report.parsed_with(node, "`bytes`", read_bytes));
-    PolicyMatch { workflow, step, output, input, labels, bytes }
+    PolicyMatch { labels, bytes, ..PolicyMatch::default() }
 }
 
 /// `>= 1GiB`, `< 4MiB`, or both ends: `1MiB..1GiB`.
@@ -250,14 +264,18 @@ fn read_confine(report: &mut Report, node: &Node, attributes: &Attributes) -> Op
         return Some(Confine { to: read_selector(report, node, attributes)?, bucket: BucketUse::default() });
     }
     let fields = report.fields(node, "`confine`", &["to", "bucket"]);
+    let bucket = read_bucket_use(report, &fields);
+    let to = required(report, &fields, "`confine`", "to").and_then(|node| read_selector(report, node, attributes))?;
+    Some(Confine { to, bucket })
+}
+
+pub(crate) fn read_bucket_use(report: &mut Report, fields: &Fields<'_>) -> BucketUse {
     let uses = [
         ("allowed", BucketUse::Allowed),
         ("if-encrypted", BucketUse::IfEncrypted),
         ("forbidden", BucketUse::Forbidden),
     ];
-    let bucket = fields.get("bucket").and_then(|node| report.word(node, "`bucket`", &uses)).unwrap_or_default();
-    let to = required(report, &fields, "`confine`", "to").and_then(|node| read_selector(report, node, attributes))?;
-    Some(Confine { to, bucket })
+    fields.get("bucket").and_then(|node| report.word(node, "`bucket`", &uses)).unwrap_or_default()
 }
 
 fn read_route(report: &mut Report, node: &Node) -> Vec<Route> {

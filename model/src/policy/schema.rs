@@ -5,7 +5,7 @@ use serde_json::{Value, json};
 use crate::limits::REPLICAS_MAX;
 
 /// The fields of a rule, `match` first.
-pub(super) const PLACEMENT_FIELDS: &[&str] =
+pub(crate) const PLACEMENT_FIELDS: &[&str] =
     &["match", "confine", "route", "push", "replicate", "keep", "pin", "expire", "encrypt", "hold"];
 
 /// The schema of a policy file.
@@ -41,8 +41,6 @@ pub fn policy_schema() -> Value {
                     record(json!({ "labels": { "type": "object", "minProperties": 1 } }), &["labels"]),
                 ],
             },
-            "until": { "type": "string", "description": "`7d after run.end`, `run.end` or `forever`." },
-            "duration": { "type": ["string", "integer"], "description": "As in 90d or 6h." },
             "rule": rule(),
         },
     })
@@ -71,37 +69,49 @@ fn rule() -> Value {
                     ),
                 ],
             },
-            "route": {
-                "anyOf": [
-                    { "enum": ["direct", "bucket"] },
-                    { "type": "array", "minItems": 1, "uniqueItems": true, "items": { "enum": ["direct", "bucket"] } },
-                ],
-            },
-            "push": { "enum": ["when-needed", "eager", "on-success", "never"] },
-            "replicate": record(
-                json!({
-                    "copies": { "type": "integer", "minimum": 1, "maximum": REPLICAS_MAX },
-                    "across": text,
-                    "to": selector,
-                    "within": { "$ref": "#/$defs/duration" },
-                    "importance": { "enum": ["must", "should"] },
-                }),
-                &["copies"],
-            ),
-            "keep": record(json!({ "at": selector, "for": { "$ref": "#/$defs/until" } }), &["for"]),
-            "pin": record(json!({ "at": selector, "until": { "$ref": "#/$defs/until" } }), &["at", "until"]),
-            "expire": record(
-                json!({ "after": { "$ref": "#/$defs/duration" }, "then": { "enum": ["delete", "archive", "ask"] } }),
-                &["after"],
-            ),
-            "encrypt": record(json!({ "key": { "const": "project" } }), &["key"]),
-            "hold": record(json!({ "reason": text }), &["reason"]),
         }),
         &[],
     );
+    if let (Some(fields), Value::Object(said)) = (rule["properties"].as_object_mut(), said_fields()) {
+        fields.extend(said);
+    }
     let says: Vec<Value> = PLACEMENT_FIELDS[1..].iter().map(|field| json!({ "required": [field] })).collect();
     rule["anyOf"] = json!(says);
     rule
+}
+
+/// What a rule may say beside what it matches and confines, for a document that defines a selector.
+pub(crate) fn said_fields() -> Value {
+    let selector = json!({ "$ref": "#/$defs/selector" });
+    let until = json!({ "type": "string", "description": "`7d after run.end`, `run.end` or `forever`." });
+    let duration = json!({ "type": ["string", "integer"], "description": "As in 90d or 6h." });
+    json!({
+        "route": {
+            "anyOf": [
+                { "enum": ["direct", "bucket"] },
+                { "type": "array", "minItems": 1, "uniqueItems": true, "items": { "enum": ["direct", "bucket"] } },
+            ],
+        },
+        "push": { "enum": ["when-needed", "eager", "on-success", "never"] },
+        "replicate": record(
+            json!({
+                "copies": { "type": "integer", "minimum": 1, "maximum": REPLICAS_MAX },
+                "across": { "type": "string" },
+                "to": selector,
+                "within": duration,
+                "importance": { "enum": ["must", "should"] },
+            }),
+            &["copies"],
+        ),
+        "keep": record(json!({ "at": selector, "for": until }), &["for"]),
+        "pin": record(json!({ "at": selector, "until": until }), &["at", "until"]),
+        "expire": record(
+            json!({ "after": duration, "then": { "enum": ["delete", "archive", "ask"] } }),
+            &["after"],
+        ),
+        "encrypt": record(json!({ "key": { "const": "project" } }), &["key"]),
+        "hold": record(json!({ "reason": { "type": "string" } }), &["reason"]),
+    })
 }
 
 fn record(fields: Value, required: &[&str]) -> Value {

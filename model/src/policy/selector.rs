@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use serde::{Deserialize, Serialize};
 
 use crate::id::SiteName;
-use crate::placement::Labels;
+use crate::placement::{Labels, SiteSelector};
 use crate::units::parse_size;
 
 /// The attribute that every site has: its name.
@@ -116,6 +116,23 @@ impl Selector {
             Self::All(parts) => parts.iter().map(|part| part.truth(site)).min_by_key(rank).unwrap_or(Truth::Yes),
             Self::Some(parts) => parts.iter().map(|part| part.truth(site)).max_by_key(rank).unwrap_or(Truth::No),
         }
+    }
+}
+
+impl From<&SiteSelector> for Selector {
+    /// Labels are compared as the texts that they are.
+    fn from(selector: &SiteSelector) -> Self {
+        let equal = |attribute: &str, kind: AttributeKind, text: &str| Self::Compare {
+            attribute: attribute.to_owned(),
+            kind,
+            comparison: Comparison::Equal,
+            literal: Literal::Text(text.to_owned()),
+        };
+        let named = |name: &SiteName| equal(SITE, AttributeKind::Enum(Vec::new()), name.as_str());
+        let names = (!selector.names.is_empty()).then(|| Self::Some(selector.names.iter().map(named).collect()));
+        let labels =
+            selector.labels.iter().map(|(label, value)| equal(label, AttributeKind::Enum(vec![value.clone()]), value));
+        Self::All(names.into_iter().chain(labels).collect())
     }
 }
 

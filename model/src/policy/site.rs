@@ -21,6 +21,43 @@ pub struct SitePolicy {
     pub leave: Vec<SiteRule>,
     /// Bytes that the store may hold, and where the file says so.
     pub disk: Option<(u64, Place)>,
+    /// Bytes of a second that may go to other sites.
+    pub link: Option<(u64, Place)>,
+}
+
+/// The bucket, among the places that something may leave for.
+pub const BUCKET: &str = "bucket";
+
+/// What may not leave for everywhere: the first of these that speaks of a destination decides.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+pub struct Withholding {
+    pub steps: Vec<LeaveStep>,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+pub struct LeaveStep {
+    /// A pattern of names; every destination where nothing is said.
+    pub to: Option<String>,
+    /// Why it may not leave for there; nothing where it may.
+    pub refusal: Option<String>,
+}
+
+impl Withholding {
+    /// Of what may not leave at all.
+    pub fn everywhere(reason: String) -> Self {
+        Self { steps: vec![LeaveStep { to: None, refusal: Some(reason) }] }
+    }
+
+    /// Why it may not leave for a site, by its name, or for the [`BUCKET`].
+    pub fn refusal(&self, to: &str) -> Option<&str> {
+        let fits = |step: &&LeaveStep| step.to.as_deref().is_none_or(|pattern| glob_matches(pattern, to));
+        self.steps.iter().find(fits)?.refusal.as_deref()
+    }
+
+    /// Why it may not leave for some destination.
+    pub fn any_refusal(&self) -> Option<&str> {
+        self.steps.iter().find_map(|step| step.refusal.as_deref())
+    }
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -39,6 +76,8 @@ pub struct SiteMatch {
     pub output: Option<String>,
     /// Matches only what a step takes in from this path of the machine.
     pub path: Option<String>,
+    /// Matches only on the way there: the name of a site, or [`BUCKET`].
+    pub to: Option<String>,
     pub work: Vec<WorkKind>,
 }
 
@@ -69,18 +108,30 @@ impl SitePolicy {
         Some(format!("the site's own policy does not let it run ({})", self.cite(rule.place)))
     }
 
-    /// Why an output of the step may not leave the site.
-    pub fn refuses_output(&self, template: &StepTemplate, output: &str) -> Option<String> {
-        decide(&self.leave, template, Some(output)).map(|rule| self.leaving(rule))
+    /// Where an output of the step may not leave for, if there is such a place.
+    pub fn withholds(&self, template: &StepTemplate, output: &str) -> Option<Withholding> {
+        self.withholding(template, Some(output))
     }
 
     /// Why what the step writes to its logs may not leave: because they may show what an output holds that may not.
     pub fn refuses_logs(&self, template: &StepTemplate) -> Option<String> {
         let outputs = template.outputs.iter().map(|output| Some(output.name.as_str()));
-        std::iter::once(None)
-            .chain(outputs)
-            .find_map(|output| decide(&self.leave, template, output))
-            .map(|rule| self.leaving(rule))
+        let mut withheld = std::iter::once(None).chain(outputs).filter_map(|output| self.withholding(template, output));
+        withheld.next()?.any_refusal().map(str::to_owned)
+    }
+
+    /// The rules that speak of it, up to the first that speaks of every destination; nothing where none refuses.
+    fn withholding(&self, template: &StepTemplate, output: Option<&str>) -> Option<Withholding> {
+        let mut steps = Vec::new();
+        for rule in self.leave.iter().filter(|rule| rule.matches(template, output)) {
+            let refusal = rule.refuses.then(|| self.leaving(rule));
+            steps.push(LeaveStep { to: rule.matches.to.clone(), refusal });
+            if rule.matches.to.is_none() {
+                break;
+            }
+        }
+        let refuses = steps.iter().any(|step| step.refusal.is_some());
+        refuses.then_some(Withholding { steps })
     }
 
     /// Why the store may not grow any more.
@@ -135,14 +186,20 @@ fn read(report: &mut Report, file: &str, root: &Node) -> SitePolicy {
         None => Vec::new(),
     };
     let run = rules("run", &["workflow", "step", "work", "path"]);
-    let leave = rules("leave", &["workflow", "step", "output", "work", "path"]);
-    let disk = fields.get("limits").and_then(|node| {
-        let limits = report.fields(node, "`limits`", &["disk"]);
-        let disk = limits.get("disk")?;
-        let bytes = report.parsed_with(disk, "`disk`", |text| parse_size(text).map_err(|error| error.to_string()))?;
-        Some((bytes, disk.place))
-    });
-    SitePolicy { file: file.to_owned(), run, leave, disk }
+    let leave = rules("leave", &["workflow", "step", "output", "work", "path", "to"]);
+    let (disk, link) = match fields.get("limits") {
+        Some(node) => {
+            let limits = report.fields(node, "`limits`", &["disk", "link"]);
+            let mut size = |name: &str| {
+                let node = limits.get(name)?;
+                let read = |text: &str| parse_size(text.trim_end_matches("/s")).map_err(|error| error.to_string());
+                Some((report.parsed_with(node, &format!("`{name}`"), read)?, node.place))
+            };
+            (size("disk"), size("link"))
+        }
+        None => (None, None),
+    };
+    SitePolicy { file: file.to_owned(), run, leave, disk, link }
 }
 
 fn read_rules(report: &mut Report, node: &Node, name: &str, known: &[&str]) -> Vec<SiteRule> {
@@ -173,6 +230,7 @@ fn read_match(report: &mut Report, node: &Node, known: &[&str]) -> SiteMatch {
     let fields = report.fields(node, "what a rule matches", known);
     let mut text = |name: &str| fields.get(name).and_then(|node| report.text(node, name)).map(str::to_owned);
     let (workflow, step, output, path) = (text("workflow"), text("step"), text("output"), text("path"));
+    let to = text("to");
     if let (Some(path), Some(node)) = (&path, fields.get("path"))
         && !path.starts_with('/')
     {
@@ -189,5 +247,5 @@ fn read_match(report: &mut Report, node: &Node, known: &[&str]) -> SiteMatch {
             report.error(node.place, "`work` names no kind of work", None);
         }
     }
-    SiteMatch { workflow, step, output, path, work }
+    SiteMatch { workflow, step, output, path, to, work }
 }

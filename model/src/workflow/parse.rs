@@ -86,6 +86,7 @@ fn read(report: &mut Report, source: &str, root: &Node, surroundings: &dyn Surro
     }
     let priority = fields.get("priority").and_then(|node| report.priority(node));
     let mut workflow = Workflow {
+        file: report.file().to_owned(),
         name,
         description,
         inputs: std::mem::take(&mut inputs),

@@ -2,6 +2,9 @@
 
 use crate::diagnostic::Place;
 use crate::placement::{PushMode, Rule, RuleMatch, SiteSelector};
+use crate::policy::{
+    Attributes, BucketUse, Confine, PLACEMENT_FIELDS, PolicyMatch, PolicyRule, read_bucket_use, read_kind, read_said,
+};
 use crate::reading::Report;
 use crate::suggestion::did_you_mean;
 use crate::workflow::Workflow;
@@ -57,27 +60,43 @@ pub(super) fn read_rules(report: &mut Report, node: &Node, workflow: &Workflow) 
 }
 
 fn read_rule(report: &mut Report, node: &Node, workflow: &Workflow) -> Rule {
-    let fields = report.fields(node, "a rule", &["match", "confine", "push"]);
-    let modes = [("when-needed", PushMode::WhenNeeded), ("eager", PushMode::Eager), ("never", PushMode::Never)];
-    let rule = Rule {
-        matches: fields.get("match").map(|node| read_match(report, node, workflow)).unwrap_or_default(),
-        confine: fields.get("confine").map(|node| read_selector(report, node, "`confine`")),
-        push: fields.get("push").and_then(|node| report.word(node, "`push`", &modes)),
-        place: node.place,
+    let fields = report.fields(node, "a rule", PLACEMENT_FIELDS);
+    let (matches, kind) = fields.get("match").map(|node| read_match(report, node, workflow)).unwrap_or_default();
+    let confine = fields.get("confine").map(|node| read_confine(report, node));
+    let RuleMatch { step, output, input } = matches.clone();
+    let said = PolicyRule {
+        matches: PolicyMatch { step, output, input, ..kind },
+        confine: confine.as_ref().map(|(to, bucket)| Confine { to: to.into(), bucket: *bucket }),
+        ..read_said(report, &fields, &Attributes::new())
     };
-    if fields.get("confine").is_none() && fields.get("push").is_none() {
+    if !PLACEMENT_FIELDS[1..].iter().any(|field| fields.get(field).is_some()) {
         let help = "add `confine: { labels: { … } }` or `push: never`".to_owned();
         report.error(node.place, "the rule says nothing", Some(help));
     }
-    if let (Some(_), Some(PushMode::Eager), Some(push)) = (&rule.confine, rule.push, fields.get("push")) {
+    let pushes = matches!(said.push, Some(PushMode::Eager | PushMode::OnSuccess));
+    if let (Some((_, BucketUse::Forbidden)), true, Some(push)) = (&confine, pushes, fields.get("push")) {
         let help = Some("leave `push` out: confined data never enters the bucket".to_owned());
         report.error(push.place, "the rule confines what it pushes eagerly", help);
     }
-    rule
+    Rule { said, matches, confine: confine.map(|(to, _)| to), place: node.place }
 }
 
-fn read_match(report: &mut Report, node: &Node, workflow: &Workflow) -> RuleMatch {
-    let fields = report.fields(node, "`match`", &["step", "output", "input"]);
+/// Reads sites, or `{ to: sites, bucket: … }`.
+fn read_confine(report: &mut Report, node: &Node) -> (SiteSelector, BucketUse) {
+    let is_record = matches!(&node.kind, Kind::Mapping(entries) if entries.iter().any(|entry| entry.key == "to" || entry.key == "bucket"));
+    if !is_record {
+        return (read_selector(report, node, "`confine`"), BucketUse::default());
+    }
+    let fields = report.fields(node, "`confine`", &["to", "bucket"]);
+    let to = fields.get("to").map(|node| read_selector(report, node, "`to`"));
+    if to.is_none() {
+        report.error(fields.place, "`confine` needs `to`", None);
+    }
+    (to.unwrap_or_default(), read_bucket_use(report, &fields))
+}
+
+fn read_match(report: &mut Report, node: &Node, workflow: &Workflow) -> (RuleMatch, PolicyMatch) {
+    let fields = report.fields(node, "`match`", &["step", "output", "input", "labels", "bytes"]);
     let mut part = |name: &str| {
         let node = fields.get(name)?;
         Some((report.text(node, name)?.to_owned(), node.place))
@@ -100,7 +119,7 @@ fn read_match(report: &mut Report, node: &Node, workflow: &Workflow) -> RuleMatc
         check_pattern(report, pattern, *place, "input", workflow.inputs.keys().map(String::as_str));
     }
     let text = |part: Option<(String, Place)>| part.map(|(text, _)| text);
-    RuleMatch { step: text(step), output: text(output), input: text(input) }
+    (RuleMatch { step: text(step), output: text(output), input: text(input) }, read_kind(report, &fields))
 }
 
 fn check_pattern<'known>(

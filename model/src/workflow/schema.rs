@@ -4,6 +4,7 @@
 use serde_json::{Map, Value, json};
 
 use crate::limits::{CONCURRENCY_MAX, PRIORITY_MAX, PRIORITY_MIN};
+use crate::policy::said_fields;
 
 const DIALECT: &str = "https://json-schema.org/draft/2020-12/schema";
 const NAME: &str = "^[A-Za-z_][A-Za-z0-9_-]{0,62}$";
@@ -162,22 +163,34 @@ fn definitions() -> Value {
     let mut selector = record(fields, &[]);
     selector["minProperties"] = json!(1);
     define("selector", json!({ "anyOf": [{ "$ref": "#/$defs/sites" }, selector] }));
-    define(
-        "rule",
-        record(
+    define("rule", rule());
+    define("step", step());
+    Value::Object(definitions)
+}
+
+fn rule() -> Value {
+    let text = json!({ "type": "string" });
+    let labels = json!({ "type": "object", "additionalProperties": { "type": ["string", "number", "boolean"] } });
+    let selector = json!({ "$ref": "#/$defs/selector" });
+    let record_of_both =
+        record(json!({ "to": selector, "bucket": { "enum": ["allowed", "if-encrypted", "forbidden"] } }), &["to"]);
+    let mut fields = json!({
+        "match": record(
             json!({
-                "match": record(
-                    json!({ "step": { "type": "string" }, "output": { "type": "string" }, "input": { "type": "string" } }),
-                    &[],
-                ),
-                "confine": { "$ref": "#/$defs/selector", "description": "The data never leaves these sites, nor enters the bucket." },
-                "push": { "enum": ["when-needed", "eager", "never"] },
+                "step": text, "output": text, "input": text, "labels": labels,
+                "bytes": { "type": "string", "description": "`>= 1GiB`, `< 4MiB` or `1MiB..1GiB`." },
             }),
             &[],
         ),
-    );
-    define("step", step());
-    Value::Object(definitions)
+        "confine": {
+            "description": "The data never leaves these sites, nor enters the bucket unless that is allowed.",
+            "anyOf": [selector, record_of_both],
+        },
+    });
+    if let (Some(fields), Value::Object(said)) = (fields.as_object_mut(), said_fields()) {
+        fields.extend(said);
+    }
+    record(fields, &[])
 }
 
 fn step() -> Value {

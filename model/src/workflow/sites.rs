@@ -226,7 +226,7 @@ impl Check<'_> {
             for need in data_needs(step) {
                 let producer = &workflow.steps[need];
                 let never = workflow.placement.iter().enumerate().find(|(_, rule)| {
-                    rule.push == Some(PushMode::Never)
+                    rule.said.push == Some(PushMode::Never)
                         && !producer.outputs.is_empty()
                         && producer.outputs.keys().all(|output| rule.matches.covers_output(&producer.name, output))
                 });

@@ -334,7 +334,8 @@ fn finished() -> impl Strategy<Value = FinishedElement> {
 fn report() -> impl Strategy<Value = Report> {
     let started =
         (element(), attempt(), timestamp()).prop_map(|(element, attempt, at)| StartedElement { element, attempt, at });
-    let failure = select(&[PushFailure::Unavailable, PushFailure::Refused, PushFailure::Cancelled][..]);
+    let failure =
+        select(&[PushFailure::Unavailable, PushFailure::Refused, PushFailure::Cancelled, PushFailure::Forbidden][..]);
     let location = select(&[FaultLocation::SiteStore, FaultLocation::Bucket][..]);
     prop_oneof![
         (run(), step(), vec(started, 0..8)).prop_map(|(run, step, elements)| Report::Started { run, step, elements }),

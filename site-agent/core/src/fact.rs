@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use atoll_model::elements::ElementSet;
 use atoll_model::id::{Attempt, CommandSeq, ExecutionId, JournalId, ObjectId, ReportSeq, RunId, StepIndex, TransferId};
+use atoll_model::policy::Withholding;
 use atoll_model::session::{
     Binding, DirectShare, DispatchElements, FinishedElement, Outcome, Report, SiteCommand, StartedElement,
 };
@@ -109,10 +110,11 @@ pub enum Fact {
         session: Duration,
         work: Duration,
     },
-    /// The site's own policy keeps these objects here, for this reason; whoever derives from them inherits it.
+    /// The site's own policy keeps these objects here, or from some of those who may ask for them; whoever derives from
+    /// them inherits it.
     Withheld {
         objects: Vec<ObjectId>,
-        reason: String,
+        terms: Vec<Withholding>,
     },
 
     // Later additions.

@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 
 use atoll_model::id::{Attempt, ExecutionId, ObjectId, TransferId};
+use atoll_model::policy::{BUCKET, Withholding};
 use atoll_model::session::{Logs, PushFailure, Report, StepTemplate};
 use atoll_model::value::Value;
 
@@ -15,14 +16,24 @@ use crate::state::{AttemptKey, Terms};
 const UNKNOWN_STEP: &str = "the site's own policy has rules on what may leave, and its step is not known any more";
 
 impl Agent {
-    /// Why the object may not leave the site in any way: pushed, handed to another agent, or read as a log.
+    /// Why the object may not leave the site for everywhere: nobody is shown it as a log then.
     pub fn withheld(&self, object: ObjectId) -> Option<&str> {
-        self.state.withheld.get(&object).map(String::as_str)
+        self.state.withheld.get(&object)?.iter().find_map(Withholding::any_refusal)
     }
 
-    /// Everything that may not leave, as it was decided so far.
-    pub fn all_withheld(&self) -> impl Iterator<Item = (ObjectId, &str)> {
-        self.state.withheld.iter().map(|(object, reason)| (*object, reason.as_str()))
+    /// Why the object may not leave the site for another one, by its name, or for the bucket.
+    pub fn withheld_from(&self, object: ObjectId, to: &str) -> Option<&str> {
+        self.state.withheld.get(&object)?.iter().find_map(|term| term.refusal(to))
+    }
+
+    /// All that is said of an object that may not leave for everywhere.
+    pub fn withholdings(&self, object: ObjectId) -> Option<(ObjectId, &[Withholding])> {
+        self.state.withheld.get(&object).map(|terms| (object, terms.as_slice()))
+    }
+
+    /// Everything that may not leave for everywhere, as it was decided so far.
+    pub fn all_withheld(&self) -> impl Iterator<Item = (ObjectId, &[Withholding])> {
+        self.state.withheld.iter().map(|(object, terms)| (*object, terms.as_slice()))
     }
 
     /// Why what the attempt writes may not be read from elsewhere, while it is running too.
@@ -42,8 +53,8 @@ impl Agent {
     /// Ends a push of what may not leave; whether it was one.
     pub(crate) fn refuse_push(&mut self, transfer: TransferId, step: &mut Step) -> bool {
         let Some(object) = self.state.pushes.get(&transfer).map(|push| push.object) else { return false };
-        let Some(message) = self.state.withheld.get(&object.id).cloned() else { return false };
-        let report = Report::PushFailed { transfer, object, reason: PushFailure::Refused, message };
+        let Some(message) = self.withheld_from(object.id, BUCKET).map(str::to_owned) else { return false };
+        let report = Report::PushFailed { transfer, object, reason: PushFailure::Forbidden, message };
         self.end_push(transfer, report, step);
         true
     }
@@ -51,24 +62,31 @@ impl Agent {
     /// Remembers which outputs and logs of an attempt that ends now may not leave.
     pub(crate) fn withhold(&mut self, key: AttemptKey, outputs: &[Value], logs: Logs, step: &mut Step) {
         let terms = self.state.active.get(&key).and_then(|active| active.terms.clone());
-        let mut found: BTreeMap<String, Vec<ObjectId>> = BTreeMap::new();
+        let mut found: BTreeMap<Vec<Withholding>, Vec<ObjectId>> = BTreeMap::new();
         if let Some(reason) = self.reason_for_logs(&key, terms.as_ref()) {
             let logs = [logs.stdout, logs.stderr].into_iter().flatten().map(|log| log.id);
-            found.entry(reason).or_default().extend(logs);
+            found.entry(vec![Withholding::everywhere(reason)]).or_default().extend(logs);
         }
         if let Some((template, terms)) = terms.as_ref().and_then(|terms| Some((self.template_of(&key, terms)?, terms)))
         {
             let inherited = self.inherited(template, terms);
             for (declared, value) in template.outputs.iter().zip(outputs) {
-                let own = || self.config.policy.refuses_output(template, &declared.name);
-                let Some(reason) = inherited.clone().or_else(own) else { continue };
-                value.visit_objects(&mut |object| found.entry(reason.clone()).or_default().push(object.id));
+                let mut all = inherited.clone();
+                all.extend(
+                    self.config.policy.withholds(template, &declared.name).filter(|own| !inherited.contains(own)),
+                );
+                if !all.is_empty() {
+                    value.visit_objects(&mut |object| found.entry(all.clone()).or_default().push(object.id));
+                }
             }
         }
-        for (reason, mut objects) in found {
-            objects.retain(|object| !self.state.withheld.contains_key(object));
+        for (terms, mut objects) in found {
+            objects.retain(|object| {
+                let known = self.state.withheld.get(object);
+                known.is_none_or(|known| !terms.iter().all(|term| known.contains(term)))
+            });
             if !objects.is_empty() {
-                self.decide(step, Fact::Withheld { objects, reason });
+                self.decide(step, Fact::Withheld { objects, terms });
             }
         }
     }
@@ -82,26 +100,30 @@ impl Agent {
             let any = self.config.policy.leave.iter().any(|rule| rule.refuses);
             return any.then(|| UNKNOWN_STEP.to_owned());
         };
-        self.inherited(template, terms).or_else(|| self.config.policy.refuses_logs(template))
+        let inherited = self.inherited(template, terms).iter().find_map(Withholding::any_refusal).map(str::to_owned);
+        inherited.or_else(|| self.config.policy.refuses_logs(template))
     }
 
     fn template_of(&self, (execution, _): &AttemptKey, terms: &Terms) -> Option<&StepTemplate> {
         self.state.template((execution.run, execution.step), terms.template).map(AsRef::as_ref)
     }
 
-    /// Why what is derived from the inputs stays, if any of them does.
-    fn inherited(&self, template: &StepTemplate, terms: &Terms) -> Option<String> {
+    /// What what is derived from the inputs inherits.
+    fn inherited(&self, template: &StepTemplate, terms: &Terms) -> Vec<Withholding> {
+        let mut inherited = Vec::new();
         if self.state.withheld.is_empty() {
-            return None;
+            return inherited;
         }
-        let mut reason = None;
         for binding in bindings(template, terms) {
             self.visit_input(binding, &mut |object| {
-                if let (None, Some(found)) = (&reason, self.withheld(object)) {
-                    reason = Some(found.to_owned());
+                for term in self.state.withheld.get(&object).into_iter().flatten() {
+                    if !inherited.contains(term) {
+                        inherited.push(term.clone());
+                    }
                 }
             });
         }
-        reason
+        inherited.sort_unstable();
+        inherited
     }
 }

@@ -10,6 +10,7 @@ use std::time::Duration;
 
 use atoll_model::elements::ElementSet;
 use atoll_model::id::{Attempt, CommandSeq, ExecutionId, JournalId, ObjectId, RunId, StepIndex, TransferId};
+use atoll_model::policy::Withholding;
 use atoll_model::session::{Binding, Outcome, Report, StepTemplate};
 use atoll_model::time::Timestamp;
 use atoll_model::value::{ObjectRef, Value};
@@ -39,7 +40,7 @@ pub struct Snapshot {
     pub(crate) outbox: Outbox,
     pub(crate) lease: Lease,
     /// Objects that do not leave the site, each with the first reason that was found for it.
-    pub(crate) withheld: BTreeMap<ObjectId, String>,
+    pub(crate) withheld: BTreeMap<ObjectId, Vec<Withholding>>,
 }
 
 /// Leases as they were last noted, in time since a start of the machine.
@@ -205,11 +206,7 @@ impl Snapshot {
             Fact::LeaseNoted { boot, session, work } => {
                 self.lease = Lease { boot: *boot, session: *session, work: *work };
             }
-            Fact::Withheld { objects, reason } => {
-                for object in objects {
-                    self.withheld.entry(*object).or_insert_with(|| reason.clone());
-                }
-            }
+            Fact::Withheld { objects, terms } => self.withhold(objects, terms),
             Fact::StepExpanded { run, step, items, bindings } => self.expand((*run, *step), items, bindings),
             Fact::StepSkipped { run, step } => self.skip((*run, *step)),
             Fact::ElementsTaken { run, step, attempt, elements, at } => {
@@ -217,6 +214,17 @@ impl Snapshot {
             }
             Fact::Retried { run, step, element, not_before } => self.retry((*run, *step), element, *not_before),
             Fact::DelegationEnded { run, step, reason } => self.end_delegation((*run, *step), reason, false),
+        }
+    }
+
+    fn withhold(&mut self, objects: &[ObjectId], terms: &[Withholding]) {
+        for object in objects {
+            let known = self.withheld.entry(*object).or_default();
+            for term in terms {
+                if !known.contains(term) {
+                    known.push(term.clone());
+                }
+            }
         }
     }
 

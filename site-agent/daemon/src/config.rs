@@ -134,6 +134,12 @@ pub enum ConfigError {
 }
 
 impl Config {
+    /// Bytes of a second that may go straight to other sites, the stricter of both who have a say in it.
+    pub fn link_rate(&self) -> Option<u64> {
+        let of_policy = self.policy.link.map(|(rate, _)| rate);
+        [self.direct_rate, of_policy].into_iter().flatten().min()
+    }
+
     /// Reads the file (if one is named), then the `ATOLL_AGENT_*` variables that `variable` answers, then `flags`.
     ///
     /// # Errors

@@ -66,7 +66,7 @@ impl Direct {
             meters: Arc::clone(meters),
             withheld: withheld.clone(),
         };
-        let serving = Serving::new(store.clone(), self.agent, self.tls.clone(), Arc::new(gate), config.direct_rate);
+        let serving = Serving::new(store.clone(), self.agent, self.tls.clone(), Arc::new(gate), config.link_rate());
         let listening = listen(serving, address).await.context("other agents cannot be listened for")?;
         tracing::info!(address = %listening.address, "other agents may ask here for objects");
         Ok(Some(listening))
@@ -147,8 +147,8 @@ impl std::fmt::Debug for Gate {
 
 impl Host for Gate {
     fn admit(&self, to: &SiteName, object: ObjectRef) -> Result<(), String> {
-        if let Some(reason) = self.withheld.object(object.id) {
-            return Err(reason.to_string());
+        if let Some(reason) = self.withheld.object_to(object.id, to.as_str()) {
+            return Err(reason);
         }
         match &self.to {
             Some(sites) if !sites.contains(to) => {

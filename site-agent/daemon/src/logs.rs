@@ -67,7 +67,7 @@ impl LogSource for Logs {
     async fn open(&self, request: LogRequest) -> Result<BoxStream<'static, io::Result<Bytes>>, String> {
         if let Some(object) = request.object {
             if let Some(reason) = self.withheld.object(object.id) {
-                return Err(reason.to_string());
+                return Err(reason);
             }
             return Ok(self.stored(object, request.offset));
         }

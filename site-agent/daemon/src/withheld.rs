@@ -5,6 +5,7 @@ use std::collections::HashMap;
 use std::sync::{Arc, PoisonError, RwLock};
 
 use atoll_model::id::ObjectId;
+use atoll_model::policy::Withholding;
 use site_agent_core::{Agent, Command, Fact, Step};
 use storage_sync_engine::store::SiteStore;
 
@@ -20,7 +21,7 @@ pub(crate) struct Withheld {
 
 #[derive(Debug, Default)]
 struct Known {
-    objects: HashMap<ObjectId, Arc<str>>,
+    objects: HashMap<ObjectId, Arc<[Withholding]>>,
     /// Attempts whose logs are not to be read, while they have any.
     logs: HashMap<Key, Arc<str>>,
 }
@@ -30,8 +31,17 @@ impl Withheld {
         Self { store, known: Arc::default() }
     }
 
-    /// Why the object may not leave.
-    pub(crate) fn object(&self, object: ObjectId) -> Option<Arc<str>> {
+    /// Why the object may not leave for everywhere.
+    pub(crate) fn object(&self, object: ObjectId) -> Option<String> {
+        self.terms(object)?.iter().find_map(Withholding::any_refusal).map(str::to_owned)
+    }
+
+    /// Why the object may not leave for a site, by its name, or for the bucket.
+    pub(crate) fn object_to(&self, object: ObjectId, to: &str) -> Option<String> {
+        self.terms(object)?.iter().find_map(|term| term.refusal(to)).map(str::to_owned)
+    }
+
+    fn terms(&self, object: ObjectId) -> Option<Arc<[Withholding]>> {
         self.known.read().unwrap_or_else(PoisonError::into_inner).objects.get(&object).cloned()
     }
 
@@ -42,7 +52,7 @@ impl Withheld {
 
     /// Takes in what the core knew before this process began.
     pub(crate) fn recover(&self, agent: &Agent) {
-        agent.all_withheld().for_each(|(object, reason)| self.add(object, reason));
+        agent.all_withheld().for_each(|(object, terms)| self.add(object, terms));
         for (execution, attempt, reason) in agent.all_withheld_logs() {
             self.write(|known| known.logs.insert(key(execution, attempt), reason.into()));
         }
@@ -51,8 +61,10 @@ impl Withheld {
     /// Takes in what the core has decided, before anything of it is carried out.
     pub(crate) fn hear(&self, agent: &Agent, step: &Step) {
         for fact in &step.facts {
-            if let Fact::Withheld { objects, reason } = fact {
-                objects.iter().for_each(|object| self.add(*object, reason));
+            if let Fact::Withheld { objects, .. } = fact {
+                for (object, terms) in objects.iter().filter_map(|object| agent.withholdings(*object)) {
+                    self.add(object, terms);
+                }
             }
         }
         for command in &step.commands {
@@ -67,8 +79,8 @@ impl Withheld {
     }
 
     /// With the parts of a tree, which could be asked for one by one.
-    fn add(&self, object: ObjectId, reason: &str) {
-        let reason: Arc<str> = reason.into();
+    fn add(&self, object: ObjectId, terms: &[Withholding]) {
+        let terms: Arc<[Withholding]> = terms.into();
         let parts = match self.store.find(object) {
             Ok(Some(found)) if found.kind == atoll_model::value::ObjectKind::Tree => {
                 self.store.parts(object).unwrap_or_else(|error| {
@@ -81,9 +93,12 @@ impl Withheld {
         };
         self.write(|known| {
             for part in parts {
-                known.objects.insert(part, Arc::clone(&reason));
+                // A file may be part of several trees, each of which stays for reasons of its own.
+                let mut all: Vec<_> = known.objects.get(&part).map_or_else(Vec::new, |before| before.to_vec());
+                all.extend(terms.iter().filter(|term| !all.contains(term)).cloned().collect::<Vec<_>>());
+                known.objects.insert(part, all.into());
             }
-            known.objects.insert(object, reason);
+            known.objects.insert(object, terms);
         });
     }
 

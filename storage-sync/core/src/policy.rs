@@ -67,14 +67,11 @@ pub enum Bucket {
     Forbidden,
 }
 
-/// What holds for an object.
+/// What holds for an object, wherever it is.
 #[derive(Debug, Clone, PartialEq)]
-pub struct Verdict<'a> {
+pub struct Standing<'a> {
     /// Every rule that matches, and those that confine what it was derived from.
     pub matched: BTreeSet<RuleId>,
-    /// The sites (by their place among those that were given) where it may not be, each with all rules that say so.
-    pub forbidden: BTreeMap<usize, BTreeSet<RuleId>>,
-    pub allowed: BTreeSet<usize>,
     /// All confinements on it: what is derived from it inherits them.
     pub confined_by: BTreeSet<RuleId>,
     pub bucket: Ruled<Bucket>,
@@ -87,6 +84,15 @@ pub struct Verdict<'a> {
     pub expire: Option<(&'a Expire, RuleId)>,
     pub encrypt: Option<(KeyScope, RuleId)>,
     pub hold: Option<(&'a Hold, RuleId)>,
+}
+
+/// What holds for an object at the sites that there are.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Verdict<'a> {
+    pub standing: Standing<'a>,
+    /// The sites (by their place among those that were given) where it may not be, each with all rules that say so.
+    pub forbidden: BTreeMap<usize, BTreeSet<RuleId>>,
+    pub allowed: BTreeSet<usize>,
     /// Rules that must hold and cannot hold together: what has any is not admitted.
     pub conflicts: Vec<Conflict>,
     /// Rules that should hold and cannot.
@@ -112,33 +118,10 @@ pub fn evaluate<'a>(
     sites: &[Location<'_>],
     producers: Option<&BTreeSet<usize>>,
 ) -> Verdict<'a> {
-    let matching = Matching::new(layers, object);
-    let mut confined_by: BTreeSet<RuleId> =
-        inherited.iter().copied().filter(|id| confinement(layers, *id).is_some()).collect();
-    // A rule that may come to match confines from the start: what has left cannot be called back.
-    confined_by.extend(matching.all(Fit::Maybe).filter(|(_, rule)| rule.confine.is_some()).map(|(id, _)| id));
-    let forbidden = sites::forbidden(layers, &confined_by, sites);
+    let standing = standing(layers, object, inherited);
+    let forbidden = sites::forbidden(layers, &standing.confined_by, sites);
     let allowed = (0..sites.len()).filter(|site| !forbidden.contains_key(site)).collect();
-    let encrypt = matching.all(Fit::Maybe).filter_map(|(id, rule)| Some((rule.encrypt?, id))).max_by_key(|(_, id)| *id);
-    let hold = matching.pick(|rule| rule.hold.as_ref(), |_| 0);
-    let expire = matching.pick(|rule| rule.expire.as_ref(), |expire| (expire.after, expire.then));
-    let mut verdict = Verdict {
-        matched: matching.all(Fit::Yes).map(|(id, _)| id).chain(confined_by.iter().copied()).collect(),
-        forbidden,
-        allowed,
-        bucket: bucket(layers, &confined_by, encrypt.map(|(_, id)| id)),
-        route: ruled(matching.pick(|rule| rule.route.as_deref(), |routes| Reverse(routes.len())), ROUTES),
-        push: ruled(matching.pick(|rule| rule.push, |mode| push_safety(*mode)), PushMode::WhenNeeded),
-        replicate: matching.pick(|rule| rule.replicate.as_ref(), |replicate| (replicate.copies, replicate.importance)),
-        keep: matching.pick(|rule| rule.keep.as_ref(), |keep| keep.until),
-        pin: matching.pick(|rule| rule.pin.as_ref(), |pin| pin.until),
-        expire: expire.filter(|_| hold.is_none()),
-        encrypt,
-        hold,
-        confined_by,
-        conflicts: Vec::new(),
-        warnings: Vec::new(),
-    };
+    let mut verdict = Verdict { standing, forbidden, allowed, conflicts: Vec::new(), warnings: Vec::new() };
     let found = conflict::find(layers, &verdict, sites, producers);
     for (importance, conflict) in found {
         match importance {
@@ -149,20 +132,55 @@ pub fn evaluate<'a>(
     verdict
 }
 
+/// What the layers say of the object, before sites are looked at.
+pub fn standing<'a>(layers: &[Layer<'a>], object: &Object<'_>, inherited: &BTreeSet<RuleId>) -> Standing<'a> {
+    let matching = Matching::new(layers, object);
+    let mut confined_by: BTreeSet<RuleId> =
+        inherited.iter().copied().filter(|id| confinement(layers, *id).is_some()).collect();
+    // A rule that may come to match confines from the start: what has left cannot be called back.
+    confined_by.extend(matching.all(Fit::Maybe).filter(|(_, rule)| rule.confine.is_some()).map(|(id, _)| id));
+    let encrypt = matching.all(Fit::Maybe).filter_map(|(id, rule)| Some((rule.encrypt?, id))).max_by_key(|(_, id)| *id);
+    let hold = matching.pick(|rule| rule.hold.as_ref(), |_| 0);
+    let expire = matching.pick(|rule| rule.expire.as_ref(), |expire| (expire.after, expire.then));
+    Standing {
+        matched: matching.all(Fit::Yes).map(|(id, _)| id).chain(confined_by.iter().copied()).collect(),
+        bucket: bucket(layers, &confined_by, encrypt.map(|(_, id)| id)),
+        route: ruled(matching.pick(|rule| rule.route.as_deref(), |routes| Reverse(routes.len())), ROUTES),
+        push: ruled(matching.pick(|rule| rule.push, |mode| push_safety(*mode)), PushMode::WhenNeeded),
+        replicate: matching.pick(|rule| rule.replicate.as_ref(), |replicate| (replicate.copies, replicate.importance)),
+        keep: matching.pick(|rule| rule.keep.as_ref(), |keep| keep.until),
+        pin: matching.pick(|rule| rule.pin.as_ref(), |pin| pin.until),
+        expire: expire.filter(|_| hold.is_none()),
+        encrypt,
+        hold,
+        confined_by,
+    }
+}
+
+/// The first of these confinements that keeps the data away from the site. Forbidden sets add up.
+pub fn keeping_away<'a>(
+    layers: &[Layer<'_>],
+    confined_by: impl IntoIterator<Item = &'a RuleId>,
+    site: Location<'_>,
+) -> Option<RuleId> {
+    let forbids = |id: &&RuleId| confinement(layers, **id).is_some_and(|confine| !confine.to.admits(site));
+    confined_by.into_iter().find(forbids).copied()
+}
+
 /// Whether a copy may go, given how many others there are and who relies on it.
 pub fn may_remove(
     other_copies: u32,
     relied_on: bool,
-    verdict: &Verdict<'_>,
+    standing: &Standing<'_>,
     run_ended: Option<std::time::Duration>,
 ) -> bool {
     let lasts = |until: Until| match until {
         Until::Forever => true,
         Until::AfterRun(time) => run_ended.is_none_or(|ended| ended < time),
     };
-    let kept = verdict.keep.is_some_and(|(keep, _)| lasts(keep.until));
-    let pinned = verdict.pin.is_some_and(|(pin, _)| lasts(pin.until));
-    other_copies > 0 || !(relied_on || kept || pinned || verdict.hold.is_some())
+    let kept = standing.keep.is_some_and(|(keep, _)| lasts(keep.until));
+    let pinned = standing.pin.is_some_and(|(pin, _)| lasts(pin.until));
+    other_copies > 0 || !(relied_on || kept || pinned || standing.hold.is_some())
 }
 
 /// How well a rule matches an object.

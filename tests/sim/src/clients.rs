@@ -5,7 +5,9 @@ use std::time::Duration;
 
 use atoll_model::id::{RunId, SiteName, TokenId};
 use atoll_model::placement::Labels;
+use atoll_model::policy::parse;
 use atoll_model::value::{FileName, FileRef, ObjectKind, Value};
+use control_plane_core::PolicyApplication;
 use control_plane_core::event::ProjectChange;
 use control_plane_core::view::RunTags;
 use control_plane_core::{Rejection, Request, RequestId, Response};
@@ -93,12 +95,24 @@ pub(crate) enum Want {
         project: String,
         change: ProjectChange,
     },
+    /// Somebody gives a project other rules.
+    ApplyPolicy {
+        project: String,
+        source: &'static str,
+    },
     /// Take something out that a run has made.
     Take {
         run: RunId,
         patience: u32,
     },
 }
+
+/// Rules that no drawn workflow contradicts: they change the way of the data, and who may take it out.
+const POLICIES: [&str; 3] = [
+    "placement: []\n",
+    "placement:\n  - route: [bucket, direct]\n",
+    "placement:\n  - match: { step: \"s1*\" }\n    confine: { to: \"has(site)\", bucket: allowed }\n",
+];
 
 impl Want {
     /// The run that somebody wants to do something about.
@@ -114,6 +128,7 @@ impl Want {
             | Self::Revoke { .. }
             | Self::Remove { .. }
             | Self::SetProject { .. }
+            | Self::ApplyPolicy { .. }
             | Self::DeclareLost { .. } => None,
             Self::Take { run, .. } => Some(*run),
         }
@@ -139,7 +154,11 @@ impl World {
                     workflow: self.rng.chance(300).then(|| "drawn".to_owned()),
                 };
                 let delay = self.rng.spread(1_000, 300_000_000);
-                self.wish(delay, Want::SetProject { project: project_of(run, &self.scenario), change });
+                let project = project_of(run, &self.scenario);
+                self.wish(delay, Want::SetProject { project: project.clone(), change });
+                let source = POLICIES[self.rng.below(POLICIES.len() as u64) as usize];
+                let delay = self.rng.spread(1_000, 300_000_000);
+                self.wish(delay, Want::ApplyPolicy { project, source });
             }
             let given = self.scenario.workflows.get(number).cloned();
             let drawn = match given {
@@ -279,6 +298,7 @@ impl World {
                 | Want::Remove { .. }
                 | Want::DeclareLost { .. }
                 | Want::SetProject { .. }
+                | Want::ApplyPolicy { .. }
                 | Want::Take { .. },
                 _,
             ) => {}
@@ -365,6 +385,16 @@ impl World {
             }
             Want::SetProject { project, change } => {
                 Request::SetProject { project: project.clone(), change: change.clone() }
+            }
+            Want::ApplyPolicy { project, source } => {
+                let application = PolicyApplication {
+                    project: project.clone(),
+                    policy: parse("policy.yaml", source).expect("the rules of the simulation are valid"),
+                    source: Arc::from(*source),
+                    applied_by: "sim".to_owned(),
+                    instead_of: None,
+                };
+                Request::ApplyPolicy { application: Box::new(application) }
             }
             Want::DeclareLost { site } => Request::DeclareLost { site: self.sites[*site].name.clone() },
             Want::Remove { site } => Request::RemoveSite { site: self.sites[*site].name.clone() },

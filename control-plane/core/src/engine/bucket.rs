@@ -4,11 +4,11 @@ use std::time::Duration;
 
 use atoll_model::id::{AgentId, ExecutionId, ObjectId, SiteId, StepIndex, TransferId};
 use atoll_model::limits::URL_LIFETIME;
-use atoll_model::placement::PushMode;
 use atoll_model::time::Timestamp;
 use atoll_model::value::ObjectRef;
 use storage_sync_core::{Needs, Reach, Retention, retain};
 
+use super::policies::Kept;
 use crate::agenda::Timer;
 use crate::command::{Command, Rejection, Response};
 use crate::control_plane::ControlPlane;
@@ -42,6 +42,7 @@ impl ControlPlane {
                 // It may have come after the process that held it.
                 self.agenda.set(until, Timer::Object(object));
             }
+            self.look_when_kept_no_more(object);
             return;
         }
         self.agenda.sweep_around.extend(known.within);
@@ -92,9 +93,8 @@ impl ControlPlane {
         for usage in &object.uses {
             let Some(run) = self.state.runs.get(&usage.run).filter(|run| run.is_live()) else { continue };
             needs.unfinished_readers += unfinished_readers(run, usage.source);
-            let rules = run.plan.rules(usage.source, usage.output);
-            needs.kept_by_rule |= rules.is_some_and(|rules| rules.push.mode == PushMode::Eager);
         }
+        needs.kept_by_rule = self.rules_on(object).any(|(run, rules)| self.is_kept(run, &rules) != Kept::No);
         needs
     }
 
@@ -139,6 +139,9 @@ impl ControlPlane {
         let reads = self.agenda.wants.is_wanted_at(object, site) || self.reads_at(site, object);
         if !reads {
             return Err(Rejection::Forbidden(format!("no execution at this site reads {object}")));
+        }
+        if let Some(reason) = self.veto(object, site) {
+            return Err(Rejection::Forbidden(reason));
         }
         match self.state.objects.get(&object) {
             Some(known) if self.state.bucket_state(known) == BucketState::Present => {

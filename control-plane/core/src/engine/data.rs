@@ -6,14 +6,13 @@ use atoll_model::id::{ExecutionId, ObjectId, RunId, SiteId, StepIndex, TransferI
 use atoll_model::placement::PushMode;
 use atoll_model::session::PushFailure;
 use atoll_model::value::ObjectRef;
-use atoll_model::workflow::{StartMode, Workflow};
-use storage_sync_core::{InBucket, Knowledge, Plan, PushRule, Reach, forbidden_by, plan};
+use atoll_model::workflow::StartMode;
+use storage_sync_core::{InBucket, Knowledge, Plan, Reach, plan};
 
+use super::ruling::Cited;
 use crate::control_plane::ControlPlane;
 use crate::fact::{Fact, ReturnCause, RuleText};
-use crate::placement::Candidate;
-use crate::plan::RunPlan;
-use crate::state::{ActivePhase, BucketState, ObjectState, RowState, StepPhase};
+use crate::state::{ActivePhase, BucketState, RowState, Source, StepPhase};
 
 /// Pushes of one object that the bucket or the link refused, one after the other, before its readers fail.
 const PUSH_FAILURES_MAX: u32 = 5;
@@ -22,16 +21,16 @@ const RECOMPUTATIONS_MAX: u32 = 2;
 
 impl ControlPlane {
     /// How the object gets to the site.
-    pub(crate) fn plan_object(&self, object: ObjectId, site: SiteId) -> Plan {
+    pub(crate) fn plan_object(&self, object: ObjectId, site: SiteId) -> Plan<Cited> {
         let Some(known) = self.state.objects.get(&object) else { return Plan::Unavailable };
-        let holders: Vec<_> = known.sites.iter().map(|holder| self.holder(*holder, site)).collect();
-        let (confined_by, push) = self.object_rules(known);
+        let holders: Vec<_> = known.sites.iter().map(|holder| self.holder(known, *holder, site)).collect();
+        let vetoes = self.vetoes(known, Some(site));
         let bucket = match self.state.bucket_state(known) {
             BucketState::Absent => InBucket::Absent,
             BucketState::Present => InBucket::Present,
             BucketState::Deleting => InBucket::Deleting,
         };
-        plan(site, &Knowledge { holders: &holders, bucket, transfer: known.transfer.is_some(), confined_by, push })
+        plan(site, &Knowledge { holders: &holders, bucket, transfer: known.transfer.is_some(), vetoes })
     }
 
     /// Whether nothing is to be waited for: it is at the site, or can be fetched.
@@ -54,11 +53,8 @@ impl ControlPlane {
                 Some(site) => Err(format!("it reads {}, which is at {site}, and that is not connected", object.id)),
                 None => Ok(true),
             },
-            Plan::Forbidden(rule) => {
-                let known = self.state.objects.get(&object.id);
-                let run = known.and_then(|known| known.uses.first()).and_then(|u| self.state.runs.get(&u.run));
-                let rule = run.map_or_else(|| "a rule".to_owned(), |run| rule_name(&run.workflow, rule));
-                Err(format!("it reads {}, which {rule} keeps where it is", object.id))
+            Plan::Forbidden(_) | Plan::Closed(_) | Plan::Withheld(_) => {
+                Err(self.veto(object.id, site).unwrap_or_else(|| format!("it reads {}, which stays", object.id)))
             }
             Plan::Unavailable => Err(format!("it reads {}, of which there is no copy left", object.id)),
         }
@@ -82,45 +78,11 @@ impl ControlPlane {
         if ready { Reach::Connected } else { Reach::Away }
     }
 
-    /// The rules on an object: those of all runs that know it, added up.
-    pub(crate) fn object_rules(&self, object: &ObjectState) -> (Option<u16>, PushRule) {
-        let mut confined_by = None;
-        let mut push = PushRule::default();
-        for usage in &object.uses {
-            let Some(rules) =
-                self.state.runs.get(&usage.run).and_then(|run| run.plan.rules(usage.source, usage.output))
-            else {
-                continue;
-            };
-            confined_by = confined_by.or(rules.confined_by.first().copied());
-            if push.rule.is_none() || rules.push.mode == PushMode::Never {
-                push = rules.push;
-            }
-        }
-        (confined_by, push)
-    }
-
     /// Where an object is: what executions that are placed together have in common.
     pub(crate) fn places(&self, object: ObjectId) -> (Vec<SiteId>, bool) {
         let known = self.state.objects.get(&object);
         known.map_or_else(Default::default, |known| {
             (known.sites.clone(), self.state.bucket_state(known) == BucketState::Present)
-        })
-    }
-
-    /// Why the rules keep a step from running at a site, whatever it reads in fact.
-    pub(crate) fn rule_obstacle(
-        &self,
-        workflow: &Workflow,
-        plan: &RunPlan,
-        step: StepIndex,
-        candidate: &Candidate<'_>,
-    ) -> Option<String> {
-        let planned = &plan.steps[step.index()];
-        let outputs = planned.outputs.iter().map(|output| &output.confined_by);
-        std::iter::once(&planned.confined_by).chain(outputs).find_map(|confined_by| {
-            let rule = forbidden_by(&workflow.placement, confined_by, candidate.name, candidate.labels)?;
-            Some(format!("{} confines its data to other sites", rule_name(workflow, rule)))
         })
     }
 
@@ -142,9 +104,13 @@ impl ControlPlane {
                     self.order_push(reference, holder, reader, RuleText::WhenNeeded);
                 }
                 Plan::Wait => {}
-                Plan::Forbidden(_) => {
+                Plan::Forbidden(_) | Plan::Closed(_) | Plan::Withheld(_) => {
                     if is_placed {
-                        self.unplace(execution, "a rule keeps an input away from the site");
+                        let reason = self.veto(object, site);
+                        self.unplace(
+                            execution,
+                            reason.as_deref().unwrap_or("a rule keeps an input away from the site"),
+                        );
                     }
                 }
                 Plan::Unavailable => {
@@ -335,22 +301,33 @@ impl ControlPlane {
         let run = self.state.run(run_id);
         let mut orders = Vec::new();
         for (place, rules) in run.plan.steps[step.index()].outputs.iter().enumerate() {
-            if rules.push.mode != PushMode::Eager {
+            if rules.push.mode != PushMode::Eager && !run.plan.rules.sized {
                 continue;
             }
-            let rule = rule_text(&run.workflow, rules.push.rule);
             for element in elements {
                 let detail = run.steps[step.index()].details.get(element);
                 let Some(value) = detail.and_then(|detail| detail.outputs.get(place)) else { continue };
                 let execution = ExecutionId { run: run_id, step, element: *element };
-                value.visit_objects(&mut |object| orders.push((object, execution, rule)));
+                let place = u16::try_from(place).unwrap_or(u16::MAX);
+                value.visit_objects(&mut |object| {
+                    let rules = run.plan.rules_on(&run.workflow, Source::Step(step), place, object);
+                    let push = rules.map(|rules| rules.push).filter(|push| push.mode == PushMode::Eager);
+                    let rule = push.and_then(|push| push.rule);
+                    orders.extend(rule.map(|rule| (object, execution, run.plan.rules.cite(rule))));
+                });
             }
         }
         for (object, execution, rule) in orders {
-            let known = &self.state.objects[&object.id];
-            if known.bucket == BucketState::Absent && known.transfer.is_none() {
-                self.order_push(object, site, (run_id, Some(execution)), rule);
-            }
+            self.push_by_rule(object, site, execution, rule);
+        }
+    }
+
+    /// Pushes what nobody waits for, unless a rule or its site is against it.
+    pub(crate) fn push_by_rule(&mut self, object: ObjectRef, site: SiteId, execution: ExecutionId, rule: RuleText) {
+        let known = &self.state.objects[&object.id];
+        let is_free = known.bucket == BucketState::Absent && known.transfer.is_none();
+        if is_free && self.vetoes(known, None).bucket.is_none() && !known.withheld.contains_key(&site) {
+            self.order_push(object, site, (execution.run, Some(execution)), rule);
         }
     }
 
@@ -358,20 +335,9 @@ impl ControlPlane {
     pub(crate) fn fetch_rule(&self, object: ObjectId, run: RunId) -> RuleText {
         let Some(known) = self.state.objects.get(&object) else { return RuleText::WhenNeeded };
         let Some(state) = self.state.runs.get(&run) else { return RuleText::WhenNeeded };
-        let of_run = known.uses.iter().filter(|usage| usage.run == run);
-        let rules = of_run.filter_map(|usage| state.plan.rules(usage.source, usage.output));
-        let eager = rules.map(|rules| rules.push).find(|push| push.mode == PushMode::Eager);
-        eager.map_or(RuleText::WhenNeeded, |push| rule_text(&state.workflow, push.rule))
+        let rules = self.rules_on(known).filter(|(known, _)| known.id == run);
+        let eager = rules.map(|(_, rules)| rules.push).find(|push| push.mode == PushMode::Eager);
+        let rule = eager.and_then(|push| push.rule);
+        rule.map_or(RuleText::WhenNeeded, |rule| state.plan.rules.cite(rule))
     }
-}
-
-pub(crate) fn rule_text(workflow: &Workflow, rule: Option<u16>) -> RuleText {
-    match rule.and_then(|rule| Some((rule, workflow.placement.get(usize::from(rule))?))) {
-        Some((number, rule)) => RuleText::Rule { number: u32::from(number) + 1, line: rule.place.line },
-        None => RuleText::WhenNeeded,
-    }
-}
-
-pub(crate) fn rule_name(workflow: &Workflow, rule: u16) -> String {
-    rule_text(workflow, Some(rule)).to_string()
 }

@@ -279,6 +279,17 @@ impl ControlPlane {
         self.withdraw_where(Self::is_poisonous);
     }
 
+    /// Steps are taken back from sites that a rule rules out now.
+    pub(crate) fn withdraw_ruled_out(&mut self) {
+        self.withdraw_where(Self::is_ruled_out);
+    }
+
+    fn is_ruled_out(&self, run: &Run, step: StepIndex) -> bool {
+        let site = self.state.delegation(run.id, step).map(|delegated| delegated.site);
+        let candidate = self.candidates().into_iter().find(|candidate| Some(candidate.site) == site);
+        candidate.is_some_and(|candidate| self.rule_obstacle(&run.plan, step, &candidate).is_some())
+    }
+
     fn is_poisonous(&self, run: &Run, step: StepIndex) -> bool {
         let version = run.plan.steps[step.index()].version;
         self.state.poisonous(run.workflow.step(step), version, self.now).is_some()

@@ -6,14 +6,16 @@ use storage_sync_core::{Holder, Plan, Reach};
 use crate::command::{HolderOffer, Rejection, Response};
 use crate::control_plane::ControlPlane;
 use crate::fact::RuleText;
+use crate::state::ObjectState;
 
 /// Holders that one reader is told of.
 const OFFERS_MAX: usize = 3;
 
 impl ControlPlane {
     /// A site with a copy, as a reader at another one sees it.
-    pub(crate) fn holder(&self, site: SiteId, reader: SiteId) -> Holder {
-        Holder { site, reach: self.reach(site), direct: self.direct.is_open(site, reader, self.now) }
+    pub(crate) fn holder(&self, object: &ObjectState, site: SiteId, reader: SiteId) -> Holder {
+        let direct = self.direct.is_open(site, reader, self.now);
+        Holder { site, reach: self.reach(site), direct, withheld: object.withheld.contains_key(&site) }
     }
 
     /// What is dispatched from now on may count on it.
@@ -36,6 +38,8 @@ impl ControlPlane {
             | Plan::PushFrom(_)
             | Plan::Wait
             | Plan::Forbidden(_)
+            | Plan::Closed(_)
+            | Plan::Withheld(_)
             | Plan::Unavailable => Vec::new(),
         };
         if holders.is_empty() {

@@ -158,7 +158,7 @@ impl ControlPlane {
             let admits = |step: &atoll_model::workflow::Step| {
                 let wanted = super::place::requirement(step, 0.0);
                 permanent_obstacle(candidate, &wanted).is_none()
-                    && self.rule_obstacle(workflow, plan, step.index, candidate).is_none()
+                    && self.rule_obstacle(plan, step.index, candidate).is_none()
             };
             Place {
                 site: *site,

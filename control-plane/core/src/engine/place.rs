@@ -186,6 +186,10 @@ impl ControlPlane {
         let feasible: Vec<_> =
             assessments.iter().filter(|assessment| assessment.obstacle.is_none()).map(|a| a.site).collect();
         if feasible.is_empty() {
+            if let Some(reason) = self.ruled_out(run_id, step, &objects) {
+                self.give_up(run_id, step, group.elements, &reason);
+                return 0;
+            }
             self.agenda.stuck.insert((run_id, step), !objects.is_empty());
             self.recover_inputs(run_id, &objects);
             return 0;
@@ -349,7 +353,7 @@ impl ControlPlane {
     fn data_terms(&self, run: &Run, step: &Step, candidate: &Candidate<'_>, objects: &[ObjectRef]) -> DataTerms {
         let mut terms = DataTerms {
             bytes_per_second: self.estimates.bytes_per_second(candidate.site),
-            obstacle: self.rule_obstacle(&run.workflow, &run.plan, step.index, candidate),
+            obstacle: self.rule_obstacle(&run.plan, step.index, candidate),
             ..DataTerms::default()
         };
         if terms.obstacle.is_some() {

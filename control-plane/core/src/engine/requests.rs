@@ -38,6 +38,7 @@ impl ControlPlane {
             }
             Request::RecordDownload { run, object, bytes } => self.record_download(run, object, bytes),
             Request::SetProject { project, change } => self.set_project(&project, &change),
+            Request::ApplyPolicy { application } => self.apply_policy(*application),
             Request::NoteRestored => self.note_restored(),
             Request::ResolveUnknown { execution, run_again } => self.resolve_unknown(execution, run_again),
         };

@@ -1,21 +1,23 @@
 //! What is accepted as a run: only what can be carried out, as far as that can be known.
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use atoll_model::expression::Form;
 use atoll_model::id::{RunId, SiteId, StepIndex};
-use atoll_model::placement::PushMode;
+use atoll_model::policy::Location;
 use atoll_model::value::Value;
 use atoll_model::workflow::Workflow;
 use indexmap::IndexMap;
+use storage_sync_core::policy::{Origin, RuleId, evaluate};
 
-use super::data::rule_name;
 use super::place::requirement;
 use crate::command::{Rejection, Response};
 use crate::control_plane::ControlPlane;
 use crate::fact::Fact;
 use crate::placement::permanent_obstacle;
 use crate::plan::RunPlan;
+use crate::rules::Rules;
 use crate::state::{BucketState, Source, StepPhase, submitted_objects};
 use crate::view::RunTags;
 
@@ -41,7 +43,7 @@ impl ControlPlane {
             return Err(Rejection::Busy(format!("{live} runs have not ended, and no more are taken; come again")));
         }
         let inputs = with_defaults(&workflow, inputs)?;
-        let plan = RunPlan::new(&workflow);
+        let plan = RunPlan::new(&workflow, self.rules_for(&workflow, &tags));
         let mut steps = workflow.steps.iter().zip(&plan.steps);
         let poisonous = steps.find_map(|(step, planned)| self.state.poisonous(step, planned.version, self.now));
         if let Some(reason) = poisonous {
@@ -75,7 +77,7 @@ impl ControlPlane {
                     let name = workflow.inputs.get_index(usize::from(place)).map_or("?", |(name, _)| name);
                     if let Some(rule) = plan.inputs.get(usize::from(place)).and_then(|rules| rules.confined_by.first())
                     {
-                        let rule = rule_name(workflow, *rule);
+                        let rule = plan.rules.name(*rule);
                         let reason = format!(
                             "{rule} confines input {name}, so it cannot be sent in through the bucket; name a file that \
                              one of the sites holds"
@@ -108,7 +110,7 @@ impl ControlPlane {
                 let revoked = self.state.site(candidate.site).revoked.is_some();
                 let obstacle = permanent_obstacle(candidate, &wanted)
                     .or_else(|| revoked.then(|| "it is revoked".to_owned()))
-                    .or_else(|| self.rule_obstacle(workflow, plan, step.index, candidate));
+                    .or_else(|| self.rule_obstacle(plan, step.index, candidate));
                 match obstacle {
                     None => sites.push(candidate.site),
                     Some(obstacle) => reasons.push(format!("{}: {obstacle}", candidate.name)),
@@ -123,8 +125,83 @@ impl ControlPlane {
             }
             possible.push(sites);
         }
+        if plan.rules.is_empty() {
+            return Ok(());
+        }
+        self.check_rules_agree(workflow, plan, &possible)?;
         for step in &workflow.steps {
-            check_rules(workflow, plan, step.index, &possible)?;
+            self.check_ways(workflow, plan, step.index, &possible)?;
+        }
+        Ok(())
+    }
+
+    /// The rules that a run of the workflow is under.
+    pub(crate) fn rules_for(&self, workflow: &Workflow, tags: &RunTags) -> Rules {
+        Rules::new(workflow, self.state.policy(&tags.project), &tags.labels)
+    }
+
+    /// Refuses rules that cannot hold together, at the sites that there are.
+    fn check_rules_agree(
+        &self,
+        workflow: &Workflow,
+        plan: &RunPlan,
+        possible: &[Vec<SiteId>],
+    ) -> Result<(), Rejection> {
+        let sites: Vec<_> = self.state.sites.iter().filter(|(_, site)| site.revoked.is_none()).collect();
+        let locations: Vec<_> =
+            sites.iter().map(|(_, site)| Location { name: &site.name, labels: &site.labels }).collect();
+        let layers = plan.rules.layers();
+        let check =
+            |what: String, origin: Origin<'_>, inherited: &BTreeSet<RuleId>, producers: Option<&BTreeSet<usize>>| {
+                let object = plan.rules.object(origin, None);
+                let verdict = evaluate(&layers, &object, inherited, &locations, producers);
+                match verdict.conflicts.first() {
+                    Some(conflict) => Err(Rejection::Invalid(plan.rules.disagreement(&what, conflict))),
+                    None => Ok(()),
+                }
+            };
+        for (step, planned) in workflow.steps.iter().zip(&plan.steps) {
+            let producers =
+                (0..sites.len()).filter(|place| possible[step.index.index()].contains(sites[*place].0)).collect();
+            for output in step.outputs.keys() {
+                let what = format!("output {output} of step {}", step.name);
+                let origin = Origin::Output { step: &step.name, output };
+                check(what, origin, &planned.confined_by, Some(&producers))?;
+            }
+        }
+        for name in workflow.inputs.keys() {
+            check(format!("input {name}"), Origin::Input { name }, &BTreeSet::new(), None)?;
+        }
+        Ok(())
+    }
+
+    /// What may take no way must be read where it is made.
+    fn check_ways(
+        &self,
+        workflow: &Workflow,
+        plan: &RunPlan,
+        step: StepIndex,
+        possible: &[Vec<SiteId>],
+    ) -> Result<(), Rejection> {
+        let definition = workflow.step(step);
+        for value in definition.bindings.values().chain(&definition.foreach) {
+            let Form::Output { step: producer, output } = &value.form else { continue };
+            let Some(place) = workflow.step(*producer).outputs.get_index_of(output) else { continue };
+            let Some(rules) = plan.steps[producer.index()].outputs.get(place) else { continue };
+            let (here, there) = (&possible[step.index()], &possible[producer.index()]);
+            // Straight it goes between sites that reach each other, as far as that is known now.
+            let straight = || there.iter().any(|from| here.iter().any(|to| self.direct.is_open(*from, *to, self.now)));
+            let closed = rules.bucket.filter(|_| !straight());
+            let Some(rule) = rules.staying().or(closed) else { continue };
+            if !here.iter().any(|site| there.contains(site)) {
+                let (reader, maker) = (&definition.name, &workflow.step(*producer).name);
+                let reason = format!(
+                    "step {reader} reads output {output} of step {maker}, which {} keeps where it is made, but no site \
+                     may run both",
+                    plan.rules.name(rule)
+                );
+                return Err(Rejection::Invalid(reason));
+            }
         }
         Ok(())
     }
@@ -148,42 +225,4 @@ fn with_defaults(
         };
     }
     Ok(inputs)
-}
-
-/// Data that never enters the bucket must be read where it is made.
-fn check_rules(
-    workflow: &Workflow,
-    plan: &RunPlan,
-    step: StepIndex,
-    possible: &[Vec<SiteId>],
-) -> Result<(), Rejection> {
-    let definition = workflow.step(step);
-    let planned = &plan.steps[step.index()];
-    for (name, rules) in definition.outputs.keys().zip(&planned.outputs) {
-        if let (PushMode::Eager, Some(eager), Some(confine)) =
-            (rules.push.mode, rules.push.rule, rules.confined_by.first())
-        {
-            let (eager, confine) = (rule_name(workflow, eager), rule_name(workflow, *confine));
-            let reason = format!("{eager} pushes output {name} of step {}, which {confine} confines", definition.name);
-            return Err(Rejection::Invalid(reason));
-        }
-    }
-    for value in definition.bindings.values().chain(&definition.foreach) {
-        let Form::Output { step: producer, output } = &value.form else { continue };
-        let Some(place) = workflow.step(*producer).outputs.get_index_of(output) else { continue };
-        let Some(rules) = plan.steps[producer.index()].outputs.get(place) else { continue };
-        let never = rules.push.rule.filter(|_| rules.push.mode == PushMode::Never);
-        let Some(rule) = rules.confined_by.first().copied().or(never) else { continue };
-        let common = possible[step.index()].iter().any(|site| possible[producer.index()].contains(site));
-        if !common {
-            let (reader, maker) = (&definition.name, &workflow.step(*producer).name);
-            let reason = format!(
-                "step {reader} reads output {output} of step {maker}, which {} keeps where it is made, but no site may \
-                 run both",
-                rule_name(workflow, rule)
-            );
-            return Err(Rejection::Invalid(reason));
-        }
-    }
-    Ok(())
 }

@@ -1,10 +1,12 @@
 //! What people take out: brought into the bucket for them, and held there for a while.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use atoll_model::id::{ObjectId, RunId, SiteId, StepIndex};
 use atoll_model::time::Timestamp;
 use atoll_model::value::ObjectRef;
+use storage_sync_core::policy::RuleId;
 use storage_sync_core::{Plan, Reach};
 
 use crate::agenda::Timer;
@@ -13,6 +15,7 @@ use crate::control_plane::ControlPlane;
 use crate::event::RequestId;
 use crate::fact::{Fact, RuleText};
 use crate::finished::FinishedRun;
+use crate::plan::RunPlan;
 use crate::state::{BucketState, Run};
 
 /// Longest hold that a person may ask for.
@@ -28,7 +31,7 @@ impl ControlPlane {
         hold: Duration,
     ) {
         let until = self.now + hold.min(HOLD_MAX);
-        let run = self.state.runs.get(&run_id).cloned().or_else(|| kept.and_then(|kept| kept.run_of(run_id)));
+        let run = self.state.runs.get(&run_id).cloned().or_else(|| self.kept_run(&*kept?, run_id));
         let held = match run {
             Some(run) => self.hold_for_client(&run, object, until),
             None => Err(Rejection::NotFound(format!("there is no run {run_id}"))),
@@ -43,6 +46,15 @@ impl ControlPlane {
         }
     }
 
+    /// A run of the history, under the rules that hold now.
+    fn kept_run(&self, kept: &FinishedRun, run: RunId) -> Option<Arc<Run>> {
+        let mut run = kept.run_of(run)?;
+        let rules = self.rules_for(&run.workflow, kept.tags());
+        let plan = RunPlan::new(&run.workflow, rules);
+        Arc::make_mut(&mut run).plan = Arc::new(plan);
+        Some(run)
+    }
+
     /// Whether the object is in the bucket already.
     fn hold_for_client(&mut self, run: &Run, object: ObjectRef, until: Timestamp) -> Result<bool, Rejection> {
         let known = self.state.objects.get(&object.id).filter(|known| known.uses.iter().any(|u| u.run == run.id));
@@ -50,10 +62,10 @@ impl ControlPlane {
             Some(_) => None,
             None => Some(maker_of(run, object.id)?),
         };
-        if let Some(known) = known
-            && let (Some(rule), _) = self.object_rules(known)
+        if let Some(any) = self.state.objects.get(&object.id)
+            && let Some(rule) = self.confining(any)
         {
-            let rule = super::data::rule_name(&run.workflow, rule);
+            let rule = self.rule_name(rule);
             return Err(Rejection::Forbidden(format!("{rule} confines {} to its sites", object.id)));
         }
         let holders = known.map_or_else(|| site.into_iter().collect(), |known| known.sites.clone());
@@ -71,6 +83,11 @@ impl ControlPlane {
         let Some(run) = self.agenda.clients.get(&object).and_then(|all| all.first()).map(|(_, run, _)| *run) else {
             return;
         };
+        let confined = self.state.objects.get(&object).and_then(|known| self.confining(known));
+        if let Some(rule) = confined {
+            let reason = format!("{} confines {object} to its sites", self.rule_name(rule));
+            return self.refuse_clients(object, &reason);
+        }
         // A site that does not exist has no copy: what is planned for it is the way into the bucket.
         match self.plan_object(object, SiteId(0)) {
             // Directly an object goes to sites only, and a site that does not exist reads none.
@@ -85,13 +102,20 @@ impl ControlPlane {
                 self.order_push(reference, site, (run, None), RuleText::Client);
             }
             Plan::Wait => {}
-            Plan::Forbidden(_) => {
+            Plan::Withheld(_) => {
+                let reason = self.veto(object, SiteId(0)).unwrap_or_default();
+                self.refuse_clients(object, &reason);
+            }
+            Plan::Forbidden(_) | Plan::Closed(_) => {
                 // `push: never` is about executions; what a person asks for is pushed all the same.
                 let known = &self.state.objects[&object];
                 let reference = known.reference;
                 let holder = known.sites.iter().copied().find(|site| self.reach(*site) == Reach::Connected);
                 let is_free = known.transfer.is_none() && known.bucket == BucketState::Absent;
-                if let Some(site) = holder.filter(|_| is_free) {
+                if let Some(rule) = self.vetoes(known, None).bucket {
+                    let reason = format!("{} keeps {object} out of the bucket", self.rule_name(rule));
+                    self.refuse_clients(object, &reason);
+                } else if let Some(site) = holder.filter(|_| is_free) {
                     self.order_push(reference, site, (run, None), RuleText::Client);
                 }
             }
@@ -154,8 +178,8 @@ impl ControlPlane {
 /// The site where a log of the run was written, or an output of a run made that is not known any more, if a person may have
 /// it.
 fn maker_of(run: &Run, object: ObjectId) -> Result<SiteId, Rejection> {
-    let confined = |rule: u16, what: &str| {
-        let rule = super::data::rule_name(&run.workflow, rule);
+    let confined = |rule: RuleId, what: &str| {
+        let rule = run.plan.rules.name(rule);
         Rejection::Forbidden(format!("{rule} confines {what}"))
     };
     if let Some((step, place, site)) = output_of(run, object) {

@@ -62,6 +62,7 @@ impl Fact {
             | Self::BucketReleased { .. }
             | Self::BucketDeleted { .. }
             | Self::ProjectSet { .. }
+            | Self::PolicyApplied { .. }
             | Self::SetBack { .. }
             | Self::CaughtUp { .. }
             | Self::InventoryHeard { .. } => None,

@@ -39,6 +39,7 @@ impl State {
             | Fact::RunEnded { .. }
             | Fact::RunRemoved { .. }
             | Fact::RunTagged { .. }
+            | Fact::PolicyApplied { .. }
             | Fact::ProjectSet { .. } => self.evolve_run(fact),
             Fact::PlacementDecided { .. }
             | Fact::ExecutionsPlaced { .. }

@@ -41,7 +41,7 @@ impl State {
                         from,
                         to: Place::Site(self.site(*site).name.clone()),
                         for_execution: Some(*execution),
-                        rule: *rule,
+                        rule: rule.clone(),
                         at: *at,
                     };
                     self.enter_ledger(Some(execution.run), entry);
@@ -105,7 +105,7 @@ impl State {
                     site: *site,
                     run: *run,
                     for_execution: *for_execution,
-                    rule: *rule,
+                    rule: rule.clone(),
                     ordered_at: *at,
                     cancelled: false,
                 };
@@ -132,7 +132,7 @@ impl State {
                 let from = self.site(ended.site).name.clone();
                 self.enter_push(&ended, from, *wire_bytes, *at);
             }
-            Fact::PushFailed { transfer, reason, message: _, at } => {
+            Fact::PushFailed { transfer, reason, message, at } => {
                 let Some(ended) = self.end_transfer(*transfer) else { return };
                 let from = self.site(ended.site).name.clone();
                 if let Some(known) = self.objects.get_mut(&ended.object.id) {
@@ -140,6 +140,9 @@ impl State {
                         PushFailure::Unavailable => known.remove_site(ended.site),
                         PushFailure::Refused => known.failed_pushes += 1,
                         PushFailure::Cancelled => {}
+                        PushFailure::Forbidden => {
+                            known.withheld.insert(ended.site, Arc::from(message.as_str()));
+                        }
                     }
                     if known.bucket == BucketState::Absent {
                         // An earlier try may have got through, and its report been lost with the agent.
@@ -226,7 +229,7 @@ impl State {
             from: Place::Site(from),
             to: Place::Bucket,
             for_execution: push.for_execution,
-            rule: push.rule,
+            rule: push.rule.clone(),
             at,
         };
         self.enter_ledger(push.run, entry);

@@ -4,12 +4,14 @@ use std::sync::Arc;
 
 use atoll_model::elements::ElementSet;
 use atoll_model::id::{ObjectId, RunId, StepIndex};
+use atoll_model::limits;
 use atoll_model::value::{ObjectKind, ObjectRef, Value};
 use atoll_model::workflow::{Work, Workflow};
 
 use super::{ActivePhase, ObjectState, Phase, Run, Source, State, StepPhase, StepState, Use};
 use crate::fact::Fact;
 use crate::plan::RunPlan;
+use crate::rules::{AppliedPolicy, Rules};
 use crate::view::RunTags;
 
 impl State {
@@ -62,17 +64,30 @@ impl State {
                     run.tag(Some(tags));
                 }
                 self.tags.insert(*run, tags.clone());
+                self.plan_anew(*run);
             }
             Fact::ProjectSet { project, settings } => {
                 self.projects.0.insert(project.clone(), settings.clone());
             }
+            Fact::PolicyApplied { project, applied } => self.apply_policy(project, applied),
             _ => unreachable!("evolve hands over facts about runs only"),
         }
     }
 
+    fn apply_policy(&mut self, project: &str, applied: &Arc<AppliedPolicy>) {
+        let versions = self.policies.entry(project.to_owned()).or_default();
+        versions.push(Arc::clone(applied));
+        let surplus = versions.len().saturating_sub(limits::POLICY_VERSIONS_KEPT);
+        versions.drain(..surplus);
+        let of_project = self.runs.values().filter(|run| *run.project == *project);
+        let runs: Vec<RunId> = of_project.map(|run| run.id).collect();
+        runs.into_iter().for_each(|run| self.plan_anew(run));
+    }
+
     fn submit(&mut self, fact: &Fact) {
         let Fact::RunSubmitted { run, workflow, source, inputs, submitted_by, traceparent, at } = fact else { return };
-        let plan = Arc::new(RunPlan::new(workflow));
+        let rules = Rules::new(workflow, self.policy(RunTags::PROJECT), &Default::default());
+        let plan = Arc::new(RunPlan::new(workflow, rules));
         let steps: Vec<_> = workflow
             .steps
             .iter()

@@ -1,5 +1,8 @@
 //! Objects, where they are, the transfers that move them, and the record of every crossing.
 
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
 use atoll_model::id::{ExecutionId, ObjectId, RunId, SiteId, SiteName, StepIndex, TransferId};
 use atoll_model::time::Timestamp;
 use atoll_model::value::ObjectRef;
@@ -30,6 +33,8 @@ pub(crate) struct ObjectState {
     pub(crate) failed_pushes: u32,
     /// One that came to nothing as far as is known; the bucket is still to be looked into.
     pub(crate) doubtful: Option<DoubtfulPush>,
+    /// Sites whose own policy does not let it leave, and what they said.
+    pub(crate) withheld: BTreeMap<SiteId, Arc<str>>,
 }
 
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -56,6 +61,7 @@ impl ObjectState {
             upload_until: None,
             failed_pushes: 0,
             doubtful: None,
+            withheld: BTreeMap::new(),
         }
     }
 

@@ -429,7 +429,7 @@ fn work_goes_where_its_data_is() {
 #[test]
 fn a_plan_shows_sites_and_edges_before_anything_runs() {
     let world = World::with_sites(&["edge", "hpc"]);
-    let plan = world.core.plan(&super::world::workflow(TWO_SITES), &Default::default());
+    let plan = world.core.plan(&super::world::workflow(TWO_SITES), &Default::default(), &Default::default());
     let chosen: Vec<_> = plan.steps.iter().map(|(step, why)| (step.as_str(), why.chosen.clone().unwrap())).collect();
     assert_eq!(chosen, [("make", "edge".parse().unwrap()), ("use", "hpc".parse().unwrap())]);
     assert_eq!((plan.edges[0].route.as_str(), plan.edges[0].rule.as_str()), ("bucket", "when-needed"));

@@ -10,7 +10,6 @@ use atoll_model::workflow::{Step, Workflow};
 use indexmap::IndexMap;
 
 use crate::control_plane::ControlPlane;
-use crate::engine::data::rule_text;
 use crate::engine::outlook::lean;
 use crate::engine::place::requirement;
 use crate::fact::RuleText;
@@ -18,12 +17,12 @@ use crate::outlook::Sketch;
 use crate::placement::{self, DataTerms};
 use crate::plan::{RunPlan, in_order};
 use crate::state::Source;
-use crate::view::{PlanView, PlannedEdge};
+use crate::view::{PlanView, PlannedEdge, RunTags};
 
 impl ControlPlane {
     /// What placement would do with each step if the sites were as they are now and the steps ran one after the other.
-    pub fn plan(&self, workflow: &Workflow, inputs: &IndexMap<String, Value>) -> PlanView {
-        let plan = RunPlan::new(workflow);
+    pub fn plan(&self, workflow: &Workflow, inputs: &IndexMap<String, Value>, tags: &RunTags) -> PlanView {
+        let plan = RunPlan::new(workflow, self.rules_for(workflow, tags));
         let mut chosen: BTreeMap<StepIndex, SiteName> = BTreeMap::new();
         let mut explanations = BTreeMap::new();
         let sketch = Sketch { workflow, plan: &plan, inputs, run: None, estimates: &self.estimates };
@@ -59,7 +58,7 @@ impl ControlPlane {
         let given = objects_of(workflow, step, inputs);
         let mut assessments = placement::assess(&candidates, &wanted, &mut |candidate| {
             let mut terms = DataTerms {
-                obstacle: self.rule_obstacle(workflow, plan, step.index, candidate),
+                obstacle: self.rule_obstacle(plan, step.index, candidate),
                 bytes_per_second: self.estimates.bytes_per_second(candidate.site),
                 ..DataTerms::default()
             };
@@ -74,6 +73,7 @@ impl ControlPlane {
                 if chosen.get(producer).is_some_and(|site| site == candidate.name) {
                     continue;
                 }
+                terms.obstacle = terms.obstacle.or_else(|| plan.staying(workflow, *producer));
                 terms.missing_objects += 1;
                 let bytes = self.estimates.bytes_out(workflow, workflow.step(*producer)).unwrap_or(0.0);
                 terms.missing_bytes += bytes as u64;
@@ -123,7 +123,7 @@ impl ControlPlane {
                 }
                 Source::Bundle(_) => continue,
             };
-            let rule = push.map_or(RuleText::WhenNeeded, |push| rule_text(workflow, push.rule));
+            let rule = push.and_then(|push| push.rule).map_or(RuleText::WhenNeeded, |rule| plan.rules.cite(rule));
             let maker = if let Source::Step(maker) = source { chosen.get(&maker) } else { None };
             let crossing = self.crossing(maker, chosen.get(&step.index), is_local, bytes_expected);
             edges.push(PlannedEdge {

@@ -29,6 +29,8 @@ pub(crate) enum ApiError {
     BadRequest { message: String, help: Option<String> },
     #[error("the workflow is not valid")]
     InvalidWorkflow(Vec<Diagnostic>),
+    #[error("the policy is not valid")]
+    InvalidPolicy(Vec<Diagnostic>),
     #[error("the body is larger than {limit} bytes")]
     TooLarge { limit: usize },
     #[error("there is nothing at this path")]
@@ -82,6 +84,7 @@ impl ApiError {
             Self::Rejected(Rejection::Unavailable(_)) => (StatusCode::SERVICE_UNAVAILABLE, "unavailable"),
             Self::StandingBy { .. } => (StatusCode::SERVICE_UNAVAILABLE, "standing_by"),
             Self::BadRequest { .. } => (StatusCode::BAD_REQUEST, "bad_request"),
+            Self::InvalidPolicy(_) => (StatusCode::UNPROCESSABLE_ENTITY, "invalid_policy"),
             Self::InvalidWorkflow(_) => (StatusCode::UNPROCESSABLE_ENTITY, "invalid_workflow"),
             Self::TooLarge { .. } => (StatusCode::PAYLOAD_TOO_LARGE, "too_large"),
             Self::NoSuchRoute => (StatusCode::NOT_FOUND, "no_such_route"),
@@ -124,6 +127,7 @@ impl ApiError {
             Self::Rejected(_)
             | Self::Full(_)
             | Self::InvalidWorkflow(_)
+            | Self::InvalidPolicy(_)
             | Self::TooLarge { .. }
             | Self::MethodNotAllowed
             | Self::StandingBy { .. }
@@ -138,7 +142,7 @@ impl IntoResponse for ApiError {
         if status.is_server_error() && !matches!(self, Self::StandingBy { .. }) {
             tracing::warn!(error = &self as &dyn std::error::Error, %status, "a request could not be answered");
         }
-        let diagnostics = if let Self::InvalidWorkflow(diagnostics) = &self {
+        let diagnostics = if let Self::InvalidWorkflow(diagnostics) | Self::InvalidPolicy(diagnostics) = &self {
             diagnostics.iter().map(DiagnosticBody::new).collect()
         } else {
             Vec::new()

@@ -186,9 +186,10 @@ pub(super) async fn plan(
     _admitted: Admitted,
     Body(body): Body<WorkflowBody>,
 ) -> Result<Json<PlanBody>, ApiError> {
+    let tags = tags(&body)?;
     let checked = Checked::new(&app, body).await?;
     let inputs = checked.inputs(&app).await?;
-    let plan = app.handle.query(move |core| core.plan(&checked.workflow, &inputs)).await?;
+    let plan = app.handle.query(move |core| core.plan(&checked.workflow, &inputs, &tags)).await?;
     Ok(Json(PlanBody::new(&plan)))
 }
 

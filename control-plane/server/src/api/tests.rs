@@ -4,6 +4,7 @@ mod bad_input;
 mod document;
 mod flow;
 mod history;
+mod policies;
 mod runs;
 mod sites;
 mod transfers;

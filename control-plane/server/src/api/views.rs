@@ -2,6 +2,7 @@
 
 mod data;
 mod placement;
+mod policies;
 mod projects;
 mod runs;
 mod sites;
@@ -14,6 +15,7 @@ use serde_json::{Map, Value as Json};
 
 pub(crate) use data::{LedgerBody, LedgerEntryBody, ObjectBody};
 pub(crate) use placement::{CheckBody, ExplanationBody, PlanBody};
+pub(crate) use policies::{PolicyBody, RunRulesBody};
 pub(crate) use projects::{ProjectBody, ProjectsBody};
 pub(crate) use runs::{CrashBody, ExecutionBody, RunBody, RunsBody};
 pub(crate) use sites::{SiteBody, SitesBody};

@@ -20,6 +20,9 @@ leave:
   - allow: { workflow: test, output: summary }
   - refuse: { step: step3 }
   - refuse: { workflow: secret }
+  - allow: { step: step4, to: 'eu-*' }
+  - refuse: { step: step4 }
+  - refuse: { step: step5, to: 'us-*' }
 limits: { disk: 1GiB }
 ";
 
@@ -50,7 +53,9 @@ fn push(site: &mut Site, number: u8) -> Option<String> {
     let pushed = site.has(|command| matches!(command, Command::Push { object: o, .. } if *o == object(number)));
     let reports = site.reports().split_off(before);
     let refused = reports.into_iter().find_map(|(_, report)| match report {
-        Report::PushFailed { transfer: t, reason: PushFailure::Refused, message, .. } if t == transfer => Some(message),
+        Report::PushFailed { transfer: t, reason: PushFailure::Forbidden, message, .. } if t == transfer => {
+            Some(message)
+        }
         _ => None,
     });
     assert_ne!(pushed, refused.is_some(), "it is either carried out or refused");
@@ -71,6 +76,28 @@ fn what_the_site_withholds_is_not_pushed_whoever_asks_and_the_rule_is_named() {
     assert_eq!(push(&mut site, 11).as_deref(), Some(reason), "nor is its log");
     assert_eq!(push(&mut site, 20), None);
     assert_eq!(site.agent.withheld(object(10).id), Some(reason));
+}
+
+#[test]
+fn what_may_leave_for_some_only_goes_to_those_and_so_does_what_is_made_from_it() {
+    let mut site = site();
+    site.prepare(&with_output(4));
+    site.prepare(&with_output(5));
+    site.dispatch(4, 0..1);
+    site.dispatch(5, 0..1);
+    makes(&mut site, 4, 60);
+    makes(&mut site, 5, 70);
+    let to = |site: &Site, number, to: &str| site.agent.withheld_from(object(number).id, to).is_none();
+    assert!(to(&site, 60, "eu-1") && !to(&site, 60, "us-1") && !to(&site, 60, "bucket"));
+    assert!(to(&site, 70, "eu-1") && !to(&site, 70, "us-1") && to(&site, 70, "bucket"));
+    assert!(push(&mut site, 60).is_some_and(|reason| reason.contains("policy.yaml:10")));
+    assert_eq!(push(&mut site, 70), None);
+    assert!(push(&mut site, 71).is_some(), "a log is shown to everybody or to nobody");
+    site.prepare(&with_output(6));
+    site.command(SiteCommand::Dispatch(reader(6, 0, 60)));
+    site.event(Event::Located { object: object(60), present: true });
+    makes(&mut site, 6, 80);
+    assert!(to(&site, 80, "eu-1") && !to(&site, 80, "us-1") && !to(&site, 80, "bucket"));
 }
 
 #[test]
@@ -163,7 +190,7 @@ fn a_site_that_uses_all_the_disk_it_was_given_takes_no_new_work() {
     assert_eq!(site.starts(), []);
     let (_, element) = site.finished().remove(0);
     let Outcome::NotStarted { reason: NotStartedReason::Closed, message } = element.outcome else { panic!() };
-    assert!(message.contains("(policy.yaml:9)"), "{message}");
+    assert!(message.contains("(policy.yaml:12)"), "{message}");
     site.event(Event::Measured { heartbeat: heartbeat(1 << 29) });
     site.dispatch(0, 1..2);
     assert_eq!(site.starts().len(), 1, "it goes on by itself");

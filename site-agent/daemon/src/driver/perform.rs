@@ -5,6 +5,7 @@ use std::future::Future;
 use std::sync::Arc;
 
 use atoll_model::id::{AgentId, TransferId};
+use atoll_model::policy::BUCKET;
 use atoll_model::session::{DirectShare, PushFailure};
 use atoll_model::value::ObjectRef;
 use site_agent_core::{Command, Event};
@@ -138,8 +139,8 @@ impl Performer {
 
     fn push(&mut self, transfer: TransferId, object: ObjectRef) {
         // Files of a tree that stays are known here only.
-        if let Some(reason) = self.withheld.object(object.id) {
-            let (reason, message) = (PushFailure::Refused, reason.to_string());
+        if let Some(message) = self.withheld.object_to(object.id, BUCKET) {
+            let reason = PushFailure::Forbidden;
             self.inbox.tell(vec![Event::PushFailed { transfer, object, reason, message }]);
             return;
         }

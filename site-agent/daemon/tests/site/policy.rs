@@ -74,7 +74,7 @@ async fn data_that_the_site_keeps_leaves_by_no_way_though_the_control_plane_asks
     for round in 0..2 {
         for (number, object) in (1..).zip(wanted) {
             let (reason, message) = refused(&site, number + round * 100, object).await;
-            assert_eq!(reason, PushFailure::Refused);
+            assert_eq!(reason, PushFailure::Forbidden);
             assert!(message.ends_with("policy.yaml:4)"), "{message}");
             let request = site.control.read_object(reading, object).await;
             assert_eq!(site.control.whole_log(request).await, b"", "nor is it read as if it were a log");

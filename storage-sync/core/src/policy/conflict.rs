@@ -42,12 +42,12 @@ pub(super) fn find(
     sites: &[Location<'_>],
     producers: Option<&BTreeSet<usize>>,
 ) -> Vec<(Importance, Conflict)> {
-    debug_assert!(verdict.confined_by.iter().all(|id| usize::from(id.layer) < layers.len()));
+    debug_assert!(verdict.standing.confined_by.iter().all(|id| usize::from(id.layer) < layers.len()));
     let mut found = Vec::new();
     let mut must = |unmet, rule| {
-        found.push((Importance::Must, Conflict { unmet, rule, with: verdict.confined_by.clone() }));
+        found.push((Importance::Must, Conflict { unmet, rule, with: verdict.standing.confined_by.clone() }));
     };
-    if verdict.allowed.is_empty() && !verdict.confined_by.is_empty() {
+    if verdict.allowed.is_empty() && !verdict.standing.confined_by.is_empty() {
         must(Unmet::NoSite, None);
     } else if producers.is_some_and(|producers| !producers.is_empty() && producers.is_disjoint(&verdict.allowed)) {
         must(Unmet::NoProducer, None);
@@ -55,31 +55,33 @@ pub(super) fn find(
     let selected = |selector: &Selector| -> BTreeSet<usize> {
         verdict.allowed.iter().copied().filter(|site| selector.admits(sites[*site])).collect()
     };
-    if let Some((keep, id)) = verdict.keep
+    if let Some((keep, id)) = verdict.standing.keep
         && let KeepAt::Sites(selector) = &keep.at
         && selected(selector).is_empty()
     {
         must(Unmet::Keep, Some(id));
     }
-    if let Some((pin, id)) = verdict.pin
+    if let Some((pin, id)) = verdict.standing.pin
         && selected(&pin.at).is_empty()
     {
         must(Unmet::Pin, Some(id));
     }
-    let pushes = matches!(verdict.push.value, PushMode::Eager | PushMode::OnSuccess);
-    if pushes && verdict.bucket.value == Bucket::Forbidden {
-        must(Unmet::Push, verdict.push.by);
+    let pushes = matches!(verdict.standing.push.value, PushMode::Eager | PushMode::OnSuccess);
+    if pushes && verdict.standing.bucket.value == Bucket::Forbidden {
+        must(Unmet::Push, verdict.standing.push.by);
     }
     // Data that stays at one site needs no route.
-    if verdict.route.value == [Route::Bucket] && verdict.bucket.value == Bucket::Forbidden && verdict.allowed.len() > 1
+    if verdict.standing.route.value == [Route::Bucket]
+        && verdict.standing.bucket.value == Bucket::Forbidden
+        && verdict.allowed.len() > 1
     {
-        must(Unmet::Route, verdict.route.by);
+        must(Unmet::Route, verdict.standing.route.by);
     }
-    if let Some((replicate, id)) = verdict.replicate {
+    if let Some((replicate, id)) = verdict.standing.replicate {
         let possible = distinct(replicate, &selected(&replicate.to), sites);
         if possible < replicate.copies {
             let unmet = Unmet::Replicate { wanted: replicate.copies, possible };
-            let conflict = Conflict { unmet, rule: Some(id), with: verdict.confined_by.clone() };
+            let conflict = Conflict { unmet, rule: Some(id), with: verdict.standing.confined_by.clone() };
             found.push((replicate.importance, conflict));
         }
     }

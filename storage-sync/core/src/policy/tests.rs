@@ -63,7 +63,7 @@ fn forbidden_sets_add_up_over_levels_and_name_their_rules() {
         assert_eq!(verdict.forbidden[&0], BTreeSet::from([id(1, 0)]));
         assert_eq!(verdict.forbidden[&2], BTreeSet::from([id(0, 0)]));
         assert_eq!(verdict.forbidden[&3], BTreeSet::from([id(0, 0), id(1, 0)]));
-        assert_eq!(verdict.bucket, Ruled { value: Bucket::Forbidden, by: Some(id(1, 0)) });
+        assert_eq!(verdict.standing.bucket, Ruled { value: Bucket::Forbidden, by: Some(id(1, 0)) });
     });
 }
 
@@ -79,7 +79,7 @@ fn a_site_that_does_not_say_is_neither_in_a_set_nor_in_its_opposite() {
 fn encryption_opens_the_bucket_to_what_may_enter_it_encrypted() {
     let rules = "  - confine: { to: \"region == 'eu'\", bucket: if-encrypted }\n  - encrypt: { key: project }\n";
     verdict(&[(Level::Project, policy(rules))], None, |verdict| {
-        assert_eq!(verdict.bucket, Ruled { value: Bucket::Encrypted, by: Some(id(0, 1)) });
+        assert_eq!(verdict.standing.bucket, Ruled { value: Bucket::Encrypted, by: Some(id(0, 1)) });
     });
 }
 
@@ -89,9 +89,9 @@ fn what_may_come_to_match_confines_from_the_start_and_asks_for_nothing_yet() {
     let policies = [(Level::Project, policy(rules))];
     verdict(&policies, None, |verdict| {
         assert_eq!(verdict.allowed, BTreeSet::from([0]));
-        assert_eq!(verdict.push.by, None);
+        assert_eq!(verdict.standing.push.by, None);
     });
-    verdict(&policies, Some(1 << 30), |verdict| assert_eq!(verdict.push.value, PushMode::Never));
+    verdict(&policies, Some(1 << 30), |verdict| assert_eq!(verdict.standing.push.value, PushMode::Never));
     verdict(&policies, Some(1), |verdict| assert_eq!(verdict.allowed.len(), 4));
 }
 
@@ -107,8 +107,8 @@ fn the_most_specific_level_wins_and_at_one_level_the_safer_value() {
         ),
     ];
     verdict(&policies, None, |verdict| {
-        assert_eq!(verdict.push, Ruled { value: PushMode::OnSuccess, by: Some(id(1, 1)) });
-        let (keep, by) = verdict.keep.unwrap();
+        assert_eq!(verdict.standing.push, Ruled { value: PushMode::OnSuccess, by: Some(id(1, 1)) });
+        let (keep, by) = verdict.standing.keep.unwrap();
         assert_eq!(*keep, Keep { at: KeepAt::Producer, until: Until::AfterRun(Duration::from_secs(7 * 86_400)) });
         assert_eq!(by, id(1, 3));
     });
@@ -148,16 +148,16 @@ fn what_must_be_where_it_may_not_be_is_refused_with_all_rules_named() {
 fn a_hold_wins_over_expiry_and_the_last_copy_stays_while_anything_needs_it() {
     let policies = [(Level::Project, policy("  - expire: { after: 90d }\n  - hold: { reason: publication }\n"))];
     verdict(&policies, None, |verdict| {
-        assert_eq!(verdict.expire, None);
-        assert!(!may_remove(0, false, &verdict, Some(Duration::MAX)));
-        assert!(may_remove(1, false, &verdict, None));
+        assert_eq!(verdict.standing.expire, None);
+        assert!(!may_remove(0, false, &verdict.standing, Some(Duration::MAX)));
+        assert!(may_remove(1, false, &verdict.standing, None));
     });
     let kept = [(Level::Project, policy("  - pin: { at: edge, until: 7d after run.end }\n"))];
     verdict(&kept, None, |verdict| {
-        assert!(!may_remove(0, false, &verdict, None));
-        assert!(!may_remove(0, false, &verdict, Some(Duration::from_secs(86_400))));
-        assert!(may_remove(0, false, &verdict, Some(Duration::from_secs(8 * 86_400))));
-        assert!(!may_remove(0, true, &verdict, Some(Duration::from_secs(8 * 86_400))));
+        assert!(!may_remove(0, false, &verdict.standing, None));
+        assert!(!may_remove(0, false, &verdict.standing, Some(Duration::from_secs(86_400))));
+        assert!(may_remove(0, false, &verdict.standing, Some(Duration::from_secs(8 * 86_400))));
+        assert!(!may_remove(0, true, &verdict.standing, Some(Duration::from_secs(8 * 86_400))));
     });
 }
 
@@ -248,7 +248,7 @@ fn with<T>(
 
 /// More means stricter: what a verdict allows, and whether the bucket is shut.
 fn reach(layers: &Layers, bytes: Option<u64>, inherited: &BTreeSet<RuleId>) -> (BTreeSet<usize>, bool) {
-    with(layers, bytes, inherited, |verdict| (verdict.allowed, verdict.bucket.value == Bucket::Forbidden))
+    with(layers, bytes, inherited, |verdict| (verdict.allowed, verdict.standing.bucket.value == Bucket::Forbidden))
 }
 
 proptest! {
@@ -270,7 +270,7 @@ proptest! {
 
     #[test]
     fn what_is_derived_may_be_nowhere_that_its_origin_may_not(layers in any_layers(), bytes in prop::option::of(0..10_u64)) {
-        let (allowed, confined) = with(&layers, None, &BTreeSet::new(), |verdict| (verdict.allowed, verdict.confined_by));
+        let (allowed, confined) = with(&layers, None, &BTreeSet::new(), |verdict| (verdict.allowed, verdict.standing.confined_by));
         let (derived, shut) = reach(&layers, bytes, &confined);
         prop_assert!(derived.is_subset(&allowed));
         let origin = reach(&layers, None, &BTreeSet::new());
@@ -287,7 +287,7 @@ proptest! {
     fn every_forbidden_site_names_its_rules_and_the_rest_is_allowed(layers in any_layers()) {
         with(&layers, None, &BTreeSet::new(), |verdict| {
             for (site, rules) in &verdict.forbidden {
-                prop_assert!(!rules.is_empty() && rules.is_subset(&verdict.confined_by));
+                prop_assert!(!rules.is_empty() && rules.is_subset(&verdict.standing.confined_by));
                 prop_assert!(!verdict.allowed.contains(site));
             }
             prop_assert_eq!(verdict.forbidden.len() + verdict.allowed.len(), 4);
@@ -303,14 +303,14 @@ proptest! {
             if !verdict.conflicts.is_empty() {
                 return Ok(());
             }
-            if let Some((pin, _)) = verdict.pin {
+            if let Some((pin, _)) = verdict.standing.pin {
                 prop_assert!(verdict.allowed.iter().any(|site| pin.at.admits(locations[*site])));
             }
-            if let Some((replicate, _)) = verdict.replicate.filter(|(replicate, _)| replicate.importance == Importance::Must) {
+            if let Some((replicate, _)) = verdict.standing.replicate.filter(|(replicate, _)| replicate.importance == Importance::Must) {
                 let fit = verdict.allowed.iter().filter(|site| replicate.to.admits(locations[**site])).count();
                 prop_assert!(fit >= replicate.copies as usize);
             }
-            prop_assert!(verdict.confined_by.is_empty() || !verdict.allowed.is_empty());
+            prop_assert!(verdict.standing.confined_by.is_empty() || !verdict.allowed.is_empty());
             Ok(())
         })?;
     }
@@ -324,7 +324,7 @@ proptest! {
                 .filter(|(_, rule)| fit(&rule.matches, &object) == Fit::Yes)
                 .filter_map(|(level, rule)| Some((*level, push_safety(rule.push?))));
             let best = saying.max().map(|(_, safety)| safety);
-            prop_assert_eq!(verdict.push.by.map(|_| push_safety(verdict.push.value)), best);
+            prop_assert_eq!(verdict.standing.push.by.map(|_| push_safety(verdict.standing.push.value)), best);
             Ok(())
         })?;
     }

@@ -66,6 +66,10 @@ pub(crate) struct ObjectBody {
     ledger: Vec<LedgerEntryBody>,
     /// The only sites that it may be at; nothing if it may be anywhere.
     confined_to: Option<Vec<String>>,
+    /// Every rule that bears on it, by file and line.
+    rules: Vec<String>,
+    /// What sites said whose own policy does not let it leave.
+    withheld: Vec<String>,
 }
 
 impl ObjectBody {
@@ -78,6 +82,8 @@ impl ObjectBody {
             replicas: view.replicas.clone(),
             ledger: view.ledger.iter().map(LedgerEntryBody::new).collect(),
             confined_to: view.confined_to.as_ref().map(|sites| sites.iter().map(ToString::to_string).collect()),
+            rules: view.rules.clone(),
+            withheld: view.withheld.iter().map(|(site, said)| format!("{site}: {said}")).collect(),
         }
     }
 }

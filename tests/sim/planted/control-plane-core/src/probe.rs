@@ -244,6 +244,7 @@ impl ControlPlane {
                     PushFailure::Unavailable => "push failed: unavailable",
                     PushFailure::Refused => "push failed: refused",
                     PushFailure::Cancelled => "push failed: cancelled",
+                    PushFailure::Forbidden => "push failed: forbidden",
                 };
                 self.transfer_meets(transfer, event);
             }
