@@ -247,6 +247,7 @@ fn an_object_that_comes_to_be_confined_is_given_to_no_reader_elsewhere_by_any_wa
     assert!(matches!(&offered, Ok(Response::Offered { holders, .. }) if holders.is_empty()), "{offered:?}");
     assert!(world.pushes("edge").is_empty());
     world.end("hpc", reader, not_started(NotStartedReason::InputUnavailable), Vec::new());
+    world.advance_with(std::time::Duration::from_secs(60), &["edge", "hpc"]);
     assert_eq!(world.state(run), RunState::Failed);
     let error = world.core.run(run).unwrap().error.unwrap();
     assert!(error.message.contains("eu.yaml:2"), "{}", error.message);
