@@ -14,13 +14,18 @@ const SAMPLES_MAX: usize = 33;
 const SAMPLES_PER_BATCH: usize = 4;
 /// Kinds of work remembered.
 const KINDS_MAX: usize = 10_000;
+/// Pairs of sites remembered.
+const LINKS_MAX: usize = 10_000;
 /// Smaller transfers measure the latency, not the bandwidth.
 const MEASURED_BYTES_MIN: u64 = 1 << 20;
 
 #[derive(Debug, Default)]
 pub(crate) struct Estimates {
     kinds: BTreeMap<Kind, Samples>,
+    /// From a site to the bucket.
     bandwidth: BTreeMap<SiteId, f64>,
+    /// From a site straight to another.
+    links: BTreeMap<(SiteId, SiteId), f64>,
 }
 
 #[derive(Debug, Default)]
@@ -76,13 +81,15 @@ impl Estimates {
         let samples = self.kinds.entry(kind).or_default();
         for (duration, element) in measured {
             push(&mut samples.seconds, duration.as_secs_f64());
-            push(&mut samples.bytes_out, element.usage.bytes_out as f64);
             samples.outputs.resize_with(samples.outputs.len().max(element.outputs.len()), VecDeque::new);
+            let mut made = 0;
             for (known, value) in samples.outputs.iter_mut().zip(&element.outputs) {
                 let mut bytes = 0;
                 value.visit_objects(&mut |object| bytes += object.bytes);
                 push(known, bytes as f64);
+                made += bytes;
             }
+            push(&mut samples.bytes_out, made.max(element.usage.bytes_out) as f64);
         }
         samples.median = median(&samples.seconds);
     }
@@ -92,6 +99,25 @@ impl Estimates {
             let known = self.bandwidth.entry(site).or_insert(bytes as f64 / seconds);
             *known += (bytes as f64 / seconds - *known) / 4.0;
         }
+    }
+
+    /// So many bytes went from one site straight to another within this time, part of which may have been a wait.
+    pub(crate) fn learn_link(&mut self, from: SiteId, to: SiteId, bytes: u64, seconds: f64) {
+        if bytes < MEASURED_BYTES_MIN || seconds <= 0.0 {
+            return;
+        }
+        if self.links.len() >= LINKS_MAX && !self.links.contains_key(&(from, to)) {
+            self.links.pop_first();
+        }
+        let rate = bytes as f64 / seconds;
+        let known = self.links.entry((from, to)).or_insert(rate);
+        // A slow one may have waited, a fast one cannot have been faster than the link.
+        *known = rate.max(*known + (rate - *known) / 8.0);
+    }
+
+    /// Bytes in a second from one site to another, by the way that was measured.
+    pub(crate) fn link(&self, from: SiteId, to: SiteId) -> f64 {
+        self.links.get(&(from, to)).copied().unwrap_or_else(|| self.bytes_per_second(from))
     }
 
     pub(crate) fn run_seconds(&self, workflow: &Workflow, step: &Step) -> f64 {

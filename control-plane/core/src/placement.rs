@@ -51,6 +51,10 @@ pub(crate) struct DataTerms {
     pub(crate) obstacle: Option<String>,
     pub(crate) missing_bytes: u64,
     pub(crate) missing_objects: u32,
+    /// Until they are there, over the links that were measured.
+    pub(crate) missing_seconds: f64,
+    /// What the sites that have them ask for letting them go.
+    pub(crate) egress_money: f64,
     pub(crate) bytes_per_second: f64,
     /// Bytes that would have to leave the site for the next steps.
     pub(crate) leaving_bytes: f64,
@@ -71,6 +75,8 @@ pub(crate) struct Assessment {
     pub(crate) gravity_seconds: f64,
     /// What is lost elsewhere than at the site that a look ahead over the run gives it to.
     pub(crate) detour_seconds: f64,
+    pub(crate) missing_bytes: u64,
+    pub(crate) egress_money: f64,
 }
 
 impl Assessment {
@@ -92,8 +98,16 @@ impl Assessment {
             ("gravity_seconds", self.gravity_seconds),
             ("score", self.score(0)),
         ];
-        let detour = (self.detour_seconds > 0.0).then_some(("detour_seconds", self.detour_seconds));
-        named.into_iter().chain(detour).map(|(name, value)| (name.to_owned(), value)).collect()
+        let others = [
+            ("detour_seconds", self.detour_seconds),
+            ("missing_bytes", self.missing_bytes as f64),
+            ("egress_money", self.egress_money),
+        ];
+        named
+            .into_iter()
+            .chain(others.into_iter().filter(|(_, value)| *value > 0.0))
+            .map(|(name, value)| (name.to_owned(), value))
+            .collect()
     }
 }
 
@@ -159,12 +173,16 @@ pub(crate) fn assess(
             run_seconds: wanted.run_seconds,
             gravity_seconds: 0.0,
             detour_seconds: 0.0,
+            missing_bytes: 0,
+            egress_money: 0.0,
         };
         if assessment.obstacle.is_none() {
             let terms = data(candidate);
             let rate = if terms.bytes_per_second > 0.0 { terms.bytes_per_second } else { BANDWIDTH_DEFAULT };
             if terms.missing_objects > 0 {
-                assessment.data_seconds = TRANSFER_SECONDS + terms.missing_bytes as f64 / rate;
+                assessment.data_seconds = TRANSFER_SECONDS + terms.missing_seconds;
+                assessment.missing_bytes = terms.missing_bytes;
+                assessment.egress_money = terms.egress_money;
             }
             if terms.leaving {
                 assessment.gravity_seconds = GRAVITY_DISCOUNT * (TRANSFER_SECONDS + terms.leaving_bytes / rate);
@@ -217,9 +235,9 @@ struct Share<'a> {
 }
 
 impl Share<'_> {
-    fn key(&self) -> (f64, u64) {
-        // Scores that differ by less than a millisecond are a tie.
-        ((self.site.score(self.given) * 1e3).round(), self.tie)
+    fn key(&self) -> (f64, f64, u64) {
+        // Scores that differ by less than a millisecond are a tie, and then the cheaper one is taken.
+        ((self.site.score(self.given) * 1e3).round(), self.site.egress_money, self.tie)
     }
 }
 

@@ -12,7 +12,7 @@ pub struct Reference {
 }
 
 /// Attempts that the partitioner is given: far more than placement takes itself time for.
-const EFFORT: usize = 30_000_000;
+const EFFORT: usize = 10_000_000;
 
 /// A multilevel partition that cuts the fewest bytes with no more than `share_max` of the run time at any site.
 pub fn least_bytes(graph: &Graph, share_max: f64) -> Reference {

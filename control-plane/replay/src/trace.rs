@@ -114,7 +114,7 @@ impl Trace {
         Graph {
             units: self.tasks.iter().map(unit).collect(),
             items: items.collect(),
-            sites: vec![Site { cpu_millis, spent_micros: 0 }; sites],
+            sites: vec![Site { cpu_millis, spent_micros: 0, busy_micros: 0 }; sites],
             links,
         }
     }

@@ -65,6 +65,11 @@ impl ControlPlane {
         burden
     }
 
+    /// Until all that a site has to do has run, roughly.
+    pub(crate) fn busy_seconds(&self, site: SiteId) -> f64 {
+        self.burden(site).seconds
+    }
+
     /// How many more executions of this kind a site is given.
     pub(crate) fn room(&self, site: SiteId, load: Load) -> u32 {
         let state = self.state.site(site);

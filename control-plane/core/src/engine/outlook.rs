@@ -4,12 +4,13 @@ use std::collections::BTreeMap;
 
 use atoll_model::elements::ElementSet;
 use atoll_model::id::{RunId, SiteId, StepIndex};
+use atoll_model::value::ObjectRef;
 use atoll_model::workflow::Workflow;
 
 use crate::control_plane::ControlPlane;
 use crate::look_ahead::{Aim, Links, SITES_MAX, look_ahead};
 use crate::outlook::{BYTES_DETOUR_SECONDS, Outlooks, Place, RunOutlook, Sketch, StepOutlook, TIME_DETOUR};
-use crate::placement::{Assessment, TRANSFER_SECONDS, permanent_obstacle};
+use crate::placement::{Assessment, DataTerms, TRANSFER_SECONDS, egress_price, permanent_obstacle};
 use crate::plan::RunPlan;
 use crate::state::Run;
 
@@ -102,11 +103,12 @@ impl ControlPlane {
     /// Where each step's elements should go, how long all of it takes, and whether bytes were guessed for it.
     pub(crate) fn draw_and_look(&self, sketch: &Sketch<'_>, open: &[SiteId]) -> Option<(Vec<StepOutlook>, f64, bool)> {
         let places = self.places_of(sketch.workflow, sketch.plan, open);
-        let slowest = open.iter().map(|site| self.estimates.bytes_per_second(*site)).fold(f64::INFINITY, f64::min);
+        let pairs = open.iter().flat_map(|from| open.iter().map(move |to| (*from, *to)));
+        let rates = pairs.filter(|(from, to)| from != to).map(|(from, to)| self.estimates.link(from, to));
+        let slowest = rates.fold(f64::INFINITY, f64::min);
         let links = Links { bytes_per_second: slowest, latency_micros: (TRANSFER_SECONDS * 1e6) as u64 };
-        let whereabouts = |object: atoll_model::value::ObjectRef| {
-            self.state.objects.get(&object.id).map(|known| known.sites.clone()).unwrap_or_default()
-        };
+        let whereabouts =
+            |object: ObjectRef| self.state.objects.get(&object.id).map(|known| known.sites.clone()).unwrap_or_default();
         let drawing = sketch.draw(&places, links, &whereabouts)?;
         let goal = self.config.goal;
         let bytes: u64 = drawing.graph.items.iter().map(|item| item.bytes).sum();
@@ -132,6 +134,19 @@ impl ControlPlane {
             by_site.entry(ahead).or_default().insert(element);
         }
         by_site.into_values().collect()
+    }
+
+    /// An object that would have to come to a site: over the fastest of the links to it, from whom it costs least.
+    pub(crate) fn add_missing(&self, terms: &mut DataTerms, object: ObjectRef, site: SiteId) {
+        let holders = self.state.objects.get(&object.id).map_or(&[][..], |known| known.sites.as_slice());
+        let rate = holders.iter().map(|holder| self.estimates.link(*holder, site)).reduce(f64::max);
+        let rate = rate.unwrap_or_else(|| self.estimates.bytes_per_second(site));
+        let price = |holder: &SiteId| egress_price(&self.state.sites.get(holder)?.labels);
+        let price = holders.iter().map(|holder| price(holder).unwrap_or(0.0)).reduce(f64::min);
+        terms.missing_objects += 1;
+        terms.missing_bytes += object.bytes;
+        terms.missing_seconds += object.bytes as f64 / rate;
+        terms.egress_money += object.bytes as f64 * price.unwrap_or(0.0);
     }
 
     /// Sites that take work now: those where the run is already, then the largest.
@@ -163,6 +178,7 @@ impl ControlPlane {
             Place {
                 site: *site,
                 cpu_millis: candidate.capacity.map_or(1_000, |capacity| capacity.cpu_millis),
+                busy_micros: (self.busy_seconds(*site) * 1e6) as u64,
                 admits: workflow.steps.iter().map(admits).collect(),
             }
         };

@@ -363,8 +363,7 @@ impl ControlPlane {
             match self.lack(*object, candidate.site) {
                 Ok(false) => {}
                 Ok(true) => {
-                    terms.missing_objects += 1;
-                    terms.missing_bytes += object.bytes;
+                    self.add_missing(&mut terms, *object, candidate.site);
                 }
                 Err(obstacle) => {
                     terms.obstacle = Some(obstacle);

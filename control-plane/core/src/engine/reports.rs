@@ -77,6 +77,10 @@ impl ControlPlane {
                     let holder = self.state.agents.get(&share.holder).map(|agent| agent.site)?;
                     Some((holder, share.wire_bytes.min(wire_bytes)))
                 });
+                if let (Some((holder, _)), Some(active)) = (direct, self.state.active(execution)) {
+                    let seconds = self.now.saturating_since(active.placed_at).as_secs_f64();
+                    self.estimates.learn_link(holder, site, wire_bytes, seconds);
+                }
                 self.counters.bytes_from_bucket += wire_bytes - direct.map_or(0, |(_, bytes)| bytes);
                 let rule = self.fetch_rule(object.id, execution.run);
                 self.record(Fact::ObjectFetched { object, site, wire_bytes, direct, execution, rule, at });

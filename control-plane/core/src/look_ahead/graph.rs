@@ -65,6 +65,8 @@ pub struct Site {
     pub cpu_millis: u32,
     /// Run time of work of the same whole that has ended there.
     pub spent_micros: u64,
+    /// Until what others have there has ended, roughly.
+    pub busy_micros: u64,
 }
 
 /// How fast bytes move between sites.

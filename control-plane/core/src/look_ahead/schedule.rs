@@ -4,7 +4,7 @@
 use std::cmp::Reverse;
 use std::collections::{BTreeSet, BinaryHeap};
 
-use super::graph::Graph;
+use super::graph::{Graph, SiteSet};
 
 /// What schedules of one graph have in common.
 #[derive(Debug)]
@@ -140,7 +140,8 @@ impl<'a> Scheduler<'a> {
     /// When what a unit reads is at its site; each item is sent there once, when its maker ends.
     fn arrival(&self, unit: u32, now: u64, site_of: &[u8], times: &[Times], arrivals: &mut [Option<u64>]) -> u64 {
         let site = usize::from(site_of[unit as usize]);
-        let mut at = now;
+        let settled = self.graph.units[unit as usize].sites == SiteSet::only(site);
+        let mut at = if settled { now } else { now.max(self.graph.sites[site].busy_micros) };
         for number in self.read[unit as usize].iter().map(|number| *number as usize) {
             let item = &self.graph.items[number];
             let made_here = item.maker.is_some_and(|maker| usize::from(site_of[maker as usize]) == site);

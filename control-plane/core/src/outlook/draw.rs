@@ -240,8 +240,11 @@ impl<'a> Builder<'a> {
     }
 
     fn sites(&self) -> Vec<Site> {
-        let mut sites: Vec<_> =
-            self.places.iter().map(|place| Site { cpu_millis: place.cpu_millis, spent_micros: 0 }).collect();
+        let mut sites: Vec<_> = self
+            .places
+            .iter()
+            .map(|place| Site { cpu_millis: place.cpu_millis, spent_micros: 0, busy_micros: place.busy_micros })
+            .collect();
         for state in self.sketch.run.iter().flat_map(|run| &run.steps) {
             for row in &state.rows {
                 if let Some(place) = self.place_of(row.site).filter(|_| row.started_at.micros() > 0) {

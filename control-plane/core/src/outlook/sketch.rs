@@ -27,6 +27,8 @@ pub(crate) struct Sketch<'a> {
 pub(crate) struct Place {
     pub(crate) site: SiteId,
     pub(crate) cpu_millis: u32,
+    /// Until what is out there has ended, roughly.
+    pub(crate) busy_micros: u64,
     /// Steps that may be placed there.
     pub(crate) admits: Vec<bool>,
 }

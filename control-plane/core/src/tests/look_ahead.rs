@@ -2,10 +2,13 @@
 
 use std::time::Duration;
 
-use atoll_model::session::{Outcome, Report, SiteCommand};
+use atoll_model::placement::EGRESS_PRICE_LABEL;
+use atoll_model::session::{DirectShare, Outcome, Report, SiteCommand};
+use indexmap::IndexMap;
 use proptest::prelude::*;
 
-use super::world::{World, executions_of, file};
+use super::world::{World, executions_of, file, object, workflow};
+use crate::Request;
 use crate::look_ahead::{Aim, Goal, Graph, Item, Links, Scheduler, Site, SiteSet, Unit, least_bytes, look_ahead};
 use crate::view::RunState;
 
@@ -29,7 +32,12 @@ fn graphs() -> impl Strategy<Value = Graph> {
             needs.dedup();
             units.push(Unit { micros, cpu_millis: 1_000, sites: SiteSet::all(sites), needs });
         }
-        Graph { units, items, sites: vec![Site { cpu_millis: 4_000, spent_micros: 0 }; sites], links: LINKS }
+        Graph {
+            units,
+            items,
+            sites: vec![Site { cpu_millis: 4_000, spent_micros: 0, busy_micros: 0 }; sites],
+            links: LINKS,
+        }
     })
 }
 
@@ -115,7 +123,7 @@ fn what_reads_one_another_stays_together_and_what_does_not_is_spread() {
     let graph = Graph {
         units: vec![unit(vec![]), unit(vec![]), unit(vec![0]), unit(vec![1]), unit(vec![2, 3])],
         items: vec![item(0, 2, 1 << 30), item(1, 3, 1 << 30), item(2, 4, 1_000), item(3, 4, 2_000)],
-        sites: vec![Site { cpu_millis: 1_000, spent_micros: 0 }; 2],
+        sites: vec![Site { cpu_millis: 1_000, spent_micros: 0, busy_micros: 0 }; 2],
         links: LINKS,
     };
     let found = look_ahead(&graph, Goal { aim: Aim::Bytes, share_max: 0.6, effort: EFFORT });
@@ -133,7 +141,7 @@ fn time_alone_keeps_everything_at_one_site_that_has_room_for_it() {
     let graph = Graph {
         units: vec![unit(vec![]), unit(vec![0]), unit(vec![0]), unit(vec![1, 2])],
         items: vec![item(0, 1), item(0, 2), item(1, 3), item(2, 3)],
-        sites: vec![Site { cpu_millis: 2_000, spent_micros: 0 }; 2],
+        sites: vec![Site { cpu_millis: 2_000, spent_micros: 0, busy_micros: 0 }; 2],
         links: LINKS,
     };
     let found = look_ahead(&graph, Goal { aim: Aim::Time, share_max: 1.0, effort: EFFORT });
@@ -197,4 +205,49 @@ fn a_run_like_one_before_goes_where_few_bytes_cross_within_the_bound() {
     assert_eq!(sites[0], sites[2], "{sites:?}");
     assert_eq!(sites[0], sites[3], "what is large stays where it is made: {sites:?}");
     assert_ne!(sites[0], sites[1], "and what is small goes elsewhere: {sites:?}");
+}
+
+const MADE_AT_EDGE: &str = "workflow: w
+steps:
+  make: { run: make, site: edge, outputs: { f: file } }
+  use: { run: use, site: hpc, with: { f: \"${{ steps.make.outputs.f }}\" } }
+";
+
+#[test]
+fn a_plan_says_how_long_each_edge_takes_and_what_it_costs() {
+    let mut world = World::new();
+    world.join("edge", &[(EGRESS_PRICE_LABEL, "0.09")]);
+    world.connect("edge");
+    world.add_site("hpc");
+    world.submit(MADE_AT_EDGE);
+    let make = world.dispatched_one("edge");
+    world.succeed("edge", make, vec![file(1, 2_000_000_000)]);
+    let plan = world.core.plan(&workflow(MADE_AT_EDGE), &IndexMap::new());
+    let edge = &plan.edges[0];
+    assert_eq!((edge.bytes_expected, edge.route.as_str()), (Some(2_000_000_000), "bucket"));
+    assert_eq!(edge.money_expected.map(|money| (money * 1e6).round()), Some(180_000.0));
+    // Nothing was measured yet: the rate that is assumed, and what any transfer takes.
+    assert_eq!(edge.seconds_expected, Some(40.5));
+}
+
+#[test]
+fn a_link_is_taken_to_be_as_fast_as_it_was() {
+    let mut world = World::new();
+    world.add_site("edge");
+    world.add_site("hpc");
+    for site in ["edge", "hpc"] {
+        let agent = world.agents[site].id;
+        world.ask(Request::Advertise { agent, addresses: vec!["10.0.0.1:7433".to_owned()] }).unwrap();
+    }
+    world.submit(MADE_AT_EDGE);
+    let make = world.dispatched_one("edge");
+    world.succeed("edge", make, vec![file(1, 2_000_000_000)]);
+    let (execution, _) = world.dispatched_one("hpc");
+    world.advance(Duration::from_secs(4));
+    let object = object(1, 2_000_000_000);
+    let (at, wire_bytes) = (world.now, object.bytes);
+    let direct = Some(DirectShare { holder: world.agents["edge"].id, wire_bytes });
+    world.report("hpc", vec![Report::Fetched { object, wire_bytes, direct, execution, at }]);
+    let plan = world.core.plan(&workflow(MADE_AT_EDGE), &IndexMap::new());
+    assert_eq!((plan.edges[0].route.as_str(), plan.edges[0].seconds_expected), ("direct", Some(4.5)));
 }

@@ -64,8 +64,7 @@ impl ControlPlane {
             };
             for object in &given {
                 if self.state.objects.get(&object.id).is_none_or(|known| !known.is_at(candidate.site)) {
-                    terms.missing_objects += 1;
-                    terms.missing_bytes += object.bytes;
+                    self.add_missing(&mut terms, *object, candidate.site);
                 }
             }
             for source in &plan.steps[step.index.index()].reads {
@@ -74,9 +73,12 @@ impl ControlPlane {
                     continue;
                 }
                 terms.obstacle = terms.obstacle.or_else(|| plan.staying(workflow, *producer));
+                let bytes = self.estimates.bytes_out(workflow, workflow.step(*producer)).unwrap_or(0.0) as u64;
+                let crossing = self.crossing(chosen.get(producer), Some(candidate.name), false, Some(bytes));
                 terms.missing_objects += 1;
-                let bytes = self.estimates.bytes_out(workflow, workflow.step(*producer)).unwrap_or(0.0);
-                terms.missing_bytes += bytes as u64;
+                terms.missing_bytes += bytes;
+                terms.missing_seconds += crossing.seconds.map_or(0.0, |seconds| seconds - placement::TRANSFER_SECONDS);
+                terms.egress_money += crossing.money.unwrap_or(0.0);
             }
             terms
         });
@@ -154,7 +156,11 @@ impl ControlPlane {
         let site = |name: Option<&SiteName>| name.and_then(|name| self.state.site_names.get(name)).copied();
         let (from, to) = (site(from), site(to));
         let open = from.zip(to).is_some_and(|(from, to)| self.direct.is_open(from, to, self.now));
-        let rate = from.or(to).map_or(placement::BANDWIDTH_DEFAULT, |site| self.estimates.bytes_per_second(site));
+        let rate = match (from, to) {
+            (Some(from), Some(to)) => self.estimates.link(from, to),
+            (Some(site), None) | (None, Some(site)) => self.estimates.bytes_per_second(site),
+            (None, None) => placement::BANDWIDTH_DEFAULT,
+        };
         let price = from.and_then(|from| placement::egress_price(&self.state.site(from).labels));
         Crossing {
             route: if open { "direct" } else { "bucket" },
