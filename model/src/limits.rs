@@ -65,9 +65,9 @@ pub const AGEING: Duration = Duration::from_secs(30);
 /// How long the work that is dispatched to an agent beyond what runs there may take, roughly: far longer than a round
 /// trip, short enough that urgent work and that of others gets its turn soon.
 pub const DISPATCH_AHEAD_TIME: Duration = Duration::from_secs(5);
-/// Steps of the innermost loops of one look ahead over a run, roughly: some hundredths of a second, during which nobody
-/// else is served.
-pub const LOOK_AHEAD_EFFORT: usize = 500_000;
+/// Steps of the innermost loops of one look ahead over a run, roughly: about a tenth of a second at most, during which
+/// nobody else is served; with a quarter of it, one in ten of the recorded workflows moves a tenth more bytes.
+pub const LOOK_AHEAD_EFFORT: usize = 2_000_000;
 /// Crashes of an agent while an execution runs there, after which the execution is given up as poisonous.
 pub const POISON_CRASHES_MAX: u32 = 3;
 /// The same for one version of an action, whatever its runs, if none of its executions succeeds in between: it is not

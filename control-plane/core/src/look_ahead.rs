@@ -176,5 +176,5 @@ fn size(graph: &Graph) -> usize {
 
 /// Attempts at a partition: many where they cost little.
 fn tries(graph: &Graph, effort: usize) -> usize {
-    (effort / 100 / size(graph)).clamp(1, 24)
+    (effort / 100 / size(graph)).clamp(1, 64)
 }

@@ -10,7 +10,7 @@ use proptest::prelude::*;
 use super::world::{World, executions_of, file, object, workflow};
 use crate::Request;
 use crate::look_ahead::{Aim, Goal, Graph, Item, Links, Scheduler, Site, SiteSet, Unit, least_bytes, look_ahead};
-use crate::view::RunState;
+use crate::view::{RunState, RunTags};
 
 const LINKS: Links = Links { bytes_per_second: 1e8, latency_micros: 10_000 };
 const EFFORT: usize = 50_000;
@@ -222,7 +222,7 @@ fn a_plan_says_how_long_each_edge_takes_and_what_it_costs() {
     world.submit(MADE_AT_EDGE);
     let make = world.dispatched_one("edge");
     world.succeed("edge", make, vec![file(1, 2_000_000_000)]);
-    let plan = world.core.plan(&workflow(MADE_AT_EDGE), &IndexMap::new());
+    let plan = world.core.plan(&workflow(MADE_AT_EDGE), &IndexMap::new(), &RunTags::default());
     let edge = &plan.edges[0];
     assert_eq!((edge.bytes_expected, edge.route.as_str()), (Some(2_000_000_000), "bucket"));
     assert_eq!(edge.money_expected.map(|money| (money * 1e6).round()), Some(180_000.0));
@@ -248,6 +248,6 @@ fn a_link_is_taken_to_be_as_fast_as_it_was() {
     let (at, wire_bytes) = (world.now, object.bytes);
     let direct = Some(DirectShare { holder: world.agents["edge"].id, wire_bytes });
     world.report("hpc", vec![Report::Fetched { object, wire_bytes, direct, execution, at }]);
-    let plan = world.core.plan(&workflow(MADE_AT_EDGE), &IndexMap::new());
+    let plan = world.core.plan(&workflow(MADE_AT_EDGE), &IndexMap::new(), &RunTags::default());
     assert_eq!((plan.edges[0].route.as_str(), plan.edges[0].seconds_expected), ("direct", Some(4.5)));
 }
