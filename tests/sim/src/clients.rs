@@ -1,5 +1,6 @@
 //! People: they enrol sites, submit runs, change their minds, and repeat what was not answered.
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -38,6 +39,20 @@ impl Clients {
         for wish in &mut self.wishes {
             wish.granted |= matches!(wish.want, Want::Drain { drained: true, .. });
         }
+    }
+
+    /// Of runs that nobody knows any more, what somebody had brought about is wanted again.
+    pub(crate) fn want_again(&mut self, gone: &BTreeSet<RunId>) -> Vec<usize> {
+        let is_gone =
+            |want: &Want| matches!(want, Want::Submit { run, .. } | Want::Upload { run } if gone.contains(run));
+        let wishes = self.wishes.iter_mut().enumerate();
+        let again = wishes.filter(|(_, wish)| wish.granted && is_gone(&wish.want));
+        again
+            .map(|(client, wish)| {
+                wish.granted = false;
+                client
+            })
+            .collect()
     }
 
     /// Whether anybody has sent something in, which is held for a while.

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use crate::clients::Want;
-use crate::scenario::{Cut, Kill, Outage, Revocation, Who};
+use crate::scenario::{Cut, Kill, Outage, Restore, Revocation, Who};
 use crate::world::{Occurrence, World};
 
 /// How often chance is asked for a fault of each kind.
@@ -31,6 +31,11 @@ pub(crate) enum Fault {
     Reboot {
         site: usize,
     },
+    /// The journal of the control plane is copied; what was copied takes its place.
+    BackUp,
+    Restore {
+        is_told: bool,
+    },
     DiskFull {
         site: usize,
         full: bool,
@@ -53,6 +58,10 @@ impl World {
         }
         for (site, at) in self.scenario.planned_reboots.clone() {
             self.after(at, Occurrence::Fault(Fault::Reboot { site }));
+        }
+        for Restore { copied_at, at, is_told } in self.scenario.restores.clone() {
+            self.after(copied_at, Occurrence::Fault(Fault::BackUp));
+            self.after(at, Occurrence::Fault(Fault::Restore { is_told }));
         }
         let unquiet = self.scenario.unquiet;
         self.after(unquiet, Occurrence::Fault(Fault::Quiet));
@@ -77,6 +86,8 @@ impl World {
             Fault::Heal { site } => self.unblock(site),
             Fault::Revoke { site } => self.revoke(site),
             Fault::Reboot { site } => self.reboot(site),
+            Fault::BackUp => self.back_up(),
+            Fault::Restore { is_told } => self.restore(is_told),
             Fault::Cut(Cut { site, lasts, to_server, to_agent, .. }) => self.cut(site, lasts, (to_server, to_agent)),
             Fault::Outage(lasts) => {
                 for server in 0..self.servers.len() {

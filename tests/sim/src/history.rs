@@ -22,7 +22,7 @@ pub(crate) struct History {
     /// Attempts whose process came to its end without having been stopped.
     ended_by_itself: BTreeSet<Key>,
     /// The attempt at each execution that counts, and the site that has it, as the journal has it.
-    current: BTreeMap<ExecutionId, (Attempt, SiteId)>,
+    pub(crate) current: BTreeMap<ExecutionId, (Attempt, SiteId)>,
     /// Attempts that were dispatched to wait at their site for what others make there.
     ahead: BTreeMap<Key, bool>,
     /// Executions that were given to another because nothing was heard of the one who had them.
@@ -48,6 +48,13 @@ pub(crate) struct History {
     pub(crate) revoked: BTreeSet<String>,
     /// Runs that were acknowledged.
     pub(crate) acknowledged: BTreeSet<RunId>,
+    /// Times that the control plane was set back to a backup, and what was done since the last one that it does not know.
+    pub(crate) restored: u32,
+    since_backup: BTreeSet<ExecutionId>,
+    /// Executions of which nobody may have told what was done since the backup, and runs that began anew after it: of
+    /// these an attempt may be made twice.
+    doubtful: BTreeSet<ExecutionId>,
+    anew: BTreeSet<RunId>,
     /// When a process last began.
     pub(crate) last_start: Duration,
     pub(crate) journals_lost: u32,
@@ -66,6 +73,11 @@ impl History {
     pub(crate) fn process_began(&mut self, key: Key, site: usize, start: StartMode) {
         let (execution, attempt) = key;
         let all = (execution, Attempt(0))..=(execution, Attempt(u32::MAX));
+        if self.doubtful.contains(&execution) || self.anew.contains(&execution.run) {
+            self.alive.insert(key, site);
+            *self.starts.entry(key).or_default() += 1;
+            return;
+        }
         for ((_, other), other_site) in self.alive.range(all.clone()) {
             assert_ne!(*other, attempt, "two live processes of {key:?}");
             assert_ne!(*other_site, site, "two live attempts at {execution} at one site");
@@ -95,6 +107,21 @@ impl History {
         if !succeeded && (!stopped || gives_up) {
             self.may_fail.insert(key.0.run);
         }
+    }
+
+    /// The control plane knows what it knew at an earlier time. Runs that it does not know any more begin anew.
+    pub(crate) fn set_back(&mut self, gone: &BTreeSet<RunId>, current: BTreeMap<ExecutionId, (Attempt, SiteId)>) {
+        self.restored += 1;
+        self.acknowledged.retain(|run| !gone.contains(run));
+        self.anew.extend(gone);
+        let is_new = |(execution, attempt): &&Key| current.get(execution).is_none_or(|(known, _)| known != attempt);
+        self.since_backup.extend(self.ahead.keys().filter(is_new).map(|(execution, _)| *execution));
+        self.current = current;
+    }
+
+    /// What was done since the backup may be done again.
+    pub(crate) fn doubt_what_came_since(&mut self) {
+        self.doubtful.append(&mut self.since_backup);
     }
 
     /// Whether an attempt waits, or waited, at its site for what others make there.
@@ -146,7 +173,11 @@ impl History {
                 let had = executions(run, step, elements).into_iter().map(|execution| (execution, (*attempt, *site)));
                 self.current.extend(had);
             }
-            Fact::AgentLost { .. } => self.lost += 1,
+            Fact::AgentLost { .. } => {
+                self.lost += 1;
+                // What it has done since the backup nobody tells of.
+                self.doubt_what_came_since();
+            }
             Fact::AttemptAdopted { execution, attempt, site, .. } => {
                 self.current.insert(*execution, (*attempt, *site));
             }

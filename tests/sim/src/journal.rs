@@ -61,6 +61,18 @@ impl<S: Serialize + DeserializeOwned, F: Serialize + DeserializeOwned> File<S, F
         self.frames.truncate(whole);
     }
 
+    /// A copy of what is durable.
+    pub(crate) fn copy(&self) -> Self {
+        let (checkpoint, frames) = (self.checkpoint.clone(), self.frames.clone());
+        Self { checkpoint, frames, generation: self.generation, kind: PhantomData }
+    }
+
+    /// Puts a copy of an earlier time in its place; whoever follows begins anew.
+    pub(crate) fn restore(&mut self, copy: Self) {
+        let generation = self.generation + 1;
+        *self = Self { generation, ..copy };
+    }
+
     /// Loses everything.
     pub(crate) fn lose(&mut self) {
         *self = Self::default();

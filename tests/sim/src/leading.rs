@@ -9,6 +9,7 @@ use atoll_model::time::Timestamp;
 use control_plane_core::{ControlPlane, Fact, FinishedRun, Snapshot};
 
 use crate::journal::File;
+use crate::restoring::Backup;
 use crate::server::Server;
 use crate::world::{Occurrence, Process, World};
 
@@ -27,6 +28,7 @@ pub(crate) struct Store {
     pub(crate) epoch: u64,
     /// When another may lead, if the lease is not being renewed.
     free_from: Option<Timestamp>,
+    pub(crate) backup: Option<Backup>,
 }
 
 impl World {

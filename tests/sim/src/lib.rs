@@ -11,6 +11,7 @@ mod journal;
 mod leading;
 mod machine;
 mod network;
+mod restoring;
 mod rng;
 mod scenario;
 mod server;
@@ -23,5 +24,5 @@ pub mod workload;
 mod world;
 
 pub use rng::{Digest, Rng};
-pub use scenario::{Cut, Kill, Outage, Revocation, Scenario, Who};
+pub use scenario::{Cut, Kill, Outage, Restore, Revocation, Scenario, Who};
 pub use verdict::{Ending, Seen, SeenExecution, Sight, look, run};

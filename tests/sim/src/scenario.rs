@@ -13,6 +13,8 @@ steps:
   long: { foreach: [0, 1, 2], run: work, outputs: { out: file }, retry: { attempts: 4, backoff: 1s } }
   last: { run: work, with: { all: \"${{ steps.long.outputs.out }}\" }, outputs: { n: integer } }
 ";
+/// Of 1,000 seeds those in which the journal of the control plane is restored from a backup.
+const RESTORES: u64 = 120;
 /// Of 1,000 seeds those with many sites: each takes as long as some twenty others.
 const FLEETS: u64 = 8;
 
@@ -83,6 +85,7 @@ pub struct Scenario {
     pub faultless: bool,
     pub cuts: Vec<Cut>,
     pub outages: Vec<Outage>,
+    pub restores: Vec<Restore>,
     /// Machines that go down and come up again, and when.
     pub planned_reboots: Vec<(usize, Duration)>,
     pub revocations: Vec<Revocation>,
@@ -126,6 +129,15 @@ pub struct Revocation {
 pub struct Outage {
     pub at: Duration,
     pub lasts: Duration,
+}
+
+/// The control plane's journal is restored from a copy of an earlier time.
+#[derive(Debug, Clone, Copy)]
+pub struct Restore {
+    pub copied_at: Duration,
+    pub at: Duration,
+    /// Whether somebody says so before any server starts again; else it is found out by what agents know.
+    pub is_told: bool,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -201,6 +213,7 @@ impl Scenario {
             faultless: false,
             cuts: Vec::new(),
             outages: Vec::new(),
+            restores: Vec::new(),
             planned_reboots: Vec::new(),
             revocations: Vec::new(),
             revokes: 0,
@@ -211,6 +224,21 @@ impl Scenario {
     /// What goes wrong is drawn as well: each kind of fault is there in some seeds and not in others, so that one does not
     /// hide another.
     pub fn drawn(seed: u64) -> Self {
+        let mut rng = Rng::new(seed ^ 0xb6b6_0b6b);
+        let drawn = Self::drawn_with_journal(seed);
+        if !rng.chance(RESTORES) { drawn } else { drawn.restored(&mut rng) }
+    }
+
+    /// The journal is lost, and a backup of it restored. What an agent alone knows is not lost as well: nobody could tell.
+    fn restored(self, rng: &mut Rng) -> Self {
+        let unquiet = self.unquiet.as_micros() as u64;
+        let copied_at = rng.micros(1_000_000, unquiet / 2);
+        let at = copied_at + rng.spread(1_000, unquiet / 2);
+        let restore = Restore { copied_at, at, is_told: rng.chance(800) };
+        Self { restores: vec![restore], journals_lost: 0, revokes: 0, deaths: 0, ..self }
+    }
+
+    fn drawn_with_journal(seed: u64) -> Self {
         let mut rng = Rng::new(seed ^ 0x5ce0_a210);
         if rng.chance(FLEETS) {
             return Self::fleet(seed, &mut rng);

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use control_plane_core::view::{RunState, SiteState};
-use sim_tests::{Cut, Ending, Kill, Outage, Revocation, Scenario, Who, look, run};
+use sim_tests::{Cut, Ending, Kill, Outage, Restore, Revocation, Scenario, Who, look, run};
 
 /// Three steps at one site, each of which reads what the one before it made.
 const CHAIN: &str = "
@@ -229,4 +229,34 @@ fn c1_links_between_sites_break_beside_everything_else_that_can_go_wrong() {
         let drawn = Scenario::drawn(seed);
         run(Scenario { direct: Some(200), sites: drawn.sites.min(6), ..drawn });
     }
+}
+
+/// The control plane is set back from each of many moments to each of many earlier ones, and nothing is done twice.
+fn restore_everywhere(workflow: &str, sites: usize, starts: u64, is_told: bool) {
+    let mut restored = 0;
+    for copied_at in (1_005..1_200).step_by(15) {
+        for later in [1, 10, 40, 150, 600] {
+            let copied_at = Duration::from_millis(copied_at);
+            let restore = Restore { copied_at, at: copied_at + Duration::from_millis(later), is_told };
+            let scenario = Scenario { restores: vec![restore], sites, ..quiet(workflow) };
+            restored += succeeds_somehow(scenario, starts).restored;
+        }
+    }
+    assert!(restored > 50, "only {restored} times was it set back");
+}
+
+#[test]
+fn b6_a_control_plane_restored_from_a_backup_runs_nothing_of_a_chain_twice() {
+    restore_everywhere(CHAIN, 1, 3, false);
+    restore_everywhere(CHAIN, 2, 3, true);
+}
+
+#[test]
+fn b6_a_control_plane_restored_from_a_backup_runs_nothing_twice_across_sites() {
+    restore_everywhere(FAN, 2, 4, true);
+}
+
+#[test]
+fn b6_what_was_done_elsewhere_since_the_backup_is_not_given_out_again() {
+    restore_everywhere(FREE, 3, 4, true);
 }
