@@ -130,6 +130,12 @@ const POLICIES: [&str; 3] = [
 ];
 
 impl Want {
+    /// Whether it is about a machine that will not come back, and whose place no other has taken.
+    fn is_of_dead(&self, sites: &[Site]) -> bool {
+        let Self::DeclareLost { site } = self else { return false };
+        sites[*site].is_dead && sites[*site].standing == Standing::Trusted
+    }
+
     /// The run that somebody wants to do something about.
     fn run(&self) -> Option<RunId> {
         match self {
@@ -262,6 +268,8 @@ impl World {
             Err(Rejection::Conflict(_)) if matches!(wish.want, Want::Remove { .. }) => false,
             // A site that the workflow names is being replaced.
             Err(_) if matches!(wish.want, Want::Submit { .. }) && self.scenario.is_fleet() => false,
+            // Whoever knows that a machine is gone says it until it is believed.
+            Err(Rejection::Conflict(_)) if wish.want.is_of_dead(&self.sites) => false,
             // Nothing is to be said of a site that is there, or was removed.
             Err(_) if matches!(wish.want, Want::DeclareLost { .. }) => true,
             // Removed by the request whose answer was lost.

@@ -256,7 +256,7 @@ impl Scenario {
         let (cancels, drains, slow_kills) = (some(400, 400), some(300, 100), some(if long { 600 } else { 250 }, 1_000));
         let (stalls, store_cuts, takes) = (some(200, 60), some(400, 60), some(300, 500));
         let clock_offset_max = Duration::from_secs(some(400, 240));
-        let (revokes, deaths) = (some(100, 40), if long { some(300, 6) } else { 0 });
+        let (revokes, deaths) = (some(100, 40), if long { some(400, 8) } else { 0 });
         let servers = if rng.chance(300) { rng.between(2, 3) as usize } else { 1 };
         Self {
             servers,
