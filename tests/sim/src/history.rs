@@ -17,8 +17,6 @@ use crate::machine::Key;
 pub(crate) struct History {
     /// Starts of a process, by attempt.
     pub(crate) starts: BTreeMap<Key, u32>,
-    /// The site at which an attempt began.
-    places: BTreeMap<Key, usize>,
     /// Attempts that have a process now, and at which site.
     alive: BTreeMap<Key, usize>,
     /// Attempts whose process came to its end without having been stopped.
@@ -80,8 +78,6 @@ impl History {
             *self.starts.entry(key).or_default() += 1;
             return;
         }
-        let place = *self.places.entry(key).or_insert(site);
-        assert_eq!(place, site, "{key:?} was given to two sites");
         for ((_, other), other_site) in self.alive.range(all.clone()) {
             assert_ne!(*other, attempt, "two live processes of {key:?}");
             assert_ne!(*other_site, site, "two live attempts at {execution} at one site");

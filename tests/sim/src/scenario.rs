@@ -233,8 +233,7 @@ impl Scenario {
     fn restored(self, rng: &mut Rng) -> Self {
         let unquiet = self.unquiet.as_micros() as u64;
         let copied_at = rng.micros(1_000_000, unquiet / 2);
-        let later = if rng.chance(300) { rng.spread(1_000, unquiet / 2) } else { rng.micros(1_000, unquiet / 2) };
-        let at = copied_at + later;
+        let at = copied_at + rng.spread(1_000, unquiet / 2);
         let restore = Restore { copied_at, at, is_told: rng.chance(800) };
         Self { restores: vec![restore], journals_lost: 0, revokes: 0, deaths: 0, ..self }
     }
