@@ -315,7 +315,6 @@ pub(super) const TRANSFER: Machine = Machine {
         "push failed: unavailable",
         "push failed: refused",
         "push failed: cancelled",
-        "push failed: forbidden",
     ],
     impossible: &[
         Impossible {
