@@ -22,6 +22,8 @@ pub(crate) enum PolicyCommand {
     Schema,
     /// Give a project the rules of a file; they hold for its live runs too.
     Apply(ApplyArguments),
+    /// Say what recorded runs of a project would move, take and cost under the rules of a file; nothing is changed.
+    Simulate(SimulateArguments),
     /// Show the rules that hold for a project, or what they say of the data of a run.
     Show(ShowArguments),
 }
@@ -34,6 +36,22 @@ pub(crate) struct ApplyArguments {
     /// Only if this version holds until then (0: none at all).
     #[arg(long, value_name = "VERSION")]
     instead_of: Option<u32>,
+    /// Print one JSON document.
+    #[arg(long)]
+    json: bool,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct SimulateArguments {
+    file: PathBuf,
+    #[arg(long, default_value = "default")]
+    project: String,
+    /// Only runs of this workflow.
+    #[arg(long)]
+    workflow: Option<String>,
+    /// The last so many runs that have succeeded.
+    #[arg(long, default_value_t = 20)]
+    runs: u32,
     /// Print one JSON document.
     #[arg(long)]
     json: bool,
@@ -70,6 +88,7 @@ pub(crate) struct CheckArguments {
 pub(crate) async fn policy(connection: &Connection, command: PolicyCommand) -> anyhow::Result<()> {
     match command {
         PolicyCommand::Apply(arguments) => apply(connection, &arguments).await,
+        PolicyCommand::Simulate(arguments) => simulate(connection, &arguments).await,
         PolicyCommand::Show(arguments) => show(connection, &arguments).await,
         PolicyCommand::Check(arguments) => check(&arguments),
         PolicyCommand::Schema => {
@@ -99,6 +118,49 @@ async fn apply(connection: &Connection, arguments: &ApplyArguments) -> anyhow::R
         describe(&document);
     }
     Ok(())
+}
+
+async fn simulate(connection: &Connection, arguments: &SimulateArguments) -> anyhow::Result<()> {
+    let mut body = valid(&arguments.file)?;
+    body["workflow"] = json!(arguments.workflow);
+    body["runs"] = json!(arguments.runs);
+    let path = format!("/projects/{}/policy/simulate", segment(&arguments.project));
+    let document = connection.client()?.post(&path, &body).await?;
+    if arguments.json {
+        output::json(&document);
+        return Ok(());
+    }
+    let runs: Vec<&Value> = document["runs"].as_array().into_iter().flatten().collect();
+    let mut rows: Vec<Vec<String>> = runs
+        .iter()
+        .map(|run| {
+            differences(&table::field(run, "run"), &table::field(run, "workflow"), &run["before"], &run["after"])
+        })
+        .collect();
+    rows.push(differences("all", "", &document["before"], &document["after"]));
+    table::print(&["RUN", "WORKFLOW", "BYTES", "THEN", "SECONDS", "THEN", "MONEY", "THEN"], &rows);
+    for run in runs {
+        if let Some(error) = run["error_after"].as_str() {
+            outln!("\n{} would not succeed: {error}", table::field(run, "run"));
+        }
+    }
+    let left_out = document["left_out"].as_array().map_or(0, Vec::len);
+    if left_out > 0 {
+        outln!("\n{left_out} runs are too large, or too little is known of them");
+    }
+    Ok(())
+}
+
+fn differences(run: &str, workflow: &str, before: &Value, after: &Value) -> Vec<String> {
+    let bytes = |figures: &Value| figures["bytes"].as_u64().map_or_else(|| "-".to_owned(), table::bytes);
+    let number = |figures: &Value, name: &str, digits: usize| {
+        figures[name].as_f64().map_or_else(|| "-".to_owned(), |number| format!("{number:.digits$}"))
+    };
+    let mut row = vec![run.to_owned(), workflow.to_owned(), bytes(before), bytes(after)];
+    for (name, digits) in [("seconds", 1), ("money", 2)] {
+        row.extend([number(before, name, digits), number(after, name, digits)]);
+    }
+    row
 }
 
 async fn show(connection: &Connection, arguments: &ShowArguments) -> anyhow::Result<()> {
@@ -153,7 +215,7 @@ fn describe_data(document: &Value) {
                 .flat_map(|field| match &data[*field] {
                     Value::Array(rules) => rules.iter().filter_map(Value::as_str).map(str::to_owned).collect(),
                     Value::String(rule) => vec![rule.clone()],
-                    _ => Vec::new(),
+                    Value::Null | Value::Bool(_) | Value::Number(_) | Value::Object(_) => Vec::new(),
                 })
                 .collect();
             named.sort_unstable();

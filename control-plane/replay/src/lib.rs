@@ -4,13 +4,17 @@
 //! [`Trace::parse`] reads one, [`replay`] carries it out, [`heft`] and [`least_bytes`] say what others would have made of
 //! it.
 
+mod recorded;
 mod reference;
 mod replay;
 mod site;
 mod trace;
 mod wfformat;
 mod workflow;
+mod world;
 
+pub use recorded::{Retraced, Setting, retrace};
 pub use reference::{Reference, heft, least_bytes};
-pub use replay::{Carried, Installation, ReplayError, replay};
+pub use replay::{Carried, Installation, replay};
 pub use trace::{File, Task, Trace, TraceError};
+pub use world::ReplayError;

@@ -1,34 +1,20 @@
 //! Carrying out a trace.
 
-use std::cmp::Reverse;
-use std::collections::{BTreeMap, BTreeSet, BinaryHeap};
 use std::sync::Arc;
-use std::time::Duration;
 
-use atoll_model::id::{
-    AgentId, Attempt, CommandSeq, Epoch, ExecutionId, JournalId, ObjectId, ReportSeq, RunId, SiteName, TokenId,
-    TransferId,
-};
+use atoll_model::id::{ExecutionId, RunId};
 use atoll_model::placement::Labels;
 use atoll_model::resources::Capacity;
-use atoll_model::session::{
-    AgentBody, AgentFrame, DirectShare, FinishedElement, Hello, Outcome, Report, StartedElement,
-};
 use atoll_model::time::Timestamp;
-use atoll_model::value::{ObjectRef, Value};
-use atoll_model::workflow::Workflow;
+use atoll_model::value::Value;
+use control_plane_core::RecordedSite;
 use control_plane_core::look_ahead::{Goal, Links};
-use control_plane_core::view::{ExecutionPage, LedgerFilter, RunState, RunTags};
-use control_plane_core::{Command, Config, ConnectionId, ControlPlane, Event, Rejection, Request, RequestId, Response};
+use control_plane_core::view::{ExecutionPage, LedgerFilter, RunTags};
 use indexmap::IndexMap;
 
-use crate::site::{Errand, Site};
 use crate::trace::Trace;
 use crate::workflow::{outputs, workflow};
-
-/// Far beyond what any trace takes: nobody is lost in a replay.
-const FOREVER: Duration = Duration::from_secs(100 * 365 * 86_400);
-const BEGINNING: Timestamp = Timestamp(1_800_000_000_000_000);
+use crate::world::{ReplayError, Script, World};
 
 /// Sites that are alike, each linked with each other.
 #[derive(Debug, Clone, Copy)]
@@ -51,332 +37,73 @@ pub struct Carried {
     pub site_seconds: Vec<f64>,
 }
 
-#[derive(Debug, thiserror::Error)]
-pub enum ReplayError {
-    #[error("the control plane refused: {0}")]
-    Refused(#[from] Rejection),
-    #[error("{0}")]
-    Site(String),
-    #[error("the run has come to a stop and has not ended: {0}")]
-    Stopped(String),
-    #[error("the run has ended as {0:?}")]
-    Ended(RunState),
-}
-
 /// Carries out a trace `runs` times, one after the other, on one installation that learns from each; how each went.
 ///
 /// # Errors
 /// When the control plane refuses it, or does not bring it to its end.
 pub fn replay(trace: &Trace, installation: &Installation, runs: u8) -> Result<Vec<Carried>, ReplayError> {
     let workflow = Arc::new(workflow(trace));
-    let mut world = World::new(trace, installation)?;
-    (1..=runs).map(|number| world.carry_out(&workflow, number)).collect()
+    let mut world = World::new(Box::new(OfTrace { trace, outputs: Vec::new() }), installation.links, installation.goal);
+    for number in 0..installation.sites {
+        world.join(&alike(number, installation.processors))?;
+    }
+    let mut all = Vec::new();
+    for number in 1..=runs {
+        world.script = Box::new(OfTrace { trace, outputs: outputs(trace, number) });
+        let run = RunId::from_bits(u128::from(world.number()));
+        let submitted_at = world.now;
+        world.carry_out(run, &workflow, &IndexMap::new(), &RunTags::default())?;
+        all.push(carried(&world, trace, run, submitted_at));
+    }
+    Ok(all)
 }
 
-#[derive(Debug, PartialEq, Eq, PartialOrd, Ord)]
-enum Happening {
-    Ended { site: usize, execution: ExecutionId, attempt: Attempt, started_at: Timestamp },
-    Fetched { site: usize, object: ObjectRef, from: Option<usize>, execution: ExecutionId },
-    Pushed { site: usize, transfer: TransferId, object: ObjectRef },
-}
-
-struct World<'a> {
+struct OfTrace<'a> {
     trace: &'a Trace,
-    links: Links,
-    core: ControlPlane,
-    now: Timestamp,
-    sites: Vec<Site>,
-    happenings: BinaryHeap<Reverse<(Timestamp, u64, Happening)>>,
-    /// Frames on their way, which takes no time, and errands that they brought.
-    errands: Vec<(usize, Errand)>,
-    replies: BTreeMap<RequestId, Result<Response, Rejection>>,
-    /// Fetches that nobody serves yet.
-    unserved: BTreeMap<ObjectId, Vec<(usize, ObjectRef, ExecutionId)>>,
-    in_bucket: BTreeSet<ObjectId>,
     outputs: Vec<Arc<Vec<Value>>>,
-    numbers: u64,
 }
 
-impl<'a> World<'a> {
-    fn new(trace: &'a Trace, installation: &Installation) -> Result<Self, ReplayError> {
-        let config = Config {
-            session_lease: FOREVER,
-            work_lease: FOREVER,
-            lost_after: FOREVER,
-            keep_finished: FOREVER,
-            goal: installation.goal,
-            started_at: BEGINNING,
-            ..Config::default()
-        };
-        let mut world = Self {
-            trace,
-            links: installation.links,
-            core: ControlPlane::recover(config, None, Vec::new(), BEGINNING),
-            now: BEGINNING,
-            sites: Vec::new(),
-            happenings: BinaryHeap::new(),
-            errands: Vec::new(),
-            replies: BTreeMap::new(),
-            unserved: BTreeMap::new(),
-            in_bucket: BTreeSet::new(),
-            outputs: Vec::new(),
-            numbers: 0,
-        };
-        for number in 0..installation.sites {
-            world.join(number, installation.processors)?;
-        }
-        Ok(world)
+impl Script for OfTrace<'_> {
+    fn seconds(&self, execution: ExecutionId) -> f64 {
+        self.trace.tasks[execution.step.index()].seconds
     }
 
-    fn number(&mut self) -> u64 {
-        self.numbers += 1;
-        self.numbers
+    fn outputs(&self, execution: ExecutionId) -> Vec<Value> {
+        Vec::clone(&self.outputs[execution.step.index()])
     }
+}
 
-    fn join(&mut self, number: usize, processors: u32) -> Result<(), ReplayError> {
-        let token = TokenId::from_bits(u128::from(self.number()));
-        let site: SiteName = site_name(number).parse().expect("a valid name");
-        let (secret_hash, labels) = ([1; 32], Labels::default());
-        self.ask(Request::CreateToken { token, secret_hash, site, labels, lifetime: FOREVER })?;
-        let agent = AgentId::from_bits(u128::from(self.number()));
-        let mut identity_key = [2; 32];
-        identity_key[..8].copy_from_slice(&self.number().to_be_bytes());
-        self.ask(Request::Enrol { token, secret_hash, identity_key, agent })?;
-        let connection = ConnectionId(self.number());
-        let journal = JournalId::from_bits(u128::from(self.number()));
-        self.sites.push(Site::new(agent, connection, processors));
-        let cpu_millis = processors.saturating_mul(1_000);
-        let hello = Hello {
-            agent,
-            journal,
-            incarnation: 1,
-            boot_nonce: self.number(),
-            protocol_min: 1,
-            protocol_max: 1,
-            agent_version: env!("CARGO_PKG_VERSION").to_owned(),
-            capacity: Capacity { cpu_millis, memory_bytes: 1 << 50, disk_free_bytes: 1 << 60 },
-            runtimes: vec!["command".to_owned()],
-            last_command: CommandSeq(0),
-            acknowledged_report: ReportSeq(0),
-            last_report: ReportSeq(0),
-            first_report: ReportSeq(0),
-            clock: self.now,
-            wall_clock: self.now,
-        };
-        self.frame(number, AgentBody::Hello(hello))?;
-        self.frame(number, AgentBody::Inventory(Vec::new()))?;
-        self.ask(Request::Advertise { agent, addresses: vec![site_name(number)] })?;
-        Ok(())
+fn alike(number: usize, processors: u32) -> RecordedSite {
+    let cpu_millis = processors.saturating_mul(1_000);
+    RecordedSite {
+        name: site_name(number).parse().expect("a valid name"),
+        labels: Labels::default(),
+        capacity: Capacity { cpu_millis, memory_bytes: 1 << 50, disk_free_bytes: 1 << 60 },
+        runtimes: vec!["command".to_owned()],
+        listens: true,
     }
+}
 
-    fn frame(&mut self, site: usize, body: AgentBody) -> Result<(), ReplayError> {
-        let Site { agent, connection, epoch, last_command, .. } = self.sites[site];
-        let epoch = if matches!(body, AgentBody::Hello(_)) { Epoch(0) } else { epoch };
-        let frame = AgentFrame { epoch, acknowledged: last_command, body };
-        self.handle(Event::FrameReceived { connection, agent, frame })
+fn carried(world: &World<'_>, trace: &Trace, run: RunId, submitted_at: Timestamp) -> Carried {
+    let mut site_of = vec![0; trace.tasks.len()];
+    let mut site_seconds = vec![0.0; world.sites.len()];
+    let mut last = submitted_at;
+    for view in world.core.executions(run, &ExecutionPage::default()).unwrap_or_default() {
+        let task = view.execution.step.index();
+        let site =
+            view.site.and_then(|site| (0..world.sites.len()).find(|number| site_name(*number) == *site.as_str()));
+        site_of[task] = site.unwrap_or(0);
+        site_seconds[site_of[task]] += trace.tasks[task].seconds;
+        last = last.max(view.finished_at.unwrap_or(last));
     }
-
-    fn report(&mut self, site: usize, report: Report) -> Result<(), ReplayError> {
-        let first = self.sites[site].last_report.next();
-        self.sites[site].last_report = first;
-        self.frame(site, AgentBody::Reports { first, reports: vec![report] })
-    }
-
-    fn ask(&mut self, body: Request) -> Result<Response, ReplayError> {
-        let request = RequestId(self.number());
-        self.handle(Event::Request { request, body })?;
-        let reply = self.replies.remove(&request).expect("what is asked here is answered at once");
-        Ok(reply?)
-    }
-
-    fn handle(&mut self, event: Event) -> Result<(), ReplayError> {
-        let step = self.core.handle(event, self.now);
-        for command in step.commands {
-            match command {
-                Command::Reply { request, result } => {
-                    self.replies.insert(request, result);
-                }
-                Command::Send { connection, frame } => {
-                    let Some(site) = self.sites.iter().position(|site| site.connection == connection) else { continue };
-                    let errands = self.sites[site].receive(frame).map_err(ReplayError::Site)?;
-                    self.errands.extend(errands.into_iter().map(|errand| (site, errand)));
-                }
-                Command::Close { .. } => return Err(ReplayError::Site("a connection was closed".to_owned())),
-                Command::DeleteFromBucket { object } => {
-                    self.in_bucket.remove(&object.id);
-                    self.handle(Event::BucketObjectDeleted { object: object.id })?;
-                }
-                Command::LookInBucket { object, transfer } => {
-                    let present = self.in_bucket.contains(&object.id);
-                    self.handle(Event::BucketObjectSeen { object: object.id, transfer, present })?;
-                }
-                Command::KeepRun { .. } => {}
-            }
-        }
-        Ok(())
-    }
-
-    fn carry_out(&mut self, workflow: &Arc<Workflow>, number: u8) -> Result<Carried, ReplayError> {
-        let run = RunId::from_bits(u128::from(self.number()));
-        let submitted_at = self.now;
-        self.outputs = outputs(self.trace, number);
-        self.ask(Request::Submit {
-            run,
-            workflow: Arc::clone(workflow),
-            source: Arc::from(""),
-            inputs: IndexMap::new(),
-            submitted_by: "replay".to_owned(),
-            traceparent: None,
-            tags: RunTags::default(),
-        })?;
-        loop {
-            self.settle()?;
-            let view = self.core.run(run).expect("it is kept for ever");
-            match view.state {
-                RunState::Submitted | RunState::Running | RunState::Cancelling => {}
-                RunState::Succeeded => break,
-                ended @ (RunState::Failed | RunState::Cancelled) => return Err(ReplayError::Ended(ended)),
-            }
-            self.advance(run)?;
-        }
-        Ok(self.carried(run, submitted_at))
-    }
-
-    /// Does what can be done now.
-    fn settle(&mut self) -> Result<(), ReplayError> {
-        loop {
-            if let Some((site, errand)) = self.errands.pop() {
-                self.run_errand(site, errand)?;
-            } else if let Some(site) = self.sites.iter().position(|site| site.free > 0 && !site.ready.is_empty()) {
-                self.start_one(site)?;
-            } else {
-                return Ok(());
-            }
-        }
-    }
-
-    fn run_errand(&mut self, site: usize, errand: Errand) -> Result<(), ReplayError> {
-        match errand {
-            Errand::Push(transfer, object) => {
-                self.happens_after(object.bytes, Happening::Pushed { site, transfer, object });
-            }
-            Errand::Fetch(object, execution) => {
-                let agent = self.sites[site].agent;
-                let response = self.ask(Request::Offers { agent, object: object.id })?;
-                let Response::Offered { holders, .. } = response else {
-                    return Err(ReplayError::Site(format!("offers were answered with {response:?}")));
-                };
-                let from = holders.first().map(|holder| holder.agent);
-                let from = from.and_then(|agent| self.sites.iter().position(|site| site.agent == agent));
-                if from.is_some() || self.in_bucket.contains(&object.id) {
-                    self.happens_after(object.bytes, Happening::Fetched { site, object, from, execution });
-                } else {
-                    self.unserved.entry(object.id).or_default().push((site, object, execution));
-                }
-            }
-        }
-        Ok(())
-    }
-
-    fn start_one(&mut self, site: usize) -> Result<(), ReplayError> {
-        let Some((execution, attempt)) = self.sites[site].ready.pop_front() else { return Ok(()) };
-        self.sites[site].free -= 1;
-        let ExecutionId { run, step, element } = execution;
-        let started_at = self.now;
-        let lasts = Duration::from_secs_f64(self.trace.tasks[step.index()].seconds);
-        self.happens(started_at + lasts, Happening::Ended { site, execution, attempt, started_at });
-        let elements = vec![StartedElement { element, attempt, at: started_at }];
-        self.report(site, Report::Started { run, step, elements })
-    }
-
-    fn happens(&mut self, at: Timestamp, happening: Happening) {
-        let number = self.number();
-        self.happenings.push(Reverse((at, number, happening)));
-    }
-
-    fn happens_after(&mut self, bytes: u64, happening: Happening) {
-        let at = self.now + Duration::from_micros(self.links.micros(bytes));
-        self.happens(at, happening);
-    }
-
-    /// Lets time pass until something happens.
-    fn advance(&mut self, run: RunId) -> Result<(), ReplayError> {
-        let next = self.happenings.peek().map(|Reverse((at, ..))| *at);
-        let timeout = self.core.next_timeout().filter(|timeout| next.is_none_or(|next| *timeout < next));
-        if let Some(timeout) = timeout {
-            if timeout > self.now + FOREVER / 2 {
-                let counts = self.core.run(run).map(|view| view.counts);
-                return Err(ReplayError::Stopped(format!("{counts:?}")));
-            }
-            self.now = self.now.max(timeout);
-            return self.handle(Event::TimeoutElapsed);
-        }
-        let Some(Reverse((at, _, happening))) = self.happenings.pop() else {
-            return Err(ReplayError::Stopped("nothing happens any more".to_owned()));
-        };
-        self.now = self.now.max(at);
-        match happening {
-            Happening::Ended { site, execution, attempt, started_at } => {
-                let ExecutionId { run, step, element } = execution;
-                let outputs = Vec::clone(&self.outputs[step.index()]);
-                for output in &outputs {
-                    output.visit_objects(&mut |object| {
-                        self.sites[site].store.insert(object.id);
-                    });
-                }
-                self.sites[site].ended(execution);
-                let finished = FinishedElement {
-                    element,
-                    attempt,
-                    started_at: Some(started_at),
-                    finished_at: self.now,
-                    outcome: Outcome::Succeeded,
-                    outputs,
-                    usage: Default::default(),
-                    logs: Default::default(),
-                };
-                self.report(site, Report::Finished { run, step, elements: vec![finished] })
-            }
-            Happening::Fetched { site, object, from, execution } => {
-                self.sites[site].fetched(object.id);
-                let direct = from.map(|from| DirectShare { holder: self.sites[from].agent, wire_bytes: object.bytes });
-                let (wire_bytes, at) = (object.bytes, self.now);
-                self.report(site, Report::Fetched { object, wire_bytes, direct, execution, at })
-            }
-            Happening::Pushed { site, transfer, object } => {
-                self.in_bucket.insert(object.id);
-                let waiting = self.unserved.remove(&object.id).unwrap_or_default();
-                for (reader, object, execution) in waiting {
-                    let fetched = Happening::Fetched { site: reader, object, from: None, execution };
-                    self.happens_after(object.bytes, fetched);
-                }
-                let (wire_bytes, at) = (object.bytes, self.now);
-                self.report(site, Report::Pushed { transfer, object, wire_bytes, at })
-            }
-        }
-    }
-
-    fn carried(&self, run: RunId, submitted_at: Timestamp) -> Carried {
-        let mut site_of = vec![0; self.trace.tasks.len()];
-        let mut site_seconds = vec![0.0; self.sites.len()];
-        let mut last = submitted_at;
-        for view in self.core.executions(run, &ExecutionPage::default()).unwrap_or_default() {
-            let task = view.execution.step.index();
-            let site =
-                view.site.and_then(|site| (0..self.sites.len()).find(|number| site_name(*number) == *site.as_str()));
-            site_of[task] = site.unwrap_or(0);
-            site_seconds[site_of[task]] += self.trace.tasks[task].seconds;
-            last = last.max(view.finished_at.unwrap_or(last));
-        }
-        let filter = LedgerFilter { run: Some(run), ..LedgerFilter::default() };
-        let ledger = self.core.ledger(&filter);
-        let crossing = ledger.iter().filter(|entry| entry.to != "bucket" && entry.to != "client");
-        Carried {
-            site_of,
-            crossing_bytes: crossing.map(|entry| entry.bytes).sum(),
-            makespan_seconds: last.saturating_since(submitted_at).as_secs_f64(),
-            site_seconds,
-        }
+    let filter = LedgerFilter { run: Some(run), ..LedgerFilter::default() };
+    let ledger = world.core.ledger(&filter);
+    let crossing = ledger.iter().filter(|entry| entry.to != "bucket" && entry.to != "client");
+    Carried {
+        site_of,
+        crossing_bytes: crossing.map(|entry| entry.bytes).sum(),
+        makespan_seconds: last.saturating_since(submitted_at).as_secs_f64(),
+        site_seconds,
     }
 }
 

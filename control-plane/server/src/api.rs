@@ -16,6 +16,7 @@ mod policies;
 mod probes;
 mod projects;
 mod runs;
+mod simulation;
 mod sites;
 mod standby;
 mod submit;
@@ -119,6 +120,7 @@ fn routes() -> (Router<Arc<App>>, utoipa::openapi::OpenApi) {
         .routes(routes!(projects::show, projects::set))
         .routes(routes!(policies::show, policies::apply))
         .routes(routes!(policies::of_run))
+        .routes(routes!(simulation::simulate))
         .routes(routes!(submit::plan))
         .routes(routes!(submit::check))
         .layer(DefaultBodyLimit::max(BODY_BYTES_MAX))

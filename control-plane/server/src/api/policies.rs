@@ -31,22 +31,20 @@ pub(super) async fn show(State(app): State<Arc<App>>, Id(project): Id<String>) -
 #[serde(deny_unknown_fields)]
 pub(crate) struct PolicyFileBody {
     /// The text of the policy file.
-    pub(super) source: String,
+    source: String,
     /// What the file is called where a rule is named.
     #[serde(default = "unnamed")]
-    pub(super) file_name: String,
+    file_name: String,
     /// The version that was looked at before, 0 for none: if another one holds now, nothing is done.
-    pub(super) instead_of: Option<u32>,
+    instead_of: Option<u32>,
 }
 
-fn unnamed() -> String {
+pub(super) fn unnamed() -> String {
     "policy.yaml".to_owned()
 }
 
-impl PolicyFileBody {
-    pub(super) fn policy(&self) -> Result<Policy, ApiError> {
-        parse(&self.file_name, &self.source).map_err(ApiError::InvalidPolicy)
-    }
+pub(super) fn policy(file_name: &str, source: &str) -> Result<Policy, ApiError> {
+    parse(file_name, source).map_err(ApiError::InvalidPolicy)
 }
 
 /// Give a project other rules, which hold for its live runs too
@@ -61,7 +59,7 @@ pub(super) async fn apply(
 ) -> Result<Json<PolicyBody>, ApiError> {
     let application = PolicyApplication {
         project: project.clone(),
-        policy: body.policy()?,
+        policy: policy(&body.file_name, &body.source)?,
         source: Arc::from(body.source.as_str()),
         applied_by: person.name.clone(),
         instead_of: body.instead_of,

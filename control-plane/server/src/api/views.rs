@@ -5,6 +5,7 @@ mod placement;
 mod policies;
 mod projects;
 mod runs;
+mod simulation;
 mod sites;
 mod states;
 
@@ -18,6 +19,7 @@ pub(crate) use placement::{CheckBody, ExplanationBody, PlanBody};
 pub(crate) use policies::{PolicyBody, RunRulesBody};
 pub(crate) use projects::{ProjectBody, ProjectsBody};
 pub(crate) use runs::{CrashBody, ExecutionBody, RunBody, RunsBody};
+pub(crate) use simulation::{SimulatedRun, SimulationBody};
 pub(crate) use sites::{SiteBody, SitesBody};
 pub(crate) use states::{
     execution_has_ended, execution_state, has_ended, object_kind, parse_run_state, run_state, site_state,

@@ -2,6 +2,7 @@
 
 use std::sync::{Arc, Mutex};
 
+use atoll_model::session::StepTemplate;
 use serde_json::json;
 
 use super::idle;
@@ -84,4 +85,37 @@ async fn a_workflow_that_no_site_may_run_under_the_rules_is_refused_with_them() 
     assert_eq!(status, 422, "{refused}");
     assert!(refused.to_string().contains("eu.yaml:4"), "{refused}");
     assert_eq!(plane.post("/runs", json!({ "source": elsewhere })).await.0, 201, "another project has no such rule");
+}
+
+async fn simulate(plane: &Plane, source: &str) -> (u16, serde_json::Value) {
+    plane.post(&format!("{PATH}/simulate"), json!({ "source": source, "file_name": "eu.yaml" })).await
+}
+
+#[tokio::test]
+async fn rules_are_tried_on_recorded_runs_before_they_are_applied() {
+    let plane = Plane::start().await;
+    let made: Arc<Mutex<Option<Agent>>> = Arc::default();
+    let known = Arc::clone(&made);
+    let work: Work = Arc::new(move |template: &StepTemplate, _| {
+        if template.outputs.is_empty() {
+            return Some(Vec::new());
+        }
+        known.lock().unwrap().as_ref().map(|agent: &Agent| vec![agent.keep("data", b"content")])
+    });
+    *made.lock().unwrap() = Some(plane.site("edge", Arc::clone(&work)).await);
+    plane.site("hpc", work).await;
+    let crosses = format!(
+        "{}  b:\n    run: cat\n    site: hpc\n    with: {{ data: \"${{{{ steps.a.outputs.data }}}}\" }}\n",
+        "workflow: crosses\nsteps:\n  a:\n    run: echo\n    site: edge\n    outputs: { data: file }\n"
+    );
+    let run = plane.post("/runs", json!({ "source": crosses, "project": "rivers" })).await.1;
+    assert_eq!(plane.wait(run["run"].as_str().unwrap()).await["state"], "succeeded");
+    let (status, same) = simulate(&plane, "placement: []\n").await;
+    assert_eq!(status, 200, "{same}");
+    assert_eq!((&same["before"]["bytes"], &same["after"]["bytes"]), (&7.into(), &7.into()), "{same}");
+    assert_eq!(same["runs"][0]["after"]["executions"], json!({ "edge": 1, "hpc": 1 }));
+    let confined = simulate(&plane, "placement:\n  - confine: edge\n").await.1;
+    assert_eq!((&confined["refused"], &confined["runs"][0]["before"]["bytes"]), (&1.into(), &7.into()), "{confined}");
+    assert!(confined["runs"][0]["error_after"].as_str().unwrap().contains("eu.yaml:2"), "{confined}");
+    assert_eq!(plane.get(PATH).await.1["version"], 0, "nothing is changed");
 }
