@@ -41,15 +41,18 @@ impl Progress {
     }
 }
 
+/// An object, and whether it is pushed.
+type Key = (ObjectRef, bool);
+
 /// All that are going on.
 #[derive(Debug, Clone, Default)]
-pub(super) struct Board(Arc<Mutex<BTreeMap<(ObjectRef, bool), Arc<Progress>>>>);
+pub(super) struct Board(Arc<Mutex<BTreeMap<Key, Arc<Progress>>>>);
 
 /// On the board until it is dropped.
 #[derive(Debug)]
 pub(super) struct Listed {
     board: Board,
-    key: (ObjectRef, bool),
+    key: Key,
     progress: Arc<Progress>,
 }
 
@@ -71,7 +74,7 @@ impl Board {
     }
 
     pub(super) fn look(&self) -> Vec<Underway> {
-        let underway = |((object, pushed), progress): (&(ObjectRef, bool), &Arc<Progress>)| Underway {
+        let underway = |((object, pushed), progress): (&Key, &Arc<Progress>)| Underway {
             object: *object,
             missing_bytes: progress.missing_bytes.load(Ordering::Relaxed),
             arrived_bytes: progress.arrived_bytes.load(Ordering::Relaxed),

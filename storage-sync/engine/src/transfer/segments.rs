@@ -61,7 +61,7 @@ impl Segments {
             let start = index * GRAIN_BYTES;
             let end = (start + GRAIN_BYTES).min(self.length);
             match ranges.last_mut() {
-                Some((_, last_end)) if *last_end == start && start % SEGMENT_BYTES != 0 => *last_end = end,
+                Some((_, last_end)) if *last_end == start && !start.is_multiple_of(SEGMENT_BYTES) => *last_end = end,
                 _ => ranges.push((start, end)),
             }
         }
