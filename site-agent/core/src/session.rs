@@ -110,7 +110,7 @@ impl Session {
     pub(crate) fn next_timeout(&self) -> Option<Timestamp> {
         match self.phase {
             Phase::Offline => None,
-            Phase::Greeting | Phase::Comparing(_) => Some(self.heard_at + SILENCE_MAX),
+            Phase::Greeting | Phase::Comparing(_) => Some(self.heard_at + self.silence_max()),
             Phase::Agreed => Some(self.heartbeat_at.min(self.heard_at + self.silence_max())),
         }
     }

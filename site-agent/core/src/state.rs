@@ -11,7 +11,7 @@ use std::time::Duration;
 use atoll_model::elements::ElementSet;
 use atoll_model::id::{Attempt, CommandSeq, ExecutionId, JournalId, ObjectId, RunId, StepIndex, TransferId};
 use atoll_model::policy::Withholding;
-use atoll_model::session::{Binding, Outcome, Report, StepTemplate};
+use atoll_model::session::{Binding, FinishedElement, Outcome, Report, StartedElement, StepTemplate};
 use atoll_model::time::Timestamp;
 use atoll_model::value::{ObjectRef, Value};
 use serde::{Deserialize, Serialize};
@@ -174,31 +174,10 @@ impl Snapshot {
             Fact::Ended { run, step, item, elements, started_at, finished_at, outcome } => {
                 self.end_elements((*run, *step), *item, elements, (*started_at, *finished_at), outcome);
             }
-            Fact::Finished { run, step, element } => {
-                let execution = ExecutionId { run: *run, step: *step, element: element.element };
-                let active = self.active.remove(&(execution, element.attempt)).expect("what finishes was started");
-                let state = self.steps.entry((*run, *step)).or_default();
-                state.ended.entry(element.attempt).or_default().insert(element.element);
-                if element.outcome == Outcome::Succeeded && element.outputs.iter().all(|value| !value.is_too_large()) {
-                    state.succeeded.insert(element.element);
-                }
-                if element.outcome == Outcome::Succeeded && !element.outputs.is_empty() {
-                    let template = active.terms.map_or(0, |terms| terms.template);
-                    let outputs = Arc::new(element.outputs.clone());
-                    state.results.insert((element.element, element.attempt), StepResult { template, outputs });
-                }
-                self.outbox.push(Part::Finished { run: *run, step: *step, element: element.clone() });
-            }
+            Fact::Finished { run, step, element } => self.finish((*run, *step), element),
             Fact::Dropped { attempts } => attempts.iter().for_each(|key| self.drop_active(*key)),
             Fact::Reported { first, started, batches } => {
-                for (run, step, elements) in started {
-                    for element in elements {
-                        let execution = ExecutionId { run: *run, step: *step, element: element.element };
-                        if let Some(active) = self.active.get_mut(&(execution, element.attempt)) {
-                            active.start_reported = true;
-                        }
-                    }
-                }
+                self.note_reported(started);
                 self.outbox.number(*first, started, batches);
             }
             Fact::ReportsAcknowledged { through } => self.outbox.trim(*through),
@@ -214,6 +193,33 @@ impl Snapshot {
             }
             Fact::Retried { run, step, element, not_before } => self.retry((*run, *step), element, *not_before),
             Fact::DelegationEnded { run, step, reason } => self.end_delegation((*run, *step), reason, false),
+        }
+    }
+
+    fn finish(&mut self, (run, step): StepKey, element: &FinishedElement) {
+        let execution = ExecutionId { run, step, element: element.element };
+        let active = self.active.remove(&(execution, element.attempt)).expect("what finishes was started");
+        let state = self.steps.entry((run, step)).or_default();
+        state.ended.entry(element.attempt).or_default().insert(element.element);
+        if element.outcome == Outcome::Succeeded && element.outputs.iter().all(|value| !value.is_too_large()) {
+            state.succeeded.insert(element.element);
+        }
+        if element.outcome == Outcome::Succeeded && !element.outputs.is_empty() {
+            let template = active.terms.map_or(0, |terms| terms.template);
+            let outputs = Arc::new(element.outputs.clone());
+            state.results.insert((element.element, element.attempt), StepResult { template, outputs });
+        }
+        self.outbox.push(Part::Finished { run, step, element: element.clone() });
+    }
+
+    fn note_reported(&mut self, started: &[(RunId, StepIndex, Vec<StartedElement>)]) {
+        for (run, step, elements) in started {
+            for element in elements {
+                let execution = ExecutionId { run: *run, step: *step, element: element.element };
+                if let Some(active) = self.active.get_mut(&(execution, element.attempt)) {
+                    active.start_reported = true;
+                }
+            }
         }
     }
 

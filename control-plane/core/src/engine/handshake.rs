@@ -80,24 +80,7 @@ impl ControlPlane {
     }
 
     fn hello(&mut self, connection: ConnectionId, agent: AgentId, known: Epoch, hello: Hello) {
-        let site = match self.admit(agent, &hello) {
-            Ok(site) => site,
-            Err(goodbye) => return self.turn_away(connection, goodbye),
-        };
-        if self.sessions.by_site.get(&site).is_some_and(|session| session.connection == connection) {
-            // A second hello on one connection: the first session stands.
-            return;
-        }
-        if self.sessions.by_site.get(&site).is_some_and(|session| session.connection > connection) {
-            // Read late from a stream that its agent has given up: it has opened another since, or another process has.
-            return self.turn_away(connection, Goodbye::Superseded);
-        }
-        if self.takes_turns(site, hello.boot_nonce) {
-            let name = self.state.site(site).name.clone();
-            let reason = format!("two agents use the identity of site {name} and take the session from each other");
-            self.turn_away(connection, Goodbye::Revoked { reason: reason.clone() });
-            return self.quarantine(agent, site, reason);
-        }
+        let Some(site) = self.vet(connection, agent, &hello) else { return };
         self.end_session(site, Goodbye::Superseded);
         let known = self.notice_set_back(site, known, &hello);
         let is_catching_up = self.state.catching_up.contains(&site);
@@ -157,6 +140,35 @@ impl ControlPlane {
         if was_lost {
             self.withdraw_limited();
         }
+    }
+
+    /// The site that a session is opened for. Whoever gets none has been told why, where it is owed an answer.
+    fn vet(&mut self, connection: ConnectionId, agent: AgentId, hello: &Hello) -> Option<SiteId> {
+        let site = match self.admit(agent, hello) {
+            Ok(site) => site,
+            Err(goodbye) => {
+                self.turn_away(connection, goodbye);
+                return None;
+            }
+        };
+        let open = self.sessions.by_site.get(&site).map(|session| session.connection);
+        if open == Some(connection) {
+            // A second hello on one connection: the first session stands.
+            return None;
+        }
+        if open.is_some_and(|open| open > connection) {
+            // Read late from a stream that its agent has given up: it has opened another since, or another process has.
+            self.turn_away(connection, Goodbye::Superseded);
+            return None;
+        }
+        if self.takes_turns(site, hello.boot_nonce) {
+            let name = self.state.site(site).name.clone();
+            let reason = format!("two agents use the identity of site {name} and take the session from each other");
+            self.turn_away(connection, Goodbye::Revoked { reason: reason.clone() });
+            self.quarantine(agent, site, reason);
+            return None;
+        }
+        Some(site)
     }
 
     fn admit(&self, agent: AgentId, hello: &Hello) -> Result<SiteId, Goodbye> {

@@ -133,12 +133,13 @@ impl Site {
     }
 
     pub(crate) fn grant(&mut self) {
-        let lease = Some(LeaseGrant {
-            answers: self.now,
-            session: Duration::from_secs(45),
-            work: Duration::from_secs(900),
-            heartbeat: Duration::from_secs(15),
-        });
+        self.grant_with(Duration::from_secs(15));
+    }
+
+    /// A lease, and how often the agent is to be heard from now on.
+    pub(crate) fn grant_with(&mut self, heartbeat: Duration) {
+        let lease =
+            Some(LeaseGrant { answers: self.now, session: heartbeat * 3, work: Duration::from_secs(900), heartbeat });
         let frame = ControlFrame {
             epoch: Epoch(self.epoch),
             acknowledged: ReportSeq(0),

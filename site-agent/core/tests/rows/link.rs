@@ -166,6 +166,19 @@ fn c5_a_silent_session_is_given_up() {
 }
 
 #[test]
+fn c5_an_agent_that_was_paced_down_waits_for_its_welcome_as_long_as_for_anything_else() {
+    let mut site = Site::connected();
+    site.grant_with(Duration::from_secs(60));
+    site.event(Event::Disconnected);
+    site.event(Event::Connected { boot_nonce: 7, wall_clock: site.now });
+    site.commands.clear();
+    site.pass(Duration::from_secs(170));
+    assert!(!site.has(|command| matches!(command, Command::Disconnect { .. })));
+    site.pass(Duration::from_secs(20));
+    assert!(site.has(|command| matches!(command, Command::Disconnect { give_up: None })));
+}
+
+#[test]
 fn c6_only_an_answered_heartbeat_grants_a_lease() {
     let mut site = Site::connected();
     site.prepare(&template(0));
