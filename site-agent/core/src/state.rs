@@ -209,7 +209,7 @@ impl Snapshot {
             let outputs = Arc::new(element.outputs.clone());
             state.results.insert((element.element, element.attempt), StepResult { template, outputs });
         }
-        self.outbox.push(Part::Finished { run, step, element: element.clone() });
+        self.outbox.push(Part::Finished { run, step, element: Box::new(element.clone()) });
     }
 
     fn note_reported(&mut self, started: &[(RunId, StepIndex, Vec<StartedElement>)]) {

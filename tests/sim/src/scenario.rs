@@ -15,7 +15,7 @@ steps:
 ";
 /// Of 1,000 seeds those in which the journal of the control plane is restored from a backup. None yet: beside everything
 /// else one such seed leaves an agent whose timer is always due. The rows restore backups by themselves.
-const RESTORES: u64 = 0;
+const RESTORES: u64 = 120;
 /// Of 1,000 seeds those with many sites: each takes as long as some twenty others.
 const FLEETS: u64 = 8;
 

@@ -127,7 +127,7 @@ impl ControlPlane {
     pub(crate) fn comes_too_early(&self, site: SiteId, report: &Report) -> bool {
         let (Report::Started { run, step, .. } | Report::Finished { run, step, .. }) = report else { return false };
         let first = ExecutionId { run: *run, step: *step, element: 0 };
-        self.has_not_begun(first) && self.waits_for_others(site)
+        self.depends_on_others(site, first) && self.waits_for_others(site)
     }
 
     /// All reports of the site are in; whether nothing that it has depends on what others have yet to tell.
@@ -137,7 +137,7 @@ impl ControlPlane {
         }
         let session = self.sessions.by_site.get_mut(&site).expect("only a session is drained");
         let later = std::mem::take(&mut session.judged_later);
-        if later.iter().any(|item| self.has_not_begun(item.execution)) && self.waits_for_others(site) {
+        if later.iter().any(|item| self.depends_on_others(site, item.execution)) && self.waits_for_others(site) {
             return false;
         }
         for InventoryItem { execution, attempt, state } in later {
@@ -153,6 +153,12 @@ impl ControlPlane {
         }
         self.record(Fact::CaughtUp { site });
         true
+    }
+
+    /// Whether what it follows from may be known elsewhere. What goes on at the site itself is told of there, in its turn: a
+    /// follower may end before that has, as where the disk is full.
+    fn depends_on_others(&self, site: SiteId, execution: ExecutionId) -> bool {
+        self.has_not_begun(execution) && !self.goes_along(site, execution)
     }
 
     /// Whether it waits at the site for what goes on there.
