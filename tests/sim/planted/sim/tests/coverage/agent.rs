@@ -94,8 +94,18 @@ pub(super) const ATTEMPT: Machine = Machine {
         },
         Impossible {
             events: &["dispatched"],
-            only: &["running", "ready", "not known", "orphaned", "forgotten and active", "ended"],
-            why: "an attempt is given to a journal once, and told again only to one that found it without knowing it",
+            only: &[
+                "running",
+                "waiting",
+                "ready",
+                "collecting",
+                "not known",
+                "orphaned",
+                "forgotten and active",
+                "ended",
+            ],
+            why: "an attempt is given to a journal once, and again by whoever found it there without knowing it, or was \
+                  restored from a backup that does not know of it",
         },
         Impossible {
             events: &["nothing is done"],
@@ -109,8 +119,8 @@ pub(super) const ATTEMPT: Machine = Machine {
         },
         Impossible {
             events: &["ends unstarted"],
-            only: &["queued just now", "waiting", "asked for", "queued to end"],
-            why: "what was not started is in the queue, and leaves it before it ends",
+            only: &["queued just now", "waiting", "ready", "asked for", "queued to end"],
+            why: "what was not started is in the queue until it ends",
         },
         Impossible {
             events: &["finishes"],

@@ -8,6 +8,9 @@ const CONNECTED: &[&str] = &["awaiting inventory", "draining", "ready", "superse
 const WITH_AN_AGENT: &[&str] = &["dispatched", "dispatched ahead", "running"];
 /// Of one that an agent has, or may have.
 const GIVEN_TO_AN_AGENT: &[&str] = &["dispatched", "dispatched ahead", "running", "being cancelled", "unknown"];
+/// The same where what was given out since a backup was made is not known to whoever was restored from it.
+const GIVEN_TO_AN_AGENT_OR_SO_SINCE_THE_BACKUP: &[&str] =
+    &["placed", "dispatched", "dispatched ahead", "running", "being cancelled", "unknown"];
 /// Of an object that is on its way to the bucket.
 const PUSHED: &[&str] = &["being pushed", "present and being pushed", "being deleted and pushed"];
 
@@ -172,8 +175,8 @@ pub(super) const EXECUTION: Machine = Machine {
                 "reported: interrupted",
                 "reported: not started",
             ],
-            only: GIVEN_TO_AN_AGENT,
-            why: "an agent tells of the current attempt only if it was given to it",
+            only: GIVEN_TO_AN_AGENT_OR_SO_SINCE_THE_BACKUP,
+            why: "an agent tells of the current attempt only if it was given to it, perhaps after a backup was made",
         },
         Impossible {
             events: &["reported: own attempt started", "reported: own attempt ended"],
@@ -182,13 +185,13 @@ pub(super) const EXECUTION: Machine = Machine {
         },
         Impossible {
             events: &["succeeds", "fails"],
-            only: GIVEN_TO_AN_AGENT,
+            only: GIVEN_TO_AN_AGENT_OR_SO_SINCE_THE_BACKUP,
             why: "the outcome that counts is that of the attempt which an agent has, or may have",
         },
         Impossible {
             events: &["is cancelled"],
-            only: &["running", "being cancelled", "unknown"],
-            why: "in a run that does not go on what was sent and has not begun is being cancelled, and in one that does nothing is",
+            only: &["dispatched", "running", "being cancelled", "unknown"],
+            why: "what nobody has is not cancelled by an agent; one with a delegated step ends all that it has when the run fails",
         },
         Impossible {
             events: &["given up"],
