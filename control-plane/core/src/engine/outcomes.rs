@@ -251,8 +251,21 @@ impl ControlPlane {
         let message: Arc<str> = Arc::from("its fate was unknown; somebody decided");
         let elements: ElementSet = std::iter::once(element).collect();
         if run_again {
+            let former = state.unknown[&element].site;
             let (cause, not_before) = (ReturnCause::Resolved, self.now);
-            self.record(Fact::ExecutionsReturned { run, step, elements, cause, message, not_before });
+            let fact = Fact::ExecutionsReturned {
+                run,
+                step,
+                elements: elements.clone(),
+                cause,
+                message: Arc::clone(&message),
+                not_before,
+            };
+            self.record(fact);
+            // What the site has not heard of yet, or has not begun, it does not begin any more.
+            if self.state.sites.get(&former).is_some_and(|site| site.revoked.is_none()) {
+                self.order_cancel(former, run, step, elements, &message);
+            }
             self.after_return(run, step);
         } else {
             let active = state.unknown[&element].clone();

@@ -92,7 +92,6 @@ caught! {
     outcome_of_another_attempt_counts_is_caught: "outcome-of-another-attempt-counts",
     run_is_kept_while_its_objects_move_is_caught: "run-is-kept-while-its-objects-move",
     limit_is_not_looked_at_is_caught: "limit-is-not-looked-at",
-    what_was_done_since_the_backup_is_not_taken_in_is_caught: "what-was-done-since-the-backup-is-not-taken-in",
 }
 
 #[test]
