@@ -355,7 +355,8 @@ async fn c1_a_fetch_whose_holder_is_lost_goes_on_from_the_bucket_without_startin
         let fetched = fetching.join_next().await.context("it was begun")???;
         let (_, direct) = fetched.direct.context("it began at the holder")?;
         assert!(direct >= 32 << 20, "{direct}");
-        assert!(fetched.wire_bytes <= object.bytes, "segments that came are not fetched again: {fetched:?}");
+        // Of each range that was under way the last grain may have been cut off.
+        assert!(fetched.wire_bytes <= object.bytes + (8 << 20), "grains that came are not fetched again: {fetched:?}");
         assert_eq!(offering.failed.lock().unwrap().len(), 1);
         assert!(transfers.underway().is_empty());
         world.to.store.scrub(object)?;

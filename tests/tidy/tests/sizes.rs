@@ -24,7 +24,6 @@ const LONG_FUNCTIONS: &[(&str, &str)] = &[
     ("control-plane/core/src/state/evolve_executions.rs::evolve_execution", "one match with one arm for each fact"),
     ("control-plane/core/src/state/evolve_objects.rs::evolve_object", "one match with one arm for each fact"),
     ("model/src/expression/functions.rs::yields", "one table: what each function takes and gives"),
-    ("model/src/workflow/schema.rs::definitions", "one JSON document, written as it is read"),
 ];
 
 #[test]

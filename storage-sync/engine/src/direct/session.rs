@@ -83,31 +83,36 @@ impl Session {
         requests.acquire_owned().await.expect("the semaphore is never closed")
     }
 
-    /// Brings the bytes from `start` on, as many as `filler` wants; how many came over the wire for them, and whether all
-    /// did, or else why the holder is lost or has nothing (more) to give.
-    pub(crate) async fn bring(&self, start: u64, filler: Filler) -> (u64, Result<(), DirectError>) {
-        let (end, mut wire_bytes) = (start + filler.left(), 0);
+    /// Brings the bytes from `start` on, as many as `filler` wants. `count` hears how many come over the wire for them, also
+    /// of what is given up halfway.
+    ///
+    /// # Errors
+    /// When the holder is lost, or has nothing (more) to give.
+    pub(crate) async fn bring(
+        &self,
+        start: u64,
+        filler: Filler,
+        count: &(dyn Fn(u64) + Sync),
+    ) -> Result<(), DirectError> {
+        let end = start + filler.left();
         let _permit = self.permit().await;
-        if let Err(error) = self.leave_slow_way().await {
-            return (0, Err(error));
-        }
+        self.leave_slow_way().await?;
         let (peer, transport) = {
             let way = self.way.read().await;
             (way.peer.clone(), way.choice.transport)
         };
-        let (filler, first) = self.ask(&peer, end, filler, &mut wire_bytes).await;
-        let result = match first {
+        let (filler, first) = self.ask(&peer, end, filler, count).await;
+        match first {
             // A connection may have been closed while nobody used it, and one that broke may be made again at once.
             Err(DirectError::Lost(message)) => {
                 tracing::debug!(holder = %self.offer.holder, ?transport, message, "a connection was lost");
                 match self.reconnect(&peer, transport).await {
-                    Ok(peer) => self.ask(&peer, end, filler, &mut wire_bytes).await.1,
+                    Ok(peer) => self.ask(&peer, end, filler, count).await.1,
                     Err(error) => Err(error),
                 }
             }
             first => first,
-        };
-        (wire_bytes, result)
+        }
     }
 
     async fn ask(
@@ -115,7 +120,7 @@ impl Session {
         peer: &Peer,
         end: u64,
         filler: Filler,
-        wire_bytes: &mut u64,
+        count: &(dyn Fn(u64) + Sync),
     ) -> (Filler, Result<(), DirectError>) {
         let (start, before) = (end - filler.left(), filler.taken());
         let request = Request::Range { object: self.object, start, end, compress: self.compress };
@@ -130,7 +135,7 @@ impl Session {
             Ok((answer, _)) => Err(unexpected(answer)),
             Err(error) => Err(error),
         };
-        *wire_bytes += came;
+        count(came);
         self.received.fetch_add(came, Ordering::Relaxed);
         (filler, result)
     }

@@ -44,10 +44,11 @@ impl Origin<'_> {
         match self {
             Self::Bucket { source, .. } => source.bring(start, &mut filler).await,
             Self::Direct { session, wire_bytes, direct_bytes } => {
-                let (wire, brought) = session.bring(start, filler).await;
-                wire_bytes.fetch_add(wire, Ordering::Relaxed);
-                direct_bytes.fetch_add(wire, Ordering::Relaxed);
-                brought.map_err(|error| RangeError::Lost(error.to_string()))
+                let count = |bytes| {
+                    wire_bytes.fetch_add(bytes, Ordering::Relaxed);
+                    direct_bytes.fetch_add(bytes, Ordering::Relaxed);
+                };
+                session.bring(start, filler, &count).await.map_err(|error| RangeError::Lost(error.to_string()))
             }
         }
     }
