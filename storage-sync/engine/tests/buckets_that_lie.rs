@@ -3,58 +3,22 @@
 
 mod support;
 
-use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use anyhow::Result;
-use atoll_model::id::TransferId;
 use atoll_model::value::ObjectRef;
 use futures::future::join_all;
-use storage_sync_engine::transfer::{FetchError, PushError, TransferConfig};
-use support::server::{Fault, Minter, Served, quick, transfers};
-use support::{Site, noise};
+use storage_sync_engine::transfer::{FetchError, TransferConfig};
+use support::noise;
+use support::server::{Fault, quick, transfers};
+use support::world::World;
 
-const TRANSFER: TransferId = TransferId::from_bits(7);
-
-struct World {
-    served: Arc<Served>,
-    minter: Arc<Minter>,
-    from: Site,
-    to: Site,
-}
-
-impl World {
-    async fn new() -> Result<Self> {
-        let served = Served::start().await?;
-        let minter = Minter::new(&served.bucket);
-        Ok(Self { served, minter, from: Site::new()?, to: Site::new()? })
+fn tree(world: &World) -> Result<ObjectRef> {
+    for index in 0..12 {
+        world.from.write(&format!("tree/{}/{index}", index % 3), &noise(index * 300 + 1, index as u8))?;
     }
-
-    fn file(&self, length: usize, seed: u8) -> Result<ObjectRef> {
-        Ok(self.from.store.ingest(&self.from.write("file", &noise(length, seed))?)?.object)
-    }
-
-    fn tree(&self) -> Result<ObjectRef> {
-        for index in 0..12 {
-            self.from.write(&format!("tree/{}/{index}", index % 3), &noise(index * 300 + 1, index as u8))?;
-        }
-        Ok(self.from.store.ingest(&self.from.path("tree"))?.object)
-    }
-
-    async fn push(&self, object: ObjectRef) -> Result<u64, PushError> {
-        let transfers = transfers(&self.from.store, &self.minter, quick()).expect("a client can be made");
-        Ok(transfers.push(TRANSFER, object).await?.wire_bytes)
-    }
-
-    async fn fetch_with(&self, object: ObjectRef, config: TransferConfig) -> Result<u64, FetchError> {
-        let transfers = transfers(&self.to.store, &self.minter, config).expect("a client can be made");
-        Ok(transfers.fetch(object).await?.wire_bytes)
-    }
-
-    async fn fetch(&self, object: ObjectRef) -> Result<u64, FetchError> {
-        self.fetch_with(object, quick()).await
-    }
+    Ok(world.from.store.ingest(&world.from.path("tree"))?.object)
 }
 
 fn random(state: &mut u64) -> u64 {
@@ -67,7 +31,7 @@ fn random(state: &mut u64) -> u64 {
 #[tokio::test(flavor = "multi_thread")]
 async fn d6_each_of_ten_thousand_bits_that_change_on_the_way_is_noticed() -> Result<()> {
     let world = World::new().await?;
-    let objects = [world.file(1, 1)?, world.file(3_000, 2)?, world.tree()?, world.file(70_000, 3)?];
+    let objects = [world.file(1, 1)?, world.file(3_000, 2)?, tree(&world)?, world.file(70_000, 3)?];
     let large = world.file((9 << 20) + 5, 4)?;
     for object in objects.iter().chain([&large]) {
         world.push(*object).await?;

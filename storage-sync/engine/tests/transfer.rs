@@ -4,71 +4,39 @@
 mod support;
 
 use std::fs;
-use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
 use anyhow::Result;
-use atoll_model::id::{ObjectId, TransferId};
+use atoll_model::id::ObjectId;
 use atoll_model::value::{ObjectKind, ObjectRef, Value};
 use futures::StreamExt as _;
 use storage_sync_engine::store::Entry;
 use storage_sync_engine::stream::{ObjectStream, Unpacker, pack};
 use storage_sync_engine::transfer::{FetchError, PushError, TransferConfig, arrivals};
-use support::server::{Fault, Minter, Served, quick, transfers};
+use support::server::{Fault, quick, transfers};
+use support::world::{TRANSFER, World};
 use support::{Site, damage, look, noise, object_path};
 
-const TRANSFER: TransferId = TransferId::from_bits(7);
-
-struct World {
-    served: Arc<Served>,
-    minter: Arc<Minter>,
-    from: Site,
-    to: Site,
-}
-
-impl World {
-    async fn new() -> Result<Self> {
-        let served = Served::start().await?;
-        let minter = Minter::new(&served.bucket);
-        Ok(Self { served, minter, from: Site::new()?, to: Site::new()? })
+/// A tree with small files, large ones, and some twice.
+fn tree(world: &World) -> Result<(ObjectRef, Value)> {
+    for index in 0..40 {
+        world.from.write(&format!("tree/small/{index}"), &noise(index * 50, index as u8))?;
     }
-
-    /// An object of this many bytes at the site `from`.
-    fn file(&self, length: usize) -> Result<ObjectRef> {
-        Ok(self.from.store.ingest(&self.from.write("file", &noise(length, 1))?)?.object)
-    }
-
-    /// A tree with small files, large ones, and some twice.
-    fn tree(&self) -> Result<(ObjectRef, Value)> {
-        for index in 0..40 {
-            self.from.write(&format!("tree/small/{index}"), &noise(index * 50, index as u8))?;
-        }
-        self.from.write("tree/large", &noise(20 << 20, 200))?;
-        self.from.write("tree/sub/twin", &noise(9 << 20, 201))?;
-        self.from.write("tree/twin", &noise(9 << 20, 201))?;
-        fs::create_dir(self.from.path("tree/empty"))?;
-        std::os::unix::fs::symlink("sub/twin", self.from.path("tree/link"))?;
-        std::os::unix::fs::symlink("empty/../sub/twin", self.from.path("tree/round"))?;
-        let stored = self.from.store.ingest(&self.from.path("tree"))?;
-        Ok((stored.object, stored.value))
-    }
-
-    async fn push(&self, object: ObjectRef) -> Result<u64, PushError> {
-        let transfers = transfers(&self.from.store, &self.minter, quick()).expect("a client can be made");
-        Ok(transfers.push(TRANSFER, object).await?.wire_bytes)
-    }
-
-    async fn fetch(&self, object: ObjectRef) -> Result<u64, FetchError> {
-        let transfers = transfers(&self.to.store, &self.minter, quick()).expect("a client can be made");
-        Ok(transfers.fetch(object).await?.wire_bytes)
-    }
+    world.from.write("tree/large", &noise(20 << 20, 200))?;
+    world.from.write("tree/sub/twin", &noise(9 << 20, 201))?;
+    world.from.write("tree/twin", &noise(9 << 20, 201))?;
+    fs::create_dir(world.from.path("tree/empty"))?;
+    std::os::unix::fs::symlink("sub/twin", world.from.path("tree/link"))?;
+    std::os::unix::fs::symlink("empty/../sub/twin", world.from.path("tree/round"))?;
+    let stored = world.from.store.ingest(&world.from.path("tree"))?;
+    Ok((stored.object, stored.value))
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_file_arrives_as_it_was_whatever_its_size() -> Result<()> {
     for length in [0, 1, 5 << 20, (16 << 20) + 1, 40 << 20] {
         let world = World::new().await?;
-        let object = world.file(length)?;
+        let object = world.file(length, 1)?;
         assert_eq!(world.push(object).await?, length as u64);
         assert_eq!(world.push(object).await?, 0, "what is there is not sent again");
         assert_eq!(world.fetch(object).await?, length as u64);
@@ -84,7 +52,7 @@ async fn a_file_arrives_as_it_was_whatever_its_size() -> Result<()> {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_tree_arrives_as_it_was_each_file_once() -> Result<()> {
     let world = World::new().await?;
-    let (object, value) = world.tree()?;
+    let (object, value) = tree(&world)?;
     let stream_bytes = ObjectStream::of(&world.from.store, object)?.stream_bytes();
     assert!(stream_bytes < object.bytes, "files that are there twice travel once");
     assert_eq!(world.push(object).await?, stream_bytes);
@@ -100,7 +68,7 @@ async fn a_tree_arrives_as_it_was_each_file_once() -> Result<()> {
 #[tokio::test(flavor = "multi_thread")]
 async fn only_what_is_missing_of_a_tree_is_fetched() -> Result<()> {
     let world = World::new().await?;
-    let (object, _) = world.tree()?;
+    let (object, _) = tree(&world)?;
     world.push(object).await?;
     world.to.store.ingest(&world.to.write("large", &noise(20 << 20, 200))?)?;
     let wire_bytes = world.fetch(object).await?;
@@ -112,7 +80,7 @@ async fn only_what_is_missing_of_a_tree_is_fetched() -> Result<()> {
 #[tokio::test(flavor = "multi_thread")]
 async fn everybody_who_waits_for_an_object_waits_for_one_fetch() -> Result<()> {
     let world = World::new().await?;
-    let object = world.file(30 << 20)?;
+    let object = world.file(30 << 20, 1)?;
     world.push(object).await?;
     let transfers = transfers(&world.to.store, &world.minter, quick())?;
     let answers = futures::future::join_all((0..20).map(|_| transfers.fetch(object))).await;
@@ -125,7 +93,7 @@ async fn everybody_who_waits_for_an_object_waits_for_one_fetch() -> Result<()> {
 #[tokio::test(flavor = "multi_thread")]
 async fn d1_a_server_that_stumbles_is_asked_again() -> Result<()> {
     let world = World::new().await?;
-    let object = world.file(30 << 20)?;
+    let object = world.file(30 << 20, 1)?;
     world.served.fail([Fault::Status(500), Fault::Status(503), Fault::Status(429), Fault::Status(502)]);
     world.push(object).await?;
     world.served.fail([Fault::Status(500), Fault::Reset(1000), Fault::Truncate(2000), Fault::Status(503)]);
@@ -138,7 +106,7 @@ async fn d1_a_server_that_stumbles_is_asked_again() -> Result<()> {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_control_plane_that_is_away_for_a_while_is_waited_for() -> Result<()> {
     let world = World::new().await?;
-    let object = world.file(1000)?;
+    let object = world.file(1000, 1)?;
     world.minter.unavailable.store(4, Ordering::Relaxed);
     world.push(object).await?;
     world.minter.unavailable.store(4, Ordering::Relaxed);
@@ -153,7 +121,7 @@ async fn a_control_plane_that_is_away_for_a_while_is_waited_for() -> Result<()> 
 async fn an_expired_url_is_replaced_by_a_fresh_one() -> Result<()> {
     for length in [1000, 40 << 20] {
         let world = World::new().await?;
-        let object = world.file(length)?;
+        let object = world.file(length, 1)?;
         world.minter.first.lock().unwrap().push(world.served.expired.clone());
         world.push(object).await?;
         world.minter.first.lock().unwrap().push(world.served.expired.clone());
@@ -166,13 +134,13 @@ async fn an_expired_url_is_replaced_by_a_fresh_one() -> Result<()> {
 #[tokio::test(flavor = "multi_thread")]
 async fn d6_a_damaged_answer_is_refused_and_fetched_again() -> Result<()> {
     let world = World::new().await?;
-    let object = world.file(30 << 20)?;
+    let object = world.file(30 << 20, 1)?;
     world.push(object).await?;
     world.served.fail([Fault::WrongByte]);
     let wire_bytes = world.fetch(object).await?;
     assert_eq!(wire_bytes, 60 << 20);
     world.to.store.scrub(object)?;
-    let (tree, _) = world.tree()?;
+    let (tree, _) = tree(&world)?;
     world.push(tree).await?;
     world.served.fail([Fault::None, Fault::WrongByte]);
     world.fetch(tree).await?;
@@ -183,8 +151,8 @@ async fn d6_a_damaged_answer_is_refused_and_fetched_again() -> Result<()> {
 #[tokio::test(flavor = "multi_thread")]
 async fn d6_a_damaged_object_in_the_bucket_is_refused_and_never_reaches_the_store() -> Result<()> {
     let world = World::new().await?;
-    let (tree, _) = world.tree()?;
-    for object in [world.file(1000)?, world.file(20 << 20)?, tree] {
+    let (tree, _) = tree(&world)?;
+    for object in [world.file(1000, 1)?, world.file(20 << 20, 1)?, tree] {
         world.push(object).await?;
         damage(&world.served.path(object))?;
         let before = world.to.store.list()?.len();
@@ -207,7 +175,7 @@ async fn d6_a_damaged_object_in_the_bucket_is_refused_and_never_reaches_the_stor
 #[tokio::test(flavor = "multi_thread")]
 async fn a3_a_fetch_goes_on_after_a_crash_with_what_is_missing() -> Result<()> {
     let mut world = World::new().await?;
-    let object = world.file(64 << 20)?;
+    let object = world.file(64 << 20, 1)?;
     world.push(object).await?;
     // One request at a time: five segments arrive, then everything fails.
     let config = TransferConfig { requests_max: 1, tries_max: 1, ..quick() };
@@ -227,8 +195,8 @@ async fn a3_a_fetch_goes_on_after_a_crash_with_what_is_missing() -> Result<()> {
 #[tokio::test(flavor = "multi_thread")]
 async fn a3_an_arrival_is_noted_until_it_is_on_record() -> Result<()> {
     let world = World::new().await?;
-    let (tree, _) = world.tree()?;
-    for object in [world.file(1000)?, world.file(20 << 20)?, tree] {
+    let (tree, _) = tree(&world)?;
+    for object in [world.file(1000, 1)?, world.file(20 << 20, 1)?, tree] {
         world.push(object).await?;
         let to = Site::new()?;
         let fetching = transfers(&to.store, &world.minter, quick())?;
@@ -252,8 +220,8 @@ async fn a3_an_arrival_is_noted_until_it_is_on_record() -> Result<()> {
 #[tokio::test(flavor = "multi_thread")]
 async fn a3_what_is_refused_after_all_leaves_no_note() -> Result<()> {
     let world = World::new().await?;
-    let (tree, _) = world.tree()?;
-    for object in [world.file(1000)?, world.file(20 << 20)?, tree] {
+    let (tree, _) = tree(&world)?;
+    for object in [world.file(1000, 1)?, world.file(20 << 20, 1)?, tree] {
         world.push(object).await?;
         damage(&world.served.path(object))?;
         let fetching = transfers(&world.to.store, &world.minter, quick())?;
@@ -266,7 +234,7 @@ async fn a3_what_is_refused_after_all_leaves_no_note() -> Result<()> {
 #[tokio::test(flavor = "multi_thread")]
 async fn a3_what_was_damaged_while_the_agent_was_down_is_fetched_again() -> Result<()> {
     let mut world = World::new().await?;
-    let object = world.file(40 << 20)?;
+    let object = world.file(40 << 20, 1)?;
     world.push(object).await?;
     let config = TransferConfig { requests_max: 1, tries_max: 1, ..quick() };
     world.served.fail([Fault::None, Fault::None, Fault::None, Fault::Status(500)]);
@@ -283,7 +251,7 @@ async fn a3_what_was_damaged_while_the_agent_was_down_is_fetched_again() -> Resu
 #[tokio::test(flavor = "multi_thread")]
 async fn a14_a_push_goes_on_after_a_crash_with_the_parts_that_are_missing() -> Result<()> {
     let mut world = World::new().await?;
-    let object = world.file(80 << 20)?;
+    let object = world.file(80 << 20, 1)?;
     let config = TransferConfig { parts_max: 1, tries_max: 1, ..quick() };
     world.served.fail([Fault::None, Fault::None, Fault::None, Fault::Status(500)]);
     let error = transfers(&world.from.store, &world.minter, config)?.push(TRANSFER, object).await.unwrap_err();
@@ -299,7 +267,7 @@ async fn a14_a_push_goes_on_after_a_crash_with_the_parts_that_are_missing() -> R
 #[tokio::test(flavor = "multi_thread")]
 async fn a_push_whose_upload_was_forgotten_begins_again() -> Result<()> {
     let world = World::new().await?;
-    let object = world.file(40 << 20)?;
+    let object = world.file(40 << 20, 1)?;
     let config = TransferConfig { parts_max: 1, tries_max: 1, ..quick() };
     world.served.fail([Fault::None, Fault::Status(500)]);
     transfers(&world.from.store, &world.minter, config)?.push(TRANSFER, object).await.unwrap_err();
@@ -314,7 +282,7 @@ async fn a_push_whose_upload_was_forgotten_begins_again() -> Result<()> {
 async fn d5_a_damaged_source_is_never_pushed() -> Result<()> {
     for length in [1000, 40 << 20] {
         let world = World::new().await?;
-        let object = world.file(length)?;
+        let object = world.file(length, 1)?;
         damage(&object_path(&world.from.store, "objects", object.id))?;
         let error = world.push(object).await.unwrap_err();
         assert!(matches!(error, PushError::Damaged { .. }), "{error}");

@@ -2,6 +2,7 @@
 #![allow(dead_code, reason = "each test file uses another part of it")]
 
 pub(crate) mod server;
+pub(crate) mod world;
 
 use std::collections::BTreeMap;
 use std::fs;
