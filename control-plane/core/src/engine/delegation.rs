@@ -144,6 +144,10 @@ impl ControlPlane {
         }
         // The ends of what the step needs may have come in the same frame.
         self.expand(run, step);
+        if self.state.step(run, step).phase == StepPhase::Waiting {
+            // The agent has gone on with what nobody else takes for the end of what the step needs.
+            return self.record(Fact::DelegationEnded { run, step, given_away: true });
+        }
         let mut taken: BTreeMap<Attempt, ElementSet> = BTreeMap::new();
         for (element, attempt) in attempts {
             if self.state.is_takeable(ExecutionId { run, step, element }, attempt, site) {
