@@ -3,7 +3,7 @@
 use std::cmp::Reverse;
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
-use atoll_model::id::{ExecutionId, ObjectId, RunId, SiteId, StepIndex};
+use atoll_model::id::{ExecutionId, ObjectId, RunId, SiteId, StepIndex, TransferId};
 use atoll_model::time::Timestamp;
 
 use crate::engine::limits::Limit;
@@ -59,6 +59,9 @@ pub(crate) struct Agenda {
     pub(crate) wants: Wants,
     /// Requests that are answered when an object is in the bucket.
     pub(crate) clients: BTreeMap<ObjectId, Vec<(RequestId, RunId, Timestamp)>>,
+    /// What the bucket was asked and has not answered: to delete the object, or whether this push brought it in. A
+    /// second deletion could take away what came after the first.
+    pub(crate) asked_of_bucket: BTreeMap<ObjectId, Option<TransferId>>,
     timers: BTreeSet<(Timestamp, Timer)>,
 }
 
@@ -68,7 +71,7 @@ pub(crate) enum Timer {
     Retry(RunId, StepIndex),
     /// Look at when the site was last heard.
     Liveness(SiteId),
-    /// A hold on the object ends, or its deletion or push is to be asked for again.
+    /// A hold on the object ends, or its push is to be asked for again.
     Object(ObjectId),
     /// The run may be forgotten.
     Retire(RunId),

@@ -22,7 +22,8 @@ pub enum Command {
     Close {
         connection: ConnectionId,
     },
-    /// Nobody needs this object in the bucket any more.
+    /// Nobody needs this object in the bucket any more. The shell goes on until it is gone, and answers then; it is asked
+    /// again only after a restart.
     DeleteFromBucket {
         object: ObjectRef,
     },

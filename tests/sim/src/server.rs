@@ -15,8 +15,8 @@ use crate::network::Direction;
 use crate::rng::{Rng, mix};
 use crate::world::{Occurrence, Process, World};
 
-/// Of so many deletions in the bucket one is not carried out, and nobody says so.
-const DELETIONS_PER_LOST: u64 = 8;
+/// Of so many deletions that a process left behind one was not sent.
+const LEFT_BEHIND_PER_LOST: u64 = 2;
 
 #[derive(Debug, Default)]
 pub(crate) struct Server {
@@ -232,12 +232,11 @@ impl World {
     }
 
     pub(crate) fn deleted(&mut self, server: usize, process: Process, object: ObjectId) {
-        if self.servers[server].process == process {
-            self.servers[server].deleting.remove(&object);
-        }
         // Drawn apart, so that it shifts nothing of the rest.
         let moment = u64::try_from(self.elapsed().as_micros()).unwrap_or(u64::MAX);
-        if self.unquiet && mix(&[self.scenario.seed, moment]).is_multiple_of(DELETIONS_PER_LOST) {
+        if self.servers[server].process == process {
+            self.servers[server].deleting.remove(&object);
+        } else if mix(&[self.scenario.seed, moment]).is_multiple_of(LEFT_BEHIND_PER_LOST) {
             return;
         }
         self.bucket.remove(&object);

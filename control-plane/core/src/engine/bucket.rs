@@ -17,8 +17,6 @@ use crate::state::{BucketState, ObjectState, Run, Source, StepState};
 
 /// How long what a person sent in is held for a run to come.
 const UPLOAD_HOLD: Duration = Duration::from_secs(3_600);
-/// A deletion that was not confirmed is asked for again after this long.
-const DELETE_AGAIN: Duration = Duration::from_secs(60);
 
 impl ControlPlane {
     pub(crate) fn record_upload(&mut self, object: ObjectRef) -> Result<Response, Rejection> {
@@ -64,7 +62,11 @@ impl ControlPlane {
     }
 
     /// Deletes the object, after a look where it is not known whether it came there: the ledger is to have what moved.
+    /// One thing at a time is asked of the bucket about an object.
     pub(crate) fn ask_to_delete(&mut self, object: ObjectId) {
+        if self.agenda.asked_of_bucket.contains_key(&object) {
+            return;
+        }
         let known = &self.state.objects[&object];
         let reference = known.reference;
         // An agent that was turned away does not say that it has stopped: it may send as long as its URLs live.
@@ -75,11 +77,21 @@ impl ControlPlane {
         if let Some(until) = unheard.map(|doubtful| doubtful.since + URL_LIFETIME).filter(|until| *until > self.now) {
             return self.agenda.set(until, Timer::Object(object));
         }
-        self.command(match &known.doubtful {
-            Some(doubtful) => Command::LookInBucket { object: reference, transfer: doubtful.transfer },
+        let doubtful = known.doubtful.as_ref().map(|doubtful| doubtful.transfer);
+        self.agenda.asked_of_bucket.insert(object, doubtful);
+        self.command(match doubtful {
+            Some(transfer) => Command::LookInBucket { object: reference, transfer },
             None => Command::DeleteFromBucket { object: reference },
         });
-        self.agenda.set(self.now + DELETE_AGAIN, Timer::Object(object));
+    }
+
+    /// Whether this was asked of the bucket; then it is no more.
+    fn is_answer(&mut self, object: ObjectId, asked: Option<TransferId>) -> bool {
+        let is_answer = self.agenda.asked_of_bucket.get(&object) == Some(&asked);
+        if is_answer {
+            self.agenda.asked_of_bucket.remove(&object);
+        }
+        is_answer
     }
 
     /// When the last hold on it ends.
@@ -99,9 +111,12 @@ impl ControlPlane {
     }
 
     pub(crate) fn bucket_object_deleted(&mut self, object: ObjectId) {
-        // A deletion that was asked for twice is confirmed twice.
-        let deleting = |known: &ObjectState| known.bucket == BucketState::Deleting && known.doubtful.is_none();
-        let Some(known) = self.state.objects.get(&object).filter(|known| deleting(known)) else { return };
+        let is_answer = self.is_answer(object, None);
+        let deleting = |known: &&ObjectState| is_answer && known.bucket == BucketState::Deleting;
+        let Some(known) = self.state.objects.get(&object).filter(deleting) else { return };
+        if known.doubtful.is_some() {
+            return self.ask_to_delete(object);
+        }
         let was_last = known.sites.iter().all(|site| self.reach(*site) == Reach::Gone);
         self.record(Fact::BucketDeleted { object });
         self.agenda.replan.insert(object);
@@ -111,16 +126,18 @@ impl ControlPlane {
     }
 
     pub(crate) fn bucket_object_seen(&mut self, object: ObjectId, transfer: TransferId, present: bool) {
-        // A look that was asked for twice is answered twice.
-        let doubtful = self.state.objects.get(&object).and_then(|known| known.doubtful.as_ref());
-        if doubtful.is_none_or(|doubtful| doubtful.transfer != transfer) {
+        if !self.is_answer(object, Some(transfer)) {
             return;
+        }
+        let Some(known) = self.state.objects.get(&object) else { return };
+        if known.doubtful.as_ref().is_none_or(|doubtful| doubtful.transfer != transfer) {
+            return self.look_at_object(object);
         }
         self.record(Fact::PushLookedUp { object, found: present, at: self.now });
         self.ask_to_delete(object);
     }
 
-    /// A hold may have ended, or a deletion was not confirmed.
+    /// A hold may have ended.
     pub(crate) fn look_at_object(&mut self, object: ObjectId) {
         let Some(known) = self.state.objects.get(&object) else { return };
         match known.bucket {

@@ -241,14 +241,12 @@ impl ControlPlane {
 
     /// Runs again what made an object, or fails its readers with its name.
     fn recompute(&mut self, reader: RunId, object: ObjectId) {
-        let producer = self.state.objects.get(&object).and_then(|known| known.producer);
         let lost_sites = self.state.objects.get(&object).is_some_and(|known| {
             let may_return = |site: &SiteId| self.state.sites.get(site).is_some_and(|s| s.revoked.is_none());
             known.sites.iter().any(may_return)
         });
-        if let Some(producer) = producer
-            && let Some(run) = self.state.runs.get(&producer.run).filter(|run| run.is_going_on())
-        {
+        for producer in self.producers(reader, object) {
+            let Some(run) = self.state.runs.get(&producer.run).filter(|run| run.is_going_on()) else { continue };
             let step = &run.steps[producer.step.index()];
             if step.recomputing.contains(producer.element) {
                 return;
@@ -271,6 +269,23 @@ impl ControlPlane {
         if !lost_sites {
             self.fail_readers(reader, object);
         }
+    }
+
+    /// What made an object first, and what made the same in the reader's own run: the run of the first may have ended.
+    fn producers(&self, reader: RunId, object: ObjectId) -> Vec<ExecutionId> {
+        let Some(known) = self.state.objects.get(&object) else { return Vec::new() };
+        let mut producers = Vec::from_iter(known.producer);
+        let Some(run) = self.state.runs.get(&reader) else { return producers };
+        for usage in known.uses.iter().filter(|usage| usage.run == reader) {
+            let Source::Step(step) = usage.source else { continue };
+            let made = run.steps[step.index()].details.iter().filter(|(_, detail)| {
+                let mut is_here = false;
+                detail.outputs.iter().for_each(|value| value.visit_objects(&mut |made| is_here |= made.id == object));
+                is_here
+            });
+            producers.extend(made.map(|(element, _)| ExecutionId { run: reader, step, element: *element }));
+        }
+        producers
     }
 
     fn fail_readers(&mut self, run_id: RunId, object: ObjectId) {

@@ -21,7 +21,7 @@ use super::fragments::AHEAD_MAX;
 use crate::control_plane::ControlPlane;
 use crate::fact::Fact;
 use crate::sessions::SessionPhase;
-use crate::state::{ActivePhase, Row, RowState, Run, StepPhase};
+use crate::state::{ActivePhase, Row, RowState, Run, State, StepPhase};
 
 impl ControlPlane {
     /// Delegates a step to the site where all that it needs is, or goes on, if it is certain to be placed there.
@@ -144,10 +144,6 @@ impl ControlPlane {
         }
         // The ends of what the step needs may have come in the same frame.
         self.expand(run, step);
-        if self.state.step(run, step).phase == StepPhase::Waiting {
-            // The agent has gone on with what nobody else takes for the end of what the step needs.
-            return self.record(Fact::DelegationEnded { run, step, given_away: true });
-        }
         let mut taken: BTreeMap<Attempt, ElementSet> = BTreeMap::new();
         for (element, attempt) in attempts {
             if self.state.is_takeable(ExecutionId { run, step, element }, attempt, site) {
@@ -164,6 +160,21 @@ impl ControlPlane {
             }
             // A limit may have been set since the step was delegated.
             self.tolerate(run, step);
+        }
+    }
+
+    /// What of a step ended for which the control plane still waits: unless that follows from what came before in the same
+    /// frame, its agent has gone on with what nobody else takes for the end of what the step needs.
+    pub(crate) fn give_away_if_waiting(&mut self, site: SiteId, run: RunId, step: StepIndex) {
+        let is_waiting = |state: &State| {
+            state.delegation(run, step).is_some_and(|delegated| delegated.site == site)
+                && state.step(run, step).phase == StepPhase::Waiting
+        };
+        while is_waiting(&self.state) {
+            let Some((run, step)) = self.agenda.expand.pop_front() else {
+                return self.end_delegation(run, step, true);
+            };
+            self.expand(run, step);
         }
     }
 

@@ -35,6 +35,7 @@ impl ControlPlane {
         if step.index() >= run.steps.len() {
             return;
         }
+        self.give_away_if_waiting(site, run_id, step);
         self.take_reported(site, run_id, step, elements.iter().map(|finished| (finished.element, finished.attempt)));
         let run = self.state.run(run_id);
         let state = &run.steps[step.index()];
