@@ -37,6 +37,9 @@ pub(crate) struct BenchArguments {
     /// Store of the control plane's journal: sled, redb or postgres://… (in a schema of its own, which is removed).
     #[arg(long, global = true)]
     store: Option<String>,
+    /// Bucket of the installations that are measured, if it is not to be a directory of theirs: s3://…
+    #[arg(long, global = true)]
+    bucket: Option<String>,
 }
 
 #[derive(Debug, Subcommand)]
@@ -143,7 +146,7 @@ struct Findings {
 /// # Errors
 /// When the installation cannot be started, or a run of the benchmark fails.
 pub(crate) async fn bench(arguments: BenchArguments) -> anyhow::Result<()> {
-    let place = Place { data_dir: arguments.data_dir, store: arguments.store };
+    let place = Place { data_dir: arguments.data_dir, store: arguments.store, bucket: arguments.bucket };
     let findings = match arguments.what {
         Bench::Engine { executions, sites, executor, shape } => {
             engine::measure(&place, executions, sites, executor, shape).await?
@@ -199,6 +202,7 @@ fn print_table(findings: &Findings) {
 struct Place {
     data_dir: Option<PathBuf>,
     store: Option<String>,
+    bucket: Option<String>,
 }
 
 /// An installation that is stopped, and its directory removed, when the measurement is over.
@@ -245,7 +249,7 @@ impl Place {
             directory: directory.path().to_owned(),
             sites: (1..=sites).map(site_name).collect(),
             listen: ([127, 0, 0, 1], 0).into(),
-            bucket: None,
+            bucket: self.bucket.clone(),
             store,
             agent_arguments,
         };

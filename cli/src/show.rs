@@ -1,5 +1,7 @@
 //! Runs and their executions.
 
+use std::time::Duration;
+
 use atoll_model::time::Timestamp;
 use atoll_model::units::parse_duration;
 use clap::Args;
@@ -159,6 +161,9 @@ fn describe(document: &Value, all: bool) {
     for (name, value) in document["outputs"].as_object().into_iter().flatten() {
         outln!("{:<10} {name} = {}", "output", shown_value(value));
     }
+    for moving in document["moving"].as_array().into_iter().flatten() {
+        outln!("{:<10} {}", "moving", shown_moving(moving));
+    }
     let executions = document["executions"].as_array().cloned().unwrap_or_default();
     outln!();
     if executions.len() > LISTED_MAX && !all {
@@ -186,6 +191,26 @@ fn list(executions: &[Value]) {
         })
         .collect();
     table::print(&["EXECUTION", "STEP", "STATE", "SITE", "ATTEMPT", "TOOK", ""], &rows);
+}
+
+/// How far an object is on its way.
+fn shown_moving(moving: &Value) -> String {
+    let number = |name: &str| moving[name].as_u64().unwrap_or_default();
+    let (bytes, moved) = (number("bytes"), number("moved_bytes"));
+    let left = moving["seconds_left"].as_u64().map_or_else(
+        || "stands still".to_owned(),
+        |seconds| format!("{} left", table::duration(Duration::from_secs(seconds))),
+    );
+    format!(
+        "{} from {} to {}: {} of {} ({} %), {}/s, {left}",
+        table::field(moving, "object"),
+        table::field(moving, "from"),
+        table::field(moving, "to"),
+        table::bytes(moved),
+        table::bytes(bytes),
+        (moved as f64 / bytes.max(1) as f64 * 100.0) as u64,
+        table::bytes(number("bytes_per_second")),
+    )
 }
 
 fn describe_by_step(executions: &[Value]) {

@@ -138,3 +138,6 @@ pub const REPLICAS_MAX: u32 = 64;
 /// Versions of a project's policy that the control plane remembers: enough to see who has changed what this year, and each
 /// may be as long as a workflow file.
 pub const POLICY_VERSIONS_KEPT: usize = 32;
+
+/// Moving objects that one heartbeat tells of: people look at a few, and a heartbeat is to stay small.
+pub const MOVING_TOLD_MAX: usize = 16;

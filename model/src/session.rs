@@ -120,6 +120,29 @@ pub struct Heartbeat {
     pub load_millis: u32,
     /// Whether the site takes new work at all: its administrator may have closed it, or its disk may be full.
     pub closed: Option<String>,
+    /// Objects that are coming or going, at most [`MOVING_TOLD_MAX`](crate::limits::MOVING_TOLD_MAX) of them.
+    pub moving: Vec<Moving>,
+}
+
+/// An object that comes to the site, or goes from it to the bucket.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Moving {
+    pub object: ObjectId,
+    /// From there, or to there.
+    pub other: Other,
+    /// Bytes that were to be moved when it began.
+    pub bytes: u64,
+    pub moved_bytes: u64,
+    /// Of late.
+    pub bytes_per_second: u64,
+}
+
+/// The other end of what moves.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Other {
+    FromBucket,
+    ToBucket,
+    FromAgent(AgentId),
 }
 
 /// From the control plane to an agent.

@@ -1,10 +1,10 @@
 //! The frames of a session.
 
 use atoll_model::id::{CommandSeq, Epoch, ReportSeq, RunId, StepIndex};
-use atoll_model::limits::FRAME_ELEMENTS_MAX;
+use atoll_model::limits::{FRAME_ELEMENTS_MAX, MOVING_TOLD_MAX};
 use atoll_model::session::{
     AgentBody, AgentFrame, ControlBody, ControlFrame, Credits, Goodbye, Heartbeat, Hello, InventoryItem, LeaseGrant,
-    LocalState, Verdict, Welcome,
+    LocalState, Moving, Other, Verdict, Welcome,
 };
 use atoll_model::time::Timestamp;
 
@@ -13,7 +13,7 @@ use crate::columns::{ElementsReader, elements, read_runs, runs};
 use crate::commands::{read_commands, write_commands};
 use crate::error::{Received, WireError, required};
 use crate::reports::{read_reports, write_reports};
-use crate::types::{enumeration, number, read_attempt, read_step, step};
+use crate::types::{digest, enumeration, number, read_attempt, read_digest, read_step, step};
 use crate::v1 as wire;
 use crate::v1::{agent_frame, control_frame};
 
@@ -157,6 +157,7 @@ impl From<Heartbeat> for wire::Heartbeat {
             store_bytes: heartbeat.store_bytes,
             load_millis: heartbeat.load_millis,
             closed: heartbeat.closed,
+            moving: heartbeat.moving.into_iter().map(Into::into).collect(),
         }
     }
 }
@@ -173,8 +174,42 @@ impl From<wire::Heartbeat> for Heartbeat {
             store_bytes: message.store_bytes,
             load_millis: message.load_millis,
             closed: message.closed,
+            // One that does not say of which object it is tells nobody anything.
+            moving: message.moving.into_iter().take(MOVING_TOLD_MAX).filter_map(read_moving).collect(),
         }
     }
+}
+
+impl From<Moving> for wire::Moving {
+    fn from(moving: Moving) -> Self {
+        let agent = match moving.other {
+            Other::FromAgent(agent) => Some(agent.into()),
+            Other::FromBucket | Other::ToBucket => None,
+        };
+        Self {
+            object: digest(moving.object),
+            to_bucket: moving.other == Other::ToBucket,
+            agent,
+            bytes: moving.bytes,
+            moved_bytes: moving.moved_bytes,
+            bytes_per_second: moving.bytes_per_second,
+        }
+    }
+}
+
+fn read_moving(message: wire::Moving) -> Option<Moving> {
+    let other = match message.agent {
+        Some(agent) => Other::FromAgent(agent.into()),
+        None if message.to_bucket => Other::ToBucket,
+        None => Other::FromBucket,
+    };
+    Some(Moving {
+        object: read_digest(&message.object, "moving.object").ok()?,
+        other,
+        bytes: message.bytes,
+        moved_bytes: message.moved_bytes,
+        bytes_per_second: message.bytes_per_second,
+    })
 }
 
 impl From<ControlFrame> for wire::ControlFrame {

@@ -115,6 +115,7 @@ done
 
 cat >"$directory/env" <<VARIABLES
 export ATOLL_TEST_S3=s3://$bucket
+export ATOLL_TEST_S3_DIRECTORY=$directory
 export AWS_ENDPOINT_URL=http://127.0.0.1:$port
 export AWS_ACCESS_KEY_ID=$access_key
 export AWS_SECRET_ACCESS_KEY=$secret_key

@@ -79,6 +79,20 @@ pub struct RunView {
     pub tags: RunTags,
     /// Sites at which its executions are, or were.
     pub sites: BTreeSet<SiteName>,
+    /// What moves for it, as sites have told last.
+    #[serde(skip)]
+    pub moving: Vec<MovingView>,
+}
+
+/// An object on its way.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct MovingView {
+    pub object: ObjectId,
+    pub from: String,
+    pub to: String,
+    pub bytes: u64,
+    pub moved_bytes: u64,
+    pub bytes_per_second: u64,
 }
 
 /// What a run was given to be found by.

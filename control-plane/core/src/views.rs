@@ -8,13 +8,14 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use atoll_model::id::{ObjectId, RunId, SiteId, SiteName};
+use atoll_model::session::Other;
 use atoll_model::workflow::{SiteFacts, Workflow};
 
 use crate::control_plane::ControlPlane;
 use crate::state::{BucketState, LedgerEntry, Phase, Place, Run, StepPhase, StepState, Usage};
 use crate::view::{
-    Counters, ExecutionState, LedgerFilter, LedgerView, ObjectView, ProjectView, RunFilter, RunPlace, RunState,
-    RunView, SiteView, WorkflowUsage,
+    Counters, ExecutionState, LedgerFilter, LedgerView, MovingView, ObjectView, ProjectView, RunFilter, RunPlace,
+    RunState, RunView, SiteView, WorkflowUsage,
 };
 
 impl ControlPlane {
@@ -59,7 +60,40 @@ impl ControlPlane {
                 .into_iter()
                 .filter_map(|site| Some(self.state.sites.get(&site)?.name.clone()))
                 .collect(),
+            moving: if run.is_live() { self.moving(run.id) } else { Vec::new() },
         }
+    }
+
+    /// What moves for a run, as the sites at either end have told last.
+    fn moving(&self, run: RunId) -> Vec<MovingView> {
+        let mut moving = Vec::new();
+        for site in self.sessions.by_site.keys() {
+            let heartbeat = self.sessions.presence.get(site).and_then(|presence| presence.heartbeat.as_ref());
+            for told in heartbeat.iter().flat_map(|heartbeat| &heartbeat.moving) {
+                let known = self.state.objects.get(&told.object);
+                if known.is_none_or(|known| known.uses.iter().all(|usage| usage.run != run)) {
+                    continue;
+                }
+                let (here, bucket) = (self.state.site_name(*site), Place::Bucket.to_string());
+                let (from, to) = match told.other {
+                    Other::FromBucket => (bucket, here),
+                    Other::ToBucket => (here, bucket),
+                    Other::FromAgent(agent) => {
+                        let holder = self.state.site_of(agent).map(|holder| self.state.site_name(holder));
+                        (holder.unwrap_or_else(|| agent.to_string()), here)
+                    }
+                };
+                moving.push(MovingView {
+                    object: told.object,
+                    from,
+                    to,
+                    bytes: told.bytes,
+                    moved_bytes: told.moved_bytes,
+                    bytes_per_second: told.bytes_per_second,
+                });
+            }
+        }
+        moving
     }
 
     /// The workflow of a run and the text of its file.

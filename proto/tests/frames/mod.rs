@@ -13,8 +13,9 @@ use atoll_model::resources::{Capacity, Resources};
 use atoll_model::session::{
     AgentBody, AgentFrame, Binding, BindingSource, ControlBody, ControlFrame, Credits, Delegation, DirectShare,
     Dispatch, DispatchElements, FailureReason, FaultLocation, FinishedElement, GivenInput, Goodbye, Heartbeat, Hello,
-    InventoryItem, LeaseGrant, LocalState, Logs, Need, NeedState, NotStartedReason, Outcome, PushFailure, Report,
-    SiteCommand, StartedElement, StepTemplate, TemplateOutput, TemplateWork, Usage, Verdict, Welcome,
+    InventoryItem, LeaseGrant, LocalState, Logs, Moving, Need, NeedState, NotStartedReason, Other, Outcome,
+    PushFailure, Report, SiteCommand, StartedElement, StepTemplate, TemplateOutput, TemplateWork, Usage, Verdict,
+    Welcome,
 };
 use atoll_model::time::Timestamp;
 use atoll_model::value::{DirectoryRef, FileName, FileRef, ListedFile, ObjectKind, ObjectRef, Type, Value};
@@ -411,8 +412,9 @@ fn hello() -> impl Strategy<Value = Hello> {
 }
 
 fn heartbeat() -> impl Strategy<Value = Heartbeat> {
-    ((timestamp(), timestamp()), capacity(), any::<(u32, u32, u64, u64, u32)>(), option::of(text())).prop_map(
-        |((sent_at, wall_clock), capacity, numbers, closed)| Heartbeat {
+    let moving = vec(moving(), 0..3);
+    ((timestamp(), timestamp()), capacity(), any::<(u32, u32, u64, u64, u32)>(), option::of(text()), moving).prop_map(
+        |((sent_at, wall_clock), capacity, numbers, closed, moving)| Heartbeat {
             sent_at,
             wall_clock,
             capacity,
@@ -422,8 +424,24 @@ fn heartbeat() -> impl Strategy<Value = Heartbeat> {
             store_bytes: numbers.3,
             load_millis: numbers.4,
             closed,
+            moving,
         },
     )
+}
+
+fn moving() -> impl Strategy<Value = Moving> {
+    let other = prop_oneof![
+        Just(Other::FromBucket),
+        Just(Other::ToBucket),
+        any::<u128>().prop_map(|agent| Other::FromAgent(AgentId::from_bits(agent))),
+    ];
+    (any::<[u8; 32]>(), other, any::<(u64, u64, u64)>()).prop_map(|(object, other, numbers)| Moving {
+        object: ObjectId::from_digest(object),
+        other,
+        bytes: numbers.0,
+        moved_bytes: numbers.1,
+        bytes_per_second: numbers.2,
+    })
 }
 
 pub(crate) fn agent_frame() -> impl Strategy<Value = AgentFrame> {

@@ -51,15 +51,17 @@ pub(crate) async fn run(config: Config, shutdown: CancellationToken) -> anyhow::
         None => None,
     };
     let running = Running::start(&config, &meters)?;
-    let Running { link, happened, inbox, driver, executor, executing, store, tasks, traces, failed, direct, withheld } =
+    let Running { link, inbox, driver, executor, executing, transfers, tasks, traces, failed, direct, withheld } =
         running;
+    let (link, events) = link;
+    let store = transfers.store().clone();
     let mut joined = tokio::task::spawn_blocking(move || driver.join());
     let stopping = CancellationToken::new();
     let measuring =
-        measure::keep_measuring(config.clone(), store.clone(), inbox.clone(), Arc::clone(&meters), stopping.clone());
+        measure::keep_measuring(config.clone(), transfers, inbox.clone(), Arc::clone(&meters), stopping.clone());
     tasks.spawn(measuring);
     tasks.spawn(keep_checkpoints(store.clone(), CHECKPOINT_INTERVAL, stopping.clone()));
-    tasks.spawn(forward(happened, inbox.clone(), Arc::clone(&meters)));
+    tasks.spawn(forward(events, inbox.clone(), Arc::clone(&meters)));
     if let Some(listener) = metrics {
         tasks.spawn(telemetry::serve(listener, Arc::clone(&meters), stopping.clone()));
     }
@@ -91,11 +93,7 @@ pub(crate) async fn run(config: Config, shutdown: CancellationToken) -> anyhow::
     executor.ring();
     let executed = tokio::task::spawn_blocking(move || executing.join()).await?;
     executed.map_err(|_| anyhow::anyhow!("the executor's thread has panicked"))?;
-    if let Some(traced) = traced
-        && tokio::time::timeout(LAST_EXPORT_MAX, traced).await.is_err()
-    {
-        tracing::warn!("the last spans could not be exported in time");
-    }
+    last_export(traced).await;
     store.checkpoint().context("the site's store cannot be closed")?;
     if config.stop_work_on_exit {
         tokio::task::spawn_blocking(move || local::stop_work(&config.data_dir)).await??;
@@ -104,15 +102,22 @@ pub(crate) async fn run(config: Config, shutdown: CancellationToken) -> anyhow::
     result
 }
 
+async fn last_export(traced: Option<tokio::task::JoinHandle<()>>) {
+    if let Some(traced) = traced
+        && tokio::time::timeout(LAST_EXPORT_MAX, traced).await.is_err()
+    {
+        tracing::warn!("the last spans could not be exported in time");
+    }
+}
+
 /// Everything of a running agent.
 struct Running {
-    link: Link,
-    happened: mpsc::Receiver<LinkEvent>,
+    link: (Link, mpsc::Receiver<LinkEvent>),
     inbox: Inbox,
     driver: Driver,
     executor: Executor,
     executing: std::thread::JoinHandle<()>,
-    store: SiteStore,
+    transfers: Transfers,
     tasks: TaskTracker,
     traces: Option<Traces>,
     failed: CancellationToken,
@@ -125,7 +130,7 @@ impl Running {
         let data_dir = &config.data_dir;
         let store = SiteStore::open(&data_dir.join("store")).context("the site's store cannot be opened")?;
         let (inbox, inputs) = Inbox::new();
-        let (link_events, happened) = mpsc::channel(LINK_EVENTS_MAX);
+        let (link_events, events) = mpsc::channel(LINK_EVENTS_MAX);
         let places = local::LogPlaces::default();
         let withheld = Withheld::new(store.clone());
         let logs = Arc::new(Logs { store: store.clone(), places: Arc::clone(&places), withheld: withheld.clone() });
@@ -171,7 +176,7 @@ impl Running {
             inbox: inbox.clone(),
             link: link_handle,
             executor: executor.clone(),
-            transfers,
+            transfers: transfers.clone(),
             runtime: tokio::runtime::Handle::current(),
             tasks: tasks.clone(),
             running: crate::driver::Running::default(),
@@ -185,8 +190,8 @@ impl Running {
             checkpoint_bytes,
             performer,
         )?;
-        let direct = (direct, credentials);
-        Ok(Self { link, happened, inbox, driver, executor, executing, store, tasks, traces, failed, direct, withheld })
+        let (link, direct) = ((link, events), (direct, credentials));
+        Ok(Self { link, inbox, driver, executor, executing, transfers, tasks, traces, failed, direct, withheld })
     }
 }
 
@@ -231,9 +236,9 @@ fn teller(inbox: &Inbox) -> local::Tell {
 }
 
 /// Tells the core what happens to the link.
-async fn forward(mut happened: mpsc::Receiver<LinkEvent>, inbox: Inbox, meters: Arc<Meters>) {
+async fn forward(mut events: mpsc::Receiver<LinkEvent>, inbox: Inbox, meters: Arc<Meters>) {
     let boot_nonce = uuid::Uuid::now_v7().as_u64_pair().1;
-    while let Some(event) = happened.recv().await {
+    while let Some(event) = events.recv().await {
         inbox.tell(vec![match event {
             LinkEvent::Connected => {
                 meters.sessions.inc();

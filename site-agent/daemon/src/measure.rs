@@ -1,13 +1,16 @@
 //! What the site has, and what it is busy with.
 
+use std::collections::BTreeMap;
 use std::path::Path;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
+use atoll_model::limits::MOVING_TOLD_MAX;
 use atoll_model::resources::Capacity;
-use atoll_model::session::Heartbeat;
+use atoll_model::session::{Heartbeat, Moving, Other};
+use atoll_model::value::ObjectRef;
 use site_agent_core::Event;
-use storage_sync_engine::store::SiteStore;
+use storage_sync_engine::transfer::{Transfers, Underway};
 use sysinfo::System;
 use tokio_util::sync::CancellationToken;
 
@@ -49,12 +52,14 @@ fn disk(folder: &Path) -> std::io::Result<(u64, u64)> {
 /// Measures again and again, and tells the core.
 pub(crate) async fn keep_measuring(
     config: Config,
-    store: SiteStore,
+    transfers: Transfers,
     inbox: Inbox,
     meters: Arc<Meters>,
     shutdown: CancellationToken,
 ) {
     let mut offered = capacity(&config);
+    let mut rates = Rates::default();
+    let store = transfers.store().clone();
     loop {
         let (free, all) = disk(&config.data_dir).unwrap_or((0, 1));
         offered.disk_free_bytes = free;
@@ -74,6 +79,7 @@ pub(crate) async fn keep_measuring(
             store_bytes: stats.bytes,
             load_millis: (load * 1_000.0) as u32,
             closed,
+            moving: rates.look(&transfers.underway()),
         };
         show(&meters, &heartbeat);
         inbox.tell(vec![Event::Measured { heartbeat }]);
@@ -81,6 +87,44 @@ pub(crate) async fn keep_measuring(
             () = tokio::time::sleep(INTERVAL) => {}
             () = shutdown.cancelled() => return,
         }
+    }
+}
+
+/// How fast objects move: since the last look, which is what people expect to see.
+#[derive(Default)]
+struct Rates {
+    seen: BTreeMap<(ObjectRef, bool), (Instant, u64)>,
+}
+
+impl Rates {
+    /// The largest of those that are going on.
+    fn look(&mut self, underway: &[Underway]) -> Vec<Moving> {
+        let now = Instant::now();
+        let before = std::mem::take(&mut self.seen);
+        let mut moving = Vec::with_capacity(underway.len());
+        for one in underway {
+            let key = (one.object, one.pushed);
+            self.seen.insert(key, (now, one.arrived_bytes));
+            let last = before.get(&key).filter(|(_, bytes)| *bytes <= one.arrived_bytes);
+            let (took, bytes) = last.map_or((one.since, one.arrived_bytes), |(at, bytes)| {
+                (now.duration_since(*at), one.arrived_bytes - bytes)
+            });
+            let other = match one.holder {
+                _ if one.pushed => Other::ToBucket,
+                Some(agent) => Other::FromAgent(agent),
+                None => Other::FromBucket,
+            };
+            moving.push(Moving {
+                object: one.object.id,
+                other,
+                bytes: one.missing_bytes,
+                moved_bytes: one.arrived_bytes,
+                bytes_per_second: (bytes as f64 / took.as_secs_f64().max(0.001)) as u64,
+            });
+        }
+        moving.sort_by_key(|moving| std::cmp::Reverse(moving.bytes));
+        moving.truncate(MOVING_TOLD_MAX);
+        moving
     }
 }
 

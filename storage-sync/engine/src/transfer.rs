@@ -231,6 +231,11 @@ impl Transfers {
         }
     }
 
+    /// Where what is fetched goes, and what is pushed comes from.
+    pub fn store(&self) -> &SiteStore {
+        &self.inner.store
+    }
+
     /// Fetches and pushes that are going on, and how far they are.
     pub fn underway(&self) -> Vec<Underway> {
         self.inner.underway.look()

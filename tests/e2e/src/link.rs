@@ -3,7 +3,7 @@
 
 use std::io::{Read, Write};
 use std::net::{Shutdown, SocketAddr, TcpListener, TcpStream};
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Condvar, Mutex};
 
 use anyhow::Result;
@@ -21,6 +21,8 @@ pub struct Link {
 struct Gate {
     cut: Mutex<Cut>,
     changed: Condvar,
+    to_server_bytes: AtomicU64,
+    to_site_bytes: AtomicU64,
 }
 
 #[derive(Debug, Default, Clone, Copy, PartialEq, Eq)]
@@ -62,6 +64,12 @@ impl Link {
     /// Where new connections go from now on.
     pub fn set_target(&self, target: SocketAddr) {
         *self.target.lock().expect("no thread panics with it") = target;
+    }
+
+    /// Bytes that were carried so far: to the server, and to the site.
+    pub fn carried(&self) -> (u64, u64) {
+        let load = |bytes: &AtomicU64| bytes.load(Ordering::Relaxed);
+        (load(&self.gate.to_server_bytes), load(&self.gate.to_site_bytes))
     }
 
     /// Nothing passes any more; nobody is told.
@@ -131,6 +139,8 @@ fn carry(from: &TcpStream, to: &TcpStream, gate: &Arc<Gate>, to_server: bool) {
                 return;
             }
             drop(cut);
+            let carried = if to_server { &gate.to_server_bytes } else { &gate.to_site_bytes };
+            carried.fetch_add(count as u64, Ordering::Relaxed);
             if to.write_all(&buffer[..count]).is_err() {
                 break;
             }

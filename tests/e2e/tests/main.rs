@@ -13,3 +13,4 @@ mod restored;
 mod sample;
 mod server_process;
 mod shown;
+mod transfers;

@@ -27,6 +27,8 @@ use crate::driver::Changed;
 const PAUSE: Duration = Duration::from_millis(100);
 /// Looking through a long ledger is not cheap: this often, and at the end.
 const LEDGER_PAUSE: Duration = Duration::from_secs(1);
+/// How far objects are on their way is looked at this often.
+const PROGRESS_PAUSE: Duration = Duration::from_secs(2);
 const KEEP_ALIVE: Duration = Duration::from_secs(15);
 
 /// What happens to a run until it has ended: `run` events with the run (as `GET /runs/{run}` without executions),
@@ -103,6 +105,9 @@ impl Watcher {
                 (true, _) => self.looked_at.map(|at| at + PAUSE),
                 (false, due) => due,
             };
+            // How far things are on their way is no change of the run.
+            let progress = self.looked_at.map(|at| at + PROGRESS_PAUSE);
+            let due = due.into_iter().chain(progress).min();
             let told = match due {
                 Some(due) => tokio::time::timeout_at(due, self.changes.recv()).await,
                 None => Ok(self.changes.recv().await),

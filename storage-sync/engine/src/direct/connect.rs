@@ -207,7 +207,8 @@ impl Inner {
         let (tls, stall) = (self.tls.client(), self.config.stall_timeout);
         let peer = match transport {
             Transport::Quic => {
-                let peer = QuicPeer::connect(self.endpoint(address)?, tls, address, stall).await?;
+                let link = self.links.of(offer.holder);
+                let peer = QuicPeer::connect(self.endpoint(address)?, tls, address, stall, &link).await?;
                 let identity = peer.connection.peer_identity();
                 let chain = identity
                     .and_then(|identity| identity.downcast::<Vec<rustls::pki_types::CertificateDer<'static>>>().ok());

@@ -12,13 +12,16 @@ use rustix::net::sockopt;
 
 use super::DirectError;
 use super::frame::{Answer, Request, encode, receive};
+use super::links::Measured;
 use super::serve::Outlet;
 use crate::transfer::Filler;
 
 /// Of a UDP socket, each way: the arrivals of some 60 ms at 1 Gbit/s, so that a busy processor loses none.
 const SOCKET_BYTES: usize = 8 << 20;
-/// Under way at most on one connection: 1 Gbit/s times 250 ms. quinn's own is for 100 Mbit/s and 100 ms.
+/// Under way at least on one connection: 1 Gbit/s times 250 ms. quinn's own is for 100 Mbit/s and 100 ms.
 const WINDOW_BYTES: u32 = 32 << 20;
+/// Under way at most: 10 Gbit/s times 100 ms.
+const WINDOW_BYTES_MAX: u32 = 128 << 20;
 /// Of one stream, which is one range of a segment: all of it may be under way.
 const STREAM_WINDOW_BYTES: u32 = 16 << 20;
 const STREAMS_MAX: u32 = 64;
@@ -29,16 +32,23 @@ const PACKET_BYTES_MAX: u16 = 8_972;
 const IDLE: Duration = Duration::from_secs(30);
 const KEEP_ALIVE: Duration = Duration::from_secs(10);
 
-fn transport() -> Arc<TransportConfig> {
+/// What may be under way on a link of which this is known: twice what it holds, so that a lost packet stops nothing.
+fn window(link: &Measured) -> u32 {
+    let held = link.best().unwrap_or(0.0) * link.round_trip.unwrap_or_default().as_secs_f64();
+    ((2.0 * held) as u32).clamp(WINDOW_BYTES, WINDOW_BYTES_MAX)
+}
+
+/// `window` is of what is received; the other end's bounds what is sent.
+fn transport(window: u32) -> Arc<TransportConfig> {
     let mut cubic = CubicConfig::default();
     cubic.initial_window(FIRST_WINDOW_BYTES);
     let mut mtu = MtuDiscoveryConfig::default();
     mtu.upper_bound(PACKET_BYTES_MAX);
     let mut transport = TransportConfig::default();
     transport
-        .receive_window(WINDOW_BYTES.into())
+        .receive_window(window.into())
         .stream_receive_window(STREAM_WINDOW_BYTES.into())
-        .send_window(WINDOW_BYTES.into())
+        .send_window(WINDOW_BYTES_MAX.into())
         // A range that is whole is of use; the beginnings of eight are not.
         .send_fairness(false)
         .max_concurrent_bidi_streams(STREAMS_MAX.into())
@@ -54,7 +64,8 @@ fn transport() -> Arc<TransportConfig> {
 pub(super) fn server_config(tls: Arc<rustls::ServerConfig>) -> std::io::Result<quinn::ServerConfig> {
     let crypto = QuicServerConfig::try_from(tls).map_err(std::io::Error::other)?;
     let mut config = quinn::ServerConfig::with_crypto(Arc::new(crypto));
-    config.transport_config(transport());
+    // Requests are small.
+    config.transport_config(transport(WINDOW_BYTES));
     Ok(config)
 }
 
@@ -93,10 +104,11 @@ impl QuicPeer {
         tls: Arc<rustls::ClientConfig>,
         address: SocketAddr,
         stall: Duration,
+        link: &Measured,
     ) -> Result<Self, DirectError> {
         let crypto = QuicClientConfig::try_from(tls).map_err(lost)?;
         let mut config = quinn::ClientConfig::new(Arc::new(crypto));
-        config.transport_config(transport());
+        config.transport_config(transport(window(link)));
         let connecting = endpoint.connect_with(config, address, super::tcp::SERVER_NAME).map_err(lost)?;
         Ok(Self { connection: connecting.await.map_err(lost)?, stall })
     }
@@ -120,5 +132,28 @@ impl QuicPeer {
 
     pub(super) fn is_open(&self) -> bool {
         self.connection.close_reason().is_none()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use atoll_model::id::AgentId;
+
+    use super::super::Transport;
+    use super::super::links::Links;
+    use super::*;
+
+    #[test]
+    fn windows_follow_the_link_that_was_measured() {
+        let window = |megabits: u64, round_trip_ms: u64| {
+            let (links, holder) = (Links::open(None), AgentId::from_bits(1));
+            links.learn_round_trip(holder, Duration::from_millis(round_trip_ms));
+            links.learn(holder, Transport::Tcp, megabits * 125_000, Duration::from_secs(1));
+            window(&links.of(holder))
+        };
+        assert_eq!(super::window(&Measured::default()), WINDOW_BYTES, "nothing is known");
+        assert_eq!(window(1_000, 50), WINDOW_BYTES);
+        assert_eq!(window(5_000, 50), 62_500_000);
+        assert_eq!(window(100_000, 100), WINDOW_BYTES_MAX);
     }
 }

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use atoll_model::session::Logs;
-use control_plane_core::view::{CrashView, ExecutionView, RunView};
+use control_plane_core::view::{CrashView, ExecutionView, MovingView, RunView};
 use serde::Serialize;
 use serde_json::{Map, Value as Json};
 use utoipa::ToSchema;
@@ -32,6 +32,8 @@ pub(crate) struct RunBody {
     pub(crate) counts: BTreeMap<&'static str, u64>,
     /// W3C trace context that the run was submitted with, or was given.
     pub(crate) traceparent: Option<String>,
+    /// What moves for it, as sites have told last.
+    pub(crate) moving: Vec<MovingBody>,
     /// A page of its executions, where they were asked for.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(crate) executions: Option<Vec<ExecutionBody>>,
@@ -42,6 +44,36 @@ pub(crate) struct RunErrorBody {
     step: String,
     execution: Option<String>,
     message: String,
+}
+
+/// An object on its way.
+#[derive(Debug, Serialize, ToSchema)]
+pub(crate) struct MovingBody {
+    object: String,
+    /// A site, or `bucket`.
+    from: String,
+    to: String,
+    /// That were to be moved when it began.
+    bytes: u64,
+    moved_bytes: u64,
+    bytes_per_second: u64,
+    /// At this rate; nothing while it stands still.
+    seconds_left: Option<u64>,
+}
+
+impl MovingBody {
+    fn new(view: &MovingView) -> Self {
+        let left = view.bytes.saturating_sub(view.moved_bytes);
+        Self {
+            object: view.object.to_string(),
+            from: view.from.clone(),
+            to: view.to.clone(),
+            bytes: view.bytes,
+            moved_bytes: view.moved_bytes,
+            bytes_per_second: view.bytes_per_second,
+            seconds_left: (view.bytes_per_second > 0).then(|| left.div_ceil(view.bytes_per_second)),
+        }
+    }
 }
 
 impl RunBody {
@@ -65,6 +97,7 @@ impl RunBody {
             }),
             counts: view.counts.iter().map(|(state, count)| (execution_state(*state), *count)).collect(),
             traceparent: view.traceparent.clone(),
+            moving: view.moving.iter().map(MovingBody::new).collect(),
             executions: None,
         }
     }

@@ -1,0 +1,163 @@
+//! Transfers in the middle of which something is killed: they go on where they were, and what arrives is what was sent.
+//!
+//! `ATOLL_TRANSFER_BYTES` and `ATOLL_TRANSFER_KILLS` make them larger and more: the moments are then others, too.
+
+use std::net::TcpListener;
+use std::path::Path;
+use std::process::Command;
+
+use anyhow::{Context as _, Result, ensure};
+use e2e_tests::{Cluster, Link, Options, wait_for};
+
+/// What may come twice of a small object: what was under way on the connections, and parts that were not written yet, which
+/// is as much as of a large one. It is 5 % of 2 GiB.
+const UNDER_WAY: u64 = (2 << 30) / 20;
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Victim {
+    Holder,
+    Reader,
+    Server,
+    Wire,
+    S3,
+}
+
+fn setting(name: &str, default: u64) -> u64 {
+    std::env::var(name).ok().and_then(|text| text.parse().ok()).unwrap_or(default)
+}
+
+fn workflow(bytes: u64, number: u64) -> String {
+    format!(
+        r#"workflow: transfer-{number}
+steps:
+  make:
+    site: edge
+    run: |
+      head -c {bytes} /dev/urandom > "$ATOLL_OUTPUTS/made"
+      sha256sum < "$ATOLL_OUTPUTS/made" > "$ATOLL_OUTPUTS/digest"
+    outputs: {{ made: file, digest: string }}
+  take:
+    site: hpc
+    with: {{ made: "${{{{ steps.make.outputs.made }}}}" }}
+    retry: {{ attempts: 5, backoff: 100ms }}
+    run: |
+      sha256sum < "$made" > "$ATOLL_OUTPUTS/digest"
+    outputs: {{ digest: string }}
+outputs:
+  sent: ${{{{ steps.make.outputs.digest }}}}
+  received: ${{{{ steps.take.outputs.digest }}}}
+"#
+    )
+}
+
+/// The process of the S3 server that `tests/parts/ceph-up.sh` started in a directory.
+fn kill_s3(directory: &Path) -> Result<()> {
+    let pid = std::fs::read_to_string(directory.join("client.rgw.a.pid"))?.trim().to_owned();
+    ensure!(Command::new("kill").args(["-9", &pid]).status()?.success(), "the S3 server cannot be killed");
+    let process = Path::new("/proc").join(&pid);
+    // It is nobody's child here: until it is reaped, its command line is empty.
+    wait_for("the end of the S3 server", || {
+        Ok(std::fs::read(process.join("cmdline")).map_or(true, |line| line.is_empty()).then_some(()))
+    })?;
+    let configuration = directory.join("ceph.conf");
+    let started = Command::new("radosgw").args(["-n", "client.rgw.a", "-c"]).arg(configuration).status()?;
+    ensure!(started.success(), "the S3 server does not start again");
+    Ok(())
+}
+
+fn kill(cluster: &mut Cluster, wire: &Link, victim: Victim) -> Result<()> {
+    match victim {
+        Victim::Holder => {
+            cluster.kill_agent("edge")?;
+            cluster.start_agent("edge")
+        }
+        Victim::Reader => {
+            cluster.kill_agent("hpc")?;
+            cluster.start_agent("hpc")
+        }
+        Victim::Server => {
+            cluster.kill_server()?;
+            cluster.start_server()
+        }
+        Victim::Wire => {
+            wire.cut();
+            // Meanwhile, something else happens.
+            cluster.call(&["sites", "--json"])?;
+            wire.mend();
+            Ok(())
+        }
+        Victim::S3 => kill_s3(Path::new(&std::env::var("ATOLL_TEST_S3_DIRECTORY")?)),
+    }
+}
+
+/// Moments that are spread over the whole transfer, in an order that looks like none.
+fn moment(number: u64) -> f64 {
+    let spread = (number as f64 * 0.618_033_988_75 + 0.37).fract();
+    0.02 + 0.96 * spread
+}
+
+/// `copies`: how often each byte passes the wire if nothing happens.
+fn check(cluster: &mut Cluster, wire: &Link, victims: &[Victim], copies: u64) -> Result<()> {
+    let bytes = setting("ATOLL_TRANSFER_BYTES", 256 << 20);
+    let kills = setting("ATOLL_TRANSFER_KILLS", victims.len() as u64);
+    let carried = || {
+        let (one, other) = wire.carried();
+        one + other
+    };
+    for (number, victim) in (0..kills).zip(victims.iter().cycle()) {
+        let before = carried();
+        let run = cluster.submit(&workflow(bytes, number), &[])?;
+        let at = before + ((copies * bytes) as f64 * moment(number)) as u64;
+        wait_for("the transfer", || Ok((carried() >= at).then_some(())))
+            .with_context(|| format!("{} of {}: {:?}", carried() - before, at - before, cluster.show(&run)))?;
+        kill(cluster, wire, *victim).with_context(|| format!("{victim:?}"))?;
+        let shown = cluster.wait_for_end(&run)?;
+        assert_eq!(shown["state"], "succeeded", "{number} {victim:?}: {shown:#}");
+        assert_eq!(shown["outputs"]["sent"], shown["outputs"]["received"], "{victim:?}: {shown:#}");
+        let twice = (carried() - before).saturating_sub(copies * bytes);
+        let share = twice as f64 / (copies * bytes) as f64;
+        println!("{number} {victim:?} at {:.0} %: {:.2} % twice", moment(number) * 100.0, share * 100.0);
+        assert!(twice <= (copies * bytes / 20).max(UNDER_WAY), "{number} {victim:?}: {twice} bytes came twice");
+    }
+    Ok(())
+}
+
+fn free_port() -> Result<u16> {
+    Ok(TcpListener::bind("127.0.0.1:0")?.local_addr()?.port())
+}
+
+#[test]
+fn a3_b5_c1_a_transfer_between_agents_goes_on_after_either_of_them_the_server_or_the_wire_was_lost() -> Result<()> {
+    let port = free_port()?;
+    let wire = Link::new(([127, 0, 0, 1], port).into())?;
+    let settings = vec![
+        ("ATOLL_AGENT_DIRECT_LISTEN", format!("127.0.0.1:{port}")),
+        ("ATOLL_AGENT_DIRECT_ADDRESSES", wire.address().to_string()),
+    ];
+    let mut cluster = Cluster::start(Options {
+        sites: vec!["edge", "hpc"],
+        site_environment: [("edge", settings)].into(),
+        ..Options::default()
+    })?;
+    check(&mut cluster, &wire, &[Victim::Holder, Victim::Reader, Victim::Wire, Victim::Server], 1)
+}
+
+#[test]
+fn a3_d1_c1_a_transfer_by_way_of_s3_goes_on_after_any_part_of_it_was_lost() -> Result<()> {
+    let names = ["ATOLL_TEST_S3", "AWS_ENDPOINT_URL", "ATOLL_TEST_S3_DIRECTORY"];
+    let [Ok(bucket), Ok(endpoint), Ok(_)] = names.map(std::env::var) else {
+        eprintln!("SKIPPED: no S3 server; tests/parts/ceph-up.sh starts one, and says which variables to set");
+        assert!(std::env::var_os("CI").is_none(), "CI has an S3 server");
+        return Ok(());
+    };
+    let address = endpoint.split("://").nth(1).context("an address")?.trim_end_matches('/').parse()?;
+    let wire = Link::new(address)?;
+    let mut cluster = Cluster::start(Options {
+        sites: vec!["edge", "hpc"],
+        bucket: Some(format!("{bucket}/transfers")),
+        environment: vec![("AWS_ENDPOINT_URL".to_owned(), format!("http://{}", wire.address()))],
+        ..Options::default()
+    })?;
+    let victims = [Victim::S3, Victim::Holder, Victim::Reader, Victim::Server, Victim::Wire];
+    check(&mut cluster, &wire, &victims, 2)
+}
