@@ -15,9 +15,9 @@ use atoll_model::value::ObjectRef;
 use axum::extract::{Request, State};
 use axum::response::Response;
 use futures::{StreamExt as _, TryStreamExt as _};
-use storage_sync_engine::bucket::{Bucket, BucketError, BucketOptions, UploadPlan, UploadRequest};
+use storage_sync_engine::bucket::{Bucket, BucketError, BucketOptions, UploadRequest};
 use storage_sync_engine::store::{Entry, SiteStore};
-use storage_sync_engine::transfer::{CredentialError, Credentials, Download, TransferConfig, Transfers};
+use storage_sync_engine::transfer::{CredentialError, Credentials, Download, TransferConfig, Transfers, Upload};
 
 fn report(what: &str, started: Instant, bytes: u64) {
     let seconds = started.elapsed().as_secs_f64();
@@ -74,11 +74,11 @@ fn refused(error: BucketError) -> CredentialError {
 impl Credentials for Minter {
     async fn download(&self, object: ObjectRef) -> Result<Download, CredentialError> {
         let stream_bytes = self.0.stream_bytes(object).await.map_err(refused)?.unwrap_or(0);
-        Ok(Download { url: self.0.mint_download(object).await.map_err(refused)?.url, stream_bytes })
+        Ok(Download { url: self.0.mint_download(object).await.map_err(refused)?.url, stream_bytes, key: None })
     }
 
-    async fn upload_plan(&self, _: TransferId, request: &UploadRequest) -> Result<UploadPlan, CredentialError> {
-        self.0.plan_upload(request).await.map_err(refused)
+    async fn upload_plan(&self, _: TransferId, request: &UploadRequest) -> Result<Upload, CredentialError> {
+        Ok(Upload { plan: self.0.plan_upload(request, None).await.map_err(refused)?, key: None })
     }
 
     async fn complete(&self, _: TransferId, request: &UploadRequest, etags: &[String]) -> Result<(), CredentialError> {

@@ -1,6 +1,7 @@
 //! The bucket: transit storage between sites. Only the server opens it; agents get URLs for one object and method.
 //!
-//! An object's stream (see [`crate::stream`]) stands at `o/<2 hex>/<64 hex>` if it is a file, at `t/…` if it is a tree.
+//! An object's stream (see [`crate::stream`]) stands at `o/<2 hex>/<64 hex>` if it is a file, at `t/…` if it is a tree; an
+//! encrypted one (see [`crate::encryption`]) at `e/…`, under a name that only its project's key makes.
 //! With S3 the URLs are presigned, and agents talk to S3. With a directory they are signed with a key of the server's,
 //! which answers them itself ([`Bucket::serve`]); agents cannot tell.
 
@@ -9,6 +10,7 @@ mod inside;
 mod open;
 mod serve;
 mod signing;
+mod stored;
 mod upload;
 
 use std::ops::Range;
@@ -28,8 +30,11 @@ use object_store::signer::{Method, Signer as _};
 use object_store::{GetOptions, ObjectStore, ObjectStoreExt as _};
 
 pub use self::inside::TreeContents;
+pub use self::stored::{Encryption, Found, Stored};
+use crate::encryption::{HEADER_BYTES, Header, RangeReader, Tampered};
 use crate::store::error::is_full;
 use directory::Directory;
+use stored::Key;
 
 pub type ByteStream = Pin<Box<dyn Stream<Item = std::io::Result<Bytes>> + Send>>;
 
@@ -177,6 +182,14 @@ impl From<object_store::Error> for BucketError {
 }
 
 impl BucketError {
+    /// Of an object that is read: where it was encrypted, what does not open is damaged.
+    fn reading(object: ObjectRef) -> impl Fn(std::io::Error) -> Self {
+        move |error| match error.get_ref().and_then(|inner| inner.downcast_ref::<Tampered>()) {
+            Some(tampered) => Self::Corrupt { object, message: tampered.to_string() },
+            None => Self::Source(error),
+        }
+    }
+
     fn io(what: impl Into<String>) -> impl FnOnce(std::io::Error) -> Self {
         let what = what.into();
         move |source| if is_full(&source) { Self::NoSpace } else { Self::Io { what, source } }
@@ -198,18 +211,23 @@ impl Bucket {
         }
     }
 
-    pub async fn mint_download(&self, object: ObjectRef) -> Result<SignedUrl, BucketError> {
-        let expires_at = SystemTime::now() + self.url_lifetime;
+    pub async fn mint_download(&self, stored: impl Into<Stored>) -> Result<SignedUrl, BucketError> {
+        let (stored, expires_at) = (stored.into(), SystemTime::now() + self.url_lifetime);
         let url = match &self.backend {
-            Backend::S3(s3) => s3.signed_url(Method::GET, &self.key(object), self.url_lifetime).await?.to_string(),
-            Backend::Directory(directory) => directory.download_url(object, expires_at),
+            Backend::S3(s3) => s3.signed_url(Method::GET, &self.path(&stored), self.url_lifetime).await?.to_string(),
+            Backend::Directory(directory) => directory.download_url(&stored.key(), expires_at),
         };
         Ok(SignedUrl { url, expires_at })
     }
 
-    /// Says how an object is to be brought in. An upload that is not whole after all is done again if asked for again.
-    pub async fn plan_upload(&self, request: &UploadRequest) -> Result<UploadPlan, BucketError> {
-        upload::plan(self, request).await
+    /// Says how an object is to be brought in. An upload that is not whole after all is done again if asked for again. With
+    /// `encryption`, what is to be brought in is what [`crate::encryption`] makes of the stream.
+    pub async fn plan_upload(
+        &self,
+        request: &UploadRequest,
+        encryption: Option<&Encryption>,
+    ) -> Result<UploadPlan, BucketError> {
+        upload::plan(self, request, &Stored { object: request.object, encryption: encryption.cloned() }).await
     }
 
     /// Ends an upload; `etags` are those of all parts, in order (empty after a single PUT). The object counts as there
@@ -219,69 +237,128 @@ impl Bucket {
     /// [`BucketError::Incomplete`] when what is there is not as long as the stream.
     pub async fn complete_upload(
         &self,
-        object: ObjectRef,
+        stored: impl Into<Stored>,
         stream_bytes: u64,
         upload_id: Option<&str>,
         etags: &[String],
     ) -> Result<(), BucketError> {
-        upload::complete(self, object, stream_bytes, upload_id, etags).await
+        upload::complete(self, &stored.into(), stream_bytes, upload_id, etags).await
     }
 
     /// Gives an upload up. Harmless if there is none.
-    pub async fn abort_upload(&self, object: ObjectRef, upload_id: &str) -> Result<(), BucketError> {
-        upload::abort(self, object, upload_id).await
+    pub async fn abort_upload(&self, stored: impl Into<Stored>, upload_id: &str) -> Result<(), BucketError> {
+        upload::abort(self, &stored.into(), upload_id).await
     }
 
     /// Harmless if it is not there.
-    pub async fn delete(&self, object: ObjectRef) -> Result<(), BucketError> {
-        match self.store().delete(&self.key(object)).await {
+    pub async fn delete(&self, stored: impl Into<Stored>) -> Result<(), BucketError> {
+        match self.store().delete(&self.path(&stored.into())).await {
             Ok(()) | Err(object_store::Error::NotFound { .. }) => Ok(()),
             Err(error) => Err(error.into()),
         }
     }
 
-    /// Length of its stream, if it is there.
-    pub async fn stream_bytes(&self, object: ObjectRef) -> Result<Option<u64>, BucketError> {
-        match self.store().head(&self.key(object)).await {
+    /// Length of its stream, if it is there; 0 if it has a length that no encrypted stream has.
+    pub async fn stream_bytes(&self, stored: impl Into<Stored>) -> Result<Option<u64>, BucketError> {
+        let stored = stored.into();
+        Ok(self.bytes_there(&stored).await?.map(|there| stored.stream_bytes(there)))
+    }
+
+    /// Bytes that stand there, encrypted or not.
+    async fn bytes_there(&self, stored: &Stored) -> Result<Option<u64>, BucketError> {
+        match self.store().head(&self.path(stored)).await {
             Ok(meta) => Ok(Some(meta.size)),
             Err(object_store::Error::NotFound { .. }) => Ok(None),
             Err(error) => Err(error.into()),
         }
     }
 
-    /// The bytes of a range of an object's stream, or all of it. They are not verified.
-    pub async fn get_stream(&self, object: ObjectRef, range: Option<Range<u64>>) -> Result<ByteStream, BucketError> {
+    /// What is to be known of an object to read it, if it is there. Whether it is whole is seen by whoever reads it.
+    pub async fn find(&self, stored: impl Into<Stored>) -> Result<Option<Found>, BucketError> {
+        let stored = stored.into();
+        let Some(encryption) = &stored.encryption else {
+            return Ok(self.stream_bytes(stored).await?.map(|stream_bytes| Found { stream_bytes, key: None }));
+        };
+        let header = GetOptions { range: Some((0..HEADER_BYTES).into()), ..GetOptions::default() };
+        let (there, header) = match self.store().get_opts(&self.path(&stored), header).await {
+            Ok(result) => (result.meta.size, Header::read(&result.bytes().await?)),
+            Err(object_store::Error::NotFound { .. }) => return Ok(None),
+            // What has no bytes has no range of them either.
+            Err(error) => match self.bytes_there(&stored).await? {
+                Some(there) if there < HEADER_BYTES => (there, Header::read(&[])),
+                Some(_) => return Err(error.into()),
+                None => return Ok(None),
+            },
+        };
+        let key = encryption.key.stream_key(&header);
+        Ok(Some(Found { stream_bytes: stored.stream_bytes(there), key: Some(key) }))
+    }
+
+    /// The bytes of a range of an object's stream, or all of it. They are not verified, but if they were encrypted, they
+    /// are those that were.
+    pub async fn get_stream(
+        &self,
+        stored: impl Into<Stored>,
+        range: Option<Range<u64>>,
+    ) -> Result<ByteStream, BucketError> {
+        let stored = stored.into();
+        if stored.encryption.is_none() {
+            return self.get_bytes(&stored, range).await;
+        }
+        let Some(Found { stream_bytes, key: Some(key) }) = self.find(stored.clone()).await? else {
+            return Err(BucketError::NotFound(stored.object));
+        };
+        let range = range.unwrap_or(0..stream_bytes);
+        if range.end > stream_bytes {
+            let message = format!("it is {stream_bytes} bytes long, and ends before {}", range.end);
+            return Err(BucketError::Corrupt { object: stored.object, message });
+        }
+        if range.is_empty() {
+            return Ok(futures::stream::empty().boxed());
+        }
+        let reader = RangeReader::new(&key, stream_bytes, range);
+        let bytes = self.get_bytes(&stored, Some(reader.encrypted_range())).await?;
+        Ok(stored::decrypted(reader, bytes))
+    }
+
+    async fn get_bytes(&self, stored: &Stored, range: Option<Range<u64>>) -> Result<ByteStream, BucketError> {
         let options = GetOptions { range: range.map(Into::into), ..GetOptions::default() };
-        match self.store().get_opts(&self.key(object), options).await {
+        match self.store().get_opts(&self.path(stored), options).await {
             Ok(result) => Ok(result.into_stream().map_err(std::io::Error::other).boxed()),
-            Err(object_store::Error::NotFound { .. }) => Err(BucketError::NotFound(object)),
+            Err(object_store::Error::NotFound { .. }) => Err(BucketError::NotFound(stored.object)),
             Err(error) => Err(error.into()),
         }
     }
 
     /// Takes in an object, verifying it on the way; a damaged one never becomes visible. How many bytes it had.
-    pub async fn put_stream(&self, object: ObjectRef, bytes: ByteStream) -> Result<u64, BucketError> {
-        upload::put_stream(self, object, bytes).await
+    pub async fn put_stream(&self, stored: impl Into<Stored>, bytes: ByteStream) -> Result<u64, BucketError> {
+        upload::put_stream(self, &stored.into(), bytes).await
     }
 
     /// What a directory in the bucket holds. Only its manifests are read, and they are verified.
-    pub async fn contents(&self, tree: ObjectRef) -> Result<TreeContents, BucketError> {
-        inside::contents(self, tree).await
+    pub async fn contents(&self, tree: impl Into<Stored>) -> Result<TreeContents, BucketError> {
+        inside::contents(self, tree.into()).await
     }
 
-    /// Makes a file of a directory in the bucket an object of its own, verified on the way. How many bytes it has.
+    /// Makes a file of a directory in the bucket an object of its own, verified on the way, and encrypted if `encrypt` says
+    /// how. How many bytes it has.
     ///
     /// # Errors
     /// [`BucketError::Corrupt`] names the directory when the file in it is damaged.
-    pub async fn take_out(&self, from: &TreeContents, file: ObjectId) -> Result<u64, BucketError> {
-        inside::take_out(self, from, file).await
+    pub async fn take_out(
+        &self,
+        from: &TreeContents,
+        file: ObjectId,
+        encrypt: Option<&Encryption>,
+    ) -> Result<u64, BucketError> {
+        inside::take_out(self, from, file, encrypt).await
     }
 
-    /// Everything that is there, with the length of its stream, which stands in `bytes` of the reference too.
+    /// Everything that is there and not encrypted, with the length of its stream, which stands in `bytes` of the reference too.
     pub async fn list_all(&self) -> Result<Vec<(ObjectRef, u64)>, BucketError> {
         let mut objects = Vec::new();
         for kind in [ObjectKind::File, ObjectKind::Tree] {
-            let folder = self.prefix.clone().join(folder(kind));
+            let folder = self.prefix.clone().join(stored::folder(kind));
             let mut listed = self.store().list(Some(&folder));
             while let Some(meta) = listed.try_next().await? {
                 let hex = meta.location.filename().unwrap_or_default();
@@ -314,35 +391,7 @@ impl Bucket {
         }
     }
 
-    fn key(&self, object: ObjectRef) -> Path {
-        key_names(object).into_iter().fold(self.prefix.clone(), |path, name| path.join(name))
+    fn path(&self, stored: &Stored) -> Path {
+        stored.key().names().into_iter().fold(self.prefix.clone(), |path, name| path.join(name))
     }
-}
-
-fn folder(kind: ObjectKind) -> &'static str {
-    match kind {
-        ObjectKind::File => "o",
-        ObjectKind::Tree => "t",
-    }
-}
-
-fn key_names(object: ObjectRef) -> [String; 3] {
-    let hex = object.id.hex();
-    [folder(object.kind).to_owned(), hex[..2].to_owned(), hex]
-}
-
-/// The object whose key this is. (`bytes` is 0: a key does not say.)
-fn parse_key(key: &str) -> Option<ObjectRef> {
-    let mut names = key.split('/');
-    let kind = match names.next()? {
-        "o" => ObjectKind::File,
-        "t" => ObjectKind::Tree,
-        _ => return None,
-    };
-    let digits = names.next()?;
-    let hex = names.next()?;
-    let id = format!("b3:{hex}").parse().ok()?;
-    let object = ObjectRef { id, kind, bytes: 0 };
-    // Exactly the one way in which it is written, so that an object has one URL path.
-    (names.next().is_none() && key_names(object)[1] == digits && key_names(object)[2] == hex).then_some(object)
 }

@@ -14,6 +14,7 @@
 pub mod bucket;
 mod buffers;
 pub mod direct;
+pub mod encryption;
 mod hash;
 mod manifest;
 pub mod store;

@@ -6,7 +6,8 @@
 //! until their range is there. What arrived is kept over a crash: small files are in the store
 //! already, and of large ones `partial/fetch-…` knows the grains. So a fetch that begins at another site can end at the
 //! bucket: the grains stay. A push reads the object once, verifying it, and sends
-//! a large one in parts; `partial/push-…` knows those that arrived.
+//! a large one in parts; `partial/push-…` knows those that arrived. Where a key came with the URL, what goes to the bucket is
+//! encrypted and what comes from it decrypted on the way; from site to site nothing is, beyond what TLS does.
 //!
 //! [`hash::GRAIN_BYTES`]: crate::hash::GRAIN_BYTES
 //! [`hash::SEGMENT_BYTES`]: crate::hash::SEGMENT_BYTES
@@ -19,6 +20,7 @@ mod note;
 mod origin;
 mod progress;
 mod push;
+mod reading;
 mod segments;
 mod verifying;
 mod work;
@@ -38,17 +40,28 @@ use tokio::sync::Semaphore;
 use crate::bucket::{UploadPlan, UploadRequest};
 use crate::buffers::Pool;
 use crate::direct::{Dialer, Offer};
+use crate::encryption::{ObjectKey, StreamKey};
 use crate::hash::GRAIN_BYTES;
 use crate::store::{SiteStore, StoreError};
 pub use arrival::{NotedArrival, arrivals};
 pub(crate) use filler::Filler;
 pub use progress::Underway;
 
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone)]
 pub struct Download {
     pub url: String,
-    /// Exact length of the object's stream.
+    /// Exact length of the object's stream, before it was encrypted.
     pub stream_bytes: u64,
+    /// Opens what is there, if it is encrypted.
+    pub key: Option<StreamKey>,
+}
+
+/// How an object is to be brought into the bucket.
+#[derive(Debug, Clone)]
+pub struct Upload {
+    pub plan: UploadPlan,
+    /// Encrypts it: the plan is for what becomes of the stream by that.
+    pub key: Option<ObjectKey>,
 }
 
 #[derive(Debug, Clone, thiserror::Error)]
@@ -72,7 +85,7 @@ pub trait Credentials: Send + Sync {
     async fn offer_failed(&self, _: ObjectRef, _: AgentId, _: &str) -> Result<(), CredentialError> {
         Ok(())
     }
-    async fn upload_plan(&self, transfer: TransferId, request: &UploadRequest) -> Result<UploadPlan, CredentialError>;
+    async fn upload_plan(&self, transfer: TransferId, request: &UploadRequest) -> Result<Upload, CredentialError>;
     /// The bytes are there; `etags` are those of all parts in order, empty after a single PUT. `request` names the upload.
     async fn complete(
         &self,

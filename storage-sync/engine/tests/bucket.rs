@@ -72,13 +72,13 @@ async fn directories(bucket: &Bucket) -> Result<()> {
     for bytes in [&first[..], &second, b""] {
         let object = object_of(bytes);
         bucket.delete(object).await?;
-        assert_eq!(bucket.take_out(&contents, object.id).await?, object.bytes);
+        assert_eq!(bucket.take_out(&contents, object.id, None).await?, object.bytes);
         let taken: Vec<_> = bucket.get_stream(object, None).await?.try_collect().await?;
         assert_eq!(taken.concat(), bytes);
         bucket.delete(object).await?;
     }
     let other = object_of(b"other").id;
-    assert!(matches!(bucket.take_out(&contents, other).await, Err(BucketError::Corrupt { .. })));
+    assert!(matches!(bucket.take_out(&contents, other, None).await, Err(BucketError::Corrupt { .. })));
     let lie = ObjectRef { bytes: tree.bytes + 1, ..tree };
     assert!(matches!(bucket.contents(lie).await, Err(BucketError::Corrupt { .. })));
     bucket.delete(tree).await?;
@@ -106,7 +106,7 @@ async fn d6_a_damaged_file_is_not_taken_out_of_a_directory() -> Result<()> {
     *bytes.last_mut().context("bytes")? ^= 1;
     std::fs::write(&path, bytes)?;
     let file = object_of(b"alpha");
-    let taken = bucket.take_out(&contents, file.id).await;
+    let taken = bucket.take_out(&contents, file.id, None).await;
     assert!(matches!(&taken, Err(BucketError::Corrupt { object, .. }) if *object == tree), "{taken:?}");
     assert_eq!(bucket.stream_bytes(file).await?, None);
     Ok(())
@@ -116,7 +116,7 @@ async fn single_put(bucket: &Bucket, expired: &Bucket, client: &reqwest::Client)
     let bytes = fresh_noise(10_000);
     let object = object_of(&bytes);
     assert_eq!(bucket.stream_bytes(object).await?, None);
-    let UploadPlan::Single { url, headers } = bucket.plan_upload(&request(object)).await? else {
+    let UploadPlan::Single { url, headers } = bucket.plan_upload(&request(object), None).await? else {
         anyhow::bail!("a small object goes in one request")
     };
     assert!(matches!(
@@ -137,7 +137,7 @@ async fn single_put(bucket: &Bucket, expired: &Bucket, client: &reqwest::Client)
     assert_eq!(put.send().await?.status(), StatusCode::OK);
     bucket.complete_upload(object, object.bytes, None, &[]).await?;
     bucket.complete_upload(object, object.bytes, None, &[]).await?;
-    assert_eq!(bucket.plan_upload(&request(object)).await?, UploadPlan::AlreadyThere);
+    assert_eq!(bucket.plan_upload(&request(object), None).await?, UploadPlan::AlreadyThere);
 
     let url = bucket.mint_download(object).await?.url;
     let answer = client.get(&url).send().await?;
@@ -167,7 +167,7 @@ async fn single_put(bucket: &Bucket, expired: &Bucket, client: &reqwest::Client)
 async fn multipart(bucket: &Bucket, client: &reqwest::Client) -> Result<()> {
     let bytes = fresh_noise((40 << 20) + 5);
     let object = object_of(&bytes);
-    let UploadPlan::Multipart(plan) = bucket.plan_upload(&request(object)).await? else {
+    let UploadPlan::Multipart(plan) = bucket.plan_upload(&request(object), None).await? else {
         anyhow::bail!("a large object goes in parts")
     };
     assert_eq!((plan.part_count, plan.urls.len(), plan.first_part), (3, 3, 0));
@@ -182,7 +182,7 @@ async fn multipart(bucket: &Bucket, client: &reqwest::Client) -> Result<()> {
     // Later, with fresh URLs for what is left.
     let again = UploadRequest { upload_id: Some(plan.upload_id.clone()), first_part: 2, ..request(object) };
     let UploadPlan::Multipart(MultipartPlan { upload_id, urls, first_part: 2, .. }) =
-        bucket.plan_upload(&again).await?
+        bucket.plan_upload(&again, None).await?
     else {
         anyhow::bail!("the upload goes on")
     };
@@ -195,7 +195,7 @@ async fn multipart(bucket: &Bucket, client: &reqwest::Client) -> Result<()> {
     let id = match bucket.stream_bytes(object).await? {
         None => upload_id,
         Some(_) => {
-            let UploadPlan::Multipart(plan) = bucket.plan_upload(&request(object)).await? else {
+            let UploadPlan::Multipart(plan) = bucket.plan_upload(&request(object), None).await? else {
                 anyhow::bail!("a broken object is uploaded again")
             };
             for index in 0..3 {
@@ -210,7 +210,7 @@ async fn multipart(bucket: &Bucket, client: &reqwest::Client) -> Result<()> {
     assert!(read.concat() == bytes[5..20 << 20]);
     bucket.delete(object).await?;
 
-    let UploadPlan::Multipart(plan) = bucket.plan_upload(&request(object)).await? else {
+    let UploadPlan::Multipart(plan) = bucket.plan_upload(&request(object), None).await? else {
         anyhow::bail!("a large object goes in parts")
     };
     bucket.abort_upload(object, &plan.upload_id).await?;
@@ -299,7 +299,7 @@ async fn what_a_directory_refuses_is_refused_in_plain_words() -> Result<()> {
     for path in ["o/aa/short", ".uploads/x", "o/..%2f..%2fetc/passwd", "x/aa/bb"] {
         assert_eq!(text(client.get(format!("{root}/{path}"))).await?, no_object);
     }
-    let UploadPlan::Single { url, .. } = served.bucket.plan_upload(&request(object)).await? else {
+    let UploadPlan::Single { url, .. } = served.bucket.plan_upload(&request(object), None).await? else {
         anyhow::bail!("a small object goes in one request")
     };
     let exactly = (400, "this URL is for exactly 1000 bytes".to_owned());

@@ -12,11 +12,11 @@ use async_trait::async_trait;
 use atoll_model::id::{AgentId, SiteName, TransferId};
 use atoll_model::ticket::Ticket;
 use atoll_model::value::{ObjectRef, Value};
-use storage_sync_engine::bucket::{UploadPlan, UploadRequest};
+use storage_sync_engine::bucket::UploadRequest;
 use storage_sync_engine::direct::{AgentTls, Dialer, DirectConfig, Host, Listening, Offer, Serving, Transport, listen};
 use storage_sync_engine::store::Entry;
 use storage_sync_engine::stream::ObjectStream;
-use storage_sync_engine::transfer::{CredentialError, Credentials, Download, FetchError, Fetched, Transfers};
+use storage_sync_engine::transfer::{CredentialError, Credentials, Download, FetchError, Fetched, Transfers, Upload};
 use support::server::{Minter, Served, quick, transfers};
 use support::{Site, damage, look, noise, object_path};
 use tokio::task::JoinSet;
@@ -88,7 +88,7 @@ impl Credentials for Offering {
         Ok(())
     }
 
-    async fn upload_plan(&self, transfer: TransferId, request: &UploadRequest) -> Result<UploadPlan, CredentialError> {
+    async fn upload_plan(&self, transfer: TransferId, request: &UploadRequest) -> Result<Upload, CredentialError> {
         self.minter.upload_plan(transfer, request).await
     }
 

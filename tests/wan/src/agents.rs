@@ -15,9 +15,9 @@ use rcgen::{
     SigningKey as _,
 };
 use rustls_pki_types::{CertificateDer, PrivateKeyDer, PrivatePkcs8KeyDer};
-use storage_sync_engine::bucket::{UploadPlan, UploadRequest};
+use storage_sync_engine::bucket::UploadRequest;
 use storage_sync_engine::direct::{AgentTls, Host, Offer};
-use storage_sync_engine::transfer::{CredentialError, Credentials, Download};
+use storage_sync_engine::transfer::{CredentialError, Credentials, Download, Upload};
 use tokio::runtime::{Builder, Runtime};
 
 use crate::site::Site;
@@ -126,7 +126,7 @@ impl Credentials for OnlyOffer {
         self.failed.lock().unwrap_or_else(PoisonError::into_inner).push(message.to_owned());
         Ok(())
     }
-    async fn upload_plan(&self, _: TransferId, _: &UploadRequest) -> Result<UploadPlan, CredentialError> {
+    async fn upload_plan(&self, _: TransferId, _: &UploadRequest) -> Result<Upload, CredentialError> {
         no_bucket()
     }
     async fn complete(&self, _: TransferId, _: &UploadRequest, _: &[String]) -> Result<(), CredentialError> {

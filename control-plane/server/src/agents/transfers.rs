@@ -48,7 +48,7 @@ impl Agents {
             upload_id: request.upload,
             first_part: request.first_part,
         };
-        let plan = self.0.bucket.plan_upload(&upload).await.map_err(|error| failed(object, &error))?;
+        let plan = self.0.bucket.plan_upload(&upload, None).await.map_err(|error| failed(object, &error))?;
         let plan = match plan {
             UploadPlan::AlreadyThere => Plan::Present(Nothing {}),
             UploadPlan::Single { url, headers } => {
@@ -77,7 +77,7 @@ impl Agents {
     /// Makes a file of a directory that was sent in an object of its own.
     async fn take_out(&self, agent: AgentId, tree: ObjectRef, object: ObjectRef) -> Result<u64, Status> {
         let taken = match self.0.trees.contents(&self.0.bucket, tree).await {
-            Ok(contents) => self.0.bucket.take_out(&contents, object.id).await,
+            Ok(contents) => self.0.bucket.take_out(&contents, object.id, None).await,
             Err(error) => Err(error),
         };
         if let Err(BucketError::Corrupt { message, .. }) = &taken {

@@ -12,7 +12,7 @@ use atoll_proto::v1::{
 };
 use storage_sync_engine::bucket::{MultipartPlan, UploadPlan, UploadRequest};
 use storage_sync_engine::direct::Offer;
-use storage_sync_engine::transfer::{CredentialError, Credentials, Download};
+use storage_sync_engine::transfer::{CredentialError, Credentials, Download, Upload};
 use tokio::sync::watch;
 use tonic::{Code, Status};
 
@@ -100,7 +100,7 @@ impl Credentials for LinkCredentials {
     async fn download(&self, object: ObjectRef) -> Result<Download, CredentialError> {
         let mut client = self.connection().await?.client();
         let answer = answered(client.download_url(DownloadUrlRequest::from(object.id))).await?;
-        Ok(Download { url: answer.url, stream_bytes: answer.stream_bytes })
+        Ok(Download { url: answer.url, stream_bytes: answer.stream_bytes, key: None })
     }
 
     async fn offers(&self, object: ObjectRef) -> Result<Vec<Offer>, CredentialError> {
@@ -119,7 +119,7 @@ impl Credentials for LinkCredentials {
         answered(client.offer_failed(OfferFailedRequest::from((object.id, holder, message)))).await.map(drop)
     }
 
-    async fn upload_plan(&self, transfer: TransferId, request: &UploadRequest) -> Result<UploadPlan, CredentialError> {
+    async fn upload_plan(&self, transfer: TransferId, request: &UploadRequest) -> Result<Upload, CredentialError> {
         let mut client = self.connection().await?.client();
         let answer = answered(client.upload_plan(UploadPlanRequest {
             transfer: Some(transfer.into()),
@@ -128,21 +128,25 @@ impl Credentials for LinkCredentials {
             first_part: request.first_part,
         }))
         .await?;
-        match answer.plan {
-            Some(Plan::Present(_)) => Ok(UploadPlan::AlreadyThere),
+        let plan = match answer.plan {
+            Some(Plan::Present(_)) => UploadPlan::AlreadyThere,
             Some(Plan::Single(single)) => {
                 let headers = single.headers.into_iter().map(|header| (header.name, header.value)).collect();
-                Ok(UploadPlan::Single { url: single.url, headers })
+                UploadPlan::Single { url: single.url, headers }
             }
-            Some(Plan::Parts(parts)) => Ok(UploadPlan::Multipart(MultipartPlan {
+            Some(Plan::Parts(parts)) => UploadPlan::Multipart(MultipartPlan {
                 upload_id: parts.upload,
                 part_bytes: parts.part_bytes,
                 part_count: parts.part_count,
                 first_part: parts.first_part,
                 urls: parts.urls,
-            })),
-            None => Err(CredentialError::Refused("its plan is of a kind that this agent does not know".to_owned())),
-        }
+            }),
+            None => {
+                let message = "its plan is of a kind that this agent does not know".to_owned();
+                return Err(CredentialError::Refused(message));
+            }
+        };
+        Ok(Upload { plan, key: None })
     }
 
     async fn complete(

@@ -5,13 +5,12 @@ use std::io;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, SystemTime};
 
-use atoll_model::value::ObjectRef;
 use aws_lc_rs::rand::{SecureRandom as _, SystemRandom};
 use object_store::local::LocalFileSystem;
 use serde::{Deserialize, Serialize};
 
 use super::signing::{Grant, UrlSigner};
-use super::{BucketError, BucketOptions, key_names};
+use super::{BucketError, BucketOptions, Key};
 
 /// After this long nobody comes back to an upload; S3's buckets are given the same rule.
 const UPLOAD_KEPT: Duration = Duration::from_secs(7 * 24 * 3_600);
@@ -59,16 +58,16 @@ impl Directory {
         Ok(directory)
     }
 
-    pub(super) fn download_url(&self, object: ObjectRef, expires_at: SystemTime) -> String {
-        self.url(object, &Grant::Download, expires_at)
+    pub(super) fn download_url(&self, key: &Key, expires_at: SystemTime) -> String {
+        self.url(key, &Grant::Download, expires_at)
     }
 
-    pub(super) fn url(&self, object: ObjectRef, grant: &Grant, expires_at: SystemTime) -> String {
-        format!("{}/bucket/{}", self.serve_url, self.signer.sign(object, grant, expires_at))
+    pub(super) fn url(&self, key: &Key, grant: &Grant, expires_at: SystemTime) -> String {
+        format!("{}/bucket/{}", self.serve_url, self.signer.sign(key, grant, expires_at))
     }
 
-    pub(super) fn path(&self, object: ObjectRef) -> PathBuf {
-        self.root.join(key_names(object).join("/"))
+    pub(super) fn path(&self, key: &Key) -> PathBuf {
+        self.root.join(key.to_string())
     }
 
     /// A path below `.uploads/` that nothing else uses.
@@ -76,27 +75,23 @@ impl Directory {
         self.root.join(".uploads").join(format!("put-{}", random_name()))
     }
 
-    pub(super) fn create_upload(&self, object: ObjectRef, upload: &UploadSize) -> io::Result<String> {
+    pub(super) fn create_upload(&self, key: &Key, upload: &UploadSize) -> io::Result<String> {
         let id = random_name();
         let folder = self.root.join(".uploads").join(&id);
         fs::create_dir(&folder)?;
-        let about = Upload {
-            key: key_names(object).join("/"),
-            stream_bytes: upload.stream_bytes,
-            part_bytes: upload.part_bytes,
-        };
+        let about = Upload { key: key.to_string(), stream_bytes: upload.stream_bytes, part_bytes: upload.part_bytes };
         fs::write(folder.join("about"), serde_json::to_vec(&about)?)?;
         File::create(folder.join("data"))?.set_len(about.stream_bytes)?;
         Ok(id)
     }
 
     /// The upload of this name, if it is one of this object.
-    pub(super) fn upload(&self, object: ObjectRef, id: &str) -> io::Result<Option<Upload>> {
+    pub(super) fn upload(&self, key: &Key, id: &str) -> io::Result<Option<Upload>> {
         let Some(folder) = self.upload_folder(id) else { return Ok(None) };
         match fs::read(folder.join("about")) {
             Ok(bytes) => {
                 let upload: Upload = serde_json::from_slice(&bytes)?;
-                Ok((upload.key == key_names(object).join("/")).then_some(upload))
+                Ok((upload.key == key.to_string()).then_some(upload))
             }
             Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
             Err(error) => Err(error),
@@ -110,8 +105,8 @@ impl Directory {
     }
 
     /// Moves what was gathered to its place, durably.
-    pub(super) fn publish(&self, object: ObjectRef, from: &Path) -> io::Result<()> {
-        let target = self.path(object);
+    pub(super) fn publish(&self, key: &Key, from: &Path) -> io::Result<()> {
+        let target = self.path(key);
         let folder = target.parent().expect("a key has three names");
         fs::create_dir_all(folder)?;
         fs::rename(from, &target)?;

@@ -7,7 +7,7 @@ use atoll_model::limits::LISTING_FILES_MAX;
 use atoll_model::value::{ListedFile, ObjectKind, ObjectRef};
 use futures::TryStreamExt as _;
 
-use super::{Bucket, BucketError, upload};
+use super::{Bucket, BucketError, Encryption, Stored, upload};
 use crate::manifest::Node;
 use crate::stream::CorruptStream;
 use crate::stream::plan::{PrefixReader, StreamPlan, fits};
@@ -15,7 +15,7 @@ use crate::stream::plan::{PrefixReader, StreamPlan, fits};
 /// What a directory in the bucket holds, as its own manifests say.
 #[derive(Debug)]
 pub struct TreeContents {
-    tree: ObjectRef,
+    tree: Stored,
     files: u64,
     listing: Option<Vec<ListedFile>>,
     /// Where the bytes of each file begin in the stream, and how many they are.
@@ -23,6 +23,11 @@ pub struct TreeContents {
 }
 
 impl TreeContents {
+    /// The directory that it was read of.
+    pub fn tree(&self) -> &Stored {
+        &self.tree
+    }
+
     /// How many files it has, each counted as often as it is named.
     pub fn files(&self) -> u64 {
         self.files
@@ -34,26 +39,27 @@ impl TreeContents {
     }
 }
 
-pub(super) async fn contents(bucket: &Bucket, tree: ObjectRef) -> Result<TreeContents, BucketError> {
-    let mut stream = bucket.get_stream(tree, None).await?;
+pub(super) async fn contents(bucket: &Bucket, stored: Stored) -> Result<TreeContents, BucketError> {
+    let tree = stored.object;
+    let mut stream = bucket.get_stream(stored.clone(), None).await?;
     let mut reader = PrefixReader::new(tree.id);
     let corrupt = |message: String| upload::corrupt(tree, CorruptStream(message));
-    while let Some(bytes) = stream.try_next().await.map_err(BucketError::Source)? {
+    while let Some(bytes) = stream.try_next().await.map_err(BucketError::reading(tree))? {
         let plan = reader.push(&bytes).map_err(|error| corrupt(error.to_string()))?;
         let Some((plan, _)) = plan else { continue };
         if !fits(&plan, tree) {
             return Err(corrupt("the tree has another size".to_owned()));
         }
-        return Ok(of_plan(tree, &plan));
+        return Ok(of_plan(stored, &plan));
     }
     Err(corrupt("it ends too early".to_owned()))
 }
 
-fn of_plan(tree: ObjectRef, plan: &StreamPlan) -> TreeContents {
+fn of_plan(tree: Stored, plan: &StreamPlan) -> TreeContents {
     let files = plan.totals.files;
     let listing = (files <= LISTING_FILES_MAX as u64).then(|| {
         let mut listing = Vec::new();
-        list(plan, tree.id, &mut Vec::new(), &mut listing);
+        list(plan, tree.object.id, &mut Vec::new(), &mut listing);
         // Within one directory the order of names is that of paths; across them a name that goes on with a byte below
         // `/` comes before the files of a directory.
         listing.sort_by(|a, b| a.path.cmp(&b.path));
@@ -81,8 +87,13 @@ fn list(plan: &StreamPlan, id: ObjectId, path: &mut Vec<u8>, files: &mut Vec<Lis
     }
 }
 
-pub(super) async fn take_out(bucket: &Bucket, from: &TreeContents, file: ObjectId) -> Result<u64, BucketError> {
-    let tree = from.tree;
+pub(super) async fn take_out(
+    bucket: &Bucket,
+    from: &TreeContents,
+    file: ObjectId,
+    encrypt: Option<&Encryption>,
+) -> Result<u64, BucketError> {
+    let tree = from.tree.object;
     let not_in_it = || upload::corrupt(tree, CorruptStream(format!("{file} is not in it")));
     let (start, bytes) = *from.places.get(&file).ok_or_else(not_in_it)?;
     let object = ObjectRef { id: file, kind: ObjectKind::File, bytes };
@@ -90,9 +101,9 @@ pub(super) async fn take_out(bucket: &Bucket, from: &TreeContents, file: ObjectI
     let stream = match range.is_empty() {
         // There is no range of no bytes.
         true => Box::pin(futures::stream::empty()),
-        false => bucket.get_stream(tree, Some(range)).await?,
+        false => bucket.get_stream(from.tree.clone(), Some(range)).await?,
     };
-    match bucket.put_stream(object, stream).await {
+    match bucket.put_stream(Stored { object, encryption: encrypt.cloned() }, stream).await {
         // It is the directory that is damaged; the file never was there.
         Err(BucketError::Corrupt { message, .. }) => Err(BucketError::Corrupt { object: tree, message }),
         result => result,

@@ -6,7 +6,6 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::SystemTime;
 
-use atoll_model::value::ObjectRef;
 use bytes::Bytes;
 use futures::{StreamExt as _, TryStreamExt as _};
 use http::header::{ACCEPT_RANGES, CONTENT_LENGTH, CONTENT_RANGE, CONTENT_TYPE, ETAG, RANGE};
@@ -19,7 +18,7 @@ use tokio_util::io::ReaderStream;
 use super::directory::Directory;
 use super::signing::{Grant, Refused};
 use super::upload::full;
-use super::{ByteStream, parse_key};
+use super::{ByteStream, Key};
 
 const CHUNK_BYTES: usize = 256 << 10;
 /// Most of a refused body that is read: two parts of the usual size.
@@ -64,28 +63,28 @@ pub(super) async fn serve(directory: &Arc<Directory>, request: Request<ByteStrea
 }
 
 async fn respond(directory: &Arc<Directory>, parts: &Parts, body: &mut ByteStream) -> Response<ByteStream> {
-    let key = parts.uri.path().strip_prefix("/bucket/").unwrap_or_default();
-    let Some(object) = parse_key(key) else {
+    let path = parts.uri.path().strip_prefix("/bucket/").unwrap_or_default();
+    let Some(key) = Key::parse(path) else {
         return answer(StatusCode::NOT_FOUND, "this is not the path of an object");
     };
     let query = parts.uri.query().unwrap_or_default();
-    let result = match directory.signer.check(parts.method.as_str(), object, query, SystemTime::now()) {
+    let result = match directory.signer.check(parts.method.as_str(), &key, query, SystemTime::now()) {
         Err(Refused::Expired) => return answer(StatusCode::FORBIDDEN, "this URL has expired; ask for a fresh one"),
         Err(Refused::Signature) => {
             return answer(StatusCode::FORBIDDEN, "the signature is not that of this URL, method and object");
         }
-        Ok(Grant::Download) => download(directory, object, &parts.method, &parts.headers).await,
-        Ok(Grant::Upload { length }) => upload(directory, object, length, &parts.headers, body).await,
+        Ok(Grant::Download) => download(directory, &key, &parts.method, &parts.headers).await,
+        Ok(Grant::Upload { length }) => upload(directory, key.clone(), length, &parts.headers, body).await,
         Ok(Grant::Part { upload, part, length }) => {
             let target = Part { upload, part, length };
-            upload_part(directory, object, &target, &parts.headers, body).await
+            upload_part(directory, &key, &target, &parts.headers, body).await
         }
     };
     result.unwrap_or_else(|error| {
         if full(&error) {
             answer(StatusCode::INSUFFICIENT_STORAGE, "the bucket has no space left")
         } else {
-            tracing::error!(%error, object = %object.id, "the bucket cannot serve a request");
+            tracing::error!(%error, %key, "the bucket cannot serve a request");
             answer(StatusCode::INTERNAL_SERVER_ERROR, "the bucket cannot serve this request")
         }
     })
@@ -93,11 +92,11 @@ async fn respond(directory: &Arc<Directory>, parts: &Parts, body: &mut ByteStrea
 
 async fn download(
     directory: &Directory,
-    object: ObjectRef,
+    key: &Key,
     method: &Method,
     headers: &HeaderMap,
 ) -> io::Result<Response<ByteStream>> {
-    let mut file = match File::open(directory.path(object)).await {
+    let mut file = match File::open(directory.path(key)).await {
         Err(error) if error.kind() == io::ErrorKind::NotFound => {
             return Ok(answer(StatusCode::NOT_FOUND, "the object is not in the bucket"));
         }
@@ -200,7 +199,7 @@ fn stored(etag: &str) -> Response<ByteStream> {
 
 async fn upload(
     directory: &Arc<Directory>,
-    object: ObjectRef,
+    key: Key,
     length: u64,
     headers: &HeaderMap,
     body: &mut ByteStream,
@@ -212,7 +211,7 @@ async fn upload(
     match received {
         Ok(Received::Whole { etag }) => {
             let directory = directory.clone();
-            tokio::task::spawn_blocking(move || directory.publish(object, &temporary)).await??;
+            tokio::task::spawn_blocking(move || directory.publish(&key, &temporary)).await??;
             Ok(stored(&etag))
         }
         Ok(Received::Refused(response)) => {
@@ -240,13 +239,13 @@ struct Part {
 
 async fn upload_part(
     directory: &Directory,
-    object: ObjectRef,
+    key: &Key,
     target: &Part,
     headers: &HeaderMap,
     body: &mut ByteStream,
 ) -> io::Result<Response<ByteStream>> {
     let Part { upload: id, part, length } = target;
-    let (Some(upload), Some(folder)) = (directory.upload(object, id)?, directory.upload_folder(id)) else {
+    let (Some(upload), Some(folder)) = (directory.upload(key, id)?, directory.upload_folder(id)) else {
         return Ok(answer(StatusCode::NOT_FOUND, "there is no such upload (any more)"));
     };
     if upload.part_length(*part) != *length {

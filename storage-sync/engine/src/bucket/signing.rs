@@ -2,12 +2,11 @@
 
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
-use atoll_model::value::ObjectRef;
 use aws_lc_rs::hmac;
 use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 
-use super::key_names;
+use super::Key;
 
 /// What one URL allows.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -65,25 +64,19 @@ impl UrlSigner {
     }
 
     /// Path and query of a URL, from the object's key on.
-    pub(super) fn sign(&self, object: ObjectRef, grant: &Grant, expires_at: SystemTime) -> String {
+    pub(super) fn sign(&self, key: &Key, grant: &Grant, expires_at: SystemTime) -> String {
         let expires = seconds(expires_at);
-        let tag = hmac::sign(&self.key, text(object, grant, expires).as_bytes());
+        let tag = hmac::sign(&self.key, text(key, grant, expires).as_bytes());
         let signature = URL_SAFE_NO_PAD.encode(tag.as_ref());
-        format!("{}?{}expires={expires}&signature={signature}", key_names(object).join("/"), grant.query())
+        format!("{key}?{}expires={expires}&signature={signature}", grant.query())
     }
 
     /// What a request with this method and query may do.
-    pub(super) fn check(
-        &self,
-        method: &str,
-        object: ObjectRef,
-        query: &str,
-        now: SystemTime,
-    ) -> Result<Grant, Refused> {
+    pub(super) fn check(&self, method: &str, key: &Key, query: &str, now: SystemTime) -> Result<Grant, Refused> {
         let value = |name: &str| {
             query
                 .split('&')
-                .find_map(|pair| pair.split_once('=').filter(|(key, _)| *key == name).map(|(_, value)| value))
+                .find_map(|pair| pair.split_once('=').filter(|(known, _)| *known == name).map(|(_, value)| value))
         };
         let number = |name: &str| value(name).and_then(|text| text.parse::<u64>().ok());
         let grant = match (method, value("upload")) {
@@ -99,15 +92,13 @@ impl UrlSigner {
         let expires = number("expires").ok_or(Refused::Signature)?;
         let signature = value("signature").and_then(|text| URL_SAFE_NO_PAD.decode(text).ok());
         let signature = signature.ok_or(Refused::Signature)?;
-        hmac::verify(&self.key, text(object, &grant, expires).as_bytes(), &signature)
-            .map_err(|_| Refused::Signature)?;
+        hmac::verify(&self.key, text(key, &grant, expires).as_bytes(), &signature).map_err(|_| Refused::Signature)?;
         // Said only of a URL that is genuine.
         if seconds(now) >= expires { Err(Refused::Expired) } else { Ok(grant) }
     }
 }
 
-fn text(object: ObjectRef, grant: &Grant, expires: u64) -> String {
-    let key = key_names(object).join("/");
+fn text(key: &Key, grant: &Grant, expires: u64) -> String {
     format!("atoll bucket url 1\n{}\n{key}\n{}\n{expires}", grant.method(), grant.query())
 }
 
@@ -117,13 +108,11 @@ fn seconds(time: SystemTime) -> u64 {
 
 #[cfg(test)]
 mod tests {
-    use atoll_model::id::ObjectId;
-    use atoll_model::value::ObjectKind;
-
     use super::*;
 
-    fn object(byte: u8) -> ObjectRef {
-        ObjectRef { id: ObjectId::from_digest([byte; 32]), kind: ObjectKind::File, bytes: 0 }
+    fn key(folder: &str, byte: u8) -> Key {
+        let hex = format!("{byte:02x}").repeat(32);
+        Key::parse(&format!("{folder}/{}/{hex}", &hex[..2])).expect("it is the key of an object")
     }
 
     fn query(url: &str) -> &str {
@@ -137,22 +126,22 @@ mod tests {
         let later = now + Duration::from_secs(60);
         let part = Grant::Part { upload: "u1".to_owned(), part: 3, length: 9 };
         for grant in [Grant::Download, Grant::Upload { length: 9 }, part] {
-            let url = signer.sign(object(1), &grant, later);
-            assert_eq!(signer.check(grant.method(), object(1), query(&url), now), Ok(grant.clone()));
-            assert_eq!(signer.check(grant.method(), object(1), query(&url), later), Err(Refused::Expired));
-            assert_eq!(signer.check(grant.method(), object(2), query(&url), now), Err(Refused::Signature));
-            let tree = ObjectRef { kind: ObjectKind::Tree, ..object(1) };
-            assert_eq!(signer.check(grant.method(), tree, query(&url), now), Err(Refused::Signature));
+            let url = signer.sign(&key("o", 1), &grant, later);
+            assert_eq!(signer.check(grant.method(), &key("o", 1), query(&url), now), Ok(grant.clone()));
+            assert_eq!(signer.check(grant.method(), &key("o", 1), query(&url), later), Err(Refused::Expired));
+            assert_eq!(signer.check(grant.method(), &key("o", 2), query(&url), now), Err(Refused::Signature));
+            let tree = key("t", 1);
+            assert_eq!(signer.check(grant.method(), &tree, query(&url), now), Err(Refused::Signature));
             let other = if grant.method() == "GET" { "PUT" } else { "GET" };
-            assert_eq!(signer.check(other, object(1), query(&url), now), Err(Refused::Signature));
-            assert_eq!(signer.check("DELETE", object(1), query(&url), now), Err(Refused::Signature));
+            assert_eq!(signer.check(other, &key("o", 1), query(&url), now), Err(Refused::Signature));
+            assert_eq!(signer.check("DELETE", &key("o", 1), query(&url), now), Err(Refused::Signature));
             let longer = url.replace("expires=", "expires=9");
-            assert_eq!(signer.check(grant.method(), object(1), query(&longer), now), Err(Refused::Signature));
+            assert_eq!(signer.check(grant.method(), &key("o", 1), query(&longer), now), Err(Refused::Signature));
             let other_key = UrlSigner::new(&[8; 32]);
-            assert_eq!(other_key.check(grant.method(), object(1), query(&url), now), Err(Refused::Signature));
+            assert_eq!(other_key.check(grant.method(), &key("o", 1), query(&url), now), Err(Refused::Signature));
         }
-        let url = signer.sign(object(1), &Grant::Upload { length: 9 }, later);
+        let url = signer.sign(&key("o", 1), &Grant::Upload { length: 9 }, later);
         let larger = url.replace("length=9", "length=90");
-        assert_eq!(signer.check("PUT", object(1), query(&larger), now), Err(Refused::Signature));
+        assert_eq!(signer.check("PUT", &key("o", 1), query(&larger), now), Err(Refused::Signature));
     }
 }

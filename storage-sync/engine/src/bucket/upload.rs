@@ -14,7 +14,10 @@ use object_store::{MultipartUpload, ObjectStoreExt as _, PutPayload};
 
 use super::directory::{Directory, UploadSize};
 use super::signing::Grant;
-use super::{Backend, Bucket, BucketError, ByteStream, MultipartPlan, PART_URLS_MAX, UploadPlan, UploadRequest};
+use super::{
+    Backend, Bucket, BucketError, ByteStream, Key, MultipartPlan, PART_URLS_MAX, Stored, UploadPlan, UploadRequest,
+};
+use crate::encryption::{Encrypting, Header};
 use crate::store::error::is_full;
 use crate::stream::{CorruptStream, Receiver, Sink};
 
@@ -26,9 +29,11 @@ fn part_bytes(stream_bytes: u64) -> u64 {
     stream_bytes.div_ceil(PARTS_MAX).next_multiple_of(1 << 20).max(PART_BYTES_MIN)
 }
 
-pub(super) async fn plan(bucket: &Bucket, request: &UploadRequest) -> Result<UploadPlan, BucketError> {
-    let &UploadRequest { object, stream_bytes, first_part, .. } = request;
-    match bucket.stream_bytes(object).await? {
+pub(super) async fn plan(bucket: &Bucket, request: &UploadRequest, stored: &Stored) -> Result<UploadPlan, BucketError> {
+    let &UploadRequest { object, first_part, .. } = request;
+    let stream_bytes = stored.bytes_of(request.stream_bytes);
+    let (key, path) = (stored.key(), bucket.path(stored));
+    match bucket.bytes_there(stored).await? {
         Some(there) if there == stream_bytes => return Ok(UploadPlan::AlreadyThere),
         Some(there) => tracing::warn!(object = %object.id, there, stream_bytes, "a broken object is uploaded again"),
         None => {}
@@ -36,8 +41,8 @@ pub(super) async fn plan(bucket: &Bucket, request: &UploadRequest) -> Result<Upl
     let expires_at = SystemTime::now() + bucket.url_lifetime;
     if stream_bytes <= SINGLE_PUT_BYTES_MAX {
         let url = match &bucket.backend {
-            Backend::S3(s3) => s3.signed_url(Method::PUT, &bucket.key(object), bucket.url_lifetime).await?.to_string(),
-            Backend::Directory(directory) => directory.url(object, &Grant::Upload { length: stream_bytes }, expires_at),
+            Backend::S3(s3) => s3.signed_url(Method::PUT, &path, bucket.url_lifetime).await?.to_string(),
+            Backend::Directory(directory) => directory.url(&key, &Grant::Upload { length: stream_bytes }, expires_at),
         };
         return Ok(UploadPlan::Single { url, headers: Vec::new() });
     }
@@ -45,7 +50,7 @@ pub(super) async fn plan(bucket: &Bucket, request: &UploadRequest) -> Result<Upl
     let part_count = stream_bytes.div_ceil(size.part_bytes) as u32;
     let upload_id = match &request.upload_id {
         Some(id) => id.clone(),
-        None => begin(bucket, object, size).await?,
+        None => begin(bucket, stored, size).await?,
     };
     let last = part_count.min(first_part.saturating_add(PART_URLS_MAX));
     let mut urls = Vec::new();
@@ -56,47 +61,48 @@ pub(super) async fn plan(bucket: &Bucket, request: &UploadRequest) -> Result<Upl
                 let number = (part + 1).to_string();
                 let query = [("partNumber", number.as_str()), ("uploadId", upload_id.as_str())];
                 let options = SignedUrlOptions::new().with_query(query);
-                s3.signed_url_opts(Method::PUT, &bucket.key(object), bucket.url_lifetime, &options).await?.to_string()
+                s3.signed_url_opts(Method::PUT, &path, bucket.url_lifetime, &options).await?.to_string()
             }
             Backend::Directory(directory) => {
                 let length = (stream_bytes - u64::from(part) * size.part_bytes).min(size.part_bytes);
-                directory.url(object, &Grant::Part { upload: upload_id.clone(), part, length }, expires_at)
+                directory.url(&key, &Grant::Part { upload: upload_id.clone(), part, length }, expires_at)
             }
         });
     }
     Ok(UploadPlan::Multipart(MultipartPlan { upload_id, part_bytes: size.part_bytes, part_count, first_part, urls }))
 }
 
-async fn begin(bucket: &Bucket, object: ObjectRef, size: UploadSize) -> Result<String, BucketError> {
+async fn begin(bucket: &Bucket, stored: &Stored, size: UploadSize) -> Result<String, BucketError> {
     match &bucket.backend {
-        Backend::S3(s3) => Ok(s3.create_multipart(&bucket.key(object)).await?),
+        Backend::S3(s3) => Ok(s3.create_multipart(&bucket.path(stored)).await?),
         Backend::Directory(directory) => {
-            directory.create_upload(object, &size).map_err(BucketError::io("an upload cannot be begun"))
+            directory.create_upload(&stored.key(), &size).map_err(BucketError::io("an upload cannot be begun"))
         }
     }
 }
 
 pub(super) async fn complete(
     bucket: &Bucket,
-    object: ObjectRef,
+    stored: &Stored,
     stream_bytes: u64,
     upload_id: Option<&str>,
     etags: &[String],
 ) -> Result<(), BucketError> {
+    let (object, stream_bytes) = (stored.object, stored.bytes_of(stream_bytes));
     let completed = match (upload_id, &bucket.backend) {
         (None, _) => Ok(()),
         (Some(id), Backend::S3(s3)) => {
             let parts = etags.iter().map(|etag| PartId { content_id: etag.clone() }).collect();
-            let result = s3.complete_multipart(&bucket.key(object), &id.to_owned(), parts).await;
+            let result = s3.complete_multipart(&bucket.path(stored), &id.to_owned(), parts).await;
             result.map(|_| ()).map_err(BucketError::from)
         }
         (Some(id), Backend::Directory(directory)) => {
-            let (directory, id, etags) = (directory.clone(), id.to_owned(), etags.to_vec());
-            blocking(move || complete_in_directory(&directory, object, &id, &etags)).await
+            let (directory, key, id, etags) = (directory.clone(), stored.key(), id.to_owned(), etags.to_vec());
+            blocking(move || complete_in_directory(&directory, object, &key, &id, &etags)).await
         }
     };
     // Whatever the answer was, what counts is what is there: an answer may be lost, or be wrong either way.
-    match (bucket.stream_bytes(object).await?, completed) {
+    match (bucket.bytes_there(stored).await?, completed) {
         (Some(there), _) if there == stream_bytes => Ok(()),
         (_, Err(error)) => Err(error),
         (there, Ok(())) => {
@@ -112,12 +118,13 @@ pub(super) async fn complete(
 fn complete_in_directory(
     directory: &Directory,
     object: ObjectRef,
+    key: &Key,
     id: &str,
     etags: &[String],
 ) -> Result<(), BucketError> {
     let failed = || BucketError::io("an upload cannot be completed");
     let incomplete = |message: String| BucketError::Incomplete { object, message };
-    let upload = directory.upload(object, id).map_err(failed())?;
+    let upload = directory.upload(key, id).map_err(failed())?;
     let (Some(upload), Some(folder)) = (upload, directory.upload_folder(id)) else {
         return Err(incomplete("there is no such upload".to_owned()));
     };
@@ -133,13 +140,13 @@ fn complete_in_directory(
     }
     let data = folder.join("data");
     File::open(&data).and_then(|data| data.sync_all()).map_err(failed())?;
-    directory.publish(object, &data).map_err(failed())?;
+    directory.publish(key, &data).map_err(failed())?;
     fs::remove_dir_all(&folder).map_err(failed())
 }
 
-pub(super) async fn abort(bucket: &Bucket, object: ObjectRef, upload_id: &str) -> Result<(), BucketError> {
+pub(super) async fn abort(bucket: &Bucket, stored: &Stored, upload_id: &str) -> Result<(), BucketError> {
     match &bucket.backend {
-        Backend::S3(s3) => match s3.abort_multipart(&bucket.key(object), &upload_id.to_owned()).await {
+        Backend::S3(s3) => match s3.abort_multipart(&bucket.path(stored), &upload_id.to_owned()).await {
             Ok(()) | Err(object_store::Error::NotFound { .. }) => Ok(()),
             Err(error) => Err(error.into()),
         },
@@ -161,20 +168,26 @@ async fn blocking<T: Send + 'static>(
     }
 }
 
-pub(super) async fn put_stream(bucket: &Bucket, object: ObjectRef, mut bytes: ByteStream) -> Result<u64, BucketError> {
+pub(super) async fn put_stream(bucket: &Bucket, stored: &Stored, mut bytes: ByteStream) -> Result<u64, BucketError> {
+    let (object, path) = (stored.object, bucket.path(stored));
     let mut receiver = Receiver::new(object);
+    let mut encrypting =
+        stored.encryption.as_ref().map(|encryption| Encrypting::new(&encryption.key, Header::random()));
     // The stream of a tree is longer than its bytes by its manifests; parts of this size leave room for that.
     let part_bytes = part_bytes(object.bytes.saturating_mul(2)) as usize;
     let mut upload = None;
     let mut sent = FuturesUnordered::new();
     let mut buffer = BytesMut::new();
     let result: Result<(), BucketError> = async {
-        while let Some(chunk) = bytes.try_next().await.map_err(BucketError::Source)? {
+        while let Some(chunk) = bytes.try_next().await.map_err(BucketError::reading(object))? {
             receiver.push(&chunk, &mut Nowhere).map_err(|error| corrupt(object, error))?;
-            buffer.extend_from_slice(&chunk);
+            match &mut encrypting {
+                Some(encrypting) => encrypting.push(&chunk, &mut buffer),
+                None => buffer.extend_from_slice(&chunk),
+            }
             while buffer.len() >= part_bytes {
                 if upload.is_none() {
-                    upload = Some(bucket.store().put_multipart(&bucket.key(object)).await?);
+                    upload = Some(bucket.store().put_multipart(&path).await?);
                 }
                 let upload: &mut Box<dyn MultipartUpload> = upload.as_mut().expect("it was begun above");
                 sent.push(upload.put_part(PutPayload::from(buffer.split_to(part_bytes).freeze())));
@@ -184,10 +197,13 @@ pub(super) async fn put_stream(bucket: &Bucket, object: ObjectRef, mut bytes: By
             }
         }
         receiver.finish(&mut Nowhere).map_err(|error| corrupt(object, error))?;
+        if let Some(encrypting) = &mut encrypting {
+            encrypting.finish(&mut buffer);
+        }
         let rest = PutPayload::from(buffer.split().freeze());
         match upload.as_mut() {
             None => {
-                bucket.store().put(&bucket.key(object), rest).await?;
+                bucket.store().put(&path, rest).await?;
             }
             Some(upload) => {
                 if rest.content_length() > 0 {
@@ -209,7 +225,7 @@ pub(super) async fn put_stream(bucket: &Bucket, object: ObjectRef, mut bytes: By
         return Err(error);
     }
     let received = receiver.received();
-    match bucket.stream_bytes(object).await? {
+    match bucket.stream_bytes(stored.clone()).await? {
         Some(there) if there == received => Ok(received),
         there => Err(BucketError::Incomplete {
             object,

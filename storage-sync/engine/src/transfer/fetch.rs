@@ -58,6 +58,7 @@ impl Failure {
                 RangeError::Credentials(error) => FetchError::Credentials(error),
                 RangeError::Unreachable { tries, message } => FetchError::Unreachable { tries, message },
                 RangeError::Lost(message) => return Self::Lost(message),
+                RangeError::Tampered(tampered) => return Self::Corrupt(tampered.to_string()),
             })
         }
     }

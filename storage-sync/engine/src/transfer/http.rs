@@ -11,6 +11,7 @@ use tokio::sync::Mutex;
 
 use super::filler::{Abandoned, Filler};
 use super::{CredentialError, Download, Inner, TransferConfig, chain};
+use crate::encryption::{RangeReader, Tampered};
 use atoll_model::value::ObjectRef;
 
 /// Why a request did not do what it should.
@@ -26,6 +27,8 @@ pub(super) enum Fault {
     Passing(String),
     /// Whoever wanted the bytes wants them no more.
     Abandoned,
+    /// What came does not open.
+    Tampered(Tampered),
 }
 
 impl Fault {
@@ -44,6 +47,7 @@ impl Fault {
         match self {
             Self::Missing => "the object is not in the bucket".to_owned(),
             Self::Abandoned => Abandoned.to_string(),
+            Self::Tampered(tampered) => tampered.to_string(),
             Self::Url(message) | Self::Broken(message) | Self::Passing(message) => message.clone(),
         }
     }
@@ -106,6 +110,8 @@ pub(super) enum RangeError {
     },
     /// An agent of another site is lost, or gives nothing (more).
     Lost(String),
+    /// What is there is not what was put there.
+    Tampered(Tampered),
 }
 
 impl<'a> Source<'a> {
@@ -146,10 +152,11 @@ impl<'a> Source<'a> {
         loop {
             let (generation, download) = self.url(refused.take()).await?;
             let before = filler.taken();
-            let fault = match self.request(&download.url, end, filler).await {
+            let fault = match self.request(&download, end, filler).await {
                 Ok(()) => return Ok(()),
                 Err(Fault::Missing) => return Err(RangeError::Missing),
                 Err(Fault::Abandoned) => return Err(RangeError::Lost(Abandoned.to_string())),
+                Err(Fault::Tampered(tampered)) => return Err(RangeError::Tampered(tampered)),
                 Err(fault) => fault,
             };
             if filler.taken() > before {
@@ -165,20 +172,26 @@ impl<'a> Source<'a> {
         }
     }
 
-    async fn request(&self, url: &str, end: u64, filler: &mut Filler) -> Result<(), Fault> {
+    async fn request(&self, download: &Download, end: u64, filler: &mut Filler) -> Result<(), Fault> {
         let _permit = self.inner.requests.acquire().await.expect("the semaphore is never closed");
         let stall = self.inner.config.stall_timeout;
         let (from, wanted) = (end - filler.left(), filler.left());
-        let request = self.inner.client.get(url).header(RANGE, format!("bytes={from}-{}", end - 1));
+        let mut reader = match &download.key {
+            // The stream that the URL is of now may be a shorter one than that which the range was made for.
+            Some(_) if end > download.stream_bytes => return Err(Fault::Passing(TOO_SHORT.to_owned())),
+            Some(key) => Some(RangeReader::new(key, download.stream_bytes, from..end)),
+            None => None,
+        };
+        let range = reader.as_ref().map_or(from..end, RangeReader::encrypted_range);
+        let request =
+            self.inner.client.get(&download.url).header(RANGE, format!("bytes={}-{}", range.start, range.end - 1));
         let mut response = timely(stall, request.send()).await?;
         match response.status() {
             StatusCode::PARTIAL_CONTENT => {}
             // The whole object, from its beginning: good enough for who wants that.
-            StatusCode::OK if from == 0 => {}
+            StatusCode::OK if range.start == 0 => {}
             StatusCode::OK => return Err(Fault::Passing("the bucket does not serve ranges".to_owned())),
-            StatusCode::RANGE_NOT_SATISFIABLE => {
-                return Err(Fault::Passing("the object in the bucket is shorter than it should be".to_owned()));
-            }
+            StatusCode::RANGE_NOT_SATISFIABLE => return Err(Fault::Passing(TOO_SHORT.to_owned())),
             status => {
                 let text = timely(stall, response.text()).await.unwrap_or_default();
                 return Err(Fault::of_status(status, &text));
@@ -190,11 +203,21 @@ impl<'a> Source<'a> {
                 return Err(Fault::Passing(format!("the answer ended after {came} of {wanted} bytes")));
             };
             self.wire_bytes.fetch_add(chunk.len() as u64, Ordering::Relaxed);
-            filler.put(&chunk).await.map_err(|Abandoned| Fault::Abandoned)?;
+            match &mut reader {
+                None => filler.put(&chunk).await.map_err(|Abandoned| Fault::Abandoned)?,
+                Some(reader) => {
+                    let mut rest = &chunk[..];
+                    while let Some(opened) = reader.next(&mut rest).map_err(Fault::Tampered)? {
+                        filler.put(opened).await.map_err(|Abandoned| Fault::Abandoned)?;
+                    }
+                }
+            }
         }
         Ok(())
     }
 }
+
+const TOO_SHORT: &str = "the object in the bucket is shorter than it should be";
 
 async fn timely<T>(stall: Duration, future: impl Future<Output = Result<T, reqwest::Error>>) -> Result<T, Fault> {
     match tokio::time::timeout(stall, future).await {

@@ -13,9 +13,10 @@ use serde::{Deserialize, Serialize};
 
 use super::http::{Fault, Retry, put};
 use super::progress::Listed;
-use super::verifying::Verifying;
-use super::{CredentialError, Inner, PushError, Pushed, blocking, chain};
+use super::reading::Reading;
+use super::{CredentialError, Inner, PushError, Pushed, Upload, blocking, chain};
 use crate::bucket::{MultipartPlan, UploadPlan, UploadRequest};
+use crate::encryption::Header;
 use crate::store::error::Doing as _;
 use crate::store::{SiteStore, StoreError};
 use crate::stream::ObjectStream;
@@ -26,6 +27,9 @@ struct Journal {
     object: ObjectRef,
     upload_id: String,
     part_bytes: u64,
+    /// Of what is sent, if it is encrypted: gone on with, it has to be the same.
+    #[serde(default)]
+    header: Option<Header>,
     /// Those that have arrived.
     parts: BTreeMap<u32, SentPart>,
 }
@@ -111,16 +115,29 @@ impl Push<'_> {
             upload_id: journal.as_ref().map(|journal| journal.upload_id.clone()),
             first_part: 0,
         };
-        match self.plan(&request).await? {
+        let Upload { plan, key } = self.plan(&request).await?;
+        match plan {
             UploadPlan::AlreadyThere => Ok(()),
-            UploadPlan::Single { url, headers } => self.single(&request, stream, url, headers).await,
+            UploadPlan::Single { url, headers } => {
+                let reading = Reading::new(stream, key.map(|key| (key, Header::random())));
+                self.single(&request, reading, url, headers).await
+            }
             UploadPlan::Multipart(plan) => {
                 let known = journal.filter(|journal| {
                     journal.object == self.object
                         && journal.upload_id == plan.upload_id
                         && journal.part_bytes == plan.part_bytes
+                        && journal.header.is_some() == key.is_some()
                 });
-                self.multipart(request, stream, plan, known.map(|journal| journal.parts).unwrap_or_default()).await
+                let journal = known.unwrap_or_else(|| Journal {
+                    object: self.object,
+                    upload_id: plan.upload_id.clone(),
+                    part_bytes: plan.part_bytes,
+                    header: key.is_some().then(Header::random),
+                    parts: BTreeMap::new(),
+                });
+                let reading = Reading::new(stream, key.zip(journal.header));
+                self.multipart(request, reading, plan, journal).await
             }
         }
     }
@@ -138,7 +155,7 @@ impl Push<'_> {
         }
     }
 
-    async fn plan(&self, request: &UploadRequest) -> Result<UploadPlan, PushError> {
+    async fn plan(&self, request: &UploadRequest) -> Result<Upload, PushError> {
         self.asked(|| self.inner.credentials.upload_plan(self.transfer, request)).await.map_err(PushError::Credentials)
     }
 
@@ -174,13 +191,12 @@ impl Push<'_> {
     async fn single(
         &self,
         request: &UploadRequest,
-        stream: ObjectStream,
+        reading: Reading,
         mut url: String,
         mut headers: Vec<(String, String)>,
     ) -> Result<(), Failure> {
-        let length = request.stream_bytes as usize;
-        let (_, bytes) = self.next(Verifying::new(stream), length).await?;
-        let bytes = Bytes::from(bytes);
+        let length = reading.length(request.stream_bytes) as usize;
+        let (_, bytes) = self.next(reading, length).await?;
         let mut retry = Retry::new(&self.inner.config);
         loop {
             let fault = match put(self.inner, &url, &headers, bytes.clone()).await {
@@ -191,7 +207,7 @@ impl Push<'_> {
                 return Err(PushError::Unreachable { tries: retry.tries, message: fault.message() }.into());
             }
             if !matches!(fault, Fault::Passing(_)) {
-                match self.plan(request).await? {
+                match self.plan(request).await?.plan {
                     // An answer was lost, or somebody else pushed it.
                     UploadPlan::AlreadyThere => return Ok(()),
                     UploadPlan::Single { url: fresh, headers: with } => (url, headers) = (fresh, with),
@@ -206,18 +222,15 @@ impl Push<'_> {
     async fn multipart(
         &self,
         mut request: UploadRequest,
-        stream: ObjectStream,
+        mut reading: Reading,
         plan: MultipartPlan,
-        parts: BTreeMap<u32, SentPart>,
+        mut journal: Journal,
     ) -> Result<(), Failure> {
         request.upload_id = Some(plan.upload_id.clone());
-        let mut journal =
-            Journal { object: self.object, upload_id: plan.upload_id.clone(), part_bytes: plan.part_bytes, parts };
         let urls = tokio::sync::Mutex::new(plan.clone());
-        let mut reading = Verifying::new(stream);
         let mut sending = FuturesUnordered::new();
         let known: u64 = journal.parts.len() as u64 * plan.part_bytes;
-        self.listed.missing_bytes.store(request.stream_bytes.saturating_sub(known), Ordering::Relaxed);
+        self.listed.missing_bytes.store(reading.length(request.stream_bytes).saturating_sub(known), Ordering::Relaxed);
         self.listed.arrived_bytes.store(0, Ordering::Relaxed);
         self.write_journal(&journal)?;
         for part in 0..plan.part_count {
@@ -228,7 +241,7 @@ impl Push<'_> {
             if journal.parts.get(&part).is_some_and(|sent| sent.digest == digest) {
                 continue;
             }
-            sending.push(self.send_part(&request, &urls, part, Bytes::from(bytes), digest));
+            sending.push(self.send_part(&request, &urls, part, bytes, digest));
             while sending.len() >= self.inner.config.parts_max.max(1) {
                 if let Some((part, sent)) = sending.try_next().await? {
                     journal.parts.insert(part, sent);
@@ -289,7 +302,7 @@ impl Push<'_> {
             return Ok(url.clone());
         }
         let request = UploadRequest { first_part: part, ..request.clone() };
-        match self.plan(&request).await? {
+        match self.plan(&request).await?.plan {
             UploadPlan::Multipart(fresh) if fresh.upload_id == plan.upload_id => *plan = fresh,
             // Somebody else's push was faster, or the bucket has changed its mind: the next round finds out.
             UploadPlan::AlreadyThere | UploadPlan::Single { .. } | UploadPlan::Multipart(_) => {
@@ -303,8 +316,8 @@ impl Push<'_> {
         })
     }
 
-    /// The next bytes of the object, verified as far as they complete a file.
-    async fn next(&self, mut reading: Verifying, length: usize) -> Result<(Verifying, Vec<u8>), Failure> {
+    /// The next bytes to send, verified as far as they complete a file.
+    async fn next(&self, mut reading: Reading, length: usize) -> Result<(Reading, Bytes), Failure> {
         let (reading, result) = blocking(move || {
             let result = reading.next(length);
             (reading, result)

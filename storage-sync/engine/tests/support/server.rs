@@ -14,9 +14,10 @@ use axum::body::Body;
 use axum::extract::{Request, State};
 use axum::response::Response;
 use futures::{StreamExt as _, TryStreamExt as _};
-use storage_sync_engine::bucket::{Bucket, BucketOptions, ByteStream, UploadPlan, UploadRequest};
+use storage_sync_engine::bucket::{Bucket, BucketOptions, ByteStream, Encryption, Found, Stored, UploadRequest};
+use storage_sync_engine::encryption::ProjectKey;
 use storage_sync_engine::store::SiteStore;
-use storage_sync_engine::transfer::{CredentialError, Credentials, Download, TransferConfig, Transfers};
+use storage_sync_engine::transfer::{CredentialError, Credentials, Download, TransferConfig, Transfers, Upload};
 
 /// What happens to one request.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -172,17 +173,28 @@ pub(crate) struct Minter {
     pub(crate) completed: AtomicU64,
     /// The next requests are not answered: as many as this says.
     pub(crate) unavailable: AtomicU64,
+    /// Encrypts everything.
+    pub(crate) project: Option<ProjectKey>,
 }
 
 impl Minter {
     pub(crate) fn new(bucket: &Bucket) -> Arc<Self> {
+        Self::of_project(bucket, None)
+    }
+
+    pub(crate) fn of_project(bucket: &Bucket, project: Option<ProjectKey>) -> Arc<Self> {
         Arc::new(Self {
+            project,
             bucket: bucket.clone(),
             first: Mutex::default(),
             minted: AtomicU64::new(0),
             completed: AtomicU64::new(0),
             unavailable: AtomicU64::new(0),
         })
+    }
+
+    pub(crate) fn stored(&self, object: ObjectRef) -> Stored {
+        Stored { object, encryption: self.project.as_ref().map(|key| Encryption::new(key, object)) }
     }
 
     fn next(&self) -> Result<Bucket, CredentialError> {
@@ -202,20 +214,24 @@ fn refused(error: storage_sync_engine::bucket::BucketError) -> CredentialError {
 #[async_trait]
 impl Credentials for Minter {
     async fn download(&self, object: ObjectRef) -> Result<Download, CredentialError> {
-        let bucket = self.next()?;
-        let stream_bytes = bucket.stream_bytes(object).await.map_err(refused)?.unwrap_or(0);
-        let url = bucket.mint_download(object).await.map_err(refused)?.url;
-        Ok(Download { url, stream_bytes })
+        let (bucket, stored) = (self.next()?, self.stored(object));
+        let found = bucket.find(stored.clone()).await.map_err(refused)?;
+        let Found { stream_bytes, key } = found.unwrap_or(Found { stream_bytes: 0, key: None });
+        let url = bucket.mint_download(stored).await.map_err(refused)?.url;
+        Ok(Download { url, stream_bytes, key })
     }
 
-    async fn upload_plan(&self, _: TransferId, request: &UploadRequest) -> Result<UploadPlan, CredentialError> {
-        self.next()?.plan_upload(request).await.map_err(refused)
+    async fn upload_plan(&self, _: TransferId, request: &UploadRequest) -> Result<Upload, CredentialError> {
+        let encryption = self.stored(request.object).encryption;
+        let plan = self.next()?.plan_upload(request, encryption.as_ref()).await.map_err(refused)?;
+        Ok(Upload { plan, key: encryption.map(|encryption| encryption.key().clone()) })
     }
 
     async fn complete(&self, _: TransferId, request: &UploadRequest, etags: &[String]) -> Result<(), CredentialError> {
         self.completed.fetch_add(1, Ordering::Relaxed);
         let UploadRequest { object, stream_bytes, upload_id, .. } = request;
-        self.bucket.complete_upload(*object, *stream_bytes, upload_id.as_deref(), etags).await.map_err(refused)
+        let stored = self.stored(*object);
+        self.bucket.complete_upload(stored, *stream_bytes, upload_id.as_deref(), etags).await.map_err(refused)
     }
 }
 

@@ -5,6 +5,7 @@ use std::sync::Arc;
 use anyhow::Result;
 use atoll_model::id::TransferId;
 use atoll_model::value::ObjectRef;
+use storage_sync_engine::encryption::ProjectKey;
 use storage_sync_engine::transfer::{FetchError, PushError, TransferConfig};
 
 use super::server::{Minter, Served, quick, transfers};
@@ -21,8 +22,17 @@ pub(crate) struct World {
 
 impl World {
     pub(crate) async fn new() -> Result<Self> {
+        Self::of_project(None).await
+    }
+
+    /// Whatever goes into the bucket is encrypted.
+    pub(crate) async fn encrypted() -> Result<Self> {
+        Self::of_project(Some(ProjectKey::new([9; 32]))).await
+    }
+
+    async fn of_project(project: Option<ProjectKey>) -> Result<Self> {
         let served = Served::start().await?;
-        let minter = Minter::new(&served.bucket);
+        let minter = Minter::of_project(&served.bucket, project);
         Ok(Self { served, minter, from: Site::new()?, to: Site::new()? })
     }
 
