@@ -109,6 +109,9 @@ enum Bench {
     Handoff {
         #[arg(long, default_value = "10GiB")]
         size: String,
+        /// As a tree of so many files, together of that size.
+        #[arg(long, default_value_t = 1)]
+        files: u64,
     },
 }
 
@@ -161,7 +164,7 @@ pub(crate) async fn bench(arguments: BenchArguments) -> anyhow::Result<()> {
         Bench::Fleet => return fleet::serve().await,
         Bench::Transfer { size, files, route } => transfer::measure(&place, &size, files, route).await?,
         Bench::Trace(trace) => trace::measure(&trace)?,
-        Bench::Handoff { size } => handoff::measure(&place, &size).await?,
+        Bench::Handoff { size, files } => handoff::measure(&place, &size, files).await?,
     };
     let document = json!({
         "bench": findings.bench,

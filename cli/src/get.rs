@@ -87,7 +87,7 @@ async fn one_output(client: &Client, run: &str, name: &str, value: &Value, to: &
     Ok(())
 }
 
-async fn download(client: &Client, path: &str, mut unpacker: Unpacker) -> anyhow::Result<()> {
+pub(crate) async fn download(client: &Client, path: &str, mut unpacker: Unpacker) -> anyhow::Result<()> {
     let mut chunks = client.stream(path).await?.bytes_stream();
     while let Some(chunk) = chunks.next().await {
         let chunk = chunk.context("the download broke off")?;

@@ -4,6 +4,7 @@ mod bench;
 mod check;
 mod client;
 mod crashes;
+mod data;
 mod dev;
 mod diagnostics;
 mod failure;
@@ -69,6 +70,9 @@ enum Command {
     Get(get::GetArguments),
     /// Cancel a run.
     Cancel(show::CancelArguments),
+    /// Objects and their copies: where they are, which stay, which go.
+    #[command(subcommand)]
+    Data(data::DataCommand),
     /// List the sites.
     Sites(site::SitesArguments),
     /// One site: its tokens, its state.
@@ -133,6 +137,7 @@ fn perform(arguments: Arguments) -> anyhow::Result<bool> {
         match arguments.command {
             Command::Dev(arguments) => return dev::dev(*arguments).await,
             Command::Run(arguments) => return run::run(connection, arguments).await,
+            Command::Data(command) => return data::data(connection, command).await,
             Command::Server(arguments) => serve::server(*arguments).await?,
             Command::Agent(command) => serve::agent(command).await?,
             Command::Check(arguments) => check::check(connection, &arguments).await?,

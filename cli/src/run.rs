@@ -2,7 +2,7 @@
 
 mod progress;
 mod submission;
-mod upload;
+pub(crate) mod upload;
 
 use std::path::PathBuf;
 

@@ -133,6 +133,20 @@ pub const RUN_LABELS_MAX: usize = 32;
 /// Bytes of a project's name, and of the name and the value of a run's label: parts of keys of that index.
 pub const RUN_LABEL_BYTES_MAX: usize = 256;
 
+/// Objects that a site proposes to let go at a time: some hundred kilobytes of a frame, and a tree of ten thousand files
+/// goes in a few rounds.
+pub const EVICTION_OBJECTS_MAX: usize = 2_048;
+/// A store that is fuller than this much of what it may take lets go of what nobody needs, until it is down to the other:
+/// far enough apart that it does not begin again at once. The site closes at nine tenths of its disk.
+pub const STORE_HIGH_PERCENT: u64 = 85;
+pub const STORE_LOW_PERCENT: u64 = 75;
+/// What was used within this time is not let go: whoever needs it next may not have said so yet.
+pub const EVICTION_IDLE: Duration = Duration::from_secs(60);
+/// Before a site looks again for what may go after there was nothing; doubled each time up to the other, because a look
+/// goes through the whole store.
+pub const EVICTION_PAUSE: Duration = Duration::from_secs(5);
+pub const EVICTION_PAUSE_MAX: Duration = Duration::from_secs(300);
+
 /// Copies of one object that a rule may ask for: more than one for each region there is serves nobody.
 pub const REPLICAS_MAX: u32 = 64;
 /// Versions of a project's policy that the control plane remembers: enough to see who has changed what this year, and each

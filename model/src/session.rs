@@ -250,6 +250,23 @@ pub enum SiteCommand {
     Forget {
         run: RunId,
     },
+    /// These objects may go: what is needed at the site, or was used since it was proposed, stays all the same. The answer
+    /// to each [`Report::Evictable`]: of what that proposed, `refused` must stay, the first of them for this reason.
+    Evict {
+        /// That of the [`Report::Evictable`] that is answered.
+        proposal: u64,
+        objects: Vec<ObjectRef>,
+        refused: u32,
+        reason: Option<String>,
+    },
+    /// A person wants these to go: propose them.
+    ProposeEviction {
+        objects: Vec<ObjectRef>,
+    },
+    /// Read these objects again, or everything if there are none, and tell what came of it.
+    Verify {
+        objects: Vec<ObjectRef>,
+    },
     /// A command that `proto` could not read, because the control plane is of a newer version. It keeps its number: it is
     /// journaled and acknowledged like any other, and has no effect of its own.
     Unknown {
@@ -433,6 +450,23 @@ pub enum Report {
         kind: ObjectKind,
         location: FaultLocation,
         message: String,
+    },
+    /// Nothing at the site uses these: may they go?
+    Evictable {
+        /// Of all proposals of an agent only the last counts.
+        proposal: u64,
+        objects: Vec<ObjectRef>,
+    },
+    /// Of the objects of one [`SiteCommand::Evict`], those that are not in the store any more, and those that stayed.
+    Evicted {
+        gone: Vec<ObjectRef>,
+        kept: Vec<ObjectRef>,
+    },
+    /// A [`SiteCommand::Verify`] is carried out. What was damaged was told of before.
+    Verified {
+        files: u64,
+        bytes: u64,
+        damaged: u64,
     },
     /// A report that `proto` could not read, because the agent is of another version. It keeps its number: it is
     /// acknowledged like any other, and has no effect of its own.

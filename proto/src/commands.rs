@@ -12,7 +12,7 @@ use atoll_model::workflow::{OnDisconnect, StartMode};
 use crate::bindings::{BindingsWriter, read_bindings, read_run};
 use crate::columns::{ElementsReader, elements, read_runs, runs, same_length};
 use crate::error::{WireError, required};
-use crate::types::{enumeration, number, read_attempt, read_step, step};
+use crate::types::{enumeration, number, object_list, read_attempt, read_object_list, read_step, step};
 use crate::v1 as wire;
 use crate::v1::dispatch::Elements as WireElements;
 use crate::v1::site_command::Kind;
@@ -58,6 +58,13 @@ impl From<SiteCommand> for wire::SiteCommand {
             }
             SiteCommand::CancelPush { transfer } => Kind::CancelPush(transfer.into()),
             SiteCommand::Forget { run } => Kind::Forget(run.into()),
+            SiteCommand::Evict { proposal, objects, refused, reason } => {
+                Kind::Evict(wire::Evict { proposal, objects: object_list(objects), refused, reason })
+            }
+            SiteCommand::ProposeEviction { objects } => {
+                Kind::ProposeEviction(wire::ObjectList { objects: object_list(objects) })
+            }
+            SiteCommand::Verify { objects } => Kind::Verify(wire::ObjectList { objects: object_list(objects) }),
             SiteCommand::Unknown { reason } => Kind::Unknown(reason),
             SiteCommand::Delegate(delegation) => Kind::Delegate((*delegation).into()),
             SiteCommand::Withdraw { run, step: index, stop } => {
@@ -87,6 +94,11 @@ impl TryFrom<wire::SiteCommand> for SiteCommand {
             },
             Kind::CancelPush(transfer) => Self::CancelPush { transfer: transfer.into() },
             Kind::Forget(run) => Self::Forget { run: run.into() },
+            Kind::Evict(wire::Evict { proposal, objects, refused, reason }) => {
+                Self::Evict { proposal, objects: read_object_list(objects)?, refused, reason }
+            }
+            Kind::ProposeEviction(list) => Self::ProposeEviction { objects: read_object_list(list.objects)? },
+            Kind::Verify(list) => Self::Verify { objects: read_object_list(list.objects)? },
             Kind::Unknown(reason) => Self::Unknown { reason },
             Kind::Delegate(delegation) => Self::Delegate(Box::new(delegation.try_into()?)),
             Kind::Withdraw(withdrawal) => Self::Withdraw {

@@ -10,7 +10,8 @@ use crate::delegation::{read_ended, write_ended};
 use crate::error::{WireError, required};
 use crate::finished::{read_finished, write_finished};
 use crate::types::{
-    digest, enumeration, number, object_kind, read_attempt, read_digest, read_object_kind, read_step, step,
+    digest, enumeration, number, object_kind, object_list, read_attempt, read_digest, read_object_kind,
+    read_object_list, read_step, step,
 };
 use crate::v1 as wire;
 use crate::v1::report::Kind;
@@ -82,6 +83,13 @@ impl From<Report> for wire::Report {
                 location: fault_location(location).into(),
                 message,
             }),
+            Report::Evictable { proposal, objects } => {
+                Kind::Evictable(wire::Evictable { proposal, objects: object_list(objects) })
+            }
+            Report::Evicted { gone, kept } => {
+                Kind::Evicted(wire::Evicted { gone: object_list(gone), kept: object_list(kept) })
+            }
+            Report::Verified { files, bytes, damaged } => Kind::Verified(wire::Verified { files, bytes, damaged }),
             Report::Unknown { reason } => Kind::Unknown(reason),
             Report::Retried { run, step: index, elements } => Kind::Retried(write_finished(run, index, elements)),
             Report::DelegationEnded { run, step: index, kept, reason } => {
@@ -121,6 +129,13 @@ fn read_report(message: wire::Report, refused: &mut Vec<WireError>) -> Result<Re
             location: read_fault_location(number(fault.location), "fault.location")?,
             message: fault.message,
         },
+        Kind::Evictable(wire::Evictable { proposal, objects }) => {
+            Report::Evictable { proposal, objects: read_object_list(objects)? }
+        }
+        Kind::Evicted(wire::Evicted { gone, kept }) => {
+            Report::Evicted { gone: read_object_list(gone)?, kept: read_object_list(kept)? }
+        }
+        Kind::Verified(wire::Verified { files, bytes, damaged }) => Report::Verified { files, bytes, damaged },
         Kind::Unknown(reason) => Report::Unknown { reason },
         Kind::Retried(retried) => {
             let Report::Finished { run, step, elements } = read_finished(retried, refused)? else {

@@ -321,3 +321,11 @@ impl TryFrom<wire::Type> for Type {
         Ok((0..lists).fold(inner, |inner, _| Self::List(Some(Box::new(inner)))))
     }
 }
+
+pub(crate) fn object_list(objects: Vec<ObjectRef>) -> Vec<wire::Object> {
+    objects.into_iter().map(Into::into).collect()
+}
+
+pub(crate) fn read_object_list(objects: Vec<wire::Object>) -> Result<Vec<ObjectRef>, WireError> {
+    objects.into_iter().map(TryInto::try_into).collect()
+}

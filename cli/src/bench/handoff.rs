@@ -1,16 +1,16 @@
-//! One large file, handed to the next step on the same site.
+//! One large file, or a tree of many, handed to the next step on the same site.
 
 use anyhow::{Context as _, bail};
 use serde_json::{Map, json};
 
 use super::{Findings, Measured, Place};
 
-pub(super) async fn measure(place: &Place, size: &str) -> anyhow::Result<Findings> {
+pub(super) async fn measure(place: &Place, size: &str, files: u64) -> anyhow::Result<Findings> {
     let bytes = atoll_model::units::parse_size(size).map_err(|error| anyhow::anyhow!("{error}"))?;
     let measured = place.start(1).await?;
-    let results = run(&measured, bytes).await;
+    let results = run(&measured, bytes, files).await;
     measured.installation.stop().await;
-    Ok(Findings { bench: "handoff", settings: json!({ "size_bytes": bytes }), results: results? })
+    Ok(Findings { bench: "handoff", settings: json!({ "size_bytes": bytes, "files": files }), results: results? })
 }
 
 /// The producer writes every byte, so that blocks exist that could be copied; both steps say which inode they see.
@@ -33,8 +33,35 @@ steps:
     )
 }
 
-async fn run(measured: &Measured, bytes: u64) -> anyhow::Result<Map<String, serde_json::Value>> {
-    let run = measured.client.submit_and_wait(&workflow(bytes), "bench.yaml").await?;
+/// A tree of files that all differ, so that none stands for another; both steps say which inodes they see.
+fn tree_workflow(bytes: u64, files: u64) -> String {
+    let each = (bytes / files.max(1)).max(1);
+    let total = each * files;
+    format!(
+        r#"workflow: bench-handoff
+steps:
+  make:
+    run: |
+      mkdir "$ATOLL_OUTPUTS/big"
+      head -c {total} /dev/urandom | split -a 6 -b {each} - "$ATOLL_OUTPUTS/big/f"
+      find "$ATOLL_OUTPUTS/big" -type f -printf '%P %i\n' | sort | cksum > "$ATOLL_OUTPUTS/inode"
+    outputs: {{ big: directory, inode: string }}
+  take:
+    with: {{ big: "${{{{ steps.make.outputs.big }}}}" }}
+    run: |
+      find "$big" -type f -printf '%P %i\n' | sort | cksum > "$ATOLL_OUTPUTS/inode"
+      find "$big" -type f -printf '%s\n' | awk '{{ sum += $1 }} END {{ printf "%d", sum }}' > "$ATOLL_OUTPUTS/size"
+    outputs: {{ inode: string, size: integer }}
+"#
+    )
+}
+
+async fn run(measured: &Measured, bytes: u64, files: u64) -> anyhow::Result<Map<String, serde_json::Value>> {
+    let (source, bytes) = match files {
+        0 | 1 => (workflow(bytes), bytes),
+        files => (tree_workflow(bytes, files), (bytes / files).max(1) * files),
+    };
+    let run = measured.client.submit_and_wait(&source, "bench.yaml").await?;
     if run.state != "succeeded" {
         bail!("the run ended as {}: {}", run.state, run.error.unwrap_or_default());
     }

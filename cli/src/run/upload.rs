@@ -19,7 +19,7 @@ const CHUNK: usize = 1 << 20;
 ///
 /// # Errors
 /// When it cannot be read, or the server cannot be reached.
-pub(super) async fn send(client: &Client, path: &Path) -> anyhow::Result<Value> {
+pub(crate) async fn send(client: &Client, path: &Path) -> anyhow::Result<Value> {
     let path = path.canonicalize().with_context(|| format!("cannot open {}", path.display()))?;
     let name = path.file_name().context("a path with a name")?.as_bytes().to_owned();
     let directory = path.is_dir();

@@ -11,6 +11,7 @@ mod delegate_command;
 mod delegation;
 mod direct;
 mod dispatch;
+pub(crate) mod eviction;
 pub(crate) mod flow;
 mod fragments;
 mod handshake;

@@ -149,6 +149,28 @@ pub enum Request {
         /// What the history holds of the run, if it is not known here any more.
         kept: Option<Box<FinishedRun>>,
     },
+    /// A person wants a copy of the object to stay.
+    PinObject {
+        object: ObjectId,
+        at: PinPlace,
+        by: String,
+    },
+    UnpinObject {
+        object: ObjectId,
+        at: PinPlace,
+    },
+    /// A person wants the object to leave a site, or the bucket. Refused where somebody needs that copy; what the site does
+    /// with it it says later.
+    EvictObject {
+        object: ObjectId,
+        /// Nothing for the bucket.
+        site: Option<SiteName>,
+    },
+    /// A person wants a site to read these objects again, or all that it has.
+    VerifySite {
+        site: SiteName,
+        objects: Vec<ObjectId>,
+    },
     /// A person has taken this much of the object out.
     RecordDownload {
         run: RunId,
@@ -183,6 +205,15 @@ pub struct PolicyApplication {
     pub applied_by: String,
     /// The version that was looked at before, 0 for none: another one is not replaced.
     pub instead_of: Option<u32>,
+}
+
+/// Where a copy is to stay.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum PinPlace {
+    /// One copy at least, wherever it is.
+    Anywhere,
+    Bucket,
+    Site(SiteName),
 }
 
 /// What is to be other than it is; what is left out stays.

@@ -408,6 +408,59 @@ pub enum Fact {
         project: String,
         applied: Arc<AppliedPolicy>,
     },
+    /// The site may let go of these: from now on they do not count as being there. Of what it proposed, `refused` must
+    /// stay, the first of them for this reason. Takes the next number of the agent's log.
+    EvictionGranted {
+        site: SiteId,
+        /// The number that the site gave to what it proposed.
+        proposal: u64,
+        objects: Vec<ObjectRef>,
+        refused: u32,
+        reason: Option<Arc<str>>,
+    },
+    /// What became of those.
+    EvictionEnded {
+        site: SiteId,
+        gone: Vec<ObjectId>,
+        kept: Vec<ObjectId>,
+    },
+    /// A person wants the object to leave the site. Takes the next number of the agent's log.
+    EvictionAsked {
+        site: SiteId,
+        object: ObjectRef,
+    },
+    ObjectPinned {
+        object: ObjectId,
+        at: PinnedAt,
+        by: Arc<str>,
+        since: Timestamp,
+    },
+    ObjectUnpinned {
+        object: ObjectId,
+        at: PinnedAt,
+    },
+    /// A person has asked a site to read these objects again, or all that it has. Takes the next number of the agent's log.
+    VerificationAsked {
+        site: SiteId,
+        objects: Vec<ObjectRef>,
+        at: Timestamp,
+    },
+    VerificationEnded {
+        site: SiteId,
+        files: u64,
+        bytes: u64,
+        damaged: u64,
+        at: Timestamp,
+    },
+}
+
+/// Where a person wants a copy of an object to stay.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+pub enum PinnedAt {
+    /// One copy at least, wherever it is.
+    Anywhere,
+    Bucket,
+    Site(SiteId),
 }
 
 /// Where the logs of an agent's new journal begin.

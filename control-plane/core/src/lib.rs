@@ -50,8 +50,8 @@ mod views;
 
 pub use command::{Command, HolderOffer, Rejection, Response};
 pub use control_plane::{ControlPlane, Step};
-pub use event::{Config, ConnectionId, Event, PolicyApplication, ProjectChange, Request, RequestId};
-pub use fact::{Fact, Items, LogPositions, ReturnCause, RuleText};
+pub use event::{Config, ConnectionId, Event, PinPlace, PolicyApplication, ProjectChange, Request, RequestId};
+pub use fact::{Fact, Items, LogPositions, PinnedAt, ReturnCause, RuleText};
 pub use finished::FinishedRun;
 pub use recording::{RecordedExecution, RecordedSite, Recording};
 pub use rules::AppliedPolicy;

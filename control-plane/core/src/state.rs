@@ -1,5 +1,6 @@
 //! The durable state: everything that follows from the facts, and nothing else. Only `evolve` changes it.
 
+mod copies;
 mod delegated;
 mod ending;
 mod evolve;
@@ -20,6 +21,7 @@ use std::sync::Arc;
 use atoll_model::id::{AgentId, ExecutionId, ObjectId, RunId, SiteId, SiteName, StepIndex, TokenId, TransferId};
 use serde::{Deserialize, Serialize};
 
+pub(crate) use self::copies::{Pin, Verification};
 pub(crate) use self::delegated::Delegations;
 pub(crate) use self::evolve_runs::submitted_objects;
 pub(crate) use self::object::{BucketState, DoubtfulPush, LedgerEntry, ObjectState, Place, Source, Transfer, Use};
@@ -28,6 +30,7 @@ pub(crate) use self::row::{Detail, Row, RowState};
 pub(crate) use self::run::{Active, ActivePhase, Decision, Former, Phase, Run, StepPhase, StepState, Tries};
 pub(crate) use self::site::{Agent, Log, Outgoing, Site, Token};
 pub(crate) use self::usage::{ProjectUsage, Projects, Usage};
+use crate::fact::PinnedAt;
 use crate::plan::RunPlan;
 use crate::rules::{AppliedPolicy, Rules};
 use crate::view::RunTags;
@@ -45,9 +48,9 @@ impl Snapshot {
     pub fn upgrade(format: u16, encoded: &mut Vec<u8>) {
         const EMPTY: u8 = 0;
         if format < 2 {
-            // The tags of runs, what is set for projects, the sites that catch up, delegated steps, and the rules of
-            // projects.
-            encoded.extend([EMPTY; 5]);
+            // The tags of runs, what is set for projects, the sites that catch up, delegated steps, the rules of projects,
+            // pins and verifications.
+            encoded.extend([EMPTY; 7]);
         }
     }
 }
@@ -81,6 +84,10 @@ pub(crate) struct State {
     pub(crate) delegations: Delegations,
     /// Versions of the rules of each project, the one that holds last.
     pub(crate) policies: BTreeMap<String, Vec<Arc<AppliedPolicy>>>,
+    /// What people want to stay. Not there in format 1 of the journal, like what follows.
+    pub(crate) pins: BTreeMap<ObjectId, BTreeMap<PinnedAt, Pin>>,
+    /// The last time that each site was asked to read its store again.
+    pub(crate) verifications: BTreeMap<SiteId, Verification>,
     /// Runs that have not ended, and what is under way, by project. Both follow from the runs.
     #[serde(skip)]
     pub(crate) live_runs: u64,

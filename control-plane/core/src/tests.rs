@@ -7,6 +7,7 @@
 mod data;
 mod delegation;
 mod direct;
+mod eviction;
 mod failures;
 mod fleet;
 mod flow;

@@ -247,6 +247,11 @@ pub struct ObjectView {
     pub rules: Vec<String>,
     /// Sites whose own policy does not let it leave, and what they said.
     pub withheld: Vec<(String, String)>,
+    pub pins: Vec<PinView>,
+    /// Why a copy of it stays, if one must.
+    pub needed: Option<String>,
+    /// Runs that know it.
+    pub runs: Vec<RunId>,
 }
 
 /// What the rules say of the data of a run.
@@ -271,6 +276,46 @@ pub struct DataRulesView {
     pub push_rule: Option<String>,
     pub bucket_closed: Option<String>,
     pub direct_closed: Option<String>,
+}
+
+/// A person wants a copy to stay.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct PinView {
+    /// The name of a site, `bucket`, or `anywhere`.
+    pub at: String,
+    pub by: String,
+    pub since: Timestamp,
+}
+
+/// Which objects to show; each part that is given must hold.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct ObjectFilter {
+    pub site: Option<SiteName>,
+    pub run: Option<RunId>,
+    pub pinned: bool,
+    /// Those after this one.
+    pub after: Option<ObjectId>,
+    pub limit: usize,
+}
+
+/// One object of a list.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ObjectRow {
+    pub object: ObjectRef,
+    /// Names of sites, and `bucket`.
+    pub replicas: Vec<String>,
+    pub pins: Vec<PinView>,
+}
+
+/// What came of the last time that a site was asked to read its store again.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct VerificationView {
+    pub asked_at: Timestamp,
+    /// Nothing while it goes on.
+    pub ended_at: Option<Timestamp>,
+    pub files: u64,
+    pub bytes: u64,
+    pub damaged: u64,
 }
 
 /// What placement would do with a step, before anything runs.

@@ -5,6 +5,7 @@ mod planning;
 mod policies;
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::ops::Bound;
 use std::sync::Arc;
 
 use atoll_model::id::{ObjectId, RunId, SiteId, SiteName};
@@ -12,10 +13,11 @@ use atoll_model::session::Other;
 use atoll_model::workflow::{SiteFacts, Workflow};
 
 use crate::control_plane::ControlPlane;
-use crate::state::{BucketState, LedgerEntry, Phase, Place, Run, StepPhase, StepState, Usage};
+use crate::fact::PinnedAt;
+use crate::state::{BucketState, LedgerEntry, ObjectState, Phase, Pin, Place, Run, StepPhase, StepState, Usage};
 use crate::view::{
-    Counters, ExecutionState, LedgerFilter, LedgerView, MovingView, ObjectView, ProjectView, RunFilter, RunPlace,
-    RunState, RunView, SiteView, WorkflowUsage,
+    Counters, ExecutionState, LedgerFilter, LedgerView, MovingView, ObjectFilter, ObjectRow, ObjectView, PinView,
+    ProjectView, RunFilter, RunPlace, RunState, RunView, SiteView, VerificationView, WorkflowUsage,
 };
 
 impl ControlPlane {
@@ -103,10 +105,7 @@ impl ControlPlane {
 
     pub fn object(&self, object: ObjectId) -> Option<ObjectView> {
         let known = self.state.objects.get(&object)?;
-        let mut replicas: Vec<_> = known.sites.iter().map(|site| self.state.site_name(*site)).collect();
-        if known.bucket == BucketState::Present {
-            replicas.push(Place::Bucket.to_string());
-        }
+        let ObjectRow { replicas, pins, .. } = self.object_row(known);
         let filter = LedgerFilter { object: Some(object), ..LedgerFilter::default() };
         let allowed = |(id, _): &(&SiteId, &crate::state::Site)| self.vetoes(known, Some(**id)).destination.is_none();
         let confined_to = self
@@ -118,6 +117,9 @@ impl ControlPlane {
             confining.chain(others).map(|rule| run.plan.rules.name(rule)).collect::<Vec<_>>()
         });
         let withheld = known.withheld.iter().map(|(site, said)| (self.state.site_name(*site), said.to_string()));
+        let mut runs: Vec<_> = known.uses.iter().map(|usage| usage.run).collect();
+        runs.dedup();
+        let needed = self.need_of(known).map(|need| need.why);
         Some(ObjectView {
             object: known.reference,
             replicas,
@@ -125,6 +127,52 @@ impl ControlPlane {
             confined_to,
             rules: rules.collect::<BTreeSet<_>>().into_iter().collect(),
             withheld: withheld.collect(),
+            pins,
+            needed,
+            runs,
+        })
+    }
+
+    /// Objects that are known, in the order of their names.
+    pub fn objects(&self, filter: &ObjectFilter) -> Vec<ObjectRow> {
+        let site = filter.site.as_ref().map(|name| self.state.site_names.get(name).copied());
+        let after = filter.after.map_or(Bound::Unbounded, Bound::Excluded);
+        let matching = self.state.objects.range((after, Bound::Unbounded)).map(|(_, known)| known).filter(|known| {
+            site.is_none_or(|site| site.is_some_and(|site| known.is_at(site)))
+                && filter.run.is_none_or(|run| known.uses.iter().any(|usage| usage.run == run))
+                && (!filter.pinned || self.state.is_pinned(known.reference.id))
+        });
+        matching.take(filter.limit).map(|known| self.object_row(known)).collect()
+    }
+
+    fn object_row(&self, known: &ObjectState) -> ObjectRow {
+        let mut replicas: Vec<_> = known.sites.iter().map(|site| self.state.site_name(*site)).collect();
+        if known.bucket == BucketState::Present {
+            replicas.push(Place::Bucket.to_string());
+        }
+        let pins = self.state.pins.get(&known.reference.id).into_iter().flatten();
+        let pin = |(at, pin): (&PinnedAt, &Pin)| PinView {
+            at: match at {
+                PinnedAt::Anywhere => "anywhere".to_owned(),
+                PinnedAt::Bucket => Place::Bucket.to_string(),
+                PinnedAt::Site(site) => self.state.site_name(*site),
+            },
+            by: pin.by.to_string(),
+            since: pin.since,
+        };
+        ObjectRow { object: known.reference, replicas, pins: pins.map(pin).collect() }
+    }
+
+    /// What came of the last time that the site was asked to read its store again, if it ever was.
+    pub fn verification(&self, site: &SiteName) -> Option<VerificationView> {
+        let known = self.state.verifications.get(self.state.site_names.get(site)?)?;
+        let ended = known.ended;
+        Some(VerificationView {
+            asked_at: known.asked_at,
+            ended_at: ended.map(|ended| ended.at),
+            files: ended.map_or(0, |ended| ended.files),
+            bytes: ended.map_or(0, |ended| ended.bytes),
+            damaged: ended.map_or(0, |ended| ended.damaged),
         })
     }
 

@@ -94,6 +94,9 @@ impl Site {
             | SiteCommand::CancelPush { .. }
             | SiteCommand::Delegate(_)
             | SiteCommand::Withdraw { .. }
+            | SiteCommand::Evict { .. }
+            | SiteCommand::ProposeEviction { .. }
+            | SiteCommand::Verify { .. }
             | SiteCommand::Unknown { .. }) => return Err(format!("a site was told what no replay needs: {other:?}")),
         }
         Ok(())

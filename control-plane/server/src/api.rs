@@ -11,6 +11,7 @@ mod extract;
 pub(crate) mod listener;
 mod log_lines;
 mod logs;
+mod objects;
 mod outputs;
 mod policies;
 mod probes;
@@ -109,6 +110,13 @@ fn routes() -> (Router<Arc<App>>, utoipa::openapi::OpenApi) {
         .routes(routes!(executions::resolve))
         .routes(routes!(data::object))
         .routes(routes!(data::ledger))
+        .routes(routes!(objects::list))
+        .routes(routes!(objects::pin))
+        .routes(routes!(objects::unpin))
+        .routes(routes!(objects::evict))
+        .routes(routes!(objects::push))
+        .routes(routes!(objects::content))
+        .routes(routes!(objects::verify, objects::verification))
         .routes(routes!(sites::list))
         .routes(routes!(sites::show, sites::remove))
         .routes(routes!(sites::drain))

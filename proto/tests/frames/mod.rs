@@ -270,6 +270,10 @@ fn command() -> impl Strategy<Value = SiteCommand> {
         (transfer(), object()).prop_map(|(transfer, object)| SiteCommand::Push { transfer, object }),
         transfer().prop_map(|transfer| SiteCommand::CancelPush { transfer }),
         run().prop_map(|run| SiteCommand::Forget { run }),
+        (any::<u64>(), vec(object(), 0..8), any::<u32>(), option::of(text()))
+            .prop_map(|(proposal, objects, refused, reason)| SiteCommand::Evict { proposal, objects, refused, reason }),
+        vec(object(), 0..8).prop_map(|objects| SiteCommand::ProposeEviction { objects }),
+        vec(object(), 0..8).prop_map(|objects| SiteCommand::Verify { objects }),
         text().prop_map(|reason| SiteCommand::Unknown { reason }),
         delegation().prop_map(|delegation| SiteCommand::Delegate(Box::new(delegation))),
         (run(), step(), any::<bool>()).prop_map(|(run, step, stop)| SiteCommand::Withdraw { run, step, stop }),
@@ -364,6 +368,9 @@ fn report() -> impl Strategy<Value = Report> {
             location,
             message
         }),
+        (any::<u64>(), vec(object(), 0..8)).prop_map(|(proposal, objects)| Report::Evictable { proposal, objects }),
+        (vec(object(), 0..4), vec(object(), 0..4)).prop_map(|(gone, kept)| Report::Evicted { gone, kept }),
+        any::<(u64, u64, u64)>().prop_map(|(files, bytes, damaged)| Report::Verified { files, bytes, damaged }),
         text().prop_map(|reason| Report::Unknown { reason }),
         (run(), step(), vec(finished(), 0..8)).prop_map(|(run, step, elements)| Report::Retried {
             run,

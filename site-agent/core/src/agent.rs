@@ -12,6 +12,7 @@ use crate::delegation::Lists;
 use crate::ending::Launch;
 use crate::event::{Event, Found, FoundAttempt, FoundState};
 use crate::fact::Fact;
+use crate::making_room::MakingRoom;
 use crate::queue::{Place, Ready, Waiting};
 use crate::room::Room;
 use crate::session::Session;
@@ -34,6 +35,7 @@ pub struct Agent {
     pub(crate) session: Session,
     pub(crate) room: Room,
     pub(crate) stage: Stage,
+    pub(crate) making_room: MakingRoom,
     pub(crate) waiting: Waiting,
     pub(crate) ready: Ready,
     /// Items whose work is nothing and that the shell was asked to finish.
@@ -91,6 +93,7 @@ impl Agent {
             state,
             config,
             stage: Stage::default(),
+            making_room: MakingRoom::default(),
             waiting: Waiting::default(),
             ready: Ready::default(),
             asked: BTreeSet::new(),
@@ -152,6 +155,11 @@ impl Agent {
                 let location = FaultLocation::SiteStore;
                 self.decide(&mut step, Fact::FaultFound { report: Report::Fault { object, kind, location, message } });
             }
+            Event::EvictableFound { objects } => self.evictable_found(objects, now, &mut step),
+            Event::Evicted { order, gone, kept } => self.evicted(order, gone, kept, &mut step),
+            Event::Verified { order, files, bytes, damaged } => {
+                self.verified(order, Report::Verified { files, bytes, damaged }, &mut step);
+            }
             Event::Measured { heartbeat } => self.measured(heartbeat, now, &mut step),
             Event::CapacityChanged { capacity } => {
                 self.room.set_capacity(&capacity);
@@ -211,7 +219,13 @@ impl Agent {
     pub(crate) fn closed(&self) -> Option<String> {
         let full = self.measured.capacity.disk_free_bytes < self.config.disk_free_bytes_min;
         let closed = self.measured.closed.clone().or_else(|| full.then(|| "the disk of the site is full".to_owned()));
-        closed.or_else(|| self.config.policy.refuses_growth(self.measured.store_bytes))
+        closed.or_else(|| {
+            let full = self.config.policy.refuses_growth(self.measured.store_bytes)?;
+            Some(match self.making_room.obstacle() {
+                Some(why) => format!("{full}; nothing of it may go: {why}"),
+                None => full,
+            })
+        })
     }
 
     fn begin(&mut self, Found { attempts: found, arrivals }: Found, step: &mut Step) {
@@ -244,6 +258,7 @@ impl Agent {
         let steps: Vec<StepKey> = self.state.steps.keys().copied().collect();
         self.notice_items(steps.into_iter());
         self.resume_delegations();
+        self.resume_store_orders(step);
         self.take_in_arrivals(arrivals, step);
         self.resume_transfers(step);
     }
@@ -286,6 +301,7 @@ impl Agent {
             self.hand_back_if_closed(step);
             self.wake_all();
         }
+        self.make_room(now, step);
     }
 
     fn started(&mut self, key: AttemptKey, at: Timestamp, now: Timestamp) {

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use atoll_model::elements::ElementSet;
-use atoll_model::id::{Attempt, ExecutionId, RunId, StepIndex, TransferId};
+use atoll_model::id::{Attempt, CommandSeq, ExecutionId, RunId, StepIndex, TransferId};
 use atoll_model::session::{AgentFrame, StepTemplate};
 use atoll_model::value::{ObjectRef, Value};
 
@@ -79,6 +79,22 @@ pub enum Command {
     Release {
         execution: ExecutionId,
         attempt: Attempt,
+    },
+    /// Find objects that may go, to make this much room, or those of these; from now until the next such command, watch
+    /// whether they are used. Answered by `EvictableFound`.
+    FindEvictable {
+        bytes: u64,
+        objects: Option<Vec<ObjectRef>>,
+    },
+    /// Let go of these, where they were found last and were not used since. Answered by exactly one `Evicted`.
+    Evict {
+        order: CommandSeq,
+        objects: Vec<ObjectRef>,
+    },
+    /// Read these again, or all that is in the store. Answered by exactly one `Verified`.
+    Verify {
+        order: CommandSeq,
+        objects: Vec<ObjectRef>,
     },
     /// The sealed outputs of this attempt must not be used: its commit failed.
     DropSealed {

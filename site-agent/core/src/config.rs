@@ -22,6 +22,8 @@ pub struct Config {
     pub outbox_bytes_max: u64,
     /// Once the store has less room than this, the site takes no new work (E1).
     pub disk_free_bytes_min: u64,
+    /// Bytes of the file system that the store is on; 0 if that is not known, and then only the policy limits it.
+    pub disk_bytes: u64,
     /// What the site's administrator lets the control plane have.
     pub policy: SitePolicy,
 }

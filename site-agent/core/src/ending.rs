@@ -123,13 +123,20 @@ impl Agent {
     }
 
     pub(crate) fn stored(&mut self, key: AttemptKey, result: Result<StoredOutputs, OutputFailure>) {
-        let Some(launch) = self.launches.get_mut(&key) else { return };
+        if !self.launches.contains_key(&key) {
+            return;
+        }
+        let mut objects = Vec::new();
         if let Ok(stored) = &result {
             visit_stored(&stored.outputs, &mut |object| {
                 self.stage.set_present(object);
                 self.wake.extend(self.waiting.for_object(object));
+                objects.push(object);
             });
+            objects.extend([stored.logs.stdout, stored.logs.stderr].into_iter().flatten().map(|log| log.id));
         }
+        objects.into_iter().for_each(|object| self.note_stored(object));
+        let Some(launch) = self.launches.get_mut(&key) else { return };
         launch.stored = Some(result);
         self.unsettled.insert(key);
     }

@@ -1,7 +1,7 @@
 //! What happens to an agent.
 
 use atoll_model::elements::ElementSet;
-use atoll_model::id::{Attempt, ExecutionId, ObjectId, RunId, StepIndex, TransferId};
+use atoll_model::id::{Attempt, CommandSeq, ExecutionId, ObjectId, RunId, StepIndex, TransferId};
 use atoll_model::resources::Capacity;
 use atoll_model::session::{ControlFrame, DirectShare, FailureReason, Heartbeat, Logs, PushFailure, Usage};
 use atoll_model::time::Timestamp;
@@ -96,6 +96,25 @@ pub enum Event {
         object: ObjectId,
         kind: ObjectKind,
         message: String,
+    },
+
+    /// What [`crate::Command::FindEvictable`] asked for: objects that nothing in the store is made of and no execution holds,
+    /// the least recently used first.
+    EvictableFound {
+        objects: Vec<ObjectRef>,
+    },
+    /// What [`crate::Command::Evict`] asked for.
+    Evicted {
+        order: CommandSeq,
+        gone: Vec<ObjectRef>,
+        kept: Vec<ObjectRef>,
+    },
+    /// What [`crate::Command::Verify`] asked for. What was damaged came before, as [`Event::Damaged`].
+    Verified {
+        order: CommandSeq,
+        files: u64,
+        bytes: u64,
+        damaged: u64,
     },
 
     /// Load and room, measured by the shell; sent with the next heartbeat.

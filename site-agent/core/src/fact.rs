@@ -110,6 +110,20 @@ pub enum Fact {
         session: Duration,
         work: Duration,
     },
+    /// The control plane is asked which of these may go.
+    RoomAsked {
+        proposal: u64,
+        objects: Vec<ObjectRef>,
+    },
+    /// What the control plane had allowed was done, or not, as the report says.
+    EvictionEnded {
+        order: CommandSeq,
+        report: Report,
+    },
+    VerificationEnded {
+        order: CommandSeq,
+        report: Report,
+    },
     /// The site's own policy keeps these objects here, or from some of those who may ask for them; whoever derives from
     /// them inherits it.
     Withheld {

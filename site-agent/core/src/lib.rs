@@ -20,6 +20,7 @@ mod delegation;
 mod ending;
 pub mod event;
 mod fact;
+mod making_room;
 mod policy;
 mod queue;
 mod readiness;

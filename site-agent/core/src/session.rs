@@ -14,6 +14,7 @@ use crate::agent::{Agent, Step};
 use crate::command::Command;
 use crate::config::{Boot, HEARTBEAT_BEFORE_FIRST_GRANT, LEASE_BEFORE_FIRST_GRANT, SILENCE_MAX};
 use crate::fact::Fact;
+use crate::making_room::StoreOrder;
 use crate::state::{AttemptKey, Lease, Outbox, StepKey};
 
 #[derive(Debug)]
@@ -377,7 +378,10 @@ impl Agent {
                     SiteCommand::CancelPush { transfer } => {
                         pushes.push((*transfer, Command::CancelPush { transfer: *transfer }));
                     }
-                    SiteCommand::Unknown { .. } => {}
+                    SiteCommand::Evict { .. }
+                    | SiteCommand::ProposeEviction { .. }
+                    | SiteCommand::Verify { .. }
+                    | SiteCommand::Unknown { .. } => {}
                     SiteCommand::Delegate(delegation) => {
                         let key = (delegation.template.run, delegation.template.step);
                         self.expandable.insert(key);
@@ -389,9 +393,11 @@ impl Agent {
                 }
             }
             let dropped: Vec<_> = withdrawn.iter().flat_map(|key| self.queued(*key)).collect();
+            let of_store = StoreOrder::among(known.next(), &commands);
             forgotten.iter().for_each(|run| self.forget_run(*run));
             self.decide(step, Fact::CommandsAccepted { first: known.next(), at: now, commands });
             self.wake.extend(dropped);
+            of_store.into_iter().for_each(|order| self.take_store_order(order, now, step));
             self.revisit(&touched);
             withdrawn.into_iter().for_each(|key| self.delegation_changed(key));
             // One that is over cannot be cancelled. One that was cancelled before it was heard of is begun all the same:

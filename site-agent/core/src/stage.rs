@@ -66,6 +66,16 @@ impl Stage {
         self.pausing().map(|(until, _)| until).min()
     }
 
+    /// Objects that are waited for.
+    pub(crate) fn wanted(&self) -> impl Iterator<Item = ObjectId> {
+        self.wanted.keys().copied()
+    }
+
+    /// The object, if it is being looked for.
+    pub(crate) fn is_located(&self, object: ObjectId) -> Option<ObjectRef> {
+        self.wanted.get(&object).filter(|wanted| wanted.phase == Phase::Locating).map(|wanted| wanted.object)
+    }
+
     fn pausing(&self) -> impl Iterator<Item = (Timestamp, ObjectId)> {
         self.wanted.values().filter_map(|wanted| match wanted.phase {
             Phase::Pausing { until } => Some((until, wanted.object.id)),
@@ -258,7 +268,10 @@ impl Agent {
     fn locate(&mut self, object: ObjectRef, execution: ExecutionId, step: &mut Step) {
         let wanted = Wanted { object, execution, phase: Phase::Locating, failures: 0 };
         self.stage.wanted.insert(object.id, wanted);
-        step.commands.push(Command::Locate { object });
+        // One that may be about to go is looked for when that is settled.
+        if !self.is_going(object.id) {
+            step.commands.push(Command::Locate { object });
+        }
     }
 
     fn fetch(&mut self, id: ObjectId, step: &mut Step) {
@@ -273,6 +286,7 @@ impl Agent {
     }
 
     fn have(&mut self, id: ObjectId) {
+        self.note_stored(id);
         self.stage.wanted.remove(&id);
         self.stage.set_present(id);
         self.wake.extend(self.waiting.for_object(id));

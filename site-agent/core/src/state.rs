@@ -41,6 +41,10 @@ pub struct Snapshot {
     pub(crate) lease: Lease,
     /// Objects that do not leave the site, each with the first reason that was found for it.
     pub(crate) withheld: BTreeMap<ObjectId, Vec<Withholding>>,
+    /// What may go and is not known to be gone, by the command that said so.
+    pub(crate) evictions: BTreeMap<CommandSeq, Vec<ObjectRef>>,
+    /// What is to be read again, by the command that asked for it.
+    pub(crate) verifications: BTreeMap<CommandSeq, Vec<ObjectRef>>,
 }
 
 /// Leases as they were last noted, in time since a start of the machine.
@@ -186,6 +190,18 @@ impl Snapshot {
                 self.lease = Lease { boot: *boot, session: *session, work: *work };
             }
             Fact::Withheld { objects, terms } => self.withhold(objects, terms),
+            Fact::RoomAsked { proposal, objects } => {
+                let report = Report::Evictable { proposal: *proposal, objects: objects.clone() };
+                self.outbox.push(Part::Other(Box::new(report)));
+            }
+            Fact::EvictionEnded { order, report } => {
+                self.evictions.remove(order);
+                self.outbox.push(Part::Other(Box::new(report.clone())));
+            }
+            Fact::VerificationEnded { order, report } => {
+                self.verifications.remove(order);
+                self.outbox.push(Part::Other(Box::new(report.clone())));
+            }
             Fact::StepExpanded { run, step, items, bindings } => self.expand((*run, *step), items, bindings),
             Fact::StepSkipped { run, step } => self.skip((*run, *step)),
             Fact::ElementsTaken { run, step, attempt, elements, at } => {

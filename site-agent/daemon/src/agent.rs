@@ -22,6 +22,7 @@ use crate::driver::{Beginning, Driver, Inbox, Performer, direct_share, open_jour
 use crate::executor::local::{self, Executor, LocalOptions, Order};
 use crate::link::{Identity, Link, LinkCredentials, LinkEnd, LinkEvent, LinkOptions, http_client};
 use crate::logs::Logs;
+use crate::scrub::keep_scrubbing;
 use crate::shim::log::boot_id;
 use crate::shim::make_private;
 use crate::telemetry::{self, Meters, Traces};
@@ -61,6 +62,7 @@ pub(crate) async fn run(config: Config, shutdown: CancellationToken) -> anyhow::
         measure::keep_measuring(config.clone(), transfers, inbox.clone(), Arc::clone(&meters), stopping.clone());
     tasks.spawn(measuring);
     tasks.spawn(keep_checkpoints(store.clone(), CHECKPOINT_INTERVAL, stopping.clone()));
+    tasks.spawn(keep_scrubbing(config.scrub, store.clone(), inbox.clone(), stopping.clone()));
     tasks.spawn(forward(events, inbox.clone(), Arc::clone(&meters)));
     if let Some(listener) = metrics {
         tasks.spawn(telemetry::serve(listener, Arc::clone(&meters), stopping.clone()));
@@ -177,6 +179,8 @@ impl Running {
             link: link_handle,
             executor: executor.clone(),
             transfers: transfers.clone(),
+            store: store.clone(),
+            evict_idle: config.evict_idle,
             runtime: tokio::runtime::Handle::current(),
             tasks: tasks.clone(),
             running: crate::driver::Running::default(),
@@ -225,6 +229,7 @@ fn core_config(config: &Config, identity: &Identity, new_journal: JournalId, boo
         capacity: measure::capacity(config),
         outbox_bytes_max: OUTBOX_BYTES_MAX,
         disk_free_bytes_min: DISK_FREE_BYTES_MIN,
+        disk_bytes: measure::disk_bytes(config),
         policy: config.policy.clone(),
     }
 }

@@ -4,11 +4,15 @@ use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::str::FromStr;
+use std::time::Duration;
 
 use atoll_model::diagnostic::Diagnostic;
 use atoll_model::id::SiteName;
+use atoll_model::limits::EVICTION_IDLE;
 use atoll_model::policy::SitePolicy;
 use serde::{Deserialize, Deserializer};
+
+use crate::scrub::ScrubSettings;
 
 /// What an agent is told by its administrator.
 #[derive(Debug, Clone, PartialEq)]
@@ -37,6 +41,10 @@ pub struct Config {
     pub direct_to: Option<Vec<SiteName>>,
     /// Bytes of a second that may leave in this way, all readers together.
     pub direct_rate: Option<u64>,
+    /// What the store has not been used for so long may be let go when there is too little room.
+    pub evict_idle: Duration,
+    /// When and how fast the store is read again, for damage.
+    pub scrub: ScrubSettings,
     /// An OTLP endpoint (gRPC) for traces.
     pub otlp: Option<String>,
     /// CA certificates (PEM) that an `https` endpoint is trusted by.
@@ -107,6 +115,12 @@ pub struct Overrides {
     pub direct_to: Option<Vec<SiteName>>,
     #[serde(deserialize_with = "deserialize_bytes")]
     pub direct_rate: Option<u64>,
+    pub evict_idle_seconds: Option<u64>,
+    pub scrub_days: Option<u32>,
+    #[serde(deserialize_with = "deserialize_bytes")]
+    pub scrub_rate: Option<u64>,
+    /// `22-6`: from that hour to this one of the day, UTC.
+    pub scrub_hours: Option<String>,
     pub otlp: Option<String>,
     pub otlp_ca_file: Option<PathBuf>,
     pub closed: Option<String>,
@@ -129,6 +143,8 @@ pub enum ConfigError {
     Cpus(f64),
     #[error("{}", lines(.0))]
     Policy(Vec<Diagnostic>),
+    #[error("scrub_hours = {0}")]
+    Hours(String),
     #[error("no data directory is given, and there is no HOME to put it in")]
     NoHome,
 }
@@ -162,6 +178,17 @@ impl Config {
             None => None,
         };
         let imports = said.imports.unwrap_or_default();
+        let usual = ScrubSettings::default();
+        let scrub = ScrubSettings {
+            days: said.scrub_days.unwrap_or(usual.days),
+            rate: said.scrub_rate.unwrap_or(usual.rate),
+            hours: said
+                .scrub_hours
+                .as_deref()
+                .map(ScrubSettings::parse_hours)
+                .transpose()
+                .map_err(ConfigError::Hours)?,
+        };
         if let Some(relative) = imports.iter().find(|path| !path.is_absolute()) {
             return Err(ConfigError::RelativePath(relative.clone()));
         }
@@ -178,6 +205,8 @@ impl Config {
             direct_addresses: said.direct_addresses.unwrap_or_default(),
             direct_to: said.direct_to,
             direct_rate: said.direct_rate,
+            evict_idle: said.evict_idle_seconds.map_or(EVICTION_IDLE, Duration::from_secs),
+            scrub,
             otlp: said.otlp,
             otlp_ca_file: said.otlp_ca_file,
             closed: said.closed,
@@ -202,6 +231,8 @@ impl Config {
             direct_addresses: Vec::new(),
             direct_to: None,
             direct_rate: None,
+            evict_idle: EVICTION_IDLE,
+            scrub: ScrubSettings::default(),
             otlp: None,
             otlp_ca_file: None,
             closed: None,
@@ -249,6 +280,12 @@ impl Overrides {
             direct_addresses: parsed(variable, "DIRECT_ADDRESSES", parse_list)?,
             direct_to: parsed(variable, "DIRECT_TO", parse_list)?,
             direct_rate: parsed(variable, "DIRECT_RATE", parse_bytes)?,
+            evict_idle_seconds: parsed(variable, "EVICT_IDLE_SECONDS", |text| {
+                text.parse().map_err(|_| "not a number".to_owned())
+            })?,
+            scrub_days: parsed(variable, "SCRUB_DAYS", |text| text.parse().map_err(|_| "not a number".to_owned()))?,
+            scrub_rate: parsed(variable, "SCRUB_RATE", parse_bytes)?,
+            scrub_hours: parsed(variable, "SCRUB_HOURS", |text| Ok(text.to_owned()))?,
             otlp: parsed(variable, "OTLP", |text| Ok(text.to_owned()))?,
             otlp_ca_file: parsed(variable, "OTLP_CA_FILE", |text| Ok(PathBuf::from(text)))?,
             closed: parsed(variable, "CLOSED", |text| Ok(text.to_owned()))?,
@@ -276,6 +313,10 @@ impl Overrides {
             direct_addresses: later.direct_addresses.or(self.direct_addresses),
             direct_to: later.direct_to.or(self.direct_to),
             direct_rate: later.direct_rate.or(self.direct_rate),
+            evict_idle_seconds: later.evict_idle_seconds.or(self.evict_idle_seconds),
+            scrub_days: later.scrub_days.or(self.scrub_days),
+            scrub_rate: later.scrub_rate.or(self.scrub_rate),
+            scrub_hours: later.scrub_hours.or(self.scrub_hours),
             otlp: later.otlp.or(self.otlp),
             otlp_ca_file: later.otlp_ca_file.or(self.otlp_ca_file),
             closed: later.closed.or(self.closed),

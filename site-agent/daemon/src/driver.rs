@@ -6,6 +6,7 @@
 
 mod keeper;
 mod perform;
+mod store;
 
 use std::collections::VecDeque;
 use std::path::Path;

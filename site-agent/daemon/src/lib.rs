@@ -15,6 +15,7 @@ pub mod link;
 mod lock;
 mod logs;
 mod measure;
+mod scrub;
 mod shim;
 pub mod simulated;
 mod telemetry;
@@ -29,6 +30,7 @@ use tokio_util::sync::CancellationToken;
 pub use telemetry::start_log;
 
 pub use config::{Config, ConfigError, JournalBackend, Overrides, ShimProgram};
+pub use scrub::ScrubSettings;
 
 /// The folder of keys and certificates in the data directory.
 const IDENTITY: &str = "identity";

@@ -35,6 +35,11 @@ pub(crate) fn capacity(config: &Config) -> Capacity {
     }
 }
 
+/// Bytes of the file system that the site keeps its data on.
+pub(crate) fn disk_bytes(config: &Config) -> u64 {
+    disk(&config.data_dir).map_or(0, |(_, all)| all)
+}
+
 fn total_memory() -> u64 {
     let Ok(mut system) = System::new() else { return 0 };
     system.refresh_memory();

@@ -78,6 +78,7 @@ impl SimulatedAgent {
             capacity: CAPACITY,
             outbox_bytes_max: u64::MAX,
             disk_free_bytes_min: 0,
+            disk_bytes: 0,
             policy: Default::default(),
         };
         let (sender, happened) = mpsc::channel(EVENTS_MAX);
@@ -162,6 +163,13 @@ impl Session {
             Command::Fetch { object, .. } => {
                 let message = "a simulated agent has no store".to_owned();
                 return Some(Event::FetchFailed { object, message, corrupt: false, permanent: true });
+            }
+            Command::FindEvictable { .. } => return Some(Event::EvictableFound { objects: Vec::new() }),
+            Command::Evict { order, objects } => {
+                return Some(Event::Evicted { order, gone: objects, kept: Vec::new() });
+            }
+            Command::Verify { order, .. } => {
+                return Some(Event::Verified { order, files: 0, bytes: 0, damaged: 0 });
             }
             // Nothing is running, fetched or held.
             Command::ForgetArrival { .. }

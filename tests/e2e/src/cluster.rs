@@ -353,6 +353,14 @@ impl Cluster {
         Ok(found)
     }
 
+    /// Waits until something is so.
+    ///
+    /// # Errors
+    /// When it never is.
+    pub fn eventually(&self, what: &str, mut is_so: impl FnMut() -> Result<bool>) -> Result<()> {
+        wait_for(what, || Ok(is_so()?.then_some(())))
+    }
+
     /// Waits until nothing is left in the bucket.
     ///
     /// # Errors

@@ -3,6 +3,7 @@
 
 mod bad_input;
 mod cut_off;
+mod data;
 mod example;
 mod executable;
 mod failover;

@@ -73,6 +73,9 @@ impl World {
                 if self.unquiet {
                     for site in 0..self.sites.len() {
                         self.trouble(site);
+                        if self.scenario.tight && self.sites[site].core.is_some() {
+                            self.measure(site);
+                        }
                     }
                     for server in 0..self.servers.len() {
                         self.trouble_of_server(server);

@@ -63,6 +63,8 @@ pub(crate) struct History {
     pub(crate) last_crash: Duration,
     pub(crate) reboots: u32,
     pub(crate) damages: u32,
+    /// Copies that sites have let go of.
+    pub(crate) evictions: u64,
     /// Times that a server found that it leads no more.
     pub(crate) depositions: u32,
     /// Sites that were taken for lost.

@@ -1,6 +1,6 @@
 //! What stands at a site and outlives its agent: processes, outcome records, the store.
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::Arc;
 
 use atoll_model::id::{Attempt, ExecutionId, ObjectId, RunId, StepIndex, TransferId};
@@ -28,6 +28,8 @@ pub(crate) struct Machine {
     /// What this process of the agent is fetching and pushing, with the number of the try.
     pub(crate) fetching: BTreeMap<ObjectId, u64>,
     pub(crate) pushing: BTreeMap<TransferId, u64>,
+    /// What this process has proposed to let go, and nobody has used since.
+    pub(crate) watched: BTreeSet<ObjectId>,
 }
 
 #[derive(Debug)]
@@ -35,6 +37,8 @@ pub(crate) struct Claim {
     pub(crate) template: Arc<StepTemplate>,
     pub(crate) state: ClaimState,
     pub(crate) bytes_in: u64,
+    /// What it reads, and what it has made and not released.
+    pub(crate) holds: Vec<ObjectId>,
 }
 
 #[derive(Debug, Clone)]
@@ -77,7 +81,19 @@ impl Machine {
         })
     }
 
+    pub(crate) fn hold(&mut self, key: Key, object: ObjectId) {
+        if let Some(claim) = self.claims.get_mut(&key) {
+            claim.holds.push(object);
+        }
+    }
+
+    /// Whether anything that is there reads the object, or has just made it.
+    pub(crate) fn is_held(&self, object: ObjectId) -> bool {
+        self.claims.values().any(|claim| claim.holds.contains(&object))
+    }
+
     pub(crate) fn put(&mut self, object: ObjectRef) {
+        self.watched.remove(&object.id);
         self.store.insert(object.id, Stored { kind: object.kind, damaged: false });
     }
 }

@@ -76,6 +76,8 @@ pub struct Scenario {
     pub pressed: bool,
     /// Of 1,000 processes that are asked to end, those that take long to.
     pub slow_kills: u64,
+    /// Whether sites have little room, and let go of what they may.
+    pub tight: bool,
     /// Whether the end is watched until nothing is held any more.
     pub lingers: bool,
     /// Agents speak the version of the protocol before this one: no step is delegated to them.
@@ -208,6 +210,7 @@ impl Scenario {
             handover: false,
             pressed: false,
             slow_kills: 0,
+            tight: false,
             lingers: true,
             old_agents: false,
             unnumbered: false,
@@ -292,6 +295,7 @@ impl Scenario {
                 2..4 => rng.spread(1_000_000, 1_000_000_000),
                 _ => Self::quiet(seed).keep_finished,
             },
+            tight: seed.is_multiple_of(3),
             lingers: rng.chance(200),
             limits: rng.chance(300),
             revokes,

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use atoll_model::id::{Attempt, ExecutionId};
+use atoll_model::id::{Attempt, ExecutionId, ObjectId};
 use atoll_model::session::{AgentBody, FailureReason, Logs, PROTOCOL_VERSION_DELEGATION, StepTemplate, Usage};
 use atoll_model::time::Timestamp;
 use atoll_model::value::{ObjectKind, Value};
@@ -17,6 +17,16 @@ use crate::machine::{Claim, ClaimState, Key};
 use crate::rng::mix;
 use crate::workload::{self, Behaviour};
 use crate::world::{Occurrence, Process, World};
+
+fn objects_of(inputs: &[StartInput]) -> Vec<ObjectId> {
+    let mut objects = Vec::new();
+    for input in inputs {
+        if let StartValue::Value(value) = &input.value {
+            value.visit_objects(&mut |object| objects.push(object.id));
+        }
+    }
+    objects
+}
 
 impl World {
     pub(crate) fn site_performs(&mut self, site: usize, command: Command, decided_at: Timestamp) {
@@ -59,8 +69,12 @@ impl World {
                 }
                 let step = (execution.run, execution.step);
                 let bytes_in = inputs.len() as u64;
-                let claim = Claim { template, state: ClaimState::Queued, bytes_in };
+                let holds = objects_of(&inputs);
                 let machine = &mut self.sites[site].machine;
+                holds.iter().for_each(|object| {
+                    machine.watched.remove(object);
+                });
+                let claim = Claim { template, state: ClaimState::Queued, bytes_in, holds };
                 assert!(machine.claims.insert((execution, attempt), claim).is_none(), "claimed twice");
                 if ahead.is_some() && machine.runs_any_of(execution.run, execution.step) {
                     machine.queues.entry(step).or_default().push_back((execution, attempt));
@@ -92,6 +106,9 @@ impl World {
                     "{execution} is released while it runs"
                 );
             }
+            Command::FindEvictable { bytes: _, objects } => self.find_evictable(site, objects),
+            Command::Evict { order, objects } => self.evict(site, order, objects),
+            Command::Verify { order, objects } => self.verify(site, order, objects),
             Command::DropSealed { seals: _ } => {}
         }
     }
@@ -306,6 +323,7 @@ impl World {
         for output in &outputs {
             output.visit_objects(&mut |object| {
                 self.sites[site].machine.put(object);
+                self.sites[site].machine.hold(key, object.id);
                 self.history.made(execution.run, execution.step, object);
             });
         }
@@ -324,6 +342,7 @@ impl World {
         let stdout = (number.is_multiple_of(3)).then_some(log);
         if let Some(log) = stdout {
             self.sites[site].machine.put(log);
+            self.sites[site].machine.hold((execution, attempt), log.id);
             self.history.made(execution.run, execution.step, log);
         }
         Logs { stdout, stderr: None }

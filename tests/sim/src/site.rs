@@ -128,6 +128,7 @@ impl World {
             capacity: site.capacity.clone(),
             outbox_bytes_max: 1 << 30,
             disk_free_bytes_min: 1 << 30,
+            disk_bytes: 1 << 40,
             policy: Default::default(),
         }
     }
@@ -184,6 +185,7 @@ impl World {
         state.syncing = false;
         state.machine.fetching.clear();
         state.machine.pushing.clear();
+        state.machine.watched.clear();
         self.agent_closes(site);
         let delay = self.rng.spread(20_000, 60_000_000);
         self.after(delay, Occurrence::SiteStart(site));
@@ -267,9 +269,16 @@ impl World {
 
     /// The load that the shell measures, with the disk as it is.
     pub(crate) fn measure(&mut self, site: usize) {
-        let disk_free_bytes = if self.sites[site].machine.is_full { 1 << 20 } else { 1 << 40 };
+        let disk_free_bytes = match self.scenario.tight {
+            _ if self.sites[site].machine.is_full => 1 << 20,
+            // So little that it makes room, and enough to go on.
+            true => 1 << 36,
+            false => 1 << 40,
+        };
         let capacity = Capacity { disk_free_bytes, ..self.sites[site].capacity.clone() };
-        let heartbeat = Heartbeat { capacity, wall_clock: self.wall_clock(site), ..Heartbeat::default() };
+        let store_bytes = self.sites[site].machine.store.len() as u64 * 1_000;
+        let wall_clock = self.wall_clock(site);
+        let heartbeat = Heartbeat { capacity, wall_clock, store_bytes, ..Heartbeat::default() };
         self.tell_site(site, Duration::ZERO, Event::Measured { heartbeat });
     }
 

@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use atoll_model::elements::ElementSet;
-use atoll_model::id::{AgentId, Attempt, ObjectId, RunId, StepIndex, TransferId};
+use atoll_model::id::{AgentId, Attempt, CommandSeq, ObjectId, RunId, StepIndex, TransferId};
 use atoll_model::time::Timestamp;
 use atoll_model::value::ObjectRef;
 use control_plane_core::{Fact, FinishedRun};
@@ -147,6 +147,14 @@ pub(crate) enum Occurrence {
         step: StepIndex,
         attempt: Attempt,
         elements: ElementSet,
+    },
+    /// The next of the objects that may go.
+    Evicts {
+        site: usize,
+        process: Process,
+        order: CommandSeq,
+        objects: Vec<ObjectRef>,
+        done: usize,
     },
     Collected {
         site: usize,
@@ -300,6 +308,7 @@ impl World {
             | Occurrence::Connect(site, _)
             | Occurrence::NullFinishes { site, .. }
             | Occurrence::Collected { site, .. }
+            | Occurrence::Evicts { site, .. }
             | Occurrence::Downloaded { site, .. }
             | Occurrence::Uploaded { site, .. } => self.sites[*site].stalled_until,
             Occurrence::Arrive(stream, Direction::ToAgent) | Occurrence::NoticeAgent(stream) => {
@@ -343,6 +352,9 @@ impl World {
                 let at = self.site_time(site);
                 let event = site_agent_core::Event::NullFinished { run, step, attempt, elements, at };
                 self.site_event(site, process, event);
+            }
+            Occurrence::Evicts { site, process, order, objects, done } => {
+                self.evict_next(site, process, (order, objects), done);
             }
             Occurrence::Collected { site, process, key, outputs } => self.collected(site, process, key, outputs),
             Occurrence::RpcArrives(rpc) => self.rpc_arrives(rpc),

@@ -67,6 +67,11 @@ pub const ROWS: &[Row] = &[
     ),
     row("A13", "… after the acknowledgement and before it is noted", "acknowledged again, and noted"),
     row(
+        "A15",
+        "… while objects are let go to make room",
+        "no tree is there in part, nothing goes that was used since it was proposed, and the next process says what is gone",
+    ),
+    row(
         "A16",
         "the agent's journal is lost or damaged",
         "noticed, set aside, and made anew under a new identity from the slots, the store and the control plane's view",
@@ -189,6 +194,11 @@ pub const ROWS: &[Row] = &[
         "G10",
         "an output holds pipes, devices, sockets, hard links, setuid bits, holes",
         "only files, directories and links are taken; hard links become one object; set-id bits go",
+    ),
+    row(
+        "G11",
+        "an output changes while it is taken in",
+        "it is not committed, and nothing that was made from it counts",
     ),
 ];
 

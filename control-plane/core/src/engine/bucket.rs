@@ -12,7 +12,7 @@ use super::policies::Kept;
 use crate::agenda::Timer;
 use crate::command::{Command, Rejection, Response};
 use crate::control_plane::ControlPlane;
-use crate::fact::Fact;
+use crate::fact::{Fact, PinnedAt};
 use crate::state::{BucketState, ObjectState, Run, Source, StepState};
 
 /// How long what a person sent in is held for a run to come.
@@ -99,9 +99,9 @@ impl ControlPlane {
         [object.hold_until, object.upload_until].into_iter().flatten().filter(|until| *until > self.now).max()
     }
 
-    fn needs(&self, object: &ObjectState) -> Needs {
-        let mut needs =
-            Needs { held: self.held_until(object).is_some(), transfer: object.transfer.is_some(), ..Needs::default() };
+    pub(super) fn needs(&self, object: &ObjectState) -> Needs {
+        let held = self.held_until(object).is_some() || self.is_pinned_at(object.reference.id, PinnedAt::Bucket);
+        let mut needs = Needs { held, transfer: object.transfer.is_some(), ..Needs::default() };
         for usage in &object.uses {
             let Some(run) = self.state.runs.get(&usage.run).filter(|run| run.is_live()) else { continue };
             needs.unfinished_readers += unfinished_readers(run, usage.source);
@@ -252,7 +252,7 @@ impl ControlPlane {
 }
 
 /// Steps that may still read what comes from this source.
-fn unfinished_readers(run: &Run, source: Source) -> u32 {
+pub(super) fn unfinished_readers(run: &Run, source: Source) -> u32 {
     match source {
         Source::Step(step) => {
             let successors = &run.plan.steps[step.index()].successors;

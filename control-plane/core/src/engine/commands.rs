@@ -110,6 +110,13 @@ impl ControlPlane {
             Outgoing::Withdraw { run, step, stop } => {
                 (SiteCommand::Withdraw { run: *run, step: *step, stop: *stop }, 32)
             }
+            Outgoing::Evict { proposal, objects, refused, reason } => {
+                let size = 64 + objects.len() * 48;
+                let (objects, reason) = (objects.clone(), reason.as_deref().map(str::to_owned));
+                (SiteCommand::Evict { proposal: *proposal, objects, refused: *refused, reason }, size)
+            }
+            Outgoing::ProposeEviction { object } => (SiteCommand::ProposeEviction { objects: vec![*object] }, 64),
+            Outgoing::Verify { objects } => (SiteCommand::Verify { objects: objects.clone() }, 32 + objects.len() * 48),
         }
     }
 

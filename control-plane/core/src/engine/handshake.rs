@@ -233,7 +233,10 @@ impl ControlPlane {
                 | Outgoing::CancelPush { .. }
                 | Outgoing::Forget { .. }
                 | Outgoing::Delegate { .. }
-                | Outgoing::Withdraw { .. } => None,
+                | Outgoing::Withdraw { .. }
+                | Outgoing::Evict { .. }
+                | Outgoing::ProposeEviction { .. }
+                | Outgoing::Verify { .. } => None,
             })
             .collect();
         for (run, step, command) in unsent {

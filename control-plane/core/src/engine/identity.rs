@@ -163,7 +163,7 @@ impl ControlPlane {
         }
     }
 
-    fn site_named(&self, site: &SiteName) -> Result<SiteId, Rejection> {
+    pub(super) fn site_named(&self, site: &SiteName) -> Result<SiteId, Rejection> {
         let known = self.state.site_names.get(site).copied();
         known.ok_or_else(|| Rejection::NotFound(format!("there is no site {site}")))
     }

@@ -90,6 +90,11 @@ impl ControlPlane {
                 self.push_failed(site, transfer, reason, message);
             }
             Report::Fault { object, kind: _, location, message } => self.replica_lost(site, object, location, message),
+            Report::Evictable { proposal, objects } => self.eviction_proposed(site, proposal, &objects),
+            Report::Evicted { gone, kept } => self.evicted(site, &gone, &kept),
+            Report::Verified { files, bytes, damaged } => {
+                self.record(Fact::VerificationEnded { site, files, bytes, damaged, at: self.now });
+            }
             // Of a newer agent: it has no effect that this version knows.
             Report::Unknown { reason: _ } => {}
             Report::Retried { run, step, elements } => self.retried(site, run, step, elements),

@@ -36,6 +36,10 @@ impl ControlPlane {
             Request::StageForClient { run, object, hold, kept } => {
                 return self.stage_for_client(request, (run, kept), object, hold);
             }
+            Request::PinObject { object, at, by } => self.pin_object(object, &at, &by),
+            Request::UnpinObject { object, at } => self.unpin_object(object, &at),
+            Request::EvictObject { object, site } => self.evict_object(object, site.as_ref()),
+            Request::VerifySite { site, objects } => self.verify_site(&site, &objects),
             Request::RecordDownload { run, object, bytes } => self.record_download(run, object, bytes),
             Request::SetProject { project, change } => self.set_project(&project, &change),
             Request::ApplyPolicy { application } => self.apply_policy(*application),

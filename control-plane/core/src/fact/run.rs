@@ -62,6 +62,13 @@ impl Fact {
             | Self::BucketReleased { .. }
             | Self::BucketDeleted { .. }
             | Self::ProjectSet { .. }
+            | Self::EvictionGranted { .. }
+            | Self::EvictionEnded { .. }
+            | Self::EvictionAsked { .. }
+            | Self::ObjectPinned { .. }
+            | Self::ObjectUnpinned { .. }
+            | Self::VerificationAsked { .. }
+            | Self::VerificationEnded { .. }
             | Self::PolicyApplied { .. }
             | Self::SetBack { .. }
             | Self::CaughtUp { .. }

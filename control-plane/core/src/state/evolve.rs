@@ -72,6 +72,13 @@ impl State {
             | Fact::PartTaken { .. }
             | Fact::BucketReleased { .. }
             | Fact::BucketDeleted { .. } => self.evolve_object(fact),
+            Fact::EvictionGranted { .. }
+            | Fact::EvictionEnded { .. }
+            | Fact::EvictionAsked { .. }
+            | Fact::ObjectPinned { .. }
+            | Fact::ObjectUnpinned { .. }
+            | Fact::VerificationAsked { .. }
+            | Fact::VerificationEnded { .. } => self.evolve_copies(fact),
         }
     }
 }

@@ -253,6 +253,7 @@ impl State {
                 && known.bucket == BucketState::Absent
                 && known.transfer.is_none()
                 && known.hold_until.is_none()
+                && !self.is_pinned(object)
         });
         if droppable {
             self.objects.remove(&object);

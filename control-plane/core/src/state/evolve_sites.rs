@@ -35,7 +35,10 @@ impl State {
             }
             Fact::SiteDrained { site, drained } => self.site_mut(*site).drained = *drained,
             Fact::SiteRevoked { site, reason } => self.site_mut(*site).revoked = Some(reason.clone()),
-            Fact::SiteRemoved { site } => self.remove_site(*site),
+            Fact::SiteRemoved { site } => {
+                self.remove_site(*site);
+                self.forget_copies_at(*site);
+            }
             Fact::SessionOpened { .. } => self.open_session(fact),
             Fact::InventoryHeard { agent } => {
                 if let Some(site) = self.site_of(*agent) {

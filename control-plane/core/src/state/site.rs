@@ -159,4 +159,7 @@ pub(crate) enum Outgoing {
     Forget { run: RunId },
     Delegate { run: RunId, step: StepIndex },
     Withdraw { run: RunId, step: StepIndex, stop: bool },
+    Evict { proposal: u64, objects: Vec<ObjectRef>, refused: u32, reason: Option<Arc<str>> },
+    ProposeEviction { object: ObjectRef },
+    Verify { objects: Vec<ObjectRef> },
 }

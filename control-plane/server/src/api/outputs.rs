@@ -89,7 +89,7 @@ const OBJECT: HeaderName = HeaderName::from_static("x-atoll-object");
 const BYTES: HeaderName = HeaderName::from_static("x-atoll-bytes");
 
 /// Waits until the object is in the bucket, and sends it from there.
-async fn send(app: &App, run: RunId, object: ObjectRef) -> Result<Response, ApiError> {
+pub(super) async fn send(app: &App, run: RunId, object: ObjectRef) -> Result<Response, ApiError> {
     // Of a run that has left the memory the site may still have the bytes.
     let is_known = app.handle.query(move |core| core.run(run).is_some()).await?;
     let kept = if is_known { None } else { app.kept(run).await?.map(Box::new) };

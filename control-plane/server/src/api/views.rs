@@ -14,7 +14,7 @@ use atoll_model::value::Value;
 use indexmap::IndexMap;
 use serde_json::{Map, Value as Json};
 
-pub(crate) use data::{LedgerBody, LedgerEntryBody, ObjectBody};
+pub(crate) use data::{LedgerBody, LedgerEntryBody, ObjectBody, ObjectsBody, VerificationBody};
 pub(crate) use placement::{CheckBody, ExplanationBody, PlanBody};
 pub(crate) use policies::{PolicyBody, RunRulesBody};
 pub(crate) use projects::{ProjectBody, ProjectsBody};

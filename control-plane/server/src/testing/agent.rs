@@ -158,9 +158,12 @@ impl Agent {
             SiteCommand::Cancel { .. }
             | SiteCommand::CancelPush { .. }
             | SiteCommand::Forget { .. }
-            | SiteCommand::Unknown { .. }
             | SiteCommand::Delegate(_)
-            | SiteCommand::Withdraw { .. } => {}
+            | SiteCommand::Withdraw { .. }
+            | SiteCommand::Evict { .. }
+            | SiteCommand::ProposeEviction { .. }
+            | SiteCommand::Verify { .. }
+            | SiteCommand::Unknown { .. } => {}
         }
     }
 

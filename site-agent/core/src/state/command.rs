@@ -13,7 +13,7 @@ impl Snapshot {
     pub(super) fn accept(&mut self, first: CommandSeq, at: Timestamp, commands: &[SiteCommand]) {
         assert_eq!(first, self.last_command.next(), "commands are accepted in their order");
         self.last_command = CommandSeq(self.last_command.0 + commands.len() as u64);
-        for command in commands {
+        for (number, command) in (first.0..).map(CommandSeq).zip(commands) {
             match command {
                 SiteCommand::Prepare(template) => self.prepare(template),
                 SiteCommand::Dispatch(dispatch) => self.dispatch(dispatch, at),
@@ -29,6 +29,13 @@ impl Snapshot {
                     }
                 }
                 SiteCommand::Forget { run } => self.forget(*run),
+                SiteCommand::Evict { objects, .. } if !objects.is_empty() => {
+                    self.evictions.insert(number, objects.clone());
+                }
+                SiteCommand::Verify { objects } => {
+                    self.verifications.insert(number, objects.clone());
+                }
+                SiteCommand::Evict { .. } | SiteCommand::ProposeEviction { .. } => {}
                 SiteCommand::Unknown { reason: _ } => {}
                 SiteCommand::Delegate(delegation) => self.delegate(delegation),
                 SiteCommand::Withdraw { run, step, stop } => {

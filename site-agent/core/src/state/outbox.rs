@@ -72,6 +72,9 @@ impl Part {
                 | Report::Pushed { .. }
                 | Report::PushFailed { .. }
                 | Report::Fault { .. }
+                | Report::Evictable { .. }
+                | Report::Evicted { .. }
+                | Report::Verified { .. }
                 | Report::Unknown { .. } => None,
             },
             Self::Same { .. } | Self::Finished { .. } | Self::Started { .. } => None,
@@ -95,7 +98,7 @@ impl Part {
                 128 + objects + message_bytes(&element.outcome) + element.outputs.iter().map(value_bytes).sum::<u64>()
             }
             Self::Started { elements, .. } => 64 + 24 * elements.len() as u64,
-            Self::Other(_) => 256,
+            Self::Other(report) => 256 + objects_of(report) * 64,
         }
     }
 
@@ -280,4 +283,22 @@ fn value_bytes(value: &Value) -> u64 {
             80 + tree.name.as_bytes().len() as u64 + listed.map(|file| 64 + file.path.len() as u64).sum::<u64>()
         }
     }
+}
+
+fn objects_of(report: &Report) -> u64 {
+    let count = match report {
+        Report::Evictable { objects, .. } => objects.len(),
+        Report::Evicted { gone, kept } => gone.len() + kept.len(),
+        Report::Started { .. }
+        | Report::Finished { .. }
+        | Report::Fetched { .. }
+        | Report::Pushed { .. }
+        | Report::PushFailed { .. }
+        | Report::Fault { .. }
+        | Report::Verified { .. }
+        | Report::Retried { .. }
+        | Report::DelegationEnded { .. }
+        | Report::Unknown { .. } => 0,
+    };
+    count as u64
 }

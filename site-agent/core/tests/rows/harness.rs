@@ -43,6 +43,7 @@ pub(crate) fn config() -> Config {
         capacity: Capacity { cpu_millis: 2_000, memory_bytes: 1 << 30, disk_free_bytes: 1 << 40 },
         outbox_bytes_max: 1 << 30,
         disk_free_bytes_min: 1 << 30,
+        disk_bytes: 0,
         policy: Default::default(),
     }
 }

@@ -10,4 +10,5 @@ mod harness;
 mod link;
 mod policy;
 mod restarts;
+mod room;
 mod turns;

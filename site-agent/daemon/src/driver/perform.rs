@@ -3,12 +3,14 @@
 use std::collections::HashMap;
 use std::future::Future;
 use std::sync::Arc;
+use std::time::Duration;
 
 use atoll_model::id::{AgentId, TransferId};
 use atoll_model::policy::BUCKET;
 use atoll_model::session::{DirectShare, PushFailure};
 use atoll_model::value::ObjectRef;
 use site_agent_core::{Command, Event};
+use storage_sync_engine::store::SiteStore;
 use storage_sync_engine::transfer::{CredentialError, FetchError, PushError, Transfers};
 use tokio::runtime::Handle;
 use tokio_util::sync::CancellationToken;
@@ -25,6 +27,9 @@ pub(crate) struct Performer {
     pub(crate) inbox: Inbox,
     pub(crate) link: LinkHandle,
     pub(crate) executor: Executor,
+    pub(crate) store: SiteStore,
+    /// What was used within this time is not proposed to be let go.
+    pub(crate) evict_idle: Duration,
     pub(crate) transfers: Transfers,
     pub(crate) runtime: Handle,
     pub(crate) tasks: TaskTracker,
@@ -87,6 +92,9 @@ impl Performer {
                 self.order(Order::Collect { key: key(execution, attempt), template, outputs });
             }
             Command::Release { execution, attempt } => self.order(Order::Release(key(execution, attempt))),
+            Command::FindEvictable { bytes, objects } => self.find_evictable(bytes, objects),
+            Command::Evict { order, objects } => self.evict(order, objects),
+            Command::Verify { order, objects } => self.verify(order, objects),
             Command::DropSealed { seals } => self.order(Order::DropSealed(seals)),
         }
     }

@@ -11,6 +11,7 @@ mod outputs;
 mod pauses;
 mod policy;
 mod restarts;
+mod room;
 mod shims;
 mod site;
 mod telemetry;

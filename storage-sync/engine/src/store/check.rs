@@ -2,7 +2,6 @@
 
 use std::collections::HashSet;
 use std::fs::{self, File};
-use std::io::Read as _;
 use std::os::unix::fs::{FileExt as _, PermissionsExt as _};
 use std::sync::atomic::Ordering;
 
@@ -18,7 +17,7 @@ use crate::manifest::{Manifest, Node, manifest_id};
 
 /// How sure one wants to be.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Trust {
+enum Trust {
     /// That nobody has touched the file since it was hashed.
     Identity,
     /// That the disk still gives the bytes that were written.
@@ -123,18 +122,9 @@ impl Inner {
     fn rehash_locked(&self, key: &Key, now: Stamp) -> Result<Stamp, StoreError> {
         let path = self.layout.of(key);
         let found = match key.variant {
-            Variant::Tree => {
-                let mut file = File::open(&path).doing("open", &path)?;
-                forget_pages(&file);
-                let mut bytes = Vec::new();
-                match file.read_to_end(&mut bytes) {
-                    Ok(_) => manifest_id(&bytes),
-                    Err(error) => return Err(self.quarantine(key, &format!("it cannot be read ({error})"))?),
-                }
-            }
+            Variant::Tree => manifest_id(&fs::read(&path).doing("read", &path)?),
             Variant::Plain | Variant::Executable => {
                 let file = File::open(&path).doing("open", &path)?;
-                forget_pages(&file);
                 match self.hashing.file(&file, now.size) {
                     Ok(digest) => ObjectId::from_digest(digest),
                     // A disk that cannot read what it was given has lost it.
@@ -209,12 +199,11 @@ impl Inner {
         }
     }
 
-    pub(super) fn check_with(&self, key: &Key, trust: Trust) -> Result<(), StoreError> {
-        let _shard = self.shard(key.id);
-        if trust == Trust::Nothing {
-            locked(&self.verified).remove(key);
+    fn check_with(&self, key: &Key, trust: Trust) -> Result<(), StoreError> {
+        match trust {
+            Trust::Identity => self.check(key).map(|_| ()),
+            Trust::Nothing => self.scrub_key(key),
         }
-        self.check_locked(key).map(|_| ())
     }
 
     fn check_tree(&self, id: ObjectId, trust: Trust, seen: &mut HashSet<Key>) -> Result<(), StoreError> {
@@ -278,10 +267,4 @@ impl Inner {
         }
         Ok(())
     }
-}
-
-/// Has the file read from the disk, not from what the system remembers of it (D9). A file system that does not care for
-/// the hint is verified as well as it can be.
-fn forget_pages(file: &File) {
-    let _ = rustix::fs::fadvise(file, 0, None, rustix::fs::Advice::DontNeed);
 }

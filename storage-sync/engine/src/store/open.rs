@@ -3,7 +3,7 @@ use std::fs::{self, File};
 use std::path::Path;
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, AtomicU64};
-use std::time::Duration;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use rustix::fs::FlockOperation;
 
@@ -19,6 +19,8 @@ use crate::hash::Hashing;
 
 /// After this long nobody comes back to a transfer.
 const TRANSFER_KEPT: Duration = Duration::from_secs(7 * 24 * 3_600);
+/// After this long nobody looks for the cause of a damage.
+const QUARANTINE_KEPT: Duration = Duration::from_secs(30 * 24 * 3_600);
 const FOLDERS: [&str; 5] = ["objects", "trees", "sealed", "partial", "quarantine"];
 
 pub(super) fn open(root: &Path, limits: WalkLimits) -> Result<Inner, StoreError> {
@@ -36,6 +38,7 @@ pub(super) fn open(root: &Path, limits: WalkLimits) -> Result<Inner, StoreError>
     let directory = File::open(&layout.root).doing("open", &layout.root)?;
     directory.sync_all().doing("sync", &layout.root)?;
     drop_temporaries(&layout)?;
+    drop_old_quarantine(&layout)?;
     let log = SealLog::open(&layout)?;
     let (next, found) = (log.next, log.found());
     let inner = Inner {
@@ -87,6 +90,21 @@ fn drop_temporaries(layout: &Layout) -> Result<(), StoreError> {
         let age = entry.metadata().and_then(|metadata| metadata.modified()).ok().and_then(|time| time.elapsed().ok());
         if entry.file_name().to_string_lossy().starts_with("tmp-") || age.is_some_and(|age| age > TRANSFER_KEPT) {
             remove_any(&entry.path())?;
+        }
+    }
+    Ok(())
+}
+
+/// A damaged copy is of use to nobody but people who look for its cause.
+fn drop_old_quarantine(layout: &Layout) -> Result<(), StoreError> {
+    let quarantine = layout.folder("quarantine");
+    for entry in fs::read_dir(&quarantine).doing("read", &quarantine)? {
+        let path = entry.doing("read", &quarantine)?.path();
+        // Moving it there has set its change time; that of its content may be old.
+        let since = rustix::fs::lstat(&path).map_or(i64::MAX, |stat| stat.st_ctime);
+        let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_secs();
+        if now.saturating_sub(u64::try_from(since).unwrap_or(0)) > QUARANTINE_KEPT.as_secs() {
+            remove_any(&path)?;
         }
     }
     Ok(())

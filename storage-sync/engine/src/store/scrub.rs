@@ -1,17 +1,18 @@
 //! Reading everything again, bit by bit, so that damage is found before somebody needs what is damaged.
 
 use std::collections::{BTreeSet, HashMap, HashSet};
-use std::fs;
+use std::fs::{self, File};
+use std::io::Read as _;
 
 use atoll_model::id::ObjectId;
 use atoll_model::value::ObjectRef;
 use serde::{Deserialize, Serialize};
 
-use super::check::Trust;
 use super::error::{Doing as _, StoreError};
 use super::layout::{Key, Variant};
+use super::stamp::Stamp;
 use super::{Inner, SiteStore, open};
-use crate::manifest::Node;
+use crate::manifest::{Node, manifest_id};
 
 const FOLDERS: [&str; 2] = ["trees", "objects"];
 const FOLDERS_EACH: u16 = 256;
@@ -79,7 +80,7 @@ impl Inner {
                 let size = self.layout.of(&key).symlink_metadata().map_or(0, |metadata| metadata.len());
                 scrubbed.files += 1;
                 scrubbed.bytes += size;
-                match self.check_with(&key, Trust::Nothing) {
+                match self.scrub_key(&key) {
                     Ok(()) | Err(StoreError::NotFound(_)) => {}
                     Err(StoreError::Damaged { object, message }) => {
                         bad.insert(object.id, message.clone());
@@ -93,6 +94,45 @@ impl Inner {
         }
         self.give_up_trees_of(&bad, &mut scrubbed)?;
         Ok(scrubbed)
+    }
+
+    /// Reads one file from the disk. Whoever wants to use it meanwhile does not have to wait.
+    pub(super) fn scrub_key(&self, key: &Key) -> Result<(), StoreError> {
+        let path = self.layout.of(key);
+        let file = match File::open(&path) {
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Err(StoreError::NotFound(key.id)),
+            file => file.doing("open", &path)?,
+        };
+        let before = Stamp::of(&rustix::fs::fstat(&file).doing("look at", &path)?);
+        let found = self.read_again(key, file, before.size);
+        if found.as_ref().is_ok_and(|found| *found == key.id) {
+            return Ok(());
+        }
+        let _shard = self.shard(key.id);
+        let now = match rustix::fs::lstat(&path) {
+            Err(rustix::io::Errno::NOENT) => return Err(StoreError::NotFound(key.id)),
+            stat => Stamp::of(&stat.doing("look at", &path)?),
+        };
+        let same = (now.inode, now.size, now.modified) == (before.inode, before.size, before.modified);
+        match found {
+            Ok(found) if same => Err(self.quarantine(key, &format!("its bytes are those of {found}"))?),
+            // A disk that cannot read what it was given has lost it.
+            Err(error) if same => Err(self.quarantine(key, &format!("it cannot be read ({error})"))?),
+            // Another stands there now, or somebody writes to it.
+            Ok(_) | Err(_) => self.check_locked(key).map(|_| ()),
+        }
+    }
+
+    fn read_again(&self, key: &Key, mut file: File, size: u64) -> std::io::Result<ObjectId> {
+        forget_pages(&file);
+        match key.variant {
+            Variant::Plain | Variant::Executable => self.hashing.file(&file, size).map(ObjectId::from_digest),
+            Variant::Tree => {
+                let mut bytes = Vec::new();
+                file.read_to_end(&mut bytes)?;
+                Ok(manifest_id(&bytes))
+            }
+        }
     }
 
     /// The files of a folder that come after the place, in order.
@@ -162,4 +202,10 @@ impl Inner {
         use atoll_model::value::ObjectKind;
         [ObjectKind::File, ObjectKind::Tree].into_iter().all(|kind| self.key_present(id, kind).is_none())
     }
+}
+
+/// Has the file read from the disk, not from what the system remembers of it (D9). A file system that does not care for
+/// the hint is verified as well as it can be.
+fn forget_pages(file: &File) {
+    let _ = rustix::fs::fadvise(file, 0, None, rustix::fs::Advice::DontNeed);
 }

@@ -49,6 +49,9 @@ async fn dispatched(world: &World, beta: &mut Agent) -> (ObjectRef, ExecutionId)
                 | SiteCommand::Forget { .. }
                 | SiteCommand::Delegate(_)
                 | SiteCommand::Withdraw { .. }
+                | SiteCommand::Evict { .. }
+                | SiteCommand::ProposeEviction { .. }
+                | SiteCommand::Verify { .. }
                 | SiteCommand::Unknown { .. } => panic!("not asked for: {command:?}"),
             }
         }

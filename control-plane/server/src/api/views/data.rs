@@ -1,7 +1,7 @@
 //! Objects, and what crossed a border.
 
 use atoll_model::value::ObjectRef;
-use control_plane_core::view::{LedgerView, ObjectView};
+use control_plane_core::view::{LedgerView, ObjectRow, ObjectView, PinView, VerificationView};
 use serde::Serialize;
 use utoipa::ToSchema;
 
@@ -70,6 +70,81 @@ pub(crate) struct ObjectBody {
     rules: Vec<String>,
     /// What sites said whose own policy does not let it leave.
     withheld: Vec<String>,
+    pins: Vec<PinBody>,
+    /// Why a copy of it stays somewhere, if one must.
+    needed: Option<String>,
+    /// Runs that know it.
+    runs: Vec<String>,
+}
+
+/// Somebody wants a copy to stay.
+#[derive(Debug, Serialize, ToSchema)]
+pub(crate) struct PinBody {
+    /// The name of a site, `bucket`, or `anywhere`.
+    at: String,
+    by: String,
+    since: String,
+}
+
+impl PinBody {
+    fn new(view: &PinView) -> Self {
+        Self { at: view.at.clone(), by: view.by.clone(), since: time(view.since) }
+    }
+}
+
+#[derive(Debug, Serialize, ToSchema)]
+pub(crate) struct ObjectsBody {
+    objects: Vec<ObjectRowBody>,
+    /// What to give as `after` for more; nothing at the end.
+    next: Option<String>,
+}
+
+#[derive(Debug, Serialize, ToSchema)]
+pub(crate) struct ObjectRowBody {
+    object: String,
+    /// `file` or `tree`.
+    kind: &'static str,
+    bytes: u64,
+    /// Names of sites, and `bucket`.
+    replicas: Vec<String>,
+    pins: Vec<PinBody>,
+}
+
+impl ObjectsBody {
+    pub(crate) fn new(rows: &[ObjectRow], limit: usize) -> Self {
+        let row = |row: &ObjectRow| ObjectRowBody {
+            object: row.object.id.to_string(),
+            kind: object_kind(row.object.kind),
+            bytes: row.object.bytes,
+            replicas: row.replicas.clone(),
+            pins: row.pins.iter().map(PinBody::new).collect(),
+        };
+        let next = rows.last().filter(|_| rows.len() >= limit).map(|last| last.object.id.to_string());
+        Self { objects: rows.iter().map(row).collect(), next }
+    }
+}
+
+#[derive(Debug, Serialize, ToSchema)]
+pub(crate) struct VerificationBody {
+    asked_at: String,
+    /// Nothing while it goes on.
+    ended_at: Option<String>,
+    files: u64,
+    bytes: u64,
+    /// Objects that were found damaged, and are out of use.
+    damaged: u64,
+}
+
+impl VerificationBody {
+    pub(crate) fn new(view: &VerificationView) -> Self {
+        Self {
+            asked_at: time(view.asked_at),
+            ended_at: view.ended_at.map(time),
+            files: view.files,
+            bytes: view.bytes,
+            damaged: view.damaged,
+        }
+    }
 }
 
 impl ObjectBody {
@@ -81,6 +156,9 @@ impl ObjectBody {
             bytes,
             replicas: view.replicas.clone(),
             ledger: view.ledger.iter().map(LedgerEntryBody::new).collect(),
+            pins: view.pins.iter().map(PinBody::new).collect(),
+            needed: view.needed.clone(),
+            runs: view.runs.iter().map(ToString::to_string).collect(),
             confined_to: view.confined_to.as_ref().map(|sites| sites.iter().map(ToString::to_string).collect()),
             rules: view.rules.clone(),
             withheld: view.withheld.iter().map(|(site, said)| format!("{site}: {said}")).collect(),

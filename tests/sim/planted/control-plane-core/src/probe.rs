@@ -100,6 +100,9 @@ impl ControlPlane {
             | Report::Pushed { .. }
             | Report::PushFailed { .. }
             | Report::Fault { .. }
+            | Report::Evictable { .. }
+            | Report::Evicted { .. }
+            | Report::Verified { .. }
             | Report::Unknown { .. } => {}
         }
     }

@@ -41,6 +41,7 @@ impl Agent {
             }
             Event::Pushed { transfer, .. } => self.push_meets(transfer, "pushed"),
             Event::PushFailed { transfer, .. } => self.push_meets(transfer, "push failed"),
+            Event::EvictableFound { .. } | Event::Evicted { .. } | Event::Verified { .. } => {}
             Event::Damaged { .. } | Event::Measured { .. } | Event::CapacityChanged { .. } | Event::TimeoutElapsed => {}
         }
     }
@@ -168,6 +169,9 @@ impl Agent {
             SiteCommand::Prepare(_)
             | SiteCommand::Forget { .. }
             | SiteCommand::Delegate(_)
+            | SiteCommand::Evict { .. }
+            | SiteCommand::ProposeEviction { .. }
+            | SiteCommand::Verify { .. }
             | SiteCommand::Unknown { .. } => {}
         }
     }

@@ -1,0 +1,122 @@
+//! Objects and their copies, as a person sees and changes them: `atoll data`.
+
+use std::fs;
+
+use anyhow::{Context as _, Result};
+use e2e_tests::{Cluster, Options};
+use serde_json::Value;
+
+const MADE: &str = "workflow: made\nsteps:\n  make:\n    site: edge\n    run: |\n      echo kept > \"$ATOLL_OUTPUTS/kept\"\n      echo spare > \"$ATOLL_OUTPUTS/spare\"\n    outputs: { kept: file, spare: file }\noutputs:\n  kept: ${{ steps.make.outputs.kept }}\n";
+
+fn json(cluster: &Cluster, arguments: &[&str]) -> Result<Value> {
+    let output = cluster.call(&[arguments, &["--json"]].concat())?;
+    anyhow::ensure!(output.code == 0, "{arguments:?}: {} {}", output.code, output.stderr);
+    Ok(serde_json::from_str(&output.stdout)?)
+}
+
+fn object_named(shown: &Value, output: &str) -> Result<String> {
+    let value = &shown["executions"][0]["outputs"][output]["object"];
+    Ok(value.as_str().with_context(|| format!("{output} in {shown:#}"))?.to_owned())
+}
+
+#[test]
+fn copies_are_listed_pinned_brought_to_the_bucket_taken_out_and_let_go() -> Result<()> {
+    let cluster = Cluster::two_sites()?;
+    let run = cluster.submit(MADE, &[])?;
+    let shown = cluster.wait_for_end(&run)?;
+    let (kept, spare) = (object_named(&shown, "kept")?, object_named(&shown, "spare")?);
+    let listed = json(&cluster, &["data", "ls", "--site", "edge", "--run", &run.id])?;
+    assert_eq!(listed["objects"].as_array().map(Vec::len), Some(2), "{listed:#}");
+    assert_eq!(json(&cluster, &["data", "ls", "--site", "hpc"])?["objects"], Value::Array(Vec::new()));
+
+    let pinned = json(&cluster, &["data", "pin", &spare, "--site", "edge"])?;
+    assert_eq!((&pinned["pins"][0]["at"], &pinned["replicas"][0]), (&"edge".into(), &"edge".into()));
+    let refused = cluster.call(&["data", "evict", &spare, "--site", "edge"])?;
+    assert_eq!(refused.code, 1, "{}", refused.stderr);
+    assert!(refused.stderr.contains("pinned"), "{}", refused.stderr);
+    // The output of a run that is remembered is not let go as the last copy.
+    let refused = cluster.call(&["data", "evict", &kept, "--site", "edge"])?;
+    assert!(refused.code == 1 && refused.stderr.contains("last copy"), "{}", refused.stderr);
+
+    let pushed = json(&cluster, &["data", "push", &kept])?;
+    assert_eq!(pushed["replicas"], serde_json::json!(["edge", "bucket"]));
+    let to = cluster.directory().join("exported");
+    cluster.call(&["data", "export", &kept, "-o", &to.display().to_string()])?;
+    assert_eq!(fs::read_to_string(&to)?, "kept\n");
+
+    json(&cluster, &["data", "unpin", &spare, "--site", "edge"])?;
+    json(&cluster, &["data", "evict", &spare, "--site", "edge"])?;
+    let gone = |document: Value| document["replicas"].as_array().is_some_and(Vec::is_empty);
+    cluster.eventually("the copy to go", || Ok(gone(json(&cluster, &["data", "where", &spare])?)))?;
+    assert_eq!(json(&cluster, &["data", "where", &kept])?["replicas"][0], "edge");
+    Ok(())
+}
+
+#[test]
+fn files_of_this_machine_and_of_a_site_are_taken_in() -> Result<()> {
+    let agent_arguments = vec!["--import-root".to_owned(), "/".to_owned()];
+    let cluster = Cluster::start(Options { sites: vec!["edge"], agent_arguments, ..Options::default() })?;
+    let file = cluster.directory().join("readings.csv");
+    fs::write(&file, "1,2\n")?;
+    let sent = json(&cluster, &["data", "import", &file.display().to_string(), "--pin"])?;
+    assert_eq!((&sent["at"], &sent["pinned"]), (&"bucket".into(), &true.into()));
+    let object = sent["object"].as_str().context("an object")?.to_owned();
+    let held = json(&cluster, &["data", "import", &format!("edge:{}", file.display())])?;
+    assert_eq!((&held["object"], &held["at"]), (&object.as_str().into(), &"edge".into()));
+    let known = json(&cluster, &["data", "where", &object])?;
+    assert_eq!(known["replicas"], serde_json::json!(["edge", "bucket"]));
+    let published = cluster.directory().join("published/readings.csv");
+    let to = format!("edge:{}", published.display());
+    json(&cluster, &["data", "export", &object, "-o", &to])?;
+    assert_eq!(fs::read_to_string(&published)?, "1,2\n");
+    let again = cluster.call(&["data", "export", &object, "-o", &to])?;
+    assert_eq!(again.code, 1, "what is there stays: {}", again.stderr);
+    Ok(())
+}
+
+#[test]
+fn d5_one_bit_flipped_in_a_store_is_found_named_and_repaired() -> Result<()> {
+    use std::os::unix::fs::PermissionsExt as _;
+    let cluster = Cluster::two_sites()?;
+    let run = cluster.submit(MADE, &[])?;
+    let kept = object_named(&cluster.wait_for_end(&run)?, "kept")?;
+    json(&cluster, &["data", "push", &kept])?;
+    let sound = json(&cluster, &["data", "verify", "edge"])?;
+    assert_eq!(sound["damaged"], 0, "{sound:#}");
+    let hex = kept.trim_start_matches("b3:");
+    let path = cluster.site("edge").directory.join(format!("store/objects/{}/{}", &hex[..2], &hex[2..]));
+    fs::set_permissions(&path, fs::Permissions::from_mode(0o644))?;
+    fs::write(&path, "kepu\n")?;
+    let damaged = cluster.call(&["data", "verify", "edge", "--json"])?;
+    let document: Value = serde_json::from_str(&damaged.stdout)?;
+    assert_eq!((damaged.code, &document["damaged"]), (1, &1.into()), "{document:#}");
+    let named = |document: Value| document["replicas"] == serde_json::json!(["bucket"]);
+    cluster.eventually("the copy to be known as lost", || Ok(named(json(&cluster, &["data", "where", &kept])?)))?;
+    // Whoever asks for it gets the sound copy.
+    let to = cluster.directory().join("again");
+    cluster.call(&["data", "export", &kept, "-o", &to.display().to_string()])?;
+    assert_eq!(fs::read_to_string(&to)?, "kept\n");
+    Ok(())
+}
+
+#[test]
+fn a_site_that_may_hold_little_makes_room_by_itself_and_goes_on() -> Result<()> {
+    let folder = tempfile::tempdir()?;
+    let policy = folder.path().join("policy.yaml");
+    fs::write(&policy, "limits: { disk: 1MB }\n")?;
+    let config = folder.path().join("agent.toml");
+    fs::write(&config, format!("policy = {policy:?}\nevict_idle_seconds = 0\n"))?;
+    let agent_arguments = vec!["--config".to_owned(), config.display().to_string()];
+    let cluster = Cluster::start(Options { sites: vec!["edge"], agent_arguments, ..Options::default() })?;
+    // Ten times what it may hold, one after the other: nobody needs what is done with.
+    for number in 0..10 {
+        let source = format!(
+            "workflow: w{number}\nsteps:\n  make:\n    run: head -c 900000 /dev/urandom > \"$ATOLL_OUTPUTS/f\"\n    outputs: {{ f: file }}\n"
+        );
+        let run = cluster.submit(&source, &[])?;
+        assert_eq!(cluster.wait_for_end(&run)?["state"], "succeeded");
+    }
+    let small = |document: Value| document["store"]["bytes"].as_u64().is_some_and(|bytes| bytes < 1_000_000);
+    cluster.eventually("the store to be small again", || Ok(small(json(&cluster, &["site", "show", "edge"])?)))?;
+    Ok(())
+}
