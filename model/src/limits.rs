@@ -46,6 +46,9 @@ pub const REPORT_CREDITS: u32 = 4_096;
 /// Acknowledged reports that an agent keeps for a control plane that is restored from a backup: tens of thousands of
 /// outcomes, as a busy site has them in a day, in a journal that is still read in a moment.
 pub const REPORTS_KEPT_BYTES: u64 = 32 << 20;
+/// Memory that finished runs may take in the control plane before the oldest are in the history alone: a day of ordinary
+/// work, and little beside what the machine of a server has.
+pub const FINISHED_RUNS_BYTES: u64 = 256 << 20;
 /// Executions dispatched to an agent and not finished, beyond what it has room to run at once: deep enough that it never
 /// waits for a round trip, shallow enough that another site can still take the rest.
 pub const DISPATCH_AHEAD: u32 = 4_096;

@@ -51,6 +51,9 @@ pub(crate) struct Agenda {
     pub(crate) sweep_around: BTreeSet<ObjectId>,
     /// Runs that may have ended.
     pub(crate) ending: BTreeSet<RunId>,
+    /// Runs that have ended and stay in memory, oldest first, with what each takes there.
+    pub(crate) finished: BTreeMap<(Timestamp, RunId), u64>,
+    pub(crate) finished_bytes: u64,
     /// Runs that the history is to hold before they are forgotten.
     pub(crate) retiring: BTreeMap<RunId, FinishedRun>,
     /// Sites to which something is to be sent.

@@ -145,7 +145,7 @@ impl ControlPlane {
             Timer::Liveness(site) => self.look_at_silence(site),
             Timer::Object(object) => self.look_at_object(object),
             Timer::Retire(run) => self.retire(run),
-            Timer::Wake => {}
+            Timer::Wake => self.retire_beyond_memory(),
         }
     }
 
@@ -196,8 +196,7 @@ impl ControlPlane {
         for id in runs {
             let run = std::sync::Arc::clone(&self.state.runs[&id]);
             if let Phase::Ended(_) = run.phase {
-                let finished_at = run.finished_at.unwrap_or(run.submitted_at);
-                self.agenda.set(finished_at + self.config.keep_finished, Timer::Retire(id));
+                self.note_finished(id);
                 continue;
             }
             self.agenda.ending.insert(id);

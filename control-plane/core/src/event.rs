@@ -243,10 +243,12 @@ pub struct Config {
     pub dispatch_ahead_time: Duration,
     /// Runs that have not ended: no more are taken.
     pub live_runs_max: u64,
-    /// How long a finished run stays in memory.
-    pub keep_finished: Duration,
     /// What placement looks ahead for.
     pub goal: Goal,
+    /// How long a finished run stays in memory, at most.
+    pub keep_finished: Duration,
+    /// Memory that finished runs may take: beyond it the oldest go into the history sooner.
+    pub keep_finished_bytes: u64,
     /// Seed of the ids that the core derives (transfers); from the shell, so that the core has no randomness.
     pub started_at: Timestamp,
 }
@@ -265,6 +267,7 @@ impl Default for Config {
             live_runs_max: limits::LIVE_RUNS_MAX,
             keep_finished: Duration::from_secs(7 * 24 * 3_600),
             goal: Goal { aim: Aim::Time, share_max: 1.0, effort: limits::LOOK_AHEAD_EFFORT },
+            keep_finished_bytes: limits::FINISHED_RUNS_BYTES,
             started_at: Timestamp::ZERO,
         }
     }

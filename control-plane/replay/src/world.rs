@@ -77,6 +77,7 @@ impl<'a> World<'a> {
             work_lease: FOREVER,
             lost_after: FOREVER,
             keep_finished: FOREVER,
+            keep_finished_bytes: u64::MAX,
             goal,
             started_at: BEGINNING,
             ..Config::default()

@@ -127,6 +127,8 @@ pub struct Leases {
     pub dispatch_ahead: u32,
     pub dispatch_ahead_ms: u64,
     pub keep_finished_seconds: u64,
+    /// Memory that finished runs may take before the oldest are in the history alone.
+    pub keep_finished_bytes: u64,
 }
 
 impl Default for Leases {
@@ -141,6 +143,7 @@ impl Default for Leases {
             dispatch_ahead: core.dispatch_ahead,
             dispatch_ahead_ms: millis(core.dispatch_ahead_time),
             keep_finished_seconds: core.keep_finished.as_secs(),
+            keep_finished_bytes: core.keep_finished_bytes,
         }
     }
 }
@@ -318,6 +321,7 @@ impl Config {
             live_runs_max: self.limits.live_runs,
             keep_finished: Duration::from_secs(leases.keep_finished_seconds),
             goal: self.placement.goal(),
+            keep_finished_bytes: leases.keep_finished_bytes,
             started_at: now,
         }
     }

@@ -2,7 +2,9 @@
 
 use std::time::Duration;
 
-use crate::rng::Rng;
+use atoll_model::limits::FINISHED_RUNS_BYTES;
+
+use crate::rng::{Rng, mix};
 
 /// Of 1,000 seeds those in which work is taken from one of two sites and comes back to it.
 const HANDOVERS: u64 = 15;
@@ -68,6 +70,8 @@ pub struct Scenario {
     pub clocks_jump: bool,
     /// How long a run stays with the control plane after its end.
     pub keep_finished: Duration,
+    /// Memory for finished runs: with little, the oldest leave it before their time.
+    pub keep_finished_bytes: u64,
     /// Whether much lasts for long, and sites are cut off for longer than they are waited for.
     pub long: bool,
     /// Whether all executions last for longer than a site is waited for.
@@ -206,6 +210,7 @@ impl Scenario {
             clock_offset_max: Duration::ZERO,
             clocks_jump: false,
             keep_finished: Duration::from_secs(7 * 24 * 3_600),
+            keep_finished_bytes: FINISHED_RUNS_BYTES,
             long: false,
             handover: false,
             pressed: false,
@@ -296,6 +301,7 @@ impl Scenario {
                 _ => Self::quiet(seed).keep_finished,
             },
             tight: seed.is_multiple_of(3),
+            keep_finished_bytes: finished_bytes(seed),
             lingers: rng.chance(200),
             limits: rng.chance(300),
             revokes,
@@ -359,8 +365,17 @@ impl Scenario {
             clock_offset_max: Duration::from_secs(if rng.chance(400) { 200 } else { 0 }),
             clocks_jump: rng.chance(300),
             keep_finished: rng.spread(1_000_000, 1_000_000_000),
+            keep_finished_bytes: finished_bytes(seed),
             lingers: false,
             ..Self::quiet(seed)
         }
     }
+}
+
+/// Of so many worlds one has little memory for finished runs.
+const WORLDS_PER_FORGETFUL: u64 = 5;
+
+/// Drawn apart, so that it shifts nothing of the rest.
+fn finished_bytes(seed: u64) -> u64 {
+    if mix(&[seed, 0xF1_0151]).is_multiple_of(WORLDS_PER_FORGETFUL) { 20_000 } else { FINISHED_RUNS_BYTES }
 }

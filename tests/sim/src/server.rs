@@ -13,6 +13,7 @@ use crate::faults::Victim;
 use crate::journal::{Pending, Position};
 use crate::network::Direction;
 use crate::rng::{Rng, mix};
+use crate::scenario::Scenario;
 use crate::world::{Occurrence, Process, World};
 
 /// Of so many deletions that a process left behind one was not sent.
@@ -77,7 +78,8 @@ impl World {
     }
 
     pub(crate) fn server_config(&self) -> Config {
-        Config { keep_finished: self.scenario.keep_finished, ..Config::default() }
+        let Scenario { keep_finished, keep_finished_bytes, .. } = self.scenario;
+        Config { keep_finished, keep_finished_bytes, ..Config::default() }
     }
 
     /// A server begins: alone it leads at once, among several it follows first.

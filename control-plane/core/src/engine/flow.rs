@@ -168,6 +168,15 @@ impl ControlPlane {
         self.agenda.room.entry(site).or_default().push((run, step), &standing, self.now);
     }
 
+    /// Nobody is given anything at this site any more: who waited there for room is asked anew.
+    pub(crate) fn wait_elsewhere(&mut self, site: SiteId) {
+        let held = self.agenda.roomy.remove(&site).map(|round| round.held).unwrap_or_default();
+        let mut queue = self.agenda.room.remove(&site).unwrap_or_default();
+        self.agenda.full_at.remove(&site);
+        let waiting = std::iter::from_fn(|| queue.pop(self.now)).chain(held).collect::<Vec<_>>();
+        waiting.into_iter().for_each(|(run, step)| self.want_place(run, step));
+    }
+
     /// A step that was placed as far as there was room waits at these sites for more; `best` is where it would go first.
     pub(crate) fn wait_for_room(
         &mut self,

@@ -174,6 +174,7 @@ impl ControlPlane {
     pub(crate) fn give_away(&mut self, site: SiteId, message: &str) {
         self.give_away_work(site, message);
         self.give_away_delegations(site, true);
+        self.wait_elsewhere(site);
     }
 
     fn give_away_work(&mut self, site: SiteId, message: &str) {

@@ -8,6 +8,7 @@ use atoll_model::value::Value;
 use indexmap::IndexMap;
 
 use super::bucket::sources_released_by;
+use super::policies::Kept;
 use crate::agenda::Timer;
 use crate::caches::value_bytes;
 use crate::command::Command;
@@ -146,9 +147,37 @@ impl ControlPlane {
         self.agenda.forget_run(run_id);
         self.caches.forget(run_id);
         self.outlooks.forget(run_id);
-        self.agenda.set(self.now + self.config.keep_finished, Timer::Retire(run_id));
+        self.note_finished(run_id);
         let run = self.finished_run(run_id).expect("it has just ended");
         self.command(Command::KeepRun { run, last: false });
+        self.retire_beyond_memory();
+    }
+
+    /// The run has ended, and stays in memory for a while.
+    pub(crate) fn note_finished(&mut self, run_id: RunId) {
+        let run = self.state.run(run_id);
+        let finished_at = run.finished_at.unwrap_or(run.submitted_at);
+        let bytes = run.memory_bytes();
+        let before = self.agenda.finished.insert((finished_at, run_id), bytes).unwrap_or(0);
+        self.agenda.finished_bytes = self.agenda.finished_bytes + bytes - before;
+        self.agenda.set(finished_at + self.config.keep_finished, Timer::Retire(run_id));
+    }
+
+    /// The oldest runs go first, and one that is larger than all that may stay goes at once. A run stays here for which
+    /// something is still sent, or kept in the bucket by a rule.
+    pub(crate) fn retire_beyond_memory(&mut self) {
+        let mut excess = self.agenda.finished_bytes.saturating_sub(self.config.keep_finished_bytes);
+        let mut leaving = Vec::new();
+        for ((_, run), bytes) in &self.agenda.finished {
+            if excess == 0 {
+                break;
+            }
+            if !self.is_pushed_for(*run) && !self.keeps_in_bucket(*run) {
+                leaving.push(*run);
+                excess = excess.saturating_sub(*bytes);
+            }
+        }
+        leaving.into_iter().for_each(|run| self.keep_for_the_last_time(run));
     }
 
     fn run_outputs(&self, run: &Run) -> Result<IndexMap<String, Value>, RunError> {
@@ -183,8 +212,19 @@ impl ControlPlane {
         self.state.transfers.values().any(|transfer| transfer.run == Some(run))
     }
 
+    fn keeps_in_bucket(&self, run_id: RunId) -> bool {
+        let Some(run) = self.state.runs.get(&run_id) else { return false };
+        run.in_bucket.values().flatten().filter_map(|object| self.state.objects.get(object)).any(|known| {
+            let mut own = self.rules_on(known).filter(|(ruled, _)| ruled.id == run_id);
+            own.any(|(run, rules)| self.is_kept(run, &rules) != Kept::No)
+        })
+    }
+
     fn keep_for_the_last_time(&mut self, run_id: RunId) {
         let Some(run) = self.finished_run(run_id) else { return };
+        if let Some(bytes) = self.agenda.finished.remove(&(run.finished_at(), run_id)) {
+            self.agenda.finished_bytes -= bytes;
+        }
         self.agenda.retiring.insert(run_id, run.clone());
         self.command(Command::KeepRun { run, last: true });
     }
@@ -198,6 +238,7 @@ impl ControlPlane {
             return self.keep_for_the_last_time(run_id);
         }
         if self.is_pushed_for(run_id) {
+            self.note_finished(run_id);
             return self.agenda.set(self.now + RETIRE_AGAIN, Timer::Retire(run_id));
         }
         self.record(Fact::RunRemoved { run: run_id });

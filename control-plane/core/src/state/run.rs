@@ -19,6 +19,11 @@ use crate::fact::Items;
 use crate::plan::RunPlan;
 use crate::view::{RunError, RunState, RunTags};
 
+/// A step of a workflow, what it was planned to be, and its state: as measured with chains of a thousand steps.
+const STEP_BYTES: u64 = 3_000;
+/// An element of a fan-out that has ended.
+const ROW_BYTES: u64 = 120;
+
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub(crate) struct Run {
     pub(crate) id: RunId,
@@ -70,6 +75,12 @@ impl Run {
     pub(crate) fn priority_of(&self, step: StepIndex) -> i16 {
         let sum = i16::from(self.priority) + i16::from(self.workflow.step(step).priority);
         sum.clamp(i16::from(limits::PRIORITY_MIN), i16::from(limits::PRIORITY_MAX))
+    }
+
+    /// About what it takes in memory, from its steps and their elements.
+    pub(crate) fn memory_bytes(&self) -> u64 {
+        let rows: usize = self.steps.iter().map(|step| step.rows.len() + step.details.len()).sum();
+        self.steps.len() as u64 * STEP_BYTES + rows as u64 * ROW_BYTES + self.source.len() as u64
     }
 
     /// Whether new executions may be started.

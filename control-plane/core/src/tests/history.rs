@@ -151,3 +151,27 @@ fn an_output_of_a_run_that_was_forgotten_is_refused_with_what_to_do_when_the_sit
     world.ask(Request::RemoveSite { site: site() }).unwrap();
     assert_eq!(refused(&mut world), format!("It was at a site (removed) only; {advice}"));
 }
+
+#[test]
+fn of_more_finished_runs_than_fit_the_oldest_leave_the_memory_and_are_in_the_history() {
+    let mut world = World::new();
+    world.config.keep_finished_bytes = 8_000;
+    world.restart();
+    world.add_site("edge");
+    let mut runs = Vec::new();
+    for _ in 0..5 {
+        let run = world.submit(ONE);
+        let a = world.dispatched_one("edge");
+        world.succeed("edge", a, vec![Value::Integer(1)]);
+        runs.push(run);
+    }
+    let in_memory: Vec<_> = runs.iter().filter(|run| world.core.run(**run).is_some()).collect();
+    assert_eq!(in_memory, [&runs[3], &runs[4]], "two steps of three thousand bytes fit");
+    let kept: Vec<_> = world.history.iter().map(crate::FinishedRun::id).collect();
+    assert_eq!(kept, runs[..3]);
+    world.config.keep_finished_bytes = 4_000;
+    world.restart();
+    world.advance(std::time::Duration::from_millis(1));
+    assert!(world.core.run(runs[3]).is_none(), "and after a start with less room");
+    assert!(world.core.run(runs[4]).is_some());
+}
