@@ -1,12 +1,13 @@
 //! Late-bound pushes: an object goes to the bucket when an execution that reads it is placed elsewhere.
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use atoll_model::id::{ExecutionId, ObjectId, RunId, SiteId, StepIndex, TransferId};
 use atoll_model::placement::PushMode;
 use atoll_model::session::PushFailure;
 use atoll_model::value::ObjectRef;
-use atoll_model::workflow::StartMode;
+use atoll_model::workflow::{StartMode, Workflow};
 use storage_sync_core::{InBucket, Knowledge, Plan, Reach, plan};
 
 use super::ruling::Cited;
@@ -271,13 +272,21 @@ impl ControlPlane {
         }
     }
 
-    /// What made an object first, and what made the same in the reader's own run: the run of the first may have ended.
+    /// What made an object first, and what made the same in the reader's own run: the run of the first may have ended. What
+    /// comes after another that made it may have read it, and cannot make it again without.
     fn producers(&self, reader: RunId, object: ObjectId) -> Vec<ExecutionId> {
         let Some(known) = self.state.objects.get(&object) else { return Vec::new() };
         let mut producers = Vec::from_iter(known.producer);
         let Some(run) = self.state.runs.get(&reader) else { return producers };
-        for usage in known.uses.iter().filter(|usage| usage.run == reader) {
-            let Source::Step(step) = usage.source else { continue };
+        let sources = || known.uses.iter().filter(|usage| usage.run == reader).map(|usage| usage.source);
+        if sources().any(|source| matches!(source, Source::Input(_))) {
+            return producers;
+        }
+        let made_in = |source| if let Source::Step(step) = source { Some(step) } else { None };
+        for step in sources().filter_map(made_in) {
+            if sources().filter_map(made_in).any(|other| other != step && is_after(&run.workflow, step, other)) {
+                continue;
+            }
             let made = run.steps[step.index()].details.iter().filter(|(_, detail)| {
                 let mut is_here = false;
                 detail.outputs.iter().for_each(|value| value.visit_objects(&mut |made| is_here |= made.id == object));
@@ -355,4 +364,20 @@ impl ControlPlane {
         let rule = eager.and_then(|push| push.rule);
         rule.map_or(RuleText::WhenNeeded, |rule| state.plan.rules.cite(rule))
     }
+}
+
+/// Whether a step needs another one, or what needs it.
+fn is_after(workflow: &Workflow, step: StepIndex, other: StepIndex) -> bool {
+    let (mut seen, mut next) = (BTreeSet::new(), vec![step]);
+    while let Some(step) = next.pop() {
+        for need in &workflow.step(step).needs {
+            if *need == other {
+                return true;
+            }
+            if seen.insert(*need) {
+                next.push(*need);
+            }
+        }
+    }
+    false
 }

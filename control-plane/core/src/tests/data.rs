@@ -191,6 +191,32 @@ fn d5_what_another_run_made_first_is_made_again_by_the_run_that_reads_it() {
 }
 
 #[test]
+fn d5_what_can_be_made_by_its_own_reader_only_fails_its_readers() {
+    let source = "workflow: w
+steps:
+  make: { run: x, site: edge, start: at-most-once, outputs: { f: file } }
+  pass: { run: x, site: edge, with: { f: \"${{ steps.make.outputs.f }}\" }, outputs: { f: file } }
+  use: { run: x, site: hpc, with: { f: \"${{ steps.pass.outputs.f }}\" } }
+";
+    let mut world = World::with_sites(&["edge", "hpc"]);
+    let run = world.submit(source);
+    for next in world.dispatched("edge") {
+        world.succeed("edge", next, vec![file(1, 1_000)]);
+    }
+    let (transfer, pushed) = world.pushes("edge")[0];
+    let message = "damaged".to_owned();
+    let fault =
+        Report::Fault { object: pushed.id, kind: ObjectKind::File, location: FaultLocation::SiteStore, message };
+    let (reason, message) = (PushFailure::Unavailable, "damaged".to_owned());
+    world.report("edge", vec![fault, Report::PushFailed { transfer, object: pushed, reason, message }]);
+    world.carry_out_looks(false);
+    world.carry_out_deletes();
+    assert_eq!(world.state(run), RunState::Failed);
+    let message = world.core.run(run).unwrap().error.unwrap().message;
+    assert!(message.contains("cannot be made again"), "{message}");
+}
+
+#[test]
 fn d5_a_copy_that_another_run_makes_serves_those_that_wait() {
     let (mut world, run) = waiting_for_a_push(TWO_SITES);
     let (transfer, pushed) = world.pushes("edge")[0];
