@@ -61,24 +61,20 @@ impl Peer {
     pub(super) fn requests_max(&self) -> usize {
         match self {
             Self::Quic(_) => 8,
-            Self::Tcp(lanes) => lanes.len() * 2,
+            // Where there are few, a third of each covers the moment in which what came is taken in.
+            Self::Tcp(lanes) => lanes.len() * if lanes.len() > CONNECTIONS_NEAR { 2 } else { 3 },
         }
     }
 
     pub(super) async fn ask(&self, request: &Request) -> Result<Answer, DirectError> {
-        let answered = match self {
+        match self {
             Self::Quic(peer) => peer.ask(request, None).await,
             Self::Tcp(lanes) => Place::take(lanes).ask(request, None).await,
-        };
-        answered.map(|(answer, _)| answer)
+        }
     }
 
     /// Asks for a range.
-    pub(super) async fn bring(
-        &self,
-        request: Request,
-        mut filler: Filler,
-    ) -> (Filler, Result<(Answer, Vec<u8>), DirectError>) {
+    pub(super) async fn bring(&self, request: Request, mut filler: Filler) -> (Filler, Result<Answer, DirectError>) {
         match self {
             Self::Quic(peer) => {
                 let answered = peer.ask(&request, Some(&mut filler)).await;
@@ -109,7 +105,7 @@ impl Peer {
             Self::Quic(_) => vec![self.ask(&request).await?],
             Self::Tcp(lanes) => {
                 let places = (0..lanes.len()).map(|index| Place::on(lanes, index).ask(&request, None));
-                try_join_all(places).await?.into_iter().map(|(answer, _)| answer).collect()
+                try_join_all(places).await?
             }
         };
         let refusal = answers.into_iter().find(|answer| *answer != Answer::Granted);

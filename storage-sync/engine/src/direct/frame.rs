@@ -7,6 +7,7 @@ use atoll_model::value::ObjectRef;
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 use tokio::io::{AsyncRead, AsyncReadExt as _};
+use zstd::stream::raw::{Decoder, Operation as _};
 
 use super::DirectError;
 use crate::hash::SEGMENT_BYTES;
@@ -14,6 +15,8 @@ use crate::transfer::Filler;
 
 pub(super) const ALPN: &[u8] = b"atoll-direct/1";
 const FRAME_BYTES_MAX: usize = 64 << 10;
+/// Compressed bytes that are unpacked in one go: a moment's work, whatever comes out.
+const UNPACKED_AT_ONCE: usize = 64 << 10;
 
 /// From the reader.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -82,53 +85,146 @@ async fn read_answer(from: &mut (impl AsyncRead + Unpin), stall: Duration) -> Re
     }
 }
 
-/// Exactly so many bytes.
-async fn read_bytes(from: &mut (impl AsyncRead + Unpin), length: usize, stall: Duration) -> Result<Vec<u8>, String> {
-    let mut bytes = Vec::with_capacity(length);
-    let mut from = from.take(length as u64);
-    while bytes.len() < length {
-        match tokio::time::timeout(stall, from.read_buf(&mut bytes)).await {
-            Ok(Ok(0)) => return Err(format!("it ended after {} of {length} bytes", bytes.len())),
-            Ok(Ok(_)) => {}
-            Ok(Err(error)) => return Err(error.to_string()),
-            Err(_) => return Err(format!("no byte came for {} seconds", stall.as_secs())),
-        }
-    }
-    Ok(bytes)
-}
-
-/// The answer to a request, and what of its bytes does not go into `filler`: those that are compressed.
+/// The answer to a request; its bytes go into `filler` as they come.
 pub(super) async fn receive(
     from: &mut (impl AsyncRead + Unpin),
     filler: Option<&mut Filler>,
     stall: Duration,
-) -> Result<(Answer, Vec<u8>), DirectError> {
+) -> Result<Answer, DirectError> {
     let answer = read_answer(from, stall).await.map_err(DirectError::Lost)?;
-    let Answer::Bytes { wire_bytes, compressed } = answer else { return Ok((answer, Vec::new())) };
+    let Answer::Bytes { wire_bytes, compressed } = answer else { return Ok(answer) };
     let Some(filler) = filler.filter(|_| wire_bytes <= SEGMENT_BYTES) else {
         return Err(DirectError::Lost(format!("it wants to send {wire_bytes} bytes at once")));
     };
     if compressed {
-        let bytes = read_bytes(from, wire_bytes as usize, stall).await.map_err(DirectError::Lost)?;
-        return Ok((answer, bytes));
+        unpack(from, wire_bytes as usize, filler, stall).await.map_err(DirectError::Lost)?;
+        return Ok(answer);
     }
     if wire_bytes != filler.left() {
         let message = format!("it wants to send {wire_bytes} bytes instead of {}", filler.left());
         return Err(DirectError::Lost(message));
     }
     fill(from, filler, stall).await.map_err(DirectError::Lost)?;
-    Ok((answer, Vec::new()))
+    Ok(answer)
+}
+
+/// At least one byte.
+async fn read_some(from: &mut (impl AsyncRead + Unpin), to: &mut [u8], stall: Duration) -> Result<usize, String> {
+    match tokio::time::timeout(stall, from.read(to)).await {
+        Ok(Ok(0)) => Err("it ended too early".to_owned()),
+        Ok(Ok(read)) => Ok(read),
+        Ok(Err(error)) => Err(error.to_string()),
+        Err(_) => Err(format!("no byte came for {} seconds", stall.as_secs())),
+    }
 }
 
 async fn fill(from: &mut (impl AsyncRead + Unpin), filler: &mut Filler, stall: Duration) -> Result<(), String> {
     while filler.left() > 0 {
-        let read = match tokio::time::timeout(stall, from.read(filler.room())).await {
-            Ok(Ok(0)) => return Err(format!("it ended {} bytes too early", filler.left())),
-            Ok(Ok(read)) => read,
-            Ok(Err(error)) => return Err(error.to_string()),
-            Err(_) => return Err(format!("no byte came for {} seconds", stall.as_secs())),
-        };
+        let read = read_some(from, filler.room(), stall).await?;
+        filler.came(read);
         filler.advance(read).await.map_err(|gone| gone.to_string())?;
     }
     Ok(())
+}
+
+/// One frame of Zstandard.
+async fn unpack(
+    from: &mut (impl AsyncRead + Unpin),
+    wire_bytes: usize,
+    filler: &mut Filler,
+    stall: Duration,
+) -> Result<(), String> {
+    let mut decoder = Decoder::new().map_err(|error| error.to_string())?;
+    let mut buffer = vec![0; wire_bytes.min(UNPACKED_AT_ONCE)];
+    let mut left = wire_bytes;
+    while left > 0 {
+        let most = buffer.len().min(left);
+        let read = read_some(from, &mut buffer[..most], stall).await?;
+        filler.came(read);
+        left -= read;
+        let mut packed = &buffer[..read];
+        loop {
+            let room = filler.room();
+            let whole = room.len();
+            let unpacked = decoder.run_on_buffers(packed, room);
+            let status = unpacked.map_err(|error| format!("what it sent cannot be unpacked: {error}"))?;
+            packed = &packed[status.bytes_read..];
+            if status.bytes_written > 0 {
+                filler.advance(status.bytes_written).await.map_err(|gone| gone.to_string())?;
+            }
+            if packed.is_empty() && status.bytes_written < whole.max(1) {
+                break;
+            }
+            if status.bytes_read == 0 && status.bytes_written == 0 {
+                return Err("it sent more than it was asked for".to_owned());
+            }
+        }
+    }
+    if filler.left() > 0 {
+        return Err(format!("it sent {} bytes too few", filler.left()));
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    #![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
+
+    use super::*;
+    use crate::buffers::Pool;
+
+    const STALL: Duration = Duration::from_secs(5);
+
+    /// What came of an answer that holds `content`, compressed, for a range of `wanted` bytes.
+    async fn unpacked(content: &[u8], wanted: usize, cut: usize) -> (Vec<u8>, u64, Result<Answer, DirectError>) {
+        let packed = zstd::bulk::compress(content, 1).unwrap();
+        let wire_bytes = packed.len() as u64;
+        let mut wire = encode(&Answer::Bytes { wire_bytes, compressed: true });
+        wire.extend_from_slice(&packed[..packed.len() - cut]);
+        let (mut filler, mut parts) = Filler::new(&Pool::new(1 << 10), wanted as u64, 1 << 10);
+        let receiving = async {
+            let answer = receive(&mut wire.as_slice(), Some(&mut filler), STALL).await;
+            let came = filler.wire_bytes();
+            drop(filler);
+            (came, answer)
+        };
+        let taking = async {
+            let mut taken = Vec::new();
+            while let Some(part) = parts.recv().await {
+                taken.extend_from_slice(&part);
+            }
+            taken
+        };
+        let ((came, answer), taken) = tokio::join!(receiving, taking);
+        (taken, came, answer)
+    }
+
+    #[tokio::test]
+    async fn what_is_compressed_is_there_part_by_part_as_it_comes() {
+        let content: Vec<u8> = (0..20_000u32).flat_map(|number| (number * number / 7).to_le_bytes()).collect();
+        let (taken, came, answer) = unpacked(&content, content.len(), 0).await;
+        assert!(
+            matches!(answer, Ok(Answer::Bytes { compressed: true, wire_bytes }) if wire_bytes == came),
+            "{answer:?}"
+        );
+        assert_eq!(taken, content);
+
+        let zeros = vec![0; 1 << 20];
+        assert_eq!(unpacked(&zeros, zeros.len(), 0).await.0, zeros);
+
+        let random: Vec<u8> =
+            (0..4_000u32).flat_map(|number| *blake3::hash(&number.to_le_bytes()).as_bytes()).collect();
+        let (taken, _, answer) = unpacked(&random, random.len(), 10).await;
+        assert!(matches!(answer, Err(DirectError::Lost(_))), "{answer:?}");
+        assert!(!taken.is_empty() && random.starts_with(&taken), "what came before the end is of use");
+    }
+
+    #[tokio::test]
+    async fn what_unpacks_to_another_length_is_not_taken() {
+        let content = vec![7; 50_000];
+        for wanted in [49_999, 50_001, 1] {
+            let (_, _, answer) = unpacked(&content, wanted, 0).await;
+            assert!(matches!(answer, Err(DirectError::Lost(_))), "{wanted}: {answer:?}");
+        }
+    }
 }

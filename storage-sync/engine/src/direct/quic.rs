@@ -120,12 +120,8 @@ impl QuicPeer {
         Ok((to, from))
     }
 
-    /// The answer to a request, with the bytes that come with it as [`receive`] gives them.
-    pub(super) async fn ask(
-        &self,
-        request: &Request,
-        filler: Option<&mut Filler>,
-    ) -> Result<(Answer, Vec<u8>), DirectError> {
+    /// The answer to a request; the bytes that come with it go into `filler`.
+    pub(super) async fn ask(&self, request: &Request, filler: Option<&mut Filler>) -> Result<Answer, DirectError> {
         let (_to, mut from) = self.stream(request).await?;
         receive(&mut from, filler, self.stall).await
     }

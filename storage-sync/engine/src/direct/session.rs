@@ -9,10 +9,15 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
 use super::connect::{Dialer, Peer, unexpected};
 use super::frame::{Answer, Request};
-use super::links::{Choice, TELLING_BYTES};
+use super::links::{Choice, Measured, TELLING_BYTES};
 use super::{DirectError, Offer, Transport};
+use crate::hash::SEGMENT_BYTES;
 use crate::transfer::Filler;
 
+/// Bytes of a second of a link of which nothing is known: 1 Gbit/s.
+const UNKNOWN_RATE: f64 = 125e6;
+/// Less costs the processor more than it saves after a crash.
+const RANGE_BYTES_MIN: u64 = 2 << 20;
 /// On a link that is faster, compressing takes longer than sending: bytes of a second.
 const COMPRESS_BELOW: f64 = 150e6;
 /// How long a way that is tried may take to show what it can.
@@ -25,6 +30,8 @@ pub(crate) struct Session {
     offer: Offer,
     object: ObjectRef,
     pub(crate) stream_bytes: u64,
+    /// Of a large file, what is to be asked for at a time.
+    pub(crate) range_bytes: u64,
     way: tokio::sync::RwLock<Way>,
     began: Instant,
     /// Since the way was taken.
@@ -54,7 +61,9 @@ impl Session {
         let answer = peer.ask(&Request::Describe { object }).await?;
         let Answer::Described { stream_bytes } = answer else { return Err(unexpected(answer)) };
         let requests = std::sync::Arc::new(Semaphore::new(peer.requests_max()));
-        let compress = inner.links.of(offer.holder).best().is_some_and(|rate| rate < COMPRESS_BELOW);
+        let link = inner.links.of(offer.holder);
+        let compress = link.best().is_some_and(|rate| rate < COMPRESS_BELOW);
+        let range_bytes = range_bytes(&link, peer.requests_max());
         let began = Instant::now();
         let way = Way { peer, choice: Choice { transport, floor }, since: began };
         Ok(Self {
@@ -62,6 +71,7 @@ impl Session {
             offer,
             object,
             stream_bytes,
+            range_bytes,
             way: tokio::sync::RwLock::new(way),
             began,
             received: AtomicU64::new(0),
@@ -122,17 +132,13 @@ impl Session {
         filler: Filler,
         count: &(dyn Fn(u64) + Sync),
     ) -> (Filler, Result<(), DirectError>) {
-        let (start, before) = (end - filler.left(), filler.taken());
+        let (start, before) = (end - filler.left(), filler.wire_bytes());
         let request = Request::Range { object: self.object, start, end, compress: self.compress };
-        let (mut filler, answered) = peer.bring(request, filler).await;
-        let mut came = filler.taken() - before;
+        let (filler, answered) = peer.bring(request, filler).await;
+        let came = filler.wire_bytes() - before;
         let result = match answered {
-            Ok((Answer::Bytes { compressed: true, .. }, packed)) => {
-                came = packed.len() as u64;
-                unpack(packed, &mut filler).await
-            }
-            Ok((Answer::Bytes { compressed: false, .. }, _)) => Ok(()),
-            Ok((answer, _)) => Err(unexpected(answer)),
+            Ok(Answer::Bytes { .. }) => Ok(()),
+            Ok(answer) => Err(unexpected(answer)),
             Err(error) => Err(error),
         };
         count(came);
@@ -198,14 +204,12 @@ impl Session {
     }
 }
 
-async fn unpack(packed: Vec<u8>, filler: &mut Filler) -> Result<(), DirectError> {
-    let wanted = filler.left() as usize;
-    let unpacked = crate::transfer::blocking(move || zstd::bulk::decompress(&packed, wanted)).await;
-    let bytes = unpacked.map_err(|error| DirectError::Lost(format!("what it sent cannot be unpacked: {error}")))?;
-    if bytes.len() != wanted {
-        return Err(DirectError::Lost(format!("it sent {} bytes instead of {wanted}", bytes.len())));
-    }
-    filler.put(&bytes).await.map_err(|gone| DirectError::Lost(gone.to_string()))
+/// What is asked for at a time. All that is asked for at a time is what a crash may bring twice; and it is to keep the line
+/// busy while requests are on their way: twice what the line holds.
+fn range_bytes(link: &Measured, requests: usize) -> u64 {
+    let round_trip = link.round_trip.unwrap_or_default().as_secs_f64();
+    let held = link.best().unwrap_or(UNKNOWN_RATE) * round_trip;
+    ((4.0 * held) as u64 / requests.max(1) as u64).next_power_of_two().clamp(RANGE_BYTES_MIN, SEGMENT_BYTES)
 }
 
 fn same(one: &Peer, other: &Peer) -> bool {
@@ -213,5 +217,28 @@ fn same(one: &Peer, other: &Peer) -> bool {
         (Peer::Tcp(one), Peer::Tcp(other)) => std::sync::Arc::ptr_eq(one, other),
         (Peer::Quic(one), Peer::Quic(other)) => one.connection.stable_id() == other.connection.stable_id(),
         (Peer::Tcp(_), Peer::Quic(_)) | (Peer::Quic(_), Peer::Tcp(_)) => false,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::links::Links;
+    use super::*;
+
+    #[test]
+    fn ranges_follow_the_link_so_that_little_is_under_way_and_the_line_is_never_idle() {
+        let range_bytes = |rate: Option<u64>, round_trip_ms: u64, requests: usize| {
+            let (links, holder) = (Links::open(None), AgentId::from_bits(1));
+            links.learn_round_trip(holder, Duration::from_millis(round_trip_ms));
+            if let Some(rate) = rate {
+                links.learn(holder, Transport::Tcp, rate, Duration::from_secs(1));
+            }
+            range_bytes(&links.of(holder), requests)
+        };
+        assert_eq!(range_bytes(None, 0, 6), 2 << 20);
+        assert_eq!(range_bytes(Some(1_000_000_000), 1, 6), 2 << 20);
+        assert_eq!(range_bytes(None, 100, 16), 4 << 20);
+        assert_eq!(range_bytes(Some(125_000_000), 50, 16), 2 << 20);
+        assert_eq!(range_bytes(Some(1_250_000_000), 100, 16), SEGMENT_BYTES);
     }
 }

@@ -105,12 +105,8 @@ impl Place {
         Self { lanes: Arc::clone(lanes), index, done: None }
     }
 
-    /// The answer to a request, with the bytes that come with it as [`receive`] gives them.
-    pub(super) async fn ask(
-        mut self,
-        request: &Request,
-        filler: Option<&mut Filler>,
-    ) -> Result<(Answer, Vec<u8>), DirectError> {
+    /// The answer to a request; the bytes that come with it go into `filler`.
+    pub(super) async fn ask(mut self, request: &Request, filler: Option<&mut Filler>) -> Result<Answer, DirectError> {
         let lanes = Arc::clone(&self.lanes);
         let lane = &lanes[self.index];
         let (done, next_turn) = oneshot::channel();

@@ -248,7 +248,7 @@ async fn fetch_once(
     };
     let work = Arc::new(work);
     let ahead = Arc::new((plan.prefix.len() as u64, ahead));
-    let pieces = work.pieces();
+    let pieces = work.pieces(origin.range_bytes());
     let missing = pieces.iter().map(|piece| work.range(piece)).map(|(start, end)| end - start).sum();
     listed.missing_bytes.store(missing, Ordering::Relaxed);
     listed.arrived_bytes.store(0, Ordering::Relaxed);

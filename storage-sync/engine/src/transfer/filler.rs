@@ -5,7 +5,7 @@ use tokio::sync::mpsc;
 use crate::buffers::{Buffer, Pool};
 
 /// Parts that wait for whoever takes them in: as many as come while a disk takes breath.
-const AHEAD: usize = 4;
+const AHEAD: usize = 2;
 
 /// Is filled in the order of the stream, by one connection after the other if need be.
 #[derive(Debug)]
@@ -17,7 +17,7 @@ pub(crate) struct Filler {
     filled: usize,
     /// Bytes that are still to come.
     left: u64,
-    taken: u64,
+    wire_bytes: u64,
 }
 
 /// Nobody takes in what comes.
@@ -29,12 +29,17 @@ impl Filler {
     /// For `bytes` bytes in parts of `part_bytes`, the last of which may be shorter.
     pub(crate) fn new(pool: &Pool, bytes: u64, part_bytes: usize) -> (Self, mpsc::Receiver<Buffer>) {
         let (to, parts) = mpsc::channel(AHEAD);
-        (Self { pool: pool.clone(), to, part_bytes, current: None, filled: 0, left: bytes, taken: 0 }, parts)
+        (Self { pool: pool.clone(), to, part_bytes, current: None, filled: 0, left: bytes, wire_bytes: 0 }, parts)
     }
 
-    /// Bytes that it has so far.
-    pub(crate) fn taken(&self) -> u64 {
-        self.taken
+    /// Bytes that came over the wire for it so far: fewer than it has, if they were compressed.
+    pub(crate) fn wire_bytes(&self) -> u64 {
+        self.wire_bytes
+    }
+
+    /// So many bytes came over the wire, of use or not.
+    pub(crate) fn came(&mut self, bytes: usize) {
+        self.wire_bytes += bytes as u64;
     }
 
     /// Bytes that are still to come.
@@ -52,7 +57,6 @@ impl Filler {
     /// So many bytes were put there.
     pub(crate) async fn advance(&mut self, bytes: usize) -> Result<(), Abandoned> {
         self.filled += bytes;
-        self.taken += bytes as u64;
         self.left -= bytes as u64;
         if self.current.as_ref().is_some_and(|current| current.len() == self.filled)
             && let Some(part) = self.current.take()
@@ -91,9 +95,9 @@ mod tests {
                 for piece in bytes.chunks(step) {
                     filler.put(piece).await.unwrap();
                 }
-                let counted = (filler.taken(), filler.left());
+                let left = filler.left();
                 drop(filler);
-                counted
+                left
             };
             let taking = async {
                 let mut taken = Vec::new();
@@ -102,8 +106,8 @@ mod tests {
                 }
                 taken
             };
-            let (counted, taken) = tokio::join!(filling, taking);
-            assert_eq!(counted, (90, 0));
+            let (left, taken) = tokio::join!(filling, taking);
+            assert_eq!(left, 0);
             assert_eq!(taken.iter().map(Vec::len).collect::<Vec<_>>(), [16, 16, 16, 16, 16, 10]);
             assert_eq!(taken.concat(), bytes[..90]);
         }

@@ -151,7 +151,7 @@ impl<'a> Source<'a> {
         let mut refused = None;
         loop {
             let (generation, download) = self.url(refused.take()).await?;
-            let before = filler.taken();
+            let before = filler.left();
             let fault = match self.request(&download, end, filler).await {
                 Ok(()) => return Ok(()),
                 Err(Fault::Missing) => return Err(RangeError::Missing),
@@ -159,7 +159,7 @@ impl<'a> Source<'a> {
                 Err(Fault::Tampered(tampered)) => return Err(RangeError::Tampered(tampered)),
                 Err(fault) => fault,
             };
-            if filler.taken() > before {
+            if filler.left() < before {
                 retry.progressed();
             }
             if let Fault::Url(_) = &fault {

@@ -6,6 +6,7 @@ use super::filler::Filler;
 use super::http::{RangeError, Source};
 use crate::buffers::{Buffer, Pool};
 use crate::direct::Session;
+use crate::hash::SEGMENT_BYTES;
 
 pub(super) enum Origin<'a> {
     Bucket {
@@ -25,6 +26,14 @@ impl Origin<'_> {
         match self {
             Self::Bucket { requests_max, .. } => *requests_max,
             Self::Direct { session, .. } => session.requests_max(),
+        }
+    }
+
+    /// What is asked for at a time of a large file.
+    pub(super) fn range_bytes(&self) -> u64 {
+        match self {
+            Self::Bucket { .. } => SEGMENT_BYTES,
+            Self::Direct { session, .. } => session.range_bytes,
         }
     }
 

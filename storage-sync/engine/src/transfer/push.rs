@@ -7,8 +7,8 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use atoll_model::id::TransferId;
 use atoll_model::value::ObjectRef;
 use bytes::Bytes;
-use futures::TryStreamExt as _;
 use futures::stream::FuturesUnordered;
+use futures::{FutureExt as _, StreamExt as _, TryStreamExt as _};
 use serde::{Deserialize, Serialize};
 
 use super::http::{Fault, Retry, put};
@@ -242,6 +242,12 @@ impl Push<'_> {
                 continue;
             }
             sending.push(self.send_part(&request, &urls, part, bytes, digest));
+            // What has arrived while this was read.
+            while let Some(Some(sent)) = sending.next().now_or_never() {
+                let (part, sent) = sent?;
+                journal.parts.insert(part, sent);
+                self.write_journal(&journal)?;
+            }
             while sending.len() >= self.inner.config.parts_max.max(1) {
                 if let Some((part, sent)) = sending.try_next().await? {
                     journal.parts.insert(part, sent);

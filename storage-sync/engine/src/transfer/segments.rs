@@ -46,22 +46,24 @@ impl Segments {
                 values.insert(index, value);
             }
         }
-        let mut done = File::create(&done_path).doing("open", &done_path)?;
-        for (index, value) in &values {
-            done.write_all(&record(*index, value)).doing("write", &done_path)?;
-        }
+        let records: Vec<u8> = values.iter().flat_map(|(index, value)| record(*index, value)).collect();
+        // In place of the old ones at once: a second crash finds the one or the other.
+        let fresh = folder.join(format!("{name}.new"));
+        fs::write(&fresh, records).and_then(|()| fs::rename(&fresh, &done_path)).doing("write", &done_path)?;
+        let done = File::options().append(true).open(&done_path).doing("open", &done_path)?;
         Ok(Self { path, done_path, length, file, done: Mutex::new((done, values)) })
     }
 
-    /// The ranges that are not there yet, each within one segment and from the beginning of a grain to the end of one.
-    pub(super) fn missing(&self) -> Vec<(u64, u64)> {
+    /// The ranges that are not there yet, each within `range_bytes` from a multiple of that, and from the beginning of a
+    /// grain to the end of one.
+    pub(super) fn missing(&self, range_bytes: u64) -> Vec<(u64, u64)> {
         let done = self.done.lock().unwrap_or_else(PoisonError::into_inner);
         let mut ranges: Vec<(u64, u64)> = Vec::new();
         for index in (0..self.length.div_ceil(GRAIN_BYTES)).filter(|index| !done.1.contains_key(index)) {
             let start = index * GRAIN_BYTES;
             let end = (start + GRAIN_BYTES).min(self.length);
             match ranges.last_mut() {
-                Some((_, last_end)) if *last_end == start && !start.is_multiple_of(SEGMENT_BYTES) => *last_end = end,
+                Some((_, last_end)) if *last_end == start && !start.is_multiple_of(range_bytes) => *last_end = end,
                 _ => ranges.push((start, end)),
             }
         }

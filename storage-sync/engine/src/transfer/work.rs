@@ -61,14 +61,15 @@ impl Work {
         Ok(work)
     }
 
-    pub(super) fn pieces(&self) -> Vec<Piece> {
+    /// `range_bytes`: of a large file at most, a multiple of a grain that a segment is a multiple of.
+    pub(super) fn pieces(&self, range_bytes: u64) -> Vec<Piece> {
         let files = self.small.iter().map(|(start, end, files)| Piece::Files {
             start: *start,
             end: *end,
             files: files.clone(),
         });
         let segments = self.large.iter().enumerate().flat_map(|(file, (_, segments))| {
-            segments.missing().into_iter().map(move |(start, end)| Piece::Grains { file, start, end })
+            segments.missing(range_bytes).into_iter().map(move |(start, end)| Piece::Grains { file, start, end })
         });
         files.chain(segments).collect()
     }
