@@ -37,14 +37,19 @@ fn only(world: &World) -> Result<PathBuf> {
     found.into_iter().next().context("there is one")
 }
 
-fn secret_tree(world: &World) -> Result<ObjectRef> {
+fn secret_folder(world: &World) -> Result<PathBuf> {
     for index in 0..40 {
         let bytes = [SECRET, &noise(index * 3_000, index as u8)].concat();
         world.from.write(&format!("tree/named-{}/{index}", index % 3), &bytes)?;
     }
     world.from.write("tree/large", &noise(9 << 20, 1))?;
     world.from.write("tree/empty", b"")?;
-    Ok(world.from.store.ingest(&world.from.path("tree"))?.object)
+    Ok(world.from.path("tree"))
+}
+
+/// Takes the folder into the store, which moves it there.
+fn secret_tree(world: &World) -> Result<ObjectRef> {
+    Ok(world.from.store.ingest(&secret_folder(world)?)?.object)
 }
 
 fn shows(folder: &Path, what: &[u8]) -> bool {
@@ -239,8 +244,7 @@ fn stream(bytes: Vec<u8>) -> ByteStream {
 #[tokio::test(flavor = "multi_thread")]
 async fn what_a_person_sends_in_can_be_read_by_range_and_file_by_file() -> Result<()> {
     let world = World::encrypted().await?;
-    secret_tree(&world)?;
-    let packed = pack(&world.from.path("tree"))?;
+    let packed = pack(&secret_folder(&world)?)?;
     let bytes = packed.read_at(0, packed.stream_bytes() as usize)?;
     let (bucket, tree) = (&world.served.bucket, world.minter.stored(packed.object()));
     assert_eq!(bucket.put_stream(tree.clone(), stream(bytes.clone())).await?, packed.stream_bytes());
