@@ -225,8 +225,18 @@ pub(super) const EXECUTION: Machine = Machine {
         },
         Impossible {
             events: &["cancel ordered"],
-            only: &["dispatched", "dispatched ahead", "running", "unknown", "succeeded", "failed", "cancelled"],
-            why: "only what an agent has is cancelled there, once; what was placed waits no more when its run does not go on",
+            only: &[
+                "ready again",
+                "dispatched",
+                "dispatched ahead",
+                "running",
+                "unknown",
+                "succeeded",
+                "failed",
+                "cancelled",
+            ],
+            why: "only what an agent has is cancelled there, once, or what it had before somebody decided that it runs again; \
+                  what was placed waits no more when its run does not go on",
         },
     ],
 };
