@@ -50,7 +50,7 @@ steps:
     with: {{ big: "${{{{ steps.make.outputs.big }}}}" }}
     run: |
       find "$big" -type f -printf '%P %i\n' | sort | cksum > "$ATOLL_OUTPUTS/inode"
-      find "$big" -type f -printf '%s\n' | awk '{{ sum += $1 }} END {{ printf "%d", sum }}' > "$ATOLL_OUTPUTS/size"
+      find "$big" -type f -printf '%s\n' | awk '{{ sum += $1 }} END {{ printf "%.0f", sum }}' > "$ATOLL_OUTPUTS/size"
     outputs: {{ inode: string, size: integer }}
 "#
     )

@@ -44,7 +44,7 @@ steps:
     site: {reader}
     with: {{ made: "${{{{ steps.make.outputs.made }}}}" }}
     run: |
-      find -L "$made" -type f -printf '%s\n' | awk '{{ s += $1 }} END {{ printf "%d", s }}' > "$ATOLL_OUTPUTS/size"
+      find -L "$made" -type f -printf '%s\n' | awk '{{ s += $1 }} END {{ printf "%.0f", s }}' > "$ATOLL_OUTPUTS/size"
     outputs: {{ size: integer }}
 "#
     )
