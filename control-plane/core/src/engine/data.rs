@@ -11,6 +11,7 @@ use atoll_model::workflow::{StartMode, Workflow};
 use storage_sync_core::{InBucket, Knowledge, Plan, Reach, plan};
 
 use super::ruling::Cited;
+use super::taking_out::holds;
 use crate::control_plane::ControlPlane;
 use crate::fact::{Fact, ReturnCause, RuleText};
 use crate::state::{ActivePhase, BucketState, RowState, Source, StepPhase};
@@ -287,11 +288,8 @@ impl ControlPlane {
             if sources().filter_map(made_in).any(|other| other != step && is_after(&run.workflow, step, other)) {
                 continue;
             }
-            let made = run.steps[step.index()].details.iter().filter(|(_, detail)| {
-                let mut is_here = false;
-                detail.outputs.iter().for_each(|value| value.visit_objects(&mut |made| is_here |= made.id == object));
-                is_here
-            });
+            let details = run.steps[step.index()].details.iter();
+            let made = details.filter(|(_, detail)| detail.outputs.iter().any(|value| holds(value, object)));
             producers.extend(made.map(|(element, _)| ExecutionId { run: reader, step, element: *element }));
         }
         producers

@@ -59,8 +59,10 @@ impl ControlPlane {
         let used = known.and_then(|known| self.use_at(site, known));
         let kept = self.kept_there(site, object);
         let shown = || shown.get(&object).map(|why| Need { why: why.clone(), lasts: true });
-        let needed = known.and_then(|known| self.need_of(known)).filter(|need| need.lasts).or_else(shown);
-        let needed = needed.or_else(|| known.and_then(|known| self.need_of(known)));
+        let needed = match known.and_then(|known| self.need_of(known)) {
+            Some(need) if need.lasts => Some(need),
+            passing => shown().or(passing),
+        };
         let others = known.map_or(0, |known| self.other_copies(site, known, needed.as_ref()));
         let needs = CopyNeeds { in_use: used.is_some(), kept_there: kept.is_some(), needed: needed.is_some(), others };
         match may_evict(needs) {

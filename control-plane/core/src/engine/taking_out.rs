@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use atoll_model::id::{ObjectId, RunId, SiteId, StepIndex};
 use atoll_model::time::Timestamp;
-use atoll_model::value::ObjectRef;
+use atoll_model::value::{ObjectRef, Value};
 use storage_sync_core::policy::RuleId;
 use storage_sync_core::{Plan, Reach};
 
@@ -203,15 +203,18 @@ fn maker_of(run: &Run, object: ObjectId) -> Result<SiteId, Rejection> {
     }
 }
 
+/// Whether the object is the value, or in it.
+pub(super) fn holds(value: &Value, object: ObjectId) -> bool {
+    let mut is_here = false;
+    value.visit_objects(&mut |found| is_here |= found.id == object);
+    is_here
+}
+
 /// Which output of which step it is, and where it was made.
 fn output_of(run: &Run, object: ObjectId) -> Option<(StepIndex, usize, SiteId)> {
     (0..=u16::MAX).map(StepIndex).zip(&run.steps).find_map(|(index, step)| {
         step.details.iter().find_map(|(element, detail)| {
-            let place = detail.outputs.iter().position(|value| {
-                let mut is_here = false;
-                value.visit_objects(&mut |found| is_here |= found.id == object);
-                is_here
-            })?;
+            let place = detail.outputs.iter().position(|value| holds(value, object))?;
             Some((index, place, step.row(*element)?.site))
         })
     })

@@ -21,6 +21,18 @@ fn waiting_for_a_push(source: &str) -> (World, atoll_model::id::RunId) {
     (world, run)
 }
 
+/// The copy at `edge`, of an object that has no other, turns out to be damaged when it is to be pushed.
+fn lose_what_is_pushed(world: &mut World) {
+    let (transfer, pushed) = world.pushes("edge")[0];
+    let message = "damaged".to_owned();
+    let fault =
+        Report::Fault { object: pushed.id, kind: ObjectKind::File, location: FaultLocation::SiteStore, message };
+    let (reason, message) = (PushFailure::Unavailable, "damaged".to_owned());
+    world.report("edge", vec![fault, Report::PushFailed { transfer, object: pushed, reason, message }]);
+    world.carry_out_looks(false);
+    world.carry_out_deletes();
+}
+
 fn fetch(world: &mut World, site: &str, number: u8, bytes: u64, execution: atoll_model::id::ExecutionId) {
     let at = world.now;
     world.report(
@@ -178,14 +190,7 @@ fn d5_what_another_run_made_first_is_made_again_by_the_run_that_reads_it() {
     let run = world.submit(TWO_SITES);
     let make = world.dispatched_one("edge");
     world.succeed("edge", make, vec![file(1, 1_000), file(2, 2_000)]);
-    let (transfer, pushed) = world.pushes("edge")[0];
-    let message = "damaged".to_owned();
-    let fault =
-        Report::Fault { object: pushed.id, kind: ObjectKind::File, location: FaultLocation::SiteStore, message };
-    let (reason, message) = (PushFailure::Unavailable, "damaged".to_owned());
-    world.report("edge", vec![fault, Report::PushFailed { transfer, object: pushed, reason, message }]);
-    world.carry_out_looks(false);
-    world.carry_out_deletes();
+    lose_what_is_pushed(&mut world);
     let again = world.dispatched_one("edge");
     assert_eq!((again.0, again.1.0), (execution(run, 0, 0), 2));
 }
@@ -203,14 +208,7 @@ steps:
     for next in world.dispatched("edge") {
         world.succeed("edge", next, vec![file(1, 1_000)]);
     }
-    let (transfer, pushed) = world.pushes("edge")[0];
-    let message = "damaged".to_owned();
-    let fault =
-        Report::Fault { object: pushed.id, kind: ObjectKind::File, location: FaultLocation::SiteStore, message };
-    let (reason, message) = (PushFailure::Unavailable, "damaged".to_owned());
-    world.report("edge", vec![fault, Report::PushFailed { transfer, object: pushed, reason, message }]);
-    world.carry_out_looks(false);
-    world.carry_out_deletes();
+    lose_what_is_pushed(&mut world);
     assert_eq!(world.state(run), RunState::Failed);
     let message = world.core.run(run).unwrap().error.unwrap().message;
     assert!(message.contains("cannot be made again"), "{message}");
