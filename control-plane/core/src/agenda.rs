@@ -45,6 +45,8 @@ pub(crate) struct Agenda {
     pub(crate) arrived: BTreeSet<ExecutionId>,
     /// Objects that somebody waits for, and whose whereabouts changed.
     pub(crate) replan: BTreeSet<ObjectId>,
+    /// Objects that somebody waited for, and maybe nobody does any more.
+    pub(crate) unwanted: BTreeSet<ObjectId>,
     /// Objects that may not be needed in the bucket any more.
     pub(crate) sweep: BTreeSet<ObjectId>,
     /// Directories that hold what was swept: each is looked at once after all of it.
@@ -98,6 +100,11 @@ impl Agenda {
         }
         self.timers.remove(&(at, timer));
         Some(timer)
+    }
+
+    /// An execution waits for nothing at the site that it was given to.
+    pub(crate) fn unwant(&mut self, execution: ExecutionId) {
+        self.unwanted.extend(self.wants.remove(execution));
     }
 
     /// Executions at the site have ended: there may be room.
@@ -183,19 +190,31 @@ impl Wants {
         }
     }
 
-    pub(crate) fn remove(&mut self, execution: ExecutionId) {
+    /// What it waited for and nobody else does.
+    fn remove(&mut self, execution: ExecutionId) -> Vec<ObjectId> {
         if self.by_execution.is_empty() {
-            return;
+            return Vec::new();
         }
-        let Some((site, objects)) = self.by_execution.remove(&execution) else { return };
-        for object in objects {
-            if let Some(wanted) = self.by_object.get_mut(&object) {
-                wanted.remove(&(site, execution));
-                if wanted.is_empty() {
-                    self.by_object.remove(&object);
-                }
+        let Some((site, mut objects)) = self.by_execution.remove(&execution) else { return Vec::new() };
+        objects.retain(|object| {
+            let Some(wanted) = self.by_object.get_mut(object) else { return true };
+            wanted.remove(&(site, execution));
+            let is_last = wanted.is_empty();
+            if is_last {
+                self.by_object.remove(object);
             }
-        }
+            is_last
+        });
+        objects
+    }
+
+    /// What an execution read at its site that was not known to be there.
+    pub(crate) fn lacked_by(&self, execution: ExecutionId) -> &[ObjectId] {
+        self.by_execution.get(&execution).map_or(&[], |(_, objects)| objects)
+    }
+
+    pub(crate) fn has(&self, object: ObjectId) -> bool {
+        self.by_object.contains_key(&object)
     }
 
     pub(crate) fn of(&self, object: ObjectId) -> impl Iterator<Item = (SiteId, ExecutionId)> + '_ {

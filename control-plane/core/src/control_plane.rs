@@ -162,6 +162,8 @@ impl ControlPlane {
                 self.dispatch_arrived();
             } else if let Some((run, step)) = self.next_to_place() {
                 self.place(run, step);
+            } else if let Some(object) = self.agenda.unwanted.pop_first() {
+                self.call_back(object);
             } else if let Some(run) = self.agenda.ending.pop_first() {
                 self.end_if_over(run);
             } else if let Some(object) = self.agenda.sweep.pop_first() {

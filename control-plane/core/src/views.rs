@@ -315,12 +315,13 @@ fn waiting(run: &Run) -> u64 {
 }
 
 fn ledger_view(run: Option<RunId>, entry: &LedgerEntry) -> LedgerView {
+    let straight = matches!((&entry.from, &entry.to), (Place::Site(_), Place::Site(_)));
     LedgerView {
         object: entry.object,
         bytes: entry.bytes,
         from: entry.from.to_string(),
         to: entry.to.to_string(),
-        route: "bucket".to_owned(),
+        route: if straight { "direct" } else { "bucket" }.to_owned(),
         for_execution: entry.for_execution,
         run,
         rule: entry.rule.to_string(),

@@ -5,65 +5,15 @@ mod support;
 
 use std::fs;
 use std::path::{Path, PathBuf};
-use std::process::Command;
 use std::sync::Arc;
 
-use anyhow::{Context as _, Result, ensure};
+use anyhow::{Context as _, Result};
 use atoll_model::id::TransferId;
 use storage_sync_engine::store::{Entry, SiteStore};
 use storage_sync_engine::transfer::FetchError;
+use support::disk::SmallDisk;
 use support::server::{Minter, Served, quick, transfers};
 use support::{Site, noise};
-
-/// An ext4 file system of 64 MiB in a file, mounted as long as this lives.
-struct SmallDisk {
-    folder: tempfile::TempDir,
-}
-
-fn run(command: &mut Command) -> Result<()> {
-    let output = command.output().with_context(|| format!("{command:?}"))?;
-    ensure!(output.status.success(), "{command:?}: {}", String::from_utf8_lossy(&output.stderr));
-    Ok(())
-}
-
-impl SmallDisk {
-    fn new() -> Result<Self> {
-        let folder = tempfile::tempdir()?;
-        let image = folder.path().join("image");
-        fs::File::create(&image)?.set_len(64 << 20)?;
-        run(Command::new("mkfs.ext4").args(["-q", "-m", "0"]).arg(&image))?;
-        fs::create_dir(folder.path().join("mnt"))?;
-        let disk = Self { folder };
-        run(Command::new("mount").args(["-o", "loop"]).arg(&image).arg(disk.root()))?;
-        Ok(disk)
-    }
-
-    fn root(&self) -> PathBuf {
-        self.folder.path().join("mnt")
-    }
-
-    /// Takes all the space there is.
-    fn fill(&self) -> Result<PathBuf> {
-        let path = self.root().join("ballast");
-        for size in [1 << 20, 64 << 10, 4096, 512] {
-            loop {
-                use std::io::Write as _;
-                let mut file = fs::File::options().append(true).create(true).open(&path)?;
-                if file.write_all(&vec![1; size]).and_then(|()| file.sync_all()).is_err() {
-                    break;
-                }
-            }
-        }
-        Ok(path)
-    }
-}
-
-impl Drop for SmallDisk {
-    fn drop(&mut self) {
-        let unmounted = Command::new("umount").arg("-l").arg(self.root()).status();
-        assert!(unmounted.is_ok_and(|status| status.success()), "the test's file system stays mounted");
-    }
-}
 
 fn partial(store: &SiteStore) -> Result<Vec<String>> {
     fs::read_dir(store.root().join("partial"))?.map(|entry| Ok(entry?.file_name().to_string_lossy().into())).collect()

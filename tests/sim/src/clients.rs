@@ -185,15 +185,16 @@ impl World {
             let drawn = match given {
                 Some(source) => {
                     let workflow = workload::read(&source);
-                    Drawn { source, workflow, confined: Default::default(), has_input: false }
+                    Drawn::given(source, workflow)
                 }
                 None => workload::draw(&mut self.rng, &self.scenario),
             };
             self.trace(|| format!("{run}:\n{}", drawn.source));
             self.clients.runs.push(run);
             for step in &drawn.confined {
-                self.history.confined_steps.insert((run, *step));
+                self.history.confined_steps.insert((run, *step), drawn.confined_to.clone());
             }
+            self.history.eager_steps.extend(drawn.eager.map(|step| (run, step)));
             let unquiet = self.scenario.unquiet.as_micros() as u64;
             let at = if number == 0 { Duration::from_secs(1) } else { self.rng.micros(1_000_000, unquiet) };
             if self.rng.chance(self.scenario.cancels) {

@@ -39,9 +39,27 @@ pub(crate) struct History {
     pub(crate) may_fail: BTreeSet<RunId>,
     /// Bytes that crossed a border: object, from, to; how often.
     pub(crate) crossings: BTreeMap<(ObjectId, String, String), u64>,
-    /// Steps whose outputs must not leave some sites; and what they made.
-    pub(crate) confined_steps: BTreeSet<(RunId, StepIndex)>,
-    pub(crate) confined: BTreeSet<ObjectId>,
+    pub(crate) moved: Vec<Crossing>,
+    /// What executions were started with at a site, and what was made at one, when first.
+    pub(crate) reads: BTreeMap<(ObjectId, String), BTreeSet<ExecutionId>>,
+    pub(crate) made_at: BTreeMap<(ObjectId, String), Duration>,
+    /// Steps that have made an object.
+    pub(crate) makers: BTreeMap<ObjectId, BTreeSet<(RunId, StepIndex)>>,
+    /// When somebody last began to bring an object to a place.
+    pub(crate) begun: BTreeMap<(ObjectId, String), Duration>,
+    /// The time now.
+    pub(crate) at: Duration,
+    /// Executions, and delegated steps, that were taken from a site before they had ended there, and when last.
+    pub(crate) taken: BTreeMap<ExecutionId, Duration>,
+    pub(crate) taken_steps: BTreeMap<(RunId, StepIndex), Duration>,
+    /// Runs of which nothing was needed any more, and since when.
+    pub(crate) broken_off: BTreeMap<RunId, Duration>,
+    /// Steps whose outputs a rule wants in the bucket at once; what they made, and for which runs.
+    pub(crate) eager_steps: BTreeSet<(RunId, StepIndex)>,
+    pub(crate) eager: BTreeMap<ObjectId, BTreeSet<RunId>>,
+    /// Steps whose outputs must not leave some sites, and these; and what they made.
+    pub(crate) confined_steps: BTreeMap<(RunId, StepIndex), BTreeSet<String>>,
+    pub(crate) confined: BTreeMap<ObjectId, BTreeSet<String>>,
     /// What executions made, in order.
     made: BTreeMap<RunId, Vec<ObjectRef>>,
     /// Sites that were revoked: what one had not told by then, nobody knows.
@@ -69,6 +87,17 @@ pub(crate) struct History {
     pub(crate) depositions: u32,
     /// Sites that were taken for lost.
     pub(crate) lost: u64,
+}
+
+/// Bytes that came over a border.
+#[derive(Debug, Clone)]
+pub(crate) struct Crossing {
+    pub(crate) object: ObjectId,
+    pub(crate) bytes: u64,
+    pub(crate) from: String,
+    pub(crate) to: String,
+    /// When somebody began to fetch or push it.
+    pub(crate) began: Duration,
 }
 
 impl History {
@@ -161,15 +190,24 @@ impl History {
                     self.ahead.insert((execution, *attempt), *fragment);
                 }
             }
-            // An expression has no value.
-            Fact::RunFailing { run, error } if error.execution.is_none() => {
-                self.may_fail.insert(*run);
+            Fact::RunFailing { run, error } => {
+                self.broken_off.entry(*run).or_insert(self.at);
+                // An expression has no value.
+                if error.execution.is_none() {
+                    self.may_fail.insert(*run);
+                }
+            }
+            Fact::RunCancelling { run, .. } => {
+                self.broken_off.entry(*run).or_insert(self.at);
             }
             Fact::StepDelegated { run, step, .. } => {
                 self.delegated_steps.insert((*run, *step));
             }
-            Fact::DelegationEnded { run, step, given_away: true } => {
-                self.given_away_steps.insert((*run, *step));
+            Fact::DelegationEnded { run, step, given_away } => {
+                self.taken_steps.insert((*run, *step), self.at);
+                if *given_away {
+                    self.given_away_steps.insert((*run, *step));
+                }
             }
             Fact::ExecutionsTaken { run, step, attempt, elements, site, .. } => {
                 let had = executions(run, step, elements).into_iter().map(|execution| (execution, (*attempt, *site)));
@@ -200,6 +238,7 @@ impl History {
                 for execution in &executions {
                     self.current.remove(execution);
                 }
+                self.taken.extend(executions.iter().map(|execution| (*execution, self.at)));
                 match cause {
                     // What waited for others may have begun on what they have not committed: it is told to end, and may
                     // take its time.
@@ -217,9 +256,19 @@ impl History {
         }
     }
 
-    pub(crate) fn crossed(&mut self, object: ObjectId, from: &str, to: &str) {
-        assert!(!self.confined.contains(&object), "{object}, which is confined, went from {from} to {to}");
-        *self.crossings.entry((object, from.to_owned(), to.to_owned())).or_default() += 1;
+    pub(crate) fn crossed(&mut self, (object, bytes): (ObjectId, u64), from: &str, to: &str, began: Duration) {
+        let may = self.confined.get(&object).is_none_or(|sites| sites.contains(to));
+        assert!(may, "{object}, which is confined, went from {from} to {to}");
+        let (from, to) = (from.to_owned(), to.to_owned());
+        *self.crossings.entry((object, from.clone(), to.clone())).or_default() += 1;
+        self.moved.push(Crossing { object, bytes, from, to, began });
+    }
+
+    /// An execution is started with objects that are at its site.
+    pub(crate) fn read(&mut self, execution: ExecutionId, site: &str, objects: &[ObjectId]) {
+        for object in objects {
+            self.reads.entry((*object, site.to_owned())).or_default().insert(execution);
+        }
     }
 
     /// Whether anything of a run must not leave some sites.
@@ -229,12 +278,22 @@ impl History {
     }
 
     pub(crate) fn made(&mut self, run: RunId, step: StepIndex, object: ObjectRef) {
-        if self.confined_steps.contains(&(run, step)) {
-            self.confined.insert(object.id);
+        if let Some(sites) = self.confined_steps.get(&(run, step)) {
+            self.confined.insert(object.id, sites.clone());
         }
         let made = self.made.entry(run).or_default();
         if made.last() != Some(&object) {
             made.push(object);
+        }
+    }
+
+    /// An output is in the store of a site.
+    pub(crate) fn made_output(&mut self, execution: ExecutionId, object: ObjectRef, site: &str, at: Duration) {
+        self.made(execution.run, execution.step, object);
+        self.made_at.entry((object.id, site.to_owned())).or_insert(at);
+        self.makers.entry(object.id).or_default().insert((execution.run, execution.step));
+        if self.eager_steps.contains(&(execution.run, execution.step)) {
+            self.eager.entry(object.id).or_default().insert(execution.run);
         }
     }
 

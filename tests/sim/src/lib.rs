@@ -4,6 +4,7 @@
 //! [`run`] plays a [`Scenario`] to its end and checks it; [`Scenario::drawn`] makes one of a seed. A seed that fails is
 //! played again with `ATOLL_SIM_TRACE=1 ATOLL_SIM_FIRST=SEED ATOLL_SIM_SEEDS=1`.
 
+mod account;
 mod clients;
 mod evictions;
 mod faults;
@@ -24,6 +25,7 @@ mod verdict;
 pub mod workload;
 mod world;
 
+pub use account::{Account, account};
 pub use rng::{Digest, Rng};
 pub use scenario::{Cut, Kill, Outage, Restore, Revocation, Scenario, Who};
 pub use verdict::{Ending, Seen, SeenExecution, Sight, look, run};

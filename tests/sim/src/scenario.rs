@@ -230,6 +230,40 @@ impl Scenario {
         }
     }
 
+    /// Nothing breaks, and executions move all the same: sites are drained, machines go down with what runs there, sites are
+    /// cut off for so long that their work is given to others, and what fails is tried elsewhere.
+    pub fn moving(seed: u64) -> Self {
+        let mut rng = Rng::new(seed ^ 0x1ed6_e500);
+        let sites = rng.between(2, 5) as usize;
+        let moves = seed % 4;
+        let mut reboots = Vec::new();
+        for site in 0..if moves == 2 { sites } else { 0 } {
+            let times = rng.between(1, 3);
+            reboots.extend((0..times).map(|_| (site, rng.micros(2_000_000, 60_000_000))));
+        }
+        let cut = |rng: &mut Rng| Cut {
+            site: rng.below(sites as u64) as usize,
+            at: rng.micros(1_100_000, 30_000_000),
+            lasts: rng.micros(1_000_000_000, 1_500_000_000),
+            to_server: true,
+            to_agent: true,
+        };
+        let cuts = if moves == 3 { vec![cut(&mut rng)] } else { Vec::new() };
+        Self {
+            sites,
+            runs: rng.between(1, 3) as usize,
+            unquiet: Duration::from_secs(if moves == 3 { 2_000 } else { 60 }),
+            drains: if moves == 1 { 400 } else { 0 },
+            planned_reboots: reboots,
+            cuts,
+            direct: rng.chance(500).then_some(0),
+            old_agents: rng.chance(200),
+            pressed: rng.chance(300),
+            faultless: rng.chance(700),
+            ..Self::quiet(seed)
+        }
+    }
+
     /// What goes wrong is drawn as well: each kind of fault is there in some seeds and not in others, so that one does not
     /// hide another.
     pub fn drawn(seed: u64) -> Self {

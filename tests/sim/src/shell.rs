@@ -60,21 +60,21 @@ impl World {
             Command::CancelPush { transfer } => self.cancel_push(site, transfer),
             Command::Start { execution, attempt, template, inputs, ahead } => {
                 self.assert_leased(site, (execution, attempt), &template, decided_at);
-                let reads = self.unreadable(site, &inputs);
-                if let Some(message) = reads {
+                let objects = objects_of(&inputs);
+                if let Some(message) = self.unreadable(site, &objects) {
                     let reason = FailureReason::Agent;
                     let delay = self.rng.micros(10, 2_000);
                     self.tell_site(site, delay, Event::NotStarted { execution, attempt, reason, message });
                     return;
                 }
+                self.history.read(execution, self.sites[site].name.as_str(), &objects);
                 let step = (execution.run, execution.step);
                 let bytes_in = inputs.len() as u64;
-                let holds = objects_of(&inputs);
                 let machine = &mut self.sites[site].machine;
-                holds.iter().for_each(|object| {
+                objects.iter().for_each(|object| {
                     machine.watched.remove(object);
                 });
-                let claim = Claim { template, state: ClaimState::Queued, bytes_in, holds };
+                let claim = Claim { template, state: ClaimState::Queued, bytes_in, holds: objects };
                 assert!(machine.claims.insert((execution, attempt), claim).is_none(), "claimed twice");
                 if ahead.is_some() && machine.runs_any_of(execution.run, execution.step) {
                     machine.queues.entry(step).or_default().push_back((execution, attempt));
@@ -262,26 +262,19 @@ impl World {
     }
 
     /// Why an input cannot be handed over: verified at each use, a damaged one is taken out of use and told of (D5).
-    fn unreadable(&mut self, site: usize, inputs: &[StartInput]) -> Option<String> {
-        let mut objects = Vec::new();
-        for input in inputs {
-            match &input.value {
-                StartValue::Value(value) => value.visit_objects(&mut |object| objects.push(object)),
-                StartValue::Sealed { .. } => {}
-            }
-        }
+    fn unreadable(&mut self, site: usize, objects: &[ObjectId]) -> Option<String> {
         for object in objects {
-            let known = self.sites[site].machine.store.contains_key(&object.id);
-            assert!(known || self.history.damages > 0, "{} is started without {}", site, object.id);
-            if !self.verified(site, object.id) {
-                return Some(format!("{} is damaged", object.id));
+            let known = self.sites[site].machine.store.contains_key(object);
+            assert!(known || self.history.damages > 0, "{site} is started without {object}");
+            if !self.verified(site, *object) {
+                return Some(format!("{object} is damaged"));
             }
         }
         None
     }
 
     /// Whether an object is in the store, whole; if it is damaged it is taken out.
-    pub(crate) fn verified(&mut self, site: usize, id: atoll_model::id::ObjectId) -> bool {
+    pub(crate) fn verified(&mut self, site: usize, id: ObjectId) -> bool {
         let Some(stored) = self.sites[site].machine.store.get(&id).copied() else { return false };
         if stored.damaged {
             self.sites[site].machine.store.remove(&id);
@@ -320,11 +313,12 @@ impl World {
         let place = self.place_of(key);
         let make = |output| workload::output(seed, execution, place, output, shared);
         let outputs: Vec<Value> = template.outputs.iter().map(make).collect();
+        let (name, at) = (self.sites[site].name.to_string(), self.elapsed());
         for output in &outputs {
             output.visit_objects(&mut |object| {
                 self.sites[site].machine.put(object);
                 self.sites[site].machine.hold(key, object.id);
-                self.history.made(execution.run, execution.step, object);
+                self.history.made_output(execution, object, &name, at);
             });
         }
         outputs

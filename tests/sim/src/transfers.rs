@@ -25,6 +25,8 @@ impl World {
             return;
         }
         let try_number = self.next_try(site);
+        let (name, at) = (self.sites[site].name.to_string(), self.elapsed());
+        self.history.begun.insert((object.id, name), at);
         let before = self.sites[site].machine.fetching.insert(object.id, try_number);
         assert!(before.is_none(), "{} is fetched twice at once", object.id);
         let ask = match self.scenario.direct {
@@ -42,6 +44,8 @@ impl World {
     }
 
     pub(crate) fn push(&mut self, site: usize, transfer: TransferId, object: ObjectRef) {
+        let at = self.elapsed();
+        self.history.begun.entry((object.id, "bucket".to_owned())).or_insert(at);
         let try_number = self.next_try(site);
         self.sites[site].machine.pushing.insert(transfer, try_number);
         self.call(site, Ask::Push { transfer, object, try_number });
@@ -172,12 +176,14 @@ impl World {
         };
         let (at, wire_bytes, name) = (self.site_time(site), object.bytes, self.sites[site].name.to_string());
         let direct = holder.filter(|_| share > 0).map(|holder| DirectShare { holder, wire_bytes: share });
+        let of_site = direct.map_or(0, |share| share.wire_bytes);
+        let began = self.history.begun.get(&(object.id, name.clone())).copied().unwrap_or_default();
         if let Some(from) = direct.and_then(|share| self.sites.iter().find(|site| site.agent == share.holder)) {
             let from = from.name.to_string();
-            self.history.crossed(object.id, &from, &name);
+            self.history.crossed((object.id, of_site), &from, &name, began);
         }
-        if direct.is_none_or(|share| share.wire_bytes < wire_bytes) {
-            self.history.crossed(object.id, "bucket", &name);
+        if direct.is_none() || of_site < wire_bytes {
+            self.history.crossed((object.id, wire_bytes - of_site), "bucket", &name, began);
         }
         self.sites[site].machine.arrivals.insert(object.id, Arrival { object, intent, wire_bytes, direct, at });
         if self.crash_point(Victim::Site(site)) {
@@ -217,7 +223,8 @@ impl World {
             self.history.damages += u32::from(corrupt);
             self.bucket.insert(object.id, BucketCopy { corrupt });
             let name = self.sites[site].name.to_string();
-            self.history.crossed(object.id, &name, "bucket");
+            let began = self.history.begun.remove(&(object.id, "bucket".to_owned()));
+            self.history.crossed((object.id, object.bytes), &name, "bucket", began.unwrap_or_default());
         }
         let wire_bytes = if there { 0 } else { object.bytes };
         let at = self.site_time(site);

@@ -6,7 +6,7 @@ use std::time::Duration;
 use atoll_model::id::{Attempt, ExecutionId, ObjectId, RunId};
 use atoll_model::value::Value;
 use control_plane_core::FinishedRun;
-use control_plane_core::view::{ExecutionPage, ExecutionState, LedgerFilter, RunError, RunState, SiteState};
+use control_plane_core::view::{ExecutionPage, ExecutionState, RunError, RunState, SiteState};
 use indexmap::IndexMap;
 
 use crate::clients::Want;
@@ -96,6 +96,28 @@ pub struct Ending {
 /// When a promise is broken.
 pub fn run(scenario: Scenario) -> Ending {
     let mut world = World::new(scenario);
+    let points = play(&mut world);
+    world.check_end();
+    Ending {
+        digest: world.digest,
+        points,
+        last_start: world.history.last_start,
+        last_crash: world.history.last_crash,
+        events: world.events,
+        crashes: world.history.crashes,
+        starts: world.history.starts.values().map(|starts| u64::from(*starts)).sum(),
+        runs: world.clients.runs.iter().filter_map(|run| world.seen(*run)).collect(),
+        states: world.states(),
+        crossings: world.history.crossings.values().sum(),
+        depositions: u64::from(world.history.depositions),
+        kept: world.runs_in_history(),
+        lost: world.history.lost,
+        restored: world.history.restored,
+    }
+}
+
+/// Lets everything happen until nothing is on its way any more; the points until all runs had ended.
+pub(crate) fn play(world: &mut World) -> u64 {
     let quiet_at = world.now + world.scenario.unquiet;
     while world.step(quiet_at) {}
     let bound = quiet_at + LIVENESS_BOUND;
@@ -121,31 +143,19 @@ pub fn run(scenario: Scenario) -> Ending {
         let end = world.now + AFTERMATH;
         while world.step(end) {}
     }
-    world.check_end();
-    Ending {
-        digest: world.digest,
-        points,
-        last_start: world.history.last_start,
-        last_crash: world.history.last_crash,
-        events: world.events,
-        crashes: world.history.crashes,
-        starts: world.history.starts.values().map(|starts| u64::from(*starts)).sum(),
-        runs: world.clients.runs.iter().filter_map(|run| world.seen(*run)).collect(),
-        states: world.clients.runs.clone().iter().map(|run| world.state_of(*run)).collect(),
-        crossings: world.history.crossings.values().sum(),
-        depositions: u64::from(world.history.depositions),
-        kept: world.runs_in_history(),
-        lost: world.history.lost,
-        restored: world.history.restored,
-    }
+    points
 }
 
 impl World {
     /// Of the control plane, or of the history once it has forgotten the run.
-    fn state_of(&self, run: RunId) -> RunState {
+    pub(crate) fn state_of(&self, run: RunId) -> RunState {
         let core = self.leading_core().expect("one leads when all is quiet");
         let view = core.run(run).or_else(|| self.kept_runs.get(&run).map(FinishedRun::view));
         view.map_or(RunState::Submitted, |view| view.state)
+    }
+
+    pub(crate) fn states(&self) -> Vec<RunState> {
+        self.clients.runs.iter().map(|run| self.state_of(*run)).collect()
     }
 
     fn runs_in_history(&self) -> u64 {
@@ -231,7 +241,7 @@ impl World {
         text
     }
 
-    fn check_end(&self) {
+    pub(crate) fn check_end(&self) {
         let core = self.leading_core().expect("one leads when all is quiet");
         core.check();
         for site in self.sites.iter().filter(|site| site.standing == Standing::Trusted) {
@@ -267,11 +277,8 @@ impl World {
     /// The ledger says what moved, no more, and no less but for what a lost journal took with it, and what came to a site
     /// that was revoked before it could tell.
     fn check_ledger(&self) {
-        let core = self.leading_core().expect("one leads when all is quiet");
         let mut entered: BTreeMap<(ObjectId, String, String), u64> = BTreeMap::new();
-        let forgotten = self.kept_runs.iter().filter(|(run, _)| core.run(**run).is_none());
-        let of_history = forgotten.flat_map(|(_, run)| run.open().ledger(&LedgerFilter::default()));
-        for entry in core.ledger(&LedgerFilter::default()).into_iter().chain(of_history) {
+        for entry in self.entries() {
             if entry.from != "client" && entry.to != "client" {
                 *entered.entry((entry.object, entry.from.to_string(), entry.to.to_string())).or_default() += 1;
             }

@@ -20,7 +20,19 @@ pub struct Drawn {
     pub workflow: Workflow,
     /// Steps whose outputs are confined, directly or because they read what is.
     pub confined: BTreeSet<StepIndex>,
+    /// The sites where these may be.
+    pub confined_to: BTreeSet<String>,
     pub has_input: bool,
+    /// The step whose outputs go to the bucket at once.
+    pub eager: Option<StepIndex>,
+}
+
+impl Drawn {
+    /// A workflow that a test brings along.
+    pub(crate) fn given(source: String, workflow: Workflow) -> Self {
+        let (confined, confined_to) = Default::default();
+        Self { source, workflow, confined, confined_to, has_input: false, eager: None }
+    }
 }
 
 /// What labels of sites say, by turns.
@@ -272,7 +284,10 @@ impl<'a> Draft<'a> {
         let workflow = read(&self.text);
         let index = |step: usize| workflow.steps.iter().find(|known| known.name == format!("s{step}")).map(|s| s.index);
         let confined = self.confined.into_iter().filter_map(index).collect();
-        Drawn { source: self.text, workflow, confined, has_input: self.has_input }
+        let eager = eager.and_then(index);
+        let sites = std::iter::once(self.confined_to).chain(self.also_to);
+        let confined_to = sites.map(|site| format!("s{site}")).collect();
+        Drawn { source: self.text, workflow, confined, confined_to, has_input: self.has_input, eager }
     }
 }
 

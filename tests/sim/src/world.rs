@@ -379,6 +379,7 @@ impl World {
 
     /// What the control plane has decided counts from now on.
     pub(crate) fn became_durable(&mut self, facts: &[Fact]) {
+        self.history.at = self.elapsed();
         for fact in facts {
             self.history.decided(fact);
             if let Fact::RunRemoved { run } = fact {
@@ -389,6 +390,6 @@ impl World {
 
     /// Objects that are confined, and those of them that are where they must not be.
     pub(crate) fn confined_in_bucket(&self) -> BTreeSet<ObjectId> {
-        self.bucket.keys().filter(|object| self.history.confined.contains(object)).copied().collect()
+        self.bucket.keys().filter(|object| self.history.confined.contains_key(object)).copied().collect()
     }
 }

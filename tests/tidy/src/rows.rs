@@ -67,6 +67,11 @@ pub const ROWS: &[Row] = &[
     ),
     row("A13", "… after the acknowledgement and before it is noted", "acknowledged again, and noted"),
     row(
+        "A14",
+        "… in the middle of an upload in parts",
+        "the parts that arrived are on record, and those that are missing are sent",
+    ),
+    row(
         "A15",
         "… while objects are let go to make room",
         "no tree is there in part, nothing goes that was used since it was proposed, and the next process says what is gone",
@@ -111,6 +116,11 @@ pub const ROWS: &[Row] = &[
         "many agents vanish at once",
         "none of them is declared lost, and people are told; it ends when they return, or a person says of one that it is gone",
     ),
+    row(
+        "C1",
+        "the link breaks in the middle of a transfer",
+        "it goes on where it was, by another way if need be, and what arrives is verified",
+    ),
     row("C2", "messages arrive twice", "numbers both ways, and one (execution, attempt): the second does nothing"),
     row(
         "C3",
@@ -130,6 +140,22 @@ pub const ROWS: &[Row] = &[
     ),
     row("C7", "the link is slow or flaps", "waits grow with jitter; sessions are resumed cheaply from their numbers"),
     row(
+        "D1",
+        "the bucket answers with errors, or not at all, or a URL has expired",
+        "asked again with growing pauses and fresh permissions, and gone on with when it is well",
+    ),
+    row("D2", "the bucket is slow", "what stalls is given up and asked for again from where it was"),
+    row(
+        "D3",
+        "the bucket says that an upload has arrived, and it has not, or not all of it",
+        "its size and checksum are asked for before a copy counts",
+    ),
+    row(
+        "D4",
+        "the bucket says that an object is there already",
+        "it is looked at: what is absent or not whole is sent again",
+    ),
+    row(
         "D5",
         "an object in a site's store is damaged",
         "verified at use and by a scrub, quarantined, fetched or made again",
@@ -139,6 +165,13 @@ pub const ROWS: &[Row] = &[
         "an object in the bucket is damaged",
         "every reader verifies the digest, reports it, and it is pushed again",
     ),
+    row("D7", "an object is gone from the bucket", "said by name, and pushed again from a site that has it"),
+    row(
+        "D8",
+        "other bytes stand under a right name",
+        "whoever reads them verifies the digest: at worst nobody gets it, and never something else",
+    ),
+    row("D9", "the page cache hides a fault of the disk", "a scrub reads what stands on the disk"),
     row(
         "E1",
         "the disk is full",

@@ -187,7 +187,7 @@ impl ControlPlane {
         started_at: Option<Timestamp>,
     ) {
         let replaced = self.state.active(execution).cloned();
-        self.agenda.wants.remove(execution);
+        self.agenda.unwant(execution);
         if let Some(replaced) = &replaced
             && replaced.phase != ActivePhase::Placed
             && !replaced.cancelling

@@ -61,7 +61,7 @@ impl ControlPlane {
         })
     }
 
-    /// Deletes the object, after a look where it is not known whether it came there: the ledger is to have what moved.
+    /// Deletes the object, after a look where it is not known whether it came there: what did is on record and is used.
     /// One thing at a time is asked of the bucket about an object.
     pub(crate) fn ask_to_delete(&mut self, object: ObjectId) {
         if self.agenda.asked_of_bucket.contains_key(&object) {
@@ -106,8 +106,17 @@ impl ControlPlane {
             let Some(run) = self.state.runs.get(&usage.run).filter(|run| run.is_live()) else { continue };
             needs.unfinished_readers += unfinished_readers(run, usage.source);
         }
-        needs.kept_by_rule = self.rules_on(object).any(|(run, rules)| self.is_kept(run, &rules) != Kept::No);
+        needs.kept_by_rule = self.is_kept_by_rule(object);
         needs
+    }
+
+    fn is_kept_by_rule(&self, object: &ObjectState) -> bool {
+        self.rules_on(object).any(|(run, rules)| self.is_kept(run, &rules) != Kept::No)
+    }
+
+    /// Whether a rule or a person wants it in the bucket, whoever reads it.
+    pub(crate) fn is_kept_in_bucket(&self, object: &ObjectState) -> bool {
+        self.is_kept_by_rule(object) || self.held_until(object).is_some()
     }
 
     pub(crate) fn bucket_object_deleted(&mut self, object: ObjectId) {
@@ -134,7 +143,13 @@ impl ControlPlane {
             return self.look_at_object(object);
         }
         self.record(Fact::PushLookedUp { object, found: present, at: self.now });
-        self.ask_to_delete(object);
+        if present {
+            // It is served from there, or goes if nobody needs it any more.
+            self.agenda.replan.insert(object);
+            self.wake_data();
+        } else {
+            self.ask_to_delete(object);
+        }
     }
 
     /// A hold may have ended.

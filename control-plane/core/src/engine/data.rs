@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use atoll_model::id::{ExecutionId, ObjectId, RunId, SiteId, StepIndex, TransferId};
 use atoll_model::placement::PushMode;
-use atoll_model::session::PushFailure;
+use atoll_model::session::{FinishedElement, PushFailure};
 use atoll_model::value::ObjectRef;
 use atoll_model::workflow::{StartMode, Workflow};
 use storage_sync_core::{InBucket, Knowledge, Plan, Reach, plan};
@@ -14,10 +14,10 @@ use super::ruling::Cited;
 use super::taking_out::holds;
 use crate::control_plane::ControlPlane;
 use crate::fact::{Fact, ReturnCause, RuleText};
-use crate::state::{ActivePhase, BucketState, RowState, Source, StepPhase};
+use crate::state::{ActivePhase, BucketState, ObjectState, RowState, Source, StepPhase, Use};
 
 /// Pushes of one object that the bucket or the link refused, one after the other, before its readers fail.
-const PUSH_FAILURES_MAX: u32 = 5;
+pub(crate) const PUSH_FAILURES_MAX: u32 = 5;
 /// How often the outputs of one execution are made again.
 const RECOMPUTATIONS_MAX: u32 = 2;
 
@@ -32,7 +32,17 @@ impl ControlPlane {
             BucketState::Present => InBucket::Present,
             BucketState::Deleting => InBucket::Deleting,
         };
-        plan(site, &Knowledge { holders: &holders, bucket, transfer: known.transfer.is_some(), vetoes })
+        let planned = plan(site, &Knowledge { holders: &holders, bucket, transfer: known.transfer.is_some(), vetoes });
+        match planned {
+            // It may have come to the bucket before its last site was lost: somebody looks.
+            Plan::Unavailable if self.is_looked_for(known) => Plan::Wait,
+            planned => planned,
+        }
+    }
+
+    fn is_looked_for(&self, object: &ObjectState) -> bool {
+        let trusted = |site: &SiteId| self.state.sites.get(site).is_some_and(|site| site.revoked.is_none());
+        object.doubtful.as_ref().is_some_and(|doubtful| trusted(&doubtful.ended.site))
     }
 
     /// Whether nothing is to be waited for: it is at the site, or can be fetched.
@@ -130,7 +140,7 @@ impl ControlPlane {
     fn unplace(&mut self, execution: ExecutionId, message: &str) {
         let (run, step) = (execution.run, execution.step);
         let site = self.state.active(execution).expect("only what is placed").site;
-        self.agenda.wants.remove(execution);
+        self.agenda.unwant(execution);
         self.record(Fact::ExecutionsReturned {
             run,
             step,
@@ -157,6 +167,51 @@ impl ControlPlane {
         let run = Some(run);
         self.record(Fact::PushOrdered { transfer, object, site, run, for_execution, rule, at: self.now });
         self.agenda.touched.insert(site);
+    }
+
+    /// Calls back a push that was ordered for executions which wait for it no more: they were given to a site that has the
+    /// object, were taken from the site that lacks it, or it was made there meanwhile. What rules or people want in the
+    /// bucket comes there all the same, and so does what may soon be waited for again.
+    pub(crate) fn call_back(&mut self, object: ObjectId) {
+        let Some(known) = self.state.objects.get(&object) else { return };
+        let Some(transfer) = known.transfer.filter(|id| {
+            let transfer = &self.state.transfers[id];
+            !transfer.cancelled && transfer.rule == RuleText::WhenNeeded
+        }) else {
+            return;
+        };
+        let is_lacked = |(site, execution)| !known.is_at(site) && self.state.active(execution).is_some();
+        let is_wanted = self.agenda.wants.of(object).any(is_lacked)
+            || self.agenda.clients.contains_key(&object)
+            || self.is_kept_in_bucket(known)
+            || known.uses.iter().any(|usage| self.may_be_read_soon(*usage));
+        if !is_wanted {
+            let site = self.state.transfers[&transfer].site;
+            self.record(Fact::PushCancelled { transfer });
+            self.agenda.touched.insert(site);
+        }
+    }
+
+    /// Whether executions that read it wait for a site.
+    fn may_be_read_soon(&self, usage: Use) -> bool {
+        let Some(run) = self.state.runs.get(&usage.run).filter(|run| run.is_going_on()) else { return false };
+        let mut steps = run.plan.steps.iter().zip(&run.steps);
+        steps.any(|(planned, state)| state.has_waiting() && planned.reads.contains(&usage.source))
+    }
+
+    /// Objects among the outputs for which executions wait somewhere already.
+    pub(crate) fn wanted_among(&self, elements: &[FinishedElement]) -> Vec<ObjectId> {
+        let mut wanted = Vec::new();
+        for value in elements.iter().flat_map(|finished| &finished.outputs) {
+            value.visit_objects(&mut |object| wanted.extend(self.agenda.wants.has(object.id).then_some(object.id)));
+        }
+        wanted
+    }
+
+    /// Objects that somebody waits for were made once more: whoever waits where they were waits no more.
+    pub(crate) fn came_to_be(&mut self, wanted: Vec<ObjectId>) {
+        self.agenda.replan.extend(wanted.iter().copied());
+        self.agenda.unwanted.extend(wanted);
     }
 
     /// Pushes are not needed for a run any more; those that others wait for go on.
@@ -202,6 +257,8 @@ impl ControlPlane {
     pub(crate) fn push_failed(&mut self, site: SiteId, transfer: TransferId, reason: PushFailure, message: String) {
         let Some(known) = self.state.transfers.get(&transfer).filter(|known| known.site == site) else { return };
         let object = known.object.id;
+        // What was called back is refused to who asks for it.
+        let reason = if known.cancelled && reason == PushFailure::Refused { PushFailure::Cancelled } else { reason };
         self.end_push(transfer, object, reason, &message);
         let refused = self.state.objects.get(&object).map_or(0, |known| known.failed_pushes);
         if refused >= PUSH_FAILURES_MAX {

@@ -81,7 +81,7 @@ impl ControlPlane {
                 }
                 let (site, elements) = (active.site, ElementSet::from_range(0..1));
                 let message: Arc<str> = Arc::from("what it waits for did not succeed there");
-                self.agenda.wants.remove(atoll_model::id::ExecutionId { run: run_id, step: successor, element: 0 });
+                self.agenda.unwant(atoll_model::id::ExecutionId { run: run_id, step: successor, element: 0 });
                 let run = run_id;
                 if self.state.run(run).workflow.step(successor).start == StartMode::AtMostOnce {
                     // It may have begun a moment ago: what it was is told by its agent, which ends it.

@@ -244,7 +244,7 @@ impl ControlPlane {
             } else {
                 gone.insert(element)
             };
-            self.agenda.wants.remove(atoll_model::id::ExecutionId { run, step, element });
+            self.agenda.unwant(atoll_model::id::ExecutionId { run, step, element });
         }
         let message: Arc<str> = Arc::from(message);
         if !going_on {

@@ -76,13 +76,13 @@ impl ControlPlane {
         }
         for (element, message) in unknown {
             let elements = std::iter::once(element).collect();
-            self.agenda.wants.remove(ExecutionId { run: run_id, step, element });
+            self.agenda.unwant(ExecutionId { run: run_id, step, element });
             let message: Arc<str> = Arc::from(message);
             self.record(Fact::ExecutionsUnknown { run: run_id, step, elements, message });
         }
         for (element, cause, delay, message) in again {
             let elements = std::iter::once(element).collect();
-            self.agenda.wants.remove(ExecutionId { run: run_id, step, element });
+            self.agenda.unwant(ExecutionId { run: run_id, step, element });
             self.counters.executions_returned += 1;
             let (message, not_before) = (Arc::from(message), self.now + delay);
             self.record(Fact::ExecutionsReturned { run: run_id, step, elements, cause, message, not_before });
@@ -137,9 +137,10 @@ impl ControlPlane {
                 Outcome::Cancelled | Outcome::NotStarted { .. } => ExecutionState::Cancelled,
             };
             *self.counters.executions_ended.entry(state).or_default() += 1;
-            self.agenda.wants.remove(ExecutionId { run: run_id, step, element: finished.element });
+            self.agenda.unwant(ExecutionId { run: run_id, step, element: finished.element });
         }
         let copied = self.makes_what_is_known(&elements);
+        let wanted = self.wanted_among(&elements);
         self.record(Fact::ExecutionsFinished { run: run_id, step, site, elements });
         if recomputed {
             self.caches.outputs_changed(run_id);
@@ -148,6 +149,7 @@ impl ControlPlane {
         if recomputed || copied {
             self.wake_data();
         }
+        self.came_to_be(wanted);
         self.cancel_formers(run_id, step, &names);
         self.withdraw_elsewhere(run_id, step, site);
         if eager && self.state.run(run_id).is_going_on() {
@@ -171,7 +173,7 @@ impl ControlPlane {
             waiting.extend(placed.map(|(element, active)| (active.site, execution(*element))));
         }
         for (site, execution) in waiting {
-            self.agenda.wants.remove(execution);
+            self.agenda.unwant(execution);
             let objects = self.want(site, execution);
             self.agenda.replan.extend(objects.iter().map(|object| object.id));
             self.agenda.arrived.insert(execution);
@@ -237,6 +239,8 @@ impl ControlPlane {
         }
         let same_outputs = !succeeded || is_open || run.has_outputs(execution, &finished.outputs);
         self.record(Fact::OutcomeSuperseded { execution, attempt, site, succeeded, same_outputs });
+        let wanted = self.wanted_among(std::slice::from_ref(&finished));
+        self.came_to_be(wanted);
     }
 
     pub(crate) fn resolve_unknown(&mut self, execution: ExecutionId, run_again: bool) -> Result<Response, Rejection> {

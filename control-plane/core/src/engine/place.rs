@@ -394,7 +394,7 @@ impl ControlPlane {
         let Some(first) = elements.first() else { return };
         let at = self.now;
         let message: Arc<str> = Arc::from(message);
-        elements.iter().for_each(|element| self.agenda.wants.remove(ExecutionId { run, step, element }));
+        elements.iter().for_each(|element| self.agenda.unwant(ExecutionId { run, step, element }));
         let text = Arc::clone(&message);
         self.record(Fact::ExecutionsGivenUp { run, step, elements, cancelled: false, message: text, at });
         self.fail_for(ExecutionId { run, step, element: first }, &message);

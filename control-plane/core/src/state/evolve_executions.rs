@@ -101,11 +101,14 @@ impl State {
             Fact::AttemptAdopted { execution, attempt, site, started_at, at } => {
                 self.adopt(*execution, *attempt, *site, *started_at, *at);
             }
-            Fact::OutcomeSuperseded { execution, attempt, site, succeeded: _, same_outputs } => {
+            Fact::OutcomeSuperseded { execution, attempt, site, succeeded, same_outputs } => {
                 let step = &mut self.run_mut(execution.run).steps[execution.step.index()];
                 step.remove_former(execution.element, *attempt, *site);
                 step.superseded += 1;
                 step.diverged += u32::from(!same_outputs);
+                if *succeeded && *same_outputs {
+                    self.also_made(*execution, *site);
+                }
             }
             Fact::ExecutionCrashed { execution, attempt, site, incarnation, message, logs, at } => {
                 let step = &mut self.run_mut(execution.run).steps[execution.step.index()];

@@ -2,12 +2,12 @@
 
 use std::sync::Arc;
 
-use atoll_model::id::{ObjectId, RunId, SiteId, SiteName};
+use atoll_model::id::{ExecutionId, ObjectId, RunId, SiteId, SiteName};
 use atoll_model::session::{FaultLocation, PushFailure};
 use atoll_model::time::Timestamp;
 use atoll_model::value::ObjectRef;
 
-use super::{BucketState, DoubtfulPush, LedgerEntry, ObjectState, Outgoing, Place, State, Transfer};
+use super::{BucketState, DoubtfulPush, LedgerEntry, ObjectState, Outgoing, Place, RowState, State, Transfer};
 use crate::fact::{Fact, RuleText};
 
 impl State {
@@ -128,6 +128,7 @@ impl State {
                 self.enter_bucket(ended.object.id);
                 if let Some(known) = self.objects.get_mut(&ended.object.id) {
                     known.failed_pushes = 0;
+                    known.push_trouble = None;
                 }
                 let from = self.site(ended.site).name.clone();
                 self.enter_push(&ended, from, *wire_bytes, *at);
@@ -138,7 +139,10 @@ impl State {
                 if let Some(known) = self.objects.get_mut(&ended.object.id) {
                     match reason {
                         PushFailure::Unavailable => known.remove_site(ended.site),
-                        PushFailure::Refused => known.failed_pushes += 1,
+                        PushFailure::Refused => {
+                            known.failed_pushes += 1;
+                            known.push_trouble = Some(Arc::from(message.as_str()));
+                        }
                         PushFailure::Cancelled => {}
                         PushFailure::Forbidden => {
                             known.withheld.insert(ended.site, Arc::from(message.as_str()));
@@ -154,6 +158,7 @@ impl State {
             Fact::PushLookedUp { object, found, at } => {
                 let doubtful = self.objects.get_mut(object).and_then(|known| known.doubtful.take());
                 if let Some(DoubtfulPush { ended, from, .. }) = doubtful.filter(|_| *found) {
+                    self.enter_bucket(*object);
                     self.enter_push(&ended, from, ended.object.bytes, *at);
                 }
             }
@@ -181,6 +186,16 @@ impl State {
                 part.add_site(site);
             }
         }
+    }
+
+    /// A site has made what was accepted from another.
+    pub(super) fn also_made(&mut self, execution: ExecutionId, site: SiteId) {
+        let step = &self.runs[&execution.run].steps[execution.step.index()];
+        let succeeded = step.row(execution.element).is_some_and(|row| row.state == RowState::Succeeded);
+        let Some(detail) = step.details.get(&execution.element).filter(|_| succeeded) else { return };
+        let mut made = Vec::new();
+        detail.outputs.iter().for_each(|value| value.visit_objects(&mut |object| made.push(object)));
+        made.into_iter().for_each(|object| self.add_replica(object, site));
     }
 
     /// Whether it can be had from the bucket: as an object of its own, or inside of a directory that was sent in.

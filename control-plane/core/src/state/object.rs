@@ -31,6 +31,8 @@ pub(crate) struct ObjectState {
     pub(crate) upload_until: Option<Timestamp>,
     /// Transfers that failed since one succeeded.
     pub(crate) failed_pushes: u32,
+    /// What the last of these said.
+    pub(crate) push_trouble: Option<Arc<str>>,
     /// One that came to nothing as far as is known; the bucket is still to be looked into.
     pub(crate) doubtful: Option<DoubtfulPush>,
     /// Sites whose own policy does not let it leave, and what they said.
@@ -60,6 +62,7 @@ impl ObjectState {
             hold_until: None,
             upload_until: None,
             failed_pushes: 0,
+            push_trouble: None,
             doubtful: None,
             withheld: BTreeMap::new(),
         }

@@ -7,6 +7,7 @@ use atoll_model::time::Timestamp;
 use indexmap::IndexMap;
 
 use crate::control_plane::ControlPlane;
+use crate::engine::data::PUSH_FAILURES_MAX;
 use crate::placement;
 use crate::state::{Active, ActivePhase, Crash, Phase, RowState, Run, StepPhase, StepState};
 use crate::view::{CrashView, ExecutionPage, ExecutionState, ExecutionView};
@@ -87,7 +88,7 @@ impl ControlPlane {
         if let Some(active) = state.active.get(&element) {
             self.fill_active(active, active_state(active), view);
             if active.phase == ActivePhase::Placed {
-                view.waiting_for = Some("its inputs are on their way".to_owned());
+                view.waiting_for = Some(self.waits_for_inputs(ExecutionId { run: run.id, step, element }));
             } else if active.fragment && active.phase == ActivePhase::Dispatched {
                 view.waiting_for = Some("its agent starts it as soon as its inputs exist".to_owned());
             }
@@ -129,6 +130,21 @@ impl ControlPlane {
                 .map(|need| run.workflow.step(*need).name.as_str())
                 .collect();
             view.waiting_for = (!open.is_empty()).then(|| format!("step {}", open.join(", ")));
+        }
+    }
+
+    /// What a placed execution waits for, and what is in the way of it.
+    fn waits_for_inputs(&self, execution: ExecutionId) -> String {
+        let mut troubled = self.agenda.wants.lacked_by(execution).iter().filter_map(|object| {
+            let known = self.state.objects.get(object)?;
+            Some((object, known.failed_pushes, known.push_trouble.as_deref()?))
+        });
+        match troubled.next() {
+            Some((object, times, trouble)) => format!(
+                "its inputs are on their way, but {object} could not be sent to the bucket ({times} of \
+                 {PUSH_FAILURES_MAX} times, then it fails): {trouble}"
+            ),
+            None => "its inputs are on their way".to_owned(),
         }
     }
 

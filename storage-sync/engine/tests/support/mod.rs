@@ -1,6 +1,7 @@
 //! What the tests of this crate share.
 #![allow(dead_code, reason = "each test file uses another part of it")]
 
+pub(crate) mod disk;
 pub(crate) mod server;
 pub(crate) mod world;
 

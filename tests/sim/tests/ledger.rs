@@ -1,0 +1,45 @@
+//! Bytes cross a border once, and only for who reads them.
+//!
+//! `ATOLL_SIM_SEEDS` says how many worlds (200), `ATOLL_SIM_FIRST` from which (0); `ATOLL_SIM_TRACE=1` prints all that
+//! happens.
+
+use control_plane_core::view::RunState;
+use sim_tests::{Account, Scenario, account};
+
+fn setting(name: &str) -> Option<u64> {
+    std::env::var(name).ok().map(|text| text.parse().unwrap_or_else(|_| panic!("{name}={text:?} is not a number")))
+}
+
+#[test]
+fn what_crosses_borders_is_the_least_that_those_who_read_need_in_each_of_200_worlds() {
+    let first = setting("ATOLL_SIM_FIRST").unwrap_or(0);
+    let count = setting("ATOLL_SIM_SEEDS").unwrap_or(200);
+    let trace = setting("ATOLL_SIM_TRACE").is_some_and(|on| on > 0);
+    let (mut all, mut wrong, mut succeeded) = (Account::default(), Vec::new(), 0);
+    for seed in first..first + count {
+        let account = account(Scenario { trace, ..Scenario::moving(seed) });
+        account.excess.iter().for_each(|text| println!("seed {seed}: {text}"));
+        account.in_vain.iter().for_each(|text| println!("seed {seed}, in vain: {text}"));
+        assert_eq!(account.bytes, account.bytes_min + account.bytes_in_vain, "seed {seed}");
+        let all_well = account.states.iter().all(|state| *state == RunState::Succeeded);
+        // Where nothing was taken from anybody nothing is in vain.
+        if !account.excess.is_empty() || all_well && account.moved == 0 && !account.in_vain.is_empty() {
+            wrong.push(seed);
+        }
+        succeeded += u64::from(all_well);
+        all.crossings += account.crossings;
+        all.bytes += account.bytes;
+        all.bytes_in_vain += account.bytes_in_vain;
+        all.direct += account.direct;
+        all.by_rule += account.by_rule;
+        all.moved += account.moved;
+    }
+    println!(
+        "{count} worlds, {succeeded} in which all went well: {} bytes crossed {} borders ({} from site to site, {} by \
+         rule), {} of them in vain; {} executions moved",
+        all.bytes, all.crossings, all.direct, all.by_rule, all.bytes_in_vain, all.moved
+    );
+    assert_eq!(wrong, [0; 0], "worlds in which more crossed than had to");
+    assert!(succeeded * 4 > count * 3, "{succeeded} of {count} went well");
+    assert!(all.crossings > 5 * count && all.direct > count && all.by_rule > count / 2 && all.moved > count / 2);
+}
