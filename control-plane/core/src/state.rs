@@ -24,7 +24,9 @@ use serde::{Deserialize, Serialize};
 pub(crate) use self::copies::{Pin, Verification};
 pub(crate) use self::delegated::Delegations;
 pub(crate) use self::evolve_runs::submitted_objects;
-pub(crate) use self::object::{BucketState, DoubtfulPush, LedgerEntry, ObjectState, Place, Source, Transfer, Use};
+pub(crate) use self::object::{
+    BucketState, DoubtfulPush, LedgerEntry, ObjectState, Place, PushTrouble, Source, Transfer, Use,
+};
 pub(crate) use self::poison::{Crash, Crashes};
 pub(crate) use self::row::{Detail, Row, RowState};
 pub(crate) use self::run::{Active, ActivePhase, Decision, Former, Phase, Run, StepPhase, StepState, Tries};

@@ -127,10 +127,13 @@ impl<'a> Reasons<'a> {
         self.entered_for.get(&(crossing.object, crossing.to.clone())).map_or(&[], Vec::as_slice)
     }
 
-    /// Whether what an object crossed for was known to be over only after it had begun to.
-    fn is_in_vain(&self, crossing: &Crossing) -> bool {
-        let mut taken = self.readers_entered(crossing).iter().filter_map(|execution| self.taken_at(*execution));
-        taken.any(|taken| crossing.began < taken + NEWS)
+    /// How many of an object's crossings to a place were for what was known to be over only after they had begun: no more
+    /// than executions that they were for and that were taken away.
+    fn in_vain(&self, crossings: &[&Crossing]) -> usize {
+        let Some(first) = crossings.first() else { return 0 };
+        let taken = || self.readers_entered(first).iter().filter_map(|execution| self.taken_at(*execution));
+        let unknowing = crossings.iter().filter(|crossing| taken().any(|taken| crossing.began < taken + NEWS)).count();
+        unknowing.min(taken().count())
     }
 
     fn is_coincidence(&self, crossing: &Crossing) -> bool {
@@ -166,15 +169,16 @@ impl Account {
                 "{object} crossed to {to} {times} times ({whole} bytes), {needed} needed: {crossings:?}, made by {:?}",
                 history.makers.get(&object)
             );
-            match crossings.as_slice() {
-                [crossing] if reasons.is_in_vain(crossing) => self.in_vain.push(text),
-                [crossing] if reasons.is_coincidence(crossing) => self.coincidences.push(text),
-                _ => {
-                    self.excess.push(text);
-                    continue;
-                }
+            let too_many = crossings.len() - usize::try_from(needed).unwrap_or(usize::MAX);
+            if reasons.in_vain(&crossings) >= too_many {
+                self.in_vain.push(text);
+            } else if too_many == 1 && crossings.iter().any(|crossing| reasons.is_coincidence(crossing)) {
+                self.coincidences.push(text);
+            } else {
+                self.excess.push(text);
+                continue;
             }
-            self.bytes_in_vain += whole;
+            self.bytes_in_vain += size * too_many as u64;
         }
         for ((object, site), readers) in &history.reads {
             let came = history.moved.iter().any(|crossing| crossing.object == *object && crossing.to == *site);

@@ -224,6 +224,11 @@ pub const ROWS: &[Row] = &[
     row("G7", "a symbolic link in an output leads outside", "refused by name; links inside are kept as data"),
     row("G8", "a manifest carries a path where a name belongs", "refused; archives are never unpacked"),
     row(
+        "G9",
+        "what is compressed unfolds to far more than it says",
+        "given up where what was asked for ends, with 8 MiB of memory at most; archives are never unpacked",
+    ),
+    row(
         "G10",
         "an output holds pipes, devices, sockets, hard links, setuid bits, holes",
         "only files, directories and links are taken; hard links become one object; set-id bits go",

@@ -156,6 +156,10 @@ impl ControlPlane {
     pub(crate) fn look_at_object(&mut self, object: ObjectId) {
         let Some(known) = self.state.objects.get(&object) else { return };
         match known.bucket {
+            // It may be time to push again what was refused.
+            BucketState::Absent if known.push_trouble.is_some() => {
+                self.agenda.replan.insert(object);
+            }
             BucketState::Absent => {}
             BucketState::Deleting => self.ask_to_delete(object),
             BucketState::Present => {

@@ -2,22 +2,28 @@
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
+use std::time::Duration;
 
 use atoll_model::id::{ExecutionId, ObjectId, RunId, SiteId, StepIndex, TransferId};
+use atoll_model::limits;
 use atoll_model::placement::PushMode;
 use atoll_model::session::{FinishedElement, PushFailure};
+use atoll_model::time::Timestamp;
 use atoll_model::value::ObjectRef;
 use atoll_model::workflow::{StartMode, Workflow};
 use storage_sync_core::{InBucket, Knowledge, Plan, Reach, plan};
 
 use super::ruling::Cited;
 use super::taking_out::holds;
+use crate::agenda::Timer;
 use crate::control_plane::ControlPlane;
 use crate::fact::{Fact, ReturnCause, RuleText};
 use crate::state::{ActivePhase, BucketState, ObjectState, RowState, Source, StepPhase, Use};
 
-/// Pushes of one object that the bucket or the link refused, one after the other, before its readers fail.
-pub(crate) const PUSH_FAILURES_MAX: u32 = 5;
+/// Pushes of one object that the bucket or the link refused, one after the other, before a person who asks for it is told.
+const PUSH_FAILURES_MAX: u32 = 5;
+/// Before what was refused is pushed again for those who wait; doubled each time. The agent had tried for minutes, mostly.
+const PUSH_BACKOFF: Duration = Duration::from_secs(1);
 /// How often the outputs of one execution are made again.
 const RECOMPUTATIONS_MAX: u32 = 2;
 
@@ -111,7 +117,12 @@ impl ControlPlane {
                     }
                 }
                 Plan::PushFrom(holder) => {
-                    let reference = self.state.objects[&object].reference;
+                    let known = &self.state.objects[&object];
+                    let reference = known.reference;
+                    if let Some(until) = self.push_paused_until(known) {
+                        self.agenda.set(until, Timer::Object(object));
+                        continue;
+                    }
                     let reader = (execution.run, Some(execution));
                     self.order_push(reference, holder, reader, RuleText::WhenNeeded);
                 }
@@ -237,13 +248,7 @@ impl ControlPlane {
     }
 
     /// The object is in the bucket.
-    pub(crate) fn pushed(
-        &mut self,
-        site: SiteId,
-        transfer: TransferId,
-        wire_bytes: u64,
-        at: atoll_model::time::Timestamp,
-    ) {
+    pub(crate) fn pushed(&mut self, site: SiteId, transfer: TransferId, wire_bytes: u64, at: Timestamp) {
         // Repeated after a push that was given up with its site, or is known to have ended.
         let Some(known) = self.state.transfers.get(&transfer).filter(|known| known.site == site) else { return };
         let object = known.object.id;
@@ -260,18 +265,18 @@ impl ControlPlane {
         // What was called back is refused to who asks for it.
         let reason = if known.cancelled && reason == PushFailure::Refused { PushFailure::Cancelled } else { reason };
         self.end_push(transfer, object, reason, &message);
-        let refused = self.state.objects.get(&object).map_or(0, |known| known.failed_pushes);
-        if refused >= PUSH_FAILURES_MAX {
-            let text = format!("{object} could not be pushed to the bucket: {message}");
-            let waiting: Vec<_> = self.agenda.wants.of(object).map(|(_, execution)| execution).collect();
-            for execution in waiting {
-                if self.state.active(execution).is_some_and(|active| active.phase == ActivePhase::Placed) {
-                    let elements = std::iter::once(execution.element).collect();
-                    self.give_up(execution.run, execution.step, elements, &text);
-                }
-            }
-            self.refuse_clients(object, &text);
+        // Whoever waits goes on waiting: nothing is lost, and the bucket comes back.
+        let trouble = self.state.objects.get(&object).and_then(|known| known.push_trouble.as_ref());
+        if trouble.is_some_and(|trouble| trouble.times >= PUSH_FAILURES_MAX) {
+            self.refuse_clients(object, &format!("{object} could not be pushed to the bucket: {message}"));
         }
+    }
+
+    /// When it may be pushed again for those who wait, after it was refused.
+    pub(crate) fn push_paused_until(&self, object: &ObjectState) -> Option<Timestamp> {
+        let trouble = object.push_trouble.as_ref()?;
+        let doubled = PUSH_BACKOFF.saturating_mul(1 << (trouble.times - 1).min(16));
+        Some(trouble.at + doubled.min(limits::RETRY_BACKOFF_MAX)).filter(|until| *until > self.now)
     }
 
     /// A push has come to nothing, as far as is known: what it may have left in the bucket goes before the next.

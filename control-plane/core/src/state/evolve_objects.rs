@@ -7,7 +7,9 @@ use atoll_model::session::{FaultLocation, PushFailure};
 use atoll_model::time::Timestamp;
 use atoll_model::value::ObjectRef;
 
-use super::{BucketState, DoubtfulPush, LedgerEntry, ObjectState, Outgoing, Place, RowState, State, Transfer};
+use super::{
+    BucketState, DoubtfulPush, LedgerEntry, ObjectState, Outgoing, Place, PushTrouble, RowState, State, Transfer,
+};
 use crate::fact::{Fact, RuleText};
 
 impl State {
@@ -127,7 +129,6 @@ impl State {
                 let Some(ended) = self.end_transfer(*transfer) else { return };
                 self.enter_bucket(ended.object.id);
                 if let Some(known) = self.objects.get_mut(&ended.object.id) {
-                    known.failed_pushes = 0;
                     known.push_trouble = None;
                 }
                 let from = self.site(ended.site).name.clone();
@@ -140,8 +141,9 @@ impl State {
                     match reason {
                         PushFailure::Unavailable => known.remove_site(ended.site),
                         PushFailure::Refused => {
-                            known.failed_pushes += 1;
-                            known.push_trouble = Some(Arc::from(message.as_str()));
+                            let times = known.push_trouble.as_ref().map_or(0, |trouble| trouble.times) + 1;
+                            let message = Arc::from(message.as_str());
+                            known.push_trouble = Some(PushTrouble { times, at: *at, message });
                         }
                         PushFailure::Cancelled => {}
                         PushFailure::Forbidden => {

@@ -29,10 +29,8 @@ pub(crate) struct ObjectState {
     pub(crate) hold_until: Option<Timestamp>,
     /// A person has sent it in, and no run has taken it.
     pub(crate) upload_until: Option<Timestamp>,
-    /// Transfers that failed since one succeeded.
-    pub(crate) failed_pushes: u32,
-    /// What the last of these said.
-    pub(crate) push_trouble: Option<Arc<str>>,
+    /// Pushes that were refused since one succeeded.
+    pub(crate) push_trouble: Option<PushTrouble>,
     /// One that came to nothing as far as is known; the bucket is still to be looked into.
     pub(crate) doubtful: Option<DoubtfulPush>,
     /// Sites whose own policy does not let it leave, and what they said.
@@ -48,6 +46,14 @@ pub(crate) struct DoubtfulPush {
     pub(crate) since: Timestamp,
 }
 
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub(crate) struct PushTrouble {
+    pub(crate) times: u32,
+    /// The last one.
+    pub(crate) at: Timestamp,
+    pub(crate) message: Arc<str>,
+}
+
 impl ObjectState {
     pub(crate) fn new(reference: ObjectRef) -> Self {
         Self {
@@ -61,7 +67,6 @@ impl ObjectState {
             transfer: None,
             hold_until: None,
             upload_until: None,
-            failed_pushes: 0,
             push_trouble: None,
             doubtful: None,
             withheld: BTreeMap::new(),

@@ -100,28 +100,50 @@ fn files_of_a_fan_out_are_pushed_one_by_one() {
 }
 
 #[test]
-fn a_push_that_fails_is_tried_from_another_holder_and_ends_with_the_name_of_the_object() {
+fn an_outage_of_the_bucket_is_waited_for_with_its_reason_however_long_it_lasts() {
     let (mut world, run) = waiting_for_a_push(TWO_SITES);
-    let (transfer, pushed) = world.pushes("edge")[0];
-    let refused = |transfer| Report::PushFailed {
+    let refused = |(transfer, object)| Report::PushFailed {
         transfer,
-        object: pushed,
+        object,
         reason: PushFailure::Refused,
         message: "no route".to_owned(),
     };
     let shown = |world: &World| world.core.execution(execution(run, 1, 0)).unwrap().waiting_for.unwrap();
     assert_eq!(shown(&world), "its inputs are on their way");
-    world.report("edge", vec![refused(transfer)]);
-    assert!(shown(&world).contains("(1 of 5 times, then it fails): no route"), "{}", shown(&world));
-    for _ in 0..4 {
+    for times in 1..=12 {
+        let push = world.pushes("edge")[0];
+        world.report("edge", vec![refused(push)]);
         assert!(world.pushes("edge").is_empty(), "what the last try may have left goes first");
+        world.carry_out_looks(false);
         world.carry_out_deletes();
-        let (transfer, _) = world.pushes("edge")[0];
-        world.report("edge", vec![refused(transfer)]);
+        assert!(world.pushes("edge").is_empty(), "it is not asked again and again without a pause");
+        assert!(shown(&world).contains(&format!("(tried {times} times, and again until it can): no route")));
+        world.advance_with(Duration::from_secs(301), &["edge", "hpc"]);
     }
-    assert_eq!(world.state(run), RunState::Failed);
-    let message = world.core.run(run).unwrap().error.unwrap().message;
-    assert!(message.contains(&pushed.id.to_string()) && message.contains("no route"), "{message}");
+    let (transfer, object) = world.pushes("edge")[0];
+    world.report("edge", vec![Report::Pushed { transfer, object, wire_bytes: 1_000, at: world.now }]);
+    let reader = world.dispatched_one("hpc");
+    world.succeed("hpc", reader, Vec::new());
+    assert_eq!(world.state(run), RunState::Succeeded);
+}
+
+#[test]
+fn a_person_who_asks_for_what_the_bucket_refuses_is_told_why() {
+    let mut world = World::with_sites(&["edge"]);
+    let run = world.submit("workflow: w\nsteps:\n  make: { run: x, outputs: { f: file } }\n");
+    let made = world.dispatched_one("edge");
+    world.succeed("edge", made, vec![file(1, 1_000)]);
+    let hold = Duration::from_secs(60);
+    let request = world.request(Request::StageForClient { run, object: object(1, 1_000), hold, kept: None });
+    for _ in 0..5 {
+        let (transfer, object) = world.pushes("edge")[0];
+        let (reason, message) = (PushFailure::Refused, "no route".to_owned());
+        world.report("edge", vec![Report::PushFailed { transfer, object, reason, message }]);
+        world.carry_out_looks(false);
+        world.carry_out_deletes();
+    }
+    assert!(matches!(&world.replies[&request], Err(Rejection::Unavailable(reason)) if reason.contains("no route")));
+    assert!(world.pushes("edge").is_empty());
 }
 
 /// What the ledger has of crossings from a site into the bucket.

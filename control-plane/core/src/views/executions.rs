@@ -7,7 +7,6 @@ use atoll_model::time::Timestamp;
 use indexmap::IndexMap;
 
 use crate::control_plane::ControlPlane;
-use crate::engine::data::PUSH_FAILURES_MAX;
 use crate::placement;
 use crate::state::{Active, ActivePhase, Crash, Phase, RowState, Run, StepPhase, StepState};
 use crate::view::{CrashView, ExecutionPage, ExecutionState, ExecutionView};
@@ -135,14 +134,15 @@ impl ControlPlane {
 
     /// What a placed execution waits for, and what is in the way of it.
     fn waits_for_inputs(&self, execution: ExecutionId) -> String {
-        let mut troubled = self.agenda.wants.lacked_by(execution).iter().filter_map(|object| {
-            let known = self.state.objects.get(object)?;
-            Some((object, known.failed_pushes, known.push_trouble.as_deref()?))
+        let troubled = self.agenda.wants.lacked_by(execution).iter().find_map(|object| {
+            let trouble = self.state.objects.get(object)?.push_trouble.as_ref()?;
+            Some((object, trouble))
         });
-        match troubled.next() {
-            Some((object, times, trouble)) => format!(
-                "its inputs are on their way, but {object} could not be sent to the bucket ({times} of \
-                 {PUSH_FAILURES_MAX} times, then it fails): {trouble}"
+        match troubled {
+            Some((object, trouble)) => format!(
+                "its inputs are on their way, but {object} could not be sent to the bucket (tried {} times, and again \
+                 until it can): {}",
+                trouble.times, trouble.message
             ),
             None => "its inputs are on their way".to_owned(),
         }

@@ -7,7 +7,7 @@ use atoll_model::value::ObjectRef;
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 use tokio::io::{AsyncRead, AsyncReadExt as _};
-use zstd::stream::raw::{Decoder, Operation as _};
+use zstd::stream::raw::{DParameter, Decoder, Operation as _};
 
 use super::DirectError;
 use crate::hash::SEGMENT_BYTES;
@@ -17,6 +17,8 @@ pub(super) const ALPN: &[u8] = b"atoll-direct/1";
 const FRAME_BYTES_MAX: usize = 64 << 10;
 /// Compressed bytes that are unpacked in one go: a moment's work, whatever comes out.
 const UNPACKED_AT_ONCE: usize = 64 << 10;
+/// The most that a sender may have a reader remember while it unpacks, as a power of two: 8 MiB.
+const WINDOW_LOG_MAX: u32 = 23;
 
 /// From the reader.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -135,6 +137,7 @@ async fn unpack(
     stall: Duration,
 ) -> Result<(), String> {
     let mut decoder = Decoder::new().map_err(|error| error.to_string())?;
+    decoder.set_parameter(DParameter::WindowLogMax(WINDOW_LOG_MAX)).map_err(|error| error.to_string())?;
     let mut buffer = vec![0; wire_bytes.min(UNPACKED_AT_ONCE)];
     let mut left = wire_bytes;
     while left > 0 {
@@ -170,6 +173,10 @@ async fn unpack(
 mod tests {
     #![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
 
+    use std::io::Write as _;
+
+    use zstd::stream::raw::CParameter;
+
     use super::*;
     use crate::buffers::Pool;
 
@@ -177,7 +184,10 @@ mod tests {
 
     /// What came of an answer that holds `content`, compressed, for a range of `wanted` bytes.
     async fn unpacked(content: &[u8], wanted: usize, cut: usize) -> (Vec<u8>, u64, Result<Answer, DirectError>) {
-        let packed = zstd::bulk::compress(content, 1).unwrap();
+        received(&zstd::bulk::compress(content, 1).unwrap(), wanted, cut).await
+    }
+
+    async fn received(packed: &[u8], wanted: usize, cut: usize) -> (Vec<u8>, u64, Result<Answer, DirectError>) {
         let wire_bytes = packed.len() as u64;
         let mut wire = encode(&Answer::Bytes { wire_bytes, compressed: true });
         wire.extend_from_slice(&packed[..packed.len() - cut]);
@@ -226,5 +236,27 @@ mod tests {
             let (_, _, answer) = unpacked(&content, wanted, 0).await;
             assert!(matches!(answer, Err(DirectError::Lost(_))), "{wanted}: {answer:?}");
         }
+    }
+
+    #[tokio::test]
+    async fn g9_what_unpacks_to_more_than_was_asked_for_is_given_up_where_that_ends() {
+        let (taken, _, answer) = unpacked(&vec![0; 64 << 20], 4_096, 0).await;
+        assert!(matches!(answer, Err(DirectError::Lost(_))), "{answer:?}");
+        assert_eq!(taken, [0; 4_096], "of 64 MiB no more than what was asked for is there");
+    }
+
+    #[tokio::test]
+    async fn g9_what_wants_more_than_8_mib_of_memory_to_be_unpacked_is_refused() {
+        let packed = |window_log| {
+            let mut encoder = zstd::stream::Encoder::new(Vec::new(), 1).unwrap();
+            encoder.set_parameter(CParameter::WindowLog(window_log)).unwrap();
+            encoder.write_all(&[7; 4_096]).unwrap();
+            encoder.finish().unwrap()
+        };
+        let whole = received(&packed(WINDOW_LOG_MAX), 4_096, 0).await;
+        assert_eq!((whole.0.len(), whole.2.is_ok()), (4_096, true));
+        let refused = received(&packed(WINDOW_LOG_MAX + 1), 4_096, 0).await;
+        assert!(matches!(refused.2, Err(DirectError::Lost(_))), "{:?}", refused.2);
+        assert_eq!(refused.0, [0; 0]);
     }
 }
