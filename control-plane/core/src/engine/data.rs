@@ -31,7 +31,8 @@ impl ControlPlane {
     /// How the object gets to the site.
     pub(crate) fn plan_object(&self, object: ObjectId, site: SiteId) -> Plan<Cited> {
         let Some(known) = self.state.objects.get(&object) else { return Plan::Unavailable };
-        let holders: Vec<_> = known.sites.iter().map(|holder| self.holder(known, *holder, site)).collect();
+        let sites = self.holders_in_order(known, site).into_iter();
+        let holders: Vec<_> = sites.map(|holder| self.holder(known, holder, site)).collect();
         let vetoes = self.vetoes(known, Some(site));
         let bucket = match self.state.bucket_state(known) {
             BucketState::Absent => InBucket::Absent,

@@ -18,6 +18,19 @@ impl ControlPlane {
         Holder { site, reach: self.reach(site), direct, withheld: object.withheld.contains_key(&site) }
     }
 
+    /// The sites that have the object, in the order in which a reader is to ask them: the fastest first, by what was measured
+    /// of their links and shared among those whom they are giving to already.
+    pub(crate) fn holders_in_order(&self, object: &ObjectState, reader: SiteId) -> Vec<SiteId> {
+        let mut sites = object.sites.clone();
+        if sites.len() > 1 {
+            let id = object.reference.id;
+            let rate =
+                |site: &SiteId| self.estimates.link(*site, reader) / (1 + self.direct.gifts(*site, reader, id)) as f64;
+            sites.sort_by(|one, other| rate(other).total_cmp(&rate(one)));
+        }
+        sites
+    }
+
     /// What is dispatched from now on may count on it.
     pub(crate) fn advertise(&mut self, agent: AgentId, addresses: Vec<String>) -> Result<Response, Rejection> {
         let site = self.trusted_site(agent)?;
@@ -42,8 +55,9 @@ impl ControlPlane {
             | Plan::Withheld(_)
             | Plan::Unavailable => Vec::new(),
         };
-        if holders.is_empty() {
-            self.push_for_reader(object, site);
+        match holders.first().and_then(|first| self.state.agents.get(&first.agent)) {
+            Some(holder) => self.direct.gives(holder.site, site, object, self.now),
+            None => self.push_for_reader(object, site),
         }
         let Some(known) = self.state.objects.get(&object) else {
             return Err(Rejection::NotFound(format!("{object} is not known here")));
@@ -53,13 +67,12 @@ impl ControlPlane {
 
     fn direct_holders(&self, object: ObjectId, reader: SiteId) -> Vec<HolderOffer> {
         let Some(known) = self.state.objects.get(&object) else { return Vec::new() };
-        let open = known
-            .sites
-            .iter()
-            .filter(|site| self.direct.is_open(**site, reader, self.now) && self.reach(**site) == Reach::Connected);
-        let offer = |site: &SiteId| {
-            let agent = self.state.sites.get(site)?.agent?;
-            Some(HolderOffer { agent, addresses: self.direct.addresses(*site).to_vec() })
+        let sites = self.holders_in_order(known, reader).into_iter();
+        let open =
+            sites.filter(|site| self.direct.is_open(*site, reader, self.now) && self.reach(*site) == Reach::Connected);
+        let offer = |site: SiteId| {
+            let agent = self.state.sites.get(&site)?.agent?;
+            Some(HolderOffer { agent, addresses: self.direct.addresses(site).to_vec() })
         };
         open.filter_map(offer).take(OFFERS_MAX).collect()
     }
@@ -74,6 +87,7 @@ impl ControlPlane {
         let reader = self.trusted_site(agent)?;
         let Some(site) = self.state.agents.get(&holder).map(|known| known.site) else { return Ok(Response::Done) };
         self.direct.avoid(site, reader, self.now);
+        self.direct.gave(reader, object);
         if self.reader_at(reader, object).is_some() {
             self.push_for_reader(object, reader);
         }

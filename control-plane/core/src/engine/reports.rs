@@ -81,6 +81,7 @@ impl ControlPlane {
                     let seconds = self.now.saturating_since(active.placed_at).as_secs_f64();
                     self.estimates.learn_link(holder, site, wire_bytes, seconds);
                 }
+                self.direct.gave(site, object.id);
                 self.counters.bytes_from_bucket += wire_bytes - direct.map_or(0, |(_, bytes)| bytes);
                 let rule = self.fetch_rule(object.id, execution.run);
                 self.record(Fact::ObjectFetched { object, site, wire_bytes, direct, execution, rule, at });

@@ -1,6 +1,8 @@
 //! Objects that go from one site straight to another.
 
-use atoll_model::id::{AgentId, RunId};
+use std::time::Duration;
+
+use atoll_model::id::{AgentId, Attempt, ExecutionId, RunId};
 use atoll_model::session::{DirectShare, Report};
 
 use super::world::{World, execution, file, object};
@@ -151,4 +153,80 @@ fn what_goes_along_with_its_predecessor_may_fetch_what_is_there_already() {
     assert_eq!(dispatched.len(), 2, "one runs, and one waits for it there: {dispatched:?}");
     let holder = agent(&world, "edge");
     assert_eq!(offers(&mut world), Ok(vec![HolderOffer { agent: holder, addresses: vec![address()] }]));
+}
+
+const LARGE: u64 = 1 << 30;
+const SITES: [&str; 3] = ["edge", "hpc", "cloud"];
+
+/// What the site's agent is told of who has an object, by site.
+fn offered(world: &mut World, to: &str, number: u8) -> Vec<String> {
+    let agent = agent(world, to);
+    let answer = world.ask(Request::Offers { agent, object: object(number, LARGE).id });
+    let Ok(Response::Offered { holders, .. }) = answer else { panic!("{answer:?}") };
+    let site_of = |holder: &HolderOffer| world.agents.iter().find(|(_, known)| known.id == holder.agent);
+    holders.iter().filter_map(|holder| Some(site_of(holder)?.0.clone())).collect()
+}
+
+fn fetched(world: &mut World, site: &str, number: u8, from: &str, reader: (ExecutionId, Attempt)) {
+    let direct = Some(DirectShare { holder: agent(world, from), wire_bytes: LARGE });
+    let (object, at) = (object(number, LARGE), world.now);
+    world.report(site, vec![Report::Fetched { object, wire_bytes: LARGE, direct, execution: reader.0, at }]);
+}
+
+/// An object goes from one site to another, and takes that long.
+fn measure(world: &mut World, number: u8, from: &str, to: &str, seconds: u64) {
+    let make = format!("{{ run: x, site: {from}, outputs: {{ f: file }} }}");
+    let take = format!("{{ run: x, site: {to}, with: {{ f: \"${{{{ steps.make.outputs.f }}}}\" }} }}");
+    world.submit(&format!("workflow: m{number}\nsteps:\n  make: {make}\n  take: {take}\n"));
+    let made = world.dispatched_one(from);
+    world.succeed(from, made, vec![file(number, LARGE)]);
+    let reader = world.dispatched_one(to);
+    world.advance_with(Duration::from_secs(seconds), &SITES);
+    fetched(world, to, number, from, reader);
+    world.succeed(to, reader, Vec::new());
+}
+
+/// Three sites that reach each other; how long an object takes to the third from the first, and from the second.
+fn measured(from_edge: u64, from_hpc: u64) -> World {
+    let mut world = World::with_sites(&SITES);
+    SITES.iter().for_each(|site| advertise(&mut world, site, vec![address()]));
+    measure(&mut world, 11, "edge", "cloud", from_edge);
+    measure(&mut world, 12, "hpc", "cloud", from_hpc);
+    world
+}
+
+#[test]
+fn of_several_that_have_an_object_the_one_with_the_fastest_link_is_asked_first() {
+    const SHARED: &str = "workflow: w\nsteps:\n  make: { run: x, site: edge, outputs: { f: file } }\n  copy: { run: x, site: hpc, with: { f: \"${{ steps.make.outputs.f }}\" } }\n  use: { run: x, site: cloud, with: { f: \"${{ steps.make.outputs.f }}\" } }\n";
+    for (from_edge, from_hpc, expected) in [(60, 15, ["hpc", "edge"]), (15, 60, ["edge", "hpc"])] {
+        let mut world = measured(from_edge, from_hpc);
+        world.submit(SHARED);
+        let make = world.dispatched_one("edge");
+        world.succeed("edge", make, vec![file(1, LARGE)]);
+        let (copy, reader) = (world.dispatched_one("hpc"), world.dispatched_one("cloud"));
+        assert_eq!(offered(&mut world, "cloud", 1), ["edge"], "only one has it");
+        fetched(&mut world, "hpc", 1, "edge", copy);
+        assert_eq!(offered(&mut world, "cloud", 1), expected);
+        fetched(&mut world, "cloud", 1, expected[0], reader);
+        world.succeed("hpc", copy, Vec::new());
+        world.succeed("cloud", reader, Vec::new());
+    }
+}
+
+#[test]
+fn a_holder_that_is_giving_already_is_asked_after_one_that_is_idle() {
+    const PAIR: &str = "workflow: w\nsteps:\n  make: { run: x, site: edge, outputs: { f: file, g: file } }\n  copy: { run: x, site: hpc, with: { f: \"${{ steps.make.outputs.f }}\", g: \"${{ steps.make.outputs.g }}\" } }\n  use: { run: x, site: cloud, with: { f: \"${{ steps.make.outputs.f }}\", g: \"${{ steps.make.outputs.g }}\" } }\n";
+    let mut world = measured(30, 30);
+    world.submit(PAIR);
+    let make = world.dispatched_one("edge");
+    world.succeed("edge", make, vec![file(1, LARGE), file(2, LARGE)]);
+    let (copy, reader) = (world.dispatched_one("hpc"), world.dispatched_one("cloud"));
+    [1, 2].into_iter().for_each(|number| fetched(&mut world, "hpc", number, "edge", copy));
+    assert_eq!(offered(&mut world, "cloud", 1), ["edge", "hpc"]);
+    assert_eq!(offered(&mut world, "cloud", 2), ["hpc", "edge"]);
+    assert_eq!(offered(&mut world, "cloud", 1), ["edge", "hpc"], "what it asks for again does not count against it");
+    fetched(&mut world, "cloud", 1, "edge", reader);
+    assert_eq!(offered(&mut world, "cloud", 2), ["edge", "hpc"], "it is idle again, and as fast");
+    world.succeed("hpc", copy, Vec::new());
+    world.succeed("cloud", reader, Vec::new());
 }
