@@ -40,11 +40,8 @@ impl ControlPlane {
             BucketState::Deleting => InBucket::Deleting,
         };
         let planned = plan(site, &Knowledge { holders: &holders, bucket, transfer: known.transfer.is_some(), vetoes });
-        match planned {
-            // It may have come to the bucket before its last site was lost: somebody looks.
-            Plan::Unavailable if self.is_looked_for(known) => Plan::Wait,
-            planned => planned,
-        }
+        // It may have come to the bucket before its last site was lost: somebody looks.
+        if matches!(planned, Plan::Unavailable) && self.is_looked_for(known) { Plan::Wait } else { planned }
     }
 
     fn is_looked_for(&self, object: &ObjectState) -> bool {
