@@ -4,11 +4,13 @@
 mod cluster;
 mod database;
 mod disk;
+mod front;
 mod link;
 mod process;
 
 pub use cluster::{Cluster, Options, Run, Site, wait_for};
 pub use database::Database;
 pub use disk::SmallDisk;
+pub use front::{Front, Mood};
 pub use link::Link;
 pub use process::{Output, atoll, binary};

@@ -2,6 +2,7 @@
 #![expect(clippy::unwrap_used, reason = "a test that cannot go on has failed")]
 
 mod bad_input;
+mod bucket_moods;
 mod cut_off;
 mod data;
 mod example;
@@ -10,6 +11,7 @@ mod failover;
 mod fleet;
 mod history;
 mod kills;
+mod ledger;
 mod restored;
 mod sample;
 mod server_process;
