@@ -221,10 +221,11 @@ impl Wants {
         self.by_object.get(&object).into_iter().flatten().copied()
     }
 
-    pub(crate) fn is_wanted_at(&self, object: ObjectId, site: SiteId) -> bool {
-        let Some(wanted) = self.by_object.get(&object) else { return false };
+    /// Executions at the site that wait for the object.
+    pub(crate) fn at(&self, object: ObjectId, site: SiteId) -> impl Iterator<Item = ExecutionId> + '_ {
         let first = ExecutionId { run: RunId::from_bits(0), step: StepIndex(0), element: 0 };
-        wanted.range((site, first)..).next().is_some_and(|(at, _)| *at == site)
+        let wanted = self.by_object.get(&object).into_iter().flat_map(move |wanted| wanted.range((site, first)..));
+        wanted.take_while(move |(at, _)| *at == site).map(|(_, execution)| *execution)
     }
 
     pub(crate) fn objects(&self) -> impl Iterator<Item = ObjectId> + '_ {

@@ -13,7 +13,7 @@ use crate::agenda::Timer;
 use crate::command::{Command, Rejection, Response};
 use crate::control_plane::ControlPlane;
 use crate::fact::{Fact, PinnedAt};
-use crate::state::{BucketState, ObjectState, Run, Source, StepState};
+use crate::state::{Active, BucketState, ObjectState, Run, Source, StepState};
 
 /// How long what a person sent in is held for a run to come.
 const UPLOAD_HOLD: Duration = Duration::from_secs(3_600);
@@ -172,8 +172,9 @@ impl ControlPlane {
     /// May this agent read the object from the bucket?
     pub(crate) fn authorise_fetch(&mut self, agent: AgentId, object: ObjectId) -> Result<Response, Rejection> {
         let site = self.trusted_site(agent)?;
-        let reads = self.agenda.wants.is_wanted_at(object, site) || self.reads_at(site, object);
-        if !reads {
+        let reads_still = |execution| self.state.active(execution).is_some_and(|active| !active.cancelling);
+        let is_wanted = self.agenda.wants.at(object, site).any(reads_still);
+        if !is_wanted && !self.reads_at(site, object) {
             return Err(Rejection::Forbidden(format!("no execution at this site reads {object}")));
         }
         if let Some(reason) = self.veto(object, site) {
@@ -197,14 +198,16 @@ impl ControlPlane {
         self.reader_at(site, object).is_some()
     }
 
-    /// An execution that is dispatched to the site and reads the object.
+    /// An execution that is dispatched to the site and reads the object. What is to be cancelled, as its agent may not have
+    /// heard yet, reads nothing more.
     pub(crate) fn reader_at(&self, site: SiteId, object: ObjectId) -> Option<ExecutionId> {
         let known = self.state.objects.get(&object)?;
         self.state.site(site).busy.keys().find_map(|(run_id, step)| {
             let run = self.state.run(*run_id);
             let sources = &run.plan.steps[step.index()].reads;
             let may_read = known.uses.iter().any(|usage| usage.run == *run_id && sources.contains(&usage.source));
-            let mut active = run.steps[step.index()].active.iter().filter(|(_, active)| active.site == site);
+            let here = |active: &Active| active.site == site && !active.cancelling;
+            let mut active = run.steps[step.index()].active.iter().filter(|(_, active)| here(active));
             let reads = |element: u32| self.needed_objects(run, *step, element).iter().any(|read| read.id == object);
             let (element, _) = active.find(|(element, _)| may_read && reads(**element))?;
             Some(ExecutionId { run: *run_id, step: *step, element: *element })

@@ -3,13 +3,13 @@
 use std::time::Duration;
 
 use atoll_model::id::TransferId;
-use atoll_model::session::{LocalState, PushFailure, Report, SiteCommand};
+use atoll_model::session::{LocalState, NotStartedReason, PushFailure, Report, SiteCommand};
 use atoll_model::value::Value;
 
 use super::data::{TWO_SITES, pushed_bytes, waiting_for_a_push};
-use super::world::{World, execution, file, item, object};
-use crate::Request;
+use super::world::{World, execution, file, item, not_started, object};
 use crate::view::{ExecutionState, RunState};
+use crate::{Rejection, Request};
 
 const LOST_AFTER: Duration = Duration::from_secs(16 * 60);
 
@@ -95,4 +95,19 @@ fn c4_what_a_late_outcome_has_made_as_well_is_known_to_be_there() {
     world.succeed("edge", reader, Vec::new());
     assert_eq!(world.state(run), RunState::Succeeded);
     assert_eq!(pushed_bytes(&world), [0; 0]);
+}
+
+#[test]
+fn what_is_to_be_cancelled_fetches_nothing_more() {
+    let (mut world, run) = waiting_for_a_push(TWO_SITES);
+    let (transfer, pushed) = world.pushes("edge")[0];
+    world.report("edge", vec![Report::Pushed { transfer, object: pushed, wire_bytes: 1_000, at: world.now }]);
+    let reader = world.dispatched_one("hpc");
+    let agent = world.agents["hpc"].id;
+    let fetch = |world: &mut World| world.ask(Request::AuthoriseFetch { agent, object: pushed.id });
+    assert!(fetch(&mut world).is_ok());
+    world.ask(Request::CancelRun { run, reason: "no more".to_owned() }).unwrap();
+    assert!(matches!(fetch(&mut world), Err(Rejection::Forbidden(_))), "its agent has not heard yet");
+    world.end("hpc", reader, not_started(NotStartedReason::InputUnavailable), Vec::new());
+    assert_eq!(world.state(run), RunState::Cancelled);
 }
