@@ -20,6 +20,9 @@ const ASKED_OF_AGENT: u64 = 36 << 20;
 /// Of a bucket, eight ranges of 8 MiB, or four parts of 16 MiB.
 const ASKED_OF_BUCKET: u64 = 72 << 20;
 
+/// Bytes that show that a transfer moves.
+const STRIDE: u64 = 8 << 20;
+
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Victim {
     Holder,
@@ -110,6 +113,20 @@ fn moment(state: &mut u64) -> f64 {
     0.01 + 0.97 * (draw(state) >> 11) as f64 / (1u64 << 53) as f64
 }
 
+/// Looks for as long as more bytes pass the wire: a large transfer may take longer than anything else is waited for.
+fn while_it_moves<T>(carried: &impl Fn() -> u64, mut look: impl FnMut() -> Result<Option<T>>) -> Result<T> {
+    loop {
+        let before = carried();
+        let seen = wait_for("more bytes, or the end", || match look()? {
+            Some(found) => Ok(Some(Some(found))),
+            None => Ok((carried() > before + STRIDE).then_some(None)),
+        })?;
+        if let Some(found) = seen {
+            return Ok(found);
+        }
+    }
+}
+
 /// `copies`: how often each byte passes the wire if nothing happens; `asked`: what may come twice in any case.
 fn check(cluster: &mut Cluster, wire: &Link, victims: &[Victim], copies: u64, asked: u64) -> Result<()> {
     let bytes = setting("ATOLL_TRANSFER_BYTES", 256 << 20);
@@ -124,10 +141,14 @@ fn check(cluster: &mut Cluster, wire: &Link, victims: &[Victim], copies: u64, as
         let (before, moment) = (carried(), moment(&mut chance));
         let run = cluster.submit(&workflow(bytes, number), &[])?;
         let at = before + ((copies * bytes) as f64 * moment) as u64;
-        wait_for("the transfer", || Ok((carried() >= at).then_some(())))
+        let under_way = || Ok((carried() >= at).then_some(()));
+        while_it_moves(&carried, under_way)
             .with_context(|| format!("{} of {}: {:?}", carried() - before, at - before, cluster.show(&run)))?;
         kill(cluster, wire, *victim).with_context(|| format!("{victim:?}"))?;
-        let shown = cluster.wait_for_end(&run)?;
+        let shown = while_it_moves(&carried, || {
+            let Ok(shown) = cluster.show(&run) else { return Ok(None) };
+            Ok((!shown["finished_at"].is_null()).then_some(shown))
+        })?;
         assert_eq!(shown["state"], "succeeded", "{number} {victim:?}: {shown:#}");
         assert_eq!(shown["outputs"]["sent"], shown["outputs"]["received"], "{victim:?}: {shown:#}");
         let twice = (carried() - before).saturating_sub(copies * bytes);
