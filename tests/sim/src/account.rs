@@ -119,7 +119,7 @@ impl<'a> Reasons<'a> {
         let read =
             self.history.reads.iter().filter(|((object, _), by)| *object == crossing.object && by.contains(&execution));
         let mut made = read.filter_map(|(read, _)| self.history.made_at.get(read));
-        crossing.to == BUCKET && made.any(|made| *made > crossing.began)
+        crossing.to == BUCKET && made.any(|made| crossing.began < *made + NEWS)
     }
 
     /// For whom an object crossed to a place.
