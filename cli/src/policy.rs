@@ -209,7 +209,7 @@ fn describe_data(document: &Value) {
         .flatten()
         .map(|data| {
             let sites = if data["sites"].is_null() { "any".to_owned() } else { words(&data["sites"]) };
-            let rules = ["confined_by", "push_rule", "bucket_closed", "direct_closed"];
+            let rules = ["confined_by", "push_rule", "bucket_closed", "direct_closed", "encrypted"];
             let mut named: Vec<String> = rules
                 .iter()
                 .flat_map(|field| match &data[*field] {

@@ -52,6 +52,9 @@ pub(crate) async fn why(connection: &Connection, arguments: &WhyArguments) -> an
             arguments.of,
             if replicas.is_empty() { "nowhere".to_owned() } else { replicas.join(", ") }
         );
+        if let Some(key) = document["encrypted"].as_str() {
+            outln!("encrypted in the bucket by {key}");
+        }
         for (field, heading) in [("rules", "rules"), ("withheld", "withheld by")] {
             for line in document[field].as_array().into_iter().flatten().filter_map(Value::as_str) {
                 outln!("{heading}: {line}");

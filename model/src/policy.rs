@@ -220,6 +220,13 @@ impl PolicyRule {
     }
 }
 
+impl PolicyMatch {
+    /// Whether it may match what a run takes in, as far as its form says.
+    pub fn may_be_an_input(&self) -> bool {
+        self.step.is_none() && self.output.is_none()
+    }
+}
+
 impl ByteRange {
     pub fn contains(&self, bytes: u64) -> bool {
         (self.least..=self.most).contains(&bytes)

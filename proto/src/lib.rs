@@ -35,3 +35,9 @@ pub use types::LogStream;
 pub mod v1 {
     tonic::include_proto!("atoll.v1");
 }
+
+impl std::fmt::Debug for v1::Key {
+    fn fmt(&self, formatter: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        formatter.debug_struct("Key").finish_non_exhaustive()
+    }
+}

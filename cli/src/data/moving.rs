@@ -12,11 +12,12 @@ use super::{ObjectArguments, path_of};
 use crate::client::Client;
 use crate::failure::Failure;
 use crate::output::{self, outln};
+use crate::run::upload::{self, Purpose};
 
 pub(super) async fn import(client: &Client, from: &str, directory: bool, pin: bool, json: bool) -> anyhow::Result<()> {
     let (value, at) = match of_site(from) {
         Some((site, path)) => (import_at(client, &site, path, directory).await?, site.to_string()),
-        None => (crate::run::upload::send(client, Path::new(from)).await?, "bucket".to_owned()),
+        None => (upload::send(client, Path::new(from), &Purpose::default()).await?, "bucket".to_owned()),
     };
     let object = value["object"].as_str().context("the server names the object")?.to_owned();
     if pin {

@@ -12,6 +12,7 @@ use atoll_model::value::{Type, from_text};
 use atoll_model::workflow::{Action, Given, HeldAt, SiteFacts, Surroundings, Work, Workflow};
 use serde_json::{Map, Value, json};
 
+use super::upload::Purpose;
 use super::{progress, upload};
 use crate::client::{Client, Finished};
 use crate::failure::{Failure, SourceText};
@@ -174,19 +175,22 @@ impl Submission {
     }
 
     async fn body(&self, client: &Client) -> anyhow::Result<Value> {
+        let rules = self.workflow.placement.iter().map(|rule| &rule.said);
+        let encrypted = rules.filter(|rule| rule.encrypt.is_some()).any(|rule| rule.matches.may_be_an_input());
+        let purpose = Purpose { project: self.project.as_deref(), encrypted };
         let mut inputs = Map::new();
         for (name, given) in &self.inputs {
             let value = match given {
                 GivenInput::Value(value) => value.clone(),
                 GivenInput::Held(held) => json!({ "site": held.site.as_str(), "path": held.path }),
-                GivenInput::Path(path) => upload::send(client, path).await?,
+                GivenInput::Path(path) => upload::send(client, path, &purpose).await?,
             };
             inputs.insert(name.clone(), value);
         }
         let mut actions = Map::new();
         for (reference, folder) in &self.actions {
             let manifest = std::fs::read_to_string(folder.join(MANIFEST_NAME))?;
-            let sent = upload::send(client, folder).await?;
+            let sent = upload::send(client, folder, &purpose).await?;
             actions.insert(
                 reference.clone(),
                 json!({ "manifest": manifest, "object": sent["object"], "bytes": sent["bytes"] }),

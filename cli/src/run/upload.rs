@@ -10,16 +10,24 @@ use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use serde_json::Value;
 use storage_sync_engine::stream::pack;
 
-use crate::client::Client;
+use crate::client::{Client, segment};
 
 /// Bytes that are read ahead of the network at a time.
 const CHUNK: usize = 1 << 20;
+
+/// What a run is that something is sent in for.
+#[derive(Default)]
+pub(crate) struct Purpose<'a> {
+    pub(super) project: Option<&'a str>,
+    /// Whether a rule of the workflow itself encrypts anything that is sent in.
+    pub(super) encrypted: bool,
+}
 
 /// Uploads what stands at the path; the value that the server made of it.
 ///
 /// # Errors
 /// When it cannot be read, or the server cannot be reached.
-pub(crate) async fn send(client: &Client, path: &Path) -> anyhow::Result<Value> {
+pub(crate) async fn send(client: &Client, path: &Path, purpose: &Purpose<'_>) -> anyhow::Result<Value> {
     let path = path.canonicalize().with_context(|| format!("cannot open {}", path.display()))?;
     let name = path.file_name().context("a path with a name")?.as_bytes().to_owned();
     let directory = path.is_dir();
@@ -45,7 +53,12 @@ pub(crate) async fn send(client: &Client, path: &Path) -> anyhow::Result<Value> 
     });
     let kind = if directory { "tree" } else { "file" };
     // Names are bytes: in a query only base 64 carries them whole.
-    let query =
-        format!("/uploads?kind={kind}&name_base64={}&stream_bytes={total}{executable}", URL_SAFE_NO_PAD.encode(name));
+    let name = URL_SAFE_NO_PAD.encode(name);
+    let Purpose { project, encrypted } = purpose;
+    let project = project.map(|project| format!("&project={}", segment(project)));
+    let project = project.unwrap_or_default();
+    let query = format!(
+        "/uploads?kind={kind}&name_base64={name}&stream_bytes={total}{executable}{project}&encrypted={encrypted}"
+    );
     client.put(&query, reqwest::Body::wrap_stream(bytes)).await
 }

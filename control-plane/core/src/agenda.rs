@@ -2,6 +2,7 @@
 
 use std::cmp::Reverse;
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::sync::Arc;
 
 use atoll_model::id::{ExecutionId, ObjectId, RunId, SiteId, StepIndex, TransferId};
 use atoll_model::time::Timestamp;
@@ -63,11 +64,21 @@ pub(crate) struct Agenda {
     /// Executions at a site that read an object which is not known to be there.
     pub(crate) wants: Wants,
     /// Requests that are answered when an object is in the bucket.
-    pub(crate) clients: BTreeMap<ObjectId, Vec<(RequestId, RunId, Timestamp)>>,
+    pub(crate) clients: BTreeMap<ObjectId, Vec<Taker>>,
     /// What the bucket was asked and has not answered: to delete the object, or whether this push brought it in. A
     /// second deletion could take away what came after the first.
     pub(crate) asked_of_bucket: BTreeMap<ObjectId, Option<TransferId>>,
     timers: BTreeSet<(Timestamp, Timer)>,
+}
+
+/// Somebody who waits for an object of a run.
+#[derive(Debug, Clone)]
+pub(crate) struct Taker {
+    pub(crate) request: RequestId,
+    pub(crate) run: RunId,
+    pub(crate) until: Timestamp,
+    /// The project whose key it goes into the bucket by, where no rule on the object itself is known to say so.
+    pub(crate) encrypt: Option<Arc<str>>,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]

@@ -105,6 +105,13 @@ impl ControlPlane {
                 "{id} is on its way to the bucket against a rule"
             );
         }
+        for id in self.state.keys.copies() {
+            let known = self.state.objects.get(&id);
+            assert!(
+                known.is_some_and(|known| known.transfer.is_some() || known.bucket != BucketState::Absent),
+                "a key is remembered for {id}, which is not in the bucket"
+            );
+        }
         for (id, transfer) in &self.state.transfers {
             let known = self.state.objects.get(&transfer.object.id);
             assert!(

@@ -4,6 +4,7 @@ use atoll_model::id::{AgentId, RunId, SiteName, TransferId};
 use atoll_model::session::ControlFrame;
 use atoll_model::value::ObjectRef;
 
+use crate::encryption::{BucketCopy, WrappedKey};
 use crate::event::{ConnectionId, RequestId};
 use crate::finished::FinishedRun;
 
@@ -25,11 +26,11 @@ pub enum Command {
     /// Nobody needs this object in the bucket any more. The shell goes on until it is gone, and answers then; it is asked
     /// again only after a restart.
     DeleteFromBucket {
-        object: ObjectRef,
+        copy: BucketCopy,
     },
     /// Say whether the object is in the bucket: the push came to nothing as far as its site knows, or never told.
     LookInBucket {
-        object: ObjectRef,
+        copy: BucketCopy,
         transfer: TransferId,
     },
     /// Put the run into the history. It is asked for when the run has ended, so that a history may show it at once, and
@@ -59,9 +60,9 @@ pub enum Response {
     },
     /// The object may be read from, or written to, the bucket.
     Authorised {
-        object: ObjectRef,
+        copy: BucketCopy,
         /// If it is not there by itself, it is to be taken out of this directory, which is there.
-        within: Option<ObjectRef>,
+        within: Option<BucketCopy>,
     },
     /// These agents may be asked for the object, the best first; nobody while it is to be had from the bucket, or on its
     /// way there.
@@ -71,7 +72,11 @@ pub enum Response {
     },
     /// The object is in the bucket.
     Staged {
-        object: ObjectRef,
+        copy: BucketCopy,
+    },
+    /// The key that is kept.
+    ProjectKey {
+        wrapped: WrappedKey,
     },
     Done,
 }

@@ -11,6 +11,7 @@ mod delegate_command;
 mod delegation;
 mod direct;
 mod dispatch;
+mod encryption;
 pub(crate) mod eviction;
 pub(crate) mod flow;
 mod fragments;

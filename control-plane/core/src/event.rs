@@ -12,6 +12,7 @@ use atoll_model::value::{ObjectRef, Value};
 use atoll_model::workflow::Workflow;
 use indexmap::IndexMap;
 
+use crate::encryption::{KeyId, WrappedKey};
 use crate::finished::FinishedRun;
 use crate::look_ahead::{Aim, Goal};
 use crate::view::RunTags;
@@ -137,9 +138,19 @@ pub enum Request {
         object: ObjectId,
         message: String,
     },
-    /// A person has sent this object in; it is in the bucket, verified. Held until a run takes it, or for an hour.
+    /// A person has sent this object in; it is in the bucket, verified. Held until a run takes it, or for an hour. The answer
+    /// says how the copy stands there that counts: another one is of no use.
     RecordUpload {
         object: ObjectRef,
+        /// By which it is encrypted.
+        key: Option<KeyId>,
+    },
+    /// A key of a project was made, because there is none yet, or was wrapped anew.
+    KeepProjectKey {
+        key: KeyId,
+        wrapped: WrappedKey,
+        /// As it was wrapped before.
+        instead_of: Option<WrappedKey>,
     },
     /// A person wants this output or log of a run: answered once it is in the bucket, where it is held for `hold`.
     StageForClient {

@@ -21,6 +21,7 @@ use indexmap::IndexMap;
 use serde::{Deserialize, Serialize};
 
 pub use self::parts::{Items, LogPositions, PinnedAt, ReturnCause, RuleText};
+use crate::encryption::{KeyId, WrappedKey};
 use crate::rules::AppliedPolicy;
 use crate::view::{ProjectSettings, RunError, RunState, RunTags};
 
@@ -453,5 +454,15 @@ pub enum Fact {
         bytes: u64,
         damaged: u64,
         at: Timestamp,
+    },
+    /// A key of a project was made, or wrapped anew.
+    ProjectKeyKept {
+        key: KeyId,
+        wrapped: WrappedKey,
+    },
+    /// With [`Self::PushOrdered`] or [`Self::ObjectUploaded`]: what it brings into the bucket is encrypted by this key.
+    EncryptionChosen {
+        object: ObjectId,
+        key: KeyId,
     },
 }

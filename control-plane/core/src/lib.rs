@@ -18,6 +18,7 @@
 //! - what goes on stays within the limits of its step, its workflow and its project, but for what went on already when
 //!   a limit was set or an agent brought it back;
 //! - what is confined never enters the bucket, and an object has at most one push on its way;
+//! - a key is remembered for what is in the bucket, or on its way there, and for nothing else;
 //! - the state after recovery is the state before.
 //!
 //! What it does not: it knows no wire format, no store, no key of the bucket. I3 (no start after the end of its lease) is
@@ -29,6 +30,7 @@ mod check;
 pub mod command;
 mod control_plane;
 mod direct;
+mod encryption;
 mod engine;
 mod estimates;
 pub mod event;
@@ -50,6 +52,7 @@ mod views;
 
 pub use command::{Command, HolderOffer, Rejection, Response};
 pub use control_plane::{ControlPlane, Step};
+pub use encryption::{BucketCopy, Encryption, KeyId, WrappedKey};
 pub use event::{Config, ConnectionId, Event, PinPlace, PolicyApplication, ProjectChange, Request, RequestId};
 pub use fact::{Fact, Items, LogPositions, PinnedAt, ReturnCause, RuleText};
 pub use finished::FinishedRun;

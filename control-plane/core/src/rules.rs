@@ -59,6 +59,8 @@ pub(crate) struct DataRules {
     pub(crate) bucket_first: bool,
     /// How long the bucket keeps what was pushed there for good.
     pub(crate) keep: Option<Until>,
+    /// Into the bucket it goes encrypted.
+    pub(crate) encrypt: Option<RuleId>,
 }
 
 impl DataRules {
@@ -78,6 +80,7 @@ impl DataRules {
         self.direct = self.direct.or(other.direct);
         self.bucket_first |= other.bucket_first;
         self.keep = self.keep.max(other.keep);
+        self.encrypt = self.encrypt.or(other.encrypt);
     }
 }
 
@@ -147,10 +150,10 @@ impl Rules {
         }
         let standing = self.standing(origin, bytes, inherited);
         let closed = |route| standing.route.by.filter(|_| !standing.route.value.contains(&route));
-        let bucket = match standing.bucket.value {
-            Bucket::Plain => None,
-            // Nothing is encrypted on its way: what must be takes no way over the bucket.
-            Bucket::Encrypted | Bucket::Forbidden => standing.bucket.by,
+        let (bucket, encrypt) = match standing.bucket.value {
+            Bucket::Plain => (None, None),
+            Bucket::Encrypted => (None, standing.bucket.by),
+            Bucket::Forbidden => (standing.bucket.by, None),
         };
         DataRules {
             push: PushRule { mode: standing.push.value, rule: standing.push.by },
@@ -159,7 +162,13 @@ impl Rules {
             bucket_first: standing.route.by.is_some() && standing.route.value.first() == Some(&Route::Bucket),
             keep: standing.keep.filter(|(keep, _)| keep.at == KeepAt::Producer).map(|(keep, _)| keep.until),
             confined_by: standing.confined_by,
+            encrypt,
         }
+    }
+
+    /// Whether a rule wants anything encrypted.
+    pub(crate) fn encrypts(&self) -> bool {
+        self.layers().iter().flat_map(|layer| layer.rules).any(|rule| rule.encrypt.is_some())
     }
 
     /// The first of these confinements that keeps the data away from the site.

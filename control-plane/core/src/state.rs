@@ -8,6 +8,7 @@ mod evolve_executions;
 mod evolve_objects;
 mod evolve_runs;
 mod evolve_sites;
+mod keys;
 mod object;
 mod poison;
 mod row;
@@ -24,6 +25,7 @@ use serde::{Deserialize, Serialize};
 pub(crate) use self::copies::{Pin, Verification};
 pub(crate) use self::delegated::Delegations;
 pub(crate) use self::evolve_runs::submitted_objects;
+pub(crate) use self::keys::Keys;
 pub(crate) use self::object::{
     BucketState, DoubtfulPush, LedgerEntry, ObjectState, Place, PushTrouble, Source, Transfer, Use,
 };
@@ -51,8 +53,8 @@ impl Snapshot {
         const EMPTY: u8 = 0;
         if format < 2 {
             // The tags of runs, what is set for projects, the sites that catch up, delegated steps, the rules of projects,
-            // pins and verifications.
-            encoded.extend([EMPTY; 7]);
+            // pins and verifications, keys, and what is encrypted by them.
+            encoded.extend([EMPTY; 9]);
         }
     }
 }
@@ -90,6 +92,7 @@ pub(crate) struct State {
     pub(crate) pins: BTreeMap<ObjectId, BTreeMap<PinnedAt, Pin>>,
     /// The last time that each site was asked to read its store again.
     pub(crate) verifications: BTreeMap<SiteId, Verification>,
+    pub(crate) keys: Keys,
     /// Runs that have not ended, and what is under way, by project. Both follow from the runs.
     #[serde(skip)]
     pub(crate) live_runs: u64,

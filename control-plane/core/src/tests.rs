@@ -8,6 +8,7 @@ mod crossings;
 mod data;
 mod delegation;
 mod direct;
+mod encryption;
 mod eviction;
 mod failures;
 mod fleet;

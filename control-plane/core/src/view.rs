@@ -241,6 +241,8 @@ pub struct ObjectView {
     pub object: ObjectRef,
     /// Names of sites, and `bucket`.
     pub replicas: Vec<String>,
+    /// The key by which the copy in the bucket is encrypted.
+    pub encrypted: Option<String>,
     pub ledger: Vec<LedgerView>,
     pub confined_to: Option<Vec<SiteName>>,
     /// Every rule that bears on it, by file and line.
@@ -276,6 +278,7 @@ pub struct DataRulesView {
     pub push_rule: Option<String>,
     pub bucket_closed: Option<String>,
     pub direct_closed: Option<String>,
+    pub encrypted: Option<String>,
 }
 
 /// A person wants a copy to stay.

@@ -127,6 +127,7 @@ impl ControlPlane {
             confined_to,
             rules: rules.collect::<BTreeSet<_>>().into_iter().collect(),
             withheld: withheld.collect(),
+            encrypted: self.state.keys.of_copy(object).map(ToString::to_string),
             pins,
             needed,
             runs,

@@ -89,7 +89,7 @@ pub enum OpenError {
     Damaged(#[source] IntegrityFault),
     /// The servers of one installation have one CA.
     #[error(
-        "the database belongs to an installation with another CA ({theirs}, not {ours}): copy ca.pem, ca.key, bucket.key, admin-token and api-tokens.json from a server that has joined it into the data directory"
+        "the database belongs to an installation with another CA ({theirs}, not {ours}): copy ca.pem, ca.key, bucket.key, master.key, admin-token and api-tokens.json from a server that has joined it into the data directory"
     )]
     OtherAuthority { theirs: String, ours: String },
 }

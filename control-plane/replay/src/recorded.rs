@@ -47,7 +47,7 @@ pub fn retrace(recording: &Recording, setting: &Setting<'_>) -> Result<Retraced,
     }
     for object in &recording.submitted {
         world.in_bucket.insert(object.id);
-        world.ask(Request::RecordUpload { object: *object })?;
+        world.ask(Request::RecordUpload { object: *object, key: None })?;
     }
     if let Some(policy) = setting.policy {
         let application = PolicyApplication {

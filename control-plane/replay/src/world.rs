@@ -173,13 +173,15 @@ impl<'a> World<'a> {
                     self.errands.extend(errands.into_iter().map(|errand| (site, errand)));
                 }
                 Command::Close { .. } => return Err(ReplayError::Site("a connection was closed".to_owned())),
-                Command::DeleteFromBucket { object } => {
-                    self.in_bucket.remove(&object.id);
-                    self.handle(Event::BucketObjectDeleted { object: object.id })?;
+                Command::DeleteFromBucket { copy } => {
+                    let object = copy.object.id;
+                    self.in_bucket.remove(&object);
+                    self.handle(Event::BucketObjectDeleted { object })?;
                 }
-                Command::LookInBucket { object, transfer } => {
-                    let present = self.in_bucket.contains(&object.id);
-                    self.handle(Event::BucketObjectSeen { object: object.id, transfer, present })?;
+                Command::LookInBucket { copy, transfer } => {
+                    let object = copy.object.id;
+                    let present = self.in_bucket.contains(&object);
+                    self.handle(Event::BucketObjectSeen { object, transfer, present })?;
                 }
                 Command::KeepRun { .. } => {}
             }

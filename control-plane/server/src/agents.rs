@@ -27,6 +27,7 @@ pub use logs::{LogError, LogQuery, LogReader, Logs};
 
 use crate::driver::Handle;
 use crate::identity::Authority;
+use crate::keys::Keys;
 use presence::Presence;
 use rate::RateLimit;
 use trees::Trees;
@@ -53,6 +54,7 @@ struct Parts {
     handle: Handle,
     authority: Arc<Authority>,
     bucket: Bucket,
+    keys: Keys,
     settings: Settings,
     logs: Logs,
     presence: Presence,
@@ -64,11 +66,17 @@ struct Parts {
 }
 
 impl Agents {
-    pub fn new(handle: Handle, authority: Arc<Authority>, bucket: Bucket, settings: Settings) -> Self {
+    pub(crate) fn new(
+        handle: Handle,
+        authority: Arc<Authority>,
+        (bucket, keys): (Bucket, Keys),
+        settings: Settings,
+    ) -> Self {
         Self(Arc::new(Parts {
             handle,
             authority,
             bucket,
+            keys,
             settings,
             logs: Logs::default(),
             presence: Presence::default(),

@@ -47,6 +47,7 @@ use crate::agents::Logs;
 use crate::audit::Audit;
 use crate::driver::Handle;
 use crate::history::History;
+use crate::keys::Keys;
 use crate::telemetry::{Meters, Traced};
 use auth::BearerToken;
 use error::ApiError;
@@ -64,6 +65,7 @@ pub(crate) struct App {
     /// Runs that have left the core's memory.
     pub(crate) history: Arc<dyn History>,
     pub(crate) bucket: Bucket,
+    pub(crate) keys: Keys,
     pub(crate) tokens: ApiTokens,
     pub(crate) admission: Admission,
     pub(crate) audit: Audit,

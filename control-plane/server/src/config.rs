@@ -49,6 +49,11 @@ pub struct Config {
     /// `s3://bucket/prefix`, `file:///path`, or a directory; `bucket` in the data directory if it is not given.
     pub bucket: Option<String>,
     pub s3: S3,
+    /// 32 bytes that wrap the keys of projects; `master.key` in the data directory, made at the first start, if it is not
+    /// given. Without it, what is encrypted in the bucket cannot be read.
+    pub master_key_file: Option<PathBuf>,
+    /// The master key before this one: what it has wrapped is wrapped anew.
+    pub retired_master_key_file: Option<PathBuf>,
     /// A certificate of one's own for the API, with its whole chain: API tokens pin the last one. Agents are always met
     /// with a certificate of Atoll's own CA.
     pub tls: Option<TlsFiles>,
@@ -194,6 +199,8 @@ impl Default for Config {
             store: Store::default(),
             bucket: None,
             s3: S3::default(),
+            master_key_file: None,
+            retired_master_key_file: None,
             tls: None,
             ready_file: None,
             leases: Leases::default(),

@@ -6,7 +6,7 @@
 
 mod agent_certificate;
 mod authority;
-mod key_file;
+pub(crate) mod key_file;
 mod server_certificate;
 mod tls;
 

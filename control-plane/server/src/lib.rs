@@ -10,6 +10,7 @@ pub mod driver;
 pub mod history;
 pub mod identity;
 pub mod journal;
+mod keys;
 mod migrate;
 mod patience;
 mod restored;

@@ -37,6 +37,7 @@ use crate::history::keep_runs;
 use crate::identity::{
     Authority, ServerCertificate, server_names, sha256, tls_for_agents, tls_for_people, tls_for_people_with_files,
 };
+use crate::keys::Keys;
 use crate::telemetry::{Meters, install_log, start_exporter};
 
 /// What is still being answered when the server is to end has this long.
@@ -142,6 +143,7 @@ impl Server {
         let audit = Audit::open(&config.data_dir)?;
         let sockets = Sockets::bind(config).await?;
         let bucket = open_bucket(config, &sockets)?;
+        let keys = Keys::open(config)?;
         if let Err(error) = bucket.check().await {
             // Work inside of sites goes on without it; what crosses borders waits.
             let error = &error as &dyn std::error::Error;
@@ -157,17 +159,20 @@ impl Server {
         let tasks = TaskTracker::new();
         let keeping = keep_runs(Arc::clone(&history), config.history.clone(), handle.clone(), kept);
         tasks.spawn(when_leading(handle.clone(), keeping));
-        tasks.spawn(delete_objects(bucket.clone(), handle.clone(), deletions));
+        keys.check(&handle).await?;
+        tasks.spawn(when_leading(handle.clone(), keys.clone().wrap_anew(handle.clone())));
+        tasks.spawn(delete_objects(bucket.clone(), keys.clone(), handle.clone(), deletions));
         if let Some(traces) = traces {
             tasks.spawn(traces.run(handle.clone()));
         }
 
         let settings = agents::Settings { certificate_lifetime: Duration::from_secs(config.certificate_seconds) };
-        let agents = Agents::new(handle.clone(), Arc::clone(&authority), bucket.clone(), settings);
+        let agents = Agents::new(handle.clone(), Arc::clone(&authority), (bucket.clone(), keys.clone()), settings);
         let app = Arc::new(App {
             handle: handle.clone(),
             history,
             bucket: bucket.clone(),
+            keys,
             audit,
             meters,
             logs: agents.logs(),

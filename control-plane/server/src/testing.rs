@@ -33,6 +33,7 @@ use crate::driver::{
     self, Beginning, BucketOrder, Driver, Handle, JOURNAL_FORMAT, Notices, delete_objects, wall_clock,
 };
 use crate::history::{FileHistory, History, Keep, Retention, keep_runs};
+use crate::keys::Keys;
 use crate::telemetry::{Meters, Traced, start_exporter};
 
 /// The driver alone.
@@ -147,7 +148,8 @@ impl Plane {
         };
         let bucket = Bucket::open(&directory.path().join("bucket").display().to_string(), options).unwrap();
         let tasks = TaskTracker::new();
-        tasks.spawn(delete_objects(bucket.clone(), handle.clone(), deletions));
+        let keys = Keys::open(&crate::Config { data_dir: directory.path().to_owned(), ..Default::default() }).unwrap();
+        tasks.spawn(delete_objects(bucket.clone(), keys.clone(), handle.clone(), deletions));
         tasks.spawn(keep_runs(Arc::clone(&history), Retention::default(), handle.clone(), kept));
         if let Some(traces) = traces {
             tasks.spawn(traces.run(handle.clone()));
@@ -160,6 +162,7 @@ impl Plane {
             handle: handle.clone(),
             history,
             bucket: bucket.clone(),
+            keys: keys.clone(),
             tokens,
             admission: Admission::new(&limits, directory.path()),
             audit: Audit::open(directory.path()).unwrap(),

@@ -41,7 +41,7 @@ impl Fleet {
             let own = fleet.directory.path().join(format!("server{index}"));
             std::fs::create_dir(&own)?;
             // What one installation has in common, as docs/postgresql.md says.
-            for file in ["ca.pem", "ca.key", "bucket.key", "admin-token", "api-tokens.json"] {
+            for file in ["ca.pem", "ca.key", "bucket.key", "master.key", "admin-token", "api-tokens.json"] {
                 if let Some(first) = fleet.servers.first() {
                     std::fs::copy(first.directory.join(file), own.join(file))?;
                 }

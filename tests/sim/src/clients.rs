@@ -11,7 +11,7 @@ use atoll_model::value::{FileName, FileRef, ObjectKind, Value};
 use control_plane_core::PolicyApplication;
 use control_plane_core::event::ProjectChange;
 use control_plane_core::view::RunTags;
-use control_plane_core::{Rejection, Request, RequestId, Response};
+use control_plane_core::{Encryption, KeyId, Rejection, Request, RequestId, Response};
 use indexmap::IndexMap;
 
 use crate::rng::mix;
@@ -19,7 +19,7 @@ use crate::scenario::Scenario;
 use crate::server::Asker;
 use crate::site::{Site, Standing};
 use crate::workload::{self, Drawn};
-use crate::world::{BucketCopy, Occurrence, World};
+use crate::world::{BucketCopy, Occurrence, World, copy_name};
 
 /// After this long somebody who was not answered asks again.
 const PATIENCE: Duration = Duration::from_secs(5);
@@ -123,10 +123,12 @@ pub(crate) enum Want {
 }
 
 /// Rules that no drawn workflow contradicts: they change the way of the data, and who may take it out.
-const POLICIES: [&str; 3] = [
+const POLICIES: [&str; 5] = [
     "placement: []\n",
     "placement:\n  - route: [bucket, direct]\n",
     "placement:\n  - match: { step: \"s1*\" }\n    confine: { to: \"has(site)\", bucket: allowed }\n",
+    "placement:\n  - encrypt: { key: project }\n",
+    "placement:\n  - match: { step: \"s1*\" }\n    confine: { to: \"has(site)\", bucket: if-encrypted }\n  - encrypt: { key: project }\n",
 ];
 
 impl Want {
@@ -283,6 +285,13 @@ impl World {
         };
         wish.granted = settled;
         match (&wish.want, &result) {
+            (Want::Upload { run }, Ok(Response::Staged { copy })) => {
+                // Another copy was there before.
+                let (own, counts) = (copy_name(&sent_in(*run, &self.scenario)), copy_name(copy));
+                if own != counts {
+                    self.bucket.remove(&own);
+                }
+            }
             (Want::Submit { run, .. }, Ok(_)) => {
                 self.history.acknowledged.insert(*run);
             }
@@ -378,9 +387,9 @@ impl World {
                 agent: self.sites[*site].agent,
             },
             Want::Upload { run } => {
-                let object = input_of(*run);
-                self.bucket.insert(object.id, BucketCopy { corrupt: false });
-                Request::RecordUpload { object }
+                let copy = sent_in(*run, &self.scenario);
+                self.bucket.insert(copy_name(&copy), BucketCopy { corrupt: false });
+                Request::RecordUpload { object: copy.object, key: copy.encryption.map(|encryption| encryption.key) }
             }
             Want::Submit { run, drawn } => {
                 let mut inputs = IndexMap::new();
@@ -434,6 +443,14 @@ impl World {
             }
         }
     }
+}
+
+/// What is sent in for a run. Some of it is encrypted, and always by the same key.
+fn sent_in(run: RunId, scenario: &Scenario) -> control_plane_core::BucketCopy {
+    let encrypted = scenario.limits && mix(&[run.bits() as u64, 11]).is_multiple_of(2);
+    let key = encrypted.then(|| KeyId { project: project_of(run, scenario).into(), number: 1 });
+    let encryption = key.map(|key| Encryption { key, wrapped: None });
+    control_plane_core::BucketCopy { object: input_of(run), encryption }
 }
 
 fn project_of(run: RunId, scenario: &Scenario) -> String {

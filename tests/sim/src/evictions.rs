@@ -87,7 +87,7 @@ impl World {
             || !history.revoked.is_empty()
             || self.sites.iter().any(|site| site.is_dead || site.standing != Standing::Trusted);
         let elsewhere = self.sites.iter().any(|site| site.machine.store.contains_key(&object));
-        if taken_away || elsewhere || self.bucket.contains_key(&object) {
+        if taken_away || elsewhere || self.bucket.keys().any(|(copy, _)| *copy == object) {
             return;
         }
         let Some(needed) = self.leading_core().and_then(|core| core.object(object)).and_then(|view| view.needed) else {

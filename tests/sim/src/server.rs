@@ -6,7 +6,8 @@ use std::time::Duration;
 use atoll_model::id::{AgentId, ObjectId, TransferId};
 use atoll_model::time::Timestamp;
 use control_plane_core::{
-    Command, Config, ConnectionId, ControlPlane, Event, Fact, Rejection, Request, RequestId, Response,
+    BucketCopy, Command, Config, ConnectionId, ControlPlane, Encryption, Event, Fact, Rejection, Request, RequestId,
+    Response, WrappedKey,
 };
 
 use crate::faults::Victim;
@@ -14,7 +15,7 @@ use crate::journal::{Pending, Position};
 use crate::network::Direction;
 use crate::rng::{Rng, mix};
 use crate::scenario::Scenario;
-use crate::world::{Occurrence, Process, World};
+use crate::world::{Answer, CopyName, Occurrence, Process, World, copy_name};
 
 /// Of so many deletions that a process left behind one was not sent.
 const LEFT_BEHIND_PER_LOST: u64 = 2;
@@ -50,6 +51,8 @@ pub(crate) struct Server {
 pub(crate) enum Asker {
     Client(usize),
     Agent(u64),
+    /// Its own shell.
+    Shell,
 }
 
 impl Server {
@@ -233,7 +236,8 @@ impl World {
         request
     }
 
-    pub(crate) fn deleted(&mut self, server: usize, process: Process, object: ObjectId) {
+    pub(crate) fn deleted(&mut self, server: usize, process: Process, name: CopyName) {
+        let object = name.0;
         // Drawn apart, so that it shifts nothing of the rest.
         let moment = u64::try_from(self.elapsed().as_micros()).unwrap_or(u64::MAX);
         if self.servers[server].process == process {
@@ -241,7 +245,7 @@ impl World {
         } else if mix(&[self.scenario.seed, moment]).is_multiple_of(LEFT_BEHIND_PER_LOST) {
             return;
         }
-        self.bucket.remove(&object);
+        self.bucket.remove(&name);
         self.answer_of_bucket(server, process, Event::BucketObjectDeleted { object });
     }
 
@@ -255,8 +259,8 @@ impl World {
         }
     }
 
-    pub(crate) fn looked(&mut self, server: usize, process: Process, (object, transfer): (ObjectId, TransferId)) {
-        let present = self.bucket.contains_key(&object);
+    pub(crate) fn looked(&mut self, server: usize, process: Process, (name, transfer): (CopyName, TransferId)) {
+        let (object, present) = (name.0, self.bucket.contains_key(&name));
         self.answer_of_bucket(server, process, Event::BucketObjectSeen { object, transfer, present });
     }
 
@@ -303,14 +307,14 @@ impl World {
                     self.after(delay, Occurrence::NoticeAgent(stream));
                 }
             }
-            Command::DeleteFromBucket { object } => {
+            Command::DeleteFromBucket { copy } => {
                 let delay = self.rng.spread(500, 2_000_000);
-                self.servers[server].deleting.insert(object.id);
-                self.after(delay, Occurrence::Deleted { server, process, object: object.id });
+                self.servers[server].deleting.insert(copy.object.id);
+                self.after(delay, Occurrence::Deleted { server, process, name: copy_name(&copy) });
             }
-            Command::LookInBucket { object, transfer } => {
+            Command::LookInBucket { copy, transfer } => {
                 let delay = self.rng.micros(500, 200_000);
-                self.after(delay, Occurrence::Looked { server, process, object: object.id, transfer });
+                self.after(delay, Occurrence::Looked { server, process, name: copy_name(&copy), transfer });
             }
             Command::KeepRun { run, last } => {
                 // One after the other, in their order.
@@ -329,22 +333,37 @@ impl World {
                 if result.is_ok() {
                     self.assert_not_being_deleted(server, rpc);
                 }
+                if let Ok(Response::Authorised { copy, .. }) = &result {
+                    self.make_key(server, copy);
+                }
                 if !self.network.links[site].is_blocked(Direction::ToAgent) {
                     let delay = self.latency(site);
-                    let holders = |response| match response {
-                        Response::Offered { holders, .. } => holders.into_iter().map(|holder| holder.agent).collect(),
+                    let answer = |response| match response {
+                        Response::Offered { holders, .. } => {
+                            Answer::Holders(holders.into_iter().map(|holder| holder.agent).collect())
+                        }
+                        Response::Authorised { copy, .. } => Answer::Copy(copy_name(&copy)),
                         Response::Submitted { .. }
                         | Response::Enrolled { .. }
                         | Response::Certify { .. }
-                        | Response::Authorised { .. }
                         | Response::Staged { .. }
-                        | Response::Done => Vec::new(),
+                        | Response::ProjectKey { .. }
+                        | Response::Done => Answer::Holders(Vec::new()),
                     };
-                    let result = result.map(holders).map_err(|rejection| rejection.to_string());
+                    let result = result.map(answer).map_err(|rejection| rejection.to_string());
                     self.after(delay, Occurrence::RpcAnswered(rpc, result));
                 }
             }
-            None => {}
+            Some(Asker::Shell) | None => {}
+        }
+    }
+
+    /// The first who is to encrypt anything by a key makes it.
+    fn make_key(&mut self, server: usize, copy: &BucketCopy) {
+        if let Some(Encryption { key, wrapped: None }) = &copy.encryption {
+            let wrapped = WrappedKey::new(&self.elapsed().as_micros().to_le_bytes());
+            let body = Request::KeepProjectKey { key: key.clone(), wrapped, instead_of: None };
+            self.ask_server(server, Asker::Shell, body);
         }
     }
 

@@ -12,7 +12,7 @@ use site_agent_core::event::Arrival;
 use crate::faults::Victim;
 use crate::network::Direction;
 use crate::server::Asker;
-use crate::world::{Ask, BucketCopy, Occurrence, Process, Rpc, Source, World};
+use crate::world::{Answer, Ask, BucketCopy, CopyName, Occurrence, Process, Rpc, Source, World};
 
 /// How long an agent waits for the answer to a call.
 const CALL_TIME_MAX: Duration = Duration::from_secs(10);
@@ -91,15 +91,15 @@ impl World {
         }
     }
 
-    pub(crate) fn rpc_answered(&mut self, number: u64, result: Result<Vec<AgentId>, String>) {
+    pub(crate) fn rpc_answered(&mut self, number: u64, result: Result<Answer, String>) {
         let Some(Rpc { site, process, ask }) = self.rpcs.remove(&number) else { return };
         if self.sites[site].process != process {
             return;
         }
         match (ask, result) {
-            (Ask::Fetch { object, intent, try_number, before }, Ok(_)) => {
+            (Ask::Fetch { object, intent, try_number, before }, Ok(Answer::Copy(name))) => {
                 let delay = self.rng.spread(200, 4_000_000);
-                let source = Source::Bucket { before };
+                let source = Source::Bucket { name, before };
                 self.after(delay, Occurrence::Downloaded { site, process, object, intent, try_number, source });
             }
             (Ask::Fetch { object, try_number, .. }, Err(message)) => {
@@ -113,7 +113,10 @@ impl World {
                 }
             }
             (Ask::Advertise, _) => {}
-            (Ask::Offers { object, intent, try_number }, Ok(holders)) if !holders.is_empty() => {
+            (Ask::Fetch { .. } | Ask::Push { .. }, Ok(Answer::Holders(_))) => {
+                unreachable!("a copy is what was asked for")
+            }
+            (Ask::Offers { object, intent, try_number }, Ok(Answer::Holders(holders))) if !holders.is_empty() => {
                 let delay = self.rng.spread(200, 4_000_000);
                 let source = Source::Site(holders[0]);
                 self.after(delay, Occurrence::Downloaded { site, process, object, intent, try_number, source });
@@ -125,9 +128,9 @@ impl World {
                 let before = before.then_some(holder);
                 self.call(site, Ask::Fetch { object, intent, try_number, before });
             }
-            (Ask::Push { transfer, object, try_number }, Ok(_)) => {
+            (Ask::Push { transfer, object, try_number }, Ok(Answer::Copy(name))) => {
                 let delay = self.rng.spread(200, 4_000_000);
-                self.after(delay, Occurrence::Uploaded { site, process, transfer, object, try_number });
+                self.after(delay, Occurrence::Uploaded { site, process, transfer, object, name, try_number });
             }
             // The shell tries again for as long as the control plane cannot be asked.
             (Ask::Push { transfer, object, try_number }, Err(message)) if message == "no answer" => {
@@ -165,14 +168,17 @@ impl World {
         if !self.take_fetch(site, object, try_number) {
             return;
         }
-        let copy = self.bucket.get(&object.id).copied();
+        let copy = match source {
+            Source::Bucket { name, .. } => self.bucket.get(&name).copied(),
+            Source::Site(_) => None,
+        };
         let (holder, share) = match (source, copy) {
             (Source::Site(holder), _) => (Some(holder), object.bytes),
             (Source::Bucket { .. }, None) => return self.fetch_fails(site, object, "it is not in the bucket", false),
             (Source::Bucket { .. }, Some(copy)) if copy.corrupt => {
                 return self.fetch_fails(site, object, "its digest is another", true);
             }
-            (Source::Bucket { before }, Some(_)) => (before, object.bytes / 2),
+            (Source::Bucket { before, .. }, Some(_)) => (before, object.bytes / 2),
         };
         let (at, wire_bytes, name) = (self.site_time(site), object.bytes, self.sites[site].name.to_string());
         let direct = holder.filter(|_| share > 0).map(|holder| DirectShare { holder, wire_bytes: share });
@@ -207,7 +213,7 @@ impl World {
         site: usize,
         process: Process,
         (transfer, object): (TransferId, ObjectRef),
-        try_number: u64,
+        (name, try_number): (CopyName, u64),
     ) {
         if self.sites[site].process != process || !self.take_push(site, transfer, try_number) {
             return;
@@ -217,14 +223,14 @@ impl World {
             return;
         }
         // A copy of the right length is taken for whole: whoever reads it finds out.
-        let there = self.bucket.contains_key(&object.id);
+        let there = self.bucket.contains_key(&name);
         if !there {
             let corrupt = self.unquiet && self.scenario.damages > 0 && self.rng.chance(30);
             self.history.damages += u32::from(corrupt);
-            self.bucket.insert(object.id, BucketCopy { corrupt });
-            let name = self.sites[site].name.to_string();
+            self.bucket.insert(name, BucketCopy { corrupt });
+            let from = self.sites[site].name.to_string();
             let began = self.history.begun.remove(&(object.id, "bucket".to_owned()));
-            self.history.crossed((object.id, object.bytes), &name, "bucket", began.unwrap_or_default());
+            self.history.crossed((object.id, object.bytes), &from, "bucket", began.unwrap_or_default());
         }
         let wire_bytes = if there { 0 } else { object.bytes };
         let at = self.site_time(site);

@@ -255,10 +255,10 @@ impl World {
             return;
         }
         let sent_in: Vec<_> = self.clients.runs.iter().map(|run| crate::clients::input_of(*run).id).collect();
-        let is_watched = |object: &&ObjectId| self.scenario.lingers || !sent_in.contains(object);
+        let is_watched = |object: &ObjectId| self.scenario.lingers || !sent_in.contains(object);
         let is_watched =
-            |object: &&ObjectId| (self.scenario.lingers || self.history.revoked.is_empty()) && is_watched(object);
-        let left: Vec<_> = self.bucket.keys().filter(is_watched).collect();
+            |object: &ObjectId| (self.scenario.lingers || self.history.revoked.is_empty()) && is_watched(object);
+        let left: Vec<_> = self.bucket.keys().map(|(object, _)| *object).filter(is_watched).collect();
         assert!(left.is_empty(), "nobody needs these in the bucket any more: {left:?}");
         self.check_ledger();
         self.check_failures();

@@ -7,7 +7,7 @@ use atoll_model::elements::ElementSet;
 use atoll_model::id::{AgentId, Attempt, CommandSeq, ObjectId, RunId, StepIndex, TransferId};
 use atoll_model::time::Timestamp;
 use atoll_model::value::ObjectRef;
-use control_plane_core::{Fact, FinishedRun};
+use control_plane_core::{Fact, FinishedRun, KeyId};
 
 use crate::clients::Clients;
 use crate::faults::Fault;
@@ -15,7 +15,7 @@ use crate::history::History;
 use crate::leading::Store;
 use crate::machine::Key;
 use crate::network::{Direction, Network};
-use crate::rng::{Digest, Rng};
+use crate::rng::{Digest, Rng, mix};
 use crate::scenario::Scenario;
 use crate::server::Server;
 use crate::site::Site;
@@ -38,7 +38,7 @@ pub(crate) struct World {
     pub(crate) kept_runs: BTreeMap<RunId, FinishedRun>,
     pub(crate) sites: Vec<Site>,
     pub(crate) network: Network,
-    pub(crate) bucket: BTreeMap<ObjectId, BucketCopy>,
+    pub(crate) bucket: BTreeMap<CopyName, BucketCopy>,
     pub(crate) rpcs: BTreeMap<u64, Rpc>,
     pub(crate) next_call: u64,
     pub(crate) clients: Clients,
@@ -55,6 +55,24 @@ pub(crate) struct World {
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct BucketCopy {
     pub(crate) corrupt: bool,
+}
+
+/// Where a copy stands in the bucket: its object, and what the key that encrypts it makes of the name, 0 without one.
+pub(crate) type CopyName = (ObjectId, u64);
+
+pub(crate) fn copy_name(copy: &control_plane_core::BucketCopy) -> CopyName {
+    let key = copy.encryption.as_ref().map(|encryption| &encryption.key);
+    let letters = |key: &KeyId| key.project.bytes().map(u64::from).chain([u64::from(key.number)]).collect::<Vec<_>>();
+    (copy.object.id, key.map_or(0, |key| mix(&letters(key)) | 1))
+}
+
+/// What a call is answered.
+#[derive(Debug)]
+pub(crate) enum Answer {
+    /// The agents that give what was asked for.
+    Holders(Vec<AgentId>),
+    /// Where it may be read or written.
+    Copy(CopyName),
 }
 
 /// A unary call of an agent.
@@ -99,6 +117,7 @@ pub(crate) enum Ask {
 pub(crate) enum Source {
     /// After a part came from another site.
     Bucket {
+        name: CopyName,
         before: Option<AgentId>,
     },
     Site(AgentId),
@@ -163,8 +182,7 @@ pub(crate) enum Occurrence {
         outputs: bool,
     },
     RpcArrives(u64),
-    /// With the agents that give what was asked for.
-    RpcAnswered(u64, Result<Vec<AgentId>, String>),
+    RpcAnswered(u64, Result<Answer, String>),
     RpcExpires(u64),
     Downloaded {
         site: usize,
@@ -179,17 +197,18 @@ pub(crate) enum Occurrence {
         process: Process,
         transfer: TransferId,
         object: ObjectRef,
+        name: CopyName,
         try_number: u64,
     },
     Deleted {
         server: usize,
         process: Process,
-        object: ObjectId,
+        name: CopyName,
     },
     Looked {
         server: usize,
         process: Process,
-        object: ObjectId,
+        name: CopyName,
         transfer: TransferId,
     },
     /// An answer of the bucket, late.
@@ -363,12 +382,12 @@ impl World {
             Occurrence::Downloaded { site, process, object, intent, try_number, source } => {
                 self.downloaded(site, process, (object, intent), (try_number, source));
             }
-            Occurrence::Uploaded { site, process, transfer, object, try_number } => {
-                self.uploaded(site, process, (transfer, object), try_number);
+            Occurrence::Uploaded { site, process, transfer, object, name, try_number } => {
+                self.uploaded(site, process, (transfer, object), (name, try_number));
             }
-            Occurrence::Deleted { server, process, object } => self.deleted(server, process, object),
-            Occurrence::Looked { server, process, object, transfer } => {
-                self.looked(server, process, (object, transfer));
+            Occurrence::Deleted { server, process, name } => self.deleted(server, process, name),
+            Occurrence::Looked { server, process, name, transfer } => {
+                self.looked(server, process, (name, transfer));
             }
             Occurrence::BucketAnswers { server, process, event } => self.server_event(server, process, *event),
             Occurrence::Kept { server, process, run, last } => self.kept(server, process, *run, last),
@@ -390,6 +409,7 @@ impl World {
 
     /// Objects that are confined, and those of them that are where they must not be.
     pub(crate) fn confined_in_bucket(&self) -> BTreeSet<ObjectId> {
-        self.bucket.keys().filter(|object| self.history.confined.contains_key(object)).copied().collect()
+        let objects = self.bucket.keys().map(|(object, _)| *object);
+        objects.filter(|object| self.history.confined.contains_key(object)).collect()
     }
 }

@@ -12,6 +12,7 @@ use super::policies::Kept;
 use crate::agenda::Timer;
 use crate::command::{Command, Rejection, Response};
 use crate::control_plane::ControlPlane;
+use crate::encryption::KeyId;
 use crate::fact::{Fact, PinnedAt};
 use crate::state::{Active, BucketState, ObjectState, Run, Source, StepState};
 
@@ -19,17 +20,26 @@ use crate::state::{Active, BucketState, ObjectState, Run, Source, StepState};
 const UPLOAD_HOLD: Duration = Duration::from_secs(3_600);
 
 impl ControlPlane {
-    pub(crate) fn record_upload(&mut self, object: ObjectRef) -> Result<Response, Rejection> {
-        let bucket = self.state.objects.get(&object.id).map_or(BucketState::Absent, |known| known.bucket);
+    pub(crate) fn record_upload(&mut self, object: ObjectRef, key: Option<KeyId>) -> Result<Response, Rejection> {
+        let known = self.state.objects.get(&object.id);
+        let bucket = known.map_or(BucketState::Absent, |known| known.bucket);
+        let coming = bucket == BucketState::Absent && known.is_some_and(|known| known.transfer.is_some());
+        if coming && self.state.keys.of_copy(object.id) != key.as_ref() {
+            let reason = format!("{} is just on its way to the bucket; send it again", object.id);
+            return Err(Rejection::Unavailable(reason));
+        }
         if bucket == BucketState::Deleting {
             let reason = format!("{} is just being removed from the bucket; send it again", object.id);
             return Err(Rejection::Unavailable(reason));
         }
         let hold_until = self.now + UPLOAD_HOLD;
         self.record(Fact::ObjectUploaded { object, at: self.now, hold_until });
+        if let Some(key) = key.filter(|_| bucket == BucketState::Absent && !coming) {
+            self.record(Fact::EncryptionChosen { object: object.id, key });
+        }
         self.agenda.set(hold_until, Timer::Object(object.id));
         self.agenda.replan.insert(object.id);
-        Ok(Response::Done)
+        Ok(Response::Staged { copy: self.copy_of(object) })
     }
 
     /// Deletes the object from the bucket if nobody needs it there.
@@ -68,7 +78,6 @@ impl ControlPlane {
             return;
         }
         let known = &self.state.objects[&object];
-        let reference = known.reference;
         // An agent that was turned away does not say that it has stopped: it may send as long as its URLs live.
         let unheard = known
             .doubtful
@@ -77,11 +86,12 @@ impl ControlPlane {
         if let Some(until) = unheard.map(|doubtful| doubtful.since + URL_LIFETIME).filter(|until| *until > self.now) {
             return self.agenda.set(until, Timer::Object(object));
         }
+        let copy = self.copy_of(known.reference);
         let doubtful = known.doubtful.as_ref().map(|doubtful| doubtful.transfer);
         self.agenda.asked_of_bucket.insert(object, doubtful);
         self.command(match doubtful {
-            Some(transfer) => Command::LookInBucket { object: reference, transfer },
-            None => Command::DeleteFromBucket { object: reference },
+            Some(transfer) => Command::LookInBucket { copy, transfer },
+            None => Command::DeleteFromBucket { copy },
         });
     }
 
@@ -182,12 +192,12 @@ impl ControlPlane {
         }
         match self.state.objects.get(&object) {
             Some(known) if self.state.bucket_state(known) == BucketState::Present => {
-                let within = self.state.container(known).map(|tree| tree.reference);
+                let within = self.state.container(known).map(|tree| self.copy_of(tree.reference));
                 let (reference, is_own) = (known.reference, known.bucket == BucketState::Present);
                 if !is_own {
                     self.record(Fact::PartTaken { object });
                 }
-                Ok(Response::Authorised { object: reference, within })
+                Ok(Response::Authorised { copy: self.copy_of(reference), within })
             }
             Some(_) | None => Err(Rejection::Unavailable(format!("{object} is not in the bucket"))),
         }
@@ -218,7 +228,7 @@ impl ControlPlane {
         let site = self.trusted_site(agent)?;
         match self.state.transfers.get(&transfer) {
             Some(known) if known.site == site && !known.cancelled => {
-                Ok(Response::Authorised { object: known.object, within: None })
+                Ok(Response::Authorised { copy: self.copy_of(known.object), within: None })
             }
             Some(known) if known.site == site => Err(Rejection::Conflict(format!("{transfer} was cancelled"))),
             Some(_) | None => Err(Rejection::Forbidden(format!("no {transfer} was ordered from this site"))),

@@ -175,6 +175,7 @@ impl ControlPlane {
         let transfer = TransferId::from_bits((origin << 64) | u128::from(number));
         let run = Some(run);
         self.record(Fact::PushOrdered { transfer, object, site, run, for_execution, rule, at: self.now });
+        self.choose_encryption(object.id);
         self.agenda.touched.insert(site);
     }
 

@@ -13,7 +13,7 @@ use crate::control_plane::ControlPlane;
 use crate::event::PolicyApplication;
 use crate::fact::Fact;
 use crate::rules::{AppliedPolicy, DataRules};
-use crate::state::{Run, Source};
+use crate::state::{ObjectState, Run, Source};
 
 impl ControlPlane {
     pub(crate) fn apply_policy(&mut self, application: PolicyApplication) -> Result<Response, Rejection> {
@@ -40,7 +40,10 @@ impl ControlPlane {
         let live = self.state.transfers.iter().filter(|(_, transfer)| !transfer.cancelled);
         let against = live.filter(|(_, transfer)| {
             let known = self.state.objects.get(&transfer.object.id);
-            known.is_some_and(|known| self.vetoes(known, None).bucket.is_some())
+            let in_clear = |known: &ObjectState| self.state.keys.of_copy(known.reference.id).is_none();
+            known.is_some_and(|known| {
+                self.vetoes(known, None).bucket.is_some() || in_clear(known) && self.encrypting(known).is_some()
+            })
         });
         let against: Vec<(TransferId, _)> = against.map(|(id, transfer)| (*id, transfer.site)).collect();
         for (transfer, site) in against {

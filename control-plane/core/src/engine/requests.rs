@@ -32,7 +32,10 @@ impl ControlPlane {
             Request::OfferFailed { agent, object, holder } => self.offer_failed(agent, object, holder),
             Request::AuthorisePush { agent, transfer } => self.authorise_push(agent, transfer),
             Request::BucketFault { agent, object, message } => self.bucket_fault(agent, object, message),
-            Request::RecordUpload { object } => self.record_upload(object),
+            Request::RecordUpload { object, key } => self.record_upload(object, key),
+            Request::KeepProjectKey { key, wrapped, instead_of } => {
+                self.keep_project_key(key, wrapped, instead_of.as_ref())
+            }
             Request::StageForClient { run, object, hold, kept } => {
                 return self.stage_for_client(request, (run, kept), object, hold);
             }

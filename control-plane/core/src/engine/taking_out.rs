@@ -9,7 +9,7 @@ use atoll_model::value::{ObjectRef, Value};
 use storage_sync_core::policy::RuleId;
 use storage_sync_core::{Plan, Reach};
 
-use crate::agenda::Timer;
+use crate::agenda::{Taker, Timer};
 use crate::command::{Rejection, Response};
 use crate::control_plane::ControlPlane;
 use crate::event::RequestId;
@@ -32,14 +32,17 @@ impl ControlPlane {
     ) {
         let until = self.now + hold.min(HOLD_MAX);
         let run = self.state.runs.get(&run_id).cloned().or_else(|| self.kept_run(&*kept?, run_id));
+        // A log is under no rule of its own, nor is what the history alone knows of: it goes as anything of the run may have to.
+        let encrypt = run.as_ref().filter(|run| run.plan.rules.encrypts()).map(|run| run.project.clone());
         let held = match run {
             Some(run) => self.hold_for_client(&run, object, until),
             None => Err(Rejection::NotFound(format!("there is no run {run_id}"))),
         };
         match held {
-            Ok(true) => self.reply(request, Ok(Response::Staged { object })),
+            Ok(true) => self.reply(request, Ok(Response::Staged { copy: self.copy_of(object) })),
             Ok(false) => {
-                self.agenda.clients.entry(object.id).or_default().push((request, run_id, until));
+                let taker = Taker { request, run: run_id, until, encrypt };
+                self.agenda.clients.entry(object.id).or_default().push(taker);
                 self.serve_clients(object.id);
             }
             Err(rejection) => self.reply(request, Err(rejection)),
@@ -80,7 +83,7 @@ impl ControlPlane {
 
     /// Orders the push that requests wait for, or answers them.
     pub(crate) fn serve_clients(&mut self, object: ObjectId) {
-        let Some(run) = self.agenda.clients.get(&object).and_then(|all| all.first()).map(|(_, run, _)| *run) else {
+        let Some(run) = self.agenda.clients.get(&object).and_then(|all| all.first()).map(|taker| taker.run) else {
             return;
         };
         let confined = self.state.objects.get(&object).and_then(|known| self.confining(known));
@@ -92,9 +95,9 @@ impl ControlPlane {
         match self.plan_object(object, SiteId(0)) {
             // Directly an object goes to sites only, and a site that does not exist reads none.
             Plan::InBucket | Plan::Present | Plan::DirectFrom(_) => {
-                let reference = self.state.objects[&object].reference;
-                for (request, _, _) in self.agenda.clients.remove(&object).unwrap_or_default() {
-                    self.reply(request, Ok(Response::Staged { object: reference }));
+                let copy = self.copy_of(self.state.objects[&object].reference);
+                for taker in self.agenda.clients.remove(&object).unwrap_or_default() {
+                    self.reply(taker.request, Ok(Response::Staged { copy: copy.clone() }));
                 }
             }
             Plan::PushFrom(site) => {
@@ -124,8 +127,8 @@ impl ControlPlane {
     }
 
     pub(crate) fn refuse_clients(&mut self, object: ObjectId, reason: &str) {
-        for (request, _, _) in self.agenda.clients.remove(&object).unwrap_or_default() {
-            self.reply(request, Err(Rejection::Unavailable(reason.to_owned())));
+        for taker in self.agenda.clients.remove(&object).unwrap_or_default() {
+            self.reply(taker.request, Err(Rejection::Unavailable(reason.to_owned())));
         }
     }
 
@@ -137,11 +140,11 @@ impl ControlPlane {
     pub(crate) fn refuse_who_waited_too_long(&mut self, object: ObjectId) {
         let now = self.now;
         let waiting =
-            self.agenda.clients.get_mut(&object).map(|all| all.extract_if(.., |(_, _, at)| *at <= now).collect());
+            self.agenda.clients.get_mut(&object).map(|all| all.extract_if(.., |taker| taker.until <= now).collect());
         let expired: Vec<_> = waiting.unwrap_or_default();
-        for (request, _, _) in expired {
+        for taker in expired {
             let reason = format!("{object} did not come into the bucket in time");
-            self.reply(request, Err(Rejection::Unavailable(reason)));
+            self.reply(taker.request, Err(Rejection::Unavailable(reason)));
         }
         if self.agenda.clients.get(&object).is_some_and(Vec::is_empty) {
             self.agenda.clients.remove(&object);

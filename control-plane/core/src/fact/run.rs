@@ -70,6 +70,8 @@ impl Fact {
             | Self::VerificationAsked { .. }
             | Self::VerificationEnded { .. }
             | Self::PolicyApplied { .. }
+            | Self::ProjectKeyKept { .. }
+            | Self::EncryptionChosen { .. }
             | Self::SetBack { .. }
             | Self::CaughtUp { .. }
             | Self::InventoryHeard { .. } => None,

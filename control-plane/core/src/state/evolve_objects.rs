@@ -49,7 +49,14 @@ impl State {
                     self.enter_ledger(Some(execution.run), entry);
                 }
             }
-            Fact::PartTaken { object } => self.enter_bucket(*object),
+            Fact::PartTaken { object } => {
+                let known = self.objects.get(object);
+                let container = known.and_then(|known| Some(self.container(known)?.reference.id));
+                if let Some(container) = container {
+                    self.encrypt_as(*object, container);
+                }
+                self.enter_bucket(*object);
+            }
             Fact::PushOrdered { .. }
             | Fact::PushCancelled { .. }
             | Fact::PushEnded { .. }
@@ -92,6 +99,7 @@ impl State {
             }
             Fact::BucketDeleted { object } => {
                 self.leave_bucket(*object, BucketState::Absent);
+                self.keys.forget_copy(*object);
                 self.drop_if_unknown(*object);
             }
             _ => unreachable!("evolve hands over facts about objects only"),

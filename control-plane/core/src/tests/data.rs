@@ -4,11 +4,11 @@ use std::time::Duration;
 
 use atoll_model::id::Attempt;
 use atoll_model::session::{FaultLocation, PushFailure, Report};
-use atoll_model::value::{ObjectKind, Value};
+use atoll_model::value::{ObjectKind, ObjectRef, Value};
 
 use super::world::{World, execution, file, object};
 use crate::view::{ExecutionState, LedgerFilter, RunState};
-use crate::{Event, Rejection, Request, Response};
+use crate::{BucketCopy, Event, Rejection, Request, Response};
 
 pub(super) const TWO_SITES: &str = "workflow: w\nsteps:\n  make: { run: x, site: edge, outputs: { f: file, g: file } }\n  use: { run: x, site: hpc, with: { f: \"${{ steps.make.outputs.f }}\" } }\n";
 
@@ -31,6 +31,10 @@ fn lose_what_is_pushed(world: &mut World) {
     world.report("edge", vec![fault, Report::PushFailed { transfer, object: pushed, reason, message }]);
     world.carry_out_looks(false);
     world.carry_out_deletes();
+}
+
+fn plain(object: ObjectRef) -> BucketCopy {
+    BucketCopy { object, encryption: None }
 }
 
 fn fetch(world: &mut World, site: &str, number: u8, bytes: u64, execution: atoll_model::id::ExecutionId) {
@@ -293,7 +297,7 @@ fn an_agent_may_fetch_only_what_its_executions_read_and_push_only_what_was_order
     let (edge, hpc) = (world.agents["edge"].id, world.agents["hpc"].id);
     let (transfer, pushed) = world.pushes("edge")[0];
     let authorised = world.ask(Request::AuthorisePush { agent: edge, transfer }).unwrap();
-    assert_eq!(authorised, Response::Authorised { object: pushed, within: None });
+    assert_eq!(authorised, Response::Authorised { copy: plain(pushed), within: None });
     assert!(matches!(world.ask(Request::AuthorisePush { agent: hpc, transfer }), Err(Rejection::Forbidden(_))));
     let fetch = |agent, number| Request::AuthoriseFetch { agent, object: object(number, 1_000).id };
     assert!(matches!(world.ask(fetch(hpc, 1)), Err(Rejection::Unavailable(_))));
@@ -393,7 +397,7 @@ fn what_a_person_sends_in_goes_to_the_run_and_then_from_the_bucket() {
     let mut world = World::with_sites(&["edge"]);
     let refused = world.try_submit(source, &[("f", file(1, 500))]);
     assert!(matches!(&refused, Err(Rejection::Invalid(reason)) if reason.contains("not sent in")), "{refused:?}");
-    world.ask(Request::RecordUpload { object: object(1, 500) }).unwrap();
+    world.ask(Request::RecordUpload { object: object(1, 500), key: None }).unwrap();
     let run = world.try_submit(source, &[("f", file(1, 500))]).unwrap();
     let a = world.dispatched_one("edge");
     fetch(&mut world, "edge", 1, 500, a.0);
@@ -408,7 +412,7 @@ fn what_a_person_sends_in_goes_to_the_run_and_then_from_the_bucket() {
 #[test]
 fn what_nobody_uses_is_not_held_for_ever() {
     let mut world = World::with_sites(&["edge"]);
-    world.ask(Request::RecordUpload { object: object(1, 500) }).unwrap();
+    world.ask(Request::RecordUpload { object: object(1, 500), key: None }).unwrap();
     world.advance(Duration::from_secs(3_599));
     assert!(world.deletes.is_empty());
     world.advance(Duration::from_secs(1));
@@ -419,19 +423,19 @@ fn what_nobody_uses_is_not_held_for_ever() {
 #[test]
 fn an_upload_that_races_a_deletion_is_asked_for_again() {
     let mut world = World::with_sites(&["edge"]);
-    world.ask(Request::RecordUpload { object: object(1, 500) }).unwrap();
+    world.ask(Request::RecordUpload { object: object(1, 500), key: None }).unwrap();
     world.advance(Duration::from_secs(3_600));
     assert_eq!(world.deletes.len(), 1);
-    let raced = world.ask(Request::RecordUpload { object: object(1, 500) });
+    let raced = world.ask(Request::RecordUpload { object: object(1, 500), key: None });
     assert!(matches!(raced, Err(Rejection::Unavailable(_))));
     world.carry_out_deletes();
-    world.ask(Request::RecordUpload { object: object(1, 500) }).unwrap();
+    world.ask(Request::RecordUpload { object: object(1, 500), key: None }).unwrap();
 }
 
 #[test]
 fn a_deletion_is_asked_for_once_and_again_after_a_restart() {
     let mut world = World::with_sites(&["edge"]);
-    world.ask(Request::RecordUpload { object: object(1, 500) }).unwrap();
+    world.ask(Request::RecordUpload { object: object(1, 500), key: None }).unwrap();
     world.advance(Duration::from_secs(3_600));
     assert_eq!(world.deletes.len(), 1);
     world.restart();
@@ -456,7 +460,7 @@ fn an_output_is_staged_for_a_person_and_held_for_a_while() {
     let request = world.request(Request::StageForClient { run, object: object(1, 1_000), hold, kept: None });
     assert!(!world.replies.contains_key(&request));
     world.carry_out_pushes("edge");
-    assert_eq!(world.replies[&request], Ok(Response::Staged { object: object(1, 1_000) }));
+    assert_eq!(world.replies[&request], Ok(Response::Staged { copy: plain(object(1, 1_000)) }));
     world.ask(Request::RecordDownload { run, object: object(1, 1_000), bytes: 1_000 }).unwrap();
     assert_eq!(world.objects_in_bucket(), 1);
     world.advance_with(hold, &["edge"]);
@@ -509,12 +513,16 @@ fn a_plan_shows_sites_and_edges_before_anything_runs() {
     let _ = Value::Null;
 }
 
-const LISTED: &str = "workflow: w\ninputs: { all: { type: directory } }\nsteps:\n  each: { run: x, site: edge, foreach: \"${{ files(inputs.all, '*.csv') }}\", with: { f: \"${{ item }}\" }, outputs: { same: file } }\n  use: { run: x, site: hpc, with: { same: \"${{ steps.each.outputs.same }}\" } }\n";
+pub(super) const LISTED: &str = "workflow: w\ninputs: { all: { type: directory } }\nsteps:\n  each: { run: x, site: edge, foreach: \"${{ files(inputs.all, '*.csv') }}\", with: { f: \"${{ item }}\" }, outputs: { same: file } }\n  use: { run: x, site: hpc, with: { same: \"${{ steps.each.outputs.same }}\" } }\n";
 
 /// A directory of files 1, 2 and 3, which is sent in.
-fn sent_in(world: &mut World) -> (atoll_model::value::ObjectRef, Value) {
-    let tree = atoll_model::value::ObjectRef { kind: ObjectKind::Tree, ..object(9, 600) };
-    world.ask(Request::RecordUpload { object: tree }).unwrap();
+fn sent_in(world: &mut World) -> (ObjectRef, Value) {
+    sent_in_as(world, None)
+}
+
+pub(super) fn sent_in_as(world: &mut World, key: Option<crate::KeyId>) -> (ObjectRef, Value) {
+    let tree = ObjectRef { kind: ObjectKind::Tree, ..object(9, 600) };
+    world.ask(Request::RecordUpload { object: tree, key }).unwrap();
     let listing = [(1, "a.csv"), (2, "b.csv"), (3, "c.txt")].map(|(number, path)| atoll_model::value::ListedFile {
         path: path.as_bytes().to_vec(),
         object: object(number, 200).id,
@@ -541,7 +549,7 @@ fn files_of_a_directory_that_was_sent_in_are_taken_out_of_it_as_they_are_asked_f
     let (edge, hpc) = (world.agents["edge"].id, world.agents["hpc"].id);
     let fetch = |agent, number| Request::AuthoriseFetch { agent, object: object(number, 200).id };
     let within = world.ask(fetch(edge, 1)).unwrap();
-    assert_eq!(within, Response::Authorised { object: object(1, 200), within: Some(tree) });
+    assert_eq!(within, Response::Authorised { copy: plain(object(1, 200)), within: Some(plain(tree)) });
     assert!(matches!(world.ask(fetch(edge, 3)), Err(Rejection::Forbidden(_))), "nothing reads it");
     assert!(matches!(world.ask(fetch(hpc, 1)), Err(Rejection::Forbidden(_))));
     let whole = Request::AuthoriseFetch { agent: edge, object: tree.id };
@@ -556,7 +564,10 @@ fn files_of_a_directory_that_was_sent_in_are_taken_out_of_it_as_they_are_asked_f
     world.connect("edge");
     world.connect("hpc");
     let reader = world.dispatched_one("hpc");
-    assert_eq!(world.ask(fetch(hpc, 2)).unwrap(), Response::Authorised { object: object(2, 200), within: Some(tree) });
+    assert_eq!(
+        world.ask(fetch(hpc, 2)).unwrap(),
+        Response::Authorised { copy: plain(object(2, 200)), within: Some(plain(tree)) }
+    );
     world.succeed("hpc", reader, Vec::new());
     assert_eq!(world.state(run), RunState::Succeeded);
     let mut deleted = world.carry_out_deletes();

@@ -30,7 +30,7 @@ impl Version {
     fn submit(&self, world: &mut World) -> Result<RunId, Rejection> {
         let bundle = ObjectRef { id: self.bundle(), kind: ObjectKind::Tree, bytes: 100 };
         world.carry_out_deletes();
-        world.ask(Request::RecordUpload { object: bundle })?;
+        world.ask(Request::RecordUpload { object: bundle, key: None })?;
         let run = RunId::from_bits(u128::from(world.unique()));
         let request = Request::Submit {
             run,

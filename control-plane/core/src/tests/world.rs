@@ -22,7 +22,8 @@ use indexmap::IndexMap;
 
 use crate::view::{ExecutionState, RunState, RunTags};
 use crate::{
-    Command, Config, ConnectionId, ControlPlane, Event, Fact, FinishedRun, Rejection, Request, RequestId, Response,
+    BucketCopy, Command, Config, ConnectionId, ControlPlane, Event, Fact, FinishedRun, Rejection, Request, RequestId,
+    Response,
 };
 
 struct Nothing;
@@ -46,7 +47,7 @@ pub(crate) struct World {
     pub(crate) facts: Vec<Fact>,
     pub(crate) now: Timestamp,
     pub(crate) agents: BTreeMap<String, Agent>,
-    pub(crate) deletes: Vec<ObjectRef>,
+    pub(crate) deletes: Vec<BucketCopy>,
     pub(crate) looks: Vec<(ObjectRef, TransferId)>,
     /// Runs that are to be kept for the last time.
     pub(crate) history: Vec<FinishedRun>,
@@ -149,8 +150,8 @@ impl World {
                     }
                 }
                 Command::Close { connection } => self.closed.push(connection),
-                Command::DeleteFromBucket { object } => self.deletes.push(object),
-                Command::LookInBucket { object, transfer } => self.looks.push((object, transfer)),
+                Command::DeleteFromBucket { copy } => self.deletes.push(copy),
+                Command::LookInBucket { copy, transfer } => self.looks.push((copy.object, transfer)),
                 Command::KeepRun { run, last: true } => kept.push(run),
                 Command::KeepRun { last: false, .. } => {}
             }
@@ -487,7 +488,7 @@ impl World {
     /// Deletions from the bucket that were asked for are carried out; where a look comes first, nothing is found.
     pub(crate) fn carry_out_deletes(&mut self) -> Vec<ObjectId> {
         self.carry_out_looks(false);
-        let deletes: Vec<_> = self.deletes.drain(..).map(|object| object.id).collect();
+        let deletes: Vec<_> = self.deletes.drain(..).map(|copy| copy.object.id).collect();
         deletes.iter().for_each(|object| self.handle(Event::BucketObjectDeleted { object: *object }));
         deletes
     }

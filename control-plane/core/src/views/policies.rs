@@ -43,6 +43,7 @@ impl ControlPlane {
             push_rule: rules.push.rule.map(|rule| of_run.name(rule)),
             bucket_closed: rules.bucket.map(|rule| of_run.name(rule)),
             direct_closed: rules.direct.map(|rule| of_run.name(rule)),
+            encrypted: rules.encrypt.map(|rule| of_run.name(rule)),
         }
     }
 }

@@ -121,6 +121,7 @@ fn subject(response: Response) -> Result<Subject, Status> {
         | Response::Authorised { .. }
         | Response::Offered { .. }
         | Response::Staged { .. }
+        | Response::ProjectKey { .. }
         | Response::Done => Err(Status::internal("the answer does not fit the request")),
     }
 }

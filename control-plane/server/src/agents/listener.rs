@@ -267,7 +267,9 @@ mod tests {
         let authority = Arc::new(Authority::open(directory.path()).unwrap());
         let options = BucketOptions { serve_url: "https://127.0.0.1:1".to_owned(), ..BucketOptions::default() };
         let bucket = Bucket::open(&directory.path().join("bucket").display().to_string(), options).unwrap();
-        let agents = Agents::new(core.handle.clone(), authority, bucket, Settings::default());
+        let config = crate::Config { data_dir: directory.path().to_owned(), ..crate::Config::default() };
+        let keys = crate::keys::Keys::open(&config).unwrap();
+        let agents = Agents::new(core.handle.clone(), authority, (bucket, keys), Settings::default());
         let mut service = ByCaller::new(agents);
         for call in ["Enrol", "Recover"] {
             let (status, message) = status_of(&mut service, call, IDENTITY_BYTES_MAX + 1).await;

@@ -13,6 +13,7 @@ use utoipa::ToSchema;
 
 use crate::admission::Full;
 use crate::history::HistoryError;
+use crate::keys::KeyError;
 
 /// When to come again where runs have to end before.
 const RUNS_END: Duration = Duration::from_secs(2);
@@ -45,6 +46,8 @@ pub(crate) enum ApiError {
     Full(#[from] Full),
     #[error("the bucket cannot be used now")]
     Bucket(#[from] BucketError),
+    #[error("a key of the project cannot be used now")]
+    Key(#[from] KeyError),
     #[error(transparent)]
     History(#[from] HistoryError),
     #[error("{what}")]
@@ -97,6 +100,8 @@ impl ApiError {
             Self::Bucket(BucketError::Settings(_) | BucketError::Store(_) | BucketError::Io { .. }) => {
                 (StatusCode::BAD_GATEWAY, "bucket")
             }
+            Self::Key(KeyError::Kept(Rejection::Unavailable(_))) => (StatusCode::SERVICE_UNAVAILABLE, "key"),
+            Self::Key(_) => (StatusCode::INTERNAL_SERVER_ERROR, "key"),
             Self::History(_) => (StatusCode::INTERNAL_SERVER_ERROR, "history"),
             Self::Internal { .. } => (StatusCode::INTERNAL_SERVER_ERROR, "internal"),
         }
@@ -123,7 +128,7 @@ impl ApiError {
             }
             Self::BadRequest { help, .. } => help.clone(),
             Self::NoSuchRoute => Some("the routes are in /api/v1/openapi.json".to_owned()),
-            Self::History(_) | Self::Internal { .. } => Some("the server's log says more".to_owned()),
+            Self::History(_) | Self::Key(_) | Self::Internal { .. } => Some("the server's log says more".to_owned()),
             Self::Rejected(_)
             | Self::Full(_)
             | Self::InvalidWorkflow(_)

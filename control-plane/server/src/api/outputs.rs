@@ -7,10 +7,10 @@ use atoll_model::value::{ObjectKind, ObjectRef, Value};
 use axum::Json;
 use axum::body::Body;
 use axum::extract::State;
-use axum::response::{IntoResponse, Response};
+use axum::response::{IntoResponse, Response as HttpResponse};
 use bytes::Bytes;
 use control_plane_core::view::RunView;
-use control_plane_core::{Rejection, Request};
+use control_plane_core::{Rejection, Request, Response};
 use futures::{Stream, StreamExt as _};
 use http::{HeaderName, HeaderValue, header};
 use serde::Deserialize;
@@ -64,7 +64,7 @@ pub(super) async fn download(
     State(app): State<Arc<App>>,
     axum::extract::Path((run, name)): axum::extract::Path<(String, String)>,
     Query(query): Query<DownloadQuery>,
-) -> Result<Response, ApiError> {
+) -> Result<HttpResponse, ApiError> {
     let run = super::extract::parse(&run)?;
     let view = ended_run(&app, run).await?;
     let output = view.outputs.get(&name).ok_or_else(|| {
@@ -89,12 +89,22 @@ const OBJECT: HeaderName = HeaderName::from_static("x-atoll-object");
 const BYTES: HeaderName = HeaderName::from_static("x-atoll-bytes");
 
 /// Waits until the object is in the bucket, and sends it from there.
-pub(super) async fn send(app: &App, run: RunId, object: ObjectRef) -> Result<Response, ApiError> {
+pub(super) async fn send(app: &App, run: RunId, object: ObjectRef) -> Result<HttpResponse, ApiError> {
     // Of a run that has left the memory the site may still have the bytes.
     let is_known = app.handle.query(move |core| core.run(run).is_some()).await?;
     let kept = if is_known { None } else { app.kept(run).await?.map(Box::new) };
-    app.handle.request(Request::StageForClient { run, object, hold: CLIENT_HOLD, kept }).await?;
-    let stream = app.bucket.get_stream(object, None).await?;
+    let staged = app.handle.request(Request::StageForClient { run, object, hold: CLIENT_HOLD, kept }).await?;
+    let stored = match &staged {
+        Response::Staged { copy } => app.keys.stored(&app.handle, copy).await?,
+        Response::Submitted { .. }
+        | Response::Enrolled { .. }
+        | Response::Certify { .. }
+        | Response::Authorised { .. }
+        | Response::Offered { .. }
+        | Response::ProjectKey { .. }
+        | Response::Done => unreachable!("an object that is there is what was asked for"),
+    };
+    let stream = app.bucket.get_stream(stored, None).await?;
     let recorded = Recorded { inner: stream, taken: Taken { handle: app.handle.clone(), run, object, bytes: 0 } };
     let content_type = match object.kind {
         ObjectKind::File => "application/octet-stream",

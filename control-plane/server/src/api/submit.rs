@@ -13,7 +13,7 @@ use atoll_telemetry::TraceContext;
 use axum::extract::State;
 use axum::{Extension, Json};
 use control_plane_core::view::RunTags;
-use control_plane_core::{Rejection, Request, Response};
+use control_plane_core::{BucketCopy, Rejection, Request, Response};
 use futures::FutureExt as _;
 use futures::future::BoxFuture;
 use http::{HeaderMap, StatusCode};
@@ -118,6 +118,7 @@ pub(super) async fn submit(
         | Response::Authorised { .. }
         | Response::Offered { .. }
         | Response::Staged { .. }
+        | Response::ProjectKey { .. }
         | Response::Done => run,
     };
     tracing::info!(%run, workflow = workflow_name, "a run was submitted");
@@ -256,7 +257,9 @@ fn listed<'a>(app: &'a App, name: &'a str, value: Value) -> BoxFuture<'a, Result
         Ok(match value {
             Value::Directory(sent) => {
                 let tree = ObjectRef { id: sent.object, kind: ObjectKind::Tree, bytes: sent.bytes };
-                let contents = match app.bucket.contents(tree).await {
+                let encryption = app.handle.query(move |core| core.encryption_of(tree.id)).await?;
+                let stored = app.keys.stored(&app.handle, &BucketCopy { object: tree, encryption }).await?;
+                let contents = match app.bucket.contents(stored).await {
                     Ok(contents) => contents,
                     Err(BucketError::NotFound(_)) => {
                         let reason = format!("the input {name} is {}, which was not sent in", tree.id);

@@ -9,7 +9,8 @@ use axum::{Extension, Json};
 use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use bytes::{Bytes, BytesMut};
-use control_plane_core::Request;
+use control_plane_core::view::RunTags;
+use control_plane_core::{BucketCopy, Encryption, Request, Response};
 use futures::{StreamExt as _, TryStreamExt as _};
 use http::StatusCode;
 use serde::Deserialize;
@@ -42,6 +43,11 @@ pub(crate) struct UploadQuery {
     executable: bool,
     /// Length of the body; one that is shorter is refused.
     stream_bytes: Option<u64>,
+    /// The project that the run will be counted to: where a rule of it encrypts inputs, this is encrypted in the bucket.
+    project: Option<String>,
+    /// Encrypt it by the project's key whatever the rules are.
+    #[serde(default)]
+    encrypted: bool,
 }
 
 /// Send a file or a directory in; the answer is the value to give for an input
@@ -62,14 +68,25 @@ pub(super) async fn upload(
     let name = name(&query)?;
     let body: ByteStream = Box::pin(request.into_body().into_data_stream().map_err(std::io::Error::other));
     let body = exactly(body, query.stream_bytes);
+    let project = query.project.clone().unwrap_or_else(|| RunTags::PROJECT.to_owned());
+    let wanted = query.encrypted;
+    let encryption = app.handle.query(move |core| core.encryption_of_uploads(&project, wanted)).await?;
     let (object, value) = match query.kind.as_str() {
-        "file" => take_file(&app, body, name, query.executable).await?,
-        "tree" => take_tree(&app, body, name).await?,
+        "file" => take_file(&app, body, encryption.clone(), (name, query.executable)).await?,
+        "tree" => take_tree(&app, body, encryption.clone(), name).await?,
         other => {
             return Err(ApiError::with_help(format!("{other:?} is no kind of upload"), "a kind is file or tree"));
         }
     };
-    app.change(&person, "upload", &object.id.to_string(), None, Request::RecordUpload { object }).await?;
+    let key = encryption.as_ref().map(|encryption| encryption.key.clone());
+    let request = Request::RecordUpload { object, key: key.clone() };
+    let recorded = app.change(&person, "upload", &object.id.to_string(), None, request).await?;
+    if let Response::Staged { copy } = recorded
+        && copy.encryption.map(|encryption| encryption.key) != key
+    {
+        // Another copy was there before, and is the one that counts.
+        app.bucket.delete(app.keys.stored(&app.handle, &BucketCopy { object, encryption }).await?).await?;
+    }
     Ok((StatusCode::CREATED, Json(value.to_json())))
 }
 
@@ -105,8 +122,8 @@ fn exactly(stream: ByteStream, announced: Option<u64>) -> ByteStream {
 async fn take_file(
     app: &App,
     mut body: ByteStream,
-    name: FileName,
-    executable: bool,
+    encryption: Option<Encryption>,
+    (name, executable): (FileName, bool),
 ) -> Result<(ObjectRef, Value), ApiError> {
     let spooling = |source: std::io::Error| {
         if source.kind() == std::io::ErrorKind::StorageFull {
@@ -134,12 +151,18 @@ async fn take_file(
     file.rewind().await.map_err(spooling)?;
     let id = ObjectId::from_digest(*hasher.finalize().as_bytes());
     let object = ObjectRef { id, kind: ObjectKind::File, bytes: length };
-    app.bucket.put_stream(object, Box::pin(ReaderStream::with_capacity(file, READ_BYTES))).await?;
+    let stored = app.keys.stored(&app.handle, &BucketCopy { object, encryption }).await?;
+    app.bucket.put_stream(stored, Box::pin(ReaderStream::with_capacity(file, READ_BYTES))).await?;
     Ok((object, Value::File(FileRef { object: id, bytes: length, name, executable })))
 }
 
 /// The name of a tree stands at the beginning of its stream: it goes into the bucket as it comes.
-async fn take_tree(app: &App, mut body: ByteStream, name: FileName) -> Result<(ObjectRef, Value), ApiError> {
+async fn take_tree(
+    app: &App,
+    mut body: ByteStream,
+    encryption: Option<Encryption>,
+    name: FileName,
+) -> Result<(ObjectRef, Value), ApiError> {
     let not_whole = || ApiError::bad_request("the body ends before the directory's first manifest does");
     let mut beginning = BytesMut::new();
     let TreeHead { object, files } = loop {
@@ -154,7 +177,8 @@ async fn take_tree(app: &App, mut body: ByteStream, name: FileName) -> Result<(O
     };
     let beginning: Result<Bytes, std::io::Error> = Ok(beginning.freeze());
     let whole = futures::stream::iter([beginning]).chain(body);
-    app.bucket.put_stream(object, Box::pin(whole)).await?;
+    let stored = app.keys.stored(&app.handle, &BucketCopy { object, encryption }).await?;
+    app.bucket.put_stream(stored, Box::pin(whole)).await?;
     let directory = DirectoryRef { object: object.id, bytes: object.bytes, files, name, listing: None };
     Ok((object, Value::Directory(directory)))
 }

@@ -4,12 +4,13 @@ use std::time::Duration;
 
 use atoll_model::id::TransferId;
 use atoll_model::value::ObjectRef;
-use control_plane_core::Event;
+use control_plane_core::{BucketCopy, Event};
 use storage_sync_engine::bucket::{Bucket, BucketError};
 use tokio::sync::mpsc;
 use tokio::task::JoinSet;
 
 use super::Handle;
+use crate::keys::{KeyError, Keys};
 
 /// Orders at a time: enough to hide a round trip to a bucket far away.
 const AT_ONCE: usize = 16;
@@ -17,45 +18,74 @@ const RETRY_FIRST: Duration = Duration::from_secs(1);
 const RETRY_MAX: Duration = Duration::from_secs(60);
 
 /// What the core asks of the bucket.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) enum BucketOrder {
-    Delete(ObjectRef),
+    Delete(BucketCopy),
     /// Whether a push, of which nobody knows the end, brought the object in.
-    Look(ObjectRef, TransferId),
+    Look(BucketCopy, TransferId),
 }
 
 /// Runs until the driver has ended. What was not carried out then is asked for again after the next start.
-pub(crate) async fn delete_objects(bucket: Bucket, handle: Handle, mut orders: mpsc::UnboundedReceiver<BucketOrder>) {
+pub(crate) async fn delete_objects(
+    bucket: Bucket,
+    keys: Keys,
+    handle: Handle,
+    mut orders: mpsc::UnboundedReceiver<BucketOrder>,
+) {
     let mut running = JoinSet::new();
     while let Some(order) = orders.recv().await {
         while running.len() >= AT_ONCE {
             running.join_next().await;
         }
-        running.spawn(carry_out(bucket.clone(), handle.clone(), order));
+        running.spawn(carry_out(bucket.clone(), keys.clone(), handle.clone(), order));
         while running.try_join_next().is_some() {}
     }
 }
 
-async fn carry_out(bucket: Bucket, handle: Handle, order: BucketOrder) {
+async fn carry_out(bucket: Bucket, keys: Keys, handle: Handle, order: BucketOrder) {
     let event = match order {
-        BucketOrder::Delete(object) => {
-            persistently(object, "could not delete an object from the bucket", || bucket.delete(object)).await;
-            Event::BucketObjectDeleted { object: object.id }
+        BucketOrder::Delete(copy) => {
+            let delete = || delete(&bucket, &keys, &copy);
+            persistently(copy.object, "could not delete an object from the bucket", delete).await;
+            Event::BucketObjectDeleted { object: copy.object.id }
         }
-        BucketOrder::Look(object, transfer) => {
-            let look = || bucket.stream_bytes(object);
-            let found = persistently(object, "could not look for an object in the bucket", look).await;
-            Event::BucketObjectSeen { object: object.id, transfer, present: found.is_some() }
+        BucketOrder::Look(copy, transfer) => {
+            let look = || look(&bucket, &keys, &copy);
+            let present = persistently(copy.object, "could not look for an object in the bucket", look).await;
+            Event::BucketObjectSeen { object: copy.object.id, transfer, present }
         }
     };
     // After a shutdown nobody has to know: the order is repeated, and harmless.
     let _ = handle.submit(event).await;
 }
 
+/// Why an order cannot be carried out now.
+#[derive(Debug, thiserror::Error)]
+enum OrderError {
+    #[error(transparent)]
+    Bucket(#[from] BucketError),
+    #[error(transparent)]
+    Key(#[from] KeyError),
+}
+
+async fn delete(bucket: &Bucket, keys: &Keys, copy: &BucketCopy) -> Result<(), OrderError> {
+    match keys.stored_before(copy)? {
+        Some(stored) => Ok(bucket.delete(stored).await?),
+        None => Ok(()),
+    }
+}
+
+async fn look(bucket: &Bucket, keys: &Keys, copy: &BucketCopy) -> Result<bool, OrderError> {
+    match keys.stored_before(copy)? {
+        Some(stored) => Ok(bucket.stream_bytes(stored).await?.is_some()),
+        None => Ok(false),
+    }
+}
+
 /// Tries again until it succeeds.
 async fn persistently<T, F>(object: ObjectRef, problem: &str, attempt: impl Fn() -> F) -> T
 where
-    F: Future<Output = Result<T, BucketError>>,
+    F: Future<Output = Result<T, OrderError>>,
 {
     let mut pause = RETRY_FIRST;
     loop {

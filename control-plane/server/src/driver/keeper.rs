@@ -208,11 +208,11 @@ impl Keeper {
                 self.connections.remove(&connection);
             }
             // These receivers end only when the process does.
-            Command::DeleteFromBucket { object } => {
-                let _ = self.deletions.send(BucketOrder::Delete(object));
+            Command::DeleteFromBucket { copy } => {
+                let _ = self.deletions.send(BucketOrder::Delete(copy));
             }
-            Command::LookInBucket { object, transfer } => {
-                let _ = self.deletions.send(BucketOrder::Look(object, transfer));
+            Command::LookInBucket { copy, transfer } => {
+                let _ = self.deletions.send(BucketOrder::Look(copy, transfer));
             }
             Command::KeepRun { run, last } => {
                 let _ = self.history.send(Keep { run, last });

@@ -6,9 +6,11 @@ use std::time::Duration;
 use async_trait::async_trait;
 use atoll_model::id::{AgentId, TransferId};
 use atoll_model::value::ObjectRef;
+use atoll_proto::v1::encrypted_upload::Plan as EncryptedPlan;
 use atoll_proto::v1::upload_plan_response::Plan;
 use atoll_proto::v1::{
-    AdvertiseRequest, CompleteUploadRequest, DownloadUrlRequest, OfferFailedRequest, OffersRequest, UploadPlanRequest,
+    AdvertiseRequest, CompleteUploadRequest, DownloadUrlRequest, EncryptedUpload, Key, OfferFailedRequest,
+    OffersRequest, SinglePut, UploadInParts, UploadPlanRequest,
 };
 use storage_sync_engine::bucket::{MultipartPlan, UploadPlan, UploadRequest};
 use storage_sync_engine::direct::Offer;
@@ -95,12 +97,37 @@ fn refusal(status: &Status) -> CredentialError {
     }
 }
 
+/// A key, which the message does not show either.
+fn read_key<K>(key: &Key) -> Result<K, CredentialError>
+where
+    K: for<'a> TryFrom<&'a [u8]>,
+{
+    let unknown = |_| CredentialError::Refused("its key is of a kind that this agent does not know".to_owned());
+    K::try_from(&key.secret[..]).map_err(|_| ()).map_err(unknown)
+}
+
+fn read_single(single: SinglePut) -> UploadPlan {
+    let headers = single.headers.into_iter().map(|header| (header.name, header.value)).collect();
+    UploadPlan::Single { url: single.url, headers }
+}
+
+fn read_parts(parts: UploadInParts) -> UploadPlan {
+    UploadPlan::Multipart(MultipartPlan {
+        upload_id: parts.upload,
+        part_bytes: parts.part_bytes,
+        part_count: parts.part_count,
+        first_part: parts.first_part,
+        urls: parts.urls,
+    })
+}
+
 #[async_trait]
 impl Credentials for LinkCredentials {
     async fn download(&self, object: ObjectRef) -> Result<Download, CredentialError> {
         let mut client = self.connection().await?.client();
         let answer = answered(client.download_url(DownloadUrlRequest::from(object.id))).await?;
-        Ok(Download { url: answer.url, stream_bytes: answer.stream_bytes, key: None })
+        let key = answer.key.map(|key| read_key(&key)).transpose()?;
+        Ok(Download { url: answer.url, stream_bytes: answer.stream_bytes, key })
     }
 
     async fn offers(&self, object: ObjectRef) -> Result<Vec<Offer>, CredentialError> {
@@ -128,25 +155,23 @@ impl Credentials for LinkCredentials {
             first_part: request.first_part,
         }))
         .await?;
-        let plan = match answer.plan {
-            Some(Plan::Present(_)) => UploadPlan::AlreadyThere,
-            Some(Plan::Single(single)) => {
-                let headers = single.headers.into_iter().map(|header| (header.name, header.value)).collect();
-                UploadPlan::Single { url: single.url, headers }
+        let (plan, key) = match answer.plan {
+            Some(Plan::Present(_)) => (UploadPlan::AlreadyThere, None),
+            Some(Plan::Single(single)) => (read_single(single), None),
+            Some(Plan::Parts(parts)) => (read_parts(parts), None),
+            Some(Plan::Encrypted(EncryptedUpload { key: Some(key), plan: Some(plan) })) => {
+                let plan = match plan {
+                    EncryptedPlan::Single(single) => read_single(single),
+                    EncryptedPlan::Parts(parts) => read_parts(parts),
+                };
+                (plan, Some(read_key(&key)?))
             }
-            Some(Plan::Parts(parts)) => UploadPlan::Multipart(MultipartPlan {
-                upload_id: parts.upload,
-                part_bytes: parts.part_bytes,
-                part_count: parts.part_count,
-                first_part: parts.first_part,
-                urls: parts.urls,
-            }),
-            None => {
+            Some(Plan::Encrypted(_)) | None => {
                 let message = "its plan is of a kind that this agent does not know".to_owned();
                 return Err(CredentialError::Refused(message));
             }
         };
-        Ok(Upload { plan, key: None })
+        Ok(Upload { plan, key })
     }
 
     async fn complete(

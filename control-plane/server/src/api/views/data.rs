@@ -63,6 +63,8 @@ pub(crate) struct ObjectBody {
     bytes: u64,
     /// Names of sites, and `bucket`.
     replicas: Vec<String>,
+    /// The key by which the copy in the bucket is encrypted.
+    encrypted: Option<String>,
     ledger: Vec<LedgerEntryBody>,
     /// The only sites that it may be at; nothing if it may be anywhere.
     confined_to: Option<Vec<String>>,
@@ -155,6 +157,7 @@ impl ObjectBody {
             kind: object_kind(kind),
             bytes,
             replicas: view.replicas.clone(),
+            encrypted: view.encrypted.clone(),
             ledger: view.ledger.iter().map(LedgerEntryBody::new).collect(),
             pins: view.pins.iter().map(PinBody::new).collect(),
             needed: view.needed.clone(),

@@ -122,6 +122,8 @@ pub(crate) struct DataRulesBody {
     /// Why it does not go by way of the bucket, or straight.
     bucket_closed: Option<String>,
     direct_closed: Option<String>,
+    /// Why it is encrypted in the bucket.
+    encrypted: Option<String>,
 }
 
 impl RunRulesBody {
@@ -151,6 +153,7 @@ impl DataRulesBody {
             push_rule: view.push_rule.clone(),
             bucket_closed: view.bucket_closed.clone(),
             direct_closed: view.direct_closed.clone(),
+            encrypted: view.encrypted.clone(),
         }
     }
 }
