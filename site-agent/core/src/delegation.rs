@@ -6,6 +6,7 @@
 
 use std::cell::RefCell;
 use std::collections::BTreeMap;
+use std::ops::Bound::{Excluded, Unbounded};
 
 use atoll_model::elements::ElementSet;
 use atoll_model::expression::{EvaluationError, Expression, Scope, evaluate, evaluate_elements};
@@ -114,7 +115,9 @@ impl Agent {
             return false;
         }
         let (session, work) = self.session.leases(now);
-        for key in self.fed.clone() {
+        let mut next = self.fed.first().copied();
+        while let Some(key) = next {
+            next = self.fed.range((Excluded(key), Unbounded)).next().copied();
             let Some(delegated) = self.state.delegation(key).filter(|d| d.phase == DelegatedPhase::Expanded) else {
                 self.fed.remove(&key);
                 continue;

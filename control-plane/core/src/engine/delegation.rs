@@ -29,7 +29,7 @@ impl ControlPlane {
         let run = self.state.run(run_id);
         let known = &run.steps[step.index()];
         let definition = run.workflow.step(step);
-        let was_delegated = self.state.delegations.get(&run_id).is_some_and(|steps| steps.contains_key(&step));
+        let was_delegated = self.state.delegations.get(&run_id).is_some_and(|steps| steps.is_or_was_delegated(step));
         if was_delegated
             || !known.tries.is_empty()
             || !known.unknown.is_empty()

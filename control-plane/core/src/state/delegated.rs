@@ -9,12 +9,23 @@ use serde::{Deserialize, Serialize};
 use super::{Active, ActivePhase, Outgoing, Phase, State, StepPhase};
 use crate::fact::{Fact, ReturnCause};
 
-/// A step that is, or was, delegated.
+/// Steps of a run that are, or were, delegated. Those that are stand apart: a long chain has many that were.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
-pub(crate) struct DelegatedStep {
-    pub(crate) current: Option<Delegated>,
-    /// Delegations that were given away while their agents may still go on with them.
-    pub(crate) formers: Vec<FormerDelegation>,
+pub(crate) struct RunDelegations {
+    current: BTreeMap<StepIndex, Delegated>,
+    past: BTreeMap<StepIndex, PastDelegations>,
+}
+
+impl RunDelegations {
+    pub(crate) fn is_or_was_delegated(&self, step: StepIndex) -> bool {
+        self.current.contains_key(&step) || self.past.contains_key(&step)
+    }
+}
+
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+struct PastDelegations {
+    /// Those that were given away while their agents may still go on with them.
+    formers: Vec<FormerDelegation>,
     /// Attempts that those agents may have given out.
     used: u32,
 }
@@ -47,17 +58,17 @@ impl FormerDelegation {
 
 impl State {
     pub(crate) fn delegation(&self, run: RunId, step: StepIndex) -> Option<&Delegated> {
-        self.delegations.get(&run)?.get(&step)?.current.as_ref()
+        self.delegations.get(&run)?.current.get(&step)
     }
 
     fn delegation_mut(&mut self, run: RunId, step: StepIndex) -> Option<&mut Delegated> {
-        self.delegations.get_mut(&run)?.get_mut(&step)?.current.as_mut()
+        self.delegations.get_mut(&run)?.current.get_mut(&step)
     }
 
     /// Steps of a run that are delegated now.
     pub(crate) fn delegated_steps(&self, run: RunId) -> impl Iterator<Item = (StepIndex, &Delegated)> {
-        let steps = self.delegations.get(&run).into_iter().flatten();
-        steps.filter_map(|(step, delegated)| Some((*step, delegated.current.as_ref()?)))
+        let steps = self.delegations.get(&run).into_iter().flat_map(|steps| &steps.current);
+        steps.map(|(step, delegated)| (*step, delegated))
     }
 
     /// The delegation that this attempt was part of, if it was given away.
@@ -67,7 +78,7 @@ impl State {
         attempt: Attempt,
         site: SiteId,
     ) -> Option<&FormerDelegation> {
-        let formers = &self.delegations.get(&execution.run)?.get(&execution.step)?.formers;
+        let formers = &self.delegations.get(&execution.run)?.past.get(&execution.step)?.formers;
         formers.iter().find(|former| former.holds(attempt, site))
     }
 
@@ -96,7 +107,7 @@ impl State {
             Fact::StepDelegated { run, step, site, attempt, decision, at: _ } => {
                 let (back, withdrawing) = (ElementSet::new(), None);
                 let made = Delegated { site: *site, attempt: *attempt, decision: *decision, withdrawing, back };
-                self.delegations.entry(*run).or_default().entry(*step).or_default().current = Some(made);
+                self.delegations.entry(*run).or_default().current.insert(*step, made);
                 let log = &mut self.site_mut(*site).log;
                 // So that the agent is told when the run has ended.
                 log.prepared.entry(*run).or_default();
@@ -148,13 +159,14 @@ impl State {
         let is_expanded = run.steps[step.index()].phase == StepPhase::Expanded;
         let stops = !run.is_going_on();
         let attempts = run.workflow.step(step).retry.attempts;
-        let Some(delegated) = self.delegations.get_mut(&run_id).and_then(|steps| steps.get_mut(&step)) else { return };
-        let Some(ended) = delegated.current.take() else { return };
+        let Some(delegations) = self.delegations.get_mut(&run_id) else { return };
+        let Some(ended) = delegations.current.remove(&step) else { return };
+        let past = delegations.past.entry(step).or_default();
         if given_away {
             let until = ended.attempt.0.saturating_add(attempts);
             let attempts = ended.attempt.0..until;
-            delegated.formers.push(FormerDelegation { site: ended.site, attempts, is_adoptable: is_expanded });
-            delegated.used = until - Attempt::FIRST.0;
+            past.formers.push(FormerDelegation { site: ended.site, attempts, is_adoptable: is_expanded });
+            past.used = until - Attempt::FIRST.0;
             let log = self.sites.get_mut(&ended.site).map(|site| &mut site.log);
             if let Some(log) = log.filter(|log| log.journal.is_some()) {
                 log.push(Outgoing::Withdraw { run: run_id, step, stop: false });
@@ -169,7 +181,7 @@ impl State {
 
     /// No attempt is given out twice: those of the step's elements begin after all that an agent may have given out.
     pub(super) fn skip_used_attempts(&mut self, run_id: RunId, step: StepIndex) {
-        let used = self.delegations.get(&run_id).and_then(|steps| steps.get(&step)).map_or(0, |known| known.used);
+        let used = self.delegations.get(&run_id).and_then(|steps| steps.past.get(&step)).map_or(0, |past| past.used);
         if used == 0 {
             return;
         }
@@ -225,17 +237,18 @@ impl State {
 
     fn drop_ended_delegation(&mut self, run: RunId, step: StepIndex) {
         let is_ended = self.runs.get(&run).is_some_and(|run| run.steps[step.index()].is_ended());
-        if is_ended && let Some(known) = self.delegations.get_mut(&run).and_then(|steps| steps.get_mut(&step)) {
-            known.current = None;
+        if is_ended
+            && let Some(delegations) = self.delegations.get_mut(&run)
+            && delegations.current.remove(&step).is_some()
+        {
+            delegations.past.entry(step).or_default();
         }
     }
 
     /// Every delegation to a site.
     pub(crate) fn delegations_at(&self, site: SiteId) -> Vec<(RunId, StepIndex)> {
-        let all =
-            self.delegations.iter().flat_map(|(run, steps)| steps.iter().map(|(step, known)| (*run, *step, known)));
-        let there = all.filter(|(_, _, known)| known.current.as_ref().is_some_and(|current| current.site == site));
-        there.map(|(run, step, _)| (run, step)).collect()
+        let all = self.delegations.iter().flat_map(|(run, steps)| steps.current.iter().map(move |known| (run, known)));
+        all.filter(|(_, (_, delegated))| delegated.site == site).map(|(run, (step, _))| (*run, *step)).collect()
     }
 
     /// Whether the run is being stopped while agents have steps of it: it ends when they have said what they kept.
@@ -247,14 +260,13 @@ impl State {
         for (run_id, steps) in &self.delegations {
             let run = self.run(*run_id);
             assert!(!matches!(run.phase, Phase::Ended(_)), "{run_id} has ended and is delegated");
-            for (step, known) in steps.iter().filter(|(_, known)| known.current.is_some()) {
+            for (step, delegated) in &steps.current {
                 let name = &run.workflow.step(*step).name;
                 assert!(!run.steps[step.index()].is_ended(), "{name} of {run_id} has ended and is delegated");
-                let site = known.current.as_ref().map(|current| current.site);
-                assert!(site.is_some_and(|site| self.sites.contains_key(&site)), "{name} of {run_id} is nowhere");
+                assert!(self.sites.contains_key(&delegated.site), "{name} of {run_id} is nowhere");
             }
         }
     }
 }
 
-pub(crate) type Delegations = BTreeMap<RunId, BTreeMap<StepIndex, DelegatedStep>>;
+pub(crate) type Delegations = BTreeMap<RunId, RunDelegations>;
