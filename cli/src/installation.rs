@@ -233,6 +233,7 @@ impl Installation {
         let mut command = self.command(&["agent", "run", "--data-dir"]);
         command.arg(self.site_directory(site));
         command.args(["--server", &self.ready.agent_addr, "--import-root", "/", "--stop-work-on-exit"]);
+        command.args(["--import-url", "https://", "--import-url", "http://", "--import-url", "s3://"]);
         command.args(&self.options.agent_arguments);
         supervised(&mut command);
         let child =

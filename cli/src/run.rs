@@ -11,7 +11,7 @@ use clap::Args;
 use crate::output::{self, outln};
 use crate::settings::Connection;
 
-pub(crate) use submission::{Submission, check_requirements_here};
+pub(crate) use submission::{Submission, check_requirements_here, taken_in};
 
 #[derive(Debug, Args)]
 pub(crate) struct RunArguments {

@@ -105,6 +105,9 @@ pub(crate) struct AgentOptions {
     /// A folder below which workflows may take files of this machine; may be given more than once.
     #[arg(long = "import-root", value_name = "DIR")]
     imports: Vec<PathBuf>,
+    /// What URLs begin with that workflows may fetch from (`https://`, `s3://bucket`); may be given more than once.
+    #[arg(long = "import-url", value_name = "PREFIX")]
+    import_urls: Vec<String>,
     /// Address of the control plane, if it is not the one that the token named; of several servers, with commas.
     #[arg(long, value_name = "HOST:PORT")]
     server: Option<String>,
@@ -122,6 +125,7 @@ impl AgentOptions {
         let flags = site_agent_daemon::Overrides {
             data_dir: self.data_dir,
             imports: (!self.imports.is_empty()).then_some(self.imports),
+            import_urls: (!self.import_urls.is_empty()).then_some(self.import_urls),
             server: self.server,
             direct_listen: self.direct_listen,
             stop_work_on_exit: self.stop_work_on_exit.then_some(true),

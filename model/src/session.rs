@@ -23,7 +23,7 @@ use crate::id::{
 use crate::resources::{Capacity, Resources};
 use crate::time::Timestamp;
 use crate::value::{ObjectKind, ObjectRef, Type, Value};
-use crate::workflow::{OnDisconnect, Retry, StartMode};
+use crate::workflow::{ImportSource, OnDisconnect, Retry, StartMode};
 
 /// Version of this protocol; peers whose ranges share a version understand each other.
 pub const PROTOCOL_VERSION: u32 = 2;
@@ -364,7 +364,7 @@ pub struct StepTemplate {
 pub enum TemplateWork {
     Script(String),
     Command { command: Vec<String>, bundle: Option<ObjectRef> },
-    Import { path: String, directory: bool },
+    Import { source: ImportSource, directory: bool },
     Null,
 }
 

@@ -16,7 +16,7 @@ use std::time::Duration;
 use indexmap::IndexMap;
 use serde::{Deserialize, Serialize};
 
-pub use self::held::{Given, HeldAt};
+pub use self::held::{FetchedFrom, Given, HeldAt, ImportSource, ImportUrl, ImportUrlError, TakenIn};
 pub use self::parse::{Surroundings, parse};
 pub use self::schema::{action_schema, workflow_schema};
 pub(crate) use self::settings::{check_variable, read_resources};
@@ -69,7 +69,7 @@ impl Workflow {
 pub struct Input {
     pub r#type: Type,
     pub default: Option<Value>,
-    /// A file or directory that a site holds and a step [`Work::Import`] reads there; the name of that step.
+    /// A file or directory that a step [`Work::Import`] takes in at a site; the index of that step.
     pub imported_by: Option<StepIndex>,
     pub description: Option<String>,
     pub place: Place,
@@ -139,8 +139,8 @@ pub enum Work {
     Script(String),
     /// `action:`, an action with the `command` runtime, resolved when the workflow was submitted.
     Action(Action),
-    /// Takes a file or directory that the site holds into its store, read in place at this path.
-    Import { path: String, directory: bool },
+    /// Takes a file or directory into the store of the site: one that it holds, or fetches.
+    Import { source: ImportSource, directory: bool },
     /// Nothing: succeeds as soon as it starts. What `atoll bench engine --executor null` runs.
     Null,
 }

@@ -12,7 +12,8 @@ use atoll_model::placement::PushMode;
 use atoll_model::resources::Capacity;
 use atoll_model::value::{Type, Value};
 use atoll_model::workflow::{
-    Action, Given, HeldAt, OnDisconnect, SiteFacts, StartMode, Surroundings, Work, Workflow, check_sites, parse,
+    Action, Given, HeldAt, ImportSource, OnDisconnect, SiteFacts, StartMode, Surroundings, TakenIn, Work, Workflow,
+    check_sites, parse,
 };
 use expect_test::{Expect, expect};
 
@@ -86,7 +87,7 @@ fn the_example_parses_and_takes_its_input_in_where_it_is_held() {
     let workflow = parsed(EARTHQUAKES);
     let import = &workflow.steps[0];
     assert_eq!(import.name, "inputs.catalogue");
-    assert_eq!(import.work, Work::Import { path: "catalogue.csv".into(), directory: false });
+    assert_eq!(import.work, Work::Import { source: ImportSource::Path("catalogue.csv".into()), directory: false });
     assert_eq!(workflow.inputs["catalogue"].imported_by, Some(StepIndex(0)));
     let clean = &workflow.steps[1];
     assert_eq!(clean.bindings["catalogue"].form, Form::Output { step: StepIndex(0), output: "catalogue".into() });
@@ -147,9 +148,57 @@ fn what_was_given_for_an_input_decides_whether_it_is_taken_in() {
     assert_eq!(sent.steps.len(), 1);
     assert!(sent.inputs["data"].listed && sent.inputs["data"].imported_by.is_none());
     let elsewhere = HeldAt { site: "hpc".parse().expect("valid"), path: "/scratch/d".into() };
-    let elsewhere = parse("w", source, &With(Given::Held(elsewhere))).expect("valid");
-    assert_eq!(elsewhere.steps[0].work, Work::Import { path: "/scratch/d".into(), directory: true });
+    let elsewhere = parse("w", source, &With(Given::TakenIn(TakenIn::Held(elsewhere)))).expect("valid");
+    assert_eq!(
+        elsewhere.steps[0].work,
+        Work::Import { source: ImportSource::Path("/scratch/d".into()), directory: true }
+    );
     assert_eq!(elsewhere.steps[0].site.names, ["hpc".parse().expect("valid")]);
+}
+
+#[test]
+fn an_input_that_is_fetched_is_taken_in_by_a_step_of_its_own_at_any_site_or_the_named_one() {
+    let source = |default: &str| {
+        format!(
+            "workflow: w\ninputs: {{ data: {{ type: TYPE, default: {default} }} }}\nsteps:\n  a: {{ with: {{ f: '${{{{ \
+             inputs.data }}}}' }}, run: 'true' }}\n"
+        )
+    };
+    let file = parsed(&source("{ url: https://example.org/a.csv }").replace("TYPE", "file"));
+    let Work::Import { source: ImportSource::Url(url), directory: false } = &file.steps[0].work else {
+        panic!("{:?}", file.steps[0].work)
+    };
+    assert_eq!(url.as_str(), "https://example.org/a.csv");
+    assert!(file.steps[0].site.names.is_empty() && file.steps[0].retry.other_site);
+    assert!(file.steps[0].retry.attempts > 1, "what does not come is asked for again");
+    let directory = parsed(&source("{ url: s3://survey/tiles, site: hpc }").replace("TYPE", "directory"));
+    assert_eq!(directory.steps[0].site.names, ["hpc".parse().expect("valid")]);
+    assert!(!directory.steps[0].retry.other_site);
+    check(
+        &source("{ url: https://example.org/tiles }").replace("TYPE", "directory"),
+        expect![[r#"
+            2:11 https://example.org/tiles cannot be a directory: only a bucket has some
+                = fetch an archive as a file, and unpack it in a step
+        "#]],
+    );
+    check(
+        &source("{ url: https://example.org/ }").replace("TYPE", "file"),
+        expect![[r#"
+        2:11 https://example.org/ does not say which file it is: it has no path
+    "#]],
+    );
+    check(
+        &source("{ url: ftp://example.org/a, path: /x }").replace("TYPE", "file"),
+        expect![[r#"
+        2:74 it has a `url` already: what is fetched has no `path` at the site
+    "#]],
+    );
+    check(
+        &source("{ url: ftp://example.org/a }").replace("TYPE", "file"),
+        expect![[r#"
+        2:47 a URL: it begins with https://, http:// or s3://
+    "#]],
+    );
 }
 
 #[test]

@@ -117,7 +117,9 @@ impl From<StepTemplate> for wire::StepTemplate {
             TemplateWork::Command { command, bundle } => {
                 Work::Command(wire::ActionCommand { command, bundle: bundle.map(Into::into) })
             }
-            TemplateWork::Import { path, directory } => Work::Import(wire::Import { path, directory }),
+            TemplateWork::Import { source, directory } => {
+                Work::Import(wire::Import { source: source.into(), directory })
+            }
             TemplateWork::Null => Work::Null(wire::Nothing {}),
         };
         let mut bindings = BindingsWriter::new(template.run);
@@ -152,7 +154,7 @@ impl TryFrom<wire::StepTemplate> for StepTemplate {
                 command: action.command,
                 bundle: action.bundle.map(TryInto::try_into).transpose()?,
             },
-            Work::Import(import) => TemplateWork::Import { path: import.path, directory: import.directory },
+            Work::Import(import) => TemplateWork::Import { source: import.source.into(), directory: import.directory },
             Work::Null(wire::Nothing {}) => TemplateWork::Null,
         };
         Ok(Self {

@@ -5,6 +5,7 @@ use std::path::Path;
 use anyhow::Context as _;
 use atoll_model::id::{ObjectId, SiteName};
 use atoll_model::value::{ObjectKind, ObjectRef};
+use atoll_model::workflow::TakenIn;
 use serde_json::{Value, json};
 use storage_sync_engine::stream::Unpacker;
 
@@ -12,11 +13,17 @@ use super::{ObjectArguments, path_of};
 use crate::client::Client;
 use crate::failure::Failure;
 use crate::output::{self, outln};
+use crate::run::taken_in;
 use crate::run::upload::{self, Purpose};
 
 pub(super) async fn import(client: &Client, from: &str, directory: bool, pin: bool, json: bool) -> anyhow::Result<()> {
-    let (value, at) = match of_site(from) {
-        Some((site, path)) => (import_at(client, &site, path, directory).await?, site.to_string()),
+    let (value, at) = match taken_in(from) {
+        Some(taken_in) => {
+            let Some(site) = taken_in.site() else {
+                return Err(Failure::Usage(format!("say which site fetches it: SITE:{from}")).into());
+            };
+            (import_at(client, site, &taken_in, directory).await?, site.to_string())
+        }
         None => (upload::send(client, Path::new(from), &Purpose::default()).await?, "bucket".to_owned()),
     };
     let object = value["object"].as_str().context("the server names the object")?.to_owned();
@@ -37,12 +44,12 @@ fn of_site(from: &str) -> Option<(SiteName, &str)> {
     Some((site.parse().ok()?, path)).filter(|(_, path)| path.starts_with('/') && !Path::new(from).exists())
 }
 
-/// The site takes it in as an input that it holds is taken in: by a run whose only step does nothing.
-async fn import_at(client: &Client, site: &SiteName, path: &str, directory: bool) -> anyhow::Result<Value> {
+/// The site takes it in as it takes in the input of a workflow: by a run whose only step does nothing.
+async fn import_at(client: &Client, site: &SiteName, from: &TakenIn, directory: bool) -> anyhow::Result<Value> {
     let kind = if directory { "directory" } else { "file" };
-    let path = serde_json::to_string(path)?;
+    let from = serde_json::to_string(from)?;
     let source = format!(
-        "workflow: import\ninputs:\n  data: {{ type: {kind}, default: {{ site: {site}, path: {path} }} }}\nsteps:\n  taken: {{ site: {site}, with: {{ data: \"${{{{ inputs.data }}}}\" }}, run: \":\" }}\noutputs:\n  data: ${{{{ inputs.data }}}}\n"
+        "workflow: import\ninputs:\n  data: {{ type: {kind}, default: {from} }}\nsteps:\n  taken: {{ site: {site}, with: {{ data: \"${{{{ inputs.data }}}}\" }}, run: \":\" }}\noutputs:\n  data: ${{{{ inputs.data }}}}\n"
     );
     let finished = client.submit_and_wait(&source, "import.yaml").await?;
     match finished.outputs.get("data") {

@@ -9,7 +9,9 @@ use atoll_model::action::MANIFEST_NAME;
 use atoll_model::diagnostic::Diagnostic;
 use atoll_model::suggestion::did_you_mean;
 use atoll_model::value::{Type, from_text};
-use atoll_model::workflow::{Action, Given, HeldAt, SiteFacts, Surroundings, Work, Workflow};
+use atoll_model::workflow::{
+    Action, FetchedFrom, Given, HeldAt, ImportSource, SiteFacts, Surroundings, TakenIn, Work, Workflow,
+};
 use serde_json::{Map, Value, json};
 
 use super::upload::Purpose;
@@ -34,7 +36,7 @@ pub(crate) struct Submission {
 #[derive(Debug)]
 enum GivenInput {
     Value(Value),
-    Held(HeldAt),
+    TakenIn(TakenIn),
     Path(PathBuf),
 }
 
@@ -182,7 +184,7 @@ impl Submission {
         for (name, given) in &self.inputs {
             let value = match given {
                 GivenInput::Value(value) => value.clone(),
-                GivenInput::Held(held) => json!({ "site": held.site.as_str(), "path": held.path }),
+                GivenInput::TakenIn(from) => serde_json::to_value(from)?,
                 GivenInput::Path(path) => upload::send(client, path, &purpose).await?,
             };
             inputs.insert(name.clone(), value);
@@ -258,16 +260,14 @@ impl Surroundings for Folder<'_> {
 
     fn given(&self, input: &str) -> Given {
         match self.given.get(input) {
-            Some(text) => match text.strip_prefix('@').and_then(held_at) {
-                Some(held) => Given::Held(held),
-                None => Given::Value,
-            },
+            Some(text) => text.strip_prefix('@').and_then(taken_in).map_or(Given::Value, Given::TakenIn),
             None => Given::Nothing,
         }
     }
 }
 
-/// What was given for one input: a value; `@PATH`, which is sent in; or `@SITE:/PATH`, which the site holds.
+/// What was given for one input: a value; `@PATH`, which is sent in; `@SITE:/PATH`, which the site holds; or `@URL` and
+/// `@SITE:URL`, which a site fetches.
 fn given_input(workflow: &Workflow, name: &str, text: &str) -> anyhow::Result<GivenInput> {
     let usage = |message: String| anyhow::Error::from(Failure::Usage(message));
     let Some(input) = workflow.inputs.get(name) else {
@@ -293,8 +293,8 @@ fn given_input(workflow: &Workflow, name: &str, text: &str) -> anyhow::Result<Gi
 }
 
 fn given_path(path: &str, r#type: &Type) -> Result<GivenInput, String> {
-    if let Some(held) = held_at(path) {
-        return Ok(GivenInput::Held(held));
+    if let Some(from) = taken_in(path) {
+        return Ok(GivenInput::TakenIn(from));
     }
     let path = PathBuf::from(path);
     let metadata = std::fs::metadata(&path).map_err(|error| error.to_string())?;
@@ -305,26 +305,33 @@ fn given_path(path: &str, r#type: &Type) -> Result<GivenInput, String> {
     }
 }
 
-/// `SITE:/PATH`, unless there is a file of that very name here.
-fn held_at(text: &str) -> Option<HeldAt> {
-    let (site, path) = text.split_once(':')?;
-    if !path.starts_with('/') || Path::new(text).exists() {
+/// `URL`, `SITE:URL` or `SITE:/PATH`, unless there is a file of that very name here.
+pub(crate) fn taken_in(text: &str) -> Option<TakenIn> {
+    if Path::new(text).exists() {
         return None;
     }
-    Some(HeldAt { site: site.parse().ok()?, path: path.to_owned() })
+    if let Ok(url) = text.parse() {
+        return Some(TakenIn::Fetched(FetchedFrom { url, site: None }));
+    }
+    let (site, from) = text.split_once(':')?;
+    let site = site.parse().ok()?;
+    if let Ok(url) = from.parse() {
+        return Some(TakenIn::Fetched(FetchedFrom { url, site: Some(site) }));
+    }
+    from.starts_with('/').then(|| TakenIn::Held(HeldAt { site, path: from.to_owned() }))
 }
 
 /// A default that a site holds at a relative path is meant relative to the workflow file.
 fn hold_where_the_file_is(workflow: &Workflow, folder: &Path, inputs: &mut BTreeMap<String, GivenInput>) {
     for (name, input) in &workflow.inputs {
         let Some(step) = input.imported_by.map(|index| workflow.step(index)) else { continue };
-        let Work::Import { path, .. } = &step.work else { continue };
+        let Work::Import { source: ImportSource::Path(path), .. } = &step.work else { continue };
         // One that was given is absolute.
         if !Path::new(path).is_absolute()
             && let Some(site) = step.site.names.first()
         {
             let held = HeldAt { site: site.clone(), path: folder.join(path).display().to_string() };
-            inputs.insert(name.clone(), GivenInput::Held(held));
+            inputs.insert(name.clone(), GivenInput::TakenIn(TakenIn::Held(held)));
         }
     }
 }

@@ -9,6 +9,7 @@ use crate::limits::WORKFLOW_BYTES_MAX;
 use crate::reading::Report;
 use crate::session::{StepTemplate, TemplateWork};
 use crate::units::parse_size;
+use crate::workflow::{ImportSource, ImportUrl};
 use crate::yaml::{Kind, Node};
 
 /// What the administrator of a site has written. An empty one allows everything.
@@ -74,7 +75,7 @@ pub struct SiteMatch {
     pub step: Option<String>,
     /// Matches outputs only, never a log or an execution.
     pub output: Option<String>,
-    /// Matches only what a step takes in from this path of the machine.
+    /// Matches only what a step takes in from this path of the machine, or from this URL.
     pub path: Option<String>,
     /// Matches only on the way there: the name of a site, or [`BUCKET`].
     pub to: Option<String>,
@@ -161,7 +162,7 @@ impl SiteRule {
         let (kind, path) = match &template.work {
             TemplateWork::Script(_) => (Some(WorkKind::Script), None),
             TemplateWork::Command { .. } => (Some(WorkKind::Action), None),
-            TemplateWork::Import { path, .. } => (Some(WorkKind::Import), Some(path.as_str())),
+            TemplateWork::Import { source, .. } => (Some(WorkKind::Import), Some(source)),
             TemplateWork::Null => (None, None),
         };
         let named = |pattern: &Option<String>, name: &str| pattern.as_deref().is_none_or(|p| glob_matches(p, name));
@@ -173,9 +174,17 @@ impl SiteRule {
     }
 
     /// A path that is written in a roundabout way is taken for what is refused, and not for what is allowed.
-    fn matches_path(&self, pattern: &str, path: &str) -> bool {
-        let is_plain = path.starts_with('/') && path[1..].split('/').all(|part| !matches!(part, "" | "." | ".."));
-        if is_plain { glob_matches(pattern, path) } else { self.refuses }
+    fn matches_path(&self, pattern: &str, source: &ImportSource) -> bool {
+        let is_of_url = pattern.parse::<ImportUrl>().is_ok();
+        let (text, is_plain) = match source {
+            ImportSource::Path(path) if is_of_url => (path.as_str(), true),
+            ImportSource::Path(path) => {
+                let parts = path.strip_prefix('/').map(|path| path.split('/'));
+                (path.as_str(), parts.is_some_and(|mut parts| parts.all(|part| !matches!(part, "" | "." | ".."))))
+            }
+            ImportSource::Url(url) => (url.as_str(), !is_of_url || url.is_plain()),
+        };
+        if is_plain { glob_matches(pattern, text) } else { self.refuses }
     }
 }
 
@@ -233,8 +242,9 @@ fn read_match(report: &mut Report, node: &Node, known: &[&str]) -> SiteMatch {
     let to = text("to");
     if let (Some(path), Some(node)) = (&path, fields.get("path"))
         && !path.starts_with('/')
+        && path.parse::<ImportUrl>().is_err()
     {
-        report.error(node.place, "`path` begins with `/`", None);
+        report.error(node.place, "`path` begins with `/`, or is a URL", None);
     }
     let kinds = [("script", WorkKind::Script), ("action", WorkKind::Action), ("import", WorkKind::Import)];
     let mut work = Vec::new();

@@ -2,7 +2,7 @@
 
 use indexmap::IndexMap;
 
-use super::held::{Given, HeldAt};
+use super::held::{FetchedFrom, Given, HeldAt, TakenIn};
 use super::parse::Surroundings;
 use crate::diagnostic::Place;
 use crate::id::StepIndex;
@@ -11,12 +11,12 @@ use crate::value::Type;
 use crate::workflow::Input;
 use crate::yaml::{Entry, Kind, Node};
 
-/// An input that a site holds, and a step takes in.
+/// An input that a step takes in at a site.
 #[derive(Debug)]
-pub(super) struct Held {
+pub(super) struct Imported {
     pub(super) input: String,
     pub(super) r#type: Type,
-    pub(super) at: HeldAt,
+    pub(super) from: TakenIn,
     pub(super) place: Place,
 }
 
@@ -24,35 +24,51 @@ pub(super) fn read_inputs(
     report: &mut Report,
     node: &Node,
     surroundings: &dyn Surroundings,
-) -> (IndexMap<String, Input>, Vec<Held>) {
+) -> (IndexMap<String, Input>, Vec<Imported>) {
     let mut inputs = IndexMap::new();
-    let mut all_held = Vec::new();
+    let mut all_imported = Vec::new();
     for entry in report.entries(node, "`inputs`") {
         report.name(&entry.key, entry.key_place, "an input", true);
         let (mut input, default) = read_input(report, entry);
-        let held = match surroundings.given(&entry.key) {
+        let taken_in = match surroundings.given(&entry.key) {
             Given::Nothing => default,
             Given::Value => None,
-            Given::Held(at) if matches!(input.r#type, Type::File | Type::Directory) => Some(at),
-            // It may be meant as it stands: an object with these two fields.
-            Given::Held(_) if input.r#type == Type::Object => None,
-            Given::Held(_) => {
+            Given::TakenIn(from) if matches!(input.r#type, Type::File | Type::Directory) => Some(from),
+            // It may be meant as it stands: an object with these fields.
+            Given::TakenIn(_) if input.r#type == Type::Object => None,
+            Given::TakenIn(_) => {
                 let message =
-                    format!("`{}` is {}; only a file or a directory is held at a site", entry.key, input.r#type);
+                    format!("`{}` is {}; only a file or a directory is taken in at a site", entry.key, input.r#type);
                 report.error(entry.key_place, message, None);
                 None
             }
         };
-        if let Some(at) = held {
-            input.imported_by = Some(StepIndex(u16::try_from(all_held.len()).unwrap_or(u16::MAX)));
-            all_held.push(Held { input: entry.key.clone(), r#type: input.r#type.clone(), at, place: entry.key_place });
+        if let Some(from) = taken_in.filter(|from| fits(report, from, &input.r#type, entry.key_place)) {
+            input.imported_by = Some(StepIndex(u16::try_from(all_imported.len()).unwrap_or(u16::MAX)));
+            let (input, r#type) = (entry.key.clone(), input.r#type.clone());
+            all_imported.push(Imported { input, r#type, from, place: entry.key_place });
         }
         inputs.insert(entry.key.clone(), input);
     }
-    (inputs, all_held)
+    (inputs, all_imported)
 }
 
-fn read_input(report: &mut Report, entry: &Entry) -> (Input, Option<HeldAt>) {
+/// What is fetched must be known for what it is: a web server does not say what is below a URL.
+fn fits(report: &mut Report, from: &TakenIn, r#type: &Type, place: Place) -> bool {
+    let TakenIn::Fetched(FetchedFrom { url, .. }) = from else { return true };
+    if *r#type == Type::Directory && url.in_bucket().is_none() {
+        let help = "fetch an archive as a file, and unpack it in a step";
+        report.error(place, format!("{url} cannot be a directory: only a bucket has some"), Some(help.to_owned()));
+        return false;
+    }
+    if *r#type == Type::File && url.file_name().is_none() {
+        report.error(place, format!("{url} does not say which file it is: it has no path"), None);
+        return false;
+    }
+    true
+}
+
+fn read_input(report: &mut Report, entry: &Entry) -> (Input, Option<TakenIn>) {
     let place = entry.key_place;
     let input = |r#type| Input { r#type, default: None, imported_by: None, description: None, place, listed: false };
     if !matches!(entry.value.kind, Kind::Mapping(_)) {
@@ -64,22 +80,35 @@ fn read_input(report: &mut Report, entry: &Entry) -> (Input, Option<HeldAt>) {
         fields.get("description").and_then(|node| report.text(node, "`description`")).map(str::to_owned);
     let Some(default) = fields.get("default") else { return (input, None) };
     if matches!(input.r#type, Type::File | Type::Directory) {
-        return (input, read_held(report, default));
+        return (input, read_taken_in(report, default));
     }
     input.default = report.value(default, &input.r#type, &format!("the default of `{}`", entry.key));
     (input, None)
 }
 
-/// `{ site: edge, path: data/x.csv }`
-fn read_held(report: &mut Report, node: &Node) -> Option<HeldAt> {
+/// `{ site: edge, path: data/x.csv }`, or `{ url: https://example.org/x.csv }` with or without a site.
+fn read_taken_in(report: &mut Report, node: &Node) -> Option<TakenIn> {
     if !matches!(node.kind, Kind::Mapping(_)) {
-        let help = "write where it is held: `default: { site: edge, path: data/x.csv }`; or leave it out, and send one \
-                    with `-i NAME=@PATH`";
+        let help = "write where it is held, `default: { site: edge, path: data/x.csv }`, or fetched from, `default: { url: \
+                    https://example.org/x.csv }`; or leave it out, and send one with `-i NAME=@PATH`";
         let message = format!("the default of a file or directory cannot be {}", node.described());
         report.error(node.place, message, Some(help.to_owned()));
         return None;
     }
-    let fields = report.fields(node, "a file that a site holds", &["site", "path"]);
+    let fields = report.fields(node, "a file that a site holds or fetches", &["site", "path", "url"]);
+    if let Some(url) = fields.get("url") {
+        if let Some(path) = fields.get("path") {
+            report.error(path.place, "it has a `url` already: what is fetched has no `path` at the site", None);
+            return None;
+        }
+        let site = fields.get("site").map(|node| report.parsed(node, "a site"));
+        let url = report.parsed(url, "a URL");
+        let site = match site {
+            Some(named) => Some(named?),
+            None => None,
+        };
+        return Some(TakenIn::Fetched(FetchedFrom { url: url?, site }));
+    }
     let site = match fields.get("site") {
         Some(node) => report.parsed(node, "a site"),
         None => {
@@ -100,5 +129,5 @@ fn read_held(report: &mut Report, node: &Node) -> Option<HeldAt> {
             None
         }
     };
-    Some(HeldAt { site: site?, path: path?.to_owned() })
+    Some(TakenIn::Held(HeldAt { site: site?, path: path?.to_owned() }))
 }

@@ -2,8 +2,8 @@
 
 use indexmap::IndexMap;
 
-use super::held::{Given, HeldAt};
-use super::inputs::{Held, read_inputs};
+use super::held::{Given, ImportSource};
+use super::inputs::{Imported, read_inputs};
 use super::order::order_steps;
 use super::rules::read_rules;
 use super::settings::read_concurrency;
@@ -57,7 +57,7 @@ fn read(report: &mut Report, source: &str, root: &Node, surroundings: &dyn Surro
     let description = fields.get("description").and_then(|node| report.text(node, "`description`")).map(str::to_owned);
     let requires =
         fields.get("requires").map(|node| report.texts(node, "a program that is required")).unwrap_or_default();
-    let (mut inputs, held) = match fields.get("inputs") {
+    let (mut inputs, imported) = match fields.get("inputs") {
         Some(node) if !node.is_null() => read_inputs(report, node, surroundings),
         Some(_) | None => Default::default(),
     };
@@ -66,10 +66,11 @@ fn read(report: &mut Report, source: &str, root: &Node, surroundings: &dyn Surro
         report.error(root.place, "a workflow needs `steps`", Some(help));
         return None;
     };
-    let drafts = read_drafts(report, steps_node, held.len(), surroundings);
-    let names = names(&inputs, &held, &drafts);
+    let drafts = read_drafts(report, steps_node, imported.len(), surroundings);
+    let names = names(&inputs, &imported, &drafts);
     let mut listed = Vec::new();
-    let mut steps: Vec<Step> = held.iter().zip(0..).map(|(held, index)| import_step(held, StepIndex(index))).collect();
+    let mut steps: Vec<Step> =
+        imported.iter().zip(0..).map(|(imported, index)| import_step(imported, StepIndex(index))).collect();
     for draft in drafts {
         steps.push(draft.into_step(report, source, &names, &mut listed));
     }
@@ -120,12 +121,12 @@ fn read_name(report: &mut Report, fields: &Fields<'_>) -> String {
     name.to_owned()
 }
 
-fn names(inputs: &IndexMap<String, Input>, held: &[Held], drafts: &[Draft<'_>]) -> Names {
+fn names(inputs: &IndexMap<String, Input>, imported: &[Imported], drafts: &[Draft<'_>]) -> Names {
     let mut names = Names::default();
     for (name, input) in inputs {
         names.inputs.insert(name.clone(), (input.r#type.clone(), input.imported_by));
     }
-    debug_assert!(held.iter().all(|held| names.inputs.contains_key(&held.input)));
+    debug_assert!(imported.iter().all(|imported| names.inputs.contains_key(&imported.input)));
     for draft in drafts {
         let outputs = draft.outputs.iter().map(|(name, output)| (name.clone(), output.r#type.clone())).collect();
         let step = StepNames { index: draft.index, fans_out: draft.fans_out(), outputs, unknown: draft.unknown };
@@ -134,23 +135,37 @@ fn names(inputs: &IndexMap<String, Input>, held: &[Held], drafts: &[Draft<'_>]) 
     names
 }
 
-/// The step that takes an input in at the site that holds it.
-fn import_step(held: &Held, index: StepIndex) -> Step {
-    let HeldAt { site, path } = &held.at;
-    let output = Output { r#type: held.r#type.clone(), optional: false, listed: false, place: held.place };
+/// How often what does not come is fetched again, and after how long for the first time.
+const FETCH_ATTEMPTS: u32 = 3;
+const FETCH_BACKOFF: std::time::Duration = std::time::Duration::from_secs(2);
+
+/// The step that takes an input in at the site that holds or fetches it.
+fn import_step(imported: &Imported, index: StepIndex) -> Step {
+    let output = Output { r#type: imported.r#type.clone(), optional: false, listed: false, place: imported.place };
+    let site = imported.from.site();
+    let source = imported.from.source();
+    // What one site cannot fetch, another may.
+    let retry = match source {
+        ImportSource::Path(_) => Retry::default(),
+        ImportSource::Url(_) => Retry { attempts: FETCH_ATTEMPTS, backoff: FETCH_BACKOFF, other_site: site.is_none() },
+    };
     Step {
-        name: format!("inputs.{}", held.input),
+        name: format!("inputs.{}", imported.input),
         index,
-        place: held.place,
-        work: Work::Import { path: path.clone(), directory: held.r#type == Type::Directory },
+        place: imported.place,
+        work: Work::Import { source, directory: imported.r#type == Type::Directory },
         bindings: IndexMap::new(),
         foreach: None,
         when: None,
-        site: SiteSelector { names: vec![site.clone()], place: held.place, ..SiteSelector::default() },
+        site: SiteSelector {
+            names: site.cloned().into_iter().collect(),
+            place: imported.place,
+            ..SiteSelector::default()
+        },
         resources: Resources::default(),
-        resource_places: ResourcePlaces { cpu: held.place, memory: held.place },
-        retry: Retry::default(),
-        outputs: IndexMap::from_iter([(held.input.clone(), output)]),
+        resource_places: ResourcePlaces { cpu: imported.place, memory: imported.place },
+        retry,
+        outputs: IndexMap::from_iter([(imported.input.clone(), output)]),
         needs: Vec::new(),
         start: StartMode::default(),
         on_disconnect: OnDisconnect::default(),

@@ -149,7 +149,8 @@ fn template() -> impl Strategy<Value = StepTemplate> {
         text().prop_map(TemplateWork::Script),
         (vec(text(), 0..4), option::of(object()))
             .prop_map(|(command, bundle)| TemplateWork::Command { command, bundle }),
-        (text(), any::<bool>()).prop_map(|(path, directory)| TemplateWork::Import { path, directory }),
+        (text(), any::<bool>())
+            .prop_map(|(source, directory)| TemplateWork::Import { source: source.into(), directory }),
         Just(TemplateWork::Null),
     ];
     let resources = (any::<u32>(), option::of(any::<u64>()), option::of(duration()))

@@ -10,6 +10,7 @@ use atoll_model::diagnostic::Diagnostic;
 use atoll_model::id::SiteName;
 use atoll_model::limits::EVICTION_IDLE;
 use atoll_model::policy::SitePolicy;
+use atoll_model::workflow::ImportUrl;
 use serde::{Deserialize, Deserializer};
 
 use crate::scrub::ScrubSettings;
@@ -28,8 +29,8 @@ pub struct Config {
     pub labels: BTreeMap<String, String>,
     /// What the site's administrator lets the control plane have; everything unless given.
     pub policy: SitePolicy,
-    /// Folders below which a workflow may take files of this machine into the store. None unless given.
-    pub imports: Vec<PathBuf>,
+    /// What a workflow may take into the store. Nothing unless given.
+    pub imports: Imports,
     pub journal: JournalBackend,
     /// Where `/metrics` is served, if anywhere.
     pub metrics_listen: Option<SocketAddr>,
@@ -55,6 +56,21 @@ pub struct Config {
     pub stop_work_on_exit: bool,
     /// The program that shims are started from: this one, unless a test says otherwise.
     pub shim_program: Option<ShimProgram>,
+}
+
+/// What workflows may take into the store of a site.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Imports {
+    /// Folders of this machine; what is below them may be taken in.
+    pub roots: Vec<PathBuf>,
+    /// What URLs begin with that may be fetched: `https://`, `https://example.org/data/`, `s3://bucket`.
+    pub urls: Vec<String>,
+}
+
+impl Imports {
+    pub(crate) fn allows(&self, url: &ImportUrl) -> bool {
+        self.urls.iter().any(|prefix| url.is_below(prefix))
+    }
 }
 
 /// How a shim is started: `program arguments… DIRECTORY`.
@@ -108,6 +124,7 @@ pub struct Overrides {
     /// The file of the site's policy.
     pub policy: Option<PathBuf>,
     pub imports: Option<Vec<PathBuf>>,
+    pub import_urls: Option<Vec<String>>,
     pub journal: Option<JournalBackend>,
     pub metrics_listen: Option<SocketAddr>,
     pub direct_listen: Option<SocketAddr>,
@@ -139,6 +156,8 @@ pub enum ConfigError {
     Variable { variable: String, value: String, message: String },
     #[error("{path} is not a path to use: it must be absolute", path = .0.display())]
     RelativePath(PathBuf),
+    #[error("import_urls: {0} is not what a URL begins with that can be fetched: https://, http:// or s3://")]
+    ImportUrl(String),
     #[error("cpus = {0}: an agent offers at least a hundredth of a CPU, and at most 4,000,000")]
     Cpus(f64),
     #[error("{}", lines(.0))]
@@ -177,7 +196,10 @@ impl Config {
             Some(cpus) => return Err(ConfigError::Cpus(cpus)),
             None => None,
         };
-        let imports = said.imports.unwrap_or_default();
+        let imports = Imports { roots: said.imports.unwrap_or_default(), urls: said.import_urls.unwrap_or_default() };
+        if let Some(url) = imports.urls.iter().find(|url| !is_url_prefix(url)) {
+            return Err(ConfigError::ImportUrl(url.clone()));
+        }
         let usual = ScrubSettings::default();
         let scrub = ScrubSettings {
             days: said.scrub_days.unwrap_or(usual.days),
@@ -189,7 +211,7 @@ impl Config {
                 .transpose()
                 .map_err(ConfigError::Hours)?,
         };
-        if let Some(relative) = imports.iter().find(|path| !path.is_absolute()) {
+        if let Some(relative) = imports.roots.iter().find(|path| !path.is_absolute()) {
             return Err(ConfigError::RelativePath(relative.clone()));
         }
         Ok(Self {
@@ -224,7 +246,7 @@ impl Config {
             memory_bytes: None,
             labels: BTreeMap::new(),
             policy: SitePolicy::default(),
-            imports: Vec::new(),
+            imports: Imports::default(),
             journal: JournalBackend::default(),
             metrics_listen: None,
             direct_listen: None,
@@ -270,6 +292,7 @@ impl Overrides {
             labels: parsed(variable, "LABELS", parse_labels)?.unwrap_or_default(),
             policy: parsed(variable, "POLICY", |text| Ok(PathBuf::from(text)))?,
             imports: parsed(variable, "IMPORTS", |text| Ok(std::env::split_paths(text).collect()))?,
+            import_urls: parsed(variable, "IMPORT_URLS", parse_list)?,
             journal: parsed(variable, "JOURNAL", str::parse)?,
             metrics_listen: parsed(variable, "METRICS_LISTEN", |text| {
                 text.parse().map_err(|_| "not an address such as 127.0.0.1:9101".to_owned())
@@ -307,6 +330,7 @@ impl Overrides {
             labels: self.labels,
             policy: later.policy.or(self.policy),
             imports: later.imports.or(self.imports),
+            import_urls: later.import_urls.or(self.import_urls),
             journal: later.journal.or(self.journal),
             metrics_listen: later.metrics_listen.or(self.metrics_listen),
             direct_listen: later.direct_listen.or(self.direct_listen),
@@ -348,6 +372,10 @@ fn default_data_dir(variable: &dyn Fn(&str) -> Option<String>) -> Result<PathBuf
 }
 
 /// Reads a list with commas.
+fn is_url_prefix(text: &str) -> bool {
+    ["https://", "http://", "s3://"].iter().any(|scheme| text.starts_with(scheme))
+}
+
 fn parse_list<T: FromStr>(text: &str) -> Result<Vec<T>, String> {
     let parse = |part: &str| part.trim().parse().map_err(|_| format!("{part:?} is not what stands here"));
     text.split(',').filter(|part| !part.trim().is_empty()).map(parse).collect()

@@ -30,6 +30,7 @@ use object_store::signer::{Method, Signer as _};
 use object_store::{GetOptions, ObjectStore, ObjectStoreExt as _};
 
 pub use self::inside::TreeContents;
+pub(crate) use self::open::open_s3;
 pub use self::stored::{Encryption, Found, Stored};
 use crate::encryption::{HEADER_BYTES, Header, RangeReader, Tampered};
 use crate::store::error::is_full;

@@ -9,7 +9,8 @@
 //! - Every byte that arrives is verified before it is used, every byte that leaves while it is read.
 //! - No key of a bucket is needed to move an object: URLs for one object and method are enough.
 //!
-//! [`store::SiteStore`] blocks and is called from threads made for that; [`bucket`], [`direct`] and [`transfer`] are asynchronous.
+//! [`store::SiteStore`] blocks and is called from threads made for that; [`bucket`], [`direct`],
+//! [`outside`] and [`transfer`] are asynchronous.
 
 pub mod bucket;
 mod buffers;
@@ -17,6 +18,7 @@ pub mod direct;
 pub mod encryption;
 mod hash;
 mod manifest;
+pub mod outside;
 pub mod store;
 pub mod stream;
 pub mod transfer;

@@ -74,6 +74,42 @@ fn files_of_this_machine_and_of_a_site_are_taken_in() -> Result<()> {
     Ok(())
 }
 
+/// Serves one file to whoever asks; its address.
+fn web_server(content: &'static str) -> Result<String> {
+    let listener = std::net::TcpListener::bind("127.0.0.1:0")?;
+    let address = listener.local_addr()?;
+    std::thread::spawn(move || {
+        for stream in listener.incoming() {
+            let Ok(mut stream) = stream else { return };
+            let mut request = [0; 4096];
+            let _ = std::io::Read::read(&mut stream, &mut request);
+            let answer = format!("HTTP/1.1 200 OK\r\nContent-Length: {}\r\n\r\n{content}", content.len());
+            let _ = std::io::Write::write_all(&mut stream, answer.as_bytes());
+        }
+    });
+    Ok(format!("http://{address}"))
+}
+
+#[test]
+fn an_input_is_fetched_by_a_site_from_what_its_administrator_lists() -> Result<()> {
+    let web = web_server("3,4\n")?;
+    let agent_arguments = vec!["--import-url".to_owned(), format!("{web}/open/")];
+    let cluster = Cluster::start(Options { sites: vec!["edge"], agent_arguments, ..Options::default() })?;
+    let workflow = "workflow: fetched\ninputs: { readings: { type: file } }\nsteps:\n  count:\n    with: { readings: \"${{ inputs.readings }}\" }\n    run: |\n      basename \"$readings\" > \"$ATOLL_OUTPUTS/name\"\n      cat \"$readings\" > \"$ATOLL_OUTPUTS/text\"\n    outputs: { name: string, text: string }\noutputs:\n  name: ${{ steps.count.outputs.name }}\n  text: ${{ steps.count.outputs.text }}\n";
+    let run = cluster.submit(workflow, &["-i", &format!("readings=@{web}/open/readings.csv")])?;
+    let shown = cluster.wait_for_end(&run)?;
+    let expected = serde_json::json!({ "name": "readings.csv", "text": "3,4" });
+    assert_eq!((&shown["state"], &shown["outputs"]), (&"succeeded".into(), &expected), "{shown:#}");
+    let held = json(&cluster, &["data", "import", &format!("edge:{web}/open/readings.csv")])?;
+    assert_eq!((&held["at"], &held["value"]["bytes"]), (&"edge".into(), &4.into()), "{held:#}");
+
+    let run = cluster.submit(workflow, &["-i", &format!("readings=@{web}/closed/readings.csv")])?;
+    let shown = cluster.wait_for_end(&run)?;
+    assert_eq!(shown["state"], "failed");
+    assert!(shown["error"].to_string().contains("import_urls"), "{shown:#}");
+    Ok(())
+}
+
 #[test]
 fn d5_one_bit_flipped_in_a_store_is_found_named_and_repaired() -> Result<()> {
     use std::os::unix::fs::PermissionsExt as _;

@@ -137,7 +137,9 @@ impl ControlPlane {
                 command: action.command.clone(),
                 bundle: action.bundle.map(|id| ObjectRef { id, kind: ObjectKind::Tree, bytes: action.bundle_bytes }),
             },
-            Work::Import { path, directory } => TemplateWork::Import { path: path.clone(), directory: *directory },
+            Work::Import { source, directory } => {
+                TemplateWork::Import { source: source.clone(), directory: *directory }
+            }
             Work::Null => TemplateWork::Null,
         };
         let text = match &work {

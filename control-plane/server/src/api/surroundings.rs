@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use atoll_model::action;
 use atoll_model::value::{Value, from_json};
-use atoll_model::workflow::{Action, Given, HeldAt, Surroundings, Workflow};
+use atoll_model::workflow::{Action, Given, Surroundings, TakenIn, Workflow};
 use control_plane_core::Rejection;
 use indexmap::IndexMap;
 use serde::Deserialize;
@@ -44,10 +44,8 @@ impl Surroundings for Sent {
     fn given(&self, input: &str) -> Given {
         match self.inputs.get(input) {
             None => Given::Nothing,
-            Some(json) => match held_at(json) {
-                Some(held) => Given::Held(held),
-                None => Given::Value,
-            },
+            // `{"site": …, "path": …}` or `{"url": …}`; anything else is a value.
+            Some(json) => TakenIn::deserialize(json).map_or(Given::Value, Given::TakenIn),
         }
     }
 }
@@ -81,9 +79,4 @@ impl Sent {
             None => Ok(values),
         }
     }
-}
-
-/// `{"site": …, "path": …}` is a file or directory that the site holds.
-fn held_at(json: &Json) -> Option<HeldAt> {
-    HeldAt::deserialize(json).ok()
 }

@@ -34,7 +34,10 @@ fn site() -> Site {
 }
 
 fn import(step: u16, path: &str) -> StepTemplate {
-    StepTemplate { work: TemplateWork::Import { path: path.to_owned(), directory: false }, ..with_output(step) }
+    StepTemplate {
+        work: TemplateWork::Import { source: path.to_owned().into(), directory: false },
+        ..with_output(step)
+    }
 }
 
 /// Runs the execution to its success, with this output and a log of the next number.
@@ -76,6 +79,26 @@ fn what_the_site_withholds_is_not_pushed_whoever_asks_and_the_rule_is_named() {
     assert_eq!(push(&mut site, 11).as_deref(), Some(reason), "nor is its log");
     assert_eq!(push(&mut site, 20), None);
     assert_eq!(site.agent.withheld(object(10).id), Some(reason));
+}
+
+#[test]
+fn what_is_fetched_from_a_url_is_withheld_by_the_pattern_of_urls_and_by_no_pattern_of_paths() {
+    let policy = "leave:\n  - refuse: { path: '/data/*' }\n  - refuse: { path: 'https://private.example.org/*' }\n";
+    let policy = SitePolicy::parse("policy.yaml", policy).unwrap();
+    let mut site = Site::with(Config { policy, ..config() });
+    site.connect();
+    for (step, url) in [
+        (0, "https://example.org/a.csv"),
+        (1, "https://private.example.org/a.csv"),
+        (2, "https://example.org/../private/a.csv"),
+    ] {
+        site.prepare(&import(step, url));
+        site.dispatch(step, 0..1);
+        makes(&mut site, step, 10 * (u8::try_from(step).unwrap() + 1));
+    }
+    assert_eq!(push(&mut site, 10), None);
+    assert!(push(&mut site, 20).is_some_and(|reason| reason.contains("policy.yaml:3")));
+    assert!(push(&mut site, 30).is_some(), "what is written in a roundabout way is taken for what is refused");
 }
 
 #[test]

@@ -4,6 +4,7 @@
 mod attempts;
 mod cgroups;
 mod collect;
+mod imports;
 mod live;
 mod orders;
 mod recovery;
@@ -33,7 +34,7 @@ use site_agent_core::event::{FoundAttempt, Seal};
 use storage_sync_engine::store::{SiteStore, Stored};
 use tokio_util::sync::CancellationToken;
 
-use crate::config::ShimProgram;
+use crate::config::{Imports, ShimProgram};
 use crate::shim::protocol::{Common, FromShim, Key};
 use crate::telemetry::{Meters, Spans, level};
 
@@ -60,7 +61,7 @@ pub(crate) struct LocalOptions {
     pub data_dir: PathBuf,
     pub store: SiteStore,
     pub program: ShimProgram,
-    pub imports: Vec<PathBuf>,
+    pub imports: Imports,
     /// Bytes of one log that are kept; the middle of a longer one is dropped.
     pub log_bytes_max: u64,
     pub logs: LogPlaces,

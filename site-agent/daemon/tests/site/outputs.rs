@@ -99,7 +99,7 @@ async fn g6_a_file_with_an_odd_name_is_read_by_that_name() {
     std::fs::write(path.join(std::ffi::OsStr::from_bytes(name)), "inside").unwrap();
     let mut site = Site::start_with(&format!("imports = [{:?}]", folder.path())).await;
     let mut import = site.step("");
-    import.work = TemplateWork::Import { path: path.to_str().unwrap().to_owned(), directory: true };
+    import.work = TemplateWork::Import { source: path.to_str().unwrap().to_owned().into(), directory: true };
     import.outputs = vec![output("value", Type::Directory)];
     let import = site.run_step(import);
     let made = site.control.finished(import).await;

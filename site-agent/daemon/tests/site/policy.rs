@@ -29,7 +29,7 @@ async fn site() -> (Site, PathBuf) {
 }
 
 fn import(site: &mut Site, path: &std::path::Path) -> StepTemplate {
-    let work = TemplateWork::Import { path: path.to_str().unwrap().to_owned(), directory: true };
+    let work = TemplateWork::Import { source: path.to_str().unwrap().to_owned().into(), directory: true };
     StepTemplate { work, outputs: vec![output("data", Type::Directory)], ..site.step("") }
 }
 

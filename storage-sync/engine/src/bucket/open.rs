@@ -36,6 +36,11 @@ pub(super) fn open(url: &str, options: BucketOptions) -> Result<Bucket, BucketEr
     Ok(Bucket { backend: Backend::Directory(Arc::new(directory)), prefix: Path::default(), url_lifetime })
 }
 
+/// A bucket of somebody else's, with what the environment says of it.
+pub(crate) fn open_s3(name: &str) -> Result<object_store::aws::AmazonS3, BucketError> {
+    s3(name, &BucketOptions::default())
+}
+
 fn s3(name: &str, options: &BucketOptions) -> Result<object_store::aws::AmazonS3, BucketError> {
     let mut builder = AmazonS3Builder::from_env();
     if let Some(path) = &options.credentials_file {

@@ -8,6 +8,7 @@ use atoll_model::session::StepTemplate;
 use atoll_model::time::Timestamp;
 use site_agent_core::command::StartInput;
 use storage_sync_engine::store::{Lent, Stored};
+use tokio_util::sync::CancellationToken;
 
 use super::live::{LogPlace, LogPlaces};
 use super::slot::StepKey;
@@ -36,6 +37,8 @@ pub(super) enum Phase {
         since: Timestamp,
         ahead: Option<u32>,
         killed: bool,
+        /// Gives up what is being fetched, if it is.
+        fetching: Option<CancellationToken>,
     },
     /// A slot has it. The order is kept in case the slot's shim dies before it has claimed it.
     Handed {

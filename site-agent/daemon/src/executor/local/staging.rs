@@ -6,9 +6,13 @@ use std::path::{Path, PathBuf};
 use std::sync::Mutex;
 
 use atoll_model::session::{FailureReason, StepTemplate, TemplateWork};
-use atoll_model::value::{ObjectRef, Value};
-use storage_sync_engine::store::{Entry, IngestError, Lent, SiteStore, Source, StoreError, Stored};
+use atoll_model::value::ObjectRef;
+use atoll_model::workflow::ImportSource;
+use storage_sync_engine::store::{Entry, Lent, SiteStore, Source, StoreError, Stored};
+use tokio_util::sync::CancellationToken;
 
+use super::imports::{self, Import};
+use crate::config::Imports;
 use crate::shim::{make_private, remove_whatever};
 
 /// Why something cannot be started.
@@ -21,7 +25,7 @@ pub(crate) struct StagingFailure {
 }
 
 impl StagingFailure {
-    fn new(reason: FailureReason, message: String) -> Self {
+    pub(super) fn new(reason: FailureReason, message: String) -> Self {
         Self { reason, message, damaged: None }
     }
 
@@ -56,13 +60,13 @@ pub(super) struct Stage {
     store: SiteStore,
     staged: PathBuf,
     actions: PathBuf,
-    imports: Vec<PathBuf>,
+    imports: Imports,
     /// One action at a time is made, each once.
     making_action: Mutex<()>,
 }
 
 impl Stage {
-    pub(super) fn new(store: SiteStore, data_dir: &Path, imports: Vec<PathBuf>) -> io::Result<Self> {
+    pub(super) fn new(store: SiteStore, data_dir: &Path, imports: Imports) -> io::Result<Self> {
         let [staged, actions] = ["staged", "actions"].map(|name| data_dir.join(name));
         make_private(&staged)?;
         make_private(&actions)?;
@@ -110,49 +114,25 @@ impl Stage {
         Ok(action)
     }
 
-    /// Takes a file or directory of this machine into the store.
-    pub(super) fn import(&self, path: &str, directory: bool) -> Result<Stored, StagingFailure> {
-        let refuse = |message: String| StagingFailure::new(FailureReason::ImportFailed, message);
-        let wanted = Path::new(path);
-        if !wanted.is_absolute() {
-            return Err(refuse(format!("{path} is not an absolute path")));
-        }
-        let real = fs::canonicalize(wanted).map_err(|error| refuse(format!("{path} cannot be read: {error}")))?;
-        let allowed = |root: &PathBuf| fs::canonicalize(root).is_ok_and(|root| real.starts_with(root));
-        if !self.imports.iter().any(allowed) {
-            return Err(refuse(format!(
-                "the site does not give {path} away: its administrator lists what it gives under imports"
-            )));
-        }
-        if real.is_dir() != directory {
-            let (is, wanted) = if directory { ("a file", "a directory") } else { ("a directory", "a file") };
-            return Err(refuse(format!("{path} is {is}, and {wanted} is asked for")));
-        }
-        let mut stored = self.store.import(&real).map_err(|error| match error {
-            IngestError::Store(error @ StoreError::NoSpace { .. }) => StagingFailure::of_store(&error),
-            error @ (IngestError::Missing(_)
-            | IngestError::Refused { .. }
-            | IngestError::Changed(_)
-            | IngestError::Store(_)) => refuse(full_message(&error)),
-        })?;
-        // It keeps the name by which it was asked for, not the one that a link led to.
-        if let Some(name) = wanted
-            .file_name()
-            .and_then(|name| atoll_model::value::FileName::new(std::os::unix::ffi::OsStrExt::as_bytes(name)).ok())
-        {
-            match &mut stored.value {
-                Value::File(file) => file.name = name,
-                Value::Directory(tree) => tree.name = name,
-                Value::Null
-                | Value::Boolean(_)
-                | Value::Integer(_)
-                | Value::Number(_)
-                | Value::String(_)
-                | Value::List(_)
-                | Value::Object(_) => {}
+    /// Takes a file or directory into the store: one of this machine, or one that is fetched, by way of the folder of this
+    /// name.
+    pub(super) fn import(
+        &self,
+        folder: &str,
+        import: &Import,
+        given_up: &CancellationToken,
+    ) -> Result<Stored, StagingFailure> {
+        match &import.source {
+            ImportSource::Path(path) => imports::take_path(&self.store, &self.imports, path, import.directory),
+            ImportSource::Url(url) => {
+                let place = self.staged(folder);
+                let fetched = imports::fetch(&self.store, &self.imports, url, import.directory, &place, given_up);
+                if let Err(error) = remove_whatever(&place) {
+                    tracing::warn!(folder, %error, "what was fetched could not be cleared away");
+                }
+                fetched
             }
         }
-        Ok(stored)
     }
 
     /// Gives back what was lent to an attempt.

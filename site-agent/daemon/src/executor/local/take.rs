@@ -13,6 +13,7 @@ use storage_sync_engine::store::Stored;
 
 use super::attempts::{Known, Phase};
 use super::collect::{Collection, with_listing};
+use super::imports::Import;
 use super::recovery::{exit, interrupted};
 use super::staging::{StagingFailure, bundle};
 use super::workers::Staged;
@@ -45,8 +46,10 @@ impl Local {
         }
         let step = (template.run, template.step);
         let bytes_in = inputs.iter().map(|input| bytes_of(&input.value)).sum();
-        if let TemplateWork::Import { path, directory } = &template.work {
-            self.workers.import(key, path.clone(), *directory);
+        let mut fetching = None;
+        if let TemplateWork::Import { source, directory } = &template.work {
+            let import = Import { source: source.clone(), directory: *directory };
+            fetching = Some(self.workers.import(key, import));
         } else {
             let entries = orders::entries(&inputs);
             let bundle = bundle(&template);
@@ -65,13 +68,13 @@ impl Local {
             }
             self.workers.stage(key, entries, bundle);
         }
-        let phase = Phase::Staging { template, inputs, since: wall_clock(), ahead, killed: false };
+        let phase = Phase::Staging { template, inputs, since: wall_clock(), ahead, killed: false, fetching };
         self.attempts.insert(key, Known { step, slot: None, phase, lent: None, killed: false, bytes_in });
     }
 
     fn staged(&mut self, key: Key, staged: Staged) {
         let Some(known) = self.attempts.get_mut(key) else { return };
-        let Phase::Staging { template, inputs, since, ahead, killed } = &mut known.phase else { return };
+        let Phase::Staging { template, inputs, since, ahead, killed, fetching: _ } = &mut known.phase else { return };
         let (template, inputs, ahead, killed) = (Arc::clone(template), std::mem::take(inputs), *ahead, *killed);
         if let Some(spans) = &self.spans {
             spans.done(&template, key, Work::Inputs, *since, wall_clock());
@@ -145,6 +148,7 @@ impl Local {
     fn imported(&mut self, key: Key, result: Result<Stored, StagingFailure>) {
         let Some(known) = self.attempts.get_mut(key) else { return };
         match result {
+            Err(_) if matches!(known.phase, Phase::Staging { killed: true, .. }) => self.killed(key),
             Err(failure) => self.cannot_start(key, failure),
             Ok(stored) => {
                 let now = wall_clock();
@@ -192,7 +196,12 @@ impl Local {
         match self.attempts.get_mut(key) {
             None => self.killed(key),
             Some(known) => match &mut known.phase {
-                Phase::Staging { killed, .. } => *killed = true,
+                Phase::Staging { killed, fetching, .. } => {
+                    *killed = true;
+                    if let Some(fetching) = fetching {
+                        fetching.cancel();
+                    }
+                }
                 Phase::Handed { .. } => {
                     known.killed = true;
                     if let Some(shim) = known.slot.and_then(|slot| self.slots.shim_mut(slot)) {

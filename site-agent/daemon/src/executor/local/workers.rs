@@ -15,6 +15,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::attempts::Attempts;
 use super::collect::{self, Collection};
+use super::imports::Import;
 use super::recovery::conclude;
 use super::slots::LostSlot;
 use super::staging::{Stage, StagingFailure, full_message};
@@ -124,13 +125,15 @@ impl Workers {
         let _ = self.preparations.send(Preparation::Release(job));
     }
 
-    /// Imports may be large, and hold up nothing else.
-    pub(super) fn import(&self, key: Key, path: String, directory: bool) {
+    /// Imports may be large, and hold up nothing else. What is fetched is given up with the token that this returns.
+    pub(super) fn import(&self, key: Key, import: Import) -> CancellationToken {
         let (stage, executor) = (Arc::clone(&self.stage), self.executor.clone());
         let watch = Watch(self.failed.clone());
+        let given_up = CancellationToken::new();
+        let token = given_up.clone();
         let import = move || {
             let _watch = watch;
-            let result = stage.import(&path, directory);
+            let result = stage.import(&key.folder(), &import, &token);
             executor.order(Order::Imported(key, result));
             executor.ring();
         };
@@ -138,6 +141,7 @@ impl Workers {
             tracing::error!(%error, "no thread is to be had for an import");
             self.failed.cancel();
         }
+        given_up
     }
 
     /// Ends what a dead shim has left, concludes how its attempts ended, and gives the slot back.
