@@ -4,7 +4,7 @@
 #   tests/parts/ceph-up.sh DIR [PORT]      everything in DIR; PORT 0 or none takes a free one
 #
 # When it returns, S3 answers and has an empty bucket; DIR/env holds the variables that say where. Nothing survives
-# tests/parts/ceph-down.sh DIR. Ordinary users can run it; it needs ceph-mon, ceph-osd, radosgw, ceph-common and curl.
+# tests/parts/ceph-down.sh DIR. ATOLL_TEST_S3_BYTES says how much it holds (2 GiB, in memory). Ordinary users can run it; it needs ceph-mon, ceph-osd, radosgw, ceph-common and curl.
 set -euo pipefail
 
 [ $# -ge 1 ] || { echo "usage: $0 DIR [PORT]" >&2; exit 2; }
@@ -53,7 +53,7 @@ mon_allow_pool_size_one = true
 mon_max_pg_per_osd = 1000
 osd_crush_chooseleaf_type = 0
 osd_objectstore = memstore
-memstore_device_bytes = 2147483648
+memstore_device_bytes = ${ATOLL_TEST_S3_BYTES:-2147483648}
 osd_crush_update_on_start = false
 osd_class_update_on_start = false
 run_dir = $directory

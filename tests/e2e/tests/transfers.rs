@@ -1,6 +1,7 @@
 //! Transfers in the middle of which something is killed: they go on where they were, and what arrives is what was sent.
 //!
-//! The moments are drawn from a seed. For the whole thing, with 50 of them in transfers of 2 GiB:
+//! The moments are drawn from a seed. For the whole thing, with 50 of them in transfers of 2 GiB, and an S3 server that was
+//! started with `ATOLL_TEST_S3_BYTES=12884901888`:
 //!
 //! ```text
 //! ATOLL_TRANSFER_BYTES=2147483648 ATOLL_TRANSFER_KILLS=50 ATOLL_TRANSFER_SEED=7 \
