@@ -241,7 +241,10 @@ impl ControlPlane {
             self.note_finished(run_id);
             return self.agenda.set(self.now + RETIRE_AGAIN, Timer::Retire(run_id));
         }
+        // What a rule kept there for as long as the run was remembered may go.
+        let in_bucket: Vec<_> = self.state.run(run_id).in_bucket.values().flatten().copied().collect();
         self.record(Fact::RunRemoved { run: run_id });
+        self.agenda.sweep.extend(in_bucket);
     }
 }
 

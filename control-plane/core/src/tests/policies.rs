@@ -192,6 +192,22 @@ fn what_a_rule_wants_on_success_is_pushed_then_and_kept_as_long_as_it_says() {
 }
 
 #[test]
+fn what_was_pushed_by_a_rule_without_a_time_goes_from_the_bucket_with_its_run() {
+    let mut world = World::with_sites(&["edge"]);
+    apply(&mut world, "placement:\n  - push: on-success\n");
+    world.submit("workflow: w\nsteps:\n  make: { run: x, site: edge, outputs: { f: file } }\n");
+    let make = world.dispatched_one("edge");
+    world.succeed("edge", make, vec![file(1, 1_000)]);
+    let (transfer, pushed) = world.pushes("edge")[0];
+    let at = world.now;
+    world.report("edge", vec![Report::Pushed { transfer, object: pushed, wire_bytes: 1_000, at }]);
+    world.advance_with(world.config.keep_finished / 2, &["edge"]);
+    assert_eq!((world.carry_out_deletes().len(), world.objects_in_bucket()), (0, 1));
+    world.advance_with(world.config.keep_finished, &["edge"]);
+    assert_eq!(world.carry_out_deletes(), [pushed.id], "the run is remembered no more, and nobody else wants it");
+}
+
+#[test]
 fn what_a_site_does_not_give_is_read_where_it_is() {
     let mut world = World::with_sites(&["edge", "hpc"]);
     let run = world.submit(TWO_STEPS);
