@@ -16,6 +16,7 @@ use axum::response::{IntoResponse as _, Response};
 use bytes::Bytes;
 use futures::StreamExt as _;
 use storage_sync_engine::outside::{OutsideError, fetch_outside};
+use tokio::task::JoinSet;
 
 /// What a server does with each request, by its number.
 type Answer = fn(usize, &HeaderMap, &Bytes) -> Response;
@@ -23,6 +24,7 @@ type Answer = fn(usize, &HeaderMap, &Bytes) -> Response;
 struct Web {
     address: std::net::SocketAddr,
     asked: Arc<AtomicUsize>,
+    _serving: JoinSet<std::io::Result<()>>,
 }
 
 impl Web {
@@ -32,8 +34,9 @@ impl Web {
         let app = Router::new().fallback(handle).with_state(state);
         let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await?;
         let address = listener.local_addr()?;
-        tokio::spawn(async move { axum::serve(listener, app).await });
-        Ok(Self { address, asked })
+        let mut serving = JoinSet::new();
+        serving.spawn(async move { axum::serve(listener, app).await });
+        Ok(Self { address, asked, _serving: serving })
     }
 
     fn url(&self, path: &str) -> ImportUrl {

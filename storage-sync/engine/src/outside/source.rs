@@ -220,18 +220,18 @@ async fn open_key(store: &AmazonS3, key: &Path, from: u64, tag: Option<&str>) ->
     }
 }
 
-#[expect(clippy::wildcard_enum_match_arm, reason = "everything else may pass")]
+/// What else is wrong may pass.
 fn bucket_failure(error: &object_store::Error) -> Failure {
     use object_store::Error;
-    let is_final = match error {
+    let is_final = matches!(
+        error,
         Error::NotFound { .. }
-        | Error::InvalidPath { .. }
-        | Error::PermissionDenied { .. }
-        | Error::Unauthenticated { .. }
-        | Error::NotSupported { .. }
-        | Error::UnknownConfigurationKey { .. } => true,
-        _ => false,
-    };
+            | Error::InvalidPath { .. }
+            | Error::PermissionDenied { .. }
+            | Error::Unauthenticated { .. }
+            | Error::NotSupported { .. }
+            | Error::UnknownConfigurationKey { .. }
+    );
     Failure { message: full_message(error), is_final, pause: None }
 }
 
