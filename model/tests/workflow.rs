@@ -12,8 +12,7 @@ use atoll_model::placement::PushMode;
 use atoll_model::resources::Capacity;
 use atoll_model::value::{Type, Value};
 use atoll_model::workflow::{
-    Action, Given, HeldAt, ImportSource, OnDisconnect, SiteFacts, StartMode, Surroundings, TakenIn, Work, Workflow,
-    check_sites, parse,
+    Action, ImportSource, OnDisconnect, SiteFacts, StartMode, Surroundings, Work, Workflow, check_sites, parse,
 };
 use expect_test::{Expect, expect};
 
@@ -126,79 +125,6 @@ fn everything_that_a_file_may_say_is_taken_in() {
     assert_eq!(workflow.placement[0].said.push, Some(PushMode::Never));
     assert!(workflow.placement[1].matches.covers_output("clean", "table"));
     assert!(workflow.placement[1].confine.is_some());
-}
-
-#[test]
-fn what_was_given_for_an_input_decides_whether_it_is_taken_in() {
-    struct With(Given);
-    impl Surroundings for With {
-        fn action(&self, _: &str) -> Result<Action, String> {
-            Err("none".into())
-        }
-        fn given(&self, _: &str) -> Given {
-            self.0.clone()
-        }
-    }
-    let source = "workflow: w\ninputs: { data: { type: directory, default: { site: edge, path: d } } }\nsteps:\n  a:\n    \
-                  foreach: ${{ files(inputs.data, '*.csv') }}\n    with: { f: \"${{ item }}\" }\n    run: 'true'\n";
-    let held = parse("w", source, &With(Given::Nothing)).expect("valid");
-    assert_eq!(held.steps.len(), 2);
-    assert!(held.steps[0].outputs["data"].listed);
-    let sent = parse("w", source, &With(Given::Value)).expect("valid");
-    assert_eq!(sent.steps.len(), 1);
-    assert!(sent.inputs["data"].listed && sent.inputs["data"].imported_by.is_none());
-    let elsewhere = HeldAt { site: "hpc".parse().expect("valid"), path: "/scratch/d".into() };
-    let elsewhere = parse("w", source, &With(Given::TakenIn(TakenIn::Held(elsewhere)))).expect("valid");
-    assert_eq!(
-        elsewhere.steps[0].work,
-        Work::Import { source: ImportSource::Path("/scratch/d".into()), directory: true }
-    );
-    assert_eq!(elsewhere.steps[0].site.names, ["hpc".parse().expect("valid")]);
-}
-
-#[test]
-fn an_input_that_is_fetched_is_taken_in_by_a_step_of_its_own_at_any_site_or_the_named_one() {
-    let source = |default: &str| {
-        format!(
-            "workflow: w\ninputs: {{ data: {{ type: TYPE, default: {default} }} }}\nsteps:\n  a: {{ with: {{ f: '${{{{ \
-             inputs.data }}}}' }}, run: 'true' }}\n"
-        )
-    };
-    let file = parsed(&source("{ url: https://example.org/a.csv }").replace("TYPE", "file"));
-    let Work::Import { source: ImportSource::Url(url), directory: false } = &file.steps[0].work else {
-        panic!("{:?}", file.steps[0].work)
-    };
-    assert_eq!(url.as_str(), "https://example.org/a.csv");
-    assert!(file.steps[0].site.names.is_empty() && file.steps[0].retry.other_site);
-    assert!(file.steps[0].retry.attempts > 1, "what does not come is asked for again");
-    let directory = parsed(&source("{ url: s3://survey/tiles, site: hpc }").replace("TYPE", "directory"));
-    assert_eq!(directory.steps[0].site.names, ["hpc".parse().expect("valid")]);
-    assert!(!directory.steps[0].retry.other_site);
-    check(
-        &source("{ url: https://example.org/tiles }").replace("TYPE", "directory"),
-        expect![[r#"
-            2:11 https://example.org/tiles cannot be a directory: only a bucket has some
-                = fetch an archive as a file, and unpack it in a step
-        "#]],
-    );
-    check(
-        &source("{ url: https://example.org/ }").replace("TYPE", "file"),
-        expect![[r#"
-        2:11 https://example.org/ does not say which file it is: it has no path
-    "#]],
-    );
-    check(
-        &source("{ url: ftp://example.org/a, path: /x }").replace("TYPE", "file"),
-        expect![[r#"
-        2:74 it has a `url` already: what is fetched has no `path` at the site
-    "#]],
-    );
-    check(
-        &source("{ url: ftp://example.org/a }").replace("TYPE", "file"),
-        expect![[r#"
-        2:47 a URL: it begins with https://, http:// or s3://
-    "#]],
-    );
 }
 
 #[test]
@@ -503,7 +429,7 @@ fn what_an_input_says_is_checked() {
             6:31 the default of `d`: expected a string, found the number 1.2
                 = put it in quotes: "1.2"
             7:29 the default of a file or directory cannot be `x.csv`
-                = write where it is held: `default: { site: edge, path: data/x.csv }`; or leave it out, and send one with `-i NAME=@PATH`
+                = write where it is held, `default: { site: edge, path: data/x.csv }`, or fetched from, `default: { url: https://example.org/x.csv }`; or leave it out, and send one with `-i NAME=@PATH`
             8:37 a site: "Edge" is not a site name (a to z, 0 to 9 and -, beginning with a letter, at most 63 characters)
             8:49 "" cannot be a path
             9:42 the default of `g`: at [1]: expected an integer, found the text "two"

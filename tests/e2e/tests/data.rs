@@ -96,14 +96,14 @@ fn an_input_is_fetched_by_a_site_from_what_its_administrator_lists() -> Result<(
     let agent_arguments = vec!["--import-url".to_owned(), format!("{web}/open/")];
     let cluster = Cluster::start(Options { sites: vec!["edge"], agent_arguments, ..Options::default() })?;
     let workflow = "workflow: fetched\ninputs: { readings: { type: file } }\nsteps:\n  count:\n    with: { readings: \"${{ inputs.readings }}\" }\n    run: |\n      basename \"$readings\" > \"$ATOLL_OUTPUTS/name\"\n      cat \"$readings\" > \"$ATOLL_OUTPUTS/text\"\n    outputs: { name: string, text: string }\noutputs:\n  name: ${{ steps.count.outputs.name }}\n  text: ${{ steps.count.outputs.text }}\n";
-    let run = cluster.submit(workflow, &["-i", &format!("readings=@{web}/open/readings.csv")])?;
+    let run = cluster.submit(workflow, &[&format!("readings=@{web}/open/readings.csv")])?;
     let shown = cluster.wait_for_end(&run)?;
     let expected = serde_json::json!({ "name": "readings.csv", "text": "3,4" });
     assert_eq!((&shown["state"], &shown["outputs"]), (&"succeeded".into(), &expected), "{shown:#}");
     let held = json(&cluster, &["data", "import", &format!("edge:{web}/open/readings.csv")])?;
     assert_eq!((&held["at"], &held["value"]["bytes"]), (&"edge".into(), &4.into()), "{held:#}");
 
-    let run = cluster.submit(workflow, &["-i", &format!("readings=@{web}/closed/readings.csv")])?;
+    let run = cluster.submit(workflow, &[&format!("readings=@{web}/closed/readings.csv")])?;
     let shown = cluster.wait_for_end(&run)?;
     assert_eq!(shown["state"], "failed");
     assert!(shown["error"].to_string().contains("import_urls"), "{shown:#}");

@@ -13,6 +13,7 @@
 
 use std::fs::File;
 use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
 
 use crate::frame::{FRAME_OVERHEAD, KEY_BYTES, Record};
 use crate::store::{Store, StoreError, Visit, directory_bytes, is_out_of_space};
@@ -26,6 +27,9 @@ const PAYLOAD_BYTES_MAX: usize = SEGMENT_BYTES / 4 / LEAF_RECORDS_MAX - FRAME_OV
 /// Records put in between two syncs: with the leaves that sled rewrites on the way they make up to five times as many bytes
 /// of log, which stays below one segment.
 const APPLY_BYTES: usize = 64 << 10;
+/// How long the threads of a store that was dropped may take to end.
+const LOCK_PATIENCE: Duration = Duration::from_secs(5);
+const LOCK_PAUSE: Duration = Duration::from_millis(5);
 
 #[derive(Debug)]
 pub(crate) struct SledStore {
@@ -35,17 +39,28 @@ pub(crate) struct SledStore {
     unflushed_bytes: usize,
 }
 
+/// The directory of the journal is locked by who opens this, so it is a store of this process that has just been dropped
+/// and whose threads still end.
+fn is_locked(error: &sled::Error) -> bool {
+    matches!(error, sled::Error::Io(error) if error.to_string().contains("could not acquire lock"))
+}
+
 impl SledStore {
     pub(crate) fn open(directory: &Path, cache_bytes: u64) -> Result<Self, StoreError> {
-        let database = sled::Config::new()
+        let config = sled::Config::new()
             .path(directory)
             .cache_capacity(cache_bytes)
             .segment_size(SEGMENT_BYTES)
             .flush_every_ms(None)
             .mode(sled::Mode::LowSpace)
-            .use_compression(false)
-            .open()
-            .map_err(failed)?;
+            .use_compression(false);
+        let began = Instant::now();
+        let database = loop {
+            match config.open() {
+                Err(error) if is_locked(&error) && began.elapsed() < LOCK_PATIENCE => std::thread::sleep(LOCK_PAUSE),
+                opened => break opened.map_err(failed)?,
+            }
+        };
         let file = File::open(directory.join("db"))?;
         let store = Self { database, file, directory: directory.to_owned(), unflushed_bytes: 0 };
         // What sled reads first, and neither syncs itself nor names durably.
