@@ -99,8 +99,9 @@ impl Remote {
     pub(super) fn shown(&self, place: &Place) -> String {
         match (self, place) {
             (Self::Web { url, .. }, _) => url.to_string(),
-            (Self::Bucket { name, .. }, Place::Key(key)) => format!("s3://{name}/{key}"),
-            (Self::Bucket { name, key, .. }, Place::Web) => format!("s3://{name}/{key}"),
+            (Self::Bucket { name, .. }, Place::Key(key)) | (Self::Bucket { name, key, .. }, Place::Web) => {
+                format!("s3://{name}/{key}")
+            }
         }
     }
 
@@ -145,8 +146,9 @@ impl Remote {
     pub(super) async fn open_at(&self, place: &Place, from: u64, tag: Option<&str>) -> Result<Opened, Failure> {
         match (self, place) {
             (Self::Web { client, url }, _) => open_web(client, url, from, tag).await,
-            (Self::Bucket { store, .. }, Place::Key(key)) => open_key(store, key, from, tag).await,
-            (Self::Bucket { store, key, .. }, Place::Web) => open_key(store, key, from, tag).await,
+            (Self::Bucket { store, .. }, Place::Key(key)) | (Self::Bucket { store, key, .. }, Place::Web) => {
+                open_key(store, key, from, tag).await
+            }
         }
     }
 }
