@@ -31,6 +31,11 @@ use clap::{CommandFactory as _, Parser, Subcommand};
 use crate::failure::{Failure, exit_code};
 use crate::settings::Connection;
 
+/// What the engine holds is many small things that live for very different times: where there are millions of them, the C
+/// library's allocator looks for room longer than everything else takes (docs/performance.md).
+#[global_allocator]
+static ALLOCATOR: tikv_jemallocator::Jemalloc = tikv_jemallocator::Jemalloc;
+
 /// Workflows across many sites from one control plane.
 #[derive(Debug, Parser)]
 #[command(name = "atoll", version, max_term_width = 110, propagate_version = true)]

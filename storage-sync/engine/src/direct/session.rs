@@ -18,6 +18,8 @@ use crate::transfer::Filler;
 const UNKNOWN_RATE: f64 = 125e6;
 /// Less costs the processor more than it saves after a crash.
 const RANGE_BYTES_MIN: u64 = 2 << 20;
+/// Of a large object, no more than this part of it is under way at a time: one twenty-fourth.
+const UNDER_WAY_PART: u64 = 24;
 /// On a link that is faster, compressing takes longer than sending: bytes of a second.
 const COMPRESS_BELOW: f64 = 150e6;
 /// How long a way that is tried may take to show what it can.
@@ -63,7 +65,7 @@ impl Session {
         let requests = std::sync::Arc::new(Semaphore::new(peer.requests_max()));
         let link = inner.links.of(offer.holder);
         let compress = link.best().is_some_and(|rate| rate < COMPRESS_BELOW);
-        let range_bytes = range_bytes(&link, peer.requests_max());
+        let range_bytes = range_bytes(&link, peer.requests_max(), object.bytes);
         let began = Instant::now();
         let way = Way { peer, choice: Choice { transport, floor }, since: began };
         Ok(Self {
@@ -204,12 +206,16 @@ impl Session {
     }
 }
 
-/// What is asked for at a time. All that is asked for at a time is what a crash may bring twice; and it is to keep the line
-/// busy while requests are on their way: twice what the line holds.
-fn range_bytes(link: &Measured, requests: usize) -> u64 {
+/// What is asked for at a time of an object of so many bytes. It is to keep the line busy while requests are on their way:
+/// twice what the line holds. And all that is under way is what a crash may bring twice: however slow the line seems (a busy
+/// machine answers late), that is a small part of the object.
+fn range_bytes(link: &Measured, requests: usize, object_bytes: u64) -> u64 {
+    let requests = requests.max(1) as u64;
     let round_trip = link.round_trip.unwrap_or_default().as_secs_f64();
     let held = link.best().unwrap_or(UNKNOWN_RATE) * round_trip;
-    ((4.0 * held) as u64 / requests.max(1) as u64).next_power_of_two().clamp(RANGE_BYTES_MIN, SEGMENT_BYTES)
+    let wanted = ((4.0 * held) as u64 / requests).next_power_of_two();
+    let bearable = 1 << (object_bytes / UNDER_WAY_PART / requests).max(1).ilog2();
+    wanted.min(bearable).clamp(RANGE_BYTES_MIN, SEGMENT_BYTES)
 }
 
 fn same(one: &Peer, other: &Peer) -> bool {
@@ -227,18 +233,23 @@ mod tests {
 
     #[test]
     fn ranges_follow_the_link_so_that_little_is_under_way_and_the_line_is_never_idle() {
-        let range_bytes = |rate: Option<u64>, round_trip_ms: u64, requests: usize| {
+        let range_bytes = |rate: Option<u64>, round_trip_ms: u64, requests: usize, object_bytes: u64| {
             let (links, holder) = (Links::open(None), AgentId::from_bits(1));
             links.learn_round_trip(holder, Duration::from_millis(round_trip_ms));
             if let Some(rate) = rate {
                 links.learn(holder, Transport::Tcp, rate, Duration::from_secs(1));
             }
-            range_bytes(&links.of(holder), requests)
+            range_bytes(&links.of(holder), requests, object_bytes)
         };
-        assert_eq!(range_bytes(None, 0, 6), 2 << 20);
-        assert_eq!(range_bytes(Some(1_000_000_000), 1, 6), 2 << 20);
-        assert_eq!(range_bytes(None, 100, 16), 4 << 20);
-        assert_eq!(range_bytes(Some(125_000_000), 50, 16), 2 << 20);
-        assert_eq!(range_bytes(Some(1_250_000_000), 100, 16), SEGMENT_BYTES);
+        let large = 10 << 30;
+        assert_eq!(range_bytes(None, 0, 6, large), 2 << 20);
+        assert_eq!(range_bytes(Some(1_000_000_000), 1, 6, large), 2 << 20);
+        assert_eq!(range_bytes(None, 100, 16, large), 4 << 20);
+        assert_eq!(range_bytes(Some(125_000_000), 50, 16, large), 2 << 20);
+        assert_eq!(range_bytes(Some(1_250_000_000), 100, 16, large), SEGMENT_BYTES);
+        // What is under way is a small part of what there is.
+        assert_eq!(range_bytes(Some(1_250_000_000), 100, 16, 2 << 30), 4 << 20);
+        assert_eq!(range_bytes(None, 100, 6, 256 << 20), 2 << 20);
+        assert_eq!(range_bytes(None, 100, 6, 1), 2 << 20);
     }
 }
