@@ -397,13 +397,13 @@ fn every_command_of_the_contract_is_there() {
 
 #[test]
 fn a_policy_file_is_checked_without_a_server() {
-    let valid = "placement:\n  - push: never\n    hold: { reason: audit }\n";
+    let valid = "placement:\n  - push: never\n    expire: { after: 9d, then: delete }\n";
     let folder = Folder::new().with("p.yaml", valid).with("bad.yaml", "placement:\n  - confine: \"region == 'eu'\"\n");
     let output = folder.run(&["policy", "check", "p.yaml", "--json"]);
     assert_eq!(code(&output), Some(0));
     let document: Value = serde_json::from_slice(&output.stdout).expect("one document");
     assert_eq!(document["valid"], json!(true));
-    assert_eq!(document["rules"], json!(["line 2: push, hold (hold: checked, not carried out)"]));
+    assert_eq!(document["rules"], json!(["line 2: push, expire (expire: checked, not carried out)"]));
     assert_eq!(document["hash"].as_str().map(str::len), Some(64));
     let output = folder.run(&["policy", "check", "bad.yaml"]);
     assert_eq!(code(&output), Some(2));

@@ -210,13 +210,12 @@ impl PolicyRule {
 
     /// What of it nobody carries out by himself: it is only looked at when rules are checked against each other.
     pub fn not_carried_out(&self) -> Vec<&'static str> {
-        let keeps_elsewhere = self.keep.as_ref().is_some_and(|keep| keep.at != KeepAt::Producer);
-        let idle = |field: &&str| match *field {
-            "replicate" | "pin" | "expire" | "hold" => true,
-            "keep" => keeps_elsewhere,
-            _ => false,
+        let idle = |field| match field {
+            "replicate" | "expire" => Some(field),
+            "pin" => Some("pin brings nothing there"),
+            _ => None,
         };
-        self.fields().into_iter().filter(idle).collect()
+        self.fields().into_iter().filter_map(idle).collect()
     }
 }
 

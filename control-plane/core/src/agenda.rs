@@ -9,6 +9,7 @@ use atoll_model::time::Timestamp;
 
 use crate::engine::limits::Limit;
 use crate::event::RequestId;
+use crate::fact::ClaimId;
 use crate::fair::FairQueue;
 use crate::finished::FinishedRun;
 
@@ -91,6 +92,8 @@ pub(crate) enum Timer {
     Object(ObjectId),
     /// The run may be forgotten.
     Retire(RunId),
+    /// What a rule holds of a forgotten run is held no longer.
+    Claim(ClaimId),
     /// Work off the agenda.
     Wake,
 }

@@ -145,6 +145,7 @@ impl ControlPlane {
             Timer::Liveness(site) => self.look_at_silence(site),
             Timer::Object(object) => self.look_at_object(object),
             Timer::Retire(run) => self.retire(run),
+            Timer::Claim(claim) => self.lapse(claim),
             Timer::Wake => self.retire_beyond_memory(),
         }
     }
@@ -193,6 +194,8 @@ impl ControlPlane {
                 self.agenda.set(self.now, Timer::Object(*id));
             }
         }
+        let claims: Vec<_> = self.state.claims.ids().collect();
+        claims.into_iter().for_each(|claim| self.look_when_lapsed(claim));
         let runs: Vec<RunId> = self.state.runs.keys().copied().collect();
         let mut active: Vec<(SiteId, RunId, StepIndex, u32)> = Vec::new();
         for id in runs {

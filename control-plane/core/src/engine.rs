@@ -5,6 +5,7 @@ mod adoption;
 mod breaker;
 mod bucket;
 mod cancel;
+mod claims;
 mod commands;
 pub(crate) mod data;
 mod delegate_command;

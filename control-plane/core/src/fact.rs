@@ -23,6 +23,7 @@ use serde::{Deserialize, Serialize};
 pub use self::parts::{Items, LogPositions, PinnedAt, ReturnCause, RuleText};
 use crate::encryption::{KeyId, WrappedKey};
 use crate::rules::AppliedPolicy;
+pub use crate::state::{ClaimId, ClaimTerms};
 use crate::view::{ProjectSettings, RunError, RunState, RunTags};
 
 /// A new fact stands at the end of the list, so that journals of earlier versions are read as they were written.
@@ -464,5 +465,15 @@ pub enum Fact {
     EncryptionChosen {
         object: ObjectId,
         key: KeyId,
+    },
+    /// With [`Self::RunRemoved`]: what a rule holds of the run from then on, or some of it. Each object with the site where
+    /// the run made it.
+    ClaimLeft {
+        claim: ClaimId,
+        terms: Arc<ClaimTerms>,
+        objects: Vec<(ObjectId, Option<SiteId>)>,
+    },
+    ClaimLapsed {
+        claim: ClaimId,
     },
 }

@@ -61,6 +61,21 @@ pub(crate) struct DataRules {
     pub(crate) keep: Option<Until>,
     /// Into the bucket it goes encrypted.
     pub(crate) encrypt: Option<RuleId>,
+    /// Rules that hold copies of it.
+    pub(crate) claims: BTreeSet<(Claim, RuleId)>,
+}
+
+/// As what a rule holds a copy.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+pub enum Claim {
+    /// At the sites that it names.
+    Keep,
+    /// As `Keep`.
+    Pin,
+    /// Wherever the last one is.
+    Hold,
+    /// In the bucket, where a rule had it pushed.
+    Bucket,
 }
 
 impl DataRules {
@@ -81,6 +96,7 @@ impl DataRules {
         self.bucket_first |= other.bucket_first;
         self.keep = self.keep.max(other.keep);
         self.encrypt = self.encrypt.or(other.encrypt);
+        self.claims.extend(other.claims);
     }
 }
 
@@ -160,7 +176,18 @@ impl Rules {
             bucket: bucket.or_else(|| closed(Route::Bucket)),
             direct: closed(Route::Direct),
             bucket_first: standing.route.by.is_some() && standing.route.value.first() == Some(&Route::Bucket),
-            keep: standing.keep.filter(|(keep, _)| keep.at == KeepAt::Producer).map(|(keep, _)| keep.until),
+            keep: match (standing.hold, standing.keep) {
+                (Some(_), _) => Some(Until::Forever),
+                (None, keep) => keep.filter(|(keep, _)| keep.at == KeepAt::Producer).map(|(keep, _)| keep.until),
+            },
+            claims: [
+                (Claim::Keep, standing.keep.map(|(_, rule)| rule)),
+                (Claim::Pin, standing.pin.map(|(_, rule)| rule)),
+                (Claim::Hold, standing.hold.map(|(_, rule)| rule)),
+            ]
+            .into_iter()
+            .filter_map(|(claim, rule)| Some((claim, rule?)))
+            .collect(),
             confined_by: standing.confined_by,
             encrypt,
         }
@@ -178,6 +205,11 @@ impl Rules {
 
     pub(crate) fn rule(&self, id: RuleId) -> Option<&PolicyRule> {
         self.layers().get(usize::from(id.layer)).and_then(|layer| layer.rules.get(usize::from(id.rule)))
+    }
+
+    /// Whether the rule is one of the project, and not of the workflow.
+    pub(crate) fn is_of_project(id: RuleId) -> bool {
+        id.layer == PROJECT
     }
 
     /// A rule, as the ledger names it.

@@ -1,5 +1,6 @@
 //! The durable state: everything that follows from the facts, and nothing else. Only `evolve` changes it.
 
+mod claims;
 mod copies;
 mod delegated;
 mod ending;
@@ -22,9 +23,11 @@ use std::sync::Arc;
 use atoll_model::id::{AgentId, ExecutionId, ObjectId, RunId, SiteId, SiteName, StepIndex, TokenId, TransferId};
 use serde::{Deserialize, Serialize};
 
+pub(crate) use self::claims::Claims;
+pub use self::claims::{ClaimId, ClaimTerms};
 pub(crate) use self::copies::{Pin, Verification};
 pub(crate) use self::delegated::Delegations;
-pub(crate) use self::evolve_runs::submitted_objects;
+pub(crate) use self::evolve_runs::{submitted_objects, visit_with_parts};
 pub(crate) use self::keys::Keys;
 pub(crate) use self::object::{
     BucketState, DoubtfulPush, LedgerEntry, ObjectState, Place, PushTrouble, Source, Transfer, Use,
@@ -53,8 +56,8 @@ impl Snapshot {
         const EMPTY: u8 = 0;
         if format < 2 {
             // The tags of runs, what is set for projects, the sites that catch up, delegated steps, the rules of projects,
-            // pins and verifications, keys, and what is encrypted by them.
-            encoded.extend([EMPTY; 9]);
+            // pins and verifications, keys, what is encrypted by them, and claims.
+            encoded.extend([EMPTY; 10]);
         }
     }
 }
@@ -93,6 +96,8 @@ pub(crate) struct State {
     /// The last time that each site was asked to read its store again.
     pub(crate) verifications: BTreeMap<SiteId, Verification>,
     pub(crate) keys: Keys,
+    /// What rules hold of runs that are forgotten.
+    pub(crate) claims: Claims,
     /// Runs that have not ended, and what is under way, by project. Both follow from the runs.
     #[serde(skip)]
     pub(crate) live_runs: u64,
@@ -108,6 +113,7 @@ impl State {
             run.tag(self.tags.get(id));
             run.plan = planned(run, &self.policies, self.tags.get(id));
         }
+        self.claims.restore_derived();
         self.recount();
     }
 

@@ -4,6 +4,7 @@
 #![expect(clippy::unwrap_used, reason = "a test may")]
 #![expect(clippy::wildcard_enum_match_arm, reason = "a test looks for what it names")]
 
+mod claims;
 mod crossings;
 mod data;
 mod delegation;

@@ -123,13 +123,20 @@ pub(crate) enum Want {
 }
 
 /// Rules that no drawn workflow contradicts: they change the way of the data, and who may take it out.
-const POLICIES: [&str; 5] = [
+const POLICIES: [&str; 8] = [
     "placement: []\n",
     "placement:\n  - route: [bucket, direct]\n",
     "placement:\n  - match: { step: \"s1*\" }\n    confine: { to: \"has(site)\", bucket: allowed }\n",
     "placement:\n  - encrypt: { key: project }\n",
     "placement:\n  - match: { step: \"s1*\" }\n    confine: { to: \"has(site)\", bucket: if-encrypted }\n  - encrypt: { key: project }\n",
+    "placement:\n  - match: { step: \"s1*\" }\n    keep: { for: 20s after run.end }\n",
+    HOLD,
+    PIN,
 ];
+/// Of what is made under it one copy stays.
+const HOLD: &str = "placement:\n  - hold: { reason: audit }\n";
+/// No copy goes of what is made under it.
+const PIN: &str = "placement:\n  - pin: { at: \"has(site)\", until: 7d after run.end }\n";
 
 impl Want {
     /// Whether it is about a machine that will not come back, and whose place no other has taken.
@@ -295,6 +302,10 @@ impl World {
             (Want::Submit { run, .. }, Ok(_)) => {
                 self.history.acknowledged.insert(*run);
             }
+            (Want::ApplyPolicy { project, source }, Ok(_)) => {
+                let (project, source) = (project.clone(), *source);
+                self.follow_policy(&project, source);
+            }
             // Made by the request whose answer was lost.
             (Want::Token { site }, Ok(_) | Err(Rejection::Conflict(_))) => {
                 let site = *site;
@@ -335,6 +346,20 @@ impl World {
                 | Want::Take { .. },
                 _,
             ) => {}
+        }
+    }
+
+    /// What the rules hold of all that is made from now on, where nobody gives the project others.
+    fn follow_policy(&mut self, project: &str, source: &str) {
+        let is_of = |want: &Want| matches!(want, Want::ApplyPolicy { project: other, .. } if other == project);
+        if self.clients.wishes.iter().filter(|wish| is_of(&wish.want)).count() > 1 {
+            return;
+        }
+        let runs = self.clients.runs.iter().copied().filter(|run| project_of(*run, &self.scenario) == project);
+        match source {
+            HOLD => self.history.holding.extend(runs),
+            PIN => self.history.pinning.extend(runs),
+            _ => {}
         }
     }
 

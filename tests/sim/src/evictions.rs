@@ -83,6 +83,8 @@ impl World {
     /// is not its fault.
     fn assert_not_missed(&self, site: usize, object: ObjectId) {
         let history = &self.history;
+        let is_set_back = history.restored > 0;
+        assert!(is_set_back || !history.pinned.contains(&object), "s{site} lets go of {object}, which a rule pins");
         let taken_away = history.damages > 0
             || !history.revoked.is_empty()
             || self.sites.iter().any(|site| site.is_dead || site.standing != Standing::Trusted);
@@ -90,6 +92,7 @@ impl World {
         if taken_away || elsewhere || self.bucket.keys().any(|(copy, _)| *copy == object) {
             return;
         }
+        assert!(is_set_back || !history.held.contains(&object), "s{site} lets go of {object}, which a rule holds");
         let Some(needed) = self.leading_core().and_then(|core| core.object(object)).and_then(|view| view.needed) else {
             return;
         };

@@ -62,6 +62,12 @@ pub(crate) struct History {
     pub(crate) confined: BTreeMap<ObjectId, BTreeSet<String>>,
     /// What executions made, in order.
     made: BTreeMap<RunId, Vec<ObjectRef>>,
+    /// Runs of which all that is made is held, or pinned wherever it is, by a rule that is never lifted.
+    pub(crate) holding: BTreeSet<RunId>,
+    pub(crate) pinning: BTreeSet<RunId>,
+    /// What they have made since, and what of it counted at once.
+    pub(crate) held: BTreeSet<ObjectId>,
+    pub(crate) pinned: BTreeSet<ObjectId>,
     /// Sites that were revoked: what one had not told by then, nobody knows.
     pub(crate) revoked: BTreeSet<String>,
     /// Runs that were acknowledged.
@@ -226,6 +232,13 @@ impl History {
                     let execution = ExecutionId { run: *run, step: *step, element: finished.element };
                     let (has, counts) = (self.current.remove(&execution), (finished.attempt, *site));
                     assert_eq!(has, Some(counts), "who has {execution} (left), and whose outcome of it counts");
+                    let is_first = finished.attempt == Attempt::FIRST && !self.given_away.contains(&execution);
+                    for output in &finished.outputs {
+                        output.visit_objects(&mut |object| {
+                            self.held.extend(self.holding.get(run).map(|_| object.id));
+                            self.pinned.extend(self.pinning.get(run).filter(|_| is_first).map(|_| object.id));
+                        });
+                    }
                 }
             }
             Fact::ExecutionsGivenUp { run, step, elements, .. } => {

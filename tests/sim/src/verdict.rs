@@ -258,6 +258,11 @@ impl World {
         let is_watched = |object: &ObjectId| self.scenario.lingers || !sent_in.contains(object);
         let is_watched =
             |object: &ObjectId| (self.scenario.lingers || self.history.revoked.is_empty()) && is_watched(object);
+        // The last copy of what a rule holds.
+        let needed = |object: ObjectId| core.object(object).and_then(|view| view.needed);
+        let is_held = |object: ObjectId| needed(object).is_some_and(|why| why.contains("(rule "));
+        let at_sites = |object: &ObjectId| self.sites.iter().any(|site| site.machine.store.contains_key(object));
+        let is_watched = |object: &ObjectId| is_watched(object) && (!is_held(*object) || at_sites(object));
         let left: Vec<_> = self.bucket.keys().map(|(object, _)| *object).filter(is_watched).collect();
         assert!(left.is_empty(), "nobody needs these in the bucket any more: {left:?}");
         self.check_ledger();

@@ -110,7 +110,9 @@ impl ControlPlane {
     }
 
     pub(super) fn needs(&self, object: &ObjectState) -> Needs {
-        let held = self.held_until(object).is_some() || self.is_pinned_at(object.reference.id, PinnedAt::Bucket);
+        let held = self.held_until(object).is_some()
+            || self.is_pinned_at(object.reference.id, PinnedAt::Bucket)
+            || self.is_last_and_held(object);
         let mut needs = Needs { held, transfer: object.transfer.is_some(), ..Needs::default() };
         for usage in &object.uses {
             let Some(run) = self.state.runs.get(&usage.run).filter(|run| run.is_live()) else { continue };
@@ -122,11 +124,19 @@ impl ControlPlane {
 
     fn is_kept_by_rule(&self, object: &ObjectState) -> bool {
         self.rules_on(object).any(|(run, rules)| self.is_kept(run, &rules) != Kept::No)
+            || self.is_left_in_bucket(object.reference.id)
     }
 
     /// Whether a rule or a person wants it in the bucket, whoever reads it.
     pub(crate) fn is_kept_in_bucket(&self, object: &ObjectState) -> bool {
         self.is_kept_by_rule(object) || self.held_until(object).is_some()
+    }
+
+    /// Whether no site has a copy of what a person or a rule wants to stay somewhere.
+    fn is_last_and_held(&self, object: &ObjectState) -> bool {
+        let at_sites = object.sites.iter().any(|site| self.reach(*site) != Reach::Gone);
+        let is_pinned = || self.is_pinned_at(object.reference.id, PinnedAt::Anywhere);
+        !at_sites && (is_pinned() || self.held_anywhere(object).is_some())
     }
 
     pub(crate) fn bucket_object_deleted(&mut self, object: ObjectId) {

@@ -57,7 +57,7 @@ impl ControlPlane {
     fn why_it_stays(&self, site: SiteId, object: ObjectId, shown: &BTreeMap<ObjectId, String>) -> Option<String> {
         let known = self.state.objects.get(&object);
         let used = known.and_then(|known| self.use_at(site, known));
-        let kept = self.kept_there(site, object);
+        let kept = self.kept_there(site, object).or_else(|| known.and_then(|known| self.held_there(site, known)));
         let shown = || shown.get(&object).map(|why| Need { why: why.clone(), lasts: true });
         let needed = match known.and_then(|known| self.need_of(known)) {
             Some(need) if need.lasts => Some(need),
@@ -103,6 +103,9 @@ impl ControlPlane {
     pub(crate) fn need_of(&self, known: &ObjectState) -> Option<Need> {
         if let Some(by) = self.pinned_by(known.reference.id, PinnedAt::Anywhere) {
             return Some(Need { why: format!("{by} has pinned it"), lasts: true });
+        }
+        if let Some(why) = self.held_anywhere(known) {
+            return Some(Need { why, lasts: true });
         }
         let of_run = |usage: &Use| self.state.runs.get(&usage.run).filter(|run| run.is_live());
         let given_out = known.uses.iter().find_map(|usage| of_run(usage).filter(|run| is_given_out(run, usage)));

@@ -30,7 +30,10 @@ impl ControlPlane {
             return Err(Rejection::Conflict(reason));
         }
         let applied = AppliedPolicy { version: version + 1, policy, source, applied_by, at: self.now };
+        let claimed = self.state.claims.of_project(&project).flat_map(|claim| self.state.claims.objects_of(claim));
+        let claimed: Vec<_> = claimed.collect();
         self.record(Fact::PolicyApplied { project, applied: Arc::new(applied) });
+        self.agenda.sweep.extend(claimed);
         self.follow_rules();
         Ok(Response::Done)
     }
@@ -112,7 +115,7 @@ impl ControlPlane {
             Kept::Until(until) => Some(until),
             Kept::Yes | Kept::No => None,
         });
-        if let Some(until) = until.max() {
+        if let Some(until) = until.chain(self.held_by_rules_until(known)).max() {
             self.agenda.set(until, Timer::Object(object));
         }
     }

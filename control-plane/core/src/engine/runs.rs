@@ -8,7 +8,6 @@ use atoll_model::value::Value;
 use indexmap::IndexMap;
 
 use super::bucket::sources_released_by;
-use super::policies::Kept;
 use crate::agenda::Timer;
 use crate::caches::value_bytes;
 use crate::command::Command;
@@ -164,7 +163,7 @@ impl ControlPlane {
     }
 
     /// The oldest runs go first, and one that is larger than all that may stay goes at once. A run stays here for which
-    /// something is still sent, or kept in the bucket by a rule.
+    /// something is still sent.
     pub(crate) fn retire_beyond_memory(&mut self) {
         let mut excess = self.agenda.finished_bytes.saturating_sub(self.config.keep_finished_bytes);
         let mut leaving = Vec::new();
@@ -172,7 +171,7 @@ impl ControlPlane {
             if excess == 0 {
                 break;
             }
-            if !self.is_pushed_for(*run) && !self.keeps_in_bucket(*run) {
+            if !self.is_pushed_for(*run) {
                 leaving.push(*run);
                 excess = excess.saturating_sub(*bytes);
             }
@@ -212,14 +211,6 @@ impl ControlPlane {
         self.state.transfers.values().any(|transfer| transfer.run == Some(run))
     }
 
-    fn keeps_in_bucket(&self, run_id: RunId) -> bool {
-        let Some(run) = self.state.runs.get(&run_id) else { return false };
-        run.in_bucket.values().flatten().filter_map(|object| self.state.objects.get(object)).any(|known| {
-            let mut own = self.rules_on(known).filter(|(ruled, _)| ruled.id == run_id);
-            own.any(|(run, rules)| self.is_kept(run, &rules) != Kept::No)
-        })
-    }
-
     fn keep_for_the_last_time(&mut self, run_id: RunId) {
         let Some(run) = self.finished_run(run_id) else { return };
         if let Some(bytes) = self.agenda.finished.remove(&(run.finished_at(), run_id)) {
@@ -241,6 +232,7 @@ impl ControlPlane {
             self.note_finished(run_id);
             return self.agenda.set(self.now + RETIRE_AGAIN, Timer::Retire(run_id));
         }
+        self.leave_claims(run_id);
         // What a rule kept there for as long as the run was remembered may go.
         let in_bucket: Vec<_> = self.state.run(run_id).in_bucket.values().flatten().copied().collect();
         self.record(Fact::RunRemoved { run: run_id });

@@ -2,7 +2,7 @@
 
 use atoll_model::id::RunId;
 
-use super::Fact;
+use super::{ClaimId, Fact};
 
 impl Fact {
     /// The run that it is about, if it is about one.
@@ -15,6 +15,7 @@ impl Fact {
             | Self::RunCancelling { run, .. }
             | Self::RunEnded { run, .. }
             | Self::RunRemoved { run }
+            | Self::ClaimLeft { claim: ClaimId { run, .. }, .. }
             | Self::RunTagged { run, .. }
             | Self::PlacementDecided { run, .. }
             | Self::ExecutionsPlaced { run, .. }
@@ -72,6 +73,7 @@ impl Fact {
             | Self::PolicyApplied { .. }
             | Self::ProjectKeyKept { .. }
             | Self::EncryptionChosen { .. }
+            | Self::ClaimLapsed { .. }
             | Self::SetBack { .. }
             | Self::CaughtUp { .. }
             | Self::InventoryHeard { .. } => None,

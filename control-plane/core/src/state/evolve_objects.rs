@@ -279,6 +279,7 @@ impl State {
                 && known.transfer.is_none()
                 && known.hold_until.is_none()
                 && !self.is_pinned(object)
+                && !self.claims.holds(object)
         });
         if droppable {
             self.objects.remove(&object);

@@ -82,6 +82,7 @@ impl State {
         let of_project = self.runs.values().filter(|run| *run.project == *project);
         let runs: Vec<RunId> = of_project.map(|run| run.id).collect();
         runs.into_iter().for_each(|run| self.plan_anew(run));
+        self.lift_claims(project, &applied.policy);
     }
 
     fn submit(&mut self, fact: &Fact) {
@@ -184,19 +185,7 @@ impl State {
     fn remove_run(&mut self, run: RunId) {
         let Some(removed) = self.runs.remove(&run) else { return };
         self.tags.remove(&run);
-        let mut objects = Vec::new();
-        submitted_objects(&removed.workflow, &removed.inputs).into_iter().for_each(|(_, object, parts)| {
-            objects.push(object.id);
-            objects.extend(parts.iter().map(|part| part.id));
-        });
-        let outputs = removed.steps.iter().flat_map(|step| step.details.values()).flat_map(|detail| &detail.outputs);
-        outputs.for_each(|value| {
-            visit_with_parts(value, &mut |object, parts| {
-                objects.push(object.id);
-                objects.extend(parts.iter().map(|part| part.id));
-            });
-        });
-        for object in objects {
+        for object in removed.objects() {
             if let Some(known) = self.objects.get_mut(&object) {
                 known.uses.retain(|usage| usage.run != run);
                 self.drop_if_unknown(object);
@@ -240,6 +229,23 @@ impl State {
 }
 
 impl Run {
+    /// All objects that it knows: what it was given and what it has made.
+    pub(crate) fn objects(&self) -> Vec<ObjectId> {
+        let mut objects = Vec::new();
+        submitted_objects(&self.workflow, &self.inputs).into_iter().for_each(|(_, object, parts)| {
+            objects.push(object.id);
+            objects.extend(parts.iter().map(|part| part.id));
+        });
+        let outputs = self.steps.iter().flat_map(|step| step.details.values()).flat_map(|detail| &detail.outputs);
+        outputs.for_each(|value| {
+            visit_with_parts(value, &mut |object, parts| {
+                objects.push(object.id);
+                objects.extend(parts.iter().map(|part| part.id));
+            });
+        });
+        objects
+    }
+
     pub(super) fn end_step(&mut self, step: StepIndex) {
         self.steps_left -= 1;
         let plan = Arc::clone(&self.plan);

@@ -33,7 +33,7 @@ fn read_at_hpc() -> (World, RunId, (atoll_model::id::ExecutionId, atoll_model::i
 }
 
 /// Asks for these to go; what may, and why the first of the others may not.
-fn propose(world: &mut World, site: &str, objects: &[ObjectRef]) -> (Vec<ObjectRef>, Option<String>) {
+pub(super) fn propose(world: &mut World, site: &str, objects: &[ObjectRef]) -> (Vec<ObjectRef>, Option<String>) {
     world.report(site, vec![Report::Evictable { proposal: 7, objects: objects.to_vec() }]);
     let answers = world.commands(site).into_iter().filter_map(|command| match command {
         SiteCommand::Evict { proposal: 7, objects, refused: _, reason } => Some((objects, reason)),
@@ -44,7 +44,7 @@ fn propose(world: &mut World, site: &str, objects: &[ObjectRef]) -> (Vec<ObjectR
     answers.remove(0)
 }
 
-fn replicas(world: &World, number: u8) -> Vec<String> {
+pub(super) fn replicas(world: &World, number: u8) -> Vec<String> {
     world.core.object(object(number, 0).id).map_or_else(Vec::new, |view| view.replicas)
 }
 

@@ -13,7 +13,7 @@ use crate::{PolicyApplication, Rejection, Request, Response};
 const TWO_STEPS: &str = "workflow: w\nsteps:\n  make: { run: x, site: edge, outputs: { f: file } }\n  use: { run: x, foreach: \"${{ range(1) }}\", with: { f: \"${{ steps.make.outputs.f }}\" }, site: [edge, hpc] }\n";
 const FAR: &str = "workflow: w\nsteps:\n  make: { run: x, site: edge, outputs: { f: file } }\n  use: { run: x, with: { f: \"${{ steps.make.outputs.f }}\" }, site: hpc }\n";
 
-fn application(project: &str, source: &str) -> PolicyApplication {
+pub(super) fn application(project: &str, source: &str) -> PolicyApplication {
     PolicyApplication {
         project: project.to_owned(),
         policy: parse("eu.yaml", source).unwrap(),
@@ -23,7 +23,7 @@ fn application(project: &str, source: &str) -> PolicyApplication {
     }
 }
 
-fn apply(world: &mut World, source: &str) {
+pub(super) fn apply(world: &mut World, source: &str) {
     let application = Box::new(application("default", source));
     assert_eq!(world.ask(Request::ApplyPolicy { application }), Ok(Response::Done));
 }

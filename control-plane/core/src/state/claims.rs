@@ -1,0 +1,174 @@
+//! What rules hold of runs that are forgotten here, and how facts change it. A run takes much memory, and what is held of it
+//! may be one file for ten years.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+
+use atoll_model::id::{ObjectId, RunId, SiteId};
+use atoll_model::policy::{Policy, PolicyRule};
+use atoll_model::time::Timestamp;
+use serde::{Deserialize, Serialize};
+
+use super::State;
+use crate::fact::Fact;
+use crate::rules::Claim;
+
+/// A rule that holds something of a run that has ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+pub struct ClaimId {
+    pub run: RunId,
+    pub claim: Claim,
+    /// Nothing where it is for good.
+    pub until: Option<Timestamp>,
+    /// Its place among the rules of its project or workflow.
+    pub rule: u16,
+    /// Of the rules of the project; nothing for one of the workflow's own.
+    pub version: Option<u32>,
+}
+
+/// What the rule said when its run was forgotten.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct ClaimTerms {
+    /// Nothing for a rule of the workflow's own, which nobody can lift.
+    pub project: Option<Arc<str>>,
+    pub rule: PolicyRule,
+    /// Its file and line.
+    pub name: Arc<str>,
+}
+
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub(crate) struct LeftClaim {
+    pub(crate) terms: Arc<ClaimTerms>,
+    /// Each with the site where the run made it.
+    pub(crate) objects: BTreeMap<ObjectId, Option<SiteId>>,
+}
+
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+pub(crate) struct Claims {
+    left: BTreeMap<ClaimId, LeftClaim>,
+    /// Follows from the others.
+    #[serde(skip)]
+    of_object: BTreeMap<ObjectId, BTreeSet<ClaimId>>,
+    #[serde(skip)]
+    said: Said,
+}
+
+/// By project and name: what one rule says is there once, of however many runs it holds something.
+#[derive(Debug, Clone, Default)]
+struct Said(BTreeMap<(Option<Arc<str>>, Arc<str>), Arc<ClaimTerms>>);
+
+/// Which claims share what they say is not a part of the state.
+impl PartialEq for Said {
+    fn eq(&self, _: &Self) -> bool {
+        true
+    }
+}
+
+impl Said {
+    fn share(&mut self, terms: &Arc<ClaimTerms>) -> Arc<ClaimTerms> {
+        let known = self.0.entry((terms.project.clone(), terms.name.clone())).or_insert_with(|| Arc::clone(terms));
+        Arc::clone(if known == terms { known } else { terms })
+    }
+}
+
+impl Claims {
+    pub(crate) fn holds(&self, object: ObjectId) -> bool {
+        self.of_object.contains_key(&object)
+    }
+
+    pub(crate) fn on(&self, object: ObjectId) -> impl Iterator<Item = (ClaimId, &LeftClaim)> {
+        let claims = self.of_object.get(&object).into_iter().flatten();
+        claims.filter_map(|claim| Some((*claim, self.left.get(claim)?)))
+    }
+
+    pub(crate) fn ids(&self) -> impl Iterator<Item = ClaimId> {
+        self.left.keys().copied()
+    }
+
+    pub(crate) fn objects_of(&self, claim: ClaimId) -> impl Iterator<Item = ObjectId> {
+        self.left.get(&claim).into_iter().flat_map(|left| left.objects.keys().copied())
+    }
+
+    /// Those of rules of the project.
+    pub(crate) fn of_project(&self, project: &str) -> impl Iterator<Item = ClaimId> {
+        let is_of = move |left: &LeftClaim| left.terms.project.as_deref() == Some(project);
+        self.left.iter().filter(move |(_, left)| is_of(left)).map(|(claim, _)| *claim)
+    }
+
+    fn leave(&mut self, claim: ClaimId, terms: &Arc<ClaimTerms>, objects: &[(ObjectId, Option<SiteId>)]) {
+        let terms = self.said.share(terms);
+        let left = self.left.entry(claim).or_insert_with(|| LeftClaim { terms, objects: BTreeMap::new() });
+        for (object, made_at) in objects {
+            left.objects.insert(*object, *made_at);
+            self.of_object.entry(*object).or_default().insert(claim);
+        }
+    }
+
+    /// The objects that nothing holds any more.
+    fn lapse(&mut self, claim: ClaimId) -> Vec<ObjectId> {
+        let Some(left) = self.left.remove(&claim) else { return Vec::new() };
+        let mut free = Vec::new();
+        for object in left.objects.into_keys() {
+            let Some(claims) = self.of_object.get_mut(&object) else { continue };
+            claims.remove(&claim);
+            if claims.is_empty() {
+                self.of_object.remove(&object);
+                free.push(object);
+            }
+        }
+        if self.said.0.len() > self.left.len() {
+            self.said = Said::default();
+            self.left.values_mut().for_each(|left| left.terms = self.said.share(&left.terms));
+        }
+        free
+    }
+
+    /// What the rules of the project do not say any more.
+    fn lifted_by(&self, project: &str, policy: &Policy) -> Vec<ClaimId> {
+        let is_said = |claim: &ClaimId| {
+            let held = &self.left[claim].terms.rule;
+            policy.rules.iter().any(|rule| rule.matches == held.matches && says_the_same(claim.claim, rule, held))
+        };
+        self.of_project(project).filter(|claim| !is_said(claim)).collect()
+    }
+
+    pub(super) fn restore_derived(&mut self) {
+        for (claim, left) in &mut self.left {
+            left.terms = self.said.share(&left.terms);
+            for object in left.objects.keys() {
+                self.of_object.entry(*object).or_default().insert(*claim);
+            }
+        }
+    }
+}
+
+fn says_the_same(claim: Claim, one: &PolicyRule, other: &PolicyRule) -> bool {
+    match claim {
+        Claim::Keep => one.keep == other.keep,
+        Claim::Pin => one.pin == other.pin,
+        Claim::Hold => one.hold == other.hold,
+        Claim::Bucket => one.push == other.push,
+    }
+}
+
+impl State {
+    #[expect(clippy::wildcard_enum_match_arm, reason = "`evolve` names every fact once")]
+    pub(super) fn evolve_claims(&mut self, fact: &Fact) {
+        match fact {
+            Fact::ClaimLeft { claim, terms, objects } => self.claims.leave(*claim, terms, objects),
+            Fact::ClaimLapsed { claim } => {
+                let free = self.claims.lapse(*claim);
+                free.into_iter().for_each(|object| self.drop_if_unknown(object));
+            }
+            _ => unreachable!("evolve hands over facts about claims only"),
+        }
+    }
+
+    /// Rules of the project were changed: what they do not say any more holds nothing of what is forgotten either.
+    pub(super) fn lift_claims(&mut self, project: &str, policy: &Policy) {
+        for claim in self.claims.lifted_by(project, policy) {
+            let free = self.claims.lapse(claim);
+            free.into_iter().for_each(|object| self.drop_if_unknown(object));
+        }
+    }
+}
