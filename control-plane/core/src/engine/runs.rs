@@ -163,18 +163,23 @@ impl ControlPlane {
     }
 
     /// The oldest runs go first, and one that is larger than all that may stay goes at once. A run stays here for which
-    /// something is still sent.
+    /// something is still sent: it is looked at again a little later.
     pub(crate) fn retire_beyond_memory(&mut self) {
         let mut excess = self.agenda.finished_bytes.saturating_sub(self.config.keep_finished_bytes);
-        let mut leaving = Vec::new();
+        let (mut leaving, mut is_waited_for) = (Vec::new(), false);
         for ((_, run), bytes) in &self.agenda.finished {
             if excess == 0 {
                 break;
             }
-            if !self.is_pushed_for(*run) {
+            if self.is_pushed_for(*run) {
+                is_waited_for = true;
+            } else {
                 leaving.push(*run);
                 excess = excess.saturating_sub(*bytes);
             }
+        }
+        if is_waited_for && excess > 0 {
+            self.agenda.set(self.now + RETIRE_AGAIN, Timer::Wake);
         }
         leaving.into_iter().for_each(|run| self.keep_for_the_last_time(run));
     }

@@ -159,8 +159,8 @@ fn a_rule_holds_the_last_copy_in_the_bucket_when_no_site_has_one() {
     world.carry_out_pushes("edge");
     let reader = world.dispatched_one("hpc");
     lose(&mut world, "edge");
-    world.succeed("hpc", reader, Vec::new());
-    assert_eq!(world.state(run), RunState::Succeeded);
+    world.fail("hpc", reader);
+    assert_eq!(world.state(run), RunState::Failed);
     assert_eq!((replicas(&world, 1).len(), world.objects_in_bucket()), (0, 1));
     forget(&mut world, run);
     world.restart();
@@ -210,7 +210,7 @@ fn runs_that_do_not_fit_leave_the_memory_and_what_rules_hold_of_them_stays() {
     let mut world = World::with(|config| config.keep_finished_bytes = 1);
     SITES.iter().for_each(|site| world.add_site(site));
     let (run, one) = pushed_under(&mut world, "  - keep: { for: 2h after run.end }\n");
-    world.advance_with(REMEMBERED, &SITES);
+    world.advance_with(REMEMBERED * 2, &SITES);
     assert!(world.core.run(run).is_none(), "a run for which something is sent waits for it, and then goes");
     assert_eq!((world.carry_out_deletes().len(), world.objects_in_bucket()), (0, 1));
     stays(&mut world, "edge", one, "keeps it there");
