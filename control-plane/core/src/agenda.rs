@@ -51,6 +51,8 @@ pub(crate) struct Agenda {
     pub(crate) unwanted: BTreeSet<ObjectId>,
     /// Objects that may not be needed in the bucket any more.
     pub(crate) sweep: BTreeSet<ObjectId>,
+    /// What stays in the bucket because no site has it.
+    pub(crate) last_copies: BTreeSet<ObjectId>,
     /// Directories that hold what was swept: each is looked at once after all of it.
     pub(crate) sweep_around: BTreeSet<ObjectId>,
     /// Runs that may have ended.
@@ -94,6 +96,8 @@ pub(crate) enum Timer {
     Retire(RunId),
     /// What a rule holds of a forgotten run is held no longer.
     Claim(ClaimId),
+    /// Sites may have again what stays in the bucket because none had.
+    LastCopies,
     /// Work off the agenda.
     Wake,
 }

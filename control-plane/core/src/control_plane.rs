@@ -146,6 +146,7 @@ impl ControlPlane {
             Timer::Object(object) => self.look_at_object(object),
             Timer::Retire(run) => self.retire(run),
             Timer::Claim(claim) => self.lapse(claim),
+            Timer::LastCopies => self.agenda.sweep.append(&mut self.agenda.last_copies),
             Timer::Wake => self.retire_beyond_memory(),
         }
     }

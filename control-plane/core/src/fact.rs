@@ -23,7 +23,7 @@ use serde::{Deserialize, Serialize};
 pub use self::parts::{Items, LogPositions, PinnedAt, ReturnCause, RuleText};
 use crate::encryption::{KeyId, WrappedKey};
 use crate::rules::AppliedPolicy;
-pub use crate::state::{ClaimId, ClaimTerms};
+pub(crate) use crate::state::{ClaimId, ClaimTerms, Claimed};
 use crate::view::{ProjectSettings, RunError, RunState, RunTags};
 
 /// A new fact stands at the end of the list, so that journals of earlier versions are read as they were written.

@@ -176,10 +176,7 @@ impl Rules {
             bucket: bucket.or_else(|| closed(Route::Bucket)),
             direct: closed(Route::Direct),
             bucket_first: standing.route.by.is_some() && standing.route.value.first() == Some(&Route::Bucket),
-            keep: match (standing.hold, standing.keep) {
-                (Some(_), _) => Some(Until::Forever),
-                (None, keep) => keep.filter(|(keep, _)| keep.at == KeepAt::Producer).map(|(keep, _)| keep.until),
-            },
+            keep: standing.keep.filter(|(keep, _)| keep.at == KeepAt::Producer).map(|(keep, _)| keep.until),
             claims: [
                 (Claim::Keep, standing.keep.map(|(_, rule)| rule)),
                 (Claim::Pin, standing.pin.map(|(_, rule)| rule)),

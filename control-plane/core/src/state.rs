@@ -24,7 +24,7 @@ use atoll_model::id::{AgentId, ExecutionId, ObjectId, RunId, SiteId, SiteName, S
 use serde::{Deserialize, Serialize};
 
 pub(crate) use self::claims::Claims;
-pub use self::claims::{ClaimId, ClaimTerms};
+pub(crate) use self::claims::{ClaimId, ClaimTerms, Claimed};
 pub(crate) use self::copies::{Pin, Verification};
 pub(crate) use self::delegated::Delegations;
 pub(crate) use self::evolve_runs::{submitted_objects, visit_with_parts};

@@ -261,7 +261,10 @@ impl World {
         // The last copy of what a rule holds.
         let needed = |object: ObjectId| core.object(object).and_then(|view| view.needed);
         let is_held = |object: ObjectId| needed(object).is_some_and(|why| why.contains("(rule "));
-        let at_sites = |object: &ObjectId| self.sites.iter().any(|site| site.machine.store.contains_key(object));
+        // A site whose journal was lost has what nobody knows of.
+        let known_at = |object: ObjectId| core.object(object).map_or(Vec::new(), |view| view.replicas);
+        let there = || self.sites.iter().filter(|site| site.standing == Standing::Trusted && !site.is_dead);
+        let at_sites = |object: &ObjectId| there().any(|site| known_at(*object).contains(&site.name.to_string()));
         let is_watched = |object: &ObjectId| is_watched(object) && (!is_held(*object) || at_sites(object));
         let left: Vec<_> = self.bucket.keys().map(|(object, _)| *object).filter(is_watched).collect();
         assert!(left.is_empty(), "nobody needs these in the bucket any more: {left:?}");

@@ -18,6 +18,8 @@ use crate::state::{Active, BucketState, ObjectState, Run, Source, StepState};
 
 /// How long what a person sent in is held for a run to come.
 const UPLOAD_HOLD: Duration = Duration::from_secs(3_600);
+/// How often it is looked whether sites have again what stays in the bucket because none had.
+const LOOK_FOR_COPIES: Duration = Duration::from_secs(60);
 
 impl ControlPlane {
     pub(crate) fn record_upload(&mut self, object: ObjectRef, key: Option<KeyId>) -> Result<Response, Rejection> {
@@ -50,6 +52,10 @@ impl ControlPlane {
                 // It may have come after the process that held it.
                 self.agenda.set(until, Timer::Object(object));
             }
+            if known.bucket == BucketState::Present && self.is_last_and_held(known) {
+                // Its site may come back, or another get a copy.
+                self.look_for_copies_of(object);
+            }
             self.look_when_kept_no_more(object);
             return;
         }
@@ -59,6 +65,13 @@ impl ControlPlane {
         }
         self.record(Fact::BucketReleased { object });
         self.ask_to_delete(object);
+    }
+
+    fn look_for_copies_of(&mut self, object: ObjectId) {
+        if self.agenda.last_copies.is_empty() {
+            self.agenda.set(self.now + LOOK_FOR_COPIES, Timer::LastCopies);
+        }
+        self.agenda.last_copies.insert(object);
     }
 
     /// Whether a file is needed that is in the bucket as part of this directory only.

@@ -13,9 +13,9 @@ use storage_sync_core::policy::RuleId;
 use super::policies::Kept;
 use crate::agenda::Timer;
 use crate::control_plane::ControlPlane;
-use crate::fact::{ClaimId, ClaimTerms, Fact};
+use crate::fact::{ClaimId, ClaimTerms, Claimed, Fact};
 use crate::rules::{Claim, Rules};
-use crate::state::{BucketState, ObjectState, Run, Source};
+use crate::state::{BucketState, ObjectState, Run};
 
 /// So many objects stand in one fact.
 const CLAIMED_PER_FACT: usize = 256;
@@ -120,7 +120,7 @@ impl ControlPlane {
 
     /// The run is about to be forgotten, and with it the rules on what it has made.
     pub(crate) fn leave_claims(&mut self, run_id: RunId) {
-        let mut left: BTreeMap<ClaimId, (ClaimTerms, Vec<(ObjectId, Option<SiteId>)>)> = BTreeMap::new();
+        let mut left: BTreeMap<ClaimId, (ClaimTerms, Vec<Claimed>)> = BTreeMap::new();
         let Some(run) = self.state.runs.get(&run_id).filter(|run| !run.plan.rules.is_empty()) else { return };
         let made = makers(run, |_| true);
         for object in run.objects() {
@@ -170,7 +170,11 @@ impl ControlPlane {
                 Kept::Until(until) => Some(until),
             };
             let is_on = known.bucket == BucketState::Present && until.is_none_or(|until| until > self.now);
-            claims.extend(data.push.rule.filter(|_| is_on).map(|rule| (Claim::Bucket, rule, until)));
+            let keeping = data.claims.iter().find(|(claim, _)| *claim == Claim::Keep).map(|(_, rule)| *rule);
+            // What the project had a part in, it can lift.
+            let lifted_with = keeping.filter(|rule| Rules::is_of_project(*rule)).or(data.push.rule);
+            let by = data.push.rule.filter(|rule| Rules::is_of_project(*rule)).or(lifted_with);
+            claims.extend(by.filter(|_| is_on).map(|rule| (Claim::Bucket, rule, until)));
         }
         claims.sort_unstable();
         claims.dedup();

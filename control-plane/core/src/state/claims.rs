@@ -26,6 +26,9 @@ pub struct ClaimId {
     pub version: Option<u32>,
 }
 
+/// An object that is claimed, and where its run made it.
+pub(crate) type Claimed = (ObjectId, Option<SiteId>);
+
 /// What the rule said when its run was forgotten.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct ClaimTerms {
@@ -55,7 +58,9 @@ pub(crate) struct Claims {
 
 /// By project and name: what one rule says is there once, of however many runs it holds something.
 #[derive(Debug, Clone, Default)]
-struct Said(BTreeMap<(Option<Arc<str>>, Arc<str>), Arc<ClaimTerms>>);
+struct Said(BTreeMap<ProjectAndName, Arc<ClaimTerms>>);
+
+type ProjectAndName = (Option<Arc<str>>, Arc<str>);
 
 /// Which claims share what they say is not a part of the state.
 impl PartialEq for Said {
@@ -95,7 +100,7 @@ impl Claims {
         self.left.iter().filter(move |(_, left)| is_of(left)).map(|(claim, _)| *claim)
     }
 
-    fn leave(&mut self, claim: ClaimId, terms: &Arc<ClaimTerms>, objects: &[(ObjectId, Option<SiteId>)]) {
+    fn leave(&mut self, claim: ClaimId, terms: &Arc<ClaimTerms>, objects: &[Claimed]) {
         let terms = self.said.share(terms);
         let left = self.left.entry(claim).or_insert_with(|| LeftClaim { terms, objects: BTreeMap::new() });
         for (object, made_at) in objects {
@@ -147,7 +152,7 @@ fn says_the_same(claim: Claim, one: &PolicyRule, other: &PolicyRule) -> bool {
         Claim::Keep => one.keep == other.keep,
         Claim::Pin => one.pin == other.pin,
         Claim::Hold => one.hold == other.hold,
-        Claim::Bucket => one.push == other.push,
+        Claim::Bucket => one.push == other.push && one.keep == other.keep,
     }
 }
 

@@ -92,6 +92,8 @@ caught! {
     outcome_of_another_attempt_counts_is_caught: "outcome-of-another-attempt-counts",
     run_is_kept_while_its_objects_move_is_caught: "run-is-kept-while-its-objects-move",
     limit_is_not_looked_at_is_caught: "limit-is-not-looked-at",
+    rules_are_forgotten_with_their_run_is_caught: "rules-are-forgotten-with-their-run",
+    rule_keeps_nothing_at_its_site_is_caught: "rule-keeps-nothing-at-its-site",
 }
 
 #[test]
