@@ -6,12 +6,17 @@ use std::os::linux::net::SocketAddrExt as _;
 use std::os::unix::fs::MetadataExt as _;
 use std::os::unix::net::{SocketAddr, UnixListener};
 use std::path::Path;
+use std::time::{Duration, Instant};
 
-use anyhow::{Context as _, anyhow, bail};
+use anyhow::{Context as _, bail};
 use rustix::fs::{FlockOperation, flock};
 use rustix::io::Errno;
 
 use crate::shim::log::boot_id;
+
+/// How long a lock is waited for that was left behind, and how often it is looked.
+const LEFT_BEHIND: Duration = Duration::from_secs(10);
+const LOOK_AGAIN: Duration = Duration::from_millis(20);
 
 /// Held as long as the agent runs.
 #[derive(Debug)]
@@ -24,6 +29,9 @@ pub(crate) struct DataLock {
 /// may not reach from one machine to another; and by a name on this machine, since some directories know no locks at all.
 /// The name is that of a socket in no directory: it is gone with its process, however that ends.
 ///
+/// A process that the last agent was starting when it was killed holds its locks until it has become another program: that is
+/// waited for.
+///
 /// # Errors
 /// When another agent works in it; the message says where.
 pub(crate) fn lock(data_dir: &Path) -> anyhow::Result<DataLock> {
@@ -31,17 +39,18 @@ pub(crate) fn lock(data_dir: &Path) -> anyhow::Result<DataLock> {
     let own = format!("{host} {}", boot_id()?);
     let path = data_dir.join("lock");
     let mut file = open(&path)?;
-    let mut holder = String::new();
-    file.read_to_string(&mut holder)?;
-    let in_use = || anyhow!("an agent already works in {} ({}); stop it first", data_dir.display(), holder.trim());
-    match flock(&file, FlockOperation::NonBlockingLockExclusive) {
-        Ok(()) | Err(Errno::NOSYS | Errno::NOTSUP | Errno::NOLCK) => {}
-        Err(_) => return Err(in_use()),
-    }
-    let on_machine = match UnixListener::bind_addr(&machine_name(data_dir)?) {
-        Ok(name) => name,
-        Err(error) if error.kind() == ErrorKind::AddrInUse => return Err(in_use()),
-        Err(error) => return Err(error).context("this machine gives no name to lock"),
+    let began = Instant::now();
+    let (on_machine, holder) = loop {
+        let mut holder = String::new();
+        file.rewind()?;
+        file.read_to_string(&mut holder)?;
+        if let Some(name) = try_lock(&file, data_dir)? {
+            break (name, holder);
+        }
+        if !is_left_behind(&holder, &own) || began.elapsed() > LEFT_BEHIND {
+            bail!("an agent already works in {} ({}); stop it first", data_dir.display(), holder.trim());
+        }
+        std::thread::sleep(LOOK_AGAIN);
     };
     let elsewhere =
         holder.lines().next().filter(|line| !line.is_empty() && line.split(' ').next() != Some(host.as_str()));
@@ -57,6 +66,28 @@ pub(crate) fn lock(data_dir: &Path) -> anyhow::Result<DataLock> {
     writeln!(file, "{own}\nprocess {}", std::process::id())?;
     file.sync_all()?;
     Ok(DataLock { _in_directory: file, _on_machine: on_machine })
+}
+
+/// Both locks, if nobody has one of them.
+fn try_lock(file: &File, data_dir: &Path) -> anyhow::Result<Option<UnixListener>> {
+    match flock(file, FlockOperation::NonBlockingLockExclusive) {
+        Ok(()) | Err(Errno::NOSYS | Errno::NOTSUP | Errno::NOLCK) => {}
+        Err(_) => return Ok(None),
+    }
+    match UnixListener::bind_addr(&machine_name(data_dir)?) {
+        Ok(name) => Ok(Some(name)),
+        Err(error) if error.kind() == ErrorKind::AddrInUse => Ok(None),
+        Err(error) => Err(error).context("this machine gives no name to lock"),
+    }
+}
+
+/// Whether the agent that the file names ran on this machine and is no more.
+fn is_left_behind(holder: &str, own: &str) -> bool {
+    let Some((machine, process)) = holder.split_once("\nprocess ") else { return false };
+    let stat = fs::read_to_string(format!("/proc/{}/stat", process.trim()));
+    // The state comes after the name, which may hold anything.
+    let state = stat.as_ref().ok().and_then(|stat| stat.rsplit(") ").next()?.chars().next());
+    machine == own && matches!(state, None | Some('Z' | 'X'))
 }
 
 fn open(path: &Path) -> anyhow::Result<File> {
@@ -92,6 +123,24 @@ mod tests {
         assert!(lock(&link).unwrap_err().to_string().contains("already works in"));
         drop(held);
         drop(lock(&link).unwrap());
+    }
+
+    #[test]
+    fn e7_a_lock_that_a_killed_agent_has_left_to_a_child_is_waited_for() {
+        let folder = tempfile::tempdir().unwrap();
+        drop(lock(folder.path()).unwrap());
+        let path = folder.path().join("lock");
+        let said = fs::read_to_string(&path).unwrap();
+        // No process has this number.
+        fs::write(&path, format!("{}\nprocess 4194305\n", said.lines().next().unwrap())).unwrap();
+        let left = open(&path).unwrap();
+        flock(&left, FlockOperation::NonBlockingLockExclusive).unwrap();
+        let child = std::thread::spawn(move || {
+            std::thread::sleep(Duration::from_millis(200));
+            drop(left);
+        });
+        drop(lock(folder.path()).unwrap());
+        child.join().unwrap();
     }
 
     #[test]

@@ -1,0 +1,257 @@
+//! Copies that rules want at several sites (`replicate`): made when what they are of is made, and anew when one is lost, as long
+//! as the run is remembered.
+
+use std::collections::BTreeSet;
+use std::time::Duration;
+
+use atoll_model::id::{ExecutionId, ObjectId, RunId, SiteId};
+use atoll_model::policy::{Location, Replicate};
+use storage_sync_core::policy::{RuleId, differing};
+use storage_sync_core::{Plan, Reach};
+
+use crate::agenda::Timer;
+use crate::control_plane::ControlPlane;
+use crate::fact::{Fact, RuleText};
+use crate::state::{ObjectState, Phase, Run};
+use crate::view::RunState;
+
+/// How often it is looked whether a site can take a copy that none could.
+const LOOK_AGAIN: Duration = Duration::from_secs(60);
+
+/// What a rule wants of an object.
+struct Replication<'a> {
+    run: &'a Run,
+    rule: RuleId,
+    wanted: &'a Replicate,
+}
+
+impl Replication<'_> {
+    fn name(&self) -> String {
+        self.run.plan.rules.name(self.rule)
+    }
+}
+
+/// A copy that is to be made.
+struct NextCopy {
+    at: SiteId,
+    plan: Plan<(RunId, RuleId)>,
+    execution: ExecutionId,
+    rule: RuleText,
+}
+
+impl ControlPlane {
+    fn replications<'a>(&'a self, known: &'a ObjectState) -> impl Iterator<Item = Replication<'a>> {
+        self.rules_on(known).filter(|(run, _)| is_worth_copies(run)).flat_map(|(run, data)| {
+            let of_run = move |rule: &RuleId| {
+                let wanted = run.plan.rules.rule(*rule)?.replicate.as_ref()?;
+                Some(Replication { run, rule: *rule, wanted })
+            };
+            data.replicate.iter().filter_map(of_run).collect::<Vec<_>>()
+        })
+    }
+
+    fn location(&self, site: SiteId) -> Option<Location<'_>> {
+        let site = self.state.sites.get(&site)?;
+        Some(Location { name: &site.name, labels: &site.labels })
+    }
+
+    /// In what the sites differ of those that count for a rule.
+    fn differing_among(&self, wanted: &Replicate, sites: impl Iterator<Item = SiteId>) -> BTreeSet<Option<&str>> {
+        let counting = sites.filter(|site| self.reach(*site) != Reach::Gone);
+        let locations = counting.filter_map(|site| self.location(site));
+        locations.filter(|location| wanted.to.admits(*location)).map(|location| differing(wanted, location)).collect()
+    }
+
+    fn sites_of<'a>(&'a self, known: &'a ObjectState) -> impl Iterator<Item = SiteId> {
+        known.sites.iter().copied().chain(self.state.copying(known.reference.id))
+    }
+
+    /// The next copy that a rule wants and a site can take now.
+    fn next_copy(&self, known: &ObjectState) -> Option<NextCopy> {
+        let execution = known.producer?;
+        self.replications(known).find_map(|replication| {
+            let wanted = replication.wanted;
+            let there = self.differing_among(wanted, self.sites_of(known));
+            if there.len() >= wanted.copies as usize {
+                return None;
+            }
+            let free = self.state.sites.keys().copied().filter(|site| {
+                let differs = |location| wanted.to.admits(location) && !there.contains(&differing(wanted, location));
+                self.location(*site).is_some_and(differs) && self.site_closed(*site).is_none()
+            });
+            let planned = free.filter_map(|site| Some((site, self.way_of_copy(known, site)?)));
+            // Those that need no push first, and not always the same.
+            let (at, plan) = planned.min_by_key(|(site, plan)| {
+                let needs_push = matches!(plan, Plan::PushFrom(_) | Plan::Wait);
+                (needs_push, spread(known.reference.id, *site))
+            })?;
+            let rule = replication.run.plan.rules.cite(replication.rule);
+            Some(NextCopy { at, plan, execution, rule })
+        })
+    }
+
+    fn way_of_copy(&self, known: &ObjectState, site: SiteId) -> Option<Plan<(RunId, RuleId)>> {
+        let plan = self.plan_object(known.reference.id, site);
+        let is_way = match plan {
+            Plan::InBucket | Plan::DirectFrom(_) | Plan::PushFrom(_) => true,
+            // Until it is in the bucket; a holder that is away may be so for long.
+            Plan::Wait => known.transfer.is_some(),
+            Plan::Present | Plan::Forbidden(_) | Plan::Closed(_) | Plan::Withheld(_) | Plan::Unavailable => false,
+        };
+        is_way.then_some(plan)
+    }
+
+    /// Has the copies made that rules want of the object.
+    pub(crate) fn replicate(&mut self, object: ObjectId) {
+        while let Some(known) = self.state.objects.get(&object)
+            && let Some(next) = self.next_copy(known)
+        {
+            let reference = known.reference;
+            match next.plan {
+                Plan::InBucket | Plan::DirectFrom(_) => {
+                    let NextCopy { at, execution, rule, .. } = next;
+                    self.record(Fact::ReplicaOrdered { object: reference, site: at, execution, rule });
+                    self.agenda.touched.insert(at);
+                }
+                Plan::PushFrom(holder) => {
+                    if let Some(until) = self.push_paused_until(known) {
+                        self.agenda.set(until, Timer::Object(object));
+                    } else {
+                        self.order_push(reference, holder, (next.execution.run, Some(next.execution)), next.rule);
+                    }
+                    break;
+                }
+                Plan::Wait
+                | Plan::Present
+                | Plan::Forbidden(_)
+                | Plan::Closed(_)
+                | Plan::Withheld(_)
+                | Plan::Unavailable => break,
+            }
+        }
+        let lacks = self.state.objects.get(&object).is_some_and(|known| self.lacks_copies(known));
+        if lacks {
+            self.look_later(object);
+        } else {
+            self.agenda.lacking.remove(&object);
+        }
+    }
+
+    fn lacks_copies(&self, known: &ObjectState) -> bool {
+        known.producer.is_some()
+            && self.replications(known).any(|replication| {
+                let there = self.differing_among(replication.wanted, self.sites_of(known));
+                there.len() < replication.wanted.copies as usize
+            })
+    }
+
+    fn look_later(&mut self, object: ObjectId) {
+        if self.agenda.lacking.is_empty() {
+            self.agenda.set(self.now + LOOK_AGAIN, Timer::Copies);
+        }
+        self.agenda.lacking.insert(object);
+    }
+
+    /// Something has become of the object for which copies may have waited.
+    pub(crate) fn copy_if_lacking(&mut self, object: ObjectId) {
+        if self.agenda.lacking.contains(&object) {
+            self.agenda.to_copy.insert(object);
+        }
+    }
+
+    pub(crate) fn look_at_lacking(&mut self) {
+        self.agenda.to_copy.append(&mut self.agenda.lacking);
+    }
+
+    /// Copies may be gone, or others wanted.
+    pub(crate) fn look_at_all_copies(&mut self) {
+        if self.state.runs.values().any(|run| run.plan.rules.replicates()) {
+            self.agenda.to_copy.extend(self.state.objects.keys().copied());
+        }
+    }
+
+    /// Whether copies are made of it, or can be once it is where it is needed for that.
+    pub(crate) fn is_being_copied(&self, known: &ObjectState) -> bool {
+        let reached = |site: SiteId| self.reach(site) != Reach::Gone;
+        self.state.copying(known.reference.id).any(reached) || self.next_copy(known).is_some()
+    }
+
+    /// A copy is there, or cannot be had.
+    pub(crate) fn replica_ended(&mut self, site: SiteId, object: ObjectId, failure: Option<&str>) {
+        if !self.state.replicas.contains_key(&(object, site)) {
+            return; // It was taken back.
+        }
+        self.record(Fact::ReplicaEnded { object, site, made: failure.is_none() });
+        if failure.is_some() {
+            // It is not asked again at once for what it could not do now.
+            self.look_later(object);
+        } else {
+            self.agenda.replan.insert(object);
+        }
+        self.agenda.sweep.insert(object);
+    }
+
+    /// With a new journal the agent does not know what it was told.
+    pub(crate) fn order_copies_again(&mut self, site: SiteId) {
+        let orders: Vec<_> = self.copies_ordered(site).map(|(_, order)| order.clone()).collect();
+        for order in orders {
+            let (object, execution, rule) = (order.object, order.execution, order.rule);
+            self.record(Fact::ReplicaOrdered { object, site, execution, rule });
+        }
+    }
+
+    /// The site will not make copies any more.
+    pub(crate) fn take_back_copies(&mut self, site: SiteId) {
+        let orders: Vec<ObjectId> = self.copies_ordered(site).map(|(object, _)| object).collect();
+        for object in orders {
+            self.record(Fact::ReplicaEnded { object, site, made: false });
+            self.agenda.sweep.insert(object);
+        }
+        self.look_at_all_copies();
+    }
+
+    fn copies_ordered(&self, site: SiteId) -> impl Iterator<Item = (ObjectId, &crate::state::ReplicaOrder)> {
+        let of_site = self.state.replicas.iter().filter(move |((_, at), _)| *at == site);
+        of_site.map(|((object, _), order)| (*object, order))
+    }
+
+    /// Which rule would have too few copies without the one at this site.
+    pub(crate) fn is_one_of_copies(&self, site: SiteId, known: &ObjectState) -> Option<String> {
+        self.replications(known).find_map(|replication| {
+            let wanted = replication.wanted;
+            let counts = self.location(site).is_some_and(|location| wanted.to.admits(location));
+            let others = || known.sites.iter().copied().filter(|other| *other != site);
+            let too_few = counts && self.differing_among(wanted, others()).len() < wanted.copies as usize;
+            too_few.then(|| format!("{} wants {} copies of it", replication.name(), wanted.copies))
+        })
+    }
+
+    /// What rules want of copies, for people.
+    pub(crate) fn copies_view(&self, known: &ObjectState) -> Vec<String> {
+        let line = |replication: Replication<'_>| {
+            let wanted = replication.wanted;
+            let there = self.differing_among(wanted, known.sites.iter().copied()).len();
+            let coming: Vec<_> =
+                self.state.copying(known.reference.id).map(|site| self.state.site_name(site)).collect();
+            let rest = match (there >= wanted.copies as usize, coming.is_empty()) {
+                (true, _) => String::new(),
+                (false, false) => format!(", on its way to {}", coming.join(", ")),
+                (false, true) if self.next_copy(known).is_some() => ", waits for the bucket".to_owned(),
+                (false, true) => ", no other site can take one now".to_owned(),
+            };
+            format!("{} wants {} copies: {there} there{rest}", replication.name(), wanted.copies)
+        };
+        self.replications(known).map(line).collect()
+    }
+}
+
+/// What a run made that came to nothing is not worth copies.
+fn is_worth_copies(run: &Run) -> bool {
+    matches!(run.phase, Phase::Going | Phase::Ended(RunState::Succeeded))
+}
+
+/// An order of the sites that is another for each object.
+fn spread(object: ObjectId, site: SiteId) -> u64 {
+    let (first, _) = object.digest().split_first_chunk::<8>().expect("a digest is longer");
+    (u64::from_le_bytes(*first) ^ u64::from(site.0)).wrapping_mul(0x9e37_79b9_7f4a_7c15)
+}
