@@ -201,6 +201,9 @@ fn describe(object: &Value) {
     if let Some(needed) = object["needed"].as_str() {
         outln!("{:<9} {needed}", "needed");
     }
+    for copies in object["copies"].as_array().into_iter().flatten().filter_map(Value::as_str) {
+        outln!("{:<9} {copies}", "copies");
+    }
     for pin in object["pins"].as_array().into_iter().flatten() {
         outln!("{:<9} {} by {}", "pinned", table::field(pin, "at"), table::field(pin, "by"));
     }

@@ -55,7 +55,7 @@ pub(crate) async fn why(connection: &Connection, arguments: &WhyArguments) -> an
         if let Some(key) = document["encrypted"].as_str() {
             outln!("encrypted in the bucket by {key}");
         }
-        for (field, heading) in [("rules", "rules"), ("withheld", "withheld by")] {
+        for (field, heading) in [("rules", "rules"), ("copies", "copies"), ("withheld", "withheld by")] {
             for line in document[field].as_array().into_iter().flatten().filter_map(Value::as_str) {
                 outln!("{heading}: {line}");
             }

@@ -211,7 +211,7 @@ impl PolicyRule {
     /// What of it nobody carries out by himself: it is only looked at when rules are checked against each other.
     pub fn not_carried_out(&self) -> Vec<&'static str> {
         let idle = |field| match field {
-            "replicate" | "expire" => Some(field),
+            "expire" => Some(field),
             "pin" => Some("pin brings nothing there"),
             _ => None,
         };

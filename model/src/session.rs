@@ -287,6 +287,11 @@ pub enum SiteCommand {
         step: StepIndex,
         stop: bool,
     },
+    /// The site is to have a copy of the object, which this execution has made. Answered by [`Report::ReplicaEnded`].
+    Replicate {
+        object: ObjectRef,
+        execution: ExecutionId,
+    },
 }
 
 /// A step as it is delegated: what the control plane would go by, for an agent to go by.
@@ -492,5 +497,10 @@ pub enum Report {
         /// What it has started and not reported the end of.
         kept: Vec<(Attempt, ElementSet)>,
         reason: String,
+    },
+    /// A [`SiteCommand::Replicate`] is carried out, or, for this reason, is not.
+    ReplicaEnded {
+        object: ObjectRef,
+        failure: Option<String>,
     },
 }

@@ -70,6 +70,9 @@ impl From<SiteCommand> for wire::SiteCommand {
             SiteCommand::Withdraw { run, step: index, stop } => {
                 Kind::Withdraw(wire::Withdrawal { run: Some(run.into()), step: step(index), stop })
             }
+            SiteCommand::Replicate { object, execution } => {
+                Kind::Replicate(wire::Replicate { object: Some(object.into()), execution: Some(execution.into()) })
+            }
         };
         Self { kind: Some(kind) }
     }
@@ -105,6 +108,10 @@ impl TryFrom<wire::SiteCommand> for SiteCommand {
                 run: read_run(withdrawal.run)?,
                 step: read_step(withdrawal.step)?,
                 stop: withdrawal.stop,
+            },
+            Kind::Replicate(wire::Replicate { object, execution }) => Self::Replicate {
+                object: required(object, "replicate.object")?.try_into()?,
+                execution: required(execution, "replicate.execution")?.try_into()?,
             },
         })
     }

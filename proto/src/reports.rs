@@ -95,6 +95,9 @@ impl From<Report> for wire::Report {
             Report::DelegationEnded { run, step: index, kept, reason } => {
                 Kind::DelegationEnded(write_ended(run, index, kept, reason))
             }
+            Report::ReplicaEnded { object, failure } => {
+                Kind::ReplicaEnded(wire::ReplicaEnded { object: Some(object.into()), failure })
+            }
         };
         Self { kind: Some(kind) }
     }
@@ -144,6 +147,9 @@ fn read_report(message: wire::Report, refused: &mut Vec<WireError>) -> Result<Re
             Report::Retried { run, step, elements }
         }
         Kind::DelegationEnded(ended) => read_ended(ended)?,
+        Kind::ReplicaEnded(wire::ReplicaEnded { object, failure }) => {
+            Report::ReplicaEnded { object: required(object, "replica_ended.object")?.try_into()?, failure }
+        }
     })
 }
 

@@ -51,6 +51,9 @@ pub(crate) struct Agenda {
     pub(crate) unwanted: BTreeSet<ObjectId>,
     /// Objects that may not be needed in the bucket any more.
     pub(crate) sweep: BTreeSet<ObjectId>,
+    /// Objects of which rules may want more copies, and those of which they do and no site could have one yet.
+    pub(crate) to_copy: BTreeSet<ObjectId>,
+    pub(crate) lacking: BTreeSet<ObjectId>,
     /// What stays in the bucket because no site has it.
     pub(crate) last_copies: BTreeSet<ObjectId>,
     /// Directories that hold what was swept: each is looked at once after all of it.
@@ -98,6 +101,8 @@ pub(crate) enum Timer {
     Claim(ClaimId),
     /// Sites may have again what stays in the bucket because none had.
     LastCopies,
+    /// Sites may take copies that rules want.
+    Copies,
     /// Work off the agenda.
     Wake,
 }

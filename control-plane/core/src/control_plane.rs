@@ -147,6 +147,7 @@ impl ControlPlane {
             Timer::Retire(run) => self.retire(run),
             Timer::Claim(claim) => self.lapse(claim),
             Timer::LastCopies => self.agenda.sweep.append(&mut self.agenda.last_copies),
+            Timer::Copies => self.look_at_lacking(),
             Timer::Wake => self.retire_beyond_memory(),
         }
     }
@@ -168,6 +169,8 @@ impl ControlPlane {
                 self.call_back(object);
             } else if let Some(run) = self.agenda.ending.pop_first() {
                 self.end_if_over(run);
+            } else if let Some(object) = self.agenda.to_copy.pop_first() {
+                self.replicate(object);
             } else if let Some(object) = self.agenda.sweep.pop_first() {
                 self.sweep(object);
             } else if let Some(tree) = self.agenda.sweep_around.pop_first() {
@@ -225,6 +228,7 @@ impl ControlPlane {
                 }
             }
         }
+        self.look_at_all_copies();
         for (site, run, step, element) in active {
             self.want(site, atoll_model::id::ExecutionId { run, step, element });
         }

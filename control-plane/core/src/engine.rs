@@ -25,6 +25,7 @@ pub(crate) mod outlook;
 mod pacing;
 pub(crate) mod place;
 mod policies;
+mod replicas;
 mod reports;
 mod requests;
 mod restored;

@@ -476,4 +476,17 @@ pub enum Fact {
     ClaimLapsed {
         claim: ClaimId,
     },
+    /// The site is told to have a copy, since a rule wants so, of what this execution made.
+    ReplicaOrdered {
+        object: ObjectRef,
+        site: SiteId,
+        execution: ExecutionId,
+        rule: RuleText,
+    },
+    /// It has, or it says that it cannot; or it is not asked any more.
+    ReplicaEnded {
+        object: ObjectId,
+        site: SiteId,
+        made: bool,
+    },
 }

@@ -63,6 +63,8 @@ pub(crate) struct DataRules {
     pub(crate) encrypt: Option<RuleId>,
     /// Rules that hold copies of it.
     pub(crate) claims: BTreeSet<(Claim, RuleId)>,
+    /// Rules that want copies of it at several sites.
+    pub(crate) replicate: BTreeSet<RuleId>,
 }
 
 /// As what a rule holds a copy.
@@ -97,6 +99,7 @@ impl DataRules {
         self.keep = self.keep.max(other.keep);
         self.encrypt = self.encrypt.or(other.encrypt);
         self.claims.extend(other.claims);
+        self.replicate.extend(other.replicate);
     }
 }
 
@@ -185,9 +188,15 @@ impl Rules {
             .into_iter()
             .filter_map(|(claim, rule)| Some((claim, rule?)))
             .collect(),
+            replicate: standing.replicate.map(|(_, rule)| rule).into_iter().collect(),
             confined_by: standing.confined_by,
             encrypt,
         }
+    }
+
+    /// Whether a rule wants copies of anything at several sites.
+    pub(crate) fn replicates(&self) -> bool {
+        self.layers().iter().flat_map(|layer| layer.rules).any(|rule| rule.replicate.is_some())
     }
 
     /// Whether a rule wants anything encrypted.

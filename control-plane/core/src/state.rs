@@ -12,6 +12,7 @@ mod evolve_sites;
 mod keys;
 mod object;
 mod poison;
+mod replicas;
 mod row;
 mod run;
 mod site;
@@ -33,6 +34,7 @@ pub(crate) use self::object::{
     BucketState, DoubtfulPush, LedgerEntry, ObjectState, Place, PushTrouble, Source, Transfer, Use,
 };
 pub(crate) use self::poison::{Crash, Crashes};
+pub(crate) use self::replicas::ReplicaOrder;
 pub(crate) use self::row::{Detail, Row, RowState};
 pub(crate) use self::run::{Active, ActivePhase, Decision, Former, Phase, Run, StepPhase, StepState, Tries};
 pub(crate) use self::site::{Agent, Log, Outgoing, Site, Token};
@@ -56,8 +58,8 @@ impl Snapshot {
         const EMPTY: u8 = 0;
         if format < 2 {
             // The tags of runs, what is set for projects, the sites that catch up, delegated steps, the rules of projects,
-            // pins and verifications, keys, what is encrypted by them, and claims.
-            encoded.extend([EMPTY; 10]);
+            // pins and verifications, keys, what is encrypted by them, claims, and copies to be made.
+            encoded.extend([EMPTY; 11]);
         }
     }
 }
@@ -98,6 +100,8 @@ pub(crate) struct State {
     pub(crate) keys: Keys,
     /// What rules hold of runs that are forgotten.
     pub(crate) claims: Claims,
+    /// Copies that sites were told to have and do not have yet.
+    pub(crate) replicas: BTreeMap<(ObjectId, SiteId), ReplicaOrder>,
     /// Runs that have not ended, and what is under way, by project. Both follow from the runs.
     #[serde(skip)]
     pub(crate) live_runs: u64,

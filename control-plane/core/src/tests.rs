@@ -21,6 +21,7 @@ mod look_ahead;
 mod poison;
 mod policies;
 mod properties;
+mod replicas;
 mod restored;
 mod runs;
 mod sessions;

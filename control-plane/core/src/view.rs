@@ -252,6 +252,8 @@ pub struct ObjectView {
     pub pins: Vec<PinView>,
     /// Why a copy of it stays, if one must.
     pub needed: Option<String>,
+    /// What rules want of copies at several sites, and what there is.
+    pub copies: Vec<String>,
     /// Runs that know it.
     pub runs: Vec<RunId>,
 }

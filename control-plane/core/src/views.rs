@@ -113,13 +113,15 @@ impl ControlPlane {
             .map(|_| self.state.sites.iter().filter(allowed).map(|(_, site)| site.name.clone()).collect());
         let rules = self.rules_on(known).flat_map(|(run, rules)| {
             let confining = rules.confined_by.iter().copied();
-            let others = [rules.push.rule, rules.bucket, rules.direct].into_iter().flatten();
-            confining.chain(others).map(|rule| run.plan.rules.name(rule)).collect::<Vec<_>>()
+            let others = [rules.push.rule, rules.bucket, rules.direct, rules.encrypt].into_iter().flatten();
+            let of_copies = rules.claims.iter().map(|(_, rule)| rule).chain(&rules.replicate).copied();
+            confining.chain(others).chain(of_copies).map(|rule| run.plan.rules.name(rule)).collect::<Vec<_>>()
         });
         let withheld = known.withheld.iter().map(|(site, said)| (self.state.site_name(*site), said.to_string()));
         let mut runs: Vec<_> = known.uses.iter().map(|usage| usage.run).collect();
         runs.dedup();
         let needed = self.need_of(known).map(|need| need.why);
+        let copies = self.copies_view(known);
         Some(ObjectView {
             object: known.reference,
             replicas,
@@ -130,6 +132,7 @@ impl ControlPlane {
             encrypted: self.state.keys.of_copy(object).map(ToString::to_string),
             pins,
             needed,
+            copies,
             runs,
         })
     }

@@ -22,6 +22,8 @@ pub(crate) struct Site {
     pub(crate) store: BTreeSet<ObjectId>,
     /// On their way, and what is wanted and nobody gives yet.
     pub(crate) fetching: BTreeSet<ObjectId>,
+    /// What of it a rule wants here.
+    pub(crate) copying: BTreeSet<ObjectId>,
     pub(crate) free: u32,
     waiting: BTreeMap<ExecutionId, Waiting>,
     pub(crate) ready: VecDeque<(ExecutionId, Attempt)>,
@@ -40,6 +42,8 @@ struct Waiting {
 pub(crate) enum Errand {
     Fetch(ObjectRef, ExecutionId),
     Push(atoll_model::id::TransferId, ObjectRef),
+    /// What a rule wants here is here.
+    TellOfCopy(ObjectRef),
 }
 
 impl Site {
@@ -53,6 +57,7 @@ impl Site {
             templates: BTreeMap::new(),
             store: BTreeSet::new(),
             fetching: BTreeSet::new(),
+            copying: BTreeSet::new(),
             free: processors,
             waiting: BTreeMap::new(),
             ready: VecDeque::new(),
@@ -89,6 +94,15 @@ impl Site {
             }
             SiteCommand::Dispatch(dispatch) => self.accept(dispatch, errands),
             SiteCommand::Push { transfer, object } => errands.push(Errand::Push(transfer, object)),
+            SiteCommand::Replicate { object, .. } if self.store.contains(&object.id) => {
+                errands.push(Errand::TellOfCopy(object));
+            }
+            SiteCommand::Replicate { object, execution } => {
+                self.copying.insert(object.id);
+                if self.fetching.insert(object.id) {
+                    errands.push(Errand::Fetch(object, execution));
+                }
+            }
             SiteCommand::Forget { run } => self.templates.retain(|(of, _), _| *of != run),
             other @ (SiteCommand::Cancel { .. }
             | SiteCommand::CancelPush { .. }

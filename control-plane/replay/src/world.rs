@@ -236,6 +236,9 @@ impl<'a> World<'a> {
             Errand::Push(transfer, object) => {
                 self.happens_after(object.bytes, Happening::Pushed { site, transfer, object });
             }
+            Errand::TellOfCopy(object) => {
+                self.report(site, Report::ReplicaEnded { object, failure: None })?;
+            }
             Errand::Fetch(object, execution) => {
                 let agent = self.sites[site].agent;
                 let response = self.ask(Request::Offers { agent, object: object.id })?;
@@ -317,7 +320,11 @@ impl<'a> World<'a> {
                 self.sites[site].fetched(object.id);
                 let direct = from.map(|from| DirectShare { holder: self.sites[from].agent, wire_bytes: object.bytes });
                 let (wire_bytes, at) = (object.bytes, self.now);
-                self.report(site, Report::Fetched { object, wire_bytes, direct, execution, at })
+                self.report(site, Report::Fetched { object, wire_bytes, direct, execution, at })?;
+                if self.sites[site].copying.remove(&object.id) {
+                    self.report(site, Report::ReplicaEnded { object, failure: None })?;
+                }
+                Ok(())
             }
             Happening::Pushed { site, transfer, object } => {
                 self.in_bucket.insert(object.id);

@@ -278,6 +278,7 @@ fn command() -> impl Strategy<Value = SiteCommand> {
         text().prop_map(|reason| SiteCommand::Unknown { reason }),
         delegation().prop_map(|delegation| SiteCommand::Delegate(Box::new(delegation))),
         (run(), step(), any::<bool>()).prop_map(|(run, step, stop)| SiteCommand::Withdraw { run, step, stop }),
+        (object(), execution()).prop_map(|(object, execution)| SiteCommand::Replicate { object, execution }),
     ]
 }
 
@@ -380,6 +381,7 @@ fn report() -> impl Strategy<Value = Report> {
         }),
         (run(), step(), vec((attempt(), element_set()), 0..3), text())
             .prop_map(|(run, step, kept, reason)| { Report::DelegationEnded { run, step, kept, reason } }),
+        (object(), option::of(text())).prop_map(|(object, failure)| Report::ReplicaEnded { object, failure }),
     ]
 }
 

@@ -165,4 +165,9 @@ pub enum Fact {
         step: StepIndex,
         reason: String,
     },
+    /// The copy of an object that the site was to have is there, or not, as the report says.
+    ReplicaEnded {
+        object: ObjectId,
+        report: Report,
+    },
 }

@@ -50,6 +50,7 @@ pub(crate) enum StoreOrder {
     Evict { order: CommandSeq, proposal: u64, objects: Vec<ObjectRef>, reason: Option<String> },
     Propose(Vec<ObjectRef>),
     Verify { order: CommandSeq, objects: Vec<ObjectRef> },
+    Replicate(ObjectRef),
 }
 
 impl StoreOrder {
@@ -64,6 +65,7 @@ impl StoreOrder {
                 }
                 SiteCommand::ProposeEviction { objects } => Some(Self::Propose(objects.clone())),
                 SiteCommand::Verify { objects } => Some(Self::Verify { order, objects: objects.clone() }),
+                SiteCommand::Replicate { object, execution: _ } => Some(Self::Replicate(*object)),
                 SiteCommand::Prepare(_)
                 | SiteCommand::Dispatch(_)
                 | SiteCommand::Cancel { .. }
@@ -146,6 +148,7 @@ impl Agent {
                 step.commands.push(Command::FindEvictable { bytes: u64::MAX, objects: Some(objects) });
             }
             StoreOrder::Verify { order, objects } => step.commands.push(Command::Verify { order, objects }),
+            StoreOrder::Replicate(object) => self.replicate(object, step),
             StoreOrder::Evict { order, proposal, objects, reason } => {
                 let is_current = self.making_room.phase == Phase::Asking(proposal);
                 if is_current {

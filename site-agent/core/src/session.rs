@@ -381,6 +381,7 @@ impl Agent {
                     SiteCommand::Evict { .. }
                     | SiteCommand::ProposeEviction { .. }
                     | SiteCommand::Verify { .. }
+                    | SiteCommand::Replicate { .. }
                     | SiteCommand::Unknown { .. } => {}
                     SiteCommand::Delegate(delegation) => {
                         let key = (delegation.template.run, delegation.template.step);

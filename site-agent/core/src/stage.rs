@@ -93,10 +93,34 @@ impl Agent {
         self.locate(object, execution, step);
     }
 
+    /// The site is to have a copy.
+    pub(crate) fn replicate(&mut self, object: ObjectRef, step: &mut Step) {
+        let Some((_, execution)) = self.state.replicas.get(&object.id).copied() else { return };
+        if let Some(reason) = self.closed() {
+            return self.end_replica(object.id, Some(reason), step);
+        }
+        if self.stage.is_present(object.id) && !self.is_going(object.id) {
+            return self.end_replica(object.id, None, step);
+        }
+        self.need(object, execution, step);
+    }
+
+    fn end_replica(&mut self, id: ObjectId, failure: Option<String>, step: &mut Step) {
+        if let Some((object, _)) = self.state.replicas.get(&id).copied() {
+            let report = Report::ReplicaEnded { object, failure };
+            self.decide(step, Fact::ReplicaEnded { object: id, report });
+        }
+    }
+
+    /// Whether an item of the queue waits for the object, or the site is to have a copy of it.
+    fn is_wanted(&self, object: ObjectId) -> bool {
+        self.waiting.is_waited_for(object) || self.state.replicas.contains_key(&object)
+    }
+
     /// Nobody waits for these objects any more.
     pub(crate) fn cancel_fetches(&mut self, unwanted: &[ObjectId], step: &mut Step) {
         for id in unwanted {
-            if self.waiting.is_waited_for(*id) {
+            if self.is_wanted(*id) {
                 continue;
             }
             let Some(wanted) = self.stage.wanted.get_mut(id) else { continue };
@@ -119,7 +143,7 @@ impl Agent {
         if present {
             // What a process before this one was to fetch did not arrive: it was made here.
             self.end_intent(object.id, step);
-            self.have(object.id);
+            self.have(object.id, step);
             return;
         }
         if arrived {
@@ -127,7 +151,7 @@ impl Agent {
             let report = Report::Fault { object: object.id, kind: object.kind, location, message };
             self.decide(step, Fact::FaultFound { report });
         }
-        if self.waiting.is_waited_for(object.id) {
+        if self.is_wanted(object.id) {
             self.fetch(object.id, step);
         } else {
             self.end_fetch(object.id, step);
@@ -154,7 +178,7 @@ impl Agent {
             Some(_) => self.decide(step, Fact::FetchEnded { object: object.id }),
             None => {}
         }
-        self.have(object.id);
+        self.have(object.id, step);
     }
 
     pub(crate) fn fetch_failed(
@@ -175,7 +199,7 @@ impl Agent {
             let report = Report::Fault { object: object.id, kind: object.kind, location, message };
             self.decide(step, Fact::FaultFound { report });
         }
-        if !self.waiting.is_waited_for(object.id) {
+        if !self.is_wanted(object.id) {
             self.end_fetch(object.id, step);
             return;
         }
@@ -183,10 +207,9 @@ impl Agent {
         // Without the control plane nobody can say where the object is: that is no fault of the object's.
         wanted.failures += u32::from(online);
         if permanent || wanted.failures >= FETCH_ATTEMPTS_MAX {
-            let outcome = Outcome::NotStarted {
-                reason: NotStartedReason::InputUnavailable,
-                message: format!("{} could not be fetched: {message}", object.id),
-            };
+            let message = format!("{} could not be fetched: {message}", object.id);
+            self.end_replica(object.id, Some(message.clone()), step);
+            let outcome = Outcome::NotStarted { reason: NotStartedReason::InputUnavailable, message };
             for place in self.waiting.for_object(object.id) {
                 self.end_item(place, outcome.clone(), now, step);
             }
@@ -230,6 +253,8 @@ impl Agent {
     pub(crate) fn resume_transfers(&mut self, step: &mut Step) {
         let intents: Vec<_> = self.state.fetches.values().cloned().collect();
         intents.into_iter().for_each(|intent| self.locate(intent.object, intent.execution, step));
+        let replicas: Vec<_> = self.state.replicas.values().map(|(object, _)| *object).collect();
+        replicas.into_iter().for_each(|object| self.replicate(object, step));
         let transfers: Vec<TransferId> = self.state.pushes.keys().copied().collect();
         self.stage.resumed.extend(&transfers);
         for transfer in transfers {
@@ -285,10 +310,11 @@ impl Agent {
         step.commands.push(Command::Fetch { object, intent });
     }
 
-    fn have(&mut self, id: ObjectId) {
+    fn have(&mut self, id: ObjectId, step: &mut Step) {
         self.note_stored(id);
         self.stage.wanted.remove(&id);
         self.stage.set_present(id);
+        self.end_replica(id, None, step);
         self.wake.extend(self.waiting.for_object(id));
     }
 

@@ -45,6 +45,8 @@ pub struct Snapshot {
     pub(crate) evictions: BTreeMap<CommandSeq, Vec<ObjectRef>>,
     /// What is to be read again, by the command that asked for it.
     pub(crate) verifications: BTreeMap<CommandSeq, Vec<ObjectRef>>,
+    /// Objects of which the site is to have a copy, each with the execution that made it.
+    pub(crate) replicas: BTreeMap<ObjectId, (ObjectRef, ExecutionId)>,
 }
 
 /// Leases as they were last noted, in time since a start of the machine.
@@ -209,6 +211,10 @@ impl Snapshot {
             }
             Fact::Retried { run, step, element, not_before } => self.retry((*run, *step), element, *not_before),
             Fact::DelegationEnded { run, step, reason } => self.end_delegation((*run, *step), reason, false),
+            Fact::ReplicaEnded { object, report } => {
+                self.replicas.remove(object);
+                self.outbox.push(Part::Other(Box::new(report.clone())));
+            }
         }
     }
 

@@ -18,7 +18,7 @@ use atoll_model::policy::{
     Replicate, Route, Until, glob_matches,
 };
 
-pub use self::conflict::{Conflict, Unmet};
+pub use self::conflict::{Conflict, Unmet, differing};
 
 /// The rules of one file, or of one place in a workflow.
 #[derive(Debug, Clone, Copy)]

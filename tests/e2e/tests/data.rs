@@ -136,6 +136,40 @@ fn d5_one_bit_flipped_in_a_store_is_found_named_and_repaired() -> Result<()> {
 }
 
 #[test]
+fn what_a_rule_wants_at_two_sites_comes_there_stays_there_and_comes_again_when_it_is_damaged() -> Result<()> {
+    use std::os::unix::fs::PermissionsExt as _;
+    let cluster = Cluster::two_sites()?;
+    let policy = cluster.directory().join("copies.yaml");
+    fs::write(&policy, "placement:\n  - match: { output: kept }\n    replicate: { copies: 2 }\n")?;
+    let applied = cluster.call(&["policy", "apply", &policy.display().to_string(), "--project", "default"])?;
+    assert_eq!(applied.code, 0, "{}", applied.stderr);
+    let run = cluster.submit(MADE, &[])?;
+    let shown = cluster.wait_for_end(&run)?;
+    let (kept, spare) = (object_named(&shown, "kept")?, object_named(&shown, "spare")?);
+    let both = serde_json::json!(["edge", "hpc"]);
+    let is_at_both = || Ok(json(&cluster, &["data", "where", &kept])?["replicas"] == both);
+    cluster.eventually("the copy at the other site, and no other", is_at_both)?;
+    let entries: Vec<_> = cluster.ledger(&run)?.iter().map(|entry| entry["rule"].clone()).collect();
+    assert_eq!(entries, ["copies.yaml:2", "copies.yaml:2"], "into the bucket and out of it");
+    assert_eq!(json(&cluster, &["data", "where", &spare])?["replicas"], serde_json::json!(["edge"]));
+    let why = json(&cluster, &["why", &kept])?;
+    assert!(why["copies"][0].as_str().is_some_and(|copies| copies.ends_with("wants 2 copies: 2 there")), "{why:#}");
+
+    let refused = cluster.call(&["data", "evict", &kept, "--site", "hpc"])?;
+    assert!(refused.code == 1 && refused.stderr.contains("wants 2 copies of it"), "{}", refused.stderr);
+
+    let hex = kept.trim_start_matches("b3:");
+    let path = cluster.site("hpc").directory.join(format!("store/objects/{}/{}", &hex[..2], &hex[2..]));
+    fs::set_permissions(&path, fs::Permissions::from_mode(0o644))?;
+    fs::write(&path, "kepu\n")?;
+    let damaged = cluster.call(&["data", "verify", "hpc"])?;
+    assert_eq!(damaged.code, 1, "{}", damaged.stderr);
+    cluster.eventually("the damaged copy to be replaced", || {
+        Ok(fs::read_to_string(&path).is_ok_and(|text| text == "kept\n") && is_at_both()?)
+    })
+}
+
+#[test]
 fn a_site_that_may_hold_little_makes_room_by_itself_and_goes_on() -> Result<()> {
     let folder = tempfile::tempdir()?;
     let policy = folder.path().join("policy.yaml");

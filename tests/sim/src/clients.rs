@@ -123,7 +123,7 @@ pub(crate) enum Want {
 }
 
 /// Rules that no drawn workflow contradicts: they change the way of the data, and who may take it out.
-const POLICIES: [&str; 8] = [
+const POLICIES: [&str; 9] = [
     "placement: []\n",
     "placement:\n  - route: [bucket, direct]\n",
     "placement:\n  - match: { step: \"s1*\" }\n    confine: { to: \"has(site)\", bucket: allowed }\n",
@@ -132,9 +132,12 @@ const POLICIES: [&str; 8] = [
     "placement:\n  - match: { step: \"s1*\" }\n    keep: { for: 20s after run.end }\n",
     HOLD,
     PIN,
+    REPLICATE,
 ];
 /// Of what is made under it one copy stays.
 const HOLD: &str = "placement:\n  - hold: { reason: audit }\n";
+/// Of what is made under it there are two copies, where two sites can have one.
+const REPLICATE: &str = "placement:\n  - replicate: { copies: 2, importance: should }\n";
 /// No copy goes of what is made under it.
 const PIN: &str = "placement:\n  - pin: { at: \"has(site)\", until: 7d after run.end }\n";
 
@@ -359,6 +362,7 @@ impl World {
         match source {
             HOLD => self.history.holding.extend(runs),
             PIN => self.history.pinning.extend(runs),
+            REPLICATE => self.history.replicating.extend(runs),
             _ => {}
         }
     }

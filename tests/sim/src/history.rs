@@ -65,9 +65,12 @@ pub(crate) struct History {
     /// Runs of which all that is made is held, or pinned wherever it is, by a rule that is never lifted.
     pub(crate) holding: BTreeSet<RunId>,
     pub(crate) pinning: BTreeSet<RunId>,
+    /// Runs of which all that is made is wanted at two sites, by a rule that is never lifted.
+    pub(crate) replicating: BTreeSet<RunId>,
     /// What they have made since, and what of it counted at once.
     pub(crate) held: BTreeSet<ObjectId>,
     pub(crate) pinned: BTreeSet<ObjectId>,
+    pub(crate) replicated: BTreeSet<(ObjectId, RunId)>,
     /// Sites that were revoked: what one had not told by then, nobody knows.
     pub(crate) revoked: BTreeSet<String>,
     /// Runs that were acknowledged.
@@ -236,6 +239,7 @@ impl History {
                     for output in &finished.outputs {
                         output.visit_objects(&mut |object| {
                             self.held.extend(self.holding.get(run).map(|_| object.id));
+                            self.replicated.extend(self.replicating.get(run).map(|_| (object.id, *run)));
                             self.pinned.extend(self.pinning.get(run).filter(|_| is_first).map(|_| object.id));
                         });
                     }

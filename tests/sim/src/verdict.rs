@@ -270,6 +270,23 @@ impl World {
         assert!(left.is_empty(), "nobody needs these in the bucket any more: {left:?}");
         self.check_ledger();
         self.check_failures();
+        self.check_copies();
+    }
+
+    /// Of what a rule wants at two sites there are two copies, if there are two sites that can have one.
+    fn check_copies(&self) {
+        let core = self.leading_core().expect("one leads when all is quiet");
+        let ready = core.sites().iter().filter(|site| site.state == SiteState::Ready && site.reason.is_none()).count();
+        for (object, run) in &self.history.replicated {
+            let Some(view) = core.object(*object) else { continue };
+            let is_remembered = core.run(*run).is_some_and(|view| view.state == RunState::Succeeded);
+            // Another rule may keep it where it is.
+            let is_free = view.rules.len() == 1 && view.withheld.is_empty();
+            let there = view.replicas.iter().filter(|place| *place != "bucket").count();
+            if is_remembered && is_free && there > 0 {
+                assert!(there >= ready.min(2), "of {object} of {run} there are {there} copies: {view:#?}");
+            }
+        }
     }
 
     /// Where nothing was taken away for good, a run fails only if something of it did.

@@ -291,5 +291,6 @@ impl ControlPlane {
                 at: known.ordered_at,
             });
         }
+        self.order_copies_again(site);
     }
 }

@@ -125,7 +125,8 @@ impl ControlPlane {
     pub(super) fn needs(&self, object: &ObjectState) -> Needs {
         let held = self.held_until(object).is_some()
             || self.is_pinned_at(object.reference.id, PinnedAt::Bucket)
-            || self.is_last_and_held(object);
+            || self.is_last_and_held(object)
+            || self.is_being_copied(object);
         let mut needs = Needs { held, transfer: object.transfer.is_some(), ..Needs::default() };
         for usage in &object.uses {
             let Some(run) = self.state.runs.get(&usage.run).filter(|run| run.is_live()) else { continue };
@@ -207,7 +208,7 @@ impl ControlPlane {
         let site = self.trusted_site(agent)?;
         let reads_still = |execution| self.state.active(execution).is_some_and(|active| !active.cancelling);
         let is_wanted = self.agenda.wants.at(object, site).any(reads_still);
-        if !is_wanted && !self.reads_at(site, object) {
+        if !is_wanted && !self.may_fetch(site, object) {
             return Err(Rejection::Forbidden(format!("no execution at this site reads {object}")));
         }
         if let Some(reason) = self.veto(object, site) {
@@ -226,9 +227,9 @@ impl ControlPlane {
         }
     }
 
-    /// Whether an execution that is dispatched to the site reads the object.
-    fn reads_at(&self, site: SiteId, object: ObjectId) -> bool {
-        self.reader_at(site, object).is_some()
+    /// Whether an execution that is dispatched to the site reads the object, or a rule wants a copy of it there.
+    pub(crate) fn may_fetch(&self, site: SiteId, object: ObjectId) -> bool {
+        self.reader_at(site, object).is_some() || self.state.replicas.contains_key(&(object, site))
     }
 
     /// An execution that is dispatched to the site and reads the object. What is to be cancelled, as its agent may not have
@@ -285,6 +286,7 @@ impl ControlPlane {
             return;
         }
         self.record(Fact::ReplicaLost { object, site, location, message });
+        self.agenda.to_copy.insert(object);
         if location == atoll_model::session::FaultLocation::Bucket {
             self.ask_to_delete(object);
             // With a directory goes what was to be taken out of it.

@@ -117,6 +117,9 @@ impl ControlPlane {
             }
             Outgoing::ProposeEviction { object } => (SiteCommand::ProposeEviction { objects: vec![*object] }, 64),
             Outgoing::Verify { objects } => (SiteCommand::Verify { objects: objects.clone() }, 32 + objects.len() * 48),
+            Outgoing::Replicate { object, execution } => {
+                (SiteCommand::Replicate { object: *object, execution: *execution }, 96)
+            }
         }
     }
 

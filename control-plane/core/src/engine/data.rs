@@ -142,6 +142,7 @@ impl ControlPlane {
             }
         }
         self.serve_clients(object);
+        self.copy_if_lacking(object);
         self.agenda.sweep.insert(object);
     }
 
@@ -415,10 +416,14 @@ impl ControlPlane {
     }
 
     /// Which rule a fetch for an execution is entered under.
-    pub(crate) fn fetch_rule(&self, object: ObjectId, run: RunId) -> RuleText {
+    pub(crate) fn fetch_rule(&self, object: ObjectId, site: SiteId, execution: ExecutionId) -> RuleText {
+        let ordered = self.state.replicas.get(&(object, site)).filter(|order| order.execution == execution);
+        if let Some(order) = ordered {
+            return order.rule.clone();
+        }
         let Some(known) = self.state.objects.get(&object) else { return RuleText::WhenNeeded };
-        let Some(state) = self.state.runs.get(&run) else { return RuleText::WhenNeeded };
-        let rules = self.rules_on(known).filter(|(known, _)| known.id == run);
+        let Some(state) = self.state.runs.get(&execution.run) else { return RuleText::WhenNeeded };
+        let rules = self.rules_on(known).filter(|(known, _)| known.id == execution.run);
         let eager = rules.map(|(_, rules)| rules.push).find(|push| push.mode == PushMode::Eager);
         let rule = eager.and_then(|push| push.rule);
         rule.map_or(RuleText::WhenNeeded, |rule| state.plan.rules.cite(rule))

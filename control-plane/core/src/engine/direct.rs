@@ -41,7 +41,7 @@ impl ControlPlane {
     /// Who gives the object to this agent. If nobody does and it is not on its way to the bucket either, it is sent there.
     pub(crate) fn offers(&mut self, agent: AgentId, object: ObjectId) -> Result<Response, Rejection> {
         let site = self.trusted_site(agent)?;
-        if self.reader_at(site, object).is_none() {
+        if !self.may_fetch(site, object) {
             return Err(Rejection::Forbidden(format!("no execution at this site reads {object}")));
         }
         let holders = match self.plan_object(object, site) {
@@ -88,18 +88,19 @@ impl ControlPlane {
         let Some(site) = self.state.agents.get(&holder).map(|known| known.site) else { return Ok(Response::Done) };
         self.direct.avoid(site, reader, self.now);
         self.direct.gave(reader, object);
-        if self.reader_at(reader, object).is_some() {
+        if self.may_fetch(reader, object) {
             self.push_for_reader(object, reader);
         }
         Ok(Response::Done)
     }
 
     fn push_for_reader(&mut self, object: ObjectId, reader: SiteId) {
-        if let Plan::PushFrom(holder) = self.plan_object(object, reader)
-            && let Some(execution) = self.reader_at(reader, object)
-        {
+        let Plan::PushFrom(holder) = self.plan_object(object, reader) else { return };
+        let ordered = self.state.replicas.get(&(object, reader)).map(|order| (order.execution, order.rule.clone()));
+        let reading = self.reader_at(reader, object).map(|execution| (execution, RuleText::WhenNeeded));
+        if let Some((execution, rule)) = reading.or(ordered) {
             let reference = self.state.objects[&object].reference;
-            self.order_push(reference, holder, (execution.run, Some(execution)), RuleText::WhenNeeded);
+            self.order_push(reference, holder, (execution.run, Some(execution)), rule);
         }
     }
 }

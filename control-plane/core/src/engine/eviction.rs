@@ -37,6 +37,7 @@ impl ControlPlane {
                 }
             }
         }
+        self.agenda.to_copy.extend(granted.iter().map(|object| object.id));
         self.record(Fact::EvictionGranted { site, proposal, objects: granted, refused, reason });
         self.agenda.touched.insert(site);
     }
@@ -58,6 +59,7 @@ impl ControlPlane {
         let known = self.state.objects.get(&object);
         let used = known.and_then(|known| self.use_at(site, known));
         let kept = self.kept_there(site, object).or_else(|| known.and_then(|known| self.held_there(site, known)));
+        let kept = kept.or_else(|| known.and_then(|known| self.is_one_of_copies(site, known)));
         let shown = || shown.get(&object).map(|why| Need { why: why.clone(), lasts: true });
         let needed = match known.and_then(|known| self.need_of(known)) {
             Some(need) if need.lasts => Some(need),

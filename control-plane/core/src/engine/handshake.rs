@@ -236,7 +236,8 @@ impl ControlPlane {
                 | Outgoing::Withdraw { .. }
                 | Outgoing::Evict { .. }
                 | Outgoing::ProposeEviction { .. }
-                | Outgoing::Verify { .. } => None,
+                | Outgoing::Verify { .. }
+                | Outgoing::Replicate { .. } => None,
             })
             .collect();
         for (run, step, command) in unsent {

@@ -46,6 +46,7 @@ impl ControlPlane {
     pub(crate) fn site_came_back(&mut self, site: SiteId) {
         self.agenda.has_room(site);
         self.wake_stuck(site);
+        self.look_at_lacking();
         let wanted: Vec<_> = self.agenda.wants.objects().collect();
         let there =
             |object: &atoll_model::id::ObjectId| self.state.objects.get(object).is_none_or(|known| known.is_at(site));
@@ -168,12 +169,14 @@ impl ControlPlane {
         let message = format!("site {} was not heard for too long", self.state.site(site).name);
         self.give_away_work(site, &message);
         self.give_away_delegations(site, false);
+        self.look_at_all_copies();
     }
 
     /// Takes everything from a site that will not do it.
     pub(crate) fn give_away(&mut self, site: SiteId, message: &str) {
         self.give_away_work(site, message);
         self.give_away_delegations(site, true);
+        self.take_back_copies(site);
         self.wait_elsewhere(site);
     }
 

@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use atoll_model::elements::ElementSet;
-use atoll_model::id::{ExecutionId, RunId, SiteId, StepIndex};
+use atoll_model::id::{ExecutionId, ObjectId, RunId, SiteId, StepIndex};
 use atoll_model::limits;
 use atoll_model::session::{FailureReason, FinishedElement, NotStartedReason, Outcome};
 use atoll_model::workflow::StartMode;
@@ -127,7 +127,9 @@ impl ControlPlane {
         let eager = run.plan.steps[step.index()]
             .outputs
             .iter()
-            .any(|output| output.push.mode == atoll_model::placement::PushMode::Eager);
+            .any(|output| output.push.mode == atoll_model::placement::PushMode::Eager)
+            || run.plan.rules.sized;
+        let made = if run.plan.rules.replicates() { objects_among(&elements) } else { Vec::new() };
         let recomputed = !run.steps[step.index()].recomputing.is_empty();
         let names: Vec<u32> = elements.iter().map(|finished| finished.element).collect();
         for finished in &elements {
@@ -150,6 +152,7 @@ impl ControlPlane {
             self.wake_data();
         }
         self.came_to_be(wanted);
+        self.agenda.to_copy.extend(made);
         self.cancel_formers(run_id, step, &names);
         self.withdraw_elsewhere(run_id, step, site);
         if eager && self.state.run(run_id).is_going_on() {
@@ -385,4 +388,12 @@ fn stopped(finished: &mut FinishedElement, active: &Active, at_most_once: bool) 
         return Judgement::Final;
     }
     Judgement::Again { cause: ReturnCause::Stopped, not_before: Duration::ZERO, message }
+}
+
+fn objects_among(elements: &[FinishedElement]) -> Vec<ObjectId> {
+    let mut objects = Vec::new();
+    for value in elements.iter().flat_map(|finished| &finished.outputs) {
+        value.visit_objects(&mut |object| objects.push(object.id));
+    }
+    objects
 }

@@ -62,6 +62,7 @@ impl ControlPlane {
         let in_bucket = self.state.runs.values().flat_map(|run| run.in_bucket.values().flatten().copied());
         let in_bucket: Vec<_> = in_bucket.collect();
         self.agenda.sweep.extend(in_bucket);
+        self.look_at_all_copies();
         self.wake_data();
     }
 

@@ -83,7 +83,7 @@ impl ControlPlane {
                 }
                 self.direct.gave(site, object.id);
                 self.counters.bytes_from_bucket += wire_bytes - direct.map_or(0, |(_, bytes)| bytes);
-                let rule = self.fetch_rule(object.id, execution.run);
+                let rule = self.fetch_rule(object.id, site, execution);
                 self.record(Fact::ObjectFetched { object, site, wire_bytes, direct, execution, rule, at });
             }
             Report::Pushed { transfer, object: _, wire_bytes, at } => self.pushed(site, transfer, wire_bytes, at),
@@ -100,6 +100,7 @@ impl ControlPlane {
             Report::Unknown { reason: _ } => {}
             Report::Retried { run, step, elements } => self.retried(site, run, step, elements),
             Report::DelegationEnded { run, step, kept, reason: _ } => self.delegation_ended(site, run, step, kept),
+            Report::ReplicaEnded { object, failure } => self.replica_ended(site, object.id, failure.as_deref()),
         }
     }
 

@@ -74,6 +74,8 @@ impl Fact {
             | Self::ProjectKeyKept { .. }
             | Self::EncryptionChosen { .. }
             | Self::ClaimLapsed { .. }
+            | Self::ReplicaOrdered { .. }
+            | Self::ReplicaEnded { .. }
             | Self::SetBack { .. }
             | Self::CaughtUp { .. }
             | Self::InventoryHeard { .. } => None,

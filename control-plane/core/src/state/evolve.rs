@@ -59,6 +59,7 @@ impl State {
             | Fact::ExecutionsKept { .. }
             | Fact::DelegationWithdrawn { .. }
             | Fact::DelegationEnded { .. } => self.evolve_delegation(fact),
+            Fact::ReplicaOrdered { .. } | Fact::ReplicaEnded { .. } => self.evolve_replicas(fact),
             Fact::ClaimLeft { .. } | Fact::ClaimLapsed { .. } => self.evolve_claims(fact),
             Fact::ProjectKeyKept { .. } | Fact::EncryptionChosen { .. } => self.evolve_keys(fact),
             Fact::ObjectUploaded { .. }

@@ -102,6 +102,7 @@ impl State {
         self.catching_up.remove(&site);
         self.agents.retain(|_, agent| agent.site != site);
         self.tokens.retain(|_, token| token.site != site);
+        self.replicas.retain(|(_, at), _| *at != site);
         self.objects.values_mut().for_each(|object| object.remove_site(site));
     }
 

@@ -5,7 +5,8 @@ use std::sync::Arc;
 
 use atoll_model::elements::ElementSet;
 use atoll_model::id::{
-    AgentId, Attempt, CommandSeq, Epoch, JournalId, ReportSeq, RunId, SiteId, SiteName, StepIndex, TransferId,
+    AgentId, Attempt, CommandSeq, Epoch, ExecutionId, JournalId, ReportSeq, RunId, SiteId, SiteName, StepIndex,
+    TransferId,
 };
 use atoll_model::placement::Labels;
 use atoll_model::resources::Capacity;
@@ -162,4 +163,5 @@ pub(crate) enum Outgoing {
     Evict { proposal: u64, objects: Vec<ObjectRef>, refused: u32, reason: Option<Arc<str>> },
     ProposeEviction { object: ObjectRef },
     Verify { objects: Vec<ObjectRef> },
+    Replicate { object: ObjectRef, execution: ExecutionId },
 }

@@ -162,6 +162,7 @@ impl Agent {
             | SiteCommand::Withdraw { .. }
             | SiteCommand::Evict { .. }
             | SiteCommand::ProposeEviction { .. }
+            | SiteCommand::Replicate { .. }
             | SiteCommand::Verify { .. }
             | SiteCommand::Unknown { .. } => {}
         }

@@ -41,6 +41,9 @@ impl Snapshot {
                 SiteCommand::Withdraw { run, step, stop } => {
                     self.end_delegation((*run, *step), "it was withdrawn", *stop);
                 }
+                SiteCommand::Replicate { object, execution } => {
+                    self.replicas.insert(object.id, (*object, *execution));
+                }
             }
         }
     }

@@ -75,6 +75,7 @@ impl Part {
                 | Report::Evictable { .. }
                 | Report::Evicted { .. }
                 | Report::Verified { .. }
+                | Report::ReplicaEnded { .. }
                 | Report::Unknown { .. } => None,
             },
             Self::Same { .. } | Self::Finished { .. } | Self::Started { .. } => None,
@@ -298,6 +299,7 @@ fn objects_of(report: &Report) -> u64 {
         | Report::Verified { .. }
         | Report::Retried { .. }
         | Report::DelegationEnded { .. }
+        | Report::ReplicaEnded { .. }
         | Report::Unknown { .. } => 0,
     };
     count as u64

@@ -9,6 +9,7 @@ mod executions;
 mod harness;
 mod link;
 mod policy;
+mod replicas;
 mod restarts;
 mod room;
 mod turns;

@@ -88,16 +88,17 @@ pub(super) fn find(
     found
 }
 
+/// By what a site differs from the others that hold copies.
+pub fn differing<'a>(replicate: &Replicate, site: Location<'a>) -> Option<&'a str> {
+    match replicate.across.as_str() {
+        "site" => Some(site.name.as_str()),
+        attribute => site.labels.get(attribute).map(String::as_str),
+    }
+}
+
 /// How many copies the sites can hold that differ in the attribute; those that do not say count once, together.
 fn distinct(replicate: &Replicate, at: &BTreeSet<usize>, sites: &[Location<'_>]) -> u32 {
     let mut values: BTreeSet<Option<&str>> = BTreeSet::new();
-    for site in at {
-        let site = sites[*site];
-        let value = match replicate.across.as_str() {
-            "site" => Some(site.name.as_str()),
-            attribute => site.labels.get(attribute).map(String::as_str),
-        };
-        values.insert(value);
-    }
+    values.extend(at.iter().map(|site| differing(replicate, sites[*site])));
     u32::try_from(values.len()).unwrap_or(u32::MAX)
 }

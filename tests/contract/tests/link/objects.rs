@@ -51,6 +51,7 @@ async fn dispatched(world: &World, beta: &mut Agent) -> (ObjectRef, ExecutionId)
                 | SiteCommand::Withdraw { .. }
                 | SiteCommand::Evict { .. }
                 | SiteCommand::ProposeEviction { .. }
+                | SiteCommand::Replicate { .. }
                 | SiteCommand::Verify { .. }
                 | SiteCommand::Unknown { .. } => panic!("not asked for: {command:?}"),
             }

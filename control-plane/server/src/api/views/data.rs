@@ -75,6 +75,8 @@ pub(crate) struct ObjectBody {
     pins: Vec<PinBody>,
     /// Why a copy of it stays somewhere, if one must.
     needed: Option<String>,
+    /// What rules want of copies at several sites, and what there is.
+    copies: Vec<String>,
     /// Runs that know it.
     runs: Vec<String>,
 }
@@ -161,6 +163,7 @@ impl ObjectBody {
             ledger: view.ledger.iter().map(LedgerEntryBody::new).collect(),
             pins: view.pins.iter().map(PinBody::new).collect(),
             needed: view.needed.clone(),
+            copies: view.copies.clone(),
             runs: view.runs.iter().map(ToString::to_string).collect(),
             confined_to: view.confined_to.as_ref().map(|sites| sites.iter().map(ToString::to_string).collect()),
             rules: view.rules.clone(),

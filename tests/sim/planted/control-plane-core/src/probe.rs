@@ -103,6 +103,7 @@ impl ControlPlane {
             | Report::Evictable { .. }
             | Report::Evicted { .. }
             | Report::Verified { .. }
+            | Report::ReplicaEnded { .. }
             | Report::Unknown { .. } => {}
         }
     }

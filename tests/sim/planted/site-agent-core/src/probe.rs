@@ -171,6 +171,7 @@ impl Agent {
             | SiteCommand::Delegate(_)
             | SiteCommand::Evict { .. }
             | SiteCommand::ProposeEviction { .. }
+            | SiteCommand::Replicate { .. }
             | SiteCommand::Verify { .. }
             | SiteCommand::Unknown { .. } => {}
         }
