@@ -123,7 +123,7 @@ pub(crate) enum Want {
 }
 
 /// Rules that no drawn workflow contradicts: they change the way of the data, and who may take it out.
-const POLICIES: [&str; 9] = [
+const POLICIES: [&str; 10] = [
     "placement: []\n",
     "placement:\n  - route: [bucket, direct]\n",
     "placement:\n  - match: { step: \"s1*\" }\n    confine: { to: \"has(site)\", bucket: allowed }\n",
@@ -131,6 +131,8 @@ const POLICIES: [&str; 9] = [
     "placement:\n  - match: { step: \"s1*\" }\n    confine: { to: \"has(site)\", bucket: if-encrypted }\n  - encrypt: { key: project }\n",
     "placement:\n  - match: { step: \"s1*\" }\n    keep: { for: 20s after run.end }\n",
     HOLD,
+    // Twice, because little is made under it that a site wants to let go of.
+    PIN,
     PIN,
     REPLICATE,
 ];

@@ -94,7 +94,7 @@ caught! {
     limit_is_not_looked_at_is_caught: "limit-is-not-looked-at",
     rules_are_forgotten_with_their_run_is_caught: "rules-are-forgotten-with-their-run",
     rule_keeps_nothing_at_its_site_is_caught: "rule-keeps-nothing-at-its-site",
-    lost_copies_are_not_made_anew_is_caught: "lost-copies-are-not-made-anew",
+    the_last_copy_that_is_wanted_is_not_made_is_caught: "the-last-copy-that-is-wanted-is-not-made",
 }
 
 #[test]
