@@ -54,6 +54,8 @@ pub(crate) struct Agenda {
     /// Objects of which rules may want more copies, and those of which they do and no site could have one yet.
     pub(crate) to_copy: BTreeSet<ObjectId>,
     pub(crate) lacking: BTreeSet<ObjectId>,
+    /// Who could not take a copy last, and why, of objects that lack one.
+    pub(crate) copy_failures: BTreeMap<ObjectId, (SiteId, Arc<str>)>,
     /// What stays in the bucket because no site has it.
     pub(crate) last_copies: BTreeSet<ObjectId>,
     /// Directories that hold what was swept: each is looked at once after all of it.

@@ -2,6 +2,7 @@
 //! as the run is remembered.
 
 use std::collections::BTreeSet;
+use std::sync::Arc;
 use std::time::Duration;
 
 use atoll_model::id::{ExecutionId, ObjectId, RunId, SiteId};
@@ -134,6 +135,7 @@ impl ControlPlane {
             self.look_later(object);
         } else {
             self.agenda.lacking.remove(&object);
+            self.agenda.copy_failures.remove(&object);
         }
     }
 
@@ -182,8 +184,9 @@ impl ControlPlane {
             return; // It was taken back.
         }
         self.record(Fact::ReplicaEnded { object, site, made: failure.is_none() });
-        if failure.is_some() {
+        if let Some(message) = failure {
             // It is not asked again at once for what it could not do now.
+            self.agenda.copy_failures.insert(object, (site, Arc::from(message)));
             self.look_later(object);
         } else {
             self.agenda.replan.insert(object);
@@ -239,7 +242,11 @@ impl ControlPlane {
                 (false, true) if self.next_copy(known).is_some() => ", waits for the bucket".to_owned(),
                 (false, true) => ", no other site can take one now".to_owned(),
             };
-            format!("{} wants {} copies: {there} there{rest}", replication.name(), wanted.copies)
+            let failed = self.agenda.copy_failures.get(&known.reference.id).filter(|_| !rest.is_empty());
+            let failed =
+                failed.map(|(site, message)| format!("; {} could not: {message}", self.state.site_name(*site)));
+            let failed = failed.unwrap_or_default();
+            format!("{} wants {} copies: {there} there{rest}{failed}", replication.name(), wanted.copies)
         };
         self.replications(known).map(line).collect()
     }

@@ -106,6 +106,7 @@ fn a_site_that_could_not_take_a_copy_is_asked_again_later() {
     let failure = Some("the disk of the site is full".to_owned());
     world.report("hpc", vec![Report::ReplicaEnded { object: object(1, 1_000), failure }]);
     assert!(told(&mut world, &["hpc"]).is_empty());
+    assert!(copies(&world).ends_with("; hpc could not: the disk of the site is full"), "{}", copies(&world));
     world.advance_with(Duration::from_secs(90), &["edge", "hpc"]);
     world.carry_out_deletes();
     world.carry_out_pushes("edge");
