@@ -116,7 +116,8 @@ impl ControlPlane {
             Kept::Until(until) => Some(until),
             Kept::Yes | Kept::No => None,
         });
-        if let Some(until) = until.chain(self.held_by_rules_until(known)).max() {
+        // What keeps it in the bucket may end long before what holds it anywhere.
+        for until in until.max().into_iter().chain(self.held_by_rules_until(known)) {
             self.agenda.set(until, Timer::Object(object));
         }
     }
