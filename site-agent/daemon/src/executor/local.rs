@@ -203,6 +203,9 @@ struct Local {
 impl Local {
     fn run(mut self) {
         let mut look_at = Instant::now() + LOOK_INTERVAL;
+        // What a shim said right after its greeting was read with that, and its socket will not tell of it again.
+        let live: Vec<u32> = self.slots.live().collect();
+        live.into_iter().for_each(|slot| self.hear(slot));
         loop {
             while let Ok(order) = self.orders.try_recv() {
                 self.take(order);
