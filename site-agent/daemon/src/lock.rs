@@ -13,6 +13,7 @@ use rustix::fs::{FlockOperation, flock};
 use rustix::io::Errno;
 
 use crate::shim::log::boot_id;
+use crate::shim::tree::ProcessStat;
 
 /// How long a lock is waited for that was left behind, and how often it is looked.
 const LEFT_BEHIND: Duration = Duration::from_secs(10);
@@ -84,10 +85,8 @@ fn try_lock(file: &File, data_dir: &Path) -> anyhow::Result<Option<UnixListener>
 /// Whether the agent that the file names ran on this machine and is no more.
 fn is_left_behind(holder: &str, own: &str) -> bool {
     let Some((machine, process)) = holder.split_once("\nprocess ") else { return false };
-    let stat = fs::read_to_string(format!("/proc/{}/stat", process.trim()));
-    // The state comes after the name, which may hold anything.
-    let state = stat.as_ref().ok().and_then(|stat| stat.rsplit(") ").next()?.chars().next());
-    machine == own && matches!(state, None | Some('Z' | 'X'))
+    let stat = process.trim().parse().ok().and_then(ProcessStat::read);
+    machine == own && !stat.is_some_and(|stat| stat.is_alive())
 }
 
 fn open(path: &Path) -> anyhow::Result<File> {

@@ -1,6 +1,8 @@
 //! Objects and their copies, as a person sees and changes them: `atoll data`.
 
 use std::fs;
+use std::os::unix::fs::PermissionsExt as _;
+use std::path::PathBuf;
 
 use anyhow::{Context as _, Result};
 use e2e_tests::{Cluster, Options};
@@ -17,6 +19,15 @@ fn json(cluster: &Cluster, arguments: &[&str]) -> Result<Value> {
 fn object_named(shown: &Value, output: &str) -> Result<String> {
     let value = &shown["executions"][0]["outputs"][output]["object"];
     Ok(value.as_str().with_context(|| format!("{output} in {shown:#}"))?.to_owned())
+}
+
+/// Flips one bit of what [`MADE`] keeps, in the store of a site. Where that is.
+fn damage_kept(cluster: &Cluster, site: &str, object: &str) -> Result<PathBuf> {
+    let (first, rest) = object.trim_start_matches("b3:").split_at(2);
+    let path = cluster.site(site).directory.join(format!("store/objects/{first}/{rest}"));
+    fs::set_permissions(&path, fs::Permissions::from_mode(0o644))?;
+    fs::write(&path, "kepu\n")?;
+    Ok(path)
 }
 
 #[test]
@@ -112,17 +123,13 @@ fn an_input_is_fetched_by_a_site_from_what_its_administrator_lists() -> Result<(
 
 #[test]
 fn d5_one_bit_flipped_in_a_store_is_found_named_and_repaired() -> Result<()> {
-    use std::os::unix::fs::PermissionsExt as _;
     let cluster = Cluster::two_sites()?;
     let run = cluster.submit(MADE, &[])?;
     let kept = object_named(&cluster.wait_for_end(&run)?, "kept")?;
     json(&cluster, &["data", "push", &kept])?;
     let sound = json(&cluster, &["data", "verify", "edge"])?;
     assert_eq!(sound["damaged"], 0, "{sound:#}");
-    let hex = kept.trim_start_matches("b3:");
-    let path = cluster.site("edge").directory.join(format!("store/objects/{}/{}", &hex[..2], &hex[2..]));
-    fs::set_permissions(&path, fs::Permissions::from_mode(0o644))?;
-    fs::write(&path, "kepu\n")?;
+    damage_kept(&cluster, "edge", &kept)?;
     let damaged = cluster.call(&["data", "verify", "edge", "--json"])?;
     let document: Value = serde_json::from_str(&damaged.stdout)?;
     assert_eq!((damaged.code, &document["damaged"]), (1, &1.into()), "{document:#}");
@@ -137,7 +144,6 @@ fn d5_one_bit_flipped_in_a_store_is_found_named_and_repaired() -> Result<()> {
 
 #[test]
 fn what_a_rule_wants_at_two_sites_comes_there_stays_there_and_comes_again_when_it_is_damaged() -> Result<()> {
-    use std::os::unix::fs::PermissionsExt as _;
     let cluster = Cluster::two_sites()?;
     let policy = cluster.directory().join("copies.yaml");
     fs::write(&policy, "placement:\n  - match: { output: kept }\n    replicate: { copies: 2 }\n")?;
@@ -159,10 +165,7 @@ fn what_a_rule_wants_at_two_sites_comes_there_stays_there_and_comes_again_when_i
     let refused = cluster.call(&["data", "evict", &kept, "--site", "hpc"])?;
     assert!(refused.code == 1 && refused.stderr.contains("wants 2 copies of it"), "{}", refused.stderr);
 
-    let hex = kept.trim_start_matches("b3:");
-    let path = cluster.site("hpc").directory.join(format!("store/objects/{}/{}", &hex[..2], &hex[2..]));
-    fs::set_permissions(&path, fs::Permissions::from_mode(0o644))?;
-    fs::write(&path, "kepu\n")?;
+    let path = damage_kept(&cluster, "hpc", &kept)?;
     let damaged = cluster.call(&["data", "verify", "hpc"])?;
     assert_eq!(damaged.code, 1, "{}", damaged.stderr);
     cluster.eventually("the damaged copy to be replaced", || {

@@ -13,6 +13,8 @@ mod slots;
 mod staging;
 mod strays;
 mod take;
+#[cfg(test)]
+mod tests;
 mod workers;
 
 use std::io;
