@@ -1,5 +1,7 @@
 //! What the control plane asks of its shell. All of it may be lost with the process, and is asked for again after it.
 
+use std::time::Duration;
+
 use atoll_model::id::{AgentId, RunId, SiteName, TransferId};
 use atoll_model::session::ControlFrame;
 use atoll_model::value::ObjectRef;
@@ -69,6 +71,8 @@ pub enum Response {
     Offered {
         object: ObjectRef,
         holders: Vec<HolderOffer>,
+        /// To be asked again after this time: another site is being given the object, and has a better link.
+        ask_again: Option<Duration>,
     },
     /// The object is in the bucket.
     Staged {

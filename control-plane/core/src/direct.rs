@@ -63,6 +63,17 @@ impl Direct {
         self.giving.keys().filter(counted).count()
     }
 
+    /// Since when the reader has been sent to this holder for the object.
+    pub(crate) fn given_since(&self, holder: SiteId, reader: SiteId, object: ObjectId) -> Option<Timestamp> {
+        self.giving.get(&(holder, reader, object)).copied()
+    }
+
+    /// Who is being given the object, by whom, and since when.
+    pub(crate) fn receivers(&self, object: ObjectId) -> impl Iterator<Item = (SiteId, SiteId, Timestamp)> {
+        let of_object = self.giving.iter().filter(move |((_, _, of), _)| *of == object);
+        of_object.map(|((holder, reader, _), since)| (*holder, *reader, *since))
+    }
+
     pub(crate) fn avoid(&mut self, holder: SiteId, reader: SiteId, now: Timestamp) {
         self.avoided.retain(|_, until| now < *until);
         self.avoided.insert((holder, reader), now + AVOID);

@@ -115,6 +115,11 @@ impl Estimates {
         *known = rate.max(*known + (rate - *known) / 8.0);
     }
 
+    /// Whether anything was measured of the way straight from one site to another.
+    pub(crate) fn knows_link(&self, from: SiteId, to: SiteId) -> bool {
+        self.links.contains_key(&(from, to))
+    }
+
     /// Bytes in a second from one site to another, by the way that was measured.
     pub(crate) fn link(&self, from: SiteId, to: SiteId) -> f64 {
         self.links.get(&(from, to)).copied().unwrap_or_else(|| self.bytes_per_second(from))

@@ -49,9 +49,29 @@ pub(crate) trait Script {
 
 #[derive(Debug, PartialEq, Eq, PartialOrd, Ord)]
 enum Happening {
-    Ended { site: usize, execution: ExecutionId, attempt: Attempt, started_at: Timestamp },
-    Fetched { site: usize, object: ObjectRef, from: Option<usize>, execution: ExecutionId },
-    Pushed { site: usize, transfer: TransferId, object: ObjectRef },
+    Ended {
+        site: usize,
+        execution: ExecutionId,
+        attempt: Attempt,
+        started_at: Timestamp,
+    },
+    Fetched {
+        site: usize,
+        object: ObjectRef,
+        from: Option<usize>,
+        execution: ExecutionId,
+    },
+    Pushed {
+        site: usize,
+        transfer: TransferId,
+        object: ObjectRef,
+    },
+    /// Another site will have it to give.
+    AsksAgain {
+        site: usize,
+        object: ObjectRef,
+        execution: ExecutionId,
+    },
 }
 
 pub(crate) struct World<'a> {
@@ -242,9 +262,13 @@ impl<'a> World<'a> {
             Errand::Fetch(object, execution) => {
                 let agent = self.sites[site].agent;
                 let response = self.ask(Request::Offers { agent, object: object.id })?;
-                let Response::Offered { holders, .. } = response else {
+                let Response::Offered { holders, ask_again, .. } = response else {
                     return Err(ReplayError::Site(format!("offers were answered with {response:?}")));
                 };
+                if let Some(time) = ask_again {
+                    self.happens(self.now + time, Happening::AsksAgain { site, object, execution });
+                    return Ok(());
+                }
                 let from = holders.first().map(|holder| holder.agent);
                 let from = from.and_then(|agent| self.sites.iter().position(|site| site.agent == agent));
                 if from.is_some() || self.in_bucket.contains(&object.id) {
@@ -336,6 +360,7 @@ impl<'a> World<'a> {
                 let (wire_bytes, at) = (object.bytes, self.now);
                 self.report(site, Report::Pushed { transfer, object, wire_bytes, at })
             }
+            Happening::AsksAgain { site, object, execution } => self.run_errand(site, Errand::Fetch(object, execution)),
         }
     }
 }

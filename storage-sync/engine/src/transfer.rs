@@ -73,13 +73,22 @@ pub enum CredentialError {
     Unavailable(String),
 }
 
+/// Who gives an object.
+#[derive(Debug, Clone)]
+pub enum Offers {
+    /// These, the best first.
+    From(Vec<Offer>),
+    /// Somebody will who has a better link and is just getting it: to be asked again after this time.
+    AskAgain(Duration),
+}
+
 /// Where URLs come from. A seam: the agent asks the control plane, a test asks a bucket.
 #[async_trait]
 pub trait Credentials: Send + Sync {
     async fn download(&self, object: ObjectRef) -> Result<Download, CredentialError>;
     /// Agents of other sites that may be asked for the object, the best first.
-    async fn offers(&self, _: ObjectRef) -> Result<Vec<Offer>, CredentialError> {
-        Ok(Vec::new())
+    async fn offers(&self, _: ObjectRef) -> Result<Offers, CredentialError> {
+        Ok(Offers::From(Vec::new()))
     }
     /// An agent that was offered does not give the object: it is to be had in another way.
     async fn offer_failed(&self, _: ObjectRef, _: AgentId, _: &str) -> Result<(), CredentialError> {

@@ -16,7 +16,9 @@ use storage_sync_engine::bucket::UploadRequest;
 use storage_sync_engine::direct::{AgentTls, Dialer, DirectConfig, Host, Listening, Offer, Serving, Transport, listen};
 use storage_sync_engine::store::Entry;
 use storage_sync_engine::stream::ObjectStream;
-use storage_sync_engine::transfer::{CredentialError, Credentials, Download, FetchError, Fetched, Transfers, Upload};
+use storage_sync_engine::transfer::{
+    CredentialError, Credentials, Download, FetchError, Fetched, Offers, Transfers, Upload,
+};
 use support::server::{Minter, Served, quick, transfers};
 use support::{Site, damage, look, noise, object_path};
 use tokio::task::JoinSet;
@@ -70,6 +72,7 @@ struct Offering {
     minter: Arc<Minter>,
     offers: Vec<Offer>,
     failed: Mutex<Vec<String>>,
+    asked: AtomicU64,
 }
 
 #[async_trait]
@@ -78,8 +81,12 @@ impl Credentials for Offering {
         self.minter.download(object).await
     }
 
-    async fn offers(&self, _: ObjectRef) -> Result<Vec<Offer>, CredentialError> {
-        Ok(self.offers.clone())
+    async fn offers(&self, _: ObjectRef) -> Result<Offers, CredentialError> {
+        // Somebody else is just getting it, at first.
+        if self.asked.fetch_add(1, Ordering::Relaxed) == 0 {
+            return Ok(Offers::AskAgain(Duration::from_millis(1)));
+        }
+        Ok(Offers::From(self.offers.clone()))
     }
 
     async fn offer_failed(&self, _: ObjectRef, holder: AgentId, message: &str) -> Result<(), CredentialError> {
@@ -167,7 +174,12 @@ impl World {
         offers: Vec<Offer>,
         only: Option<Transport>,
     ) -> Result<(Transfers, Arc<Offering>)> {
-        let offering = Arc::new(Offering { minter: self.served.minter.clone(), offers, failed: Mutex::default() });
+        let offering = Arc::new(Offering {
+            minter: self.served.minter.clone(),
+            offers,
+            failed: Mutex::default(),
+            asked: AtomicU64::new(0),
+        });
         let dialer = Dialer::new(tls, config(only), None);
         let client = reqwest::Client::builder().build()?;
         let store = self.to.store.clone();
@@ -424,7 +436,8 @@ async fn what_shrinks_is_sent_compressed_over_a_slow_link() -> Result<()> {
     // The first shows how slow the link is.
     for (object, offer) in [first, second].into_iter().zip(offers) {
         let minter = world.served.minter.clone();
-        let offering = Arc::new(Offering { minter, offers: vec![offer], failed: Mutex::default() });
+        let offering =
+            Arc::new(Offering { minter, offers: vec![offer], failed: Mutex::default(), asked: AtomicU64::new(0) });
         let client = reqwest::Client::builder().build()?;
         let transfers = Transfers::with_direct(world.to.store.clone(), client, offering, quick(), Some(dialer.clone()));
         wire_bytes.push(transfers.fetch(object).await?.wire_bytes);

@@ -92,6 +92,8 @@ pub struct Scenario {
     pub faultless: bool,
     pub cuts: Vec<Cut>,
     pub outages: Vec<Outage>,
+    /// The bucket answers nobody; it is back before nothing goes wrong any more.
+    pub bucket_outages: Vec<Outage>,
     pub restores: Vec<Restore>,
     /// Machines that go down and come up again, and when.
     pub planned_reboots: Vec<(usize, Duration)>,
@@ -131,7 +133,7 @@ pub struct Revocation {
     pub at: Duration,
 }
 
-/// The control plane is killed, and comes back after a while.
+/// The control plane is killed, or the bucket gone, and comes back after a while.
 #[derive(Debug, Clone, Copy)]
 pub struct Outage {
     pub at: Duration,
@@ -222,6 +224,7 @@ impl Scenario {
             faultless: false,
             cuts: Vec::new(),
             outages: Vec::new(),
+            bucket_outages: Vec::new(),
             restores: Vec::new(),
             planned_reboots: Vec::new(),
             revocations: Vec::new(),
@@ -301,12 +304,15 @@ impl Scenario {
         let clock_offset_max = Duration::from_secs(some(400, 240));
         let (revokes, deaths) = (some(100, 40), if long { some(300, 6) } else { 0 });
         let servers = if rng.chance(300) { rng.between(2, 3) as usize } else { 1 };
+        let (sites, runs) = (rng.between(if long { 2 } else { 1 }, 4) as usize, rng.between(1, 5) as usize);
+        // Long enough, in some, for a site to be declared lost.
+        let unquiet = Duration::from_secs(if long { rng.between(1_500, 4_000) } else { rng.between(20, 400) });
         Self {
             servers,
-            sites: rng.between(if long { 2 } else { 1 }, 4) as usize,
-            runs: rng.between(1, 5) as usize,
-            // Long enough, in some, for a site to be declared lost.
-            unquiet: Duration::from_secs(if long { rng.between(1_500, 4_000) } else { rng.between(20, 400) }),
+            sites,
+            runs,
+            unquiet,
+            bucket_outages: bucket_outages(seed, unquiet),
             long,
             pressed,
             server_crashes,
@@ -404,6 +410,20 @@ impl Scenario {
             ..Self::quiet(seed)
         }
     }
+}
+
+/// Of so many worlds the bucket is gone for a while in one.
+const WORLDS_PER_BUCKET_OUTAGE: u64 = 6;
+
+/// Drawn apart, so that it shifts nothing of the rest.
+fn bucket_outages(seed: u64, unquiet: Duration) -> Vec<Outage> {
+    let mut rng = Rng::new(mix(&[seed, 0xB0_C4E7]));
+    if rng.below(WORLDS_PER_BUCKET_OUTAGE) > 0 {
+        return Vec::new();
+    }
+    let half = unquiet.as_micros() as u64 / 2;
+    let outage = |rng: &mut Rng| Outage { at: rng.micros(1_000_000, half), lasts: rng.spread(100_000, half) };
+    (0..rng.between(1, 3)).map(|_| outage(&mut rng)).collect()
 }
 
 /// Of so many worlds one has little memory for finished runs.

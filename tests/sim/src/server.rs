@@ -339,6 +339,7 @@ impl World {
                 if !self.network.links[site].is_blocked(Direction::ToAgent) {
                     let delay = self.latency(site);
                     let answer = |response| match response {
+                        Response::Offered { ask_again: Some(time), .. } => Answer::AskAgain(time),
                         Response::Offered { holders, .. } => {
                             Answer::Holders(holders.into_iter().map(|holder| holder.agent).collect())
                         }

@@ -113,13 +113,16 @@ impl World {
                 }
             }
             (Ask::Advertise, _) => {}
-            (Ask::Fetch { .. } | Ask::Push { .. }, Ok(Answer::Holders(_))) => {
+            (Ask::Fetch { .. } | Ask::Push { .. }, Ok(Answer::Holders(_) | Answer::AskAgain(_))) => {
                 unreachable!("a copy is what was asked for")
             }
             (Ask::Offers { object, intent, try_number }, Ok(Answer::Holders(holders))) if !holders.is_empty() => {
                 let delay = self.rng.spread(200, 4_000_000);
                 let source = Source::Site(holders[0]);
                 self.after(delay, Occurrence::Downloaded { site, process, object, intent, try_number, source });
+            }
+            (Ask::Offers { object, intent, try_number }, Ok(Answer::AskAgain(time))) => {
+                self.call_after(time, site, Ask::Offers { object, intent, try_number });
             }
             (Ask::Offers { object, intent, try_number }, _) => {
                 self.call(site, Ask::Fetch { object, intent, try_number, before: None });
@@ -167,6 +170,9 @@ impl World {
         }
         if !self.take_fetch(site, object, try_number) {
             return;
+        }
+        if matches!(source, Source::Bucket { .. }) && self.bucket_gone_until().is_some() {
+            return self.fetch_fails(site, object, "the bucket does not answer", false);
         }
         let copy = match source {
             Source::Bucket { name, .. } => self.bucket.get(&name).copied(),
@@ -222,6 +228,9 @@ impl World {
             self.push_fails(site, transfer, object, PushFailure::Unavailable);
             return;
         }
+        if self.bucket_gone_until().is_some() {
+            return self.push_fails(site, transfer, object, PushFailure::Refused);
+        }
         // A copy of the right length is taken for whole: whoever reads it finds out.
         let there = self.bucket.contains_key(&name);
         if !there {
@@ -247,13 +256,17 @@ impl World {
     }
 
     pub(crate) fn call(&mut self, site: usize, ask: Ask) {
+        self.call_after(Duration::ZERO, site, ask);
+    }
+
+    fn call_after(&mut self, time: Duration, site: usize, ask: Ask) {
         self.next_call += 1;
         let number = self.next_call;
         let process = self.sites[site].process;
         self.rpcs.insert(number, Rpc { site, process, ask });
-        let delay = self.latency(site);
+        let delay = time + self.latency(site);
         self.after(delay, Occurrence::RpcArrives(number));
-        self.after(CALL_TIME_MAX, Occurrence::RpcExpires(number));
+        self.after(time + CALL_TIME_MAX, Occurrence::RpcExpires(number));
     }
 
     fn next_try(&mut self, _site: usize) -> u64 {

@@ -71,6 +71,8 @@ pub(crate) fn copy_name(copy: &control_plane_core::BucketCopy) -> CopyName {
 pub(crate) enum Answer {
     /// The agents that give what was asked for.
     Holders(Vec<AgentId>),
+    /// Somebody else will give it after this time.
+    AskAgain(Duration),
     /// Where it may be read or written.
     Copy(CopyName),
 }
@@ -313,10 +315,12 @@ impl World {
             | Occurrence::Follow(server, _)
             | Occurrence::TakeOver(server, _)
             | Occurrence::LeaseLook(server, _)
-            | Occurrence::Deleted { server, .. }
-            | Occurrence::Looked { server, .. }
             | Occurrence::BucketAnswers { server, .. }
             | Occurrence::Kept { server, .. } => self.servers[*server].stalled_until,
+            // Asked until the bucket answers.
+            Occurrence::Deleted { server, .. } | Occurrence::Looked { server, .. } => {
+                self.servers[*server].stalled_until.max(self.bucket_gone_until().unwrap_or_default())
+            }
             Occurrence::Arrive(stream, Direction::ToServer) | Occurrence::NoticeServer(stream) => {
                 let (server, _) = self.network.streams.get(stream)?.server?;
                 self.servers[server].stalled_until
@@ -346,6 +350,12 @@ impl World {
             | Occurrence::Fault(_) => return None,
         };
         (until > self.now).then_some(until)
+    }
+
+    /// When the bucket is back that answers nobody now.
+    pub(crate) fn bucket_gone_until(&self) -> Option<Timestamp> {
+        let outages = self.scenario.bucket_outages.iter().map(|outage| (BEGINNING + outage.at, outage.lasts));
+        outages.filter(|(at, _)| *at <= self.now).map(|(at, lasts)| at + lasts).filter(|until| *until > self.now).max()
     }
 
     fn happen(&mut self, occurrence: Occurrence) {

@@ -17,7 +17,7 @@ use rcgen::{
 use rustls_pki_types::{CertificateDer, PrivateKeyDer, PrivatePkcs8KeyDer};
 use storage_sync_engine::bucket::UploadRequest;
 use storage_sync_engine::direct::{AgentTls, Host, Offer};
-use storage_sync_engine::transfer::{CredentialError, Credentials, Download, Upload};
+use storage_sync_engine::transfer::{CredentialError, Credentials, Download, Offers, Upload};
 use tokio::runtime::{Builder, Runtime};
 
 use crate::site::Site;
@@ -119,8 +119,8 @@ impl Credentials for OnlyOffer {
     async fn download(&self, _: ObjectRef) -> Result<Download, CredentialError> {
         no_bucket()
     }
-    async fn offers(&self, _: ObjectRef) -> Result<Vec<Offer>, CredentialError> {
-        Ok(vec![self.offer.clone()])
+    async fn offers(&self, _: ObjectRef) -> Result<Offers, CredentialError> {
+        Ok(Offers::From(vec![self.offer.clone()]))
     }
     async fn offer_failed(&self, _: ObjectRef, _: AgentId, message: &str) -> Result<(), CredentialError> {
         self.failed.lock().unwrap_or_else(PoisonError::into_inner).push(message.to_owned());

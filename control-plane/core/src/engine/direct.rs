@@ -1,4 +1,7 @@
-//! Objects that go from one site straight to another.
+//! Objects that go from one site straight to another: from a holder, or from a reader that has just got it. Over a thin link
+//! goes one copy, and sites that are near each other serve one another.
+
+use std::time::Duration;
 
 use atoll_model::id::{AgentId, ObjectId, SiteId};
 use storage_sync_core::{Holder, Plan, Reach};
@@ -10,6 +13,16 @@ use crate::state::ObjectState;
 
 /// Holders that one reader is told of.
 const OFFERS_MAX: usize = 3;
+/// The time by way of another reader must be at most this share of the time from a holder: what is measured is not exact.
+const RELAY_SHARE_MAX: f64 = 0.8;
+/// The link from the other reader must be faster than that from the holder by so much: else the holder gives to both.
+const RELAY_FASTER: f64 = 2.0;
+/// What comes sooner than this comes from a holder.
+const STRAIGHT: Duration = Duration::from_secs(2);
+/// A reader that takes so many times as long as was to be expected is not waited for.
+const RELAY_LATE: f64 = 1.5;
+/// Before a reader that waits for another asks again.
+const ASK_AGAIN: (Duration, Duration) = (Duration::from_millis(100), Duration::from_secs(5));
 
 impl ControlPlane {
     /// A site with a copy, as a reader at another one sees it.
@@ -44,7 +57,14 @@ impl ControlPlane {
         if !self.may_fetch(site, object) {
             return Err(Rejection::Forbidden(format!("no execution at this site reads {object}")));
         }
-        let holders = match self.plan_object(object, site) {
+        let planned = self.plan_object(object, site);
+        if let Plan::DirectFrom(holder) = planned
+            && let Some(wait) = self.worth_waiting(object, holder, site)
+        {
+            let object = self.state.objects[&object].reference;
+            return Ok(Response::Offered { object, holders: Vec::new(), ask_again: Some(wait) });
+        }
+        let holders = match planned {
             Plan::DirectFrom(_) => self.direct_holders(object, site),
             Plan::Present
             | Plan::InBucket
@@ -62,7 +82,38 @@ impl ControlPlane {
         let Some(known) = self.state.objects.get(&object) else {
             return Err(Rejection::NotFound(format!("{object} is not known here")));
         };
-        Ok(Response::Offered { object: known.reference, holders })
+        Ok(Response::Offered { object: known.reference, holders, ask_again: None })
+    }
+
+    /// How long the reader is to wait for another that is just being given the object, if it has it sooner from that one
+    /// than from the holder: over a thin link whose rate is known, which the two would share.
+    fn worth_waiting(&self, object: ObjectId, holder: SiteId, reader: SiteId) -> Option<Duration> {
+        if !self.estimates.knows_link(holder, reader) {
+            return None;
+        }
+        let bytes = self.state.objects.get(&object)?.reference.bytes as f64;
+        let shared = |from: SiteId| {
+            let gifts = self.direct.gifts(from, reader, object);
+            bytes * (1 + gifts) as f64 / self.estimates.link(from, reader)
+        };
+        let straight = shared(holder);
+        if straight < STRAIGHT.as_secs_f64() {
+            return None;
+        }
+        let faster = RELAY_FASTER * self.estimates.link(holder, reader);
+        let relayed = self.direct.receivers(object).filter_map(|(from, relay, since)| {
+            let usable = relay != reader
+                && self.direct.is_open(relay, reader, self.now)
+                && self.reach(relay) == Reach::Connected
+                && self.estimates.link(relay, reader) >= faster;
+            let whole = bytes / self.estimates.link(from, relay);
+            let elapsed = self.now.saturating_since(since).as_secs_f64();
+            let left = (whole - elapsed).max(0.0);
+            let in_time = elapsed <= whole * RELAY_LATE && left + shared(relay) < straight * RELAY_SHARE_MAX;
+            (usable && in_time).then_some(left)
+        });
+        let left = relayed.min_by(f64::total_cmp)?;
+        Some(Duration::from_secs_f64(left.min(ASK_AGAIN.1.as_secs_f64())).max(ASK_AGAIN.0))
     }
 
     fn direct_holders(&self, object: ObjectId, reader: SiteId) -> Vec<HolderOffer> {

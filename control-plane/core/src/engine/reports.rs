@@ -78,7 +78,8 @@ impl ControlPlane {
                     Some((holder, share.wire_bytes.min(wire_bytes)))
                 });
                 if let (Some((holder, _)), Some(active)) = (direct, self.state.active(execution)) {
-                    let seconds = self.now.saturating_since(active.placed_at).as_secs_f64();
+                    let since = self.direct.given_since(holder, site, object.id).unwrap_or(active.placed_at);
+                    let seconds = self.now.saturating_since(since).as_secs_f64();
                     self.estimates.learn_link(holder, site, wire_bytes, seconds);
                 }
                 self.direct.gave(site, object.id);

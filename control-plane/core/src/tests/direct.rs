@@ -28,7 +28,8 @@ fn advertise(world: &mut World, site: &str, addresses: Vec<String>) {
 fn offers(world: &mut World) -> Result<Vec<HolderOffer>, Rejection> {
     let agent = agent(world, "hpc");
     match world.ask(Request::Offers { agent, object: object(1, 1_000).id })? {
-        Response::Offered { object: offered, holders } => {
+        Response::Offered { object: offered, holders, ask_again } => {
+            assert_eq!(ask_again, None);
             assert_eq!(offered, object(1, 1_000));
             Ok(holders)
         }
@@ -229,4 +230,101 @@ fn a_holder_that_is_giving_already_is_asked_after_one_that_is_idle() {
     assert_eq!(offered(&mut world, "cloud", 2), ["edge", "hpc"], "it is idle again, and as fast");
     world.succeed("hpc", copy, Vec::new());
     world.succeed("cloud", reader, Vec::new());
+}
+
+const FAR: [&str; 3] = ["edge", "far", "near"];
+const MIB: u64 = 1 << 20;
+
+/// `edge`, and `far` and `near` next to each other at the other end of a thin link: 100 MiB took `far` 100 seconds.
+fn behind_a_thin_link() -> World {
+    let mut world = World::with_sites(&FAR);
+    FAR.iter().for_each(|site| advertise(&mut world, site, vec![address()]));
+    for (site, number) in [("far", 1), ("near", 2)] {
+        give(&mut world, site, number, 100 * MIB);
+        world.advance_with(Duration::from_secs(100), &FAR);
+        came(&mut world, site, "edge", number, 100 * MIB);
+    }
+    world
+}
+
+fn reads_at(site: &str) -> String {
+    SOURCE.replace("site: hpc", &format!("site: {site}"))
+}
+
+fn asks(world: &mut World, site: &str, number: u8, bytes: u64) -> (Vec<AgentId>, Option<Duration>) {
+    let agent = agent(world, site);
+    match world.ask(Request::Offers { agent, object: object(number, bytes).id }).unwrap() {
+        Response::Offered { holders, ask_again, .. } => {
+            (holders.into_iter().map(|holder| holder.agent).collect(), ask_again)
+        }
+        other => panic!("{other:?}"),
+    }
+}
+
+/// Something is made at `edge` for a reader at the site, which is sent to `edge` for it.
+fn give(world: &mut World, site: &str, number: u8, bytes: u64) {
+    world.submit(&reads_at(site));
+    let make = world.dispatched_one("edge");
+    world.succeed("edge", make, vec![file(number, bytes)]);
+    assert_eq!(asks(world, site, number, bytes), (vec![agent(world, "edge")], None));
+}
+
+fn came(world: &mut World, site: &str, from: &str, number: u8, bytes: u64) {
+    let reader = world.dispatched_one(site);
+    let (at, direct) = (world.now, Some(DirectShare { holder: agent(world, from), wire_bytes: bytes }));
+    let fetched = Report::Fetched { object: object(number, bytes), wire_bytes: bytes, direct, execution: reader.0, at };
+    world.report(site, vec![fetched]);
+    world.succeed(site, reader, Vec::new());
+}
+
+/// Readers at `far` and `near` of the same that was made at `edge`; `far` is being given it.
+fn read_by_both(world: &mut World, bytes: u64) {
+    give(world, "far", 7, bytes);
+    world.submit(&reads_at("near"));
+    let make = world.dispatched_one("edge");
+    world.succeed("edge", make, vec![file(7, bytes)]);
+}
+
+#[test]
+fn over_a_thin_link_goes_one_copy_and_the_far_sites_serve_one_another() {
+    let mut world = behind_a_thin_link();
+    read_by_both(&mut world, 200 * MIB);
+    let (holders, ask_again) = asks(&mut world, "near", 7, 200 * MIB);
+    assert!(holders.is_empty());
+    assert!(ask_again.is_some_and(|time| time <= Duration::from_secs(5)), "{ask_again:?}");
+    world.advance_with(Duration::from_secs(198), &FAR);
+    assert!(asks(&mut world, "near", 7, 200 * MIB).1.is_some(), "in two seconds");
+    world.advance_with(Duration::from_secs(2), &FAR);
+    came(&mut world, "far", "edge", 7, 200 * MIB);
+    let (holders, ask_again) = asks(&mut world, "near", 7, 200 * MIB);
+    assert_eq!((holders.first(), ask_again), (Some(&agent(&world, "far")), None));
+    came(&mut world, "near", "far", 7, 200 * MIB);
+    let ledger = world.core.ledger(&Default::default());
+    let of_seven = ledger.iter().filter(|entry| entry.object == object(7, 0).id);
+    let crossings: Vec<_> = of_seven.map(|entry| (entry.from.as_str(), entry.to.as_str())).collect();
+    assert_eq!(crossings, [("edge", "far"), ("far", "near")]);
+}
+
+#[test]
+fn a_reader_that_is_late_or_cut_off_is_not_waited_for() {
+    let mut world = behind_a_thin_link();
+    read_by_both(&mut world, 200 * MIB);
+    assert!(asks(&mut world, "near", 7, 200 * MIB).1.is_some());
+    world.disconnect("far");
+    assert_eq!(asks(&mut world, "near", 7, 200 * MIB), (vec![agent(&world, "edge")], None));
+    let mut world = behind_a_thin_link();
+    read_by_both(&mut world, 200 * MIB);
+    world.advance_with(Duration::from_secs(400), &FAR);
+    assert_eq!(asks(&mut world, "near", 7, 200 * MIB).1, None);
+}
+
+#[test]
+fn nobody_waits_for_what_comes_soon_or_over_a_link_of_which_nothing_is_known() {
+    let mut world = behind_a_thin_link();
+    read_by_both(&mut world, MIB / 2);
+    assert_eq!(asks(&mut world, "near", 7, MIB / 2).1, None);
+    let mut world = World::with_sites(&FAR);
+    FAR.iter().for_each(|site| advertise(&mut world, site, vec![address()]));
+    read_by_both(&mut world, 1_000 * MIB);
+    assert_eq!(asks(&mut world, "near", 7, 1_000 * MIB).1, None);
 }

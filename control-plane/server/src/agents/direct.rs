@@ -40,11 +40,12 @@ impl Agents {
     pub(super) async fn offers(&self, agent: AgentId, request: OffersRequest) -> Result<OffersResponse, Status> {
         let object = ObjectId::try_from(request).map_err(|error| of_wire_error(&error))?;
         let answer = self.0.handle.request(Request::Offers { agent, object }).await.map_err(of_rejection)?;
-        let Response::Offered { object, holders } = answer else {
+        let Response::Offered { object, holders, ask_again } = answer else {
             return Err(Status::internal("the answer does not fit the request"));
         };
         let offers = holders.into_iter().map(|holder| self.offer(agent, object, holder));
-        Ok(OffersResponse { offers: offers.collect::<Result<_, _>>()? })
+        let ask_again_ms = ask_again.map(|time| u32::try_from(time.as_millis()).unwrap_or(u32::MAX));
+        Ok(OffersResponse { offers: offers.collect::<Result<_, _>>()?, ask_again_ms })
     }
 
     pub(super) async fn offer_failed(

@@ -14,7 +14,7 @@ use atoll_proto::v1::{
 };
 use storage_sync_engine::bucket::{MultipartPlan, UploadPlan, UploadRequest};
 use storage_sync_engine::direct::Offer;
-use storage_sync_engine::transfer::{CredentialError, Credentials, Download, Upload};
+use storage_sync_engine::transfer::{CredentialError, Credentials, Download, Offers, Upload};
 use tokio::sync::watch;
 use tonic::{Code, Status};
 
@@ -130,7 +130,7 @@ impl Credentials for LinkCredentials {
         Ok(Download { url: answer.url, stream_bytes: answer.stream_bytes, key })
     }
 
-    async fn offers(&self, object: ObjectRef) -> Result<Vec<Offer>, CredentialError> {
+    async fn offers(&self, object: ObjectRef) -> Result<Offers, CredentialError> {
         let mut client = self.connection().await?.client();
         let answer = answered(client.offers(OffersRequest::from(object.id))).await?;
         let offer = |offer: atoll_proto::v1::Offer| {
@@ -138,7 +138,10 @@ impl Credentials for LinkCredentials {
             let addresses = offer.addresses.iter().filter_map(|address| address.parse().ok()).collect();
             Some(Offer { holder: offer.holder?.into(), addresses, ticket: offer.ticket.to_vec() })
         };
-        Ok(answer.offers.into_iter().filter_map(offer).collect())
+        if let Some(time) = answer.ask_again_ms {
+            return Ok(Offers::AskAgain(Duration::from_millis(time.into())));
+        }
+        Ok(Offers::From(answer.offers.into_iter().filter_map(offer).collect()))
     }
 
     async fn offer_failed(&self, object: ObjectRef, holder: AgentId, message: &str) -> Result<(), CredentialError> {

@@ -16,7 +16,7 @@ use super::note::{Closing, Note};
 use super::origin::Origin;
 use super::progress::Listed;
 use super::work::{Piece, Work};
-use super::{FetchError, Fetched, Inner, blocking};
+use super::{FetchError, Fetched, Inner, Offers, blocking};
 use crate::buffers::{Buffer, Pool};
 use crate::direct::{Dialer, Offer, Session};
 use crate::hash::SEGMENT_BYTES;
@@ -133,11 +133,14 @@ async fn fetch_directly(
     listed: &Listed,
 ) -> Result<bool, FetchError> {
     let object = note.object;
-    let offers = match inner.credentials.offers(object).await {
-        Ok(offers) => offers,
-        Err(error) => {
-            tracing::debug!(object = %object.id, %error, "nobody says which sites have it");
-            return Ok(false);
+    let offers = loop {
+        match inner.credentials.offers(object).await {
+            Ok(Offers::From(offers)) => break offers,
+            Ok(Offers::AskAgain(time)) => tokio::time::sleep(time).await,
+            Err(error) => {
+                tracing::debug!(object = %object.id, %error, "nobody says which sites have it");
+                return Ok(false);
+            }
         }
     };
     for offer in offers {
