@@ -3,6 +3,7 @@
 use std::cmp::Reverse;
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::Arc;
+use std::time::Duration;
 
 use atoll_model::id::{ExecutionId, ObjectId, RunId, SiteId, StepIndex, TransferId};
 use atoll_model::time::Timestamp;
@@ -14,6 +15,9 @@ use crate::fair::FairQueue;
 use crate::finished::FinishedRun;
 
 pub(crate) type StepKey = (RunId, StepIndex);
+
+/// How often it is looked whether a site can take or has again a copy that none could or had.
+const LOOK_AGAIN: Duration = Duration::from_secs(60);
 
 #[derive(Debug, Default)]
 pub(crate) struct Agenda {
@@ -53,11 +57,11 @@ pub(crate) struct Agenda {
     pub(crate) sweep: BTreeSet<ObjectId>,
     /// Objects of which rules may want more copies, and those of which they do and no site could have one yet.
     pub(crate) to_copy: BTreeSet<ObjectId>,
-    pub(crate) lacking: BTreeSet<ObjectId>,
+    pub(crate) lacking: Later,
     /// Who could not take a copy last, and why, of objects that lack one.
     pub(crate) copy_failures: BTreeMap<ObjectId, (SiteId, Arc<str>)>,
     /// What stays in the bucket because no site has it.
-    pub(crate) last_copies: BTreeSet<ObjectId>,
+    pub(crate) last_copies: Later,
     /// Directories that hold what was swept: each is looked at once after all of it.
     pub(crate) sweep_around: BTreeSet<ObjectId>,
     /// Runs that may have ended.
@@ -114,6 +118,25 @@ impl Agenda {
         self.timers.insert((at, timer));
     }
 
+    /// A rule wants a copy of it that no site can take now.
+    pub(crate) fn look_for_copy(&mut self, object: ObjectId, now: Timestamp) {
+        if self.lacking.add(object) {
+            self.set(now + LOOK_AGAIN, Timer::Copies);
+        }
+    }
+
+    /// Sites may take copies that they could not.
+    pub(crate) fn look_at_lacking(&mut self) {
+        self.to_copy.append(&mut self.lacking.objects);
+    }
+
+    /// It stays in the bucket until a site has it.
+    pub(crate) fn look_for_other_copy(&mut self, object: ObjectId, now: Timestamp) {
+        if self.last_copies.add(object) {
+            self.set(now + LOOK_AGAIN, Timer::LastCopies);
+        }
+    }
+
     pub(crate) fn first_timer(&self) -> Option<Timestamp> {
         self.timers.first().map(|(at, _)| *at)
     }
@@ -156,6 +179,35 @@ impl Agenda {
     pub(crate) fn forget_run(&mut self, run: RunId) {
         self.frontier.remove(&run);
         self.stuck.retain(|(stuck, _), _| *stuck != run);
+    }
+}
+
+/// Objects that are all looked at again when their one timer ends.
+#[derive(Debug, Default)]
+pub(crate) struct Later {
+    objects: BTreeSet<ObjectId>,
+    is_timed: bool,
+}
+
+impl Later {
+    /// Whether the timer is to be set.
+    fn add(&mut self, object: ObjectId) -> bool {
+        self.objects.insert(object);
+        !std::mem::replace(&mut self.is_timed, true)
+    }
+
+    /// The timer has ended.
+    pub(crate) fn take(&mut self) -> BTreeSet<ObjectId> {
+        self.is_timed = false;
+        std::mem::take(&mut self.objects)
+    }
+
+    pub(crate) fn has(&self, object: ObjectId) -> bool {
+        self.objects.contains(&object)
+    }
+
+    pub(crate) fn remove(&mut self, object: ObjectId) {
+        self.objects.remove(&object);
     }
 }
 

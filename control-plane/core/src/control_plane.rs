@@ -146,8 +146,8 @@ impl ControlPlane {
             Timer::Object(object) => self.look_at_object(object),
             Timer::Retire(run) => self.retire(run),
             Timer::Claim(claim) => self.lapse(claim),
-            Timer::LastCopies => self.agenda.sweep.append(&mut self.agenda.last_copies),
-            Timer::Copies => self.look_at_lacking(),
+            Timer::LastCopies => self.agenda.sweep.extend(self.agenda.last_copies.take()),
+            Timer::Copies => self.agenda.to_copy.extend(self.agenda.lacking.take()),
             Timer::Wake => self.retire_beyond_memory(),
         }
     }
@@ -170,7 +170,7 @@ impl ControlPlane {
             } else if let Some(run) = self.agenda.ending.pop_first() {
                 self.end_if_over(run);
             } else if let Some(object) = self.agenda.to_copy.pop_first() {
-                self.replicate(object);
+                self.make_copies(object);
             } else if let Some(object) = self.agenda.sweep.pop_first() {
                 self.sweep(object);
             } else if let Some(tree) = self.agenda.sweep_around.pop_first() {

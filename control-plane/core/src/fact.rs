@@ -471,7 +471,7 @@ pub enum Fact {
     ClaimLeft {
         claim: ClaimId,
         terms: Arc<ClaimTerms>,
-        objects: Vec<(ObjectId, Option<SiteId>)>,
+        objects: Vec<Claimed>,
     },
     ClaimLapsed {
         claim: ClaimId,

@@ -194,9 +194,12 @@ impl Rules {
         }
     }
 
-    /// Whether a rule wants copies of anything at several sites.
-    pub(crate) fn replicates(&self) -> bool {
-        self.layers().iter().flat_map(|layer| layer.rules).any(|rule| rule.replicate.is_some())
+    /// Whether a rule wants copies of anything, at several sites or in the bucket, whoever reads it.
+    pub(crate) fn want_copies(&self) -> bool {
+        let wants = |rule: &PolicyRule| {
+            rule.replicate.is_some() || matches!(rule.push, Some(PushMode::Eager | PushMode::OnSuccess))
+        };
+        self.layers().iter().flat_map(|layer| layer.rules).any(wants)
     }
 
     /// Whether a rule wants anything encrypted.

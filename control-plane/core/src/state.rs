@@ -24,8 +24,7 @@ use std::sync::Arc;
 use atoll_model::id::{AgentId, ExecutionId, ObjectId, RunId, SiteId, SiteName, StepIndex, TokenId, TransferId};
 use serde::{Deserialize, Serialize};
 
-pub(crate) use self::claims::Claims;
-pub(crate) use self::claims::{ClaimId, ClaimTerms, Claimed};
+pub(crate) use self::claims::{ClaimId, ClaimTerms, Claimed, Claims};
 pub(crate) use self::copies::{Pin, Verification};
 pub(crate) use self::delegated::Delegations;
 pub(crate) use self::evolve_runs::{submitted_objects, visit_with_parts};

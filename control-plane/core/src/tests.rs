@@ -18,6 +18,7 @@ mod fragments;
 mod history;
 mod identity;
 mod look_ahead;
+mod patience;
 mod poison;
 mod policies;
 mod properties;

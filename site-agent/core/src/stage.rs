@@ -207,6 +207,9 @@ impl Agent {
         // Without the control plane nobody can say where the object is: that is no fault of the object's.
         wanted.failures += u32::from(online);
         if permanent || wanted.failures >= FETCH_ATTEMPTS_MAX {
+            // The control plane may think that it is here: what an agent found may be lost with its journal.
+            let report = not_here(object);
+            self.decide(step, Fact::FaultFound { report });
             let message = format!("{} could not be fetched: {message}", object.id);
             self.end_replica(object.id, Some(message.clone()), step);
             let outcome = Outcome::NotStarted { reason: NotStartedReason::InputUnavailable, message };
@@ -328,6 +331,11 @@ impl Agent {
             self.decide(step, Fact::FetchEnded { object: id });
         }
     }
+}
+
+fn not_here(object: ObjectRef) -> Report {
+    let (location, message) = (FaultLocation::SiteStore, "it is not in the store".to_owned());
+    Report::Fault { object: object.id, kind: object.kind, location, message }
 }
 
 fn backoff(failures: u32) -> Duration {

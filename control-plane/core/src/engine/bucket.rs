@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use atoll_model::id::{AgentId, ExecutionId, ObjectId, SiteId, StepIndex, TransferId};
 use atoll_model::limits::URL_LIFETIME;
+use atoll_model::session::FaultLocation;
 use atoll_model::time::Timestamp;
 use atoll_model::value::ObjectRef;
 use storage_sync_core::{Needs, Reach, Retention, retain};
@@ -18,8 +19,6 @@ use crate::state::{Active, BucketState, ObjectState, Run, Source, StepState};
 
 /// How long what a person sent in is held for a run to come.
 const UPLOAD_HOLD: Duration = Duration::from_secs(3_600);
-/// How often it is looked whether sites have again what stays in the bucket because none had.
-const LOOK_FOR_COPIES: Duration = Duration::from_secs(60);
 
 impl ControlPlane {
     pub(crate) fn record_upload(&mut self, object: ObjectRef, key: Option<KeyId>) -> Result<Response, Rejection> {
@@ -54,7 +53,7 @@ impl ControlPlane {
             }
             if known.bucket == BucketState::Present && self.is_last_and_held(known) {
                 // Its site may come back, or another get a copy.
-                self.look_for_copies_of(object);
+                self.agenda.look_for_other_copy(object, self.now);
             }
             self.look_when_kept_no_more(object);
             return;
@@ -65,13 +64,6 @@ impl ControlPlane {
         }
         self.record(Fact::BucketReleased { object });
         self.ask_to_delete(object);
-    }
-
-    fn look_for_copies_of(&mut self, object: ObjectId) {
-        if self.agenda.last_copies.is_empty() {
-            self.agenda.set(self.now + LOOK_FOR_COPIES, Timer::LastCopies);
-        }
-        self.agenda.last_copies.insert(object);
     }
 
     /// Whether a file is needed that is in the bucket as part of this directory only.
@@ -266,28 +258,23 @@ impl ControlPlane {
         message: String,
     ) -> Result<Response, Rejection> {
         let site = self.trusted_site(agent)?;
-        self.replica_lost(site, object, atoll_model::session::FaultLocation::Bucket, message);
+        self.replica_lost(site, object, FaultLocation::Bucket, message);
         Ok(Response::Done)
     }
 
     /// Executions at a site that lost its copy fetch it again, so it is brought to the bucket for them.
-    pub(crate) fn replica_lost(
-        &mut self,
-        site: SiteId,
-        object: ObjectId,
-        location: atoll_model::session::FaultLocation,
-        message: String,
-    ) {
-        if !self.state.objects.contains_key(&object) {
-            return;
-        }
-        let was_present = self.state.objects[&object].bucket == BucketState::Present;
-        if location == atoll_model::session::FaultLocation::Bucket && !was_present {
+    pub(crate) fn replica_lost(&mut self, site: SiteId, object: ObjectId, location: FaultLocation, message: String) {
+        let Some(known) = self.state.objects.get(&object) else { return };
+        let is_news = match location {
+            FaultLocation::Bucket => known.bucket == BucketState::Present,
+            FaultLocation::SiteStore => known.is_at(site),
+        };
+        if !is_news {
             return;
         }
         self.record(Fact::ReplicaLost { object, site, location, message });
         self.agenda.to_copy.insert(object);
-        if location == atoll_model::session::FaultLocation::Bucket {
+        if location == FaultLocation::Bucket {
             self.ask_to_delete(object);
             // With a directory goes what was to be taken out of it.
             self.agenda.replan.extend(self.state.objects[&object].parts.iter().copied());

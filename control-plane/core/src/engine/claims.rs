@@ -6,7 +6,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use atoll_model::id::{ObjectId, RunId, SiteId};
-use atoll_model::policy::{KeepAt, Location, PolicyRule, Until};
+use atoll_model::policy::{KeepAt, PolicyRule, Until};
 use atoll_model::time::Timestamp;
 use storage_sync_core::policy::RuleId;
 
@@ -14,7 +14,7 @@ use super::policies::Kept;
 use crate::agenda::Timer;
 use crate::control_plane::ControlPlane;
 use crate::fact::{ClaimId, ClaimTerms, Claimed, Fact};
-use crate::rules::{Claim, Rules};
+use crate::rules::{Claim, DataRules, Rules};
 use crate::state::{BucketState, ObjectState, Run};
 
 /// So many objects stand in one fact.
@@ -76,8 +76,7 @@ impl ControlPlane {
 
     /// Which rule wants the copy to stay at this site.
     pub(crate) fn held_there(&self, site: SiteId, known: &ObjectState) -> Option<String> {
-        let at = self.state.sites.get(&site)?;
-        let location = Location { name: &at.name, labels: &at.labels };
+        let location = self.location(site)?;
         let stays = |holding: &Holding<'_>| match holding.claim {
             Claim::Keep => holding.rule.keep.as_ref().is_some_and(|keep| match &keep.at {
                 KeepAt::Producer => self.made_at(known, &holding.by) == Some(site),
@@ -161,24 +160,30 @@ impl ControlPlane {
                 Some((*claim, *rule, holding.until))
             });
             claims.extend(holding);
-            let known_until = run.finished_at.map(|finished| finished + self.config.keep_finished);
-            let until = match self.is_kept(run, &data) {
-                Kept::No => continue,
-                // By a rule that says nothing of time it stays for as long as runs are known.
-                Kept::Yes if data.keep.is_none() => known_until,
-                Kept::Yes => None,
-                Kept::Until(until) => Some(until),
-            };
-            let is_on = known.bucket == BucketState::Present && until.is_none_or(|until| until > self.now);
+            let Some(until) = self.kept_in_bucket_until(run, &data) else { continue };
+            let is_there = known.bucket == BucketState::Present;
             let keeping = data.claims.iter().find(|(claim, _)| *claim == Claim::Keep).map(|(_, rule)| *rule);
             // What the project had a part in, it can lift.
             let lifted_with = keeping.filter(|rule| Rules::is_of_project(*rule)).or(data.push.rule);
             let by = data.push.rule.filter(|rule| Rules::is_of_project(*rule)).or(lifted_with);
-            claims.extend(by.filter(|_| is_on).map(|rule| (Claim::Bucket, rule, until)));
+            claims.extend(by.filter(|_| is_there).map(|rule| (Claim::Bucket, rule, until)));
         }
         claims.sort_unstable();
         claims.dedup();
         claims
+    }
+
+    /// Until when a rule of a run that has ended keeps the object in the bucket, if one does; inside, nothing where it is
+    /// for good.
+    pub(crate) fn kept_in_bucket_until(&self, run: &Run, rules: &DataRules) -> Option<Option<Timestamp>> {
+        let until = match self.is_kept(run, rules) {
+            Kept::No => return None,
+            // By a rule that says nothing of time it stays for as long as runs are known.
+            Kept::Yes if rules.keep.is_none() => run.finished_at.map(|finished| finished + self.config.keep_finished),
+            Kept::Yes => None,
+            Kept::Until(until) => Some(until),
+        };
+        until.is_none_or(|until| until > self.now).then_some(until)
     }
 
     pub(crate) fn look_when_lapsed(&mut self, claim: ClaimId) {

@@ -225,7 +225,7 @@ impl ControlPlane {
         self.agenda.unwanted.extend(wanted);
     }
 
-    /// Pushes are not needed for a run any more; those that others wait for go on.
+    /// Pushes are not needed for a run any more; those that others wait for go on, and those that a rule still wants.
     pub(crate) fn cancel_pushes_of(&mut self, run: RunId) {
         let live: Vec<_> = self
             .state
@@ -240,7 +240,8 @@ impl ControlPlane {
                 .wants
                 .of(object)
                 .any(|(_, execution)| execution.run != run && self.state.active(execution).is_some());
-            if !wanted && !self.agenda.clients.contains_key(&object) {
+            let is_kept = || self.state.objects.get(&object).is_some_and(|known| self.is_kept_in_bucket(known));
+            if !wanted && !self.agenda.clients.contains_key(&object) && !is_kept() {
                 self.record(Fact::PushCancelled { transfer });
                 self.agenda.touched.insert(site);
             }
@@ -377,41 +378,6 @@ impl ControlPlane {
             if self.state.run(run_id).is_going_on() {
                 self.give_up(run_id, step, elements, &message);
             }
-        }
-    }
-
-    /// Pushes new outputs whose rule says so at once.
-    pub(crate) fn push_eagerly(&mut self, run_id: RunId, step: StepIndex, site: SiteId, elements: &[u32]) {
-        let run = self.state.run(run_id);
-        let mut orders = Vec::new();
-        for (place, rules) in run.plan.steps[step.index()].outputs.iter().enumerate() {
-            if rules.push.mode != PushMode::Eager && !run.plan.rules.sized {
-                continue;
-            }
-            for element in elements {
-                let detail = run.steps[step.index()].details.get(element);
-                let Some(value) = detail.and_then(|detail| detail.outputs.get(place)) else { continue };
-                let execution = ExecutionId { run: run_id, step, element: *element };
-                let place = u16::try_from(place).unwrap_or(u16::MAX);
-                value.visit_objects(&mut |object| {
-                    let rules = run.plan.rules_on(&run.workflow, Source::Step(step), place, object);
-                    let push = rules.map(|rules| rules.push).filter(|push| push.mode == PushMode::Eager);
-                    let rule = push.and_then(|push| push.rule);
-                    orders.extend(rule.map(|rule| (object, execution, run.plan.rules.cite(rule))));
-                });
-            }
-        }
-        for (object, execution, rule) in orders {
-            self.push_by_rule(object, site, execution, rule);
-        }
-    }
-
-    /// Pushes what nobody waits for, unless a rule or its site is against it.
-    pub(crate) fn push_by_rule(&mut self, object: ObjectRef, site: SiteId, execution: ExecutionId, rule: RuleText) {
-        let known = &self.state.objects[&object.id];
-        let is_free = known.bucket == BucketState::Absent && known.transfer.is_none();
-        if is_free && self.vetoes(known, None).bucket.is_none() && !known.withheld.contains_key(&site) {
-            self.order_push(object, site, (execution.run, Some(execution)), rule);
         }
     }
 

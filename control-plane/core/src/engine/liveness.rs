@@ -46,7 +46,7 @@ impl ControlPlane {
     pub(crate) fn site_came_back(&mut self, site: SiteId) {
         self.agenda.has_room(site);
         self.wake_stuck(site);
-        self.look_at_lacking();
+        self.agenda.look_at_lacking();
         let wanted: Vec<_> = self.agenda.wants.objects().collect();
         let there =
             |object: &atoll_model::id::ObjectId| self.state.objects.get(object).is_none_or(|known| known.is_at(site));

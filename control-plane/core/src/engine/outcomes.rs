@@ -124,12 +124,7 @@ impl ControlPlane {
             }
             Outcome::Succeeded | Outcome::Cancelled | Outcome::NotStarted { .. } => None,
         });
-        let eager = run.plan.steps[step.index()]
-            .outputs
-            .iter()
-            .any(|output| output.push.mode == atoll_model::placement::PushMode::Eager)
-            || run.plan.rules.sized;
-        let made = if run.plan.rules.replicates() { objects_among(&elements) } else { Vec::new() };
+        let made = if run.plan.rules.want_copies() { objects_among(&elements) } else { Vec::new() };
         let recomputed = !run.steps[step.index()].recomputing.is_empty();
         let names: Vec<u32> = elements.iter().map(|finished| finished.element).collect();
         for finished in &elements {
@@ -155,9 +150,6 @@ impl ControlPlane {
         self.agenda.to_copy.extend(made);
         self.cancel_formers(run_id, step, &names);
         self.withdraw_elsewhere(run_id, step, site);
-        if eager && self.state.run(run_id).is_going_on() {
-            self.push_eagerly(run_id, step, site, &names);
-        }
         if let Some((element, message)) = failed {
             self.fail_for(ExecutionId { run: run_id, step, element }, &message);
         }
@@ -366,8 +358,10 @@ fn judge(run: &Run, step: StepIndex, finished: &mut FinishedElement) -> Judgemen
         Outcome::NotStarted { reason: NotStartedReason::PredecessorFailed, message } => {
             Judgement::Again { cause: ReturnCause::Withdrawn, not_before: Duration::ZERO, message }
         }
-        Outcome::NotStarted { reason: _, message } => {
-            if tries.not_started + 1 >= NOT_STARTED_MAX {
+        Outcome::NotStarted { reason, message } => {
+            // Of an input nothing is lost as long as there is a copy: the bucket or the link comes back.
+            let is_in_vain = reason != NotStartedReason::InputUnavailable;
+            if is_in_vain && tries.not_started + 1 >= NOT_STARTED_MAX {
                 let message = format!("it could not be started in {NOT_STARTED_MAX} attempts: {message}");
                 finished.outcome = Outcome::Failed { reason: FailureReason::Agent, exit_code: None, message };
                 return Judgement::Final;

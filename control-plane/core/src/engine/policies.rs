@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use atoll_model::id::{ExecutionId, RunId, StepIndex, TransferId};
+use atoll_model::id::TransferId;
 use atoll_model::placement::PushMode;
 use atoll_model::policy::Until;
 use atoll_model::time::Timestamp;
@@ -13,7 +13,7 @@ use crate::control_plane::ControlPlane;
 use crate::event::PolicyApplication;
 use crate::fact::Fact;
 use crate::rules::{AppliedPolicy, DataRules};
-use crate::state::{ObjectState, Run, Source};
+use crate::state::{ObjectState, Run};
 
 impl ControlPlane {
     pub(crate) fn apply_policy(&mut self, application: PolicyApplication) -> Result<Response, Rejection> {
@@ -64,33 +64,6 @@ impl ControlPlane {
         self.agenda.sweep.extend(in_bucket);
         self.look_at_all_copies();
         self.wake_data();
-    }
-
-    /// Pushes what a rule wants in the bucket once its run has succeeded.
-    pub(crate) fn push_on_success(&mut self, run_id: RunId) {
-        let run = self.state.run(run_id);
-        let mut orders = Vec::new();
-        for (index, (planned, state)) in (0..=u16::MAX).map(StepIndex).zip(run.plan.steps.iter().zip(&run.steps)) {
-            let any = planned.outputs.iter().any(|output| output.push.mode == PushMode::OnSuccess);
-            if !any && !run.plan.rules.sized {
-                continue;
-            }
-            for (element, detail) in &state.details {
-                let Some(site) = state.row(*element).map(|row| row.site) else { continue };
-                let execution = ExecutionId { run: run_id, step: index, element: *element };
-                for (place, value) in (0..=u16::MAX).zip(&detail.outputs) {
-                    value.visit_objects(&mut |object| {
-                        let rules = run.plan.rules_on(&run.workflow, Source::Step(index), place, object);
-                        let push = rules.map(|rules| rules.push).filter(|push| push.mode == PushMode::OnSuccess);
-                        let rule = push.and_then(|push| push.rule);
-                        orders.extend(rule.map(|rule| (object, site, execution, run.plan.rules.cite(rule))));
-                    });
-                }
-            }
-        }
-        for (object, site, execution, rule) in orders {
-            self.push_by_rule(object, site, execution, rule);
-        }
     }
 
     /// Whether a rule of the run keeps the object in the bucket now; looks again when it ceases to.

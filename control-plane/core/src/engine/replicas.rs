@@ -1,23 +1,22 @@
-//! Copies that rules want at several sites (`replicate`): made when what they are of is made, and anew when one is lost, as long
+//! Copies that rules want, whoever reads them: in the bucket (`push: eager`, `push: on-success`) and at several sites
+//! (`replicate`). They are made when what they are of is made, again when that was refused, and anew when one is lost, as long
 //! as the run is remembered.
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
-use std::time::Duration;
 
 use atoll_model::id::{ExecutionId, ObjectId, RunId, SiteId};
-use atoll_model::policy::{Location, Replicate};
+use atoll_model::policy::Replicate;
 use storage_sync_core::policy::{RuleId, differing};
 use storage_sync_core::{Plan, Reach};
 
+use super::policies::Kept;
+use super::taking_out::holds;
 use crate::agenda::Timer;
 use crate::control_plane::ControlPlane;
 use crate::fact::{Fact, RuleText};
-use crate::state::{ObjectState, Phase, Run};
+use crate::state::{BucketState, Detail, ObjectState, Phase, Run, Source, Use};
 use crate::view::RunState;
-
-/// How often it is looked whether a site can take a copy that none could.
-const LOOK_AGAIN: Duration = Duration::from_secs(60);
 
 /// What a rule wants of an object.
 struct Replication<'a> {
@@ -30,6 +29,19 @@ impl Replication<'_> {
     fn name(&self) -> String {
         self.run.plan.rules.name(self.rule)
     }
+
+    /// Whether sites that differ in so much are enough.
+    const fn is_content(&self, there: usize) -> bool {
+        there >= self.wanted.copies as usize
+    }
+}
+
+/// What a rule wants in the bucket.
+struct Owed<'a> {
+    run: &'a Run,
+    rule: RuleId,
+    /// What made it.
+    execution: ExecutionId,
 }
 
 /// A copy that is to be made.
@@ -51,11 +63,6 @@ impl ControlPlane {
         })
     }
 
-    fn location(&self, site: SiteId) -> Option<Location<'_>> {
-        let site = self.state.sites.get(&site)?;
-        Some(Location { name: &site.name, labels: &site.labels })
-    }
-
     /// In what the sites differ of those that count for a rule.
     fn differing_among(&self, wanted: &Replicate, sites: impl Iterator<Item = SiteId>) -> BTreeSet<Option<&str>> {
         let counting = sites.filter(|site| self.reach(*site) != Reach::Gone);
@@ -73,7 +80,7 @@ impl ControlPlane {
         self.replications(known).find_map(|replication| {
             let wanted = replication.wanted;
             let there = self.differing_among(wanted, self.sites_of(known));
-            if there.len() >= wanted.copies as usize {
+            if replication.is_content(there.len()) {
                 return None;
             }
             let free = self.state.sites.keys().copied().filter(|site| {
@@ -103,7 +110,61 @@ impl ControlPlane {
     }
 
     /// Has the copies made that rules want of the object.
-    pub(crate) fn replicate(&mut self, object: ObjectId) {
+    pub(crate) fn make_copies(&mut self, object: ObjectId) {
+        self.push_by_rule(object);
+        self.replicate(object);
+        let lacks = |known: &ObjectState| self.lacks_copies(known) || self.owed_to_bucket(known).is_some();
+        if self.state.objects.get(&object).is_some_and(lacks) {
+            self.agenda.look_for_copy(object, self.now);
+        } else {
+            self.agenda.lacking.remove(object);
+            self.agenda.copy_failures.remove(&object);
+        }
+    }
+
+    fn push_by_rule(&mut self, object: ObjectId) {
+        let Some(known) = self.state.objects.get(&object) else { return };
+        let Some(owed) = self.owed_to_bucket(known) else { return };
+        if known.bucket != BucketState::Absent || known.transfer.is_some() {
+            return;
+        }
+        if let Some(until) = self.push_paused_until(known) {
+            return self.agenda.set(until, Timer::Object(object));
+        }
+        let gives = |site: &SiteId| self.reach(*site) == Reach::Connected && !known.withheld.contains_key(site);
+        let Some(holder) = known.sites.iter().copied().find(gives) else { return };
+        let (reference, rule) = (known.reference, owed.run.plan.rules.cite(owed.rule));
+        let reader = (owed.run.id, Some(owed.execution));
+        self.order_push(reference, holder, reader, rule);
+    }
+
+    /// Which rule wants the object in the bucket where it is not, if it can come there some time.
+    fn owed_to_bucket<'a>(&'a self, known: &'a ObjectState) -> Option<Owed<'a>> {
+        let gives = |site: &SiteId| self.reach(*site) != Reach::Gone && !known.withheld.contains_key(site);
+        if self.state.bucket_state(known) == BucketState::Present || !known.sites.iter().any(gives) {
+            return None;
+        }
+        let mut rules = self.rules_by_use(known).filter(|(_, run, _)| is_worth_copies(run));
+        let owed = rules.find_map(|(usage, run, rules)| {
+            let rule = rules.push.rule.filter(|_| self.is_kept(run, &rules) != Kept::No)?;
+            Some(Owed { run, rule, execution: maker(run, usage, known)? })
+        })?;
+        self.vetoes(known, None).bucket.is_none().then_some(owed)
+    }
+
+    /// Whether rules of a run that has ended want something in the bucket which is not there yet.
+    pub(crate) fn owes_pushes(&self, run: RunId) -> bool {
+        let Some(run) = self.state.runs.get(&run).filter(|run| run.plan.rules.want_copies()) else { return false };
+        let may_lack = |object: &ObjectId| self.agenda.lacking.has(*object) || self.agenda.to_copy.contains(object);
+        run.objects().into_iter().filter(may_lack).any(|object| {
+            let Some(known) = self.state.objects.get(&object) else { return false };
+            let mut rules = self.rules_on(known).filter(|(ruled, _)| ruled.id == run.id);
+            self.owed_to_bucket(known).is_some()
+                && rules.any(|(run, rules)| self.kept_in_bucket_until(run, &rules).is_some())
+        })
+    }
+
+    fn replicate(&mut self, object: ObjectId) {
         while let Some(known) = self.state.objects.get(&object)
             && let Some(next) = self.next_copy(known)
         {
@@ -130,45 +191,34 @@ impl ControlPlane {
                 | Plan::Unavailable => break,
             }
         }
-        let lacks = self.state.objects.get(&object).is_some_and(|known| self.lacks_copies(known));
-        if lacks {
-            self.look_later(object);
-        } else {
-            self.agenda.lacking.remove(&object);
-            self.agenda.copy_failures.remove(&object);
-        }
     }
 
     fn lacks_copies(&self, known: &ObjectState) -> bool {
         known.producer.is_some()
             && self.replications(known).any(|replication| {
-                let there = self.differing_among(replication.wanted, self.sites_of(known));
-                there.len() < replication.wanted.copies as usize
+                !replication.is_content(self.differing_among(replication.wanted, self.sites_of(known)).len())
             })
-    }
-
-    fn look_later(&mut self, object: ObjectId) {
-        if self.agenda.lacking.is_empty() {
-            self.agenda.set(self.now + LOOK_AGAIN, Timer::Copies);
-        }
-        self.agenda.lacking.insert(object);
     }
 
     /// Something has become of the object for which copies may have waited.
     pub(crate) fn copy_if_lacking(&mut self, object: ObjectId) {
-        if self.agenda.lacking.contains(&object) {
+        if self.agenda.lacking.has(object) {
             self.agenda.to_copy.insert(object);
         }
     }
 
-    pub(crate) fn look_at_lacking(&mut self) {
-        self.agenda.to_copy.append(&mut self.agenda.lacking);
-    }
-
     /// Copies may be gone, or others wanted.
     pub(crate) fn look_at_all_copies(&mut self) {
-        if self.state.runs.values().any(|run| run.plan.rules.replicates()) {
+        if self.state.runs.values().any(|run| run.plan.rules.want_copies()) {
             self.agenda.to_copy.extend(self.state.objects.keys().copied());
+        }
+    }
+
+    /// What the run made may be wanted elsewhere now that it has ended.
+    pub(crate) fn look_at_copies_of(&mut self, run: RunId) {
+        let run = self.state.run(run);
+        if run.plan.rules.want_copies() {
+            self.agenda.to_copy.extend(run.objects());
         }
     }
 
@@ -187,7 +237,7 @@ impl ControlPlane {
         if let Some(message) = failure {
             // It is not asked again at once for what it could not do now.
             self.agenda.copy_failures.insert(object, (site, Arc::from(message)));
-            self.look_later(object);
+            self.agenda.look_for_copy(object, self.now);
         } else {
             self.agenda.replan.insert(object);
         }
@@ -224,7 +274,7 @@ impl ControlPlane {
             let wanted = replication.wanted;
             let counts = self.location(site).is_some_and(|location| wanted.to.admits(location));
             let others = || known.sites.iter().copied().filter(|other| *other != site);
-            let too_few = counts && self.differing_among(wanted, others()).len() < wanted.copies as usize;
+            let too_few = counts && !replication.is_content(self.differing_among(wanted, others()).len());
             too_few.then(|| format!("{} wants {} copies of it", replication.name(), wanted.copies))
         })
     }
@@ -236,7 +286,7 @@ impl ControlPlane {
             let there = self.differing_among(wanted, known.sites.iter().copied()).len();
             let coming: Vec<_> =
                 self.state.copying(known.reference.id).map(|site| self.state.site_name(site)).collect();
-            let rest = match (there >= wanted.copies as usize, coming.is_empty()) {
+            let rest = match (replication.is_content(there), coming.is_empty()) {
                 (true, _) => String::new(),
                 (false, false) => format!(", on its way to {}", coming.join(", ")),
                 (false, true) if self.next_copy(known).is_some() => ", waits for the bucket".to_owned(),
@@ -248,8 +298,33 @@ impl ControlPlane {
             let failed = failed.unwrap_or_default();
             format!("{} wants {} copies: {there} there{rest}{failed}", replication.name(), wanted.copies)
         };
-        self.replications(known).map(line).collect()
+        let in_bucket = self.owed_to_bucket(known).map(|owed| {
+            let rest = match (known.transfer, &known.push_trouble) {
+                (Some(_), _) => "on its way there".to_owned(),
+                (None, Some(trouble)) => format!("refused {} times, tried again: {}", trouble.times, trouble.message),
+                (None, None) => "waits for a site that has it".to_owned(),
+            };
+            format!("{} wants it in the bucket: {rest}", owed.run.plan.rules.name(owed.rule))
+        });
+        in_bucket.into_iter().chain(self.replications(known).map(line)).collect()
     }
+}
+
+/// The execution that made the object in the run, as itself and not as a file of a directory.
+fn maker(run: &Run, usage: Use, known: &ObjectState) -> Option<ExecutionId> {
+    let Source::Step(step) = usage.source else { return None };
+    let made = &run.steps.get(step.index())?.details;
+    let is_made = |detail: &Detail| {
+        let value = detail.outputs.get(usize::from(usage.output));
+        value.is_some_and(|value| holds(value, known.reference.id))
+    };
+    let first = known.producer.filter(|producer| (producer.run, producer.step) == (run.id, step));
+    let element = match first {
+        Some(first) => made.get(&first.element).filter(|detail| is_made(detail)).map(|_| first.element),
+        // Another run or step made the same before.
+        None => made.iter().find(|(_, detail)| is_made(detail)).map(|(element, _)| *element),
+    };
+    element.map(|element| ExecutionId { run: run.id, step, element })
 }
 
 /// What a run made that came to nothing is not worth copies.

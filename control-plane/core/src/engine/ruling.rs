@@ -13,7 +13,7 @@ use crate::control_plane::ControlPlane;
 use crate::placement::{self, Candidate};
 use crate::plan::RunPlan;
 use crate::rules::DataRules;
-use crate::state::{ObjectState, Run};
+use crate::state::{ObjectState, Run, Use};
 
 /// A rule of a run.
 pub(crate) type Cited = (RunId, RuleId);
@@ -22,11 +22,10 @@ impl ControlPlane {
     /// What the rules of all runs that know the object say, added up, of its way to a site, or to nobody in particular.
     pub(crate) fn vetoes(&self, object: &ObjectState, destination: Option<SiteId>) -> Vetoes<Cited> {
         let mut vetoes = Vetoes::default();
-        let site = destination.and_then(|site| self.state.sites.get(&site));
+        let destination = destination.and_then(|site| self.location(site));
         for (run, rules) in self.rules_on(object) {
             let cited = |rule: Option<RuleId>| rule.map(|rule| (run.id, rule));
-            if let (None, Some(site)) = (vetoes.destination, site) {
-                let location = Location { name: &site.name, labels: &site.labels };
+            if let (None, Some(location)) = (vetoes.destination, destination) {
                 vetoes.destination = cited(run.plan.rules.keeping_away(&rules.confined_by, location));
             }
             let never = rules.push.rule.filter(|_| rules.push.mode == PushMode::Never);
@@ -38,6 +37,12 @@ impl ControlPlane {
         vetoes
     }
 
+    /// What rules can say of a site.
+    pub(crate) fn location(&self, site: SiteId) -> Option<Location<'_>> {
+        let site = self.state.sites.get(&site)?;
+        Some(Location { name: &site.name, labels: &site.labels })
+    }
+
     /// The first rule that confines the object, whichever run's it is.
     pub(crate) fn confining(&self, object: &ObjectState) -> Option<Cited> {
         self.rules_on(object).find_map(|(run, rules)| Some((run.id, rules.confined_by.first().copied()?)))
@@ -47,10 +52,18 @@ impl ControlPlane {
         &'a self,
         object: &'a ObjectState,
     ) -> impl Iterator<Item = (&'a Run, Cow<'a, DataRules>)> {
+        self.rules_by_use(object).map(|(_, run, rules)| (run, rules))
+    }
+
+    /// The rules on an object, each for what it is in a run.
+    pub(crate) fn rules_by_use<'a>(
+        &'a self,
+        object: &'a ObjectState,
+    ) -> impl Iterator<Item = (Use, &'a Run, Cow<'a, DataRules>)> {
         object.uses.iter().filter_map(|usage| {
             let run = self.state.runs.get(&usage.run)?;
             let rules = run.plan.rules_on(&run.workflow, usage.source, usage.output, object.reference)?;
-            Some((&**run, rules))
+            Some((*usage, &**run, rules))
         })
     }
 

@@ -131,9 +131,7 @@ impl ControlPlane {
         *self.counters.runs_ended.entry(state).or_default() += 1;
         self.record(Fact::RunEnded { run: run_id, state, outputs, error, at: self.now });
         self.cancel_pushes_of(run_id);
-        if state == RunState::Succeeded {
-            self.push_on_success(run_id);
-        }
+        self.look_at_copies_of(run_id);
         let told: Vec<_> =
             self.state.sites.iter().filter(|(_, site)| site.log.prepared.contains_key(&run_id)).collect();
         let told: Vec<_> = told.into_iter().map(|(site, _)| *site).collect();
@@ -213,7 +211,7 @@ impl ControlPlane {
     }
 
     fn is_pushed_for(&self, run: RunId) -> bool {
-        self.state.transfers.values().any(|transfer| transfer.run == Some(run))
+        self.state.transfers.values().any(|transfer| transfer.run == Some(run)) || self.owes_pushes(run)
     }
 
     fn keep_for_the_last_time(&mut self, run_id: RunId) {

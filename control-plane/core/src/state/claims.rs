@@ -161,10 +161,7 @@ impl State {
     pub(super) fn evolve_claims(&mut self, fact: &Fact) {
         match fact {
             Fact::ClaimLeft { claim, terms, objects } => self.claims.leave(*claim, terms, objects),
-            Fact::ClaimLapsed { claim } => {
-                let free = self.claims.lapse(*claim);
-                free.into_iter().for_each(|object| self.drop_if_unknown(object));
-            }
+            Fact::ClaimLapsed { claim } => self.lapse_claim(*claim),
             _ => unreachable!("evolve hands over facts about claims only"),
         }
     }
@@ -172,8 +169,13 @@ impl State {
     /// Rules of the project were changed: what they do not say any more holds nothing of what is forgotten either.
     pub(super) fn lift_claims(&mut self, project: &str, policy: &Policy) {
         for claim in self.claims.lifted_by(project, policy) {
-            let free = self.claims.lapse(claim);
-            free.into_iter().for_each(|object| self.drop_if_unknown(object));
+            self.lapse_claim(claim);
+        }
+    }
+
+    fn lapse_claim(&mut self, claim: ClaimId) {
+        for object in self.claims.lapse(claim) {
+            self.drop_if_unknown(object);
         }
     }
 }

@@ -26,6 +26,13 @@ impl StepState {
         }
     }
 
+    /// Whether what is made again to stand for what was lost is something else.
+    pub(super) fn makes_otherwise(&self, finished: &FinishedElement) -> bool {
+        self.recomputing.contains(finished.element)
+            && finished.outcome == Outcome::Succeeded
+            && self.details.get(&finished.element).is_none_or(|before| before.outputs != finished.outputs)
+    }
+
     pub(super) fn end_element(&mut self, finished: &FinishedElement, active: &Active) {
         let element = finished.element;
         let (state, exit_code, error) = match &finished.outcome {

@@ -211,9 +211,10 @@ impl State {
         let was_ended = run.steps[step_index.index()].is_ended();
         let (mut deactivated, mut loads) = (0, 0);
         let load = run.plan.steps[step_index.index()].load;
-        let mut made = Vec::new();
+        let (mut made, mut made_otherwise) = (Vec::new(), false);
         for finished in elements {
             let step = &mut run.steps[step_index.index()];
+            made_otherwise |= step.makes_otherwise(finished);
             let active = match step.active.remove(&finished.element) {
                 Some(active) => {
                     deactivated += 1;
@@ -255,6 +256,19 @@ impl State {
                 known.producer = known.producer.or(producer);
             }
             self.add_replica(object, site);
+        }
+        if made_otherwise {
+            self.forget_prepared_after(run_id, step_index);
+        }
+    }
+
+    /// What was sent to sites of the steps that read this one names outputs that are not its outputs any more.
+    fn forget_prepared_after(&mut self, run: RunId, step: StepIndex) {
+        let successors = &self.runs[&run].plan.steps[step.index()].successors;
+        for site in self.sites.values_mut() {
+            if let Some(prepared) = site.log.prepared.get_mut(&run) {
+                prepared.retain(|prepared| !successors.contains(prepared));
+            }
         }
     }
 

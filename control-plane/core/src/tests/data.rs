@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use atoll_model::id::Attempt;
-use atoll_model::session::{FaultLocation, PushFailure, Report};
+use atoll_model::session::{BindingSource, FaultLocation, NotStartedReason, PushFailure, Report, SiteCommand};
 use atoll_model::value::{ObjectKind, ObjectRef, Value};
 
 use super::world::{World, execution, file, object};
@@ -598,6 +598,53 @@ fn d6_a_damaged_directory_that_was_sent_in_fails_those_who_read_its_files() {
     assert_eq!(world.state(run), RunState::Failed);
     let message = world.core.run(run).unwrap().error.unwrap().message;
     assert!(message.contains("no copy of its input"), "{message}");
+}
+
+#[test]
+fn d5_a_site_that_says_it_has_no_copy_is_believed_and_one_that_never_had_one_changes_nothing() {
+    let (mut world, _) = waiting_for_a_push(TWO_SITES);
+    let one = object(1, 1_000);
+    let lost =
+        |id, kind| Report::Fault { object: id, kind, location: FaultLocation::SiteStore, message: "gone".into() };
+    let replicas = |world: &World| world.core.object(one.id).unwrap().replicas;
+    world.report("hpc", vec![lost(one.id, one.kind)]);
+    assert_eq!((replicas(&world), world.pushes("edge").len()), (vec!["edge".to_owned()], 1));
+    world.report("edge", vec![lost(one.id, one.kind)]);
+    assert!(replicas(&world).is_empty());
+}
+
+#[test]
+fn d5_a_step_of_which_a_site_knows_the_inputs_is_sent_anew_when_one_was_made_again_of_other_bytes() {
+    let source = "workflow: w\nsteps:\n  make: { run: x, site: edge, outputs: { f: file } }\n  use: { run: x, site: hpc, foreach: \"${{ range(2) }}\", with: { f: \"${{ steps.make.outputs.f }}\" } }\n";
+    let mut world = World::with_sites(&["edge", "hpc"]);
+    let run = world.submit(source);
+    let make = world.dispatched_one("edge");
+    world.succeed("edge", make, vec![file(1, 1_000)]);
+    assert_eq!(world.carry_out_pushes("edge"), 1);
+    let readers = world.dispatched("hpc");
+    assert_eq!(readers.len(), 2);
+    // Both copies are damaged.
+    let (agent, one) = (world.agents["hpc"].id, object(1, 1_000));
+    let message = "its digest is another".to_owned();
+    world.ask(Request::BucketFault { agent, object: one.id, message: message.clone() }).unwrap();
+    let (kind, location) = (one.kind, FaultLocation::SiteStore);
+    world.report("edge", vec![Report::Fault { object: one.id, kind, location, message }]);
+    world.carry_out_deletes();
+    for reader in readers {
+        let ended = super::world::not_started(NotStartedReason::InputUnavailable);
+        world.end("hpc", reader, ended, Vec::new());
+    }
+    world.advance_with(Duration::from_secs(10), &["edge", "hpc"]);
+    let make = world.dispatched_one("edge");
+    world.succeed("edge", make, vec![file(3, 3_000)]);
+    assert_eq!(world.carry_out_pushes("edge"), 1);
+    let bindings = world.commands("hpc").into_iter().find_map(|command| match command {
+        SiteCommand::Prepare(template) => Some(template.bindings),
+        _ => None,
+    });
+    let value = bindings.unwrap().into_iter().map(|binding| binding.source).next();
+    assert_eq!(value, Some(BindingSource::Value(file(3, 3_000))));
+    assert_eq!(world.state(run), RunState::Running);
 }
 
 #[test]

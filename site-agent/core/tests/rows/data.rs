@@ -59,6 +59,17 @@ fn a_fetch_is_tried_again_and_given_up_in_the_end() {
 }
 
 #[test]
+fn d5_what_is_not_here_and_cannot_be_had_is_said_not_to_be_here() {
+    let mut site = waiting_for_object();
+    let (message, corrupt, permanent) = ("no".to_owned(), false, true);
+    site.event(Event::FetchFailed { object: object(5), message, corrupt, permanent });
+    let reports: Vec<_> = site.reports().into_iter().map(|(_, report)| report).collect();
+    let is_fault = |report: &Report| matches!(report, Report::Fault { location: FaultLocation::SiteStore, object: lost, .. } if *lost == object(5).id);
+    assert!(is_fault(&reports[0]), "before what waited for it is given back: {reports:?}");
+    assert_eq!(reports.iter().filter(|report| is_fault(report)).count(), 1);
+}
+
+#[test]
 fn d6_damaged_bytes_from_the_bucket_are_reported_and_fetched_again() {
     let mut site = waiting_for_object();
     let (message, corrupt, permanent) = ("its digest is another".to_owned(), true, false);

@@ -95,6 +95,7 @@ caught! {
     rules_are_forgotten_with_their_run_is_caught: "rules-are-forgotten-with-their-run",
     rule_keeps_nothing_at_its_site_is_caught: "rule-keeps-nothing-at-its-site",
     the_last_copy_that_is_wanted_is_not_made_is_caught: "the-last-copy-that-is-wanted-is-not-made",
+    remade_inputs_are_not_sent_anew_is_caught: "remade-inputs-are-not-sent-anew",
 }
 
 #[test]
