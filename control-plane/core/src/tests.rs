@@ -6,6 +6,7 @@
 
 mod claims;
 mod crossings;
+mod damage;
 mod data;
 mod delegation;
 mod direct;

@@ -5,6 +5,7 @@ use std::io::{Read, Write};
 use std::net::{Shutdown, SocketAddr, TcpListener, TcpStream};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Condvar, Mutex};
+use std::time::{Duration, Instant};
 
 use anyhow::Result;
 
@@ -23,6 +24,16 @@ struct Gate {
     changed: Condvar,
     to_server_bytes: AtomicU64,
     to_site_bytes: AtomicU64,
+    pace: Mutex<Pace>,
+}
+
+/// How fast the link carries what all connections have, in both directions together.
+#[derive(Debug, Default)]
+struct Pace {
+    /// Nothing for no limit.
+    bytes_per_second: Option<u32>,
+    /// When it has carried what it took.
+    free_at: Option<Instant>,
 }
 
 #[derive(Debug, Default, Clone, Copy, PartialEq, Eq)]
@@ -72,6 +83,11 @@ impl Link {
         (load(&self.gate.to_server_bytes), load(&self.gate.to_site_bytes))
     }
 
+    /// From now on, so many bytes in a second pass.
+    pub fn narrow(&self, bytes_per_second: u32) {
+        self.gate.pace.lock().expect("no thread panics with it").bytes_per_second = Some(bytes_per_second);
+    }
+
     /// Nothing passes any more; nobody is told.
     pub fn cut(&self) {
         self.change(|cut| (cut.to_server, cut.to_site) = (true, true));
@@ -100,6 +116,19 @@ impl Link {
     fn change(&self, change: impl FnOnce(&mut Cut)) {
         change(&mut self.gate.cut.lock().expect("no thread panics with it"));
         self.gate.changed.notify_all();
+    }
+}
+
+impl Gate {
+    /// Takes as long as so many bytes on a link of its rate.
+    fn pass(&self, bytes: usize) {
+        let mut pace = self.pace.lock().expect("no thread panics with it");
+        let Some(rate) = pace.bytes_per_second else { return };
+        let takes = Duration::from_secs_f64(bytes as f64 / f64::from(rate));
+        let free_at = pace.free_at.map_or_else(Instant::now, |free_at| free_at.max(Instant::now())) + takes;
+        pace.free_at = Some(free_at);
+        drop(pace);
+        std::thread::sleep(free_at.saturating_duration_since(Instant::now()));
     }
 }
 
@@ -139,6 +168,7 @@ fn carry(from: &TcpStream, to: &TcpStream, gate: &Arc<Gate>, to_server: bool) {
                 return;
             }
             drop(cut);
+            gate.pass(count);
             let carried = if to_server { &gate.to_server_bytes } else { &gate.to_site_bytes };
             carried.fetch_add(count as u64, Ordering::Relaxed);
             if to.write_all(&buffer[..count]).is_err() {

@@ -201,3 +201,57 @@ fn a3_d1_c1_a_transfer_by_way_of_s3_goes_on_after_any_part_of_it_was_lost() -> R
     let victims = [Victim::S3, Victim::Holder, Victim::Reader, Victim::Server, Victim::Wire];
     check(&mut cluster, &wire, &victims, 2, ASKED_OF_BUCKET)
 }
+
+/// Something is made at `edge` and read at two sites.
+fn read_by_two(bytes: u64) -> String {
+    format!(
+        r#"workflow: relayed
+steps:
+  make:
+    site: edge
+    run: head -c {bytes} /dev/urandom > "$ATOLL_OUTPUTS/made"
+    outputs: {{ made: file }}
+  here:
+    site: hpc
+    with: {{ made: "${{{{ steps.make.outputs.made }}}}" }}
+    run: cmp "$made" "$made"
+  there:
+    site: cloud
+    with: {{ made: "${{{{ steps.make.outputs.made }}}}" }}
+    run: cmp "$made" "$made"
+"#
+    )
+}
+
+#[test]
+fn over_a_thin_link_goes_one_copy_and_the_sites_behind_it_serve_one_another() -> Result<()> {
+    const BYTES: u64 = 24_000_000;
+    let [edge, hpc, cloud] = [free_port()?, free_port()?, free_port()?];
+    let wire = Link::new(([127, 0, 0, 1], edge).into())?;
+    wire.narrow(8_000_000);
+    let listens = |port: u16| ("ATOLL_AGENT_DIRECT_LISTEN", format!("127.0.0.1:{port}"));
+    let behind = vec![listens(edge), ("ATOLL_AGENT_DIRECT_ADDRESSES", wire.address().to_string())];
+    let cluster = Cluster::start(Options {
+        sites: vec!["edge", "hpc", "cloud"],
+        site_environment: [("edge", behind), ("hpc", vec![listens(hpc)]), ("cloud", vec![listens(cloud)])].into(),
+        ..Options::default()
+    })?;
+    // Nothing is known of the links before something has come over them.
+    let first = cluster.submit(&read_by_two(BYTES / 2), &[])?;
+    assert_eq!(cluster.wait_for_end(&first)?["state"], "succeeded");
+    let before = wire.carried().1;
+    let second = cluster.submit(&read_by_two(BYTES), &[])?;
+    let shown = cluster.wait_for_end(&second)?;
+    assert_eq!(shown["state"], "succeeded", "{shown:#}");
+    let ledger = cluster.ledger(&second)?;
+    let mut ways: Vec<_> = ledger.iter().map(|entry| (entry["from"].as_str(), entry["to"].as_str())).collect();
+    ways.sort_unstable();
+    let (by_hpc, by_cloud) = (
+        [(Some("edge"), Some("hpc")), (Some("hpc"), Some("cloud"))],
+        [(Some("cloud"), Some("hpc")), (Some("edge"), Some("cloud"))],
+    );
+    assert!(ways == by_hpc || ways == by_cloud, "{ledger:#?}");
+    let carried = wire.carried().1 - before;
+    assert!(carried < BYTES * 5 / 4, "{carried} bytes came over the thin link");
+    Ok(())
+}
