@@ -137,6 +137,14 @@ impl Log {
         self.last_command
     }
 
+    /// An execution of a dispatch that was never sent is not sent any more: its attempt is given out anew.
+    pub(crate) fn take_back(&mut self, dispatch: CommandSeq, element: u32) {
+        let place = dispatch.0.checked_sub(self.first_unacknowledged().0).and_then(|place| usize::try_from(place).ok());
+        if let Some(Outgoing::Dispatch { elements, .. }) = place.and_then(|place| self.outbox.get_mut(place)) {
+            elements.remove(element);
+        }
+    }
+
     /// The number of the first command in the outbox.
     pub(crate) fn first_unacknowledged(&self) -> CommandSeq {
         CommandSeq(self.last_command.0 + 1 - self.outbox.len() as u64)

@@ -341,3 +341,17 @@ fn a_cancel_that_did_not_arrive_is_repeated() {
     assert_eq!(world.agents["edge"].verdicts, [Verdict::Cancel]);
     assert!(matches!(world.commands("edge").as_slice(), [SiteCommand::Cancel { .. }]));
 }
+
+#[test]
+fn what_was_never_sent_to_a_lost_site_is_not_sent_when_that_comes_back_but_given_out_anew() {
+    let (mut world, run) = super::data::waiting_for_a_push(super::data::TWO_SITES);
+    world.disconnect("hpc");
+    assert_eq!(world.carry_out_pushes("edge"), 1);
+    // It was given to `hpc`, and nobody was there to be told.
+    world.advance_with(Duration::from_secs(16 * 60), &["edge"]);
+    world.connect("hpc");
+    let reader = world.dispatched_one("hpc");
+    assert_eq!(reader.1, Attempt::FIRST);
+    world.succeed("hpc", reader, Vec::new());
+    assert_eq!(world.state(run), RunState::Succeeded);
+}
