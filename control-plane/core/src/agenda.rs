@@ -55,7 +55,7 @@ pub(crate) struct Agenda {
     pub(crate) unwanted: BTreeSet<ObjectId>,
     /// Objects that may not be needed in the bucket any more.
     pub(crate) sweep: BTreeSet<ObjectId>,
-    /// Objects of which rules may want more copies, and those of which they do and no site could have one yet.
+    /// Objects of which rules may want more copies, and those of which they do and none could be had yet.
     pub(crate) to_copy: BTreeSet<ObjectId>,
     pub(crate) lacking: Later,
     /// Who could not take a copy last, and why, of objects that lack one.
@@ -118,7 +118,7 @@ impl Agenda {
         self.timers.insert((at, timer));
     }
 
-    /// A rule wants a copy of it that no site can take now.
+    /// A rule wants a copy of it, at a site or in the bucket, that cannot be had now, or is on its way.
     pub(crate) fn look_for_copy(&mut self, object: ObjectId, now: Timestamp) {
         if self.lacking.add(object) {
             self.set(now + LOOK_AGAIN, Timer::Copies);

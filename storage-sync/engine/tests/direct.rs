@@ -75,6 +75,12 @@ struct Offering {
     asked: AtomicU64,
 }
 
+impl Offering {
+    fn new(minter: Arc<Minter>, offers: Vec<Offer>) -> Arc<Self> {
+        Arc::new(Self { minter, offers, failed: Mutex::default(), asked: AtomicU64::new(0) })
+    }
+}
+
 #[async_trait]
 impl Credentials for Offering {
     async fn download(&self, object: ObjectRef) -> Result<Download, CredentialError> {
@@ -174,12 +180,7 @@ impl World {
         offers: Vec<Offer>,
         only: Option<Transport>,
     ) -> Result<(Transfers, Arc<Offering>)> {
-        let offering = Arc::new(Offering {
-            minter: self.served.minter.clone(),
-            offers,
-            failed: Mutex::default(),
-            asked: AtomicU64::new(0),
-        });
+        let offering = Offering::new(self.served.minter.clone(), offers);
         let dialer = Dialer::new(tls, config(only), None);
         let client = reqwest::Client::builder().build()?;
         let store = self.to.store.clone();
@@ -435,9 +436,7 @@ async fn what_shrinks_is_sent_compressed_over_a_slow_link() -> Result<()> {
     let mut wire_bytes = Vec::new();
     // The first shows how slow the link is.
     for (object, offer) in [first, second].into_iter().zip(offers) {
-        let minter = world.served.minter.clone();
-        let offering =
-            Arc::new(Offering { minter, offers: vec![offer], failed: Mutex::default(), asked: AtomicU64::new(0) });
+        let offering = Offering::new(world.served.minter.clone(), vec![offer]);
         let client = reqwest::Client::builder().build()?;
         let transfers = Transfers::with_direct(world.to.store.clone(), client, offering, quick(), Some(dialer.clone()));
         wire_bytes.push(transfers.fetch(object).await?.wire_bytes);

@@ -344,12 +344,6 @@ impl State {
             tries.not_started += u32::from(cause == ReturnCause::NotStarted);
             step.again.insert(element, not_before);
         }
-        if cause == ReturnCause::NeverSent
-            && let Some(site) = self.sites.get_mut(&active.site)
-        {
-            site.log.take_back(active.command, element);
-        }
-        let step = &mut self.run_mut(execution.run).steps[execution.step.index()];
         if cause == ReturnCause::Lost {
             let former = Former { attempt: active.attempt, site: active.site };
             step.formers.entry(element).or_default().push(former);
@@ -358,6 +352,11 @@ impl State {
             step.phase = StepPhase::Waiting;
             step.count = 0;
             step.items = None;
+        }
+        if cause == ReturnCause::NeverSent
+            && let Some(site) = self.sites.get_mut(&active.site)
+        {
+            site.log.take_back(execution, &active);
         }
     }
 

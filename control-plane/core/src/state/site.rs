@@ -14,6 +14,7 @@ use atoll_model::time::Timestamp;
 use atoll_model::value::ObjectRef;
 use serde::{Deserialize, Serialize};
 
+use super::Active;
 use crate::plan::Load;
 
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -138,10 +139,14 @@ impl Log {
     }
 
     /// An execution of a dispatch that was never sent is not sent any more: its attempt is given out anew.
-    pub(crate) fn take_back(&mut self, dispatch: CommandSeq, element: u32) {
-        let place = dispatch.0.checked_sub(self.first_unacknowledged().0).and_then(|place| usize::try_from(place).ok());
-        if let Some(Outgoing::Dispatch { elements, .. }) = place.and_then(|place| self.outbox.get_mut(place)) {
-            elements.remove(element);
+    pub(crate) fn take_back(&mut self, execution: ExecutionId, active: &Active) {
+        let place = active.command.0.checked_sub(self.first_unacknowledged().0);
+        let command = place.and_then(|place| self.outbox.get_mut(usize::try_from(place).ok()?));
+        // The number may be one of an earlier journal.
+        if let Some(Outgoing::Dispatch { run, step, attempt, elements, .. }) = command
+            && (*run, *step, *attempt) == (execution.run, execution.step, active.attempt)
+        {
+            elements.remove(execution.element);
         }
     }
 

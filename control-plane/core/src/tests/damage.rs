@@ -3,21 +3,24 @@
 use std::time::Duration;
 
 use atoll_model::session::{BindingSource, FaultLocation, NotStartedReason, PushFailure, Report, SiteCommand};
-use atoll_model::value::ObjectKind;
+use atoll_model::value::{ObjectKind, ObjectRef};
 
 use super::data::{LISTED, TWO_SITES, sent_in, waiting_for_a_push};
 use super::world::{World, execution, file, object};
 use crate::view::{ExecutionState, RunState};
 use crate::{Rejection, Request};
 
+/// A site says that it has no sound copy of it.
+fn lost(object: ObjectRef) -> Report {
+    let (location, message) = (FaultLocation::SiteStore, "damaged".to_owned());
+    Report::Fault { object: object.id, kind: object.kind, location, message }
+}
+
 /// The copy at `edge`, of an object that has no other, turns out to be damaged when it is to be pushed.
 fn lose_what_is_pushed(world: &mut World) {
     let (transfer, pushed) = world.pushes("edge")[0];
-    let message = "damaged".to_owned();
-    let fault =
-        Report::Fault { object: pushed.id, kind: ObjectKind::File, location: FaultLocation::SiteStore, message };
     let (reason, message) = (PushFailure::Unavailable, "damaged".to_owned());
-    world.report("edge", vec![fault, Report::PushFailed { transfer, object: pushed, reason, message }]);
+    world.report("edge", vec![lost(pushed), Report::PushFailed { transfer, object: pushed, reason, message }]);
     world.carry_out_looks(false);
     world.carry_out_deletes();
 }
@@ -26,16 +29,13 @@ fn lose_what_is_pushed(world: &mut World) {
 fn d5_an_object_of_which_no_copy_is_left_is_made_again() {
     let (mut world, run) = waiting_for_a_push(TWO_SITES);
     let (transfer, pushed) = world.pushes("edge")[0];
-    let message = "damaged".to_owned();
-    let fault =
-        Report::Fault { object: pushed.id, kind: ObjectKind::File, location: FaultLocation::SiteStore, message };
     let failed = Report::PushFailed {
         transfer,
         object: pushed,
         reason: PushFailure::Unavailable,
         message: "damaged".to_owned(),
     };
-    world.report("edge", vec![fault, failed]);
+    world.report("edge", vec![lost(pushed), failed]);
     world.carry_out_deletes();
     let again = world.dispatched_one("edge");
     assert_eq!((again.0, again.1.0), (execution(run, 0, 0), 2));
@@ -153,12 +153,10 @@ fn d6_a_damaged_directory_that_was_sent_in_fails_those_who_read_its_files() {
 fn d5_a_site_that_says_it_has_no_copy_is_believed_and_one_that_never_had_one_changes_nothing() {
     let (mut world, _) = waiting_for_a_push(TWO_SITES);
     let one = object(1, 1_000);
-    let lost =
-        |id, kind| Report::Fault { object: id, kind, location: FaultLocation::SiteStore, message: "gone".into() };
     let replicas = |world: &World| world.core.object(one.id).unwrap().replicas;
-    world.report("hpc", vec![lost(one.id, one.kind)]);
+    world.report("hpc", vec![lost(one)]);
     assert_eq!((replicas(&world), world.pushes("edge").len()), (vec!["edge".to_owned()], 1));
-    world.report("edge", vec![lost(one.id, one.kind)]);
+    world.report("edge", vec![lost(one)]);
     assert!(replicas(&world).is_empty());
 }
 
@@ -175,9 +173,8 @@ fn d5_a_step_of_which_a_site_knows_the_inputs_is_sent_anew_when_one_was_made_aga
     // Both copies are damaged.
     let (agent, one) = (world.agents["hpc"].id, object(1, 1_000));
     let message = "its digest is another".to_owned();
-    world.ask(Request::BucketFault { agent, object: one.id, message: message.clone() }).unwrap();
-    let (kind, location) = (one.kind, FaultLocation::SiteStore);
-    world.report("edge", vec![Report::Fault { object: one.id, kind, location, message }]);
+    world.ask(Request::BucketFault { agent, object: one.id, message }).unwrap();
+    world.report("edge", vec![lost(one)]);
     world.carry_out_deletes();
     for reader in readers {
         let ended = super::world::not_started(NotStartedReason::InputUnavailable);
