@@ -51,29 +51,33 @@ pub fn survive(directory: &Path, backend: Backend) -> Result<()> {
     Ok(())
 }
 
-/// Fills the disk between an append, which looks for room, and its barrier, which then has none.
+/// Fills the disk between an append, which looks for room, and its barrier, which then has none. The threads of the store
+/// before this one may let go of its files after that, which makes room again: then once more.
 fn overtaken(journal: &mut Journal, directory: &Path) -> Result<BatchSeq> {
-    let mut last = BatchSeq(journal.durable().0);
-    for _ in 0..40 {
-        last = journal.append(&content(last.0 + 1))?;
-    }
-    let filler = fill(directory)?;
-    ensure!(journal.stats().ballast_held, "the ballast is for the barrier");
-    match journal.barrier() {
-        Ok(()) => {}
-        Err(JournalError::NoSpace) => {
-            std::fs::remove_file(&filler)?;
-            journal.barrier()?;
+    for _ in 0..20 {
+        let mut last = BatchSeq(journal.durable().0);
+        for _ in 0..40 {
+            last = journal.append(&content(last.0 + 1))?;
         }
-        Err(error) => return Err(error.into()),
-    }
-    ensure!(!journal.stats().ballast_held, "the barrier met no full disk");
-    if filler.exists() {
+        let filler = fill(directory)?;
+        ensure!(journal.stats().ballast_held, "the ballast is for the barrier");
+        let met_full_disk = match journal.barrier() {
+            Ok(()) => !journal.stats().ballast_held,
+            Err(JournalError::NoSpace) => {
+                ensure!(!journal.stats().ballast_held, "no room, and the ballast was not given up");
+                true
+            }
+            Err(error) => return Err(error.into()),
+        };
         std::fs::remove_file(&filler)?;
+        journal.barrier()?;
+        if met_full_disk {
+            last = journal.append(&content(last.0 + 1))?;
+            journal.barrier()?;
+            return Ok(last);
+        }
     }
-    last = journal.append(&content(last.0 + 1))?;
-    journal.barrier()?;
-    Ok(last)
+    bail!("no barrier met a full disk")
 }
 
 fn content(seq: u64) -> Vec<u8> {
