@@ -22,7 +22,7 @@ pub(crate) enum DataCommand {
     Ls(LsArguments),
     /// Say where an object is, and why it stays there.
     Where(ObjectArguments),
-    /// Keep a copy: at a site, in the bucket, or wherever there is one.
+    /// Keep a copy: at a site or in the bucket, where one is brought to if there is none, or wherever there is one.
     Pin(PlaceArguments),
     /// Keep it no longer.
     Unpin(PlaceArguments),

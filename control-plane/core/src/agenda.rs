@@ -107,7 +107,7 @@ pub(crate) enum Timer {
     Claim(ClaimId),
     /// Sites may have again what stays in the bucket because none had.
     LastCopies,
-    /// Sites may take copies that rules want.
+    /// Sites may take copies that are wanted.
     Copies,
     /// Work off the agenda.
     Wake,
@@ -118,7 +118,7 @@ impl Agenda {
         self.timers.insert((at, timer));
     }
 
-    /// A rule wants a copy of it, at a site or in the bucket, that cannot be had now, or is on its way.
+    /// Somebody wants a copy of it, at a site or in the bucket, that cannot be had now, or is on its way.
     pub(crate) fn look_for_copy(&mut self, object: ObjectId, now: Timestamp) {
         if self.lacking.add(object) {
             self.set(now + LOOK_AGAIN, Timer::Copies);

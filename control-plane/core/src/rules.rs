@@ -197,7 +197,9 @@ impl Rules {
     /// Whether a rule wants copies of anything, at several sites or in the bucket, whoever reads it.
     pub(crate) fn want_copies(&self) -> bool {
         let wants = |rule: &PolicyRule| {
-            rule.replicate.is_some() || matches!(rule.push, Some(PushMode::Eager | PushMode::OnSuccess))
+            rule.replicate.is_some()
+                || rule.pin.is_some()
+                || matches!(rule.push, Some(PushMode::Eager | PushMode::OnSuccess))
         };
         self.layers().iter().flat_map(|layer| layer.rules).any(wants)
     }

@@ -20,6 +20,7 @@ mod history;
 mod identity;
 mod look_ahead;
 mod patience;
+mod pins;
 mod poison;
 mod policies;
 mod properties;

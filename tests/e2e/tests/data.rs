@@ -4,7 +4,7 @@ use std::fs;
 use std::os::unix::fs::PermissionsExt as _;
 use std::path::PathBuf;
 
-use anyhow::{Context as _, Result};
+use anyhow::{Context as _, Result, ensure};
 use e2e_tests::{Cluster, Options};
 use serde_json::Value;
 
@@ -54,6 +54,12 @@ fn copies_are_listed_pinned_brought_to_the_bucket_taken_out_and_let_go() -> Resu
     let to = cluster.directory().join("exported");
     cluster.call(&["data", "export", &kept, "-o", &to.display().to_string()])?;
     assert_eq!(fs::read_to_string(&to)?, "kept\n");
+
+    json(&cluster, &["data", "pin", &kept, "--site", "hpc"])?;
+    let is_at_hpc = |document: &Value| document["replicas"].as_array().is_some_and(|all| all.contains(&"hpc".into()));
+    cluster.eventually("the copy to come", || Ok(is_at_hpc(&json(&cluster, &["data", "where", &kept])?)))?;
+    let entries = json(&cluster, &["data", "where", &kept])?["ledger"].as_array().cloned().unwrap_or_default();
+    ensure!(entries.iter().any(|entry| entry["to"] == "hpc" && entry["rule"] == "client"), "{entries:#?}");
 
     json(&cluster, &["data", "unpin", &spare, "--site", "edge"])?;
     json(&cluster, &["data", "evict", &spare, "--site", "edge"])?;

@@ -135,7 +135,9 @@ impl ControlPlane {
 
     /// Whether a rule or a person wants it in the bucket, whoever reads it.
     pub(crate) fn is_kept_in_bucket(&self, object: &ObjectState) -> bool {
-        self.is_kept_by_rule(object) || self.held_until(object).is_some()
+        self.is_kept_by_rule(object)
+            || self.held_until(object).is_some()
+            || self.is_pinned_at(object.reference.id, PinnedAt::Bucket)
     }
 
     /// Whether no site has a copy of what a person or a rule wants to stay somewhere.
@@ -310,6 +312,13 @@ pub(super) fn unfinished_readers(run: &Run, source: Source) -> u32 {
             u32::from(reads.take(1).count() > 0)
         }
     }
+}
+
+/// The first execution that reads what comes from this source.
+pub(super) fn first_reader(run: &Run, source: Source) -> Option<ExecutionId> {
+    let steps = (0..=u16::MAX).map(StepIndex).zip(&run.plan.steps);
+    let (step, _) = steps.into_iter().find(|(_, planned)| planned.reads.contains(&source))?;
+    Some(ExecutionId { run: run.id, step, element: 0 })
 }
 
 /// Whether nothing of a step is still to run, or to run again because its outputs were lost.

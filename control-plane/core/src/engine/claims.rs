@@ -6,7 +6,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use atoll_model::id::{ObjectId, RunId, SiteId};
-use atoll_model::policy::{KeepAt, PolicyRule, Until};
+use atoll_model::policy::{KeepAt, Pin, PolicyRule, Until};
 use atoll_model::time::Timestamp;
 use storage_sync_core::policy::RuleId;
 
@@ -68,6 +68,12 @@ impl ControlPlane {
         };
         let is_on = until.is_none_or(|until| until > self.now);
         is_on.then_some(Holding { claim, rule, by: By::Rules(run, id), until })
+    }
+
+    /// The rules of a run that pin the object now.
+    pub(super) fn pinning<'a>(&self, run: &'a Run, data: &DataRules) -> impl Iterator<Item = (RuleId, &'a Pin)> {
+        let pins = data.claims.iter().filter(|(claim, _)| *claim == Claim::Pin);
+        pins.filter_map(|(claim, rule)| Some((*rule, self.holding_of(run, *claim, *rule)?.rule.pin.as_ref()?)))
     }
 
     fn is_still_on(&self, claim: ClaimId) -> bool {

@@ -240,7 +240,8 @@ impl ControlPlane {
                 .wants
                 .of(object)
                 .any(|(_, execution)| execution.run != run && self.state.active(execution).is_some());
-            let is_kept = || self.state.objects.get(&object).is_some_and(|known| self.is_kept_in_bucket(known));
+            let wants = |known: &ObjectState| self.is_kept_in_bucket(known) || self.is_being_copied(known);
+            let is_kept = || self.state.objects.get(&object).is_some_and(wants);
             if !wanted && !self.agenda.clients.contains_key(&object) && !is_kept() {
                 self.record(Fact::PushCancelled { transfer });
                 self.agenda.touched.insert(site);

@@ -165,26 +165,26 @@ impl ControlPlane {
         self.state.pins.get(&object).is_some_and(|pins| pins.contains_key(&at))
     }
 
-    fn pinned_by(&self, object: ObjectId, at: PinnedAt) -> Option<&str> {
+    pub(crate) fn pinned_by(&self, object: ObjectId, at: PinnedAt) -> Option<&str> {
         Some(&self.state.pins.get(&object)?.get(&at)?.by)
     }
 
+    /// A copy stays there from now on; where there is none yet, one is brought.
     pub(crate) fn pin_object(&mut self, object: ObjectId, at: &PinPlace, by: &str) -> Result<Response, Rejection> {
         let place = self.pin_place(at)?;
         let known = self.known_object(object)?;
-        let missing = match place {
-            PinnedAt::Anywhere => {
-                (known.sites.is_empty() && known.bucket != BucketState::Present).then(|| "anywhere".to_owned())
-            }
-            PinnedAt::Bucket => (known.bucket != BucketState::Present).then(|| "in the bucket".to_owned()),
-            PinnedAt::Site(site) => (!known.is_at(site)).then(|| format!("at {}", self.state.site_name(site))),
+        let is_there = match place {
+            PinnedAt::Anywhere => !known.sites.is_empty() || known.bucket == BucketState::Present,
+            PinnedAt::Bucket => known.bucket == BucketState::Present,
+            PinnedAt::Site(site) => known.is_at(site),
         };
-        if let Some(place) = missing {
-            return Err(Rejection::Conflict(format!("there is no copy of {object} {place} that could stay")));
+        if !is_there {
+            self.can_come_to(place, known)?;
         }
         if !self.is_pinned_at(object, place) {
             let (by, since) = (Arc::from(by), self.now);
             self.record(Fact::ObjectPinned { object, at: place, by, since });
+            self.agenda.to_copy.insert(object);
         }
         Ok(Response::Done)
     }

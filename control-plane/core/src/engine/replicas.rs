@@ -1,20 +1,24 @@
-//! Copies that rules want, whoever reads them: in the bucket (`push: eager`, `push: on-success`) and at several sites
-//! (`replicate`). They are made when what they are of is made, again when that was refused, and anew when one is lost, as long
-//! as the run is remembered.
+//! Copies that somebody wants, whoever reads them. Rules want them in the bucket (`push: eager`, `push: on-success`) and at
+//! several sites (`replicate`, `pin`): they are made when what they are of is made, again when that was refused, and anew when
+//! one is lost. People want them where they have pinned the object, as long as it is pinned. Nothing is copied of which no run
+//! is remembered: nobody knows its rules any more.
 
+use std::borrow::Cow;
 use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use atoll_model::id::{ExecutionId, ObjectId, RunId, SiteId};
-use atoll_model::policy::Replicate;
+use atoll_model::policy::{Importance, Replicate, Selector};
 use storage_sync_core::policy::{RuleId, differing};
 use storage_sync_core::{Plan, Reach};
 
+use super::bucket::first_reader;
 use super::policies::Kept;
 use super::taking_out::holds;
 use crate::agenda::Timer;
+use crate::command::Rejection;
 use crate::control_plane::ControlPlane;
-use crate::fact::{Fact, RuleText};
+use crate::fact::{Fact, PinnedAt, RuleText};
 use crate::state::{BucketState, Detail, ObjectState, Phase, Run, Source, Use};
 use crate::view::RunState;
 
@@ -22,7 +26,7 @@ use crate::view::RunState;
 struct Replication<'a> {
     run: &'a Run,
     rule: RuleId,
-    wanted: &'a Replicate,
+    wanted: Cow<'a, Replicate>,
 }
 
 impl Replication<'_> {
@@ -31,17 +35,39 @@ impl Replication<'_> {
     }
 
     /// Whether sites that differ in so much are enough.
-    const fn is_content(&self, there: usize) -> bool {
+    fn is_content(&self, there: usize) -> bool {
         there >= self.wanted.copies as usize
     }
 }
 
-/// What a rule wants in the bucket.
+/// Who wants the object in the bucket.
+enum By<'a> {
+    Rule(&'a Run, RuleId),
+    /// The name of who has pinned it there.
+    Person(&'a str),
+}
+
+/// What somebody wants in the bucket.
 struct Owed<'a> {
-    run: &'a Run,
-    rule: RuleId,
-    /// What made it.
+    by: By<'a>,
+    /// What it is entered for.
     execution: ExecutionId,
+}
+
+impl Owed<'_> {
+    fn cite(&self) -> RuleText {
+        match self.by {
+            By::Rule(run, rule) => run.plan.rules.cite(rule),
+            By::Person(_) => RuleText::Client,
+        }
+    }
+
+    fn name(&self) -> String {
+        match self.by {
+            By::Rule(run, rule) => run.plan.rules.name(rule),
+            By::Person(name) => name.to_owned(),
+        }
+    }
 }
 
 /// A copy that is to be made.
@@ -55,11 +81,15 @@ struct NextCopy {
 impl ControlPlane {
     fn replications<'a>(&'a self, known: &'a ObjectState) -> impl Iterator<Item = Replication<'a>> {
         self.rules_on(known).filter(|(run, _)| is_worth_copies(run)).flat_map(|(run, data)| {
-            let of_run = move |rule: &RuleId| {
-                let wanted = run.plan.rules.rule(*rule)?.replicate.as_ref()?;
+            let replicate = data.replicate.iter().filter_map(|rule| {
+                let wanted = Cow::Borrowed(run.plan.rules.rule(*rule)?.replicate.as_ref()?);
                 Some(Replication { run, rule: *rule, wanted })
-            };
-            data.replicate.iter().filter_map(of_run).collect::<Vec<_>>()
+            });
+            let pin = self.pinning(run, &data).map(|(rule, pin)| {
+                let wanted = Cow::Owned(one_copy(&pin.at));
+                Replication { run, rule, wanted }
+            });
+            replicate.chain(pin).collect::<Vec<_>>()
         })
     }
 
@@ -74,11 +104,15 @@ impl ControlPlane {
         known.sites.iter().copied().chain(self.state.copying(known.reference.id))
     }
 
-    /// The next copy that a rule wants and a site can take now.
+    /// The next copy that somebody wants and a site can take now.
     fn next_copy(&self, known: &ObjectState) -> Option<NextCopy> {
+        self.next_by_rule(known).or_else(|| self.next_pinned(known))
+    }
+
+    fn next_by_rule(&self, known: &ObjectState) -> Option<NextCopy> {
         let execution = known.producer?;
         self.replications(known).find_map(|replication| {
-            let wanted = replication.wanted;
+            let wanted = &*replication.wanted;
             let there = self.differing_among(wanted, self.sites_of(known));
             if replication.is_content(there.len()) {
                 return None;
@@ -98,6 +132,80 @@ impl ControlPlane {
         })
     }
 
+    fn next_pinned(&self, known: &ObjectState) -> Option<NextCopy> {
+        let (object, rule) = (known.reference.id, RuleText::Client);
+        let execution = self.entered_for(known)?;
+        let lacking = self.pinned_and_lacking(known).map(|(site, _)| site);
+        let free = lacking
+            .filter(|site| self.site_closed(*site).is_none() && self.state.copying(object).all(|other| other != *site));
+        let (at, plan) = free.filter_map(|site| Some((site, self.way_of_copy(known, site)?))).next()?;
+        Some(NextCopy { at, plan, execution, rule })
+    }
+
+    /// The sites at which the object is pinned and is not, and who has pinned it there.
+    fn pinned_and_lacking<'a>(&'a self, known: &'a ObjectState) -> impl Iterator<Item = (SiteId, &'a str)> {
+        let pins = self.state.pins.get(&known.reference.id).into_iter().flatten();
+        pins.filter_map(|(at, pin)| match at {
+            PinnedAt::Site(site) if !known.is_at(*site) => Some((*site, &*pin.by)),
+            PinnedAt::Site(_) | PinnedAt::Bucket | PinnedAt::Anywhere => None,
+        })
+    }
+
+    /// What is moved because a person asked for it is entered for an execution that made it, or reads it if it was sent in, of
+    /// a run that is remembered.
+    fn entered_for(&self, known: &ObjectState) -> Option<ExecutionId> {
+        let of_run = |usage: &Use| {
+            let run = self.state.runs.get(&usage.run)?;
+            let made = known.producer.filter(|producer| producer.run == run.id);
+            made.or_else(|| maker(run, *usage, known)).or_else(|| first_reader(run, usage.source))
+        };
+        known.uses.iter().find_map(of_run)
+    }
+
+    /// Whether a copy can come to where somebody pins the object, and there is none.
+    pub(crate) fn can_come_to(&self, at: PinnedAt, known: &ObjectState) -> Result<(), Rejection> {
+        let object = known.reference.id;
+        let is_left = known.bucket == BucketState::Present
+            || known.sites.iter().any(|site| self.reach(*site) != Reach::Gone)
+            || self.state.container(known).is_some();
+        if !is_left {
+            return Err(Rejection::Conflict(format!("there is no copy of {object} left that could stay")));
+        }
+        let keeping = match at {
+            PinnedAt::Anywhere => None,
+            PinnedAt::Bucket => self.confining(known).or_else(|| self.vetoes(known, None).bucket),
+            PinnedAt::Site(site) => {
+                if let Some(reason) = self.site_closed(site).filter(|_| self.reach(site) == Reach::Gone) {
+                    let site = self.state.site_name(site);
+                    return Err(Rejection::Conflict(format!("no copy of {object} can come to {site}: {reason}")));
+                }
+                match self.plan_object(object, site) {
+                    Plan::Forbidden(rule) | Plan::Closed(rule) => Some(rule),
+                    Plan::Present
+                    | Plan::InBucket
+                    | Plan::DirectFrom(_)
+                    | Plan::PushFrom(_)
+                    | Plan::Wait
+                    | Plan::Withheld(_)
+                    | Plan::Unavailable => None,
+                }
+            }
+        };
+        if let Some(rule) = keeping {
+            let place = match at {
+                PinnedAt::Site(site) => self.state.site_name(site),
+                PinnedAt::Bucket | PinnedAt::Anywhere => "the bucket".to_owned(),
+            };
+            let reason = format!("{} keeps {object} from coming to {place}", self.rule_name(rule));
+            return Err(Rejection::Forbidden(reason));
+        }
+        if self.entered_for(known).is_none() {
+            let reason = format!("no run that is remembered makes or reads {object}: its rules are not known");
+            return Err(Rejection::Conflict(reason));
+        }
+        Ok(())
+    }
+
     fn way_of_copy(&self, known: &ObjectState, site: SiteId) -> Option<Plan<(RunId, RuleId)>> {
         let plan = self.plan_object(known.reference.id, site);
         let is_way = match plan {
@@ -109,10 +217,10 @@ impl ControlPlane {
         is_way.then_some(plan)
     }
 
-    /// Has the copies made that rules want of the object.
+    /// Has the copies made that somebody wants of the object.
     pub(crate) fn make_copies(&mut self, object: ObjectId) {
-        self.push_by_rule(object);
-        self.replicate(object);
+        self.bring_to_bucket(object);
+        self.copy_to_sites(object);
         let lacks = |known: &ObjectState| self.lacks_copies(known) || self.owed_to_bucket(known).is_some();
         if self.state.objects.get(&object).is_some_and(lacks) {
             self.agenda.look_for_copy(object, self.now);
@@ -122,7 +230,7 @@ impl ControlPlane {
         }
     }
 
-    fn push_by_rule(&mut self, object: ObjectId) {
+    fn bring_to_bucket(&mut self, object: ObjectId) {
         let Some(known) = self.state.objects.get(&object) else { return };
         let Some(owed) = self.owed_to_bucket(known) else { return };
         if known.bucket != BucketState::Absent || known.transfer.is_some() {
@@ -133,22 +241,27 @@ impl ControlPlane {
         }
         let gives = |site: &SiteId| self.reach(*site) == Reach::Connected && !known.withheld.contains_key(site);
         let Some(holder) = known.sites.iter().copied().find(gives) else { return };
-        let (reference, rule) = (known.reference, owed.run.plan.rules.cite(owed.rule));
-        let reader = (owed.run.id, Some(owed.execution));
-        self.order_push(reference, holder, reader, rule);
+        let (reference, rule, execution) = (known.reference, owed.cite(), owed.execution);
+        self.order_push(reference, holder, (execution.run, Some(execution)), rule);
     }
 
-    /// Which rule wants the object in the bucket where it is not, if it can come there some time.
+    /// Who wants the object in the bucket where it is not, if it can come there some time.
     fn owed_to_bucket<'a>(&'a self, known: &'a ObjectState) -> Option<Owed<'a>> {
         let gives = |site: &SiteId| self.reach(*site) != Reach::Gone && !known.withheld.contains_key(site);
         if self.state.bucket_state(known) == BucketState::Present || !known.sites.iter().any(gives) {
             return None;
         }
         let mut rules = self.rules_by_use(known).filter(|(_, run, _)| is_worth_copies(run));
-        let owed = rules.find_map(|(usage, run, rules)| {
+        let by_rule = rules.find_map(|(usage, run, rules)| {
             let rule = rules.push.rule.filter(|_| self.is_kept(run, &rules) != Kept::No)?;
-            Some(Owed { run, rule, execution: maker(run, usage, known)? })
-        })?;
+            Some(Owed { by: By::Rule(run, rule), execution: maker(run, usage, known)? })
+        });
+        let pinned = || {
+            let by =
+                self.pinned_by(known.reference.id, PinnedAt::Bucket).filter(|_| self.confining(known).is_none())?;
+            Some(Owed { by: By::Person(by), execution: self.entered_for(known)? })
+        };
+        let owed = by_rule.or_else(pinned)?;
         self.vetoes(known, None).bucket.is_none().then_some(owed)
     }
 
@@ -164,7 +277,7 @@ impl ControlPlane {
         })
     }
 
-    fn replicate(&mut self, object: ObjectId) {
+    fn copy_to_sites(&mut self, object: ObjectId) {
         while let Some(known) = self.state.objects.get(&object)
             && let Some(next) = self.next_copy(known)
         {
@@ -194,10 +307,11 @@ impl ControlPlane {
     }
 
     fn lacks_copies(&self, known: &ObjectState) -> bool {
-        known.producer.is_some()
-            && self.replications(known).any(|replication| {
-                !replication.is_content(self.differing_among(replication.wanted, self.sites_of(known)).len())
-            })
+        let lacks = |replication: Replication<'_>| {
+            !replication.is_content(self.differing_among(&replication.wanted, self.sites_of(known)).len())
+        };
+        known.producer.is_some() && self.replications(known).any(lacks)
+            || self.pinned_and_lacking(known).next().is_some() && self.entered_for(known).is_some()
     }
 
     /// Something has become of the object for which copies may have waited.
@@ -211,6 +325,8 @@ impl ControlPlane {
     pub(crate) fn look_at_all_copies(&mut self) {
         if self.state.runs.values().any(|run| run.plan.rules.want_copies()) {
             self.agenda.to_copy.extend(self.state.objects.keys().copied());
+        } else {
+            self.agenda.to_copy.extend(self.state.pins.keys().copied());
         }
     }
 
@@ -271,18 +387,26 @@ impl ControlPlane {
     /// Which rule would have too few copies without the one at this site.
     pub(crate) fn is_one_of_copies(&self, site: SiteId, known: &ObjectState) -> Option<String> {
         self.replications(known).find_map(|replication| {
-            let wanted = replication.wanted;
+            let wanted = &*replication.wanted;
             let counts = self.location(site).is_some_and(|location| wanted.to.admits(location));
             let others = || known.sites.iter().copied().filter(|other| *other != site);
             let too_few = counts && !replication.is_content(self.differing_among(wanted, others()).len());
-            too_few.then(|| format!("{} wants {} copies of it", replication.name(), wanted.copies))
+            too_few.then(|| format!("{} wants {} of it", replication.name(), copies(wanted.copies)))
         })
     }
 
-    /// What rules want of copies, for people.
+    /// What is wanted of copies, for people.
     pub(crate) fn copies_view(&self, known: &ObjectState) -> Vec<String> {
-        let line = |replication: Replication<'_>| {
-            let wanted = replication.wanted;
+        let in_bucket = self.owed_to_bucket(known).map(|owed| {
+            let rest = match (known.transfer, &known.push_trouble) {
+                (Some(_), _) => "on its way there".to_owned(),
+                (None, Some(trouble)) => format!("refused {} times, tried again: {}", trouble.times, trouble.message),
+                (None, None) => "waits for a site that has it".to_owned(),
+            };
+            format!("{} wants it in the bucket: {rest}", owed.name())
+        });
+        let by_rules = self.replications(known).map(|replication| {
+            let wanted = &*replication.wanted;
             let there = self.differing_among(wanted, known.sites.iter().copied()).len();
             let coming: Vec<_> =
                 self.state.copying(known.reference.id).map(|site| self.state.site_name(site)).collect();
@@ -292,21 +416,28 @@ impl ControlPlane {
                 (false, true) if self.next_copy(known).is_some() => ", waits for the bucket".to_owned(),
                 (false, true) => ", no other site can take one now".to_owned(),
             };
-            let failed = self.agenda.copy_failures.get(&known.reference.id).filter(|_| !rest.is_empty());
-            let failed =
-                failed.map(|(site, message)| format!("; {} could not: {message}", self.state.site_name(*site)));
-            let failed = failed.unwrap_or_default();
-            format!("{} wants {} copies: {there} there{rest}{failed}", replication.name(), wanted.copies)
-        };
-        let in_bucket = self.owed_to_bucket(known).map(|owed| {
-            let rest = match (known.transfer, &known.push_trouble) {
-                (Some(_), _) => "on its way there".to_owned(),
-                (None, Some(trouble)) => format!("refused {} times, tried again: {}", trouble.times, trouble.message),
-                (None, None) => "waits for a site that has it".to_owned(),
-            };
-            format!("{} wants it in the bucket: {rest}", owed.run.plan.rules.name(owed.rule))
+            let failed = if rest.is_empty() { String::new() } else { self.copy_failure(known) };
+            format!("{} wants {}: {there} there{rest}{failed}", replication.name(), copies(wanted.copies))
         });
-        in_bucket.into_iter().chain(self.replications(known).map(line)).collect()
+        let pinned = self.pinned_and_lacking(known).map(|(site, by)| {
+            let is_coming = self.state.copying(known.reference.id).any(|coming| coming == site);
+            let rest = match (is_coming, self.site_closed(site), self.way_of_copy(known, site)) {
+                (true, ..) => "on its way there".to_owned(),
+                (false, Some(closed), _) => format!("waits for the site: {closed}"),
+                (false, None, Some(_)) => "waits for the bucket".to_owned(),
+                (false, None, None) => "it cannot come there now".to_owned(),
+            };
+            format!("{by} wants it at {}: {rest}{}", self.state.site_name(site), self.copy_failure(known))
+        });
+        in_bucket.into_iter().chain(by_rules).chain(pinned).collect()
+    }
+
+    /// Why the last copy could not be made, as more text.
+    fn copy_failure(&self, known: &ObjectState) -> String {
+        let failed = self.agenda.copy_failures.get(&known.reference.id);
+        failed.map_or_else(String::new, |(site, message)| {
+            format!("; {} could not: {message}", self.state.site_name(*site))
+        })
     }
 }
 
@@ -325,6 +456,16 @@ fn maker(run: &Run, usage: Use, known: &ObjectState) -> Option<ExecutionId> {
         None => made.iter().find(|(_, detail)| is_made(detail)).map(|(element, _)| *element),
     };
     element.map(|element| ExecutionId { run: run.id, step, element })
+}
+
+/// What a rule wants that pins something at one of these sites.
+fn one_copy(at: &Selector) -> Replicate {
+    let (across, importance) = ("site".to_owned(), Importance::Must);
+    Replicate { copies: 1, across, to: at.clone(), within: None, importance }
+}
+
+fn copies(count: u32) -> String {
+    if count == 1 { "1 copy".to_owned() } else { format!("{count} copies") }
 }
 
 /// What a run made that came to nothing is not worth copies.

@@ -11,7 +11,7 @@ use crate::view::{ExecutionState, RunState};
 use crate::{Rejection, Request};
 
 /// A site says that it has no sound copy of it.
-fn lost(object: ObjectRef) -> Report {
+pub(super) fn lost(object: ObjectRef) -> Report {
     let (location, message) = (FaultLocation::SiteStore, "damaged".to_owned());
     Report::Fault { object: object.id, kind: object.kind, location, message }
 }

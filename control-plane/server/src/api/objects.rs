@@ -87,7 +87,8 @@ impl PlaceBody {
 #[utoipa::path(post, path = "/objects/{object}/pin", tag = "data",
     params(("object" = String, Path, description = "Id of the object (`b3:…`)")), request_body = PlaceBody,
     responses((status = 200, body = ObjectBody), (status = 404, body = ErrorBody),
-        (status = 409, body = ErrorBody, description = "There is no copy there")))]
+        (status = 403, body = ErrorBody, description = "A rule keeps it from coming there"),
+        (status = 409, body = ErrorBody, description = "There is no copy, or none can come there")))]
 pub(super) async fn pin(
     State(app): State<Arc<App>>,
     Extension(person): Extension<Person>,
