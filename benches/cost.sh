@@ -1,9 +1,10 @@
 #!/bin/sh
 # What an execution costs as there are more of them: `benches/cost.sh [ROUNDS]` prints a table, medians of so many rounds.
-# Wants a built binary (ATOLL names another one), and a machine that does nothing else.
+# Builds the binary, unless ATOLL names one. Wants a machine that does nothing else.
 set -eu
 rounds=${1:-3}
-atoll=${ATOLL:-target/release/atoll}
+[ -n "${ATOLL:-}" ] || cargo build --release --locked --bin atoll
+atoll=${ATOLL:-${CARGO_TARGET_DIR:-target}/release/atoll}
 echo "| shape | executions | executions/s | server, µs each | agent, µs each | server's memory, MiB |"
 echo "|---|---:|---:|---:|---:|---:|"
 for shape in fan chains layers; do

@@ -1,10 +1,12 @@
 #!/bin/sh
 # Where the time goes: `benches/profile.sh NAME ARGUMENTS…` runs `atoll bench ARGUMENTS…` under perf on all cores, and draws
-# docs/pictures/NAME.svg. Wants perf (linux-perf), the right to use it, and a built binary (ATOLL names another one).
+# docs/pictures/NAME.svg. Wants perf (linux-perf) and the right to use it; builds the binary, unless ATOLL
+# names one.
 set -eu
 name=$1
 shift
-atoll=${ATOLL:-target/release/atoll}
+[ -n "${ATOLL:-}" ] || cargo build --release --locked --bin atoll
+atoll=${ATOLL:-${CARGO_TARGET_DIR:-target}/release/atoll}
 tools=$PWD/target/tools
 [ -x "$tools/bin/inferno-flamegraph" ] ||
     cargo install --quiet --locked --root "$tools" --no-default-features --features cli inferno@0.12.6

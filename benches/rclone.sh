@@ -26,7 +26,7 @@ if ! command -v rclone >/dev/null; then
     $sudo apt-get install -y -qq rclone >&2
 fi
 atoll=${ATOLL:-${CARGO_TARGET_DIR:-$PWD/target}/release/atoll}
-[ -x "$atoll" ] || cargo build --release --locked --bin atoll >&2
+[ -n "${ATOLL:-}" ] || cargo build --release --locked --bin atoll >&2
 bash tests/parts/ceph-up.sh "$scratch/s3" >&2
 . "$scratch/s3/env"
 
