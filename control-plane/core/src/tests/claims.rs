@@ -37,6 +37,9 @@ fn made_by(world: &mut World, source: &str) -> (RunId, ObjectRef) {
     let one = object(1, 1_000);
     // As it is where it was used at the other site.
     world.report("hpc", vec![Report::Evicted { gone: Vec::new(), kept: vec![one] }]);
+    // Where a rule wanted it there, it was on its way.
+    world.carry_out_pushes("edge");
+    world.carry_out_deletes();
     assert_eq!(replicas(world, 1), SITES);
     (run, one)
 }
