@@ -70,6 +70,8 @@ pub(crate) struct History {
     /// What they have made since, and what of it counted at once.
     pub(crate) held: BTreeSet<ObjectId>,
     pub(crate) pinned: BTreeSet<ObjectId>,
+    /// Copies that do not count any more, and whose sites may not have heard of it: granted before anything pinned them.
+    pub(crate) let_go: BTreeSet<(SiteId, ObjectId)>,
     pub(crate) replicated: BTreeSet<(ObjectId, RunId)>,
     /// Sites that were revoked: what one had not told by then, nobody knows.
     pub(crate) revoked: BTreeSet<String>,
@@ -244,6 +246,15 @@ impl History {
                         });
                     }
                 }
+            }
+            Fact::EvictionGranted { site, objects, .. } => {
+                let ids = objects.iter().map(|object| object.id).filter(|id| !self.pinned.contains(id));
+                self.let_go.extend(ids.map(|id| (*site, id)));
+            }
+            Fact::EvictionEnded { site, gone, kept } => {
+                gone.iter().chain(kept).for_each(|id| {
+                    self.let_go.remove(&(*site, *id));
+                });
             }
             Fact::ExecutionsGivenUp { run, step, elements, .. } => {
                 for execution in executions(run, step, elements) {
