@@ -29,6 +29,9 @@ pub(crate) struct RunArguments {
     /// What the run is to be found by; may be given more than once.
     #[arg(long = "label", value_name = "KEY=VALUE")]
     labels: Vec<String>,
+    /// Run steps with `cache` although the same was made before.
+    #[arg(long)]
+    no_cache: bool,
     /// Stay until it has ended; fail if it does.
     #[arg(long)]
     wait: bool,
@@ -44,6 +47,7 @@ pub(crate) struct RunArguments {
 pub(crate) async fn run(connection: &Connection, arguments: RunArguments) -> anyhow::Result<bool> {
     let submission = Submission::prepare(&arguments.file, &arguments.inputs)?;
     let submission = submission.tagged(arguments.project.clone(), arguments.priority, &arguments.labels)?;
+    let submission = submission.without_cache(arguments.no_cache);
     let client = connection.client()?;
     if !arguments.wait {
         let document = submission.send(&client).await?;

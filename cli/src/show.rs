@@ -179,6 +179,7 @@ fn list(executions: &[Value]) {
         .iter()
         .map(|execution| {
             let why = ["error", "waiting_for"].iter().find_map(|name| execution[*name].as_str()).unwrap_or_default();
+            let reused = execution["reused"]["made_by"].as_str().map(|made_by| format!("made by {made_by}"));
             vec![
                 table::field(execution, "execution"),
                 table::field(execution, "step"),
@@ -186,7 +187,7 @@ fn list(executions: &[Value]) {
                 table::field(execution, "site"),
                 table::field(execution, "attempt"),
                 table::between(execution, "started_at", "finished_at"),
-                why.lines().next().unwrap_or_default().to_owned(),
+                reused.unwrap_or_else(|| why.lines().next().unwrap_or_default().to_owned()),
             ]
         })
         .collect();

@@ -1,5 +1,7 @@
 //! Reasons: `atoll why` and `atoll ledger`.
 
+use std::time::Duration;
+
 use clap::Args;
 use serde_json::Value;
 
@@ -61,6 +63,10 @@ pub(crate) async fn why(connection: &Connection, arguments: &WhyArguments) -> an
             }
         }
         print_entries(&document["ledger"]);
+    } else if let Some(made_by) = document["reused"]["made_by"].as_str() {
+        let seconds = document["reused"]["seconds"].as_f64().unwrap_or_default();
+        let took = table::duration(Duration::from_secs_f64(seconds.max(0.0)));
+        outln!("it did not run: {made_by} had made the same, in {took} (atoll run --no-cache makes it anew)");
     } else {
         outln!("chosen: {}\n", table::field(&document, "chosen"));
         let rows: Vec<Vec<String>> = document["sites"].as_array().into_iter().flatten().map(verdict_row).collect();

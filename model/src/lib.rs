@@ -9,6 +9,7 @@
 
 pub mod action;
 pub mod diagnostic;
+pub mod digest;
 pub mod elements;
 pub mod expression;
 pub mod id;

@@ -156,5 +156,12 @@ pub const REPLICAS_MAX: u32 = 64;
 /// may be as long as a workflow file.
 pub const POLICY_VERSIONS_KEPT: usize = 32;
 
+/// The longest `cache` of a step: what is older says little of what its programs do now.
+pub const CACHE_MAX: Duration = Duration::from_secs(366 * 86_400);
+/// Results that the control plane keeps to be taken again, and the bytes of their values: those that end first go first.
+/// Some 300 bytes each beside the values, in memory and in every checkpoint.
+pub const RESULTS_MAX: usize = 100_000;
+pub const RESULTS_BYTES_MAX: usize = 64 << 20;
+
 /// Moving objects that one heartbeat tells of: people look at a few, and a heartbeat is to stay small.
 pub const MOVING_TOLD_MAX: usize = 16;

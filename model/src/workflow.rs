@@ -59,6 +59,11 @@ pub struct Concurrency {
 }
 
 impl Workflow {
+    /// The same, but nothing that was made before is taken.
+    pub fn make_all_anew(&mut self) {
+        self.steps.iter_mut().filter_map(|step| step.cache.as_mut()).for_each(|cache| cache.takes = false);
+    }
+
     pub fn step(&self, index: StepIndex) -> &Step {
         &self.steps[index.index()]
     }
@@ -102,6 +107,17 @@ pub struct Step {
     pub priority: i8,
     /// Executions of the step in one run that may be at sites at a time.
     pub max_parallel: Option<u32>,
+    /// Whether what its executions make may stand for what others would make that do the same with the same inputs.
+    pub cache: Option<Cache>,
+}
+
+/// How results are taken again.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Cache {
+    /// For how long a result may be taken.
+    pub lasts: Duration,
+    /// Whether the run may take results; not if it was submitted to make all anew. Others take what it makes.
+    pub takes: bool,
 }
 
 impl Step {

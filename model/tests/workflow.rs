@@ -416,6 +416,20 @@ fn what_a_step_says_is_checked() {
 }
 
 #[test]
+fn how_long_results_are_taken_is_checked() {
+    check_steps(
+        "  a: { run: x, cache: 5 }\n  b: { run: x, cache: 2000d }\n  c: { run: x, cache: 1d, start: at-most-once }\n  \
+           d: { run: x, cache: 30d }\n",
+        expect![[r#"
+            3:23 `cache`: `5` is not a duration: write `250ms`, `30s`, `5m`, `1h30m` or `2d`
+            4:23 `cache` is a time of at most 366 days, such as 30d
+            5:23 `cache` goes with `start: at-least-once` only
+                = leave out one of both: what must not start twice does more than make its outputs
+        "#]],
+    );
+}
+
+#[test]
 fn what_an_input_says_is_checked() {
     check(
         "workflow: w\ninputs:\n  a: { type: integer, default: x }\n  b: { type: enum }\n  c: { type: enum, values: [x, y], default: z }\n  \

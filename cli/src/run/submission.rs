@@ -31,6 +31,7 @@ pub(crate) struct Submission {
     project: Option<String>,
     priority: Option<i8>,
     labels: BTreeMap<String, String>,
+    no_cache: bool,
 }
 
 #[derive(Debug)]
@@ -95,7 +96,13 @@ impl Submission {
             project: None,
             priority: None,
             labels: BTreeMap::new(),
+            no_cache: false,
         })
+    }
+
+    /// The same, but all is made anew if `no_cache` is set.
+    pub(crate) fn without_cache(self, no_cache: bool) -> Self {
+        Self { no_cache, ..self }
     }
 
     /// The same with what the run is to be found by, each label as `KEY=VALUE`.
@@ -202,6 +209,9 @@ impl Submission {
             json!({ "source": self.source, "file_name": self.file_name, "inputs": inputs, "actions": actions });
         if let Some(priority) = self.priority {
             body["priority"] = json!(priority);
+        }
+        if self.no_cache {
+            body["no_cache"] = json!(true);
         }
         if let Some(project) = &self.project {
             body["project"] = json!(project);

@@ -5,6 +5,7 @@ use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::Arc;
 use std::time::Duration;
 
+use atoll_model::elements::ElementSet;
 use atoll_model::id::{ExecutionId, ObjectId, RunId, SiteId, StepIndex, TransferId};
 use atoll_model::time::Timestamp;
 
@@ -47,6 +48,8 @@ pub(crate) struct Agenda {
     pub(crate) roomy: BTreeMap<SiteId, Round>,
     /// What was out at a site when nobody could be given more.
     pub(crate) full_at: BTreeMap<SiteId, u32>,
+    /// Executions of steps with `cache` for which no result was there to be taken, of those that wait for a site.
+    pub(crate) looked_up: BTreeMap<StepKey, ElementSet>,
     /// Placed executions whose objects may be there now.
     pub(crate) arrived: BTreeSet<ExecutionId>,
     /// Objects that somebody waits for, and whose whereabouts changed.
@@ -105,6 +108,8 @@ pub(crate) enum Timer {
     Retire(RunId),
     /// What a rule holds of a forgotten run is held no longer.
     Claim(ClaimId),
+    /// A result may be taken no longer.
+    Results,
     /// Sites may have again what stays in the bucket because none had.
     LastCopies,
     /// Sites may take copies that are wanted.
@@ -179,6 +184,7 @@ impl Agenda {
     pub(crate) fn forget_run(&mut self, run: RunId) {
         self.frontier.remove(&run);
         self.stuck.retain(|(stuck, _), _| *stuck != run);
+        self.looked_up.retain(|(looked_up, _), _| *looked_up != run);
     }
 }
 

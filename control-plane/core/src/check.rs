@@ -25,6 +25,7 @@ impl ControlPlane {
         self.check_limits();
         self.check_objects();
         self.state.check_delegations();
+        self.state.results.check();
     }
 
     /// What is counted along is what there is.

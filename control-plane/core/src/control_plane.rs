@@ -146,6 +146,7 @@ impl ControlPlane {
             Timer::Object(object) => self.look_at_object(object),
             Timer::Retire(run) => self.retire(run),
             Timer::Claim(claim) => self.lapse(claim),
+            Timer::Results => self.drop_results(),
             Timer::LastCopies => self.agenda.sweep.extend(self.agenda.last_copies.take()),
             Timer::Copies => self.agenda.to_copy.extend(self.agenda.lacking.take()),
             Timer::Wake => self.retire_beyond_memory(),
@@ -200,6 +201,9 @@ impl ControlPlane {
         }
         let claims: Vec<_> = self.state.claims.ids().collect();
         claims.into_iter().for_each(|claim| self.look_when_lapsed(claim));
+        if self.state.results.len() > 0 {
+            self.agenda.set(self.now, Timer::Results);
+        }
         let runs: Vec<RunId> = self.state.runs.keys().copied().collect();
         let mut active: Vec<(SiteId, RunId, StepIndex, u32)> = Vec::new();
         for id in runs {

@@ -29,6 +29,7 @@ mod replicas;
 mod reports;
 mod requests;
 mod restored;
+mod reuse;
 mod ruling;
 mod runs;
 mod submit;

@@ -23,7 +23,8 @@ use serde::{Deserialize, Serialize};
 pub use self::parts::{Items, LogPositions, PinnedAt, ReturnCause, RuleText};
 use crate::encryption::{KeyId, WrappedKey};
 use crate::rules::AppliedPolicy;
-pub(crate) use crate::state::{ClaimId, ClaimTerms, Claimed};
+
+pub(crate) use crate::state::{ClaimId, ClaimTerms, Claimed, ResultKey};
 use crate::view::{ProjectSettings, RunError, RunState, RunTags};
 
 /// A new fact stands at the end of the list, so that journals of earlier versions are read as they were written.
@@ -488,5 +489,22 @@ pub enum Fact {
         object: ObjectId,
         site: SiteId,
         made: bool,
+    },
+    /// What these executions have made may be taken by others that would do the same, until then.
+    ResultsKept {
+        run: RunId,
+        step: StepIndex,
+        results: Vec<(u32, ResultKey)>,
+        until: Timestamp,
+    },
+    ResultsDropped {
+        keys: Vec<ResultKey>,
+    },
+    /// These executions end with what others have made, and are not placed.
+    ExecutionsReused {
+        run: RunId,
+        step: StepIndex,
+        results: Vec<(u32, ResultKey)>,
+        at: Timestamp,
     },
 }

@@ -2,14 +2,15 @@
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
+use std::time::Duration;
 
-use atoll_model::id::{RunId, SiteId, SiteName};
+use atoll_model::id::{RunId, SiteId, SiteName, StepIndex};
 use atoll_model::time::Timestamp;
 use serde::{Deserialize, Serialize};
 
 use crate::control_plane::ControlPlane;
 use crate::event::Config;
-use crate::state::{Phase, Run, Site, Snapshot, State};
+use crate::state::{Phase, Results, Run, Site, Snapshot, State, TakenFrom};
 use crate::view::{RunTags, RunView};
 use crate::views::sites_of;
 
@@ -18,8 +19,9 @@ use crate::views::sites_of;
 pub struct FinishedRun {
     run: Arc<Run>,
     tags: RunTags,
-    /// The sites that it was at.
+    /// The sites that it was at, and those where was made what it took.
     sites: BTreeMap<SiteId, SiteName>,
+    taken: BTreeMap<(StepIndex, u32), TakenFrom>,
 }
 
 impl FinishedRun {
@@ -35,6 +37,11 @@ impl FinishedRun {
 
     pub(crate) fn run(&self) -> &Run {
         &self.run
+    }
+
+    /// How long it took to make what an execution of it has taken, if it has.
+    pub(crate) fn took(&self, step: StepIndex, element: u32) -> Option<Duration> {
+        self.taken.get(&(step, element)).map(|taken| taken.took)
     }
 
     pub(crate) fn tags(&self) -> &RunTags {
@@ -63,6 +70,7 @@ impl FinishedRun {
             site_names: self.sites.iter().map(|(id, name)| (name.clone(), *id)).collect(),
             runs: BTreeMap::from([(self.run.id, Arc::clone(&self.run))]),
             tags: BTreeMap::from([(self.run.id, self.tags.clone())]),
+            results: Results::of_run(self.run.id, &self.taken),
             ..State::default()
         };
         ControlPlane::recover(Config::default(), Some(Snapshot(state)), [], self.finished_at())
@@ -74,8 +82,10 @@ impl ControlPlane {
     pub fn finished_run(&self, run: RunId) -> Option<FinishedRun> {
         let state = self.state.runs.get(&run).filter(|run| matches!(run.phase, Phase::Ended(_)))?;
         let name = |site: SiteId| Some((site, self.state.sites.get(&site)?.name.clone()));
-        let sites = sites_of(state).into_iter().filter_map(name).collect();
+        let taken = self.state.results.taken_by(run);
+        let made_at = taken.keys().filter_map(|(step, element)| Some(state.steps[step.index()].row(*element)?.site));
+        let sites = sites_of(state).into_iter().chain(made_at).filter_map(name).collect();
         let tags = self.state.tags.get(&run).cloned().unwrap_or_default();
-        Some(FinishedRun { run: Arc::clone(state), tags, sites })
+        Some(FinishedRun { run: Arc::clone(state), tags, sites, taken })
     }
 }

@@ -196,7 +196,7 @@ fn holds_directories(r#type: &Type) -> bool {
 }
 
 /// A step may go along with those it waits for if the agent can tell by itself when to start it and with what: it is one
-/// execution, and each step that it needs hands it an output, unchanged.
+/// execution that is made anew in any case, and each step that it needs hands it an output, unchanged.
 fn is_chainable(workflow: &Workflow, step: &Step) -> bool {
     let is_single = |step: &Step| step.foreach.is_none();
     let handed = |need: &StepIndex| {
@@ -204,6 +204,7 @@ fn is_chainable(workflow: &Workflow, step: &Step) -> bool {
     };
     let evaluable = |value: &Expression| value.reads_steps.is_empty() || matches!(value.form, Form::Output { .. });
     is_single(step)
+        && step.cache.is_none()
         && step.when.is_none()
         && !step.needs.is_empty()
         && step.needs.iter().all(|need| is_single(workflow.step(*need)) && handed(need))

@@ -58,7 +58,8 @@ impl FinishedRun {
                 continue;
             }
             for (element, row) in (0..=u32::MAX).zip(&state.rows).filter(|(_, row)| row.state == RowState::Succeeded) {
-                let seconds = row.finished_at.saturating_since(row.started_at.max(row.placed_at)).as_secs_f64();
+                let ran = row.finished_at.saturating_since(row.started_at.max(row.placed_at));
+                let seconds = self.took(step, element).unwrap_or(ran).as_secs_f64();
                 let outputs = state.details.get(&element).map_or_else(Vec::new, |detail| detail.outputs.clone());
                 executions.insert((step, element), RecordedExecution { seconds, outputs });
             }

@@ -13,6 +13,7 @@ mod keys;
 mod object;
 mod poison;
 mod replicas;
+mod results;
 mod row;
 mod run;
 mod site;
@@ -34,6 +35,7 @@ pub(crate) use self::object::{
 };
 pub(crate) use self::poison::{Crash, Crashes};
 pub(crate) use self::replicas::ReplicaOrder;
+pub(crate) use self::results::{KnownResult, ResultKey, Results, TakenFrom};
 pub(crate) use self::row::{Detail, Row, RowState};
 pub(crate) use self::run::{Active, ActivePhase, Decision, Former, Phase, Run, StepPhase, StepState, Tries};
 pub(crate) use self::site::{Agent, Log, Outgoing, Site, Token};
@@ -57,8 +59,8 @@ impl Snapshot {
         const EMPTY: u8 = 0;
         if format < 2 {
             // The tags of runs, what is set for projects, the sites that catch up, delegated steps, the rules of projects,
-            // pins and verifications, keys, what is encrypted by them, claims, and copies to be made.
-            encoded.extend([EMPTY; 11]);
+            // pins and verifications, keys, what is encrypted by them, claims, copies to be made, results, and who took them.
+            encoded.extend([EMPTY; 13]);
         }
     }
 }
@@ -101,6 +103,7 @@ pub(crate) struct State {
     pub(crate) claims: Claims,
     /// Copies that sites were told to have and do not have yet.
     pub(crate) replicas: BTreeMap<(ObjectId, SiteId), ReplicaOrder>,
+    pub(crate) results: Results,
     /// Runs that have not ended, and what is under way, by project. Both follow from the runs.
     #[serde(skip)]
     pub(crate) live_runs: u64,
@@ -117,6 +120,7 @@ impl State {
             run.plan = planned(run, &self.policies, self.tags.get(id));
         }
         self.claims.restore_derived();
+        self.results.restore_derived();
         self.recount();
     }
 

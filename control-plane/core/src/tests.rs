@@ -26,6 +26,7 @@ mod policies;
 mod properties;
 mod replicas;
 mod restored;
+mod results;
 mod runs;
 mod sessions;
 mod world;

@@ -1,6 +1,7 @@
 //! What people see of the state: plain values, made on demand.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::time::Duration;
 
 use atoll_model::id::{Attempt, ExecutionId, ObjectId, RunId, SiteName};
 use atoll_model::placement::{Explanation, Labels, PushMode};
@@ -184,6 +185,16 @@ pub struct ExecutionView {
     pub waiting_for: Option<String>,
     /// The times that something went down while it ran.
     pub crashes: Vec<CrashView>,
+    /// It did not run: another had made the same.
+    pub reused: Option<ReusedView>,
+}
+
+/// Whose outputs an execution has taken.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct ReusedView {
+    pub made_by: ExecutionId,
+    /// How long it took to make them.
+    pub took: Duration,
 }
 
 /// What watched over an attempt went down while it ran.
@@ -422,6 +433,8 @@ pub struct Counters {
     pub executions_started: u64,
     pub executions_ended: BTreeMap<ExecutionState, u64>,
     pub executions_returned: u64,
+    /// Of those that have succeeded, without having run.
+    pub executions_reused: u64,
     pub late_outcomes: u64,
     pub bytes_to_bucket: u64,
     pub bytes_from_bucket: u64,

@@ -172,6 +172,7 @@ fn import_step(imported: &Imported, index: StepIndex) -> Step {
         environment: IndexMap::new(),
         priority: 0,
         max_parallel: None,
+        cache: None,
     }
 }
 

@@ -242,6 +242,10 @@ fn step() -> Value {
             },
             "priority": priority("Added to the priority of the run."),
             "max_parallel": limit("Executions of this step in one run that may be at sites at a time."),
+            "cache": {
+                "type": "string",
+                "description": "For how long its outputs may be taken by executions that do the same with the same inputs, such as `30d`.",
+            },
         }),
         &[],
     );

@@ -6,11 +6,11 @@ use indexmap::IndexMap;
 
 use crate::diagnostic::Place;
 use crate::expression::Expression;
-use crate::limits::{ATTEMPTS_MAX, CONCURRENCY_MAX};
+use crate::limits::{ATTEMPTS_MAX, CACHE_MAX, CONCURRENCY_MAX};
 use crate::reading::{Fields, Report};
 use crate::resources::Resources;
 use crate::units::{parse_cpu, parse_duration, parse_size};
-use crate::workflow::{Concurrency, Retry};
+use crate::workflow::{Cache, Concurrency, Retry, StartMode};
 use crate::yaml::{Kind, Node};
 
 /// Reads `resources: { cpu, memory, time }`.
@@ -60,6 +60,22 @@ pub(super) fn read_retry(report: &mut Report, node: &Node) -> Retry {
         backoff: backoff.unwrap_or(default.backoff),
         other_site: other_site.unwrap_or(default.other_site),
     }
+}
+
+/// For how long results are kept; what may not run twice is not taken to do the same each time either.
+pub(super) fn read_cache(report: &mut Report, node: &Node, start: StartMode) -> Option<Cache> {
+    let lasts = report.parsed_with(node, "`cache`", |text| parse_duration(text).map_err(|error| error.to_string()))?;
+    if start == StartMode::AtMostOnce {
+        let help = "leave out one of both: what must not start twice does more than make its outputs";
+        report.error(node.place, "`cache` goes with `start: at-least-once` only", Some(help.to_owned()));
+        return None;
+    }
+    if lasts.is_zero() || lasts > CACHE_MAX {
+        let days = CACHE_MAX.as_secs() / 86_400;
+        report.error(node.place, format!("`cache` is a time of at most {days} days, such as 30d"), None);
+        return None;
+    }
+    Some(Cache { lasts, takes: true })
 }
 
 pub(super) fn read_environment(

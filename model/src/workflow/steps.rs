@@ -4,7 +4,7 @@ use indexmap::IndexMap;
 
 use super::parse::Surroundings;
 use super::rules::read_selector;
-use super::settings::{check_variable, read_environment, read_resources, read_retry};
+use super::settings::{check_variable, read_cache, read_environment, read_resources, read_retry};
 use crate::diagnostic::Place;
 use crate::expression::{Expression, Form, Listed, Names, Reader};
 use crate::id::StepIndex;
@@ -34,6 +34,7 @@ const STEP_FIELDS: &[&str] = &[
     "env",
     "priority",
     "max_parallel",
+    "cache",
 ];
 
 /// A step before its expressions are read: they may name steps that come later in the file.
@@ -215,7 +216,10 @@ impl Draft<'_> {
         let start = fields.get("start").and_then(|node| report.word(node, "`start`", &starts));
         let on_disconnect =
             fields.get("on_disconnect").and_then(|node| report.word(node, "`on_disconnect`", &disconnects));
+        let start = start.unwrap_or_default();
+        let cache = fields.get("cache").and_then(|node| read_cache(report, node, start));
         Step {
+            cache,
             environment: read_environment(report, &fields, &bindings),
             name: self.name,
             index: self.index,
@@ -230,7 +234,7 @@ impl Draft<'_> {
             retry: fields.get("retry").map(|node| read_retry(report, node)).unwrap_or_default(),
             outputs: self.outputs,
             needs,
-            start: start.unwrap_or_default(),
+            start,
             on_disconnect: on_disconnect.unwrap_or_default(),
             priority: fields.get("priority").and_then(|node| report.priority(node)).unwrap_or_default(),
             max_parallel: fields

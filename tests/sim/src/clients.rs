@@ -283,6 +283,8 @@ impl World {
             Err(Rejection::Conflict(_)) if matches!(wish.want, Want::Remove { .. }) => false,
             // A site that the workflow names is being replaced.
             Err(_) if matches!(wish.want, Want::Submit { .. }) && self.scenario.is_fleet() => false,
+            // A script that several workflows have was cut off too often, and is in quarantine for a while.
+            Err(Rejection::Conflict(_)) if matches!(wish.want, Want::Submit { .. }) && self.scenario.caches => false,
             // Whoever knows that a machine is gone says it until it is believed.
             Err(Rejection::Conflict(_)) if wish.want.is_of_dead(&self.sites) => false,
             // Nothing is to be said of a site that is there, or was removed.

@@ -94,6 +94,8 @@ pub struct Scenario {
     pub outages: Vec<Outage>,
     /// The bucket answers nobody; it is back before nothing goes wrong any more.
     pub bucket_outages: Vec<Outage>,
+    /// Whether some steps take what others have made of the same.
+    pub caches: bool,
     pub restores: Vec<Restore>,
     /// Machines that go down and come up again, and when.
     pub planned_reboots: Vec<(usize, Duration)>,
@@ -225,6 +227,7 @@ impl Scenario {
             cuts: Vec::new(),
             outages: Vec::new(),
             bucket_outages: Vec::new(),
+            caches: false,
             restores: Vec::new(),
             planned_reboots: Vec::new(),
             revocations: Vec::new(),
@@ -313,6 +316,7 @@ impl Scenario {
             runs,
             unquiet,
             bucket_outages: bucket_outages(seed, unquiet),
+            caches: mix(&[seed, 0xCAC4E5]).is_multiple_of(WORLDS_PER_CACHING),
             long,
             pressed,
             server_crashes,
@@ -425,6 +429,9 @@ fn bucket_outages(seed: u64, unquiet: Duration) -> Vec<Outage> {
     let outage = |rng: &mut Rng| Outage { at: rng.micros(1_000_000, half), lasts: rng.spread(100_000, half) };
     (0..rng.between(1, 3)).map(|_| outage(&mut rng)).collect()
 }
+
+/// In one of so many worlds steps take what others have made.
+const WORLDS_PER_CACHING: u64 = 3;
 
 /// Of so many worlds one has little memory for finished runs.
 const WORLDS_PER_FORGETFUL: u64 = 5;

@@ -271,6 +271,20 @@ impl World {
         self.check_ledger();
         self.check_failures();
         self.check_copies();
+        self.check_reused();
+    }
+
+    /// What was taken from another execution, that one has made.
+    fn check_reused(&self) {
+        let core = self.leading_core().expect("one leads when all is quiet");
+        for run in &self.clients.runs {
+            for view in core.executions(*run, &ExecutionPage::default()).unwrap_or_default() {
+                let Some(reused) = view.reused else { continue };
+                let has_run = self.history.starts.keys().any(|(started, _)| *started == reused.made_by);
+                assert!(has_run, "{} has what {} has made, which never ran", view.execution, reused.made_by);
+                assert_eq!(view.state, ExecutionState::Succeeded, "{} has taken what was made", view.execution);
+            }
+        }
     }
 
     /// Of what a rule wants at two sites there are two copies, if there are two sites that can have one.

@@ -71,6 +71,8 @@ struct Draft<'a> {
     rng: &'a mut Rng,
     /// What is drawn apart shifts nothing of the rest.
     apart: Rng,
+    /// The same, of what may be taken from others.
+    caching: Rng,
     scenario: &'a Scenario,
     steps: usize,
     has_input: bool,
@@ -110,6 +112,7 @@ impl<'a> Draft<'a> {
         let (fans, null, confined) = (Vec::new(), Vec::new(), BTreeSet::new());
         Self {
             rng,
+            caching: Rng::new(mix(&[apart.clone().next(), 0xCAC4E])),
             apart,
             scenario,
             steps,
@@ -150,9 +153,10 @@ impl<'a> Draft<'a> {
         if inherits {
             self.confined.insert(step);
         }
-        self.work(&reads);
+        let cached = self.scenario.caches && self.caching.chance(400);
+        self.work(&reads, cached);
         self.place(step, inherits);
-        self.manner();
+        self.manner(cached);
     }
 
     /// The steps before it that it reads.
@@ -190,10 +194,11 @@ impl<'a> Draft<'a> {
     }
 
     /// What it does, with what, and when.
-    fn work(&mut self, reads: &BTreeSet<usize>) {
+    fn work(&mut self, reads: &BTreeSet<usize>, cached: bool) {
         // A script of its own, so that what cuts off one step puts no other in quarantine.
         let own = self.rng.next();
-        self.line(&format!("    run: work {own}"));
+        let work = if cached { format!("one of a few: {}", self.caching.below(6)) } else { format!("work {own}") };
+        self.line(&format!("    run: \"{work}\""));
         self.line("    outputs: { out: file, n: integer, list: list }");
         let mut with = Vec::new();
         for (place, earlier) in reads.iter().enumerate() {
@@ -244,7 +249,11 @@ impl<'a> Draft<'a> {
         }
     }
 
-    fn manner(&mut self) {
+    fn manner(&mut self, cached: bool) {
+        if cached {
+            let minutes = self.caching.spread(1, 1_000);
+            self.line(&format!("    cache: {}m", minutes.as_micros()));
+        }
         if self.rng.chance(700) {
             let other = self.rng.chance(300);
             let attempts = self.rng.between(2, 4);
@@ -253,7 +262,8 @@ impl<'a> Draft<'a> {
         if self.rng.chance(200) {
             self.line("    resources: { cpu: 2 }");
         }
-        if self.scenario.at_most_once && self.rng.chance(if self.scenario.long { 400 } else { 120 }) {
+        let at_most_once = self.scenario.at_most_once && self.rng.chance(if self.scenario.long { 400 } else { 120 });
+        if at_most_once && !cached {
             self.line("    start: at-most-once");
         }
         if self.rng.chance(100) {

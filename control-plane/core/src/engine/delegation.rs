@@ -35,6 +35,8 @@ impl ControlPlane {
             || !known.unknown.is_empty()
             || definition.start == StartMode::AtMostOnce
             || matches!(definition.work, Work::Import { .. })
+            // An agent knows no results of others.
+            || definition.cache.is_some()
             || self.is_poisonous(run, step)
             // An agent knows nothing of limits.
             || self.is_limited(run, step)

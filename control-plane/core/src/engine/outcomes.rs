@@ -9,6 +9,7 @@ use atoll_model::limits;
 use atoll_model::session::{FailureReason, FinishedElement, NotStartedReason, Outcome};
 use atoll_model::workflow::StartMode;
 
+use super::reuse::succeeded;
 use super::runs::oversized_output;
 use crate::command::{Rejection, Response};
 use crate::control_plane::ControlPlane;
@@ -136,9 +137,11 @@ impl ControlPlane {
             *self.counters.executions_ended.entry(state).or_default() += 1;
             self.agenda.unwant(ExecutionId { run: run_id, step, element: finished.element });
         }
+        let reusable = if definition.cache.is_some() { succeeded(&elements) } else { Vec::new() };
         let copied = self.makes_what_is_known(&elements);
         let wanted = self.wanted_among(&elements);
         self.record(Fact::ExecutionsFinished { run: run_id, step, site, elements });
+        self.keep_results(run_id, step, &reusable);
         if recomputed {
             self.caches.outputs_changed(run_id);
             self.want_anew(run_id, step);

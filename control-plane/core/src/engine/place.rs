@@ -77,6 +77,12 @@ impl ControlPlane {
             }
             Err(error) => return self.give_up_waiting(run, step, &error.to_string()),
         };
+        if self.reuse(run, step, &shared) {
+            if self.state.runs.get(&run).is_some_and(|run| run.steps[step.index()].has_waiting()) {
+                self.want_place(run, step);
+            }
+            return;
+        }
         self.refresh_outlook(run);
         let groups = match self.groups(run, step) {
             Ok(groups) => groups,

@@ -28,6 +28,8 @@ impl Fact {
             | Self::CancelOrdered { run, .. }
             | Self::StepDelegated { run, .. }
             | Self::ExecutionsTaken { run, .. }
+            | Self::ResultsKept { run, .. }
+            | Self::ExecutionsReused { run, .. }
             | Self::ExecutionsKept { run, .. }
             | Self::DelegationWithdrawn { run, .. }
             | Self::DelegationEnded { run, .. }
@@ -75,6 +77,7 @@ impl Fact {
             | Self::EncryptionChosen { .. }
             | Self::ClaimLapsed { .. }
             | Self::ReplicaOrdered { .. }
+            | Self::ResultsDropped { .. }
             | Self::ReplicaEnded { .. }
             | Self::SetBack { .. }
             | Self::CaughtUp { .. }

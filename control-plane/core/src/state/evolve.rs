@@ -60,6 +60,9 @@ impl State {
             | Fact::DelegationWithdrawn { .. }
             | Fact::DelegationEnded { .. } => self.evolve_delegation(fact),
             Fact::ReplicaOrdered { .. } | Fact::ReplicaEnded { .. } => self.evolve_replicas(fact),
+            Fact::ResultsKept { .. } | Fact::ResultsDropped { .. } | Fact::ExecutionsReused { .. } => {
+                self.evolve_results(fact);
+            }
             Fact::ClaimLeft { .. } | Fact::ClaimLapsed { .. } => self.evolve_claims(fact),
             Fact::ProjectKeyKept { .. } | Fact::EncryptionChosen { .. } => self.evolve_keys(fact),
             Fact::ObjectUploaded { .. }

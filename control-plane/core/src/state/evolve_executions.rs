@@ -121,6 +121,7 @@ impl State {
                 crashes.push(Crash { at: *at, attempt, site, incarnation, message, logs });
             }
             Fact::RecomputeOrdered { execution } => {
+                self.results.forget_taken(*execution);
                 let step = &mut self.run_mut(execution.run).steps[execution.step.index()];
                 let attempt = step.row(execution.element).expect("only what has ended is recomputed").attempt;
                 let tries = step.tries.entry(execution.element).or_default();

@@ -280,6 +280,7 @@ impl State {
                 && known.hold_until.is_none()
                 && !self.is_pinned(object)
                 && !self.claims.holds(object)
+                && !self.results.holds(object)
                 && self.copying(object).next().is_none()
         });
         if droppable {

@@ -185,6 +185,7 @@ impl State {
     fn remove_run(&mut self, run: RunId) {
         let Some(removed) = self.runs.remove(&run) else { return };
         self.tags.remove(&run);
+        self.results.forget_run(run);
         for object in removed.objects() {
             if let Some(known) = self.objects.get_mut(&object) {
                 known.uses.retain(|usage| usage.run != run);

@@ -438,18 +438,26 @@ impl World {
         self.send_in(source, inputs, RunTags::default())
     }
 
+    /// A workflow that no file says so.
+    pub(crate) fn submit_workflow(&mut self, workflow: Workflow) -> RunId {
+        self.send(Arc::new(workflow), "", IndexMap::new(), RunTags::default()).unwrap()
+    }
+
     fn send_in(&mut self, source: &str, inputs: &[(&str, Value)], tags: RunTags) -> Result<RunId, Rejection> {
+        let inputs = inputs.iter().map(|(name, value)| ((*name).to_owned(), value.clone())).collect();
+        self.send(workflow(source), source, inputs, tags)
+    }
+
+    fn send(
+        &mut self,
+        workflow: Arc<Workflow>,
+        source: &str,
+        inputs: IndexMap<String, Value>,
+        tags: RunTags,
+    ) -> Result<RunId, Rejection> {
         let run = RunId::from_bits(u128::from(self.unique()));
-        let inputs: IndexMap<_, _> = inputs.iter().map(|(name, value)| ((*name).to_owned(), value.clone())).collect();
-        let request = Request::Submit {
-            run,
-            workflow: workflow(source),
-            source: Arc::from(source),
-            inputs,
-            submitted_by: "test".to_owned(),
-            traceparent: None,
-            tags,
-        };
+        let (source, submitted_by, traceparent) = (Arc::from(source), "test".to_owned(), None);
+        let request = Request::Submit { run, workflow, source, inputs, submitted_by, traceparent, tags };
         self.ask(request).map(|_| run)
     }
 

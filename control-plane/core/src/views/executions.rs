@@ -9,7 +9,7 @@ use indexmap::IndexMap;
 use crate::control_plane::ControlPlane;
 use crate::placement;
 use crate::state::{Active, ActivePhase, Crash, Phase, RowState, Run, StepPhase, StepState};
-use crate::view::{CrashView, ExecutionPage, ExecutionState, ExecutionView};
+use crate::view::{CrashView, ExecutionPage, ExecutionState, ExecutionView, ReusedView};
 
 impl ControlPlane {
     /// Executions of a run, in order of step and element; nothing if there is no such run. A step whose elements are not
@@ -66,6 +66,7 @@ impl ControlPlane {
             logs: Default::default(),
             waiting_for: None,
             crashes: self.crashes(state, element),
+            reused: None,
         };
         self.fill_state(run, state, step, element, &mut view);
         Some(view)
@@ -107,6 +108,11 @@ impl ControlPlane {
             view.finished_at = some_time(row.finished_at);
             view.exit_code = (row.state == RowState::Succeeded).then_some(0);
             view.error = None;
+            let taken = self.state.results.taken(view.execution);
+            view.reused = taken.map(|taken| ReusedView { made_by: taken.made_by, took: taken.took });
+            if taken.is_some() {
+                view.exit_code = None;
+            }
             if let Some(detail) = state.details.get(&element) {
                 let names = run.workflow.step(step).outputs.keys();
                 view.outputs = names.cloned().zip(detail.outputs.iter().cloned()).collect();

@@ -59,6 +59,9 @@ pub(crate) struct WorkflowBody {
     labels: BTreeMap<String, String>,
     /// Instead of the one that the workflow says: from -100 to 100, and what is more comes first.
     priority: Option<i64>,
+    /// Whether steps with `cache` run although others have made the same before.
+    #[serde(default)]
+    no_cache: bool,
     /// W3C trace context that the run belongs under; the header `traceparent` counts too.
     traceparent: Option<String>,
 }
@@ -98,7 +101,11 @@ pub(super) async fn submit(
     }
     let (parent, context) = trace_context(&headers, body.traceparent.as_deref())?;
     let tags = tags(&body)?;
-    let checked = Checked::new(&app, body).await?;
+    let no_cache = body.no_cache;
+    let mut checked = Checked::new(&app, body).await?;
+    if no_cache {
+        checked.workflow.make_all_anew();
+    }
     let inputs = checked.inputs(&app).await?;
     let workflow_name = checked.workflow.name.clone();
     let request = Request::Submit {

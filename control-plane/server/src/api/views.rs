@@ -18,7 +18,7 @@ pub(crate) use data::{LedgerBody, LedgerEntryBody, ObjectBody, ObjectsBody, Veri
 pub(crate) use placement::{CheckBody, ExplanationBody, PlanBody};
 pub(crate) use policies::{PolicyBody, RunRulesBody};
 pub(crate) use projects::{ProjectBody, ProjectsBody};
-pub(crate) use runs::{CrashBody, ExecutionBody, RunBody, RunsBody};
+pub(crate) use runs::{CrashBody, ExecutionBody, ReusedBody, RunBody, RunsBody};
 pub(crate) use simulation::{SimulatedRun, SimulationBody};
 pub(crate) use sites::{SiteBody, SitesBody};
 pub(crate) use states::{

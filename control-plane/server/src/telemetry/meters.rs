@@ -118,6 +118,7 @@ impl Collector for CoreFigures {
             ("executions_dispatched", "Attempts handed to agents", counters.executions_dispatched),
             ("executions_started", "Attempts started", counters.executions_started),
             ("executions_returned", "Attempts followed by another", counters.executions_returned),
+            ("executions_reused", "Executions that took what others had made", counters.executions_reused),
             ("late_outcomes", "Outcomes that came when another had been accepted", counters.late_outcomes),
             ("bucket_written_bytes", "Bytes that sites sent to the bucket", counters.bytes_to_bucket),
             ("bucket_read_bytes", "Bytes that sites read from the bucket", counters.bytes_from_bucket),

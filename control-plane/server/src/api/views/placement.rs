@@ -8,7 +8,7 @@ use control_plane_core::view::{ExecutionView, PlanView, PlannedEdge};
 use serde::Serialize;
 use utoipa::ToSchema;
 
-use super::CrashBody;
+use super::{CrashBody, ReusedBody};
 use crate::api::error::DiagnosticBody;
 
 /// Why an execution is where it is.
@@ -20,6 +20,8 @@ pub(crate) struct ExplanationBody {
     waiting_for: Option<String>,
     /// The times that something went down while it ran.
     crashes: Vec<CrashBody>,
+    /// It did not run: another execution had made the same.
+    reused: Option<ReusedBody>,
 }
 
 #[derive(Debug, Serialize, ToSchema)]
@@ -48,6 +50,7 @@ impl ExplanationBody {
             sites: verdicts(&explanation.sites),
             waiting_for: execution.waiting_for.clone(),
             crashes: execution.crashes.iter().map(CrashBody::new).collect(),
+            reused: execution.reused.as_ref().map(ReusedBody::new),
         }
     }
 }

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use atoll_model::session::Logs;
-use control_plane_core::view::{CrashView, ExecutionView, MovingView, RunView};
+use control_plane_core::view::{CrashView, ExecutionView, MovingView, ReusedView, RunView};
 use serde::Serialize;
 use serde_json::{Map, Value as Json};
 use utoipa::ToSchema;
@@ -136,6 +136,23 @@ pub(crate) struct ExecutionBody {
     waiting_for: Option<String>,
     /// The times that something went down while it ran.
     crashes: Vec<CrashBody>,
+    /// It did not run: another execution had made the same.
+    reused: Option<ReusedBody>,
+}
+
+/// Whose outputs an execution has taken.
+#[derive(Debug, Serialize, ToSchema)]
+pub(crate) struct ReusedBody {
+    /// The execution that made them.
+    made_by: String,
+    /// How long that took.
+    seconds: f64,
+}
+
+impl ReusedBody {
+    pub(crate) fn new(view: &ReusedView) -> Self {
+        Self { made_by: view.made_by.to_string(), seconds: view.took.as_secs_f64() }
+    }
 }
 
 /// What watched over an attempt went down while it ran.
@@ -214,6 +231,7 @@ impl ExecutionBody {
             logs: LogsBody::new(&view.logs),
             waiting_for: view.waiting_for.clone(),
             crashes: view.crashes.iter().map(CrashBody::new).collect(),
+            reused: view.reused.as_ref().map(ReusedBody::new),
         }
     }
 }
