@@ -14,6 +14,7 @@ mod history;
 mod kills;
 mod ledger;
 mod restored;
+mod reuse;
 mod sample;
 mod server_process;
 mod shown;

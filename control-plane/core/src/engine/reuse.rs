@@ -142,7 +142,7 @@ impl ControlPlane {
         let is_copied = self.state.copying(known.reference.id).next().is_some();
         !known.sites.iter().any(is_kept_away)
             && !(in_bucket && (said.bucket.is_some() || said.encrypt.is_some()))
-            && !(is_copied && !said.confined_by.is_empty())
+            && (!is_copied || said.confined_by.is_empty())
     }
 
     /// Whether it is nearer than it is long to make: what is not at any site where the step may run is fetched by whoever
