@@ -80,6 +80,7 @@ fn step(number: usize, task: &Task, outputs: IndexMap<String, Output>, bindings:
         environment: IndexMap::new(),
         priority: 0,
         max_parallel: None,
+        cache: None,
     }
 }
 
