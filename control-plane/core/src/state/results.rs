@@ -118,12 +118,13 @@ impl Results {
 
     /// Asserts that what is counted along is what follows from the results.
     pub(crate) fn check(&self) {
-        let mut counted = Self { known: self.known.clone(), taken: self.taken.clone(), ..Self::default() };
+        let mut counted = self.clone();
         counted.restore_derived();
         assert_eq!(*self, counted, "results as counted");
     }
 
     pub(super) fn restore_derived(&mut self) {
+        (self.objects, self.by_end, self.bytes) = Default::default();
         let known: Vec<ResultKey> = self.known.keys().copied().collect();
         known.into_iter().for_each(|key| self.count(key));
     }
