@@ -179,6 +179,7 @@ impl World {
     }
 
     pub(crate) fn plan_clients(&mut self) {
+        let mut first: Option<Drawn> = None;
         for number in 0..self.scenario.runs {
             let run = RunId::from_bits(u128::from(mix(&[self.scenario.seed, number as u64, 77])));
             if self.scenario.limits {
@@ -201,8 +202,14 @@ impl World {
                     let workflow = workload::read(&source);
                     Drawn::given(source, workflow)
                 }
-                None => workload::draw(&mut self.rng, &self.scenario),
+                None => {
+                    let drawn = workload::draw(&mut self.rng, &self.scenario);
+                    // Who submits the same again finds what was made before.
+                    let again = self.scenario.caches && mix(&[self.scenario.seed, number as u64]) % 3 > 0;
+                    first.take().filter(|_| again).unwrap_or(drawn)
+                }
             };
+            first = Some(drawn.clone());
             self.trace(|| format!("{run}:\n{}", drawn.source));
             self.clients.runs.push(run);
             for step in &drawn.confined {

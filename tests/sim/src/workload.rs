@@ -14,7 +14,7 @@ use crate::rng::{Rng, mix};
 use crate::scenario::{Pace, Scenario};
 
 /// A workflow, and what is known of it beforehand.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub struct Drawn {
     pub source: String,
     pub workflow: Workflow,
@@ -153,7 +153,8 @@ impl<'a> Draft<'a> {
         if inherits {
             self.confined.insert(step);
         }
-        let cached = self.scenario.caches && self.caching.chance(400);
+        // What reads what was made anew finds nothing: it begins with the first steps.
+        let cached = self.scenario.caches && self.caching.chance(if reads.is_empty() { 900 } else { 400 });
         self.work(&reads, cached);
         self.place(step, inherits);
         self.manner(cached);
