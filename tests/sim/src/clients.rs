@@ -205,7 +205,7 @@ impl World {
                 None => {
                     let drawn = workload::draw(&mut self.rng, &self.scenario);
                     // Who submits the same again finds what was made before.
-                    let again = self.scenario.caches && mix(&[self.scenario.seed, number as u64]) % 3 > 0;
+                    let again = self.scenario.caches && !mix(&[self.scenario.seed, number as u64]).is_multiple_of(3);
                     first.take().filter(|_| again).unwrap_or(drawn)
                 }
             };
