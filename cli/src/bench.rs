@@ -37,7 +37,7 @@ pub(crate) struct BenchArguments {
     /// Store of the control plane's journal: sled, redb or postgres://… (in a schema of its own, which is removed).
     #[arg(long, global = true)]
     store: Option<String>,
-    /// Bucket of the installations that are measured, if it is not to be a directory of theirs: s3://…
+    /// Bucket of the installations that are measured, if it is not to be a directory of theirs: s3://…, gs://…, az://…
     #[arg(long, global = true)]
     bucket: Option<String>,
 }

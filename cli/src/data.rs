@@ -37,7 +37,7 @@ pub(crate) enum DataCommand {
     /// Let go of the copy at a site, or of the one in the bucket.
     Evict(PlaceArguments),
     /// Take in a file or a directory: of this machine; as SITE:PATH one of a site's, which stays there; or as SITE:URL one
-    /// that the site fetches (https, http, s3).
+    /// that the site fetches (https, http, s3, gs, az).
     Import {
         #[arg(value_name = "PATH, SITE:PATH or SITE:URL")]
         from: String,

@@ -22,7 +22,7 @@ pub(crate) struct DevArguments {
     /// Where everything is kept, and found again at the next start [default: ./atoll-dev; with --run a temporary folder].
     #[arg(long)]
     data_dir: Option<PathBuf>,
-    /// The bucket: a directory, or s3://NAME/PREFIX [default: a directory in the data directory].
+    /// The bucket: a directory, s3://NAME/PREFIX, gs://NAME/PREFIX, or az://CONTAINER/PREFIX [default: a directory in the data directory].
     #[arg(long)]
     bucket: Option<String>,
     /// Address of the HTTP API; port 0 takes a free one.

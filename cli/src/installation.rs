@@ -233,7 +233,9 @@ impl Installation {
         let mut command = self.command(&["agent", "run", "--data-dir"]);
         command.arg(self.site_directory(site));
         command.args(["--server", &self.ready.agent_addr, "--import-root", "/", "--stop-work-on-exit"]);
-        command.args(["--import-url", "https://", "--import-url", "http://", "--import-url", "s3://"]);
+        for scheme in ["https://", "http://", "s3://", "gs://", "az://"] {
+            command.args(["--import-url", scheme]);
+        }
         command.args(&self.options.agent_arguments);
         supervised(&mut command);
         let child =

@@ -35,7 +35,7 @@ pub(crate) struct ServerArguments {
     /// Where the journal is kept: sled, redb, or postgres://USER@HOST/DATABASE.
     #[arg(long)]
     store: Option<String>,
-    /// The bucket: a directory, or s3://NAME/PREFIX.
+    /// The bucket: a directory, s3://NAME/PREFIX, gs://NAME/PREFIX, or az://CONTAINER/PREFIX.
     #[arg(long)]
     bucket: Option<String>,
     /// Written when everything accepts connections.

@@ -88,7 +88,7 @@ fn an_input_that_is_fetched_is_taken_in_by_a_step_of_its_own_at_any_site_or_the_
     check(
         &source("{ url: ftp://example.org/a }").replace("TYPE", "file"),
         expect![[r#"
-        2:47 a URL: it begins with https://, http:// or s3://
+        2:47 a URL: it begins with https://, http://, s3://, gs:// or az://
     "#]],
     );
 }

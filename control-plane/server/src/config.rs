@@ -46,9 +46,11 @@ pub struct Config {
     /// Serve the API without TLS; on loopback only.
     pub plain_http: bool,
     pub store: Store,
-    /// `s3://bucket/prefix`, `file:///path`, or a directory; `bucket` in the data directory if it is not given.
+    /// `s3://bucket/prefix`, `gs://bucket/prefix`, `az://container/prefix`, `file:///path`, or a directory; `bucket` in the data directory if it is not given.
     pub bucket: Option<String>,
     pub s3: S3,
+    pub gcs: Gcs,
+    pub azure: Azure,
     /// 32 bytes that wrap the keys of projects; `master.key` in the data directory, made at the first start, if it is not
     /// given. Without it, what is encrypted in the bucket cannot be read.
     pub master_key_file: Option<PathBuf>,
@@ -109,6 +111,30 @@ pub struct S3 {
     pub endpoint: Option<String>,
     pub region: Option<String>,
     /// A file as the AWS tools write it; without it the usual `AWS_*` environment variables count.
+    pub credentials_file: Option<PathBuf>,
+}
+
+/// Access to a bucket in Google Cloud Storage.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Gcs {
+    /// Of an emulator.
+    pub endpoint: Option<String>,
+    /// The key file of a service account (JSON); without it `GOOGLE_APPLICATION_CREDENTIALS` counts, then the machine's own
+    /// service account.
+    pub credentials_file: Option<PathBuf>,
+}
+
+/// Access to a container in Azure Blob Storage.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Azure {
+    /// Name of the storage account, if neither the credentials nor the environment say it.
+    pub account: Option<String>,
+    /// Of anything that is not `https://ACCOUNT.blob.core.windows.net`.
+    pub endpoint: Option<String>,
+    /// Lines of `key = value`: `connection_string`, or `account` and `key`, or `account`, `tenant_id`, `client_id` and
+    /// `client_secret`; without it the usual `AZURE_*` environment variables count, then the machine's own identity.
     pub credentials_file: Option<PathBuf>,
 }
 
@@ -199,6 +225,8 @@ impl Default for Config {
             store: Store::default(),
             bucket: None,
             s3: S3::default(),
+            gcs: Gcs::default(),
+            azure: Azure::default(),
             master_key_file: None,
             retired_master_key_file: None,
             tls: None,
@@ -268,9 +296,12 @@ impl Config {
         }
         if let Some(bucket) = &self.bucket
             && let Some((scheme, rest)) = bucket.split_once("://")
-            && (!matches!(scheme, "s3" | "file") || rest.is_empty())
+            && (!matches!(scheme, "s3" | "gs" | "az" | "file") || rest.is_empty())
         {
-            let problem = format!("{bucket:?} is neither s3://bucket/prefix, file:///path nor a directory");
+            let problem = format!(
+                "{bucket:?} is none of s3://bucket/prefix, gs://bucket/prefix, az://container/prefix, file:///path and a \
+                 directory"
+            );
             return Err(ConfigError { field: "bucket", problem });
         }
         if let Some(endpoint) = &self.telemetry.otlp_endpoint {
@@ -371,6 +402,7 @@ mod tests {
         assert_eq!(refused(|config| config.public_url = Some("http://here".to_owned())), "public_url");
         assert_eq!(refused(|config| config.agent_address = Some("nowhere".to_owned())), "agent_address");
         assert_eq!(refused(|config| config.bucket = Some("gopher://hole".to_owned())), "bucket");
+        assert_eq!(refused(|config| config.bucket = Some("az://".to_owned())), "bucket");
         assert_eq!(refused(|config| config.leases.heartbeat_ms = 0), "leases");
         assert_eq!(refused(|config| config.leases.lost_after_ms = 1), "leases");
         assert_eq!(refused(|config| config.limits.live_runs = 0), "limits");

@@ -20,7 +20,7 @@ use rustls::ServerConfig;
 use rustls::pki_types::CertificateDer;
 use rustls::pki_types::pem::PemObject as _;
 use serde_json::json;
-use storage_sync_engine::bucket::{Bucket, BucketOptions, ByteStream};
+use storage_sync_engine::bucket::{AzureOptions, Bucket, BucketOptions, ByteStream, GcsOptions, S3Options};
 use tokio::net::TcpListener;
 use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
@@ -323,9 +323,20 @@ fn open_bucket(config: &Config, sockets: &Sockets) -> anyhow::Result<Bucket> {
         url_lifetime: limits::URL_LIFETIME,
         serve_url: format!("https://{}", sockets.agents_address.split(',').next().unwrap_or_default()),
         signing_key: signing_key(&config.data_dir.join("bucket.key"))?,
-        endpoint: config.s3.endpoint.clone(),
-        region: config.s3.region.clone(),
-        credentials_file: config.s3.credentials_file.clone(),
+        s3: S3Options {
+            endpoint: config.s3.endpoint.clone(),
+            region: config.s3.region.clone(),
+            credentials_file: config.s3.credentials_file.clone(),
+        },
+        gcs: GcsOptions {
+            endpoint: config.gcs.endpoint.clone(),
+            credentials_file: config.gcs.credentials_file.clone(),
+        },
+        azure: AzureOptions {
+            account: config.azure.account.clone(),
+            endpoint: config.azure.endpoint.clone(),
+            credentials_file: config.azure.credentials_file.clone(),
+        },
     };
     let location = config.bucket_location();
     Bucket::open(&location, options).with_context(|| format!("cannot open the bucket {location}"))

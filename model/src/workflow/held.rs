@@ -97,7 +97,8 @@ impl fmt::Display for ImportSource {
     }
 }
 
-/// `https://HOST/PATH`, `http://HOST/PATH`, or `s3://BUCKET/KEY`. A directory is what a bucket has below a key.
+/// `https://HOST/PATH`, `http://HOST/PATH`, or in a bucket: `s3://BUCKET/KEY`, `gs://BUCKET/KEY`, `az://CONTAINER/KEY`. A
+/// directory is what a bucket has below a key.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(try_from = "String", into = "String")]
 pub struct ImportUrl(String);
@@ -105,7 +106,7 @@ pub struct ImportUrl(String);
 /// Why a text is no [`ImportUrl`].
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub enum ImportUrlError {
-    #[error("it begins with https://, http:// or s3://")]
+    #[error("it begins with https://, http://, s3://, gs:// or az://")]
     Scheme,
     #[error("it has a host or a bucket after ://")]
     Host,
@@ -117,14 +118,33 @@ pub enum ImportUrlError {
     Characters,
 }
 
+/// What a URL begins with that can be fetched.
+const WEB_SCHEMES: [&str; 2] = ["https", "http"];
+const BUCKET_SCHEMES: [&str; 3] = ["s3", "gs", "az"];
+
+/// What follows the scheme, if it is one of these.
+fn after_scheme<'a>(text: &'a str, schemes: &[&str]) -> Option<&'a str> {
+    let (scheme, rest) = text.split_once("://")?;
+    schemes.contains(&scheme).then_some(rest)
+}
+
 impl ImportUrl {
+    /// Whether such URLs may begin with this text.
+    pub fn may_begin_with(text: &str) -> bool {
+        after_scheme(text, &WEB_SCHEMES).or(after_scheme(text, &BUCKET_SCHEMES)).is_some()
+    }
+
     pub fn as_str(&self) -> &str {
         &self.0
     }
 
+    pub fn scheme(&self) -> &str {
+        self.0.split_once("://").map_or("", |(scheme, _)| scheme)
+    }
+
     /// Bucket and key, if it is of a bucket.
     pub fn in_bucket(&self) -> Option<(&str, &str)> {
-        let rest = self.0.strip_prefix("s3://")?;
+        let rest = after_scheme(&self.0, &BUCKET_SCHEMES)?;
         Some(rest.split_once('/').unwrap_or((rest, "")))
     }
 
@@ -153,7 +173,7 @@ impl FromStr for ImportUrl {
     type Err = ImportUrlError;
 
     fn from_str(text: &str) -> Result<Self, ImportUrlError> {
-        let rest = ["https://", "http://", "s3://"].iter().find_map(|scheme| text.strip_prefix(scheme));
+        let rest = after_scheme(text, &WEB_SCHEMES).or(after_scheme(text, &BUCKET_SCHEMES));
         let rest = rest.ok_or(ImportUrlError::Scheme)?;
         let host = rest.split(['/', '?', '#']).next().unwrap_or_default();
         if host.is_empty() {
@@ -198,6 +218,9 @@ mod tests {
         for (text, is_url) in [
             ("https://example.org/a.csv", true),
             ("s3://bucket/a/b", true),
+            ("gs://bucket/a/b", true),
+            ("az://container/a/b", true),
+            ("S3://bucket/a", false),
             ("/data/a.csv", false),
             ("data/https:/x", false),
             ("ftp://example.org/a", false),
@@ -214,6 +237,8 @@ mod tests {
             ("ftp://example.org/a", ImportUrlError::Scheme),
             ("https:///a", ImportUrlError::Host),
             ("https://user:secret@example.org/a", ImportUrlError::Credentials),
+            ("az://container@account/a", ImportUrlError::Credentials),
+            ("gs:///a", ImportUrlError::Host),
             ("https://example.org/a b", ImportUrlError::Characters),
         ] {
             assert_eq!(text.parse::<ImportUrl>(), Err(error), "{text}");
@@ -234,6 +259,10 @@ mod tests {
         ] {
             assert_eq!(url.is_below(prefix), is_below, "{prefix}");
         }
+        let tiles: ImportUrl = "az://tiles/a".parse().expect("a URL");
+        for (prefix, is_below) in [("az://", true), ("az://tiles", true), ("az://tile", false), ("s3://tiles", false)] {
+            assert_eq!(tiles.is_below(prefix), is_below, "{prefix}");
+        }
         let roundabout: ImportUrl = "https://example.org/data/../private/a".parse().expect("a URL");
         assert!(!roundabout.is_below("https://example.org/data/"));
         let hidden: ImportUrl = "https://example.org/data/%2E%2e/private/a".parse().expect("a URL");
@@ -245,6 +274,7 @@ mod tests {
         for (text, name) in [
             ("https://example.org/data/a.csv?x=/1", Some("a.csv")),
             ("s3://bucket/a/b/", Some("b")),
+            ("az://container/a", Some("a")),
             ("https://example.org", None),
             ("https://example.org/", None),
         ] {

@@ -136,7 +136,7 @@ fn definitions() -> Value {
         "input",
         with(
             "default",
-            json!({ "description": "Its value where none is given; for a file or directory `{ site, path }`, where a site holds it, or `{ url }` (https, http, s3), from where one fetches it, `site` if it matters." }),
+            json!({ "description": "Its value where none is given; for a file or directory `{ site, path }`, where a site holds it, or `{ url }` (https, http, s3, gs, az), from where one fetches it, `site` if it matters." }),
         ),
     );
     define("output", with("optional", json!({ "type": "boolean", "description": "Whether a step may leave it out." })));

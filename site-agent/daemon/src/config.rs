@@ -156,7 +156,9 @@ pub enum ConfigError {
     Variable { variable: String, value: String, message: String },
     #[error("{path} is not a path to use: it must be absolute", path = .0.display())]
     RelativePath(PathBuf),
-    #[error("import_urls: {0} is not what a URL begins with that can be fetched: https://, http:// or s3://")]
+    #[error(
+        "import_urls: {0} is not what a URL begins with that can be fetched: https://, http://, s3://, gs:// or az://"
+    )]
     ImportUrl(String),
     #[error("cpus = {0}: an agent offers at least a hundredth of a CPU, and at most 4,000,000")]
     Cpus(f64),
@@ -197,7 +199,7 @@ impl Config {
             None => None,
         };
         let imports = Imports { roots: said.imports.unwrap_or_default(), urls: said.import_urls.unwrap_or_default() };
-        if let Some(url) = imports.urls.iter().find(|url| !is_url_prefix(url)) {
+        if let Some(url) = imports.urls.iter().find(|url| !ImportUrl::may_begin_with(url)) {
             return Err(ConfigError::ImportUrl(url.clone()));
         }
         let usual = ScrubSettings::default();
@@ -372,10 +374,6 @@ fn default_data_dir(variable: &dyn Fn(&str) -> Option<String>) -> Result<PathBuf
 }
 
 /// Reads a list with commas.
-fn is_url_prefix(text: &str) -> bool {
-    ["https://", "http://", "s3://"].iter().any(|scheme| text.starts_with(scheme))
-}
-
 fn parse_list<T: FromStr>(text: &str) -> Result<Vec<T>, String> {
     let parse = |part: &str| part.trim().parse().map_err(|_| format!("{part:?} is not what stands here"));
     text.split(',').filter(|part| !part.trim().is_empty()).map(parse).collect()

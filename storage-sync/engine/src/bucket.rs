@@ -2,19 +2,20 @@
 //!
 //! An object's stream (see [`crate::stream`]) stands at `o/<2 hex>/<64 hex>` if it is a file, at `t/…` if it is a tree; an
 //! encrypted one (see [`crate::encryption`]) at `e/…`, under a name that only its project's key makes.
-//! With S3 the URLs are presigned, and agents talk to S3. With a directory they are signed with a key of the server's,
-//! which answers them itself ([`Bucket::serve`]); agents cannot tell.
+//! With S3, Google's and Azure's storage the URLs are presigned, and agents talk to these. With a directory they are signed
+//! with a key of the server's, which answers them itself ([`Bucket::serve`]); agents cannot tell.
 
 mod directory;
 mod inside;
 mod open;
+mod provider;
+mod remote;
 mod serve;
 mod signing;
 mod stored;
 mod upload;
 
 use std::ops::Range;
-use std::path::PathBuf;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
@@ -24,23 +25,27 @@ use atoll_model::limits::URL_LIFETIME;
 use atoll_model::value::{ObjectKind, ObjectRef};
 use bytes::Bytes;
 use futures::{Stream, StreamExt as _, TryStreamExt as _};
-use object_store::aws::AmazonS3;
 use object_store::path::Path;
-use object_store::signer::{Method, Signer as _};
+use object_store::signer::Method;
 use object_store::{GetOptions, ObjectStore, ObjectStoreExt as _};
 
 pub use self::inside::TreeContents;
-pub(crate) use self::open::open_s3;
+pub(crate) use self::open::open_outside;
+pub use self::provider::{AzureOptions, GcsOptions, S3Options};
 pub use self::stored::{Encryption, Found, Stored};
 use crate::encryption::{HEADER_BYTES, Header, RangeReader, Tampered};
 use crate::store::error::is_full;
 use directory::Directory;
+use remote::Remote;
 use stored::Key;
 
 pub type ByteStream = Pin<Box<dyn Stream<Item = std::io::Result<Bytes>> + Send>>;
 
 /// URLs of parts in one plan: an answer stays well below 1 MiB.
 pub const PART_URLS_MAX: u32 = 1_000;
+
+/// A provider whose credentials are asked for somewhere that is not there would let one wait for minutes.
+const CHECK_PATIENCE: Duration = Duration::from_secs(20);
 
 /// Cheap to clone.
 #[derive(Debug, Clone)]
@@ -53,8 +58,25 @@ pub struct Bucket {
 
 #[derive(Debug, Clone)]
 enum Backend {
-    S3(Arc<AmazonS3>),
+    Remote(Remote),
     Directory(Arc<Directory>),
+}
+
+impl Backend {
+    /// How many URLs of parts one plan holds at most.
+    fn part_urls_max(&self) -> u32 {
+        match self {
+            Self::Remote(remote) => remote.part_urls_max(),
+            Self::Directory(_) => PART_URLS_MAX,
+        }
+    }
+
+    fn is_upload(&self, id: &str) -> bool {
+        match self {
+            Self::Remote(remote) => remote.is_upload(id),
+            Self::Directory(_) => true,
+        }
+    }
 }
 
 #[derive(Clone)]
@@ -65,24 +87,22 @@ pub struct BucketOptions {
     pub serve_url: String,
     /// Signs the URLs of a directory bucket; kept by the server so that a restart does not void them.
     pub signing_key: [u8; 32],
-    /// `http://host:port` of an S3 server other than Amazon's; addressed path-style.
-    pub endpoint: Option<String>,
-    pub region: Option<String>,
-    /// A file as the AWS tools write it (`aws_access_key_id = …`, `aws_secret_access_key = …`, and optionally
-    /// `aws_session_token`, `region`, `endpoint_url`); what it does not say comes from the environment's `AWS_…`.
-    pub credentials_file: Option<PathBuf>,
+    /// How the bucket's provider is reached; what is said of the others does not matter.
+    pub s3: S3Options,
+    pub gcs: GcsOptions,
+    pub azure: AzureOptions,
 }
 
 impl Default for BucketOptions {
-    /// For S3. A directory needs `serve_url` and `signing_key` as well.
+    /// As the environment says. A directory needs `serve_url` and `signing_key` as well.
     fn default() -> Self {
         Self {
             url_lifetime: URL_LIFETIME,
             serve_url: String::new(),
             signing_key: [0; 32],
-            endpoint: None,
-            region: None,
-            credentials_file: None,
+            s3: S3Options::default(),
+            gcs: GcsOptions::default(),
+            azure: AzureOptions::default(),
         }
     }
 }
@@ -93,9 +113,9 @@ impl std::fmt::Debug for BucketOptions {
             .debug_struct("BucketOptions")
             .field("url_lifetime", &self.url_lifetime)
             .field("serve_url", &self.serve_url)
-            .field("endpoint", &self.endpoint)
-            .field("region", &self.region)
-            .field("credentials_file", &self.credentials_file)
+            .field("s3", &self.s3)
+            .field("gcs", &self.gcs)
+            .field("azure", &self.azure)
             .finish_non_exhaustive()
     }
 }
@@ -154,6 +174,13 @@ pub enum BucketError {
     Incomplete { object: ObjectRef, message: String },
     #[error("the bytes are not those of {}: {message}", .object.id)]
     Corrupt { object: ObjectRef, message: String },
+    /// Nothing goes until somebody has changed what the message names.
+    #[error("{message}")]
+    Unusable {
+        message: String,
+        #[source]
+        source: object_store::Error,
+    },
     #[error("the bucket has no space left")]
     NoSpace,
     /// What the sender of a stream said when it broke off.
@@ -169,6 +196,10 @@ pub enum BucketError {
     },
 }
 
+const REFUSED: &str = "the bucket refuses the server's credentials: they must be right, and allow it to read, write, list and \
+                       delete objects there";
+const NO_BUCKET: &str = "there is no such bucket or container: it must be made first, and its name be right";
+
 impl From<object_store::Error> for BucketError {
     fn from(error: object_store::Error) -> Self {
         let mut cause: Option<&(dyn std::error::Error + 'static)> = Some(&error);
@@ -178,8 +209,20 @@ impl From<object_store::Error> for BucketError {
             }
             cause = current.source();
         }
-        Self::Store(error)
+        match unusable(&error) {
+            Some(message) => Self::Unusable { message: message.to_owned(), source: error },
+            None => Self::Store(error),
+        }
     }
+}
+
+/// What somebody has to change before such an error goes away, if it is one of those.
+pub(crate) fn unusable(error: &object_store::Error) -> Option<&'static str> {
+    use object_store::Error::{PermissionDenied, Unauthenticated};
+    let is_refused = matches!(error, PermissionDenied { .. } | Unauthenticated { .. })
+        || remote::says(error, &["401 Unauthorized", "403 Forbidden"]);
+    let is_nowhere = || remote::says(error, &["NoSuchBucket", "ContainerNotFound"]);
+    is_refused.then_some(REFUSED).or_else(|| is_nowhere().then_some(NO_BUCKET))
 }
 
 impl BucketError {
@@ -198,14 +241,30 @@ impl BucketError {
 }
 
 impl Bucket {
-    /// Opens `file:///dir` or a plain path (made if it is not there), or `s3://bucket/prefix`. Of S3 nothing is asked
-    /// yet: see [`Self::check`].
+    /// Opens `file:///dir` or a plain path (made if it is not there), `s3://bucket/prefix`, `gs://bucket/prefix` or
+    /// `az://container/prefix`. A provider is asked nothing yet: see [`Self::check`].
     pub fn open(url: &str, options: BucketOptions) -> Result<Self, BucketError> {
         open::open(url, options)
     }
 
-    /// Asks for something, so that wrong settings show at the start and not at the first transfer.
+    /// Signs and asks for something, so that wrong settings show at the start and not at the first transfer.
     pub async fn check(&self) -> Result<(), BucketError> {
+        match tokio::time::timeout(CHECK_PATIENCE, self.try_out()).await {
+            Ok(result) => result,
+            Err(elapsed) => {
+                let mut what = format!("the bucket did not answer within {} s", CHECK_PATIENCE.as_secs());
+                if let Backend::Remote(remote) = &self.backend {
+                    what = format!("{what}; if it has no credentials: {}", remote.provider().signs_with());
+                }
+                Err(BucketError::Io { what, source: elapsed.into() })
+            }
+        }
+    }
+
+    async fn try_out(&self) -> Result<(), BucketError> {
+        if let Backend::Remote(remote) = &self.backend {
+            remote.url(Method::GET, &self.prefix.clone().join("o"), self.url_lifetime).await?;
+        }
         match self.store().list(Some(&self.prefix)).next().await {
             None | Some(Ok(_)) => Ok(()),
             Some(Err(error)) => Err(error.into()),
@@ -215,7 +274,7 @@ impl Bucket {
     pub async fn mint_download(&self, stored: impl Into<Stored>) -> Result<SignedUrl, BucketError> {
         let (stored, expires_at) = (stored.into(), SystemTime::now() + self.url_lifetime);
         let url = match &self.backend {
-            Backend::S3(s3) => s3.signed_url(Method::GET, &self.path(&stored), self.url_lifetime).await?.to_string(),
+            Backend::Remote(remote) => remote.url(Method::GET, &self.path(&stored), self.url_lifetime).await?,
             Backend::Directory(directory) => directory.download_url(&stored.key(), expires_at),
         };
         Ok(SignedUrl { url, expires_at })
@@ -381,13 +440,13 @@ impl Bucket {
     pub async fn serve(&self, request: http::Request<ByteStream>) -> http::Response<ByteStream> {
         match &self.backend {
             Backend::Directory(directory) => serve::serve(directory, request).await,
-            Backend::S3(_) => serve::answer(http::StatusCode::NOT_FOUND, "this bucket is served by S3"),
+            Backend::Remote(_) => serve::answer(http::StatusCode::NOT_FOUND, "this bucket is served by its provider"),
         }
     }
 
     fn store(&self) -> &dyn ObjectStore {
         match &self.backend {
-            Backend::S3(s3) => s3.as_ref(),
+            Backend::Remote(remote) => remote.store(),
             Backend::Directory(directory) => &directory.files,
         }
     }

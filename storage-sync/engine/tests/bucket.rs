@@ -1,7 +1,8 @@
-//! The bucket's promises, the same for a directory and for S3.
+//! The bucket's promises, the same for a directory, S3, Google's and Azure's storage.
 //!
 //! With `ATOLL_TEST_S3=s3://bucket/prefix` they are asked of that bucket too; the endpoint, region and keys are the
-//! environment's `AWS_…`.
+//! environment's `AWS_…`. With `ATOLL_TEST_AZURE=az://container` of that container; its account is the environment's
+//! `AZURE_STORAGE_CONNECTION_STRING`. Google's own service was never asked: see `support/google.rs`.
 #![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
 
 mod support;
@@ -15,9 +16,11 @@ use atoll_model::value::{ObjectKind, ObjectRef};
 use futures::{StreamExt as _, TryStreamExt as _};
 use reqwest::StatusCode;
 use storage_sync_engine::bucket::{
-    Bucket, BucketError, BucketOptions, ByteStream, MultipartPlan, UploadPlan, UploadRequest,
+    Bucket, BucketError, BucketOptions, ByteStream, GcsOptions, MultipartPlan, UploadPlan, UploadRequest,
 };
 use storage_sync_engine::stream::pack;
+use support::azurite::Azurite;
+use support::google::{Google, HOST, Refused, check_url};
 use support::server::{Minter, Served, quick, transfers};
 use support::{Site, noise};
 
@@ -43,11 +46,13 @@ fn fresh_noise(length: usize) -> Vec<u8> {
     bytes
 }
 
-async fn holds_its_promises(bucket: &Bucket, expired: &Bucket) -> Result<()> {
+/// `given_up` is what is answered to a part of an upload that was given up.
+async fn holds_its_promises(bucket: &Bucket, expired: &Bucket, given_up: StatusCode) -> Result<()> {
     bucket.check().await?;
     let client = reqwest::Client::builder().build()?;
     single_put(bucket, expired, &client).await?;
     multipart(bucket, &client).await?;
+    begun_anew(bucket, &client, given_up).await?;
     streams(bucket).await?;
     directories(bucket).await?;
     whole_transfers(bucket, expired).await
@@ -134,7 +139,7 @@ async fn single_put(bucket: &Bucket, expired: &Bucket, client: &reqwest::Client)
     for (name, value) in headers {
         put = put.header(name, value);
     }
-    assert_eq!(put.send().await?.status(), StatusCode::OK);
+    assert!(put.send().await?.status().is_success());
     bucket.complete_upload(object, object.bytes, None, &[]).await?;
     bucket.complete_upload(object, object.bytes, None, &[]).await?;
     assert_eq!(bucket.plan_upload(&request(object), None).await?, UploadPlan::AlreadyThere);
@@ -154,14 +159,26 @@ async fn single_put(bucket: &Bucket, expired: &Bucket, client: &reqwest::Client)
     let old = expired.mint_download(object).await?.url;
     // S3 knows no shorter life than a second.
     let until = Instant::now() + Duration::from_secs(5);
-    while client.get(&old).send().await?.status() != StatusCode::FORBIDDEN {
-        anyhow::ensure!(Instant::now() < until, "a URL works after its end");
+    loop {
+        match client.get(&old).send().await?.status() {
+            StatusCode::OK => anyhow::ensure!(Instant::now() < until, "a URL works after its end"),
+            // Which it is, is for each to say: either has agents ask for a fresh one.
+            StatusCode::FORBIDDEN | StatusCode::BAD_REQUEST => break,
+            other => anyhow::bail!("a URL that has expired is answered with {other}"),
+        }
     }
     bucket.delete(object).await?;
     bucket.delete(object).await?;
     assert_eq!(bucket.stream_bytes(object).await?, None);
     assert_eq!(client.get(&url).send().await?.status(), StatusCode::NOT_FOUND);
     Ok(())
+}
+
+async fn put_part(client: &reqwest::Client, url: &str, bytes: &[u8]) -> Result<String> {
+    let answer = client.put(url).body(bytes.to_vec()).send().await?;
+    assert!(answer.status().is_success(), "{}", answer.status());
+    // Not everyone gives parts a tag.
+    Ok(answer.headers().get("etag").map_or(Ok(""), |etag| etag.to_str())?.to_owned())
 }
 
 async fn multipart(bucket: &Bucket, client: &reqwest::Client) -> Result<()> {
@@ -171,14 +188,9 @@ async fn multipart(bucket: &Bucket, client: &reqwest::Client) -> Result<()> {
         anyhow::bail!("a large object goes in parts")
     };
     assert_eq!((plan.part_count, plan.urls.len(), plan.first_part), (3, 3, 0));
-    let part = |index: usize| bytes.chunks(plan.part_bytes as usize).nth(index).unwrap().to_vec();
-    let put = async |url: &str, index: usize| -> Result<String> {
-        let answer = client.put(url).body(part(index)).send().await?;
-        assert_eq!(answer.status(), StatusCode::OK);
-        Ok(answer.headers()["etag"].to_str()?.to_owned())
-    };
-    let second = put(&plan.urls[1], 1).await?;
-    let first = put(&plan.urls[0], 0).await?;
+    let parts: Vec<&[u8]> = bytes.chunks(plan.part_bytes as usize).collect();
+    let second = put_part(client, &plan.urls[1], parts[1]).await?;
+    let first = put_part(client, &plan.urls[0], parts[0]).await?;
     // Later, with fresh URLs for what is left.
     let again = UploadRequest { upload_id: Some(plan.upload_id.clone()), first_part: 2, ..request(object) };
     let UploadPlan::Multipart(MultipartPlan { upload_id, urls, first_part: 2, .. }) =
@@ -188,34 +200,49 @@ async fn multipart(bucket: &Bucket, client: &reqwest::Client) -> Result<()> {
     };
     assert_eq!(upload_id, plan.upload_id);
     assert_eq!(bucket.stream_bytes(object).await?, None, "parts are no object");
-    let third = put(&urls[0], 2).await?;
+    let third = put_part(client, &urls[0], parts[2]).await?;
     let etags = [first, second, third];
-    assert!(bucket.complete_upload(object, object.bytes, Some(&upload_id), &etags[..2]).await.is_err());
-    // S3 counts an upload of fewer parts as whole; the length tells, and it is not taken for the object.
-    let id = match bucket.stream_bytes(object).await? {
-        None => upload_id,
-        Some(_) => {
-            let UploadPlan::Multipart(plan) = bucket.plan_upload(&request(object), None).await? else {
-                anyhow::bail!("a broken object is uploaded again")
-            };
-            for index in 0..3 {
-                put(&plan.urls[index], index).await?;
-            }
-            plan.upload_id
-        }
-    };
-    bucket.complete_upload(object, object.bytes, Some(&id), &etags).await?;
-    bucket.complete_upload(object, object.bytes, Some(&id), &etags).await?;
+    let fewer = bucket.complete_upload(object, object.bytes, Some(&upload_id), &etags[..2]).await;
+    assert!(matches!(fewer, Err(BucketError::Incomplete { .. })), "{fewer:?}");
+    assert_eq!(bucket.stream_bytes(object).await?, None, "fewer parts are no object either");
+    bucket.complete_upload(object, object.bytes, Some(&upload_id), &etags).await?;
+    bucket.complete_upload(object, object.bytes, Some(&upload_id), &etags).await?;
     let read: Vec<bytes::Bytes> = bucket.get_stream(object, Some(5..(20 << 20))).await?.try_collect().await?;
     assert!(read.concat() == bytes[5..20 << 20]);
     bucket.delete(object).await?;
+    Ok(())
+}
 
-    let UploadPlan::Multipart(plan) = bucket.plan_upload(&request(object), None).await? else {
-        anyhow::bail!("a large object goes in parts")
+/// An upload that is given up leaves nothing behind that gets into what is brought in afterwards.
+async fn begun_anew(bucket: &Bucket, client: &reqwest::Client, given_up: StatusCode) -> Result<()> {
+    let bytes = fresh_noise((20 << 20) + 5);
+    let object = object_of(&bytes);
+    let begin = async || match bucket.plan_upload(&request(object), None).await? {
+        UploadPlan::Multipart(plan) => Ok(plan),
+        UploadPlan::AlreadyThere | UploadPlan::Single { .. } => anyhow::bail!("a large object goes in parts"),
     };
-    bucket.abort_upload(object, &plan.upload_id).await?;
-    bucket.abort_upload(object, &plan.upload_id).await?;
-    assert_eq!(client.put(&plan.urls[0]).body(part(0)).send().await?.status(), StatusCode::NOT_FOUND);
+    let old = begin().await?;
+    bucket.abort_upload(object, &old.upload_id).await?;
+    bucket.abort_upload(object, &old.upload_id).await?;
+    let wrong = noise(old.part_bytes as usize, 7);
+    assert_eq!(client.put(&old.urls[0]).body(wrong.clone()).send().await?.status(), given_up);
+    let etags = ["\"0\"", "\"1\""].map(str::to_owned);
+    let lost = bucket.complete_upload(object, object.bytes, Some(&old.upload_id), &etags).await;
+    assert!(matches!(lost, Err(BucketError::Incomplete { .. })), "{lost:?}");
+    assert_eq!(bucket.put_stream(object, stream(bytes.clone())).await?, object.bytes);
+    bucket.delete(object).await?;
+
+    assert_eq!(client.put(&old.urls[0]).body(wrong).send().await?.status(), given_up);
+    let new = begin().await?;
+    assert_ne!(new.upload_id, old.upload_id);
+    let mut etags = Vec::new();
+    for (url, part) in new.urls.iter().zip(bytes.chunks(new.part_bytes as usize)) {
+        etags.push(put_part(client, url, part).await?);
+    }
+    bucket.complete_upload(object, object.bytes, Some(&new.upload_id), &etags).await?;
+    let read: Vec<bytes::Bytes> = bucket.get_stream(object, None).await?.try_collect().await?;
+    assert!(read.concat() == bytes);
+    bucket.delete(object).await?;
     Ok(())
 }
 
@@ -261,7 +288,7 @@ async fn whole_transfers(bucket: &Bucket, expired: &Bucket) -> Result<()> {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_directory_holds_the_promises_of_a_bucket() -> Result<()> {
     let served = Served::start().await?;
-    holds_its_promises(&served.bucket, &served.expired).await?;
+    holds_its_promises(&served.bucket, &served.expired, StatusCode::NOT_FOUND).await?;
     assert_eq!(served.bucket.list_all().await?, []);
     Ok(())
 }
@@ -272,9 +299,130 @@ async fn s3_holds_the_promises_of_a_bucket() -> Result<()> {
         println!("ATOLL_TEST_S3 names no bucket; nothing is asked of S3");
         return Ok(());
     };
-    let bucket = Bucket::open(&url, BucketOptions::default())?;
-    let short = BucketOptions { url_lifetime: Duration::from_secs(1), ..BucketOptions::default() };
-    holds_its_promises(&bucket, &Bucket::open(&url, short)?).await
+    opened_holds_its_promises(&url, BucketOptions::default(), StatusCode::NOT_FOUND).await
+}
+
+async fn opened_holds_its_promises(url: &str, options: BucketOptions, given_up: StatusCode) -> Result<()> {
+    let bucket = Bucket::open(url, options.clone())?;
+    let short = BucketOptions { url_lifetime: Duration::from_secs(1), ..options };
+    holds_its_promises(&bucket, &Bucket::open(url, short)?, given_up).await
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn azures_storage_holds_the_promises_of_a_bucket() -> Result<()> {
+    let Some(azurite) = Azurite::found() else { return Ok(()) };
+    // It knows no uploads: a part is taken, and nothing is made of it.
+    let given_up = StatusCode::CREATED;
+    opened_holds_its_promises(&azurite.url, BucketOptions::default(), given_up).await?;
+    opened_holds_its_promises(&format!("{}/deep/prefix", azurite.url), BucketOptions::default(), given_up).await
+}
+
+/// Google's own service was never asked: what it checks is checked as it says that it does, and a real S3 server does the rest.
+#[tokio::test(flavor = "multi_thread")]
+async fn googles_storage_holds_the_promises_of_a_bucket_as_far_as_it_can_be_had_without_google() -> Result<()> {
+    let Ok(s3) = std::env::var("ATOLL_TEST_S3") else {
+        println!("SKIPPED: no S3 server; tests/run.sh starts one and sets ATOLL_TEST_S3");
+        return Ok(());
+    };
+    let url = s3.replace("s3://", "gs://");
+    let name = url["gs://".len()..].split('/').next().unwrap();
+    let (endpoint, google) = Google::start(name).await?;
+    let folder = tempfile::tempdir()?;
+    let options = |credentials: &str| -> Result<BucketOptions> {
+        let file = folder.path().join("credentials.json");
+        std::fs::write(&file, credentials)?;
+        let gcs = GcsOptions { endpoint: Some(endpoint.clone()), credentials_file: Some(file) };
+        Ok(BucketOptions { gcs, ..BucketOptions::default() })
+    };
+    let known = options(&google.credentials)?;
+    let bucket = Bucket::open(&format!("{url}/google"), known.clone())?;
+    opened_holds_its_promises(&format!("{url}/google"), known, StatusCode::NOT_FOUND).await?;
+
+    // Its signatures are dear, so that a plan holds few of them.
+    let object = ObjectRef { bytes: 2 << 30, ..object_of(b"large") };
+    let mut asked = request(object);
+    for (first_part, urls) in [(0, 50), (100, 28)] {
+        asked.first_part = first_part;
+        let UploadPlan::Multipart(plan) = bucket.plan_upload(&asked, None).await? else {
+            anyhow::bail!("a large object goes in parts")
+        };
+        assert_eq!((plan.part_count, plan.first_part, plan.urls.len()), (128, first_part, urls));
+        asked.upload_id = Some(plan.upload_id);
+    }
+    bucket.abort_upload(object, asked.upload_id.as_deref().unwrap()).await?;
+
+    let (_, stranger) = Google::start(name).await?;
+    let error = Bucket::open(&url, options(&stranger.credentials)?)?.check().await.expect_err("it has another key");
+    assert!(error.to_string().contains("refuses the server's credentials"), "{error}");
+    Ok(())
+}
+
+/// What stands in for Google refuses what Google would and takes what Google would: URLs that Google has published as correct
+/// (`storage/v1/v4_signatures.json` of its conformance tests, with the public key of the account that signed them).
+#[test]
+fn urls_that_google_has_signed_are_recognised() -> Result<()> {
+    const KEY: &str = "MIIBCgKCAQEArD8zIqyKLbX0Nq8o0Jj1qHEhHhqO3+0OP7TEFx5Vxc6PdwBoFNrfnJRI/S+ZaDYS1avr5Pqpp8g8+UNOMvI1VsjG\
+                       M8xjTaxkVv8mmKp6pSmQstTt25pzY1exA2wv4xNWSwWNFNx2kh35+kvTQ/DF3YA9P7pUU1sKur1PP8OoubWLFO59iy5UE5dX0O/3\
+                       pjvZ2HAhSXsx2VWtB5nlrHR8FrKJNLJMEGEDSMz9yRfQaUeYCU9oDYHuiqKQ3rCXi6C82l+3FJw5/ggJ5y7iw8MErCFSslcYQRbB\
+                       Vz6ZYKWkEcJhs8BG3/16bfaqNusNlDIJ99I7DmipUngF/HEulYhfrQIDAQAB";
+    const SIGNED: [(&str, &str, &str); 2] = [
+        (
+            "PUT",
+            "X-Goog-SignedHeaders=host",
+            "8adff1d4285739e31aa68e73767a46bc5511fde377497dbe08481bf5ceb34e29cc9a59921748d8ec3dd4085b7e9b7772a952afedfcdaecb3\
+             ae8352275b8b7c867f204e3db85076220a3127a8a9589302fc1181eae13b9b7fe41109ec8cdc93c1e8bac2d7a0cc32a109ca02d069572113\
+             26563ab3d3e678a0ba296e298b5fc5e14593c99d444c94724cc4be97015dbff1dca377b508fa0cb7169195de98d0e4ac96c42b918d28c8d9\
+             2d33e1bd125ce0fb3cd7ad2c45dae65c22628378f6584971b8bf3945b26f2611eb651e9b6a8648970c1ecf386bb71327b082e7296c4e1ee2\
+             fc0bdd8983da80af375c817fb1ad491d0bc22c0f51dba0d66e2cffbc90803e47",
+        ),
+        (
+            "GET",
+            "X-Goog-Meta-Foo=bar&X-Goog-SignedHeaders=host&prefix=%2Ffoo",
+            "a07745e1b3d59b85cbe11aa766df72c22468959e7217615dccb7f030234f66b60b37e480f30725ed51f29816362ca8286c619ebb66448ff1\
+             d370be2a4a48aacf20d3d2d6200ed17341a5791baf2ee5cd9c2823adacc6264f66c8a54fa887e1bce3c55cf78fb2f6a52618cf09d6f945f6\
+             3d148052a7b66a75e075ff5065828a806b84bdc49a42399be7483225c720d5e18a6160f79d815f433e7921694fe1d041099851793c2581db\
+             0e5ca503cfb566e414f900ceede5f9b22030edd32ab20b6f7f9fb2afba89098b9364e03397c03a94eac3a140c99979b8786844fb4f6c62c1\
+             985378939dd1bbaea8e41b9100dda85a27733171cc78d96ee362ea2c3432f4d8",
+        ),
+    ];
+    let key = base64::Engine::decode(&base64::engine::general_purpose::STANDARD, KEY)?;
+    // 2019-02-01, nine o'clock.
+    let signed_at = SystemTime::UNIX_EPOCH + Duration::from_secs(1_549_011_600);
+    for (method, query, signature) in SIGNED {
+        let text = format!(
+            "https://storage.googleapis.com/test-bucket/test-object?X-Goog-Algorithm=GOOG4-RSA-SHA256&\
+             X-Goog-Credential=test-iam-credentials%40dummy-project-id.iam.gserviceaccount.com%2F20190201%2Fauto%2Fstorage\
+             %2Fgoog4_request&X-Goog-Date=20190201T090000Z&X-Goog-Expires=10&{query}&X-Goog-Signature={signature}"
+        );
+        let url: reqwest::Url = text.parse()?;
+        let check = |method, url, after| check_url(method, url, HOST, &key, signed_at + Duration::from_secs(after));
+        assert_eq!(check(method, &url, 9), Ok(()));
+        assert_eq!(check(method, &url, 10), Err(Refused::Expired));
+        assert_eq!(check("DELETE", &url, 9), Err(Refused::Signature));
+        assert_eq!(check_url(method, &url, "example.org", &key, signed_at), Err(Refused::Signature));
+        let other = text.replace("test-object", "other-object").parse()?;
+        assert_eq!(check(method, &other, 9), Err(Refused::Signature));
+    }
+    Ok(())
+}
+
+#[tokio::test]
+async fn wrong_credentials_and_a_container_that_is_not_there_are_said_so_with_what_to_do() -> Result<()> {
+    let Some(azurite) = Azurite::found() else { return Ok(()) };
+    let folder = tempfile::tempdir()?;
+    let file = folder.path().join("credentials");
+    let error = async |url: &str, key: &str| -> Result<String> {
+        std::fs::write(&file, format!("key = {key}\n"))?;
+        let options = BucketOptions { azure: azurite.options(&file), ..BucketOptions::default() };
+        let error = Bucket::open(url, options)?.check().await.expect_err("it is not to be used");
+        assert!(matches!(error, BucketError::Unusable { .. }), "{error:?}");
+        Ok(error.to_string())
+    };
+    let said = error(&azurite.url, "bm90IHRoZSBrZXk=").await?;
+    assert!(said.contains("refuses the server's credentials"), "{said}");
+    let said = error("az://not-there", &azurite.key).await?;
+    assert!(said.contains("there is no such bucket or container: it must be made first"), "{said}");
+    Ok(())
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -2,6 +2,8 @@
 
 #![expect(clippy::unwrap_used, reason = "a test that panics has failed")]
 
+mod support;
+
 use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -15,7 +17,12 @@ use axum::http::{HeaderMap, StatusCode, header};
 use axum::response::{IntoResponse as _, Response};
 use bytes::Bytes;
 use futures::StreamExt as _;
+use object_store::aws::AmazonS3Builder;
+use object_store::azure::MicrosoftAzureBuilder;
+use object_store::path::Path as Key;
+use object_store::{ObjectStore, ObjectStoreExt as _};
 use storage_sync_engine::outside::{OutsideError, fetch_outside};
+use support::azurite::Azurite;
 use tokio::task::JoinSet;
 
 /// What a server does with each request, by its number.
@@ -176,19 +183,10 @@ async fn a_redirection_is_followed_only_to_what_is_allowed() -> Result<()> {
     Ok(())
 }
 
-#[tokio::test(flavor = "multi_thread")]
-async fn what_a_bucket_has_below_a_key_is_a_directory() -> Result<()> {
-    use object_store::{ObjectStoreExt as _, aws::AmazonS3Builder, path::Path as Key};
-    let Ok(bucket) = std::env::var("ATOLL_TEST_S3") else {
-        println!("SKIPPED: no S3 server; tests/run.sh starts one and sets ATOLL_TEST_S3");
-        return Ok(());
-    };
-    let (name, prefix) = bucket.strip_prefix("s3://").unwrap().split_once('/').unwrap_or((&bucket[5..], ""));
-    let store = AmazonS3Builder::from_env()
-        .with_bucket_name(name)
-        .with_virtual_hosted_style_request(false)
-        .with_allow_http(true)
-        .build()?;
+/// A bucket at `url`, by which what is to be fetched is put there.
+async fn what_is_below_a_key_is_a_directory(url: &str, store: &dyn ObjectStore) -> Result<()> {
+    let (scheme, rest) = url.split_once("://").unwrap();
+    let (name, prefix) = rest.split_once('/').unwrap_or((rest, ""));
     let root = format!("{prefix}/outside-{}", std::process::id());
     let root = root.trim_start_matches('/');
     let large = noise(9 << 20);
@@ -199,19 +197,55 @@ async fn what_a_bucket_has_below_a_key_is_a_directory() -> Result<()> {
     store.put(&Key::from(format!("{root}/tiles-other")), "no".into()).await?;
     let folder = tempfile::tempdir()?;
     let into = folder.path().join("tiles");
-    let url: ImportUrl = format!("s3://{name}/{root}/tiles").parse()?;
+    let url: ImportUrl = format!("{scheme}://{name}/{root}/tiles").parse()?;
     fetch_outside(&url, true, &into, |_| false).await?;
     assert_eq!(std::fs::read(into.join("a"))?, b"a");
     assert_eq!(std::fs::read(into.join("deep/b"))?, b"b");
     assert_eq!(std::fs::read(into.join("large"))?, large);
     assert_eq!(std::fs::read_dir(&into)?.count(), 3);
-    let one: ImportUrl = format!("s3://{name}/{root}/tiles/deep/b").parse()?;
+    let one: ImportUrl = format!("{scheme}://{name}/{root}/tiles/deep/b").parse()?;
     fetch(&one, &folder.path().join("b")).await?;
     assert_eq!(std::fs::read(folder.path().join("b"))?, b"b");
-    let nothing: ImportUrl = format!("s3://{name}/{root}/nothing").parse()?;
+    let nothing: ImportUrl = format!("{scheme}://{name}/{root}/nothing").parse()?;
     let error = fetch_outside(&nothing, true, &folder.path().join("n"), |_| false).await.expect_err("nothing there");
     assert!(matches!(error, OutsideError::NoDirectory { .. }), "{error}");
     let error = fetch(&nothing, &folder.path().join("n")).await.expect_err("nothing there");
     assert!(matches!(error, OutsideError::Refused { .. }), "{error}");
+    assert!(error.to_string().contains(nothing.as_str()), "{error}");
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_a_bucket_has_below_a_key_is_a_directory() -> Result<()> {
+    let Ok(bucket) = std::env::var("ATOLL_TEST_S3") else {
+        println!("SKIPPED: no S3 server; tests/run.sh starts one and sets ATOLL_TEST_S3");
+        return Ok(());
+    };
+    let store = AmazonS3Builder::from_env()
+        .with_bucket_name(bucket.split('/').nth(2).unwrap())
+        .with_virtual_hosted_style_request(false)
+        .with_allow_http(true)
+        .build()?;
+    what_is_below_a_key_is_a_directory(&bucket, &store).await
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_a_container_has_below_a_key_is_a_directory() -> Result<()> {
+    let Some(azurite) = Azurite::found() else { return Ok(()) };
+    let store = MicrosoftAzureBuilder::new()
+        .with_account(&azurite.account)
+        .with_access_key(&azurite.key)
+        .with_endpoint(azurite.endpoint.clone())
+        .with_container_name(azurite.url.split('/').nth(2).unwrap())
+        .with_allow_http(true)
+        .build()?;
+    what_is_below_a_key_is_a_directory(&azurite.url, &store).await?;
+    let folder = tempfile::tempdir()?;
+    let elsewhere: ImportUrl = "az://not-there/tiles".parse()?;
+    let error = fetch_outside(&elsewhere, true, &folder.path().join("n"), |_| false).await.expect_err("nothing there");
+    assert!(
+        matches!(&error, OutsideError::Refused { .. }) && error.to_string().contains("ContainerNotFound"),
+        "{error}"
+    );
     Ok(())
 }

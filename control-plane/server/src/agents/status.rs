@@ -26,7 +26,11 @@ pub(super) fn of_bucket_error(error: &BucketError) -> Status {
         BucketError::NotFound(_) => Status::not_found(error.to_string()),
         BucketError::Incomplete { .. } | BucketError::Corrupt { .. } => Status::failed_precondition(error.to_string()),
         BucketError::NoSpace => Status::resource_exhausted(error.to_string()),
-        BucketError::Settings(_) | BucketError::Source(_) | BucketError::Store(_) | BucketError::Io { .. } => {
+        BucketError::Settings(_)
+        | BucketError::Unusable { .. }
+        | BucketError::Source(_)
+        | BucketError::Store(_)
+        | BucketError::Io { .. } => {
             Status::unavailable("the bucket cannot be reached or used; the server's log says why")
         }
     }

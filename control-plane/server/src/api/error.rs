@@ -97,9 +97,12 @@ impl ApiError {
                 (StatusCode::UNPROCESSABLE_ENTITY, "damaged_upload")
             }
             Self::Bucket(BucketError::NoSpace) => (StatusCode::INSUFFICIENT_STORAGE, "no_space"),
-            Self::Bucket(BucketError::Settings(_) | BucketError::Store(_) | BucketError::Io { .. }) => {
-                (StatusCode::BAD_GATEWAY, "bucket")
-            }
+            Self::Bucket(
+                BucketError::Settings(_)
+                | BucketError::Unusable { .. }
+                | BucketError::Store(_)
+                | BucketError::Io { .. },
+            ) => (StatusCode::BAD_GATEWAY, "bucket"),
             Self::Key(KeyError::Kept(Rejection::Unavailable(_))) => (StatusCode::SERVICE_UNAVAILABLE, "key"),
             Self::Key(_) => (StatusCode::INTERNAL_SERVER_ERROR, "key"),
             Self::History(_) => (StatusCode::INTERNAL_SERVER_ERROR, "history"),

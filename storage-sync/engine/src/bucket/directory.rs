@@ -135,7 +135,8 @@ pub(super) struct UploadSize {
     pub(super) part_bytes: u64,
 }
 
-fn random_name() -> String {
+/// 32 hexadecimal digits.
+pub(super) fn random_name() -> String {
     let mut bytes = [0; 16];
     SystemRandom::new().fill(&mut bytes).expect("the system gives random bytes");
     bytes.iter().map(|byte| format!("{byte:02x}")).collect()

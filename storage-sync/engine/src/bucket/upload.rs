@@ -8,15 +8,12 @@ use atoll_model::value::ObjectRef;
 use bytes::BytesMut;
 use futures::TryStreamExt as _;
 use futures::stream::FuturesUnordered;
-use object_store::multipart::{MultipartStore as _, PartId};
-use object_store::signer::{Method, SignedUrlOptions, Signer as _};
+use object_store::signer::Method;
 use object_store::{MultipartUpload, ObjectStoreExt as _, PutPayload};
 
 use super::directory::{Directory, UploadSize};
 use super::signing::Grant;
-use super::{
-    Backend, Bucket, BucketError, ByteStream, Key, MultipartPlan, PART_URLS_MAX, Stored, UploadPlan, UploadRequest,
-};
+use super::{Backend, Bucket, BucketError, ByteStream, Key, MultipartPlan, Stored, UploadPlan, UploadRequest};
 use crate::encryption::{Encrypting, Header};
 use crate::store::error::is_full;
 use crate::stream::{CorruptStream, Receiver, Sink};
@@ -27,6 +24,10 @@ const PARTS_AT_ONCE: usize = 3;
 /// Parts are at least 16 MiB, few enough for S3, and whole mebibytes.
 fn part_bytes(stream_bytes: u64) -> u64 {
     stream_bytes.div_ceil(PARTS_MAX).next_multiple_of(1 << 20).max(PART_BYTES_MIN)
+}
+
+fn part_count(stream_bytes: u64) -> u32 {
+    stream_bytes.div_ceil(part_bytes(stream_bytes)) as u32
 }
 
 pub(super) async fn plan(bucket: &Bucket, request: &UploadRequest, stored: &Stored) -> Result<UploadPlan, BucketError> {
@@ -40,29 +41,27 @@ pub(super) async fn plan(bucket: &Bucket, request: &UploadRequest, stored: &Stor
     }
     let expires_at = SystemTime::now() + bucket.url_lifetime;
     if stream_bytes <= SINGLE_PUT_BYTES_MAX {
-        let url = match &bucket.backend {
-            Backend::S3(s3) => s3.signed_url(Method::PUT, &path, bucket.url_lifetime).await?.to_string(),
-            Backend::Directory(directory) => directory.url(&key, &Grant::Upload { length: stream_bytes }, expires_at),
+        let (url, headers) = match &bucket.backend {
+            Backend::Remote(remote) => {
+                (remote.url(Method::PUT, &path, bucket.url_lifetime).await?, remote.put_headers())
+            }
+            Backend::Directory(directory) => {
+                (directory.url(&key, &Grant::Upload { length: stream_bytes }, expires_at), Vec::new())
+            }
         };
-        return Ok(UploadPlan::Single { url, headers: Vec::new() });
+        return Ok(UploadPlan::Single { url, headers });
     }
     let size = UploadSize { stream_bytes, part_bytes: part_bytes(stream_bytes) };
-    let part_count = stream_bytes.div_ceil(size.part_bytes) as u32;
+    let part_count = part_count(stream_bytes);
     let upload_id = match &request.upload_id {
-        Some(id) => id.clone(),
-        None => begin(bucket, stored, size).await?,
+        Some(id) if bucket.backend.is_upload(id) => id.clone(),
+        _ => begin(bucket, stored, size).await?,
     };
-    let last = part_count.min(first_part.saturating_add(PART_URLS_MAX));
+    let last = part_count.min(first_part.saturating_add(bucket.backend.part_urls_max()));
     let mut urls = Vec::new();
     for part in first_part..last {
         urls.push(match &bucket.backend {
-            Backend::S3(s3) => {
-                // S3 counts from 1.
-                let number = (part + 1).to_string();
-                let query = [("partNumber", number.as_str()), ("uploadId", upload_id.as_str())];
-                let options = SignedUrlOptions::new().with_query(query);
-                s3.signed_url_opts(Method::PUT, &path, bucket.url_lifetime, &options).await?.to_string()
-            }
+            Backend::Remote(remote) => remote.part_url(&path, &upload_id, part, bucket.url_lifetime).await?,
             Backend::Directory(directory) => {
                 let length = (stream_bytes - u64::from(part) * size.part_bytes).min(size.part_bytes);
                 directory.url(&key, &Grant::Part { upload: upload_id.clone(), part, length }, expires_at)
@@ -74,7 +73,7 @@ pub(super) async fn plan(bucket: &Bucket, request: &UploadRequest, stored: &Stor
 
 async fn begin(bucket: &Bucket, stored: &Stored, size: UploadSize) -> Result<String, BucketError> {
     match &bucket.backend {
-        Backend::S3(s3) => Ok(s3.create_multipart(&bucket.path(stored)).await?),
+        Backend::Remote(remote) => remote.begin(&bucket.path(stored)).await,
         Backend::Directory(directory) => {
             directory.create_upload(&stored.key(), &size).map_err(BucketError::io("an upload cannot be begun"))
         }
@@ -91,11 +90,12 @@ pub(super) async fn complete(
     let (object, stream_bytes) = (stored.object, stored.bytes_of(stream_bytes));
     let completed = match (upload_id, &bucket.backend) {
         (None, _) => Ok(()),
-        (Some(id), Backend::S3(s3)) => {
-            let parts = etags.iter().map(|etag| PartId { content_id: etag.clone() }).collect();
-            let result = s3.complete_multipart(&bucket.path(stored), &id.to_owned(), parts).await;
-            result.map(|_| ()).map_err(BucketError::from)
+        // Some would make an object of fewer.
+        (Some(_), Backend::Remote(_)) if etags.len() as u64 != u64::from(part_count(stream_bytes)) => {
+            let message = format!("{} of {} parts were announced", etags.len(), part_count(stream_bytes));
+            Err(BucketError::Incomplete { object, message })
         }
+        (Some(id), Backend::Remote(remote)) => remote.complete(object, &bucket.path(stored), id, etags).await,
         (Some(id), Backend::Directory(directory)) => {
             let (directory, key, id, etags) = (directory.clone(), stored.key(), id.to_owned(), etags.to_vec());
             blocking(move || complete_in_directory(&directory, object, &key, &id, &etags)).await
@@ -146,10 +146,7 @@ fn complete_in_directory(
 
 pub(super) async fn abort(bucket: &Bucket, stored: &Stored, upload_id: &str) -> Result<(), BucketError> {
     match &bucket.backend {
-        Backend::S3(s3) => match s3.abort_multipart(&bucket.path(stored), &upload_id.to_owned()).await {
-            Ok(()) | Err(object_store::Error::NotFound { .. }) => Ok(()),
-            Err(error) => Err(error.into()),
-        },
+        Backend::Remote(remote) => remote.abort(&bucket.path(stored), upload_id).await,
         Backend::Directory(directory) => match directory.upload_folder(upload_id) {
             Some(folder) if folder.exists() => {
                 fs::remove_dir_all(folder).map_err(BucketError::io("an upload cannot be given up"))
@@ -271,7 +268,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn an_upload_never_has_more_parts_than_s3_takes() {
+    fn an_upload_never_has_more_parts_than_every_provider_takes() {
         for stream_bytes in [1, 17 << 20, 10 << 30, 200 << 30, 5 << 40, 40 << 40] {
             let size = part_bytes(stream_bytes);
             assert!(stream_bytes.div_ceil(size) <= PARTS_MAX);

@@ -1,6 +1,7 @@
 //! Web servers and buckets, asked for a file from any byte on.
 
 use std::path::PathBuf;
+use std::sync::Arc;
 use std::time::Duration;
 
 use atoll_model::value::FileName;
@@ -8,9 +9,8 @@ use atoll_model::workflow::ImportUrl;
 use bytes::Bytes;
 use futures::stream::BoxStream;
 use futures::{StreamExt as _, TryStreamExt as _};
-use object_store::aws::AmazonS3;
 use object_store::path::Path;
-use object_store::{GetOptions, GetRange, ObjectStore as _};
+use object_store::{GetOptions, GetRange, ObjectStore};
 use reqwest::StatusCode;
 use reqwest::header::{
     ACCEPT_ENCODING, CONTENT_RANGE, ETAG, HeaderMap, HeaderValue, IF_RANGE, LAST_MODIFIED, RANGE, RETRY_AFTER,
@@ -52,8 +52,16 @@ pub(super) enum Place {
 }
 
 pub(super) enum Remote {
-    Web { client: reqwest::Client, url: ImportUrl },
-    Bucket { store: AmazonS3, name: String, key: Path },
+    Web {
+        client: reqwest::Client,
+        url: ImportUrl,
+    },
+    /// `url` is that of the bucket.
+    Bucket {
+        store: Arc<dyn ObjectStore>,
+        url: String,
+        key: Path,
+    },
 }
 
 impl Remote {
@@ -84,8 +92,8 @@ impl Remote {
             return Ok(Self::Web { client, url: url.clone() });
         };
         let key = Path::parse(key.trim_end_matches('/')).map_err(|error| refused(error.to_string()))?;
-        let store = bucket::open_s3(name).map_err(|error| refused(error.to_string()))?;
-        Ok(Self::Bucket { store, name: name.to_owned(), key })
+        let store = bucket::open_outside(url.scheme(), name).map_err(|error| refused(error.to_string()))?;
+        Ok(Self::Bucket { store, url: format!("{}://{name}", url.scheme()), key })
     }
 
     /// Where the one file is that the URL names.
@@ -99,19 +107,19 @@ impl Remote {
     pub(super) fn shown(&self, place: &Place) -> String {
         match (self, place) {
             (Self::Web { url, .. }, _) => url.to_string(),
-            (Self::Bucket { name, .. }, Place::Key(key)) | (Self::Bucket { name, key, .. }, Place::Web) => {
-                format!("s3://{name}/{key}")
+            (Self::Bucket { url, .. }, Place::Key(key)) | (Self::Bucket { url, key, .. }, Place::Web) => {
+                format!("{url}/{key}")
             }
         }
     }
 
     /// Everything below the key, by its path from there.
     pub(super) async fn list(&self, most: usize) -> Result<Vec<(PathBuf, Place)>, OutsideError> {
-        let Self::Bucket { store, name, key } = self else {
+        let Self::Bucket { store, url, key } = self else {
             let message = "only a bucket has some".to_owned();
             return Err(OutsideError::NoDirectory { url: self.shown(&Place::Web), message });
         };
-        let url = format!("s3://{name}/{key}");
+        let url = format!("{url}/{key}");
         let no_directory = |message: String| OutsideError::NoDirectory { url: url.clone(), message };
         let mut found = Vec::new();
         let mut listing = store.list(Some(key));
@@ -147,7 +155,7 @@ impl Remote {
         match (self, place) {
             (Self::Web { client, url }, _) => open_web(client, url, from, tag).await,
             (Self::Bucket { store, .. }, Place::Key(key)) | (Self::Bucket { store, key, .. }, Place::Web) => {
-                open_key(store, key, from, tag).await
+                open_key(store.as_ref(), key, from, tag).await
             }
         }
     }
@@ -200,7 +208,7 @@ fn content_range(headers: &HeaderMap) -> Option<(u64, Option<u64>)> {
     Some((begin.parse().ok()?, whole.parse().ok()))
 }
 
-async fn open_key(store: &AmazonS3, key: &Path, from: u64, tag: Option<&str>) -> Result<Opened, Failure> {
+async fn open_key(store: &dyn ObjectStore, key: &Path, from: u64, tag: Option<&str>) -> Result<Opened, Failure> {
     let resumed = tag.filter(|_| from > 0);
     let options = GetOptions {
         range: resumed.map(|_| GetRange::Offset(from)),
@@ -225,15 +233,14 @@ async fn open_key(store: &AmazonS3, key: &Path, from: u64, tag: Option<&str>) ->
 /// What else is wrong may pass.
 fn bucket_failure(error: &object_store::Error) -> Failure {
     use object_store::Error;
-    let is_final = matches!(
-        error,
-        Error::NotFound { .. }
-            | Error::InvalidPath { .. }
-            | Error::PermissionDenied { .. }
-            | Error::Unauthenticated { .. }
-            | Error::NotSupported { .. }
-            | Error::UnknownConfigurationKey { .. }
-    );
+    let is_final = bucket::unusable(error).is_some()
+        || matches!(
+            error,
+            Error::NotFound { .. }
+                | Error::InvalidPath { .. }
+                | Error::NotSupported { .. }
+                | Error::UnknownConfigurationKey { .. }
+        );
     Failure { message: full_message(error), is_final, pause: None }
 }
 

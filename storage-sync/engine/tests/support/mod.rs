@@ -1,7 +1,9 @@
 //! What the tests of this crate share.
 #![allow(dead_code, reason = "each test file uses another part of it")]
 
+pub(crate) mod azurite;
 pub(crate) mod disk;
+pub(crate) mod google;
 pub(crate) mod server;
 pub(crate) mod world;
 
