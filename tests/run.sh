@@ -24,6 +24,8 @@ packages=(
     iproute2 iptables nftables                  # sites as network namespaces
     util-linux mount procps                     # file systems and processes of a test's own
 )
+# Where Node.js came from elsewhere, it stays.
+command -v npm >/dev/null || packages+=(nodejs npm)     # the emulator of Azure's storage
 install=yes
 case "${1:-}" in
     "") ;;
@@ -38,6 +40,7 @@ clean_up() {
     trap - EXIT INT TERM
     [ -z "$apt_job" ] || wait "$apt_job" 2>/dev/null
     bash tests/parts/ceph-down.sh "$scratch/s3"
+    bash tests/parts/azurite-down.sh "$scratch/azure"
     bash tests/parts/postgres-down.sh "$scratch/postgres"
     rm -rf "$scratch"
 }
@@ -69,14 +72,16 @@ missing_packages() {
 install_packages() {
     local missing as_root=()
     mapfile -t missing < <(missing_packages)
-    [ ${#missing[@]} -gt 0 ] || return 0
-    if [ "$(id -u)" != 0 ]; then
-        as_root=(sudo -n)
+    if [ ${#missing[@]} -gt 0 ]; then
+        if [ "$(id -u)" != 0 ]; then
+            as_root=(sudo -n)
+        fi
+        echo "installing ${missing[*]}"
+        "${as_root[@]}" env DEBIAN_FRONTEND=noninteractive apt-get -q -o DPkg::Lock::Timeout=300 update &&
+            "${as_root[@]}" env DEBIAN_FRONTEND=noninteractive apt-get -q -o DPkg::Lock::Timeout=300 \
+                install -y --no-install-recommends "${missing[@]}" || return 1
     fi
-    echo "installing ${missing[*]}"
-    "${as_root[@]}" env DEBIAN_FRONTEND=noninteractive apt-get -q -o DPkg::Lock::Timeout=300 update &&
-        "${as_root[@]}" env DEBIAN_FRONTEND=noninteractive apt-get -q -o DPkg::Lock::Timeout=300 \
-            install -y --no-install-recommends "${missing[@]}"
+    bash tests/parts/azurite-up.sh --install
 }
 
 command -v cargo >/dev/null || export PATH="$HOME/.cargo/bin:$PATH"
@@ -115,6 +120,10 @@ fi
 if stage "S3 server" bash tests/parts/ceph-up.sh "$scratch/s3"; then
     # shellcheck disable=SC1091
     . "$scratch/s3/env"
+fi
+if stage "Azure's emulator" bash tests/parts/azurite-up.sh "$scratch/azure"; then
+    # shellcheck disable=SC1091
+    . "$scratch/azure/env"
 fi
 if stage "PostgreSQL" bash tests/parts/postgres-up.sh "$scratch/postgres"; then
     # shellcheck disable=SC1091

@@ -87,6 +87,21 @@ fn the_sample_of_the_contract_runs_with_a_real_s3_server() -> Result<()> {
 }
 
 #[test]
+fn the_sample_of_the_contract_runs_with_azures_emulator() -> Result<()> {
+    let Ok(container) = std::env::var("ATOLL_TEST_AZURE") else {
+        eprintln!("SKIPPED: no Azurite; tests/run.sh starts one and sets ATOLL_TEST_AZURE");
+        assert!(std::env::var_os("CI").is_none(), "CI has Azurite");
+        return Ok(());
+    };
+    let cluster = Cluster::start(Options {
+        sites: vec!["edge", "hpc"],
+        bucket: Some(format!("{container}/sample")),
+        ..Options::default()
+    })?;
+    check_sample(&cluster)
+}
+
+#[test]
 fn each_file_of_a_directory_that_is_sent_in_goes_where_it_is_read() -> Result<()> {
     let cluster = Cluster::two_sites()?;
     let input = cluster.directory().join("input of a person");
