@@ -142,9 +142,7 @@ impl Plane {
             url_lifetime: Duration::from_secs(60),
             serve_url: "https://127.0.0.1:1".to_owned(),
             signing_key: [3; 32],
-            endpoint: None,
-            region: None,
-            credentials_file: None,
+            ..BucketOptions::default()
         };
         let bucket = Bucket::open(&directory.path().join("bucket").display().to_string(), options).unwrap();
         let tasks = TaskTracker::new();

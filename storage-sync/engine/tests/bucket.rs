@@ -134,12 +134,12 @@ async fn single_put(bucket: &Bucket, expired: &Bucket, client: &reqwest::Client)
     let elsewhere = url
         .replace(&object.id.hex(), &other)
         .replace(&format!("/{}/", &object.id.hex()[..2]), &format!("/{}/", &other[..2]));
-    assert_eq!(client.put(&elsewhere).body(bytes.clone()).send().await?.status(), StatusCode::FORBIDDEN);
-    let mut put = client.put(&url).body(bytes.clone());
-    for (name, value) in headers {
-        put = put.header(name, value);
-    }
-    assert!(put.send().await?.status().is_success());
+    let put = |url: &str| {
+        let put = client.put(url).body(bytes.clone());
+        headers.iter().fold(put, |put, (name, value)| put.header(name, value))
+    };
+    assert_eq!(put(&elsewhere).send().await?.status(), StatusCode::FORBIDDEN);
+    assert!(put(&url).send().await?.status().is_success());
     bucket.complete_upload(object, object.bytes, None, &[]).await?;
     bucket.complete_upload(object, object.bytes, None, &[]).await?;
     assert_eq!(bucket.plan_upload(&request(object), None).await?, UploadPlan::AlreadyThere);
@@ -151,7 +151,7 @@ async fn single_put(bucket: &Bucket, expired: &Bucket, client: &reqwest::Client)
     assert_eq!(answer.status(), StatusCode::PARTIAL_CONTENT);
     assert_eq!(answer.headers()["content-range"].to_str()?, "bytes 100-199/10000");
     assert_eq!(answer.bytes().await?.to_vec(), bytes[100..200]);
-    assert_eq!(client.put(&url).body("x").send().await?.status(), StatusCode::FORBIDDEN);
+    assert_eq!(put(&url).send().await?.status(), StatusCode::FORBIDDEN);
     let mut tampered = url.clone();
     let last = tampered.pop().context("a URL is not empty")?;
     tampered.push(if last == '0' || last == 'A' { 'B' } else { '0' });
@@ -226,9 +226,12 @@ async fn begun_anew(bucket: &Bucket, client: &reqwest::Client, given_up: StatusC
     bucket.abort_upload(object, &old.upload_id).await?;
     let wrong = noise(old.part_bytes as usize, 7);
     assert_eq!(client.put(&old.urls[0]).body(wrong.clone()).send().await?.status(), given_up);
-    let etags = ["\"0\"", "\"1\""].map(str::to_owned);
-    let lost = bucket.complete_upload(object, object.bytes, Some(&old.upload_id), &etags).await;
-    assert!(matches!(lost, Err(BucketError::Incomplete { .. })), "{lost:?}");
+    // Who cannot say so of a part says so at the end.
+    if given_up.is_success() {
+        let lost =
+            bucket.complete_upload(object, object.bytes, Some(&old.upload_id), &[String::new(), String::new()]).await;
+        assert!(matches!(lost, Err(BucketError::Incomplete { .. })), "{lost:?}");
+    }
     assert_eq!(bucket.put_stream(object, stream(bytes.clone())).await?, object.bytes);
     bucket.delete(object).await?;
 

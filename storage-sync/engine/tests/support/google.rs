@@ -15,8 +15,8 @@ use axum::extract::{Request, State};
 use axum::response::Response;
 use base64::Engine as _;
 use base64::engine::general_purpose::{STANDARD, URL_SAFE_NO_PAD};
-use http::StatusCode;
-use http::header::{AUTHORIZATION, CONNECTION, RANGE, TRANSFER_ENCODING};
+use http::header::{AUTHORIZATION, CONNECTION, CONTENT_LENGTH, RANGE, TRANSFER_ENCODING};
+use http::{Method, StatusCode};
 use object_store::aws::{AmazonS3, AmazonS3Builder};
 use object_store::path::Path;
 use object_store::signer::{SignedUrlOptions, Signer as _};
@@ -101,7 +101,13 @@ impl Google {
         let options = SignedUrlOptions::new().with_query(query);
         let (parts, body) = request.into_parts();
         let to = self.s3.signed_url_opts(parts.method.clone(), &path, Duration::from_secs(60), &options).await?;
-        let mut asked = self.client.request(parts.method, to).body(axum::body::to_bytes(body, BODY_BYTES_MAX).await?);
+        let body = axum::body::to_bytes(body, BODY_BYTES_MAX).await?;
+        let mut asked = self.client.request(parts.method.clone(), to);
+        if let Method::PUT | Method::POST = parts.method {
+            // Said of an empty one too.
+            asked = asked.header(CONTENT_LENGTH, body.len());
+        }
+        asked = asked.body(body);
         if let Some(range) = parts.headers.get(RANGE) {
             asked = asked.header(RANGE, range);
         }

@@ -169,7 +169,7 @@ mod tests {
     fn an_account_that_nothing_names_is_asked_for() -> std::io::Result<()> {
         let folder = tempfile::tempdir()?;
         let path = folder.path().join("credentials");
-        std::fs::write(&path, "key = a+b/c==\n")?;
+        std::fs::write(&path, "key = bm90IG9uZQ==\n")?;
         let options = AzureOptions { credentials_file: Some(path), ..AzureOptions::default() };
         let error = open("tiles", &options).expect_err("there is no account").to_string();
         assert!(
