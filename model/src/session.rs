@@ -23,7 +23,7 @@ use crate::id::{
 use crate::resources::{Capacity, Resources};
 use crate::time::Timestamp;
 use crate::value::{ObjectKind, ObjectRef, Type, Value};
-use crate::workflow::{ImportSource, OnDisconnect, Retry, StartMode};
+use crate::workflow::{OnDisconnect, Outside, Retry, StartMode};
 
 /// Version of this protocol; peers whose ranges share a version understand each other.
 pub const PROTOCOL_VERSION: u32 = 2;
@@ -369,7 +369,7 @@ pub struct StepTemplate {
 pub enum TemplateWork {
     Script(String),
     Command { command: Vec<String>, bundle: Option<ObjectRef> },
-    Import { source: ImportSource, directory: bool },
+    Import { source: Outside, directory: bool },
     Null,
 }
 

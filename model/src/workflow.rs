@@ -16,7 +16,7 @@ use std::time::Duration;
 use indexmap::IndexMap;
 use serde::{Deserialize, Serialize};
 
-pub use self::held::{FetchedFrom, Given, HeldAt, ImportSource, ImportUrl, ImportUrlError, TakenIn};
+pub use self::held::{FetchedFrom, Given, HeldAt, Outside, OutsideUrl, OutsideUrlError, TakenIn};
 pub use self::parse::{Surroundings, parse};
 pub use self::schema::{action_schema, workflow_schema};
 pub(crate) use self::settings::{check_variable, read_resources};
@@ -156,7 +156,7 @@ pub enum Work {
     /// `action:`, an action with the `command` runtime, resolved when the workflow was submitted.
     Action(Action),
     /// Takes a file or directory into the store of the site: one that it holds, or fetches.
-    Import { source: ImportSource, directory: bool },
+    Import { source: Outside, directory: bool },
     /// Nothing: succeeds as soon as it starts. What `atoll bench engine --executor null` runs.
     Null,
 }

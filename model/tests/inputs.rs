@@ -1,7 +1,7 @@
 //! Inputs that a site takes in: where they are said to be, and what is wrong with it.
 
 use atoll_model::diagnostic::Diagnostic;
-use atoll_model::workflow::{Action, Given, HeldAt, ImportSource, Surroundings, TakenIn, Work, Workflow, parse};
+use atoll_model::workflow::{Action, Given, HeldAt, Outside, Surroundings, TakenIn, Work, Workflow, parse};
 use expect_test::{Expect, expect};
 
 struct With(Given);
@@ -41,10 +41,7 @@ fn what_was_given_for_an_input_decides_whether_it_is_taken_in() {
     assert!(sent.inputs["data"].listed && sent.inputs["data"].imported_by.is_none());
     let elsewhere = HeldAt { site: "hpc".parse().expect("valid"), path: "/scratch/d".into() };
     let elsewhere = parse("w", source, &With(Given::TakenIn(TakenIn::Held(elsewhere)))).expect("valid");
-    assert_eq!(
-        elsewhere.steps[0].work,
-        Work::Import { source: ImportSource::Path("/scratch/d".into()), directory: true }
-    );
+    assert_eq!(elsewhere.steps[0].work, Work::Import { source: Outside::Path("/scratch/d".into()), directory: true });
     assert_eq!(elsewhere.steps[0].site.names, ["hpc".parse().expect("valid")]);
 }
 
@@ -57,7 +54,7 @@ fn an_input_that_is_fetched_is_taken_in_by_a_step_of_its_own_at_any_site_or_the_
         )
     };
     let file = parsed(&source("{ url: https://example.org/a.csv }").replace("TYPE", "file"));
-    let Work::Import { source: ImportSource::Url(url), directory: false } = &file.steps[0].work else {
+    let Work::Import { source: Outside::Url(url), directory: false } = &file.steps[0].work else {
         panic!("{:?}", file.steps[0].work)
     };
     assert_eq!(url.as_str(), "https://example.org/a.csv");

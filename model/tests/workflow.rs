@@ -12,7 +12,7 @@ use atoll_model::placement::PushMode;
 use atoll_model::resources::Capacity;
 use atoll_model::value::{Type, Value};
 use atoll_model::workflow::{
-    Action, ImportSource, OnDisconnect, SiteFacts, StartMode, Surroundings, Work, Workflow, check_sites, parse,
+    Action, OnDisconnect, Outside, SiteFacts, StartMode, Surroundings, Work, Workflow, check_sites, parse,
 };
 use expect_test::{Expect, expect};
 
@@ -86,7 +86,7 @@ fn the_example_parses_and_takes_its_input_in_where_it_is_held() {
     let workflow = parsed(EARTHQUAKES);
     let import = &workflow.steps[0];
     assert_eq!(import.name, "inputs.catalogue");
-    assert_eq!(import.work, Work::Import { source: ImportSource::Path("catalogue.csv".into()), directory: false });
+    assert_eq!(import.work, Work::Import { source: Outside::Path("catalogue.csv".into()), directory: false });
     assert_eq!(workflow.inputs["catalogue"].imported_by, Some(StepIndex(0)));
     let clean = &workflow.steps[1];
     assert_eq!(clean.bindings["catalogue"].form, Form::Output { step: StepIndex(0), output: "catalogue".into() });

@@ -10,7 +10,7 @@ use atoll_model::diagnostic::Diagnostic;
 use atoll_model::suggestion::did_you_mean;
 use atoll_model::value::{Type, from_text};
 use atoll_model::workflow::{
-    Action, FetchedFrom, Given, HeldAt, ImportSource, SiteFacts, Surroundings, TakenIn, Work, Workflow,
+    Action, FetchedFrom, Given, HeldAt, Outside, SiteFacts, Surroundings, TakenIn, Work, Workflow,
 };
 use serde_json::{Map, Value, json};
 
@@ -335,7 +335,7 @@ pub(crate) fn taken_in(text: &str) -> Option<TakenIn> {
 fn hold_where_the_file_is(workflow: &Workflow, folder: &Path, inputs: &mut BTreeMap<String, GivenInput>) {
     for (name, input) in &workflow.inputs {
         let Some(step) = input.imported_by.map(|index| workflow.step(index)) else { continue };
-        let Work::Import { source: ImportSource::Path(path), .. } = &step.work else { continue };
+        let Work::Import { source: Outside::Path(path), .. } = &step.work else { continue };
         // One that was given is absolute.
         if !Path::new(path).is_absolute()
             && let Some(site) = step.site.names.first()

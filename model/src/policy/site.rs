@@ -9,7 +9,7 @@ use crate::limits::WORKFLOW_BYTES_MAX;
 use crate::reading::Report;
 use crate::session::{StepTemplate, TemplateWork};
 use crate::units::parse_size;
-use crate::workflow::{ImportSource, ImportUrl};
+use crate::workflow::{Outside, OutsideUrl};
 use crate::yaml::{Kind, Node};
 
 /// What the administrator of a site has written. An empty one allows everything.
@@ -174,15 +174,15 @@ impl SiteRule {
     }
 
     /// A path that is written in a roundabout way is taken for what is refused, and not for what is allowed.
-    fn matches_path(&self, pattern: &str, source: &ImportSource) -> bool {
-        let is_of_url = pattern.parse::<ImportUrl>().is_ok();
+    fn matches_path(&self, pattern: &str, source: &Outside) -> bool {
+        let is_of_url = pattern.parse::<OutsideUrl>().is_ok();
         let (text, is_plain) = match source {
-            ImportSource::Path(path) if is_of_url => (path.as_str(), true),
-            ImportSource::Path(path) => {
+            Outside::Path(path) if is_of_url => (path.as_str(), true),
+            Outside::Path(path) => {
                 let parts = path.strip_prefix('/').map(|path| path.split('/'));
                 (path.as_str(), parts.is_some_and(|mut parts| parts.all(|part| !matches!(part, "" | "." | ".."))))
             }
-            ImportSource::Url(url) => (url.as_str(), !is_of_url || url.is_plain()),
+            Outside::Url(url) => (url.as_str(), !is_of_url || url.is_plain()),
         };
         if is_plain { glob_matches(pattern, text) } else { self.refuses }
     }
@@ -242,7 +242,7 @@ fn read_match(report: &mut Report, node: &Node, known: &[&str]) -> SiteMatch {
     let to = text("to");
     if let (Some(path), Some(node)) = (&path, fields.get("path"))
         && !path.starts_with('/')
-        && path.parse::<ImportUrl>().is_err()
+        && path.parse::<OutsideUrl>().is_err()
     {
         report.error(node.place, "`path` begins with `/`, or is a URL", None);
     }

@@ -39,7 +39,7 @@ pub struct HeldAt {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct FetchedFrom {
-    pub url: ImportUrl,
+    pub url: OutsideUrl,
     /// The site that fetches it; one that the control plane chooses if nothing.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub site: Option<SiteName>,
@@ -54,23 +54,24 @@ impl TakenIn {
         }
     }
 
-    pub(super) fn source(&self) -> ImportSource {
+    pub(super) fn source(&self) -> Outside {
         match self {
-            Self::Held(held) => ImportSource::Path(held.path.clone()),
-            Self::Fetched(fetched) => ImportSource::Url(fetched.url.clone()),
+            Self::Held(held) => Outside::Path(held.path.clone()),
+            Self::Fetched(fetched) => Outside::Url(fetched.url.clone()),
         }
     }
 }
 
-/// Where a step [`super::Work::Import`] finds what it takes in. Written as its text, which tells a URL from a path.
+/// Where a file or directory is outside of Atoll: at a path of a site, or at a URL. Written as its text, which tells them
+/// apart.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(from = "String", into = "String")]
-pub enum ImportSource {
+pub enum Outside {
     Path(String),
-    Url(ImportUrl),
+    Url(OutsideUrl),
 }
 
-impl From<String> for ImportSource {
+impl From<String> for Outside {
     fn from(text: String) -> Self {
         match text.parse() {
             Ok(url) => Self::Url(url),
@@ -79,16 +80,16 @@ impl From<String> for ImportSource {
     }
 }
 
-impl From<ImportSource> for String {
-    fn from(source: ImportSource) -> Self {
+impl From<Outside> for String {
+    fn from(source: Outside) -> Self {
         match source {
-            ImportSource::Path(path) => path,
-            ImportSource::Url(url) => url.0,
+            Outside::Path(path) => path,
+            Outside::Url(url) => url.0,
         }
     }
 }
 
-impl fmt::Display for ImportSource {
+impl fmt::Display for Outside {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
         formatter.write_str(match self {
             Self::Path(path) => path,
@@ -101,11 +102,11 @@ impl fmt::Display for ImportSource {
 /// directory is what a bucket has below a key.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(try_from = "String", into = "String")]
-pub struct ImportUrl(String);
+pub struct OutsideUrl(String);
 
-/// Why a text is no [`ImportUrl`].
+/// Why a text is no [`OutsideUrl`].
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
-pub enum ImportUrlError {
+pub enum OutsideUrlError {
     #[error("it begins with https://, http://, s3://, gs:// or az://")]
     Scheme,
     #[error("it has a host or a bucket after ://")]
@@ -128,7 +129,7 @@ fn after_scheme<'a>(text: &'a str, schemes: &[&str]) -> Option<&'a str> {
     schemes.contains(&scheme).then_some(rest)
 }
 
-impl ImportUrl {
+impl OutsideUrl {
     /// Whether such URLs may begin with this text.
     pub fn may_begin_with(text: &str) -> bool {
         after_scheme(text, &WEB_SCHEMES).or(after_scheme(text, &BUCKET_SCHEMES)).is_some()
@@ -169,41 +170,41 @@ impl ImportUrl {
     }
 }
 
-impl FromStr for ImportUrl {
-    type Err = ImportUrlError;
+impl FromStr for OutsideUrl {
+    type Err = OutsideUrlError;
 
-    fn from_str(text: &str) -> Result<Self, ImportUrlError> {
+    fn from_str(text: &str) -> Result<Self, OutsideUrlError> {
         let rest = after_scheme(text, &WEB_SCHEMES).or(after_scheme(text, &BUCKET_SCHEMES));
-        let rest = rest.ok_or(ImportUrlError::Scheme)?;
+        let rest = rest.ok_or(OutsideUrlError::Scheme)?;
         let host = rest.split(['/', '?', '#']).next().unwrap_or_default();
         if host.is_empty() {
-            return Err(ImportUrlError::Host);
+            return Err(OutsideUrlError::Host);
         }
         if host.contains('@') {
-            return Err(ImportUrlError::Credentials);
+            return Err(OutsideUrlError::Credentials);
         }
         if text.chars().any(|character| character.is_control() || character.is_whitespace()) {
-            return Err(ImportUrlError::Characters);
+            return Err(OutsideUrlError::Characters);
         }
         Ok(Self(text.to_owned()))
     }
 }
 
-impl TryFrom<String> for ImportUrl {
-    type Error = ImportUrlError;
+impl TryFrom<String> for OutsideUrl {
+    type Error = OutsideUrlError;
 
-    fn try_from(text: String) -> Result<Self, ImportUrlError> {
+    fn try_from(text: String) -> Result<Self, OutsideUrlError> {
         text.parse()
     }
 }
 
-impl From<ImportUrl> for String {
-    fn from(url: ImportUrl) -> Self {
+impl From<OutsideUrl> for String {
+    fn from(url: OutsideUrl) -> Self {
         url.0
     }
 }
 
-impl fmt::Display for ImportUrl {
+impl fmt::Display for OutsideUrl {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
         formatter.write_str(&self.0)
     }
@@ -225,8 +226,8 @@ mod tests {
             ("data/https:/x", false),
             ("ftp://example.org/a", false),
         ] {
-            let source = ImportSource::from(text.to_owned());
-            assert_eq!(matches!(source, ImportSource::Url(_)), is_url, "{text}");
+            let source = Outside::from(text.to_owned());
+            assert_eq!(matches!(source, Outside::Url(_)), is_url, "{text}");
             assert_eq!(String::from(source), text);
         }
     }
@@ -234,20 +235,20 @@ mod tests {
     #[test]
     fn what_cannot_be_fetched_is_refused_with_its_reason() {
         for (text, error) in [
-            ("ftp://example.org/a", ImportUrlError::Scheme),
-            ("https:///a", ImportUrlError::Host),
-            ("https://user:secret@example.org/a", ImportUrlError::Credentials),
-            ("az://container@account/a", ImportUrlError::Credentials),
-            ("gs:///a", ImportUrlError::Host),
-            ("https://example.org/a b", ImportUrlError::Characters),
+            ("ftp://example.org/a", OutsideUrlError::Scheme),
+            ("https:///a", OutsideUrlError::Host),
+            ("https://user:secret@example.org/a", OutsideUrlError::Credentials),
+            ("az://container@account/a", OutsideUrlError::Credentials),
+            ("gs:///a", OutsideUrlError::Host),
+            ("https://example.org/a b", OutsideUrlError::Characters),
         ] {
-            assert_eq!(text.parse::<ImportUrl>(), Err(error), "{text}");
+            assert_eq!(text.parse::<OutsideUrl>(), Err(error), "{text}");
         }
     }
 
     #[test]
     fn a_url_is_below_a_prefix_only_where_a_part_ends() {
-        let url: ImportUrl = "https://example.org/data/a.csv?x=1".parse().expect("a URL");
+        let url: OutsideUrl = "https://example.org/data/a.csv?x=1".parse().expect("a URL");
         for (prefix, is_below) in [
             ("https://", true),
             ("https://example.org", true),
@@ -259,13 +260,13 @@ mod tests {
         ] {
             assert_eq!(url.is_below(prefix), is_below, "{prefix}");
         }
-        let tiles: ImportUrl = "az://tiles/a".parse().expect("a URL");
+        let tiles: OutsideUrl = "az://tiles/a".parse().expect("a URL");
         for (prefix, is_below) in [("az://", true), ("az://tiles", true), ("az://tile", false), ("s3://tiles", false)] {
             assert_eq!(tiles.is_below(prefix), is_below, "{prefix}");
         }
-        let roundabout: ImportUrl = "https://example.org/data/../private/a".parse().expect("a URL");
+        let roundabout: OutsideUrl = "https://example.org/data/../private/a".parse().expect("a URL");
         assert!(!roundabout.is_below("https://example.org/data/"));
-        let hidden: ImportUrl = "https://example.org/data/%2E%2e/private/a".parse().expect("a URL");
+        let hidden: OutsideUrl = "https://example.org/data/%2E%2e/private/a".parse().expect("a URL");
         assert!(!hidden.is_below("https://example.org/data/"));
     }
 
@@ -278,7 +279,7 @@ mod tests {
             ("https://example.org", None),
             ("https://example.org/", None),
         ] {
-            assert_eq!(text.parse::<ImportUrl>().expect("a URL").file_name(), name, "{text}");
+            assert_eq!(text.parse::<OutsideUrl>().expect("a URL").file_name(), name, "{text}");
         }
     }
 }

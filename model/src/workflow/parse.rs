@@ -2,7 +2,7 @@
 
 use indexmap::IndexMap;
 
-use super::held::{Given, ImportSource};
+use super::held::{Given, Outside};
 use super::inputs::{Imported, read_inputs};
 use super::order::order_steps;
 use super::rules::read_rules;
@@ -146,8 +146,8 @@ fn import_step(imported: &Imported, index: StepIndex) -> Step {
     let source = imported.from.source();
     // What one site cannot fetch, another may.
     let retry = match source {
-        ImportSource::Path(_) => Retry::default(),
-        ImportSource::Url(_) => Retry { attempts: FETCH_ATTEMPTS, backoff: FETCH_BACKOFF, other_site: site.is_none() },
+        Outside::Path(_) => Retry::default(),
+        Outside::Url(_) => Retry { attempts: FETCH_ATTEMPTS, backoff: FETCH_BACKOFF, other_site: site.is_none() },
     };
     Step {
         name: format!("inputs.{}", imported.input),

@@ -10,7 +10,7 @@ use atoll_model::diagnostic::Diagnostic;
 use atoll_model::id::SiteName;
 use atoll_model::limits::EVICTION_IDLE;
 use atoll_model::policy::SitePolicy;
-use atoll_model::workflow::ImportUrl;
+use atoll_model::workflow::OutsideUrl;
 use serde::{Deserialize, Deserializer};
 
 use crate::scrub::ScrubSettings;
@@ -68,7 +68,7 @@ pub struct Imports {
 }
 
 impl Imports {
-    pub(crate) fn allows(&self, url: &ImportUrl) -> bool {
+    pub(crate) fn allows(&self, url: &OutsideUrl) -> bool {
         self.urls.iter().any(|prefix| url.is_below(prefix))
     }
 }
@@ -199,7 +199,7 @@ impl Config {
             None => None,
         };
         let imports = Imports { roots: said.imports.unwrap_or_default(), urls: said.import_urls.unwrap_or_default() };
-        if let Some(url) = imports.urls.iter().find(|url| !ImportUrl::may_begin_with(url)) {
+        if let Some(url) = imports.urls.iter().find(|url| !OutsideUrl::may_begin_with(url)) {
             return Err(ConfigError::ImportUrl(url.clone()));
         }
         let usual = ScrubSettings::default();

@@ -11,7 +11,7 @@ use std::io;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use atoll_model::workflow::ImportUrl;
+use atoll_model::workflow::OutsideUrl;
 use futures::{StreamExt as _, TryStreamExt as _};
 use tokio::fs::File;
 use tokio::io::AsyncWriteExt as _;
@@ -61,10 +61,10 @@ impl OutsideError {
 /// Fetches a file, or everything below a key of a bucket, to `into`, which must not exist. A redirection is followed only
 /// to where `allowed` says. The keys of buckets are those of this process's environment, as the AWS tools read them.
 pub async fn fetch_outside(
-    url: &ImportUrl,
+    url: &OutsideUrl,
     directory: bool,
     into: &Path,
-    allowed: impl Fn(&ImportUrl) -> bool + Send + Sync + 'static,
+    allowed: impl Fn(&OutsideUrl) -> bool + Send + Sync + 'static,
 ) -> Result<(), OutsideError> {
     let remote = Remote::open(url, allowed)?;
     if !directory {

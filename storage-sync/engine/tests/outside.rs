@@ -9,7 +9,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 use anyhow::Result;
-use atoll_model::workflow::ImportUrl;
+use atoll_model::workflow::OutsideUrl;
 use axum::Router;
 use axum::body::Body;
 use axum::extract::{Request, State};
@@ -46,7 +46,7 @@ impl Web {
         Ok(Self { address, asked, _serving: serving })
     }
 
-    fn url(&self, path: &str) -> ImportUrl {
+    fn url(&self, path: &str) -> OutsideUrl {
         format!("http://{}{path}", self.address).parse().unwrap()
     }
 
@@ -69,7 +69,7 @@ fn noise(bytes: usize) -> Vec<u8> {
     noise
 }
 
-async fn fetch(url: &ImportUrl, into: &Path) -> Result<(), OutsideError> {
+async fn fetch(url: &OutsideUrl, into: &Path) -> Result<(), OutsideError> {
     fetch_outside(url, false, into, |_| true).await
 }
 
@@ -197,16 +197,16 @@ async fn what_is_below_a_key_is_a_directory(url: &str, store: &dyn ObjectStore) 
     store.put(&Key::from(format!("{root}/tiles-other")), "no".into()).await?;
     let folder = tempfile::tempdir()?;
     let into = folder.path().join("tiles");
-    let url: ImportUrl = format!("{scheme}://{name}/{root}/tiles").parse()?;
+    let url: OutsideUrl = format!("{scheme}://{name}/{root}/tiles").parse()?;
     fetch_outside(&url, true, &into, |_| false).await?;
     assert_eq!(std::fs::read(into.join("a"))?, b"a");
     assert_eq!(std::fs::read(into.join("deep/b"))?, b"b");
     assert_eq!(std::fs::read(into.join("large"))?, large);
     assert_eq!(std::fs::read_dir(&into)?.count(), 3);
-    let one: ImportUrl = format!("{scheme}://{name}/{root}/tiles/deep/b").parse()?;
+    let one: OutsideUrl = format!("{scheme}://{name}/{root}/tiles/deep/b").parse()?;
     fetch(&one, &folder.path().join("b")).await?;
     assert_eq!(std::fs::read(folder.path().join("b"))?, b"b");
-    let nothing: ImportUrl = format!("{scheme}://{name}/{root}/nothing").parse()?;
+    let nothing: OutsideUrl = format!("{scheme}://{name}/{root}/nothing").parse()?;
     let error = fetch_outside(&nothing, true, &folder.path().join("n"), |_| false).await.expect_err("nothing there");
     assert!(matches!(error, OutsideError::NoDirectory { .. }), "{error}");
     let error = fetch(&nothing, &folder.path().join("n")).await.expect_err("nothing there");
@@ -241,7 +241,7 @@ async fn what_a_container_has_below_a_key_is_a_directory() -> Result<()> {
         .build()?;
     what_is_below_a_key_is_a_directory(&azurite.url, &store).await?;
     let folder = tempfile::tempdir()?;
-    let elsewhere: ImportUrl = "az://not-there/tiles".parse()?;
+    let elsewhere: OutsideUrl = "az://not-there/tiles".parse()?;
     let error = fetch_outside(&elsewhere, true, &folder.path().join("n"), |_| false).await.expect_err("nothing there");
     assert!(
         matches!(&error, OutsideError::Refused { .. }) && error.to_string().contains("ContainerNotFound"),

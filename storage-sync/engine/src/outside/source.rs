@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use atoll_model::value::FileName;
-use atoll_model::workflow::ImportUrl;
+use atoll_model::workflow::OutsideUrl;
 use bytes::Bytes;
 use futures::stream::BoxStream;
 use futures::{StreamExt as _, TryStreamExt as _};
@@ -54,7 +54,7 @@ pub(super) enum Place {
 pub(super) enum Remote {
     Web {
         client: reqwest::Client,
-        url: ImportUrl,
+        url: OutsideUrl,
     },
     /// `url` is that of the bucket.
     Bucket {
@@ -66,13 +66,13 @@ pub(super) enum Remote {
 
 impl Remote {
     pub(super) fn open(
-        url: &ImportUrl,
-        allowed: impl Fn(&ImportUrl) -> bool + Send + Sync + 'static,
+        url: &OutsideUrl,
+        allowed: impl Fn(&OutsideUrl) -> bool + Send + Sync + 'static,
     ) -> Result<Self, OutsideError> {
         let refused = |message: String| OutsideError::Refused { url: url.to_string(), message };
         let Some((name, key)) = url.in_bucket() else {
             let policy = Policy::custom(move |attempt| {
-                let to = attempt.url().as_str().parse::<ImportUrl>();
+                let to = attempt.url().as_str().parse::<OutsideUrl>();
                 let shown = attempt.url().to_string();
                 if attempt.previous().len() > REDIRECTIONS_MAX {
                     attempt.error("it leads from one place to another without end")
@@ -161,7 +161,7 @@ impl Remote {
     }
 }
 
-async fn open_web(client: &reqwest::Client, url: &ImportUrl, from: u64, tag: Option<&str>) -> Result<Opened, Failure> {
+async fn open_web(client: &reqwest::Client, url: &OutsideUrl, from: u64, tag: Option<&str>) -> Result<Opened, Failure> {
     let mut request = client.get(url.as_str()).header(ACCEPT_ENCODING, HeaderValue::from_static("identity"));
     if let Some(tag) = tag.filter(|_| from > 0) {
         request = request.header(RANGE, format!("bytes={from}-")).header(IF_RANGE, tag);

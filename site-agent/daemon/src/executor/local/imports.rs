@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 
 use atoll_model::session::FailureReason;
 use atoll_model::value::{FileName, Value};
-use atoll_model::workflow::{ImportSource, ImportUrl};
+use atoll_model::workflow::{Outside, OutsideUrl};
 use storage_sync_engine::outside::fetch_outside;
 use storage_sync_engine::store::{IngestError, SiteStore, StoreError, Stored};
 use tokio_util::sync::CancellationToken;
@@ -18,7 +18,7 @@ use crate::shim::{make_private, remove_whatever};
 /// What is to be taken in.
 #[derive(Debug)]
 pub(super) struct Import {
-    pub(super) source: ImportSource,
+    pub(super) source: Outside,
     pub(super) directory: bool,
 }
 
@@ -54,7 +54,7 @@ pub(super) fn take_path(
 pub(super) fn fetch(
     store: &SiteStore,
     imports: &Imports,
-    url: &ImportUrl,
+    url: &OutsideUrl,
     directory: bool,
     folder: &Path,
     given_up: &CancellationToken,

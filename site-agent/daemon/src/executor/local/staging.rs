@@ -7,7 +7,7 @@ use std::sync::Mutex;
 
 use atoll_model::session::{FailureReason, StepTemplate, TemplateWork};
 use atoll_model::value::ObjectRef;
-use atoll_model::workflow::ImportSource;
+use atoll_model::workflow::Outside;
 use storage_sync_engine::store::{Entry, Lent, SiteStore, Source, StoreError, Stored};
 use tokio_util::sync::CancellationToken;
 
@@ -123,8 +123,8 @@ impl Stage {
         given_up: &CancellationToken,
     ) -> Result<Stored, StagingFailure> {
         match &import.source {
-            ImportSource::Path(path) => imports::take_path(&self.store, &self.imports, path, import.directory),
-            ImportSource::Url(url) => {
+            Outside::Path(path) => imports::take_path(&self.store, &self.imports, path, import.directory),
+            Outside::Url(url) => {
                 let place = self.staged(folder);
                 let fetched = imports::fetch(&self.store, &self.imports, url, import.directory, &place, given_up);
                 if let Err(error) = remove_whatever(&place) {
