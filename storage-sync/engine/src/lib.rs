@@ -9,8 +9,8 @@
 //! - Every byte that arrives is verified before it is used, every byte that leaves while it is read.
 //! - No key of a bucket is needed to move an object: URLs for one object and method are enough.
 //!
-//! [`store::SiteStore`] blocks and is called from threads made for that; [`bucket`], [`direct`],
-//! [`outside`] and [`transfer`] are asynchronous.
+//! [`store::SiteStore`] and [`publish::publish_at_path`] block and are called from threads made for that; [`bucket`],
+//! [`direct`], [`outside`], the rest of [`publish`] and [`transfer`] are asynchronous.
 
 pub mod bucket;
 mod buffers;
@@ -19,6 +19,7 @@ pub mod encryption;
 mod hash;
 mod manifest;
 pub mod outside;
+pub mod publish;
 pub mod store;
 pub mod stream;
 pub mod transfer;

@@ -14,7 +14,7 @@
 mod barrier;
 mod check;
 mod commit;
-mod copy;
+pub(crate) mod copy;
 pub(crate) mod error;
 mod evict;
 mod folders;

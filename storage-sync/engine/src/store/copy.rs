@@ -30,7 +30,7 @@ pub(crate) fn copy_content(from: &File, to: &File) -> io::Result<u64> {
     Ok(copied)
 }
 
-fn copy_range(from: &File, to: &File, start: u64, end: u64) -> io::Result<()> {
+pub(crate) fn copy_range(from: &File, to: &File, start: u64, end: u64) -> io::Result<()> {
     let (mut read_at, mut write_at) = (start, start);
     while read_at < end {
         let wanted = usize::try_from(end - read_at).unwrap_or(usize::MAX).min(1 << 30);
