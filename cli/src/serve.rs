@@ -108,6 +108,10 @@ pub(crate) struct AgentOptions {
     /// What URLs begin with that workflows may fetch from (`https://`, `s3://bucket`); may be given more than once.
     #[arg(long = "import-url", value_name = "PREFIX")]
     import_urls: Vec<String>,
+    /// A folder below which workflows may publish, or what URLs of buckets begin with where they may (`s3://bucket`); may be
+    /// given more than once.
+    #[arg(long = "export-to", value_name = "DIR or PREFIX")]
+    exports: Vec<String>,
     /// Address of the control plane, if it is not the one that the token named; of several servers, with commas.
     #[arg(long, value_name = "HOST:PORT")]
     server: Option<String>,
@@ -126,6 +130,7 @@ impl AgentOptions {
             data_dir: self.data_dir,
             imports: (!self.imports.is_empty()).then_some(self.imports),
             import_urls: (!self.import_urls.is_empty()).then_some(self.import_urls),
+            exports: (!self.exports.is_empty()).then_some(self.exports),
             server: self.server,
             direct_listen: self.direct_listen,
             stop_work_on_exit: self.stop_work_on_exit.then_some(true),

@@ -31,6 +31,8 @@ pub const PROTOCOL_VERSION: u32 = 2;
 pub const PROTOCOL_VERSION_MIN: u32 = 1;
 /// The version from which on whole steps can be delegated.
 pub const PROTOCOL_VERSION_DELEGATION: u32 = 2;
+/// The runtime of an agent that knows how to publish.
+pub const EXPORT_RUNTIME: &str = "export";
 
 /// From an agent to the control plane.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -368,9 +370,20 @@ pub struct StepTemplate {
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub enum TemplateWork {
     Script(String),
-    Command { command: Vec<String>, bundle: Option<ObjectRef> },
-    Import { source: Outside, directory: bool },
+    Command {
+        command: Vec<String>,
+        bundle: Option<ObjectRef>,
+    },
+    Import {
+        source: Outside,
+        directory: bool,
+    },
     Null,
+    /// Publishes its one input. Only for agents with the runtime [`EXPORT_RUNTIME`].
+    Export {
+        target: Outside,
+        overwrite: bool,
+    },
 }
 
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]

@@ -4,6 +4,7 @@
 mod held;
 mod inputs;
 mod order;
+mod outputs;
 mod parse;
 mod rules;
 mod schema;
@@ -37,7 +38,7 @@ pub struct Workflow {
     pub description: Option<String>,
     pub inputs: IndexMap<String, Input>,
     /// Indexed by [`StepIndex`]: the steps of the file, in its order, after one [`Work::Import`] for each input that
-    /// is held at a site.
+    /// is held at a site, and before one [`Work::Export`] for each output that is published.
     pub steps: Vec<Step>,
     pub outputs: IndexMap<String, Expression>,
     /// What the file says under `placement`, in its order.
@@ -135,7 +136,19 @@ impl Step {
             Work::Action(Action { bundle: Some(bundle), .. }) => Some(*bundle),
             Work::Action(action) => digest("command", &action.command.iter().map(String::as_str).collect::<Vec<_>>()),
             Work::Script(script) => digest("script", &[script]),
-            Work::Import { .. } | Work::Null => None,
+            Work::Import { .. } | Work::Null | Work::Export { .. } => None,
+        }
+    }
+
+    /// The URL at which it publishes what it reads, if it does: outside of all sites.
+    pub fn published_url(&self) -> Option<&OutsideUrl> {
+        match &self.work {
+            Work::Export { target: Outside::Url(url), .. } => Some(url),
+            Work::Export { target: Outside::Path(_), .. }
+            | Work::Script(_)
+            | Work::Action(_)
+            | Work::Import { .. }
+            | Work::Null => None,
         }
     }
 }
@@ -159,6 +172,8 @@ pub enum Work {
     Import { source: Outside, directory: bool },
     /// Nothing: succeeds as soon as it starts. What `atoll bench engine --executor null` runs.
     Null,
+    /// Publishes its one input, a file or directory: at a path of the site, or in a bucket.
+    Export { target: Outside, overwrite: bool },
 }
 
 /// An action as a step uses it.

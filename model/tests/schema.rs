@@ -59,6 +59,9 @@ fn what_the_parser_refuses_for_its_shape_the_schema_refuses_too() {
         "workflow: w\nconcurrency: { steps: 1 }\nsteps: { a: { run: x } }\n",
         "workflow: w\nsteps: { a: { run: x, priority: high } }\n",
         "workflow: w\nsteps: { a: { run: x, max_parallel: 0 } }\n",
+        "workflow: w\ninputs: { f: file }\noutputs: { f: { value: '${{ inputs.f }}', publish: { path: /x } } }\n",
+        "workflow: w\ninputs: { f: file }\noutputs: { f: { publish: { url: 's3://b/x' } } }\n",
+        "workflow: w\ninputs: { f: file }\noutputs: { f: { value: '${{ inputs.f }}', publish: { url: 'https://b/x' } } }\n",
     ];
     for source in broken {
         assert!(parse("w", source, &Clean).is_err(), "{source}");

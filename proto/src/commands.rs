@@ -128,6 +128,9 @@ impl From<StepTemplate> for wire::StepTemplate {
                 Work::Import(wire::Import { source: source.into(), directory })
             }
             TemplateWork::Null => Work::Null(wire::Nothing {}),
+            TemplateWork::Export { target, overwrite } => {
+                Work::Export(wire::Export { target: target.into(), overwrite })
+            }
         };
         let mut bindings = BindingsWriter::new(template.run);
         template.bindings.into_iter().for_each(|binding| bindings.write(binding));
@@ -163,6 +166,7 @@ impl TryFrom<wire::StepTemplate> for StepTemplate {
             },
             Work::Import(import) => TemplateWork::Import { source: import.source.into(), directory: import.directory },
             Work::Null(wire::Nothing {}) => TemplateWork::Null,
+            Work::Export(export) => TemplateWork::Export { target: export.target.into(), overwrite: export.overwrite },
         };
         Ok(Self {
             run,

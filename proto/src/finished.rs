@@ -29,7 +29,8 @@ enumeration!(
         NoSpace,
         NotExecutable,
         ImportFailed,
-        Agent
+        Agent,
+        ExportFailed
     ]
 );
 enumeration!(

@@ -142,7 +142,7 @@ impl Caches {
 fn given(definition: &Step) -> impl Iterator<Item = (&String, &Value)> {
     let inputs = match &definition.work {
         Work::Action(action) => Some(&action.inputs),
-        Work::Script(_) | Work::Import { .. } | Work::Null => None,
+        Work::Script(_) | Work::Import { .. } | Work::Null | Work::Export { .. } => None,
     };
     let unbound = inputs.into_iter().flatten().filter(|(name, _)| !definition.bindings.contains_key(*name));
     unbound.filter_map(|(name, input)| Some((name, input.default.as_ref()?)))

@@ -51,7 +51,9 @@ impl Kind {
     pub(crate) fn new(workflow: &Workflow, step: &Step) -> Self {
         match &step.work {
             Work::Action(action) => Self::hash([&action.name, "@", &action.version]),
-            Work::Script(_) | Work::Import { .. } => Self::hash([&workflow.name, "/", &step.name]),
+            Work::Script(_) | Work::Import { .. } | Work::Export { .. } => {
+                Self::hash([&workflow.name, "/", &step.name])
+            }
             Work::Null => Self::NOTHING,
         }
     }

@@ -196,7 +196,8 @@ fn holds_directories(r#type: &Type) -> bool {
 }
 
 /// A step may go along with those it waits for if the agent can tell by itself when to start it and with what: it is one
-/// execution that is made anew in any case, and each step that it needs hands it an output, unchanged.
+/// execution that is made anew in any case, and each step that it needs hands it an output, unchanged. What is published is
+/// to have ended here before.
 fn is_chainable(workflow: &Workflow, step: &Step) -> bool {
     let is_single = |step: &Step| step.foreach.is_none();
     let handed = |need: &StepIndex| {
@@ -206,6 +207,7 @@ fn is_chainable(workflow: &Workflow, step: &Step) -> bool {
     is_single(step)
         && step.cache.is_none()
         && step.when.is_none()
+        && !matches!(step.work, Work::Export { .. })
         && !step.needs.is_empty()
         && step.needs.iter().all(|need| is_single(workflow.step(*need)) && handed(need))
         && step.bindings.values().all(evaluable)

@@ -24,6 +24,7 @@ mod pins;
 mod poison;
 mod policies;
 mod properties;
+mod publish;
 mod replicas;
 mod restored;
 mod results;

@@ -49,7 +49,7 @@ impl Withholding {
         Self { steps: vec![LeaveStep { to: None, refusal: Some(reason) }] }
     }
 
-    /// Why it may not leave for a site, by its name, or for the [`BUCKET`].
+    /// Why it may not leave for a site, by its name, for the [`BUCKET`], or for a URL.
     pub fn refusal(&self, to: &str) -> Option<&str> {
         let fits = |step: &&LeaveStep| step.to.as_deref().is_none_or(|pattern| glob_matches(pattern, to));
         self.steps.iter().find(fits)?.refusal.as_deref()
@@ -75,9 +75,9 @@ pub struct SiteMatch {
     pub step: Option<String>,
     /// Matches outputs only, never a log or an execution.
     pub output: Option<String>,
-    /// Matches only what a step takes in from this path of the machine, or from this URL.
+    /// Matches only what a step takes in from this path of the machine or this URL, or publishes there.
     pub path: Option<String>,
-    /// Matches only on the way there: the name of a site, or [`BUCKET`].
+    /// Matches only on the way there: the name of a site, [`BUCKET`], or the URL at which something is published.
     pub to: Option<String>,
     pub work: Vec<WorkKind>,
 }
@@ -87,6 +87,7 @@ pub enum WorkKind {
     Script,
     Action,
     Import,
+    Export,
 }
 
 impl SitePolicy {
@@ -163,6 +164,7 @@ impl SiteRule {
             TemplateWork::Script(_) => (Some(WorkKind::Script), None),
             TemplateWork::Command { .. } => (Some(WorkKind::Action), None),
             TemplateWork::Import { source, .. } => (Some(WorkKind::Import), Some(source)),
+            TemplateWork::Export { target, .. } => (Some(WorkKind::Export), Some(target)),
             TemplateWork::Null => (None, None),
         };
         let named = |pattern: &Option<String>, name: &str| pattern.as_deref().is_none_or(|p| glob_matches(p, name));
@@ -174,9 +176,9 @@ impl SiteRule {
     }
 
     /// A path that is written in a roundabout way is taken for what is refused, and not for what is allowed.
-    fn matches_path(&self, pattern: &str, source: &Outside) -> bool {
+    fn matches_path(&self, pattern: &str, place: &Outside) -> bool {
         let is_of_url = pattern.parse::<OutsideUrl>().is_ok();
-        let (text, is_plain) = match source {
+        let (text, is_plain) = match place {
             Outside::Path(path) if is_of_url => (path.as_str(), true),
             Outside::Path(path) => {
                 let parts = path.strip_prefix('/').map(|path| path.split('/'));
@@ -246,7 +248,12 @@ fn read_match(report: &mut Report, node: &Node, known: &[&str]) -> SiteMatch {
     {
         report.error(node.place, "`path` begins with `/`, or is a URL", None);
     }
-    let kinds = [("script", WorkKind::Script), ("action", WorkKind::Action), ("import", WorkKind::Import)];
+    let kinds = [
+        ("script", WorkKind::Script),
+        ("action", WorkKind::Action),
+        ("import", WorkKind::Import),
+        ("export", WorkKind::Export),
+    ];
     let mut work = Vec::new();
     if let Some(node) = fields.get("work") {
         match &node.kind {

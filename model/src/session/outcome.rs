@@ -64,6 +64,8 @@ pub enum FailureReason {
     ImportFailed,
     /// The agent itself failed; the message says how.
     Agent,
+    /// A file or directory could not be published, or may not be.
+    ExportFailed,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]

@@ -1,4 +1,5 @@
-//! Files and directories that are given as inputs without being sent: a site holds them, or fetches them.
+//! Files and directories that are given as inputs without being sent, because a site holds or fetches them, and where
+//! outputs are published.
 
 use std::fmt;
 use std::str::FromStr;

@@ -5,12 +5,13 @@ use indexmap::IndexMap;
 use super::held::{Given, Outside};
 use super::inputs::{Imported, read_inputs};
 use super::order::order_steps;
+use super::outputs::{Published, count_published, read_outputs};
 use super::rules::read_rules;
 use super::settings::read_concurrency;
-use super::steps::{Draft, read_drafts};
-use crate::diagnostic::Diagnostic;
+use super::steps::{Draft, Others, read_drafts};
+use crate::diagnostic::{Diagnostic, Place};
 use crate::expression::{Expression, Listed, Names, Reader, StepNames};
-use crate::id::StepIndex;
+use crate::id::{SiteName, StepIndex};
 use crate::limits::WORKFLOW_BYTES_MAX;
 use crate::placement::SiteSelector;
 use crate::reading::{Fields, Report};
@@ -61,12 +62,18 @@ fn read(report: &mut Report, source: &str, root: &Node, surroundings: &dyn Surro
         Some(node) if !node.is_null() => read_inputs(report, node, surroundings),
         Some(_) | None => Default::default(),
     };
-    let Some(steps_node) = fields.get("steps") else {
-        let help = "write `steps:` and below it a step by its name, with `run:` or `action:`".to_owned();
-        report.error(root.place, "a workflow needs `steps`", Some(help));
-        return None;
+    let outputs_node = fields.get("outputs").filter(|node| !node.is_null());
+    let others = Others { imports: imported.len(), exports: count_published(outputs_node) };
+    let drafts = match fields.get("steps") {
+        Some(node) => read_drafts(report, node, others, surroundings),
+        // What it is given it publishes.
+        None if others.exports > 0 => Vec::new(),
+        None => {
+            let help = "write `steps:` and below it a step by its name, with `run:` or `action:`".to_owned();
+            report.error(root.place, "a workflow needs `steps`", Some(help));
+            return None;
+        }
     };
-    let drafts = read_drafts(report, steps_node, imported.len(), surroundings);
     let names = names(&inputs, &imported, &drafts);
     let mut listed = Vec::new();
     let mut steps: Vec<Step> =
@@ -76,14 +83,14 @@ fn read(report: &mut Report, source: &str, root: &Node, surroundings: &dyn Surro
     }
     order_steps(report, &steps);
     let mut outputs = IndexMap::new();
-    if let Some(node) = fields.get("outputs").filter(|node| !node.is_null()) {
+    if let Some(node) = outputs_node {
         let mut reader = Reader::new(source, &names, None);
-        for entry in report.entries(node, "`outputs`") {
-            report.name(&entry.key, entry.key_place, "an output", true);
-            outputs.insert(entry.key.clone(), reader.expression(&entry.value));
-        }
+        let published;
+        (outputs, published) = read_outputs(report, &mut reader, node);
         listed.extend(reader.take_listed());
         reader.report_to(report);
+        let indices = (0..=u16::MAX).skip(steps.len()).map(StepIndex);
+        steps.extend(published.into_iter().zip(indices).map(|(published, index)| export_step(published, index)));
     }
     let priority = fields.get("priority").and_then(|node| report.priority(node));
     let mut workflow = Workflow {
@@ -135,37 +142,71 @@ fn names(inputs: &IndexMap<String, Input>, imported: &[Imported], drafts: &[Draf
     names
 }
 
-/// How often what does not come is fetched again, and after how long for the first time.
-const FETCH_ATTEMPTS: u32 = 3;
-const FETCH_BACKOFF: std::time::Duration = std::time::Duration::from_secs(2);
+/// How often what does not come is fetched again, or what does not arrive sent again, and after how long for the first
+/// time.
+const OUTSIDE_ATTEMPTS: u32 = 3;
+const OUTSIDE_BACKOFF: std::time::Duration = std::time::Duration::from_secs(2);
+
+/// What one site cannot fetch or send, another may.
+fn outside_retry(place: &Outside, site: Option<&SiteName>) -> Retry {
+    match place {
+        Outside::Path(_) => Retry::default(),
+        Outside::Url(_) => Retry { attempts: OUTSIDE_ATTEMPTS, backoff: OUTSIDE_BACKOFF, other_site: site.is_none() },
+    }
+}
 
 /// The step that takes an input in at the site that holds or fetches it.
 fn import_step(imported: &Imported, index: StepIndex) -> Step {
     let output = Output { r#type: imported.r#type.clone(), optional: false, listed: false, place: imported.place };
     let site = imported.from.site();
     let source = imported.from.source();
-    // What one site cannot fetch, another may.
-    let retry = match source {
-        Outside::Path(_) => Retry::default(),
-        Outside::Url(_) => Retry { attempts: FETCH_ATTEMPTS, backoff: FETCH_BACKOFF, other_site: site.is_none() },
-    };
+    let selector =
+        SiteSelector { names: site.cloned().into_iter().collect(), place: imported.place, ..SiteSelector::default() };
     Step {
-        name: format!("inputs.{}", imported.input),
+        retry: outside_retry(&source, site),
+        outputs: IndexMap::from_iter([(imported.input.clone(), output)]),
+        site: selector,
+        ..plain_step(
+            format!("inputs.{}", imported.input),
+            index,
+            imported.place,
+            Work::Import { source, directory: imported.r#type == Type::Directory },
+        )
+    }
+}
+
+/// The step that publishes an output.
+fn export_step(published: Published, index: StepIndex) -> Step {
+    let Published { output, value, at, place } = published;
+    let (names, name_places): (Vec<_>, Vec<_>) = at.site.into_iter().unzip();
+    Step {
+        retry: outside_retry(&at.target, names.first()),
+        needs: value.reads_steps.clone(),
+        bindings: IndexMap::from_iter([(output.clone(), value)]),
+        site: SiteSelector { names, name_places, place: at.place, ..SiteSelector::default() },
+        ..plain_step(
+            format!("outputs.{output}"),
+            index,
+            place,
+            Work::Export { target: at.target, overwrite: at.overwrite },
+        )
+    }
+}
+
+fn plain_step(name: String, index: StepIndex, place: Place, work: Work) -> Step {
+    Step {
+        name,
         index,
-        place: imported.place,
-        work: Work::Import { source, directory: imported.r#type == Type::Directory },
+        place,
+        work,
         bindings: IndexMap::new(),
         foreach: None,
         when: None,
-        site: SiteSelector {
-            names: site.cloned().into_iter().collect(),
-            place: imported.place,
-            ..SiteSelector::default()
-        },
+        site: SiteSelector::default(),
         resources: Resources::default(),
-        resource_places: ResourcePlaces { cpu: imported.place, memory: imported.place },
-        retry,
-        outputs: IndexMap::from_iter([(imported.input.clone(), output)]),
+        resource_places: ResourcePlaces { cpu: place, memory: place },
+        retry: Retry::default(),
+        outputs: IndexMap::new(),
         needs: Vec::new(),
         start: StartMode::default(),
         on_disconnect: OnDisconnect::default(),

@@ -24,8 +24,12 @@ pub fn workflow_schema() -> Value {
         "steps": named(NAME, "#/$defs/step", "The nodes of the graph; what a step reads decides when it runs."),
         "outputs": {
             "type": ["object", "null"],
-            "description": "What the run yields, as expressions.",
+            "description": "What the run yields: an expression, or one with where its file or directory is published.",
             "propertyNames": { "pattern": NAME },
+            "additionalProperties": {
+                "if": { "type": "object", "required": ["publish"] },
+                "then": { "$ref": "#/$defs/published" },
+            },
         },
         "placement": {
             "type": ["array", "null"],
@@ -46,7 +50,8 @@ pub fn workflow_schema() -> Value {
         "title": "Atoll workflow",
         "type": "object",
         "properties": fields,
-        "required": ["workflow", "steps"],
+        "required": ["workflow"],
+        "anyOf": [{ "required": ["steps"] }, { "required": ["outputs"] }],
         "additionalProperties": false,
         "$defs": definitions(),
     })
@@ -163,9 +168,22 @@ fn definitions() -> Value {
     let mut selector = record(fields, &[]);
     selector["minProperties"] = json!(1);
     define("selector", json!({ "anyOf": [{ "$ref": "#/$defs/sites" }, selector] }));
+    define("published", published(&site_name));
     define("rule", rule());
     define("step", step());
     Value::Object(definitions)
+}
+
+fn published(site_name: &Value) -> Value {
+    let fields = json!({
+        "site": site_name,
+        "path": { "type": "string", "pattern": "^/", "description": "A path of the site, at which nothing else stands." },
+        "url": { "type": "string", "pattern": "^s3://.", "description": "A key in a bucket; a directory becomes everything below it." },
+        "overwrite": { "type": "boolean", "description": "Whether something else that stands there is replaced." },
+    });
+    let mut publish = record(fields, &[]);
+    publish["oneOf"] = json!([{ "required": ["site", "path"] }, { "required": ["url"] }]);
+    record(json!({ "value": { "description": "A file or a directory." }, "publish": publish }), &["value", "publish"])
 }
 
 fn rule() -> Value {

@@ -172,6 +172,7 @@ impl Check<'_> {
                 rules.extend(confining(workflow, |rule| rule.covers_input(input)));
             }
             self.step_within(workflow, step, &admissible[index.index()], &rules, &read);
+            self.outside_of_all(workflow, step, &rules);
             if !rules.is_empty() {
                 derived.insert(index.index(), rules);
             }
@@ -218,6 +219,15 @@ impl Check<'_> {
                 return;
             }
         }
+    }
+
+    /// What is published at a URL is at no site.
+    fn outside_of_all(&mut self, workflow: &Workflow, step: &Step, rules: &BTreeSet<usize>) {
+        let (Some(url), Some(rule)) = (step.published_url(), rules.first()) else { return };
+        let line = workflow.placement[*rule].place.line;
+        let message = format!("step `{}` publishes confined data at {url}, outside of all sites", step.name);
+        let help = format!("placement rule {} (line {line}) confines it", rule + 1);
+        self.report.error(place_of(step), message, Some(help));
     }
 
     /// What is never pushed is read where it is.

@@ -50,18 +50,26 @@ pub(super) struct Draft<'node> {
     fields: Fields<'node>,
 }
 
+/// Steps that follow from what a file says of its inputs and outputs.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Others {
+    pub(super) imports: usize,
+    pub(super) exports: usize,
+}
+
 pub(super) fn read_drafts<'node>(
     report: &mut Report,
     node: &'node Node,
-    imports: usize,
+    others: Others,
     surroundings: &dyn Surroundings,
 ) -> Vec<Draft<'node>> {
     let entries = report.entries(node, "`steps`");
-    if entries.is_empty() && matches!(node.kind, Kind::Mapping(_)) {
+    if entries.is_empty() && others.exports == 0 && matches!(node.kind, Kind::Mapping(_)) {
         report.error(node.place, "a workflow needs at least one step", None);
     }
-    if imports + entries.len() > STEPS_MAX {
-        report.error(node.place, format!("there are {} steps, more than {STEPS_MAX}", entries.len()), None);
+    let count = others.imports + entries.len() + others.exports;
+    if count > STEPS_MAX {
+        report.error(node.place, format!("there are {count} steps, more than {STEPS_MAX}"), None);
         return Vec::new();
     }
     let drafts = entries.iter().enumerate().map(|(position, entry)| {
@@ -69,7 +77,7 @@ pub(super) fn read_drafts<'node>(
         let fields = report.fields(&entry.value, "a step", STEP_FIELDS);
         let work = read_work(report, entry, &fields, surroundings);
         let outputs = read_step_outputs(report, &fields, &work);
-        let index = StepIndex(u16::try_from(imports + position).expect("fewer than STEPS_MAX"));
+        let index = StepIndex(u16::try_from(others.imports + position).expect("fewer than STEPS_MAX"));
         let unknown = fields.get("action").is_some() && !matches!(work, Work::Action(_));
         Draft { name: entry.key.clone(), index, outputs, unknown, place: entry.key_place, work, fields }
     });
@@ -171,8 +179,8 @@ fn read_step_outputs(report: &mut Report, fields: &Fields<'_>, work: &Work) -> I
             report.error(node.place, "a step with `executor: null` has no outputs", None);
             IndexMap::new()
         }
-        (Work::Script(_) | Work::Import { .. } | Work::Null, Some(node)) => report.outputs(node),
-        (Work::Script(_) | Work::Import { .. } | Work::Null, None) => IndexMap::new(),
+        (Work::Script(_) | Work::Import { .. } | Work::Null | Work::Export { .. }, Some(node)) => report.outputs(node),
+        (Work::Script(_) | Work::Import { .. } | Work::Null | Work::Export { .. }, None) => IndexMap::new(),
     }
 }
 
@@ -208,7 +216,7 @@ impl Draft<'_> {
         needs.dedup();
         let own_resources = match &self.work {
             Work::Action(action) => action.resources.clone(),
-            Work::Script(_) | Work::Import { .. } | Work::Null => None,
+            Work::Script(_) | Work::Import { .. } | Work::Null | Work::Export { .. } => None,
         };
         let resources = fields.get("resources").map(|node| read_resources(report, node));
         let starts = [("at-least-once", StartMode::AtLeastOnce), ("at-most-once", StartMode::AtMostOnce)];
@@ -248,7 +256,7 @@ impl Draft<'_> {
         let with = self.fields.get("with").filter(|node| !node.is_null());
         let action = match &self.work {
             Work::Action(action) if self.fields.get("command").is_none() => Some(action),
-            Work::Action(_) | Work::Script(_) | Work::Import { .. } | Work::Null => None,
+            Work::Action(_) | Work::Script(_) | Work::Import { .. } | Work::Null | Work::Export { .. } => None,
         };
         for entry in with.map(|node| report.entries(node, "`with`")).unwrap_or_default() {
             check_variable(report, &entry.key, entry.key_place, "an input");

@@ -152,6 +152,8 @@ fn template() -> impl Strategy<Value = StepTemplate> {
         (text(), any::<bool>())
             .prop_map(|(source, directory)| TemplateWork::Import { source: source.into(), directory }),
         Just(TemplateWork::Null),
+        (text(), any::<bool>())
+            .prop_map(|(target, overwrite)| TemplateWork::Export { target: target.into(), overwrite }),
     ];
     let resources = (any::<u32>(), option::of(any::<u64>()), option::of(duration()))
         .prop_map(|(cpu_millis, memory_bytes, time)| Resources { cpu_millis, memory_bytes, time });
@@ -297,6 +299,7 @@ fn outcome() -> impl Strategy<Value = Outcome> {
             F::NotExecutable,
             F::ImportFailed,
             F::Agent,
+            F::ExportFailed,
         ][..],
     );
     let not_started =

@@ -257,6 +257,8 @@ impl Agent {
 fn bundle(template: &StepTemplate) -> Option<ObjectId> {
     match &template.work {
         TemplateWork::Command { bundle, .. } => bundle.map(|bundle| bundle.id),
-        TemplateWork::Script(_) | TemplateWork::Import { .. } | TemplateWork::Null => None,
+        TemplateWork::Script(_) | TemplateWork::Import { .. } | TemplateWork::Null | TemplateWork::Export { .. } => {
+            None
+        }
     }
 }

@@ -148,10 +148,12 @@ pub(crate) fn bindings<'a>(template: &'a StepTemplate, terms: &'a Terms) -> impl
     template.bindings.iter().chain(terms.bindings.iter())
 }
 
-/// Whether it may only start on outputs that are committed: what starts at most once must not start on bytes that may
-/// yet be refused, and work that is nothing ends at once.
+/// Whether it may only start on outputs that are committed: what starts at most once, or publishes, must not start on bytes
+/// that may yet be refused, and work that is nothing ends at once.
 fn commits_first(template: &StepTemplate) -> bool {
-    template.start == StartMode::AtMostOnce || !needs_room(template)
+    template.start == StartMode::AtMostOnce
+        || matches!(template.work, TemplateWork::Export { .. })
+        || !needs_room(template)
 }
 
 pub(crate) fn needs_room(template: &StepTemplate) -> bool {

@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use anyhow::Context as _;
 use atoll_model::id::JournalId;
+use atoll_model::session::EXPORT_RUNTIME;
 use atoll_model::time::Timestamp;
 use site_agent_core::event::{Arrival, Found};
 use site_agent_core::{Agent, Boot, Event};
@@ -153,6 +154,8 @@ impl Running {
             store: store.clone(),
             program: config.shim_program.clone().map_or_else(ShimProgram::own, Ok)?,
             imports: config.imports.clone(),
+            exports: config.exports.clone(),
+            withheld: withheld.clone(),
             log_bytes_max: LOG_BYTES_MAX,
             logs: places,
             tell: teller(&inbox),
@@ -224,7 +227,7 @@ fn core_config(config: &Config, identity: &Identity, new_journal: JournalId, boo
         agent: identity.agent,
         new_journal,
         agent_version: env!("CARGO_PKG_VERSION").to_owned(),
-        runtimes: vec!["command".to_owned()],
+        runtimes: vec!["command".to_owned(), EXPORT_RUNTIME.to_owned()],
         boot,
         capacity: measure::capacity(config),
         outbox_bytes_max: OUTBOX_BYTES_MAX,

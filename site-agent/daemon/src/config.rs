@@ -31,6 +31,8 @@ pub struct Config {
     pub policy: SitePolicy,
     /// What a workflow may take into the store. Nothing unless given.
     pub imports: Imports,
+    /// Where a workflow may publish. Nowhere unless given.
+    pub exports: Exports,
     pub journal: JournalBackend,
     /// Where `/metrics` is served, if anywhere.
     pub metrics_listen: Option<SocketAddr>,
@@ -68,6 +70,29 @@ pub struct Imports {
 }
 
 impl Imports {
+    pub(crate) fn allows(&self, url: &OutsideUrl) -> bool {
+        self.urls.iter().any(|prefix| url.is_below(prefix))
+    }
+}
+
+/// Where workflows may publish what a site has.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Exports {
+    /// Folders of this machine; below them may be written.
+    pub roots: Vec<PathBuf>,
+    /// What URLs begin with that may be written to: `s3://`, `s3://survey/tiles`.
+    pub urls: Vec<String>,
+}
+
+impl Exports {
+    fn read(listed: Vec<String>) -> Result<Self, ConfigError> {
+        let (urls, roots): (Vec<_>, Vec<_>) = listed.into_iter().partition(|place| place.starts_with("s3://"));
+        match roots.iter().find(|root| !root.starts_with('/')) {
+            Some(wrong) => Err(ConfigError::Export(wrong.clone())),
+            None => Ok(Self { roots: roots.into_iter().map(PathBuf::from).collect(), urls }),
+        }
+    }
+
     pub(crate) fn allows(&self, url: &OutsideUrl) -> bool {
         self.urls.iter().any(|prefix| url.is_below(prefix))
     }
@@ -125,6 +150,8 @@ pub struct Overrides {
     pub policy: Option<PathBuf>,
     pub imports: Option<Vec<PathBuf>>,
     pub import_urls: Option<Vec<String>>,
+    /// Folders, and what URLs begin with.
+    pub exports: Option<Vec<String>>,
     pub journal: Option<JournalBackend>,
     pub metrics_listen: Option<SocketAddr>,
     pub direct_listen: Option<SocketAddr>,
@@ -160,6 +187,8 @@ pub enum ConfigError {
         "import_urls: {0} is not what a URL begins with that can be fetched: https://, http://, s3://, gs:// or az://"
     )]
     ImportUrl(String),
+    #[error("exports: {0} is neither an absolute path nor what the URL of a bucket begins with: s3://")]
+    Export(String),
     #[error("cpus = {0}: an agent offers at least a hundredth of a CPU, and at most 4,000,000")]
     Cpus(f64),
     #[error("{}", lines(.0))]
@@ -223,6 +252,7 @@ impl Config {
             labels: said.labels,
             policy: said.policy.as_deref().map(read_policy).transpose()?.unwrap_or_default(),
             imports,
+            exports: Exports::read(said.exports.unwrap_or_default())?,
             journal: said.journal.unwrap_or_default(),
             metrics_listen: said.metrics_listen,
             direct_listen: said.direct_listen,
@@ -249,6 +279,7 @@ impl Config {
             labels: BTreeMap::new(),
             policy: SitePolicy::default(),
             imports: Imports::default(),
+            exports: Exports::default(),
             journal: JournalBackend::default(),
             metrics_listen: None,
             direct_listen: None,
@@ -295,6 +326,7 @@ impl Overrides {
             policy: parsed(variable, "POLICY", |text| Ok(PathBuf::from(text)))?,
             imports: parsed(variable, "IMPORTS", |text| Ok(std::env::split_paths(text).collect()))?,
             import_urls: parsed(variable, "IMPORT_URLS", parse_list)?,
+            exports: parsed(variable, "EXPORTS", parse_list)?,
             journal: parsed(variable, "JOURNAL", str::parse)?,
             metrics_listen: parsed(variable, "METRICS_LISTEN", |text| {
                 text.parse().map_err(|_| "not an address such as 127.0.0.1:9101".to_owned())
@@ -333,6 +365,7 @@ impl Overrides {
             policy: later.policy.or(self.policy),
             imports: later.imports.or(self.imports),
             import_urls: later.import_urls.or(self.import_urls),
+            exports: later.exports.or(self.exports),
             journal: later.journal.or(self.journal),
             metrics_listen: later.metrics_listen.or(self.metrics_listen),
             direct_listen: later.direct_listen.or(self.direct_listen),
@@ -469,6 +502,20 @@ mod tests {
         let flags =
             Overrides { data_dir: Some("/c".into()), imports: Some(vec!["data".into()]), ..Overrides::default() };
         assert!(matches!(Config::load(None, &nothing, flags), Err(ConfigError::RelativePath(_))));
+    }
+
+    #[test]
+    fn exports_are_folders_and_buckets() {
+        let load = |exports: &str| {
+            let environment = |name: &str| (name == "ATOLL_AGENT_EXPORTS").then(|| exports.to_owned());
+            let flags = Overrides { data_dir: Some("/c".into()), ..Overrides::default() };
+            Config::load(None, &environment, flags).map(|config| config.exports)
+        };
+        let expected = Exports { roots: vec!["/data/maps".into()], urls: vec!["s3://survey".to_owned()] };
+        assert_eq!(load("/data/maps, s3://survey").unwrap(), expected);
+        for wrong in ["data/maps", "https://example.org"] {
+            assert!(matches!(load(wrong), Err(ConfigError::Export(_))), "{wrong}");
+        }
     }
 
     #[test]

@@ -29,7 +29,7 @@ use tokio_util::sync::CancellationToken;
 
 pub use telemetry::start_log;
 
-pub use config::{Config, ConfigError, Imports, JournalBackend, Overrides, ShimProgram};
+pub use config::{Config, ConfigError, Exports, Imports, JournalBackend, Overrides, ShimProgram};
 pub use scrub::ScrubSettings;
 
 /// The folder of keys and certificates in the data directory.

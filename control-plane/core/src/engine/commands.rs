@@ -144,10 +144,16 @@ impl ControlPlane {
                 TemplateWork::Import { source: source.clone(), directory: *directory }
             }
             Work::Null => TemplateWork::Null,
+            Work::Export { target, overwrite } => {
+                TemplateWork::Export { target: target.clone(), overwrite: *overwrite }
+            }
         };
         let text = match &work {
             TemplateWork::Script(text) => text.len(),
-            TemplateWork::Command { .. } | TemplateWork::Import { .. } | TemplateWork::Null => 256,
+            TemplateWork::Command { .. }
+            | TemplateWork::Import { .. }
+            | TemplateWork::Null
+            | TemplateWork::Export { .. } => 256,
         };
         let output = |(name, output): (&String, &atoll_model::workflow::Output)| TemplateOutput {
             name: name.clone(),

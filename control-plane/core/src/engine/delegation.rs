@@ -34,7 +34,8 @@ impl ControlPlane {
             || !known.tries.is_empty()
             || !known.unknown.is_empty()
             || definition.start == StartMode::AtMostOnce
-            || matches!(definition.work, Work::Import { .. })
+            // What is published is to have ended here before, and what is nothing is not published at all.
+            || matches!(definition.work, Work::Import { .. } | Work::Export { .. })
             // An agent knows no results of others.
             || definition.cache.is_some()
             || self.is_poisonous(run, step)
@@ -304,7 +305,7 @@ impl ControlPlane {
     fn is_ruled_out(&self, run: &Run, step: StepIndex) -> bool {
         let site = self.state.delegation(run.id, step).map(|delegated| delegated.site);
         let candidate = self.candidates().into_iter().find(|candidate| Some(candidate.site) == site);
-        candidate.is_some_and(|candidate| self.rule_obstacle(&run.plan, step, &candidate).is_some())
+        candidate.is_some_and(|candidate| self.rule_obstacle(&run.plan, run.workflow.step(step), &candidate).is_some())
     }
 
     fn is_poisonous(&self, run: &Run, step: StepIndex) -> bool {

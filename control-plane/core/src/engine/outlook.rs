@@ -172,8 +172,7 @@ impl ControlPlane {
             let candidate = candidates.iter().find(|candidate| candidate.site == *site).expect("open sites are known");
             let admits = |step: &atoll_model::workflow::Step| {
                 let wanted = super::place::requirement(step, 0.0);
-                permanent_obstacle(candidate, &wanted).is_none()
-                    && self.rule_obstacle(plan, step.index, candidate).is_none()
+                permanent_obstacle(candidate, &wanted).is_none() && self.rule_obstacle(plan, step, candidate).is_none()
             };
             Place {
                 site: *site,

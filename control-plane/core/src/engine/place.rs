@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use atoll_model::elements::ElementSet;
 use atoll_model::id::{Attempt, ExecutionId, RunId, SiteId, StepIndex};
+use atoll_model::session::EXPORT_RUNTIME;
 use atoll_model::value::ObjectRef;
 use atoll_model::workflow::{Step, Work};
 
@@ -359,7 +360,9 @@ impl ControlPlane {
     fn data_terms(&self, run: &Run, step: &Step, candidate: &Candidate<'_>, objects: &[ObjectRef]) -> DataTerms {
         let mut terms = DataTerms {
             bytes_per_second: self.estimates.bytes_per_second(candidate.site),
-            obstacle: self.rule_obstacle(&run.plan, step.index, candidate),
+            obstacle: self
+                .rule_obstacle(&run.plan, step, candidate)
+                .or_else(|| objects.iter().find_map(|object| self.publishing_veto(step, object.id))),
             ..DataTerms::default()
         };
         if terms.obstacle.is_some() {
@@ -411,6 +414,7 @@ impl ControlPlane {
 pub(crate) fn requirement(step: &Step, run_seconds: f64) -> Requirement<'_> {
     let runtime = match &step.work {
         Work::Script(_) | Work::Action(_) => Some("command"),
+        Work::Export { .. } => Some(EXPORT_RUNTIME),
         Work::Import { .. } | Work::Null => None,
     };
     Requirement { selector: &step.site, resources: &step.resources, runtime, run_seconds }

@@ -6,6 +6,7 @@ use atoll_model::id::{ObjectId, RunId, SiteId, StepIndex};
 use atoll_model::placement::PushMode;
 use atoll_model::policy::Location;
 use atoll_model::value::ObjectRef;
+use atoll_model::workflow::Step;
 use storage_sync_core::policy::RuleId;
 use storage_sync_core::{Plan, Reach, Vetoes};
 
@@ -103,9 +104,19 @@ impl ControlPlane {
         self.state.runs.get(&run).map_or_else(|| "a rule".to_owned(), |run| run.plan.rules.name(rule))
     }
 
+    /// Why an object may not be published outside of all sites, if that is what the step does with it.
+    pub(crate) fn publishing_veto(&self, step: &Step, object: ObjectId) -> Option<String> {
+        let url = step.published_url()?;
+        let rule = self.confining(self.state.objects.get(&object)?)?;
+        Some(format!("it publishes {object} at {url}, and {} confines that", self.rule_name(rule)))
+    }
+
     /// Why the rules keep a step from running at a site, whatever it reads in fact.
-    pub(crate) fn rule_obstacle(&self, plan: &RunPlan, step: StepIndex, candidate: &Candidate<'_>) -> Option<String> {
-        let planned = &plan.steps[step.index()];
+    pub(crate) fn rule_obstacle(&self, plan: &RunPlan, step: &Step, candidate: &Candidate<'_>) -> Option<String> {
+        let planned = &plan.steps[step.index.index()];
+        if let (Some(url), Some(rule)) = (step.published_url(), planned.confined_by.first()) {
+            return Some(format!("{} confines what is to be published at {url}", plan.rules.name(*rule)));
+        }
         let outputs = planned.outputs.iter().map(|output| &output.confined_by);
         std::iter::once(&planned.confined_by).chain(outputs).find_map(|confined_by| {
             let location = Location { name: candidate.name, labels: candidate.labels };
@@ -126,8 +137,12 @@ impl ControlPlane {
             let own = placement::permanent_obstacle(&candidate, &wanted)
                 .or_else(|| self.state.site(candidate.site).revoked.as_ref().map(|_| "it is revoked".to_owned()));
             let vetoed = || {
-                let forbidden = self.rule_obstacle(&run.plan, step, &candidate);
-                forbidden.or_else(|| objects.iter().find_map(|object| self.lasting_veto(object.id, candidate.site)))
+                let forbidden = self.rule_obstacle(&run.plan, definition, &candidate);
+                let veto = |object: &ObjectRef| {
+                    let publishing = self.publishing_veto(definition, object.id);
+                    publishing.or_else(|| self.lasting_veto(object.id, candidate.site))
+                };
+                forbidden.or_else(|| objects.iter().find_map(veto))
             };
             match own.map(|reason| (reason, false)).or_else(|| vetoed().map(|reason| (reason, true))) {
                 Some((reason, by_rule)) => {

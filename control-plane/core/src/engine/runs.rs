@@ -2,9 +2,10 @@
 
 use std::time::Duration;
 
-use atoll_model::expression::{Elements, Expression, Form, evaluate, evaluate_elements};
+use atoll_model::expression::{Elements, Expression, Form, Scope, evaluate, evaluate_elements};
 use atoll_model::id::{ExecutionId, RunId, StepIndex};
 use atoll_model::value::Value;
+use atoll_model::workflow::{Step, Work};
 use indexmap::IndexMap;
 
 use super::bucket::sources_released_by;
@@ -60,6 +61,9 @@ impl ControlPlane {
         if let Some(when) = &definition.when
             && !is_true(evaluate(when, &scope).map_err(|error| at_place(&error))?, when)?
         {
+            return Ok(Expansion::Skipped);
+        }
+        if publishes_nothing(definition, &scope)? {
             return Ok(Expansion::Skipped);
         }
         let Some(foreach) = &definition.foreach else {
@@ -246,6 +250,19 @@ impl ControlPlane {
 enum Expansion {
     Skipped,
     Into { items: Items, count: u32 },
+}
+
+/// Whether there is nothing for it to publish: an optional output may be missing, an expression may give nothing.
+fn publishes_nothing(step: &Step, scope: &dyn Scope) -> Result<bool, String> {
+    if !matches!(step.work, Work::Export { .. }) {
+        return Ok(false);
+    }
+    for value in step.bindings.values() {
+        if evaluate(value, scope).map_err(|error| at_place(&error))? != Value::Null {
+            return Ok(false);
+        }
+    }
+    Ok(true)
 }
 
 fn is_true(value: Value, when: &Expression) -> Result<bool, String> {

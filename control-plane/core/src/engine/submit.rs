@@ -110,7 +110,7 @@ impl ControlPlane {
                 let revoked = self.state.site(candidate.site).revoked.is_some();
                 let obstacle = permanent_obstacle(candidate, &wanted)
                     .or_else(|| revoked.then(|| "it is revoked".to_owned()))
-                    .or_else(|| self.rule_obstacle(plan, step.index, candidate));
+                    .or_else(|| self.rule_obstacle(plan, step, candidate));
                 match obstacle {
                     None => sites.push(candidate.site),
                     Some(obstacle) => reasons.push(format!("{}: {obstacle}", candidate.name)),

@@ -51,7 +51,9 @@ impl State {
             let what = match &step.work {
                 Work::Action(action) if action.bundle.is_some() => format!("action {} {}", action.name, action.version),
                 Work::Action(action) => format!("the command {} of step {}", action.name, step.name),
-                Work::Script(_) | Work::Import { .. } | Work::Null => format!("the script of step {}", step.name),
+                Work::Script(_) | Work::Import { .. } | Work::Null | Work::Export { .. } => {
+                    format!("the script of step {}", step.name)
+                }
             };
             format!(
                 "{what} is quarantined: {} of its executions were cut off at {sites} sites, and none has succeeded in \

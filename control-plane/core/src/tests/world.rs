@@ -11,9 +11,9 @@ use atoll_model::id::{
 use atoll_model::placement::Labels;
 use atoll_model::resources::Capacity;
 use atoll_model::session::{
-    AgentBody, AgentFrame, ControlBody, ControlFrame, Dispatch, DispatchElements, FailureReason, FinishedElement,
-    Goodbye, Heartbeat, Hello, InventoryItem, LeaseGrant, LocalState, NotStartedReason, Outcome, Report, SiteCommand,
-    StartedElement, Verdict, Welcome,
+    AgentBody, AgentFrame, ControlBody, ControlFrame, Dispatch, DispatchElements, EXPORT_RUNTIME, FailureReason,
+    FinishedElement, Goodbye, Heartbeat, Hello, InventoryItem, LeaseGrant, LocalState, NotStartedReason, Outcome,
+    Report, SiteCommand, StartedElement, Verdict, Welcome,
 };
 use atoll_model::time::Timestamp;
 use atoll_model::value::{FileName, FileRef, ObjectKind, ObjectRef, Value};
@@ -75,6 +75,7 @@ pub(crate) struct Agent {
     /// Everything that it has reported, if it keeps what was acknowledged.
     pub(crate) kept: Vec<Report>,
     pub(crate) capacity: Capacity,
+    pub(crate) runtimes: Vec<String>,
     /// Frames that arrived and were not looked at.
     pub(crate) frames: VecDeque<ControlFrame>,
     pub(crate) commands: VecDeque<SiteCommand>,
@@ -250,6 +251,7 @@ impl World {
             acknowledged_report: ReportSeq(0),
             kept: Vec::new(),
             capacity: Capacity { cpu_millis: 4_000, memory_bytes: 8 << 30, disk_free_bytes: 1 << 40 },
+            runtimes: ["command", EXPORT_RUNTIME].map(str::to_owned).to_vec(),
             frames: VecDeque::new(),
             commands: VecDeque::new(),
             verdicts: Vec::new(),
@@ -291,7 +293,7 @@ impl World {
             protocol_max: self.protocol,
             agent_version: "test".to_owned(),
             capacity: agent.capacity.clone(),
-            runtimes: vec!["command".to_owned()],
+            runtimes: agent.runtimes.clone(),
             last_command: agent.last_command,
             acknowledged_report: agent.acknowledged_report,
             last_report: agent.last_report,

@@ -58,7 +58,7 @@ impl ControlPlane {
         let given = objects_of(workflow, step, inputs);
         let mut assessments = placement::assess(&candidates, &wanted, &mut |candidate| {
             let mut terms = DataTerms {
-                obstacle: self.rule_obstacle(plan, step.index, candidate),
+                obstacle: self.rule_obstacle(plan, step, candidate),
                 bytes_per_second: self.estimates.bytes_per_second(candidate.site),
                 ..DataTerms::default()
             };

@@ -4,6 +4,7 @@
 mod attempts;
 mod cgroups;
 mod collect;
+mod exports;
 mod imports;
 mod live;
 mod orders;
@@ -36,9 +37,10 @@ use site_agent_core::event::{FoundAttempt, Seal};
 use storage_sync_engine::store::{SiteStore, Stored};
 use tokio_util::sync::CancellationToken;
 
-use crate::config::{Imports, ShimProgram};
+use crate::config::{Exports, Imports, ShimProgram};
 use crate::shim::protocol::{Common, FromShim, Key};
 use crate::telemetry::{Meters, Spans, level};
+use crate::withheld::Withheld;
 
 use self::attempts::Attempts;
 use self::collect::Collection;
@@ -64,6 +66,8 @@ pub(crate) struct LocalOptions {
     pub store: SiteStore,
     pub program: ShimProgram,
     pub imports: Imports,
+    pub exports: Exports,
+    pub withheld: Withheld,
     /// Bytes of one log that are kept; the middle of a longer one is dropped.
     pub log_bytes_max: u64,
     pub logs: LogPlaces,
@@ -105,6 +109,7 @@ pub(crate) enum Order {
     DropSealed(Vec<Seal>),
     Staged(Key, Staged),
     Imported(Key, Result<Stored, staging::StagingFailure>),
+    Exported(Key, Result<(), staging::StagingFailure>),
     /// A slot whose shim had died is empty again.
     Cleared {
         slot: u32,

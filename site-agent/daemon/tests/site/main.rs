@@ -6,6 +6,7 @@
 mod authority;
 mod control;
 mod ends;
+mod exports;
 mod machine;
 mod outputs;
 mod pauses;

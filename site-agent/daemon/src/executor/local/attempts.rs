@@ -37,8 +37,8 @@ pub(super) enum Phase {
         since: Timestamp,
         ahead: Option<u32>,
         killed: bool,
-        /// Gives up what is being fetched, if it is.
-        fetching: Option<CancellationToken>,
+        /// Gives up what is being fetched or published, if it is.
+        moving: Option<CancellationToken>,
     },
     /// A slot has it. The order is kept in case the slot's shim dies before it has claimed it.
     Handed {

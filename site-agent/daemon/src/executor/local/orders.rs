@@ -104,7 +104,9 @@ impl Surroundings {
                 let arguments = arguments.iter().map(|argument| argument.clone().into_bytes());
                 Ok(std::iter::once(program.into_os_string().into_vec()).chain(arguments).collect())
             }
-            TemplateWork::Import { .. } | TemplateWork::Null => Err(OrderError::NoCommand),
+            TemplateWork::Import { .. } | TemplateWork::Null | TemplateWork::Export { .. } => {
+                Err(OrderError::NoCommand)
+            }
         }
     }
 

@@ -2,7 +2,7 @@
 
 use std::fs;
 use std::io;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::sync::Mutex;
 
 use atoll_model::session::{FailureReason, StepTemplate, TemplateWork};
@@ -11,8 +11,10 @@ use atoll_model::workflow::Outside;
 use storage_sync_engine::store::{Entry, Lent, SiteStore, Source, StoreError, Stored};
 use tokio_util::sync::CancellationToken;
 
+use super::exports::{Export, ExportRules};
 use super::imports::{self, Import};
 use crate::config::Imports;
+use crate::shim::protocol::Key;
 use crate::shim::{make_private, remove_whatever};
 
 /// Why something cannot be started.
@@ -61,16 +63,18 @@ pub(super) struct Stage {
     staged: PathBuf,
     actions: PathBuf,
     imports: Imports,
+    exports: ExportRules,
     /// One action at a time is made, each once.
     making_action: Mutex<()>,
 }
 
 impl Stage {
-    pub(super) fn new(store: SiteStore, data_dir: &Path, imports: Imports) -> io::Result<Self> {
+    pub(super) fn new(store: SiteStore, imports: Imports, exports: ExportRules) -> io::Result<Self> {
+        let data_dir = &exports.data_dir;
         let [staged, actions] = ["staged", "actions"].map(|name| data_dir.join(name));
         make_private(&staged)?;
         make_private(&actions)?;
-        Ok(Self { store, staged, actions, imports, making_action: Mutex::new(()) })
+        Ok(Self { store, staged, actions, imports, exports, making_action: Mutex::new(()) })
     }
 
     /// Where the inputs of an attempt stand, whose folder has this name.
@@ -135,6 +139,11 @@ impl Stage {
         }
     }
 
+    /// Publishes what was made ready for an attempt.
+    pub(super) fn export(&self, key: Key, export: &Export, given_up: &CancellationToken) -> Result<(), StagingFailure> {
+        export.publish(key, &self.staged(&key.folder()), &self.exports, given_up)
+    }
+
     /// Gives back what was lent to an attempt.
     pub(super) fn take_back(&self, folder: &str) {
         if let Err(error) = self.store.take_back(&self.staged(folder)) {
@@ -155,6 +164,8 @@ impl Stage {
 pub(super) fn bundle(template: &StepTemplate) -> Option<ObjectRef> {
     match &template.work {
         TemplateWork::Command { bundle, .. } => *bundle,
-        TemplateWork::Script(_) | TemplateWork::Import { .. } | TemplateWork::Null => None,
+        TemplateWork::Script(_) | TemplateWork::Import { .. } | TemplateWork::Null | TemplateWork::Export { .. } => {
+            None
+        }
     }
 }

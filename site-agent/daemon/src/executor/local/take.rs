@@ -13,6 +13,7 @@ use storage_sync_engine::store::Stored;
 
 use super::attempts::{Known, Phase};
 use super::collect::{Collection, with_listing};
+use super::exports::Export;
 use super::imports::Import;
 use super::recovery::{exit, interrupted};
 use super::staging::{StagingFailure, bundle};
@@ -29,6 +30,7 @@ impl Local {
             Order::Start { key, template, inputs, ahead } => self.start(key, template, inputs, ahead),
             Order::Staged(key, staged) => self.staged(key, staged),
             Order::Imported(key, result) => self.imported(key, result),
+            Order::Exported(key, result) => self.exported(key, result),
             Order::Kill(key) => self.kill(key),
             Order::Collect { key, template, outputs } => self.collect(key, template, outputs),
             Order::Release(key) => self.release(key),
@@ -46,14 +48,15 @@ impl Local {
         }
         let step = (template.run, template.step);
         let bytes_in = inputs.iter().map(|input| bytes_of(&input.value)).sum();
-        let mut fetching = None;
+        let mut moving = None;
         if let TemplateWork::Import { source, directory } = &template.work {
             let import = Import { source: source.clone(), directory: *directory };
-            fetching = Some(self.workers.import(key, import));
+            moving = Some(self.workers.import(key, import));
         } else {
             let entries = orders::entries(&inputs);
             let bundle = bundle(&template);
-            if entries.is_empty() && bundle.is_none() {
+            let is_export = matches!(template.work, TemplateWork::Export { .. });
+            if entries.is_empty() && bundle.is_none() && !is_export {
                 let known = Known {
                     step,
                     slot: None,
@@ -68,13 +71,13 @@ impl Local {
             }
             self.workers.stage(key, entries, bundle);
         }
-        let phase = Phase::Staging { template, inputs, since: wall_clock(), ahead, killed: false, fetching };
+        let phase = Phase::Staging { template, inputs, since: wall_clock(), ahead, killed: false, moving };
         self.attempts.insert(key, Known { step, slot: None, phase, lent: None, killed: false, bytes_in });
     }
 
     fn staged(&mut self, key: Key, staged: Staged) {
         let Some(known) = self.attempts.get_mut(key) else { return };
-        let Phase::Staging { template, inputs, since, ahead, killed, fetching: _ } = &mut known.phase else { return };
+        let Phase::Staging { template, inputs, since, ahead, killed, moving } = &mut known.phase else { return };
         let (template, inputs, ahead, killed) = (Arc::clone(template), std::mem::take(inputs), *ahead, *killed);
         if let Some(spans) = &self.spans {
             spans.done(&template, key, Work::Inputs, *since, wall_clock());
@@ -83,11 +86,17 @@ impl Local {
             Err(failure) => self.cannot_start(key, failure),
             Ok(lent) => {
                 known.lent = lent;
-                known.phase = Phase::Handed { order: None };
-                if killed {
-                    self.killed(key);
-                } else {
-                    self.hand(key, &template, &inputs, staged.bundle.as_deref(), ahead);
+                match Export::of(&template, &inputs).filter(|_| !killed) {
+                    Some(Ok(export)) => *moving = Some(self.workers.export(key, export)),
+                    Some(Err(failure)) => self.cannot_start(key, failure),
+                    None => {
+                        known.phase = Phase::Handed { order: None };
+                        if killed {
+                            self.killed(key);
+                        } else {
+                            self.hand(key, &template, &inputs, staged.bundle.as_deref(), ahead);
+                        }
+                    }
                 }
             }
         }
@@ -151,21 +160,39 @@ impl Local {
             Err(_) if matches!(known.phase, Phase::Staging { killed: true, .. }) => self.killed(key),
             Err(failure) => self.cannot_start(key, failure),
             Ok(stored) => {
-                let now = wall_clock();
                 known.phase = Phase::Imported { stored: Box::new(stored) };
-                let end = End {
-                    started_at: now,
-                    finished_at: now,
-                    how: EndKind::Code(0),
-                    cpu_micros: 0,
-                    max_rss_bytes: 0,
-                    left: Left::default(),
-                };
-                let Key { execution, attempt } = key;
-                self.events.push(Event::Started { execution, attempt, at: now });
-                self.events.push(Event::Exited { execution, attempt, exit: exit(&end, 0) });
+                self.moved(key, 0);
             }
         }
+    }
+
+    fn exported(&mut self, key: Key, result: Result<(), StagingFailure>) {
+        let Some(known) = self.attempts.get_mut(key) else { return };
+        match result {
+            Err(_) if matches!(known.phase, Phase::Staging { killed: true, .. }) => self.killed(key),
+            Err(failure) => self.cannot_start(key, failure),
+            Ok(()) => {
+                known.phase = Phase::Ended { left: Left::default(), ran: None };
+                let bytes_in = known.bytes_in;
+                self.moved(key, bytes_in);
+            }
+        }
+    }
+
+    /// It is told of when it is done: until then an agent that is started anew may begin it again.
+    fn moved(&mut self, key: Key, bytes_in: u64) {
+        let now = wall_clock();
+        let end = End {
+            started_at: now,
+            finished_at: now,
+            how: EndKind::Code(0),
+            cpu_micros: 0,
+            max_rss_bytes: 0,
+            left: Left::default(),
+        };
+        let Key { execution, attempt } = key;
+        self.events.push(Event::Started { execution, attempt, at: now });
+        self.events.push(Event::Exited { execution, attempt, exit: exit(&end, bytes_in) });
     }
 
     fn cannot_start(&mut self, key: Key, failure: StagingFailure) {
@@ -196,10 +223,10 @@ impl Local {
         match self.attempts.get_mut(key) {
             None => self.killed(key),
             Some(known) => match &mut known.phase {
-                Phase::Staging { killed, fetching, .. } => {
+                Phase::Staging { killed, moving, .. } => {
                     *killed = true;
-                    if let Some(fetching) = fetching {
-                        fetching.cancel();
+                    if let Some(moving) = moving {
+                        moving.cancel();
                     }
                 }
                 Phase::Handed { .. } => {

@@ -18,20 +18,24 @@ use storage_sync_engine::store::SiteStore;
 use tokio_util::sync::CancellationToken;
 
 use super::{LocalOptions, Order, key, start};
-use crate::config::{Imports, ShimProgram};
+use crate::config::{Exports, Imports, ShimProgram};
 use crate::shim::SOCKET;
 use crate::shim::protocol::{End, EndKind, FromShim, Hello, Isolation, Left, Notice, PROTOCOL_VERSION, encode};
 use crate::telemetry::Meters;
+use crate::withheld::Withheld;
 
 /// An executor that starts no shims, in this directory, and what it tells.
 fn options(data_dir: &Path) -> (LocalOptions, Receiver<Vec<Event>>) {
     let (sender, told) = channel();
+    let store = SiteStore::open(&data_dir.join("store")).unwrap();
     let options = LocalOptions {
         site: "lab".parse().unwrap(),
         data_dir: data_dir.to_owned(),
-        store: SiteStore::open(&data_dir.join("store")).unwrap(),
         program: ShimProgram { program: "/bin/false".into(), arguments: Vec::new() },
-        imports: Imports { roots: Vec::new(), urls: Vec::new() },
+        imports: Imports::default(),
+        exports: Exports::default(),
+        withheld: Withheld::new(store.clone()),
+        store,
         log_bytes_max: 1 << 20,
         logs: Arc::default(),
         tell: Arc::new(move |events| sender.send(events).unwrap()),

@@ -15,6 +15,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::attempts::Attempts;
 use super::collect::{self, Collection};
+use super::exports::{Export, ExportRules};
 use super::imports::Import;
 use super::recovery::conclude;
 use super::slots::LostSlot;
@@ -58,7 +59,9 @@ pub(super) struct Workers {
 
 impl Workers {
     pub(super) fn start(options: &LocalOptions, executor: &Executor, attempts: &Attempts) -> anyhow::Result<Self> {
-        let stage = Arc::new(Stage::new(options.store.clone(), &options.data_dir, options.imports.clone())?);
+        let (exports, withheld) = (options.exports.clone(), options.withheld.clone());
+        let exports = ExportRules { exports, withheld, data_dir: options.data_dir.clone() };
+        let stage = Arc::new(Stage::new(options.store.clone(), options.imports.clone(), exports)?);
         let known: BTreeMap<String, Key> = attempts.keys().map(|key| (key.folder(), key)).collect();
         for folder in stage.leftovers()? {
             if !known.contains_key(&folder) {
@@ -127,18 +130,34 @@ impl Workers {
 
     /// Imports may be large, and hold up nothing else. What is fetched is given up with the token that this returns.
     pub(super) fn import(&self, key: Key, import: Import) -> CancellationToken {
+        self.move_outside("atoll-import", move |stage, given_up| {
+            Order::Imported(key, stage.import(&key.folder(), &import, given_up))
+        })
+    }
+
+    /// As [`Self::import`], of what was made ready.
+    pub(super) fn export(&self, key: Key, export: Export) -> CancellationToken {
+        self.move_outside("atoll-export", move |stage, given_up| {
+            Order::Exported(key, stage.export(key, &export, given_up))
+        })
+    }
+
+    fn move_outside(
+        &self,
+        name: &str,
+        work: impl FnOnce(&Stage, &CancellationToken) -> Order + Send + 'static,
+    ) -> CancellationToken {
         let (stage, executor) = (Arc::clone(&self.stage), self.executor.clone());
         let watch = Watch(self.failed.clone());
         let given_up = CancellationToken::new();
         let token = given_up.clone();
-        let import = move || {
+        let work = move || {
             let _watch = watch;
-            let result = stage.import(&key.folder(), &import, &token);
-            executor.order(Order::Imported(key, result));
+            executor.order(work(&stage, &token));
             executor.ring();
         };
-        if let Err(error) = thread::Builder::new().name("atoll-import".to_owned()).spawn(import) {
-            tracing::error!(%error, "no thread is to be had for an import");
+        if let Err(error) = thread::Builder::new().name(name.to_owned()).spawn(work) {
+            tracing::error!(%error, name, "no thread is to be had");
             self.failed.cancel();
         }
         given_up
