@@ -51,12 +51,13 @@ pub(crate) enum DataCommand {
         #[arg(long)]
         json: bool,
     },
-    /// Write an object to a path: of this machine, or as SITE:PATH of a site's.
+    /// Write an object to a path: of this machine; as SITE:PATH to one of a site's; or as SITE:URL to a bucket (s3) that the
+    /// site has the keys of.
     Export {
         #[command(flatten)]
         object: ObjectArguments,
-        /// Where it goes; nothing may be there.
-        #[arg(short = 'o', long = "output", value_name = "PATH or SITE:PATH")]
+        /// Where it goes; nothing else may be there.
+        #[arg(short = 'o', long = "output", value_name = "PATH, SITE:PATH or SITE:URL")]
         to: String,
     },
     /// Have a site read objects again, or all it has; fails if anything is damaged.

@@ -236,6 +236,7 @@ impl Installation {
         for scheme in ["https://", "http://", "s3://", "gs://", "az://"] {
             command.args(["--import-url", scheme]);
         }
+        command.args(["--export-to", "/", "--export-to", "s3://"]);
         command.args(&self.options.agent_arguments);
         supervised(&mut command);
         let child =

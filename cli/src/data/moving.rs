@@ -5,7 +5,7 @@ use std::path::Path;
 use anyhow::Context as _;
 use atoll_model::id::{ObjectId, SiteName};
 use atoll_model::value::{ObjectKind, ObjectRef};
-use atoll_model::workflow::TakenIn;
+use atoll_model::workflow::{Outside, OutsideUrl, TakenIn};
 use serde_json::{Value, json};
 use storage_sync_engine::stream::Unpacker;
 
@@ -38,10 +38,15 @@ pub(super) async fn import(client: &Client, from: &str, directory: bool, pin: bo
     Ok(())
 }
 
-/// `SITE:/PATH`, unless it is a path of this machine.
-fn of_site(from: &str) -> Option<(SiteName, &str)> {
-    let (site, path) = from.split_once(':')?;
-    Some((site.parse().ok()?, path)).filter(|(_, path)| path.starts_with('/') && !Path::new(from).exists())
+/// `SITE:/PATH` or `SITE:s3://…`, unless it is a path of this machine.
+fn of_site(to: &str) -> Option<(SiteName, Outside)> {
+    let (site, place) = to.split_once(':').filter(|_| to.parse::<OutsideUrl>().is_err())?;
+    let place = Outside::from(place.to_owned());
+    let is_elsewhere = match &place {
+        Outside::Path(path) => path.starts_with('/'),
+        Outside::Url(_) => true,
+    };
+    Some((site.parse().ok()?, place)).filter(|_| is_elsewhere && !Path::new(to).exists())
 }
 
 /// The site takes it in as it takes in the input of a workflow: by a run whose only step does nothing.
@@ -67,8 +72,11 @@ pub(super) async fn export(client: &Client, object: &ObjectArguments, to: &str) 
     let kind = if document["kind"] == "tree" { ObjectKind::Tree } else { ObjectKind::File };
     let bytes = document["bytes"].as_u64().context("the server says how large it is")?;
     let reference = ObjectRef { id, kind, bytes };
+    if to.parse::<OutsideUrl>().is_ok() {
+        return Err(Failure::Usage(format!("say which site writes it: SITE:{to}")).into());
+    }
     match of_site(to) {
-        Some((site, path)) => export_at(client, reference, &site, path).await?,
+        Some((site, place)) => export_at(client, reference, &site, &place).await?,
         None => {
             let unpacker = Unpacker::new(reference, Path::new(to))?;
             crate::get::download(client, &path_of(&object.object, "/content"), unpacker).await?;
@@ -82,42 +90,34 @@ pub(super) async fn export(client: &Client, object: &ObjectArguments, to: &str) 
     Ok(())
 }
 
-/// Nothing stands at the path before all of it does.
-const EXPORT: &str = r#"workflow: export
-inputs: { data: KIND, to: string }
-steps:
-  export:
-    site: SITE
-    with: { data: "${{ inputs.data }}", to: "${{ inputs.to }}" }
-    run: |
-      if [ -e "$to" ] || [ -L "$to" ]; then echo "$to exists already" >&2; exit 1; fi
-      mkdir -p -- "$(dirname -- "$to")"
-      trap 'rm -rf -- "$to.partial-$ATOLL_EXECUTION"' EXIT
-      cp -R -- "$data" "$to.partial-$ATOLL_EXECUTION"
-      chmod -R u+w -- "$to.partial-$ATOLL_EXECUTION"
-      mv -T -- "$to.partial-$ATOLL_EXECUTION" "$to"
-"#;
-
-/// A run writes it there, as the agent's user; what is confined is not brought to the bucket, and so does not get there.
-async fn export_at(client: &Client, object: ObjectRef, site: &SiteName, path: &str) -> anyhow::Result<()> {
-    client.post(&path_of(&object.id.to_string(), "/push"), &json!({})).await?;
+/// The site publishes it as it publishes the output of a workflow; what is confined is not brought to the bucket, and so does
+/// not get there.
+async fn export_at(client: &Client, object: ObjectRef, site: &SiteName, to: &Outside) -> anyhow::Result<()> {
+    let key = match to {
+        Outside::Path(_) => "path",
+        Outside::Url(_) => "url",
+    };
     let kind = match object.kind {
         ObjectKind::File => "file",
         ObjectKind::Tree => "directory",
     };
-    let name = Path::new(path).file_name().and_then(|name| name.to_str());
-    let name = name.ok_or_else(|| Failure::Usage(format!("{path} is no path of a file or directory")))?;
-    let source = EXPORT.replace("KIND", kind).replace("SITE", site.as_str());
+    let name = to.to_string();
+    let name = name.trim_end_matches('/').rsplit('/').next().filter(|name| !name.is_empty());
+    let name = name.ok_or_else(|| Failure::Usage(format!("{to} is no place for a file or directory")))?;
+    client.post(&path_of(&object.id.to_string(), "/push"), &json!({})).await?;
+    let publish = json!({ "site": site, key: to });
+    let source = format!(
+        "workflow: export\ninputs: {{ data: {kind} }}\noutputs:\n  data: {{ value: \"${{{{ inputs.data }}}}\", publish: {publish} }}\n"
+    );
     let data = json!({ "kind": kind, "object": object.id.to_string(), "bytes": object.bytes, "name": name });
-    let inputs = json!({ "data": data, "to": path });
-    let body = json!({ "source": source, "file_name": "export.yaml", "inputs": inputs, "actions": {} });
+    let body = json!({ "source": source, "file_name": "export.yaml", "inputs": { "data": data }, "actions": {} });
     let submitted = client.submit(&body).await?;
     let finished = client.wait(submitted["run"].as_str().context("the answer names no run")?).await?;
     if finished.state == "succeeded" {
         return Ok(());
     }
     let error = finished.error.unwrap_or_else(|| format!("it has {}", finished.state));
-    Err(Failure::Failed(format!("{error} (atoll logs {})", finished.run)).into())
+    Err(Failure::Failed(format!("{error} (atoll show {})", finished.run)).into())
 }
 
 #[cfg(test)]
@@ -125,9 +125,12 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_path_of_a_site_is_told_from_one_of_this_machine() {
-        let site = |text| of_site(text).map(|(site, path)| (site.to_string(), path));
-        assert_eq!(site("edge:/data/a"), Some(("edge".to_owned(), "/data/a")));
-        assert_eq!((site("./edge:/data"), site("edge:data"), site("/data/a")), (None, None, None));
+    fn a_place_of_a_site_is_told_from_one_of_this_machine() {
+        let site = |text| of_site(text).map(|(site, place)| format!("{site} {place}"));
+        assert_eq!(site("edge:/data/a").as_deref(), Some("edge /data/a"));
+        assert_eq!(site("edge:s3://survey/a").as_deref(), Some("edge s3://survey/a"));
+        for here in ["./edge:/data", "edge:data", "/data/a", "s3://survey/a"] {
+            assert_eq!(site(here), None, "{here}");
+        }
     }
 }
