@@ -45,6 +45,8 @@ pub(crate) struct History {
     pub(crate) made_at: BTreeMap<(ObjectId, String), Duration>,
     /// Steps that have made an object.
     pub(crate) makers: BTreeMap<ObjectId, BTreeSet<(RunId, StepIndex)>>,
+    /// What attempts have published, by the site.
+    pub(crate) published: BTreeMap<Key, (usize, Vec<ObjectId>)>,
     /// When somebody last began to bring an object to a place.
     pub(crate) begun: BTreeMap<(ObjectId, String), Duration>,
     /// The time now.

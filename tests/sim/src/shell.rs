@@ -3,7 +3,9 @@
 use std::time::Duration;
 
 use atoll_model::id::{Attempt, ExecutionId, ObjectId};
-use atoll_model::session::{AgentBody, FailureReason, Logs, PROTOCOL_VERSION_DELEGATION, StepTemplate, Usage};
+use atoll_model::session::{
+    AgentBody, FailureReason, Logs, PROTOCOL_VERSION_DELEGATION, StepTemplate, TemplateWork, Usage,
+};
 use atoll_model::time::Timestamp;
 use atoll_model::value::{ObjectKind, Value};
 use atoll_model::workflow::OnDisconnect;
@@ -219,8 +221,11 @@ impl World {
         let usage = Usage { bytes_in: claim.bytes_in, ..Usage::default() };
         let exit = Exit { started_at, finished_at, how, usage };
         claim.state = ClaimState::Exited(exit.clone());
-        let template = std::sync::Arc::clone(&claim.template);
+        let (template, read) = (std::sync::Arc::clone(&claim.template), claim.holds.clone());
         self.history.process_ended(key, &exit.how, &template);
+        if exit.how == ExitKind::Code(0) && matches!(template.work, TemplateWork::Export { .. }) {
+            self.history.published.insert(key, (site, read));
+        }
         self.trace(|| format!("s{site} * {execution} attempt {attempt} ends: {:?}", exit.how));
         let delay = self.rng.micros(10, 2_000);
         self.tell_site(site, delay, Event::Exited { execution, attempt, exit });

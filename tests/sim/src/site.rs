@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use atoll_model::id::{AgentId, JournalId, SiteName};
 use atoll_model::resources::Capacity;
-use atoll_model::session::{ControlFrame, Heartbeat};
+use atoll_model::session::{ControlFrame, EXPORT_RUNTIME, Heartbeat};
 use atoll_model::time::Timestamp;
 use site_agent_core::{Agent, Boot, Command, Config, Event, Fact, Snapshot};
 
@@ -123,7 +123,7 @@ impl World {
             agent: site.agent,
             new_journal: JournalId::from_bits(site.agent.bits() << 32 | u128::from(site.journals)),
             agent_version: "0.1.0".to_owned(),
-            runtimes: vec!["command".to_owned()],
+            runtimes: ["command", EXPORT_RUNTIME].map(str::to_owned).to_vec(),
             boot: Boot { id: u128::from(site.machine.boot), at: booted_at },
             capacity: site.capacity.clone(),
             outbox_bytes_max: 1 << 30,

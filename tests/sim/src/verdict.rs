@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use atoll_model::id::{Attempt, ExecutionId, ObjectId, RunId};
 use atoll_model::value::Value;
+use atoll_model::workflow::Work;
 use control_plane_core::FinishedRun;
 use control_plane_core::view::{ExecutionPage, ExecutionState, RunError, RunState, SiteState};
 use indexmap::IndexMap;
@@ -272,6 +273,7 @@ impl World {
         self.check_failures();
         self.check_copies();
         self.check_reused();
+        self.check_published();
     }
 
     /// What was taken from another execution, that one has made.
@@ -303,10 +305,38 @@ impl World {
         }
     }
 
+    /// What a run that has succeeded says it publishes was published, where it says: the very object, unless that was made
+    /// anew since.
+    fn check_published(&self) {
+        let core = self.leading_core().expect("one leads when all is quiet");
+        for run in self.clients.runs.iter().filter(|run| self.state_of(**run) == RunState::Succeeded) {
+            let Some((workflow, _)) = core.workflow(*run) else { continue };
+            let executions = core.executions(*run, &ExecutionPage::default()).unwrap_or_default();
+            for view in executions.iter().filter(|view| view.state == ExecutionState::Succeeded) {
+                let step = workflow.step(view.execution.step);
+                if !matches!(step.work, Work::Export { .. }) {
+                    continue;
+                }
+                let published = self.history.published.get(&(view.execution, view.attempt));
+                let Some((site, objects)) = published else { panic!("{view:#?} has published nothing") };
+                assert_eq!(step.site.names, [self.sites[*site].name.clone()], "{view:#?} was published elsewhere");
+                let mut said = Vec::new();
+                view.inputs.values().for_each(|value| value.visit_objects(&mut |object| said.push(object.id)));
+                assert!(self.was_taken_away() || *objects == said, "{objects:?} was published of {view:#?}");
+            }
+        }
+    }
+
+    /// Whether something is gone for good that may have been made anew.
+    fn was_taken_away(&self) -> bool {
+        let history = &self.history;
+        history.journals_lost + history.reboots + history.damages > 0 || !history.revoked.is_empty()
+    }
+
     /// Where nothing was taken away for good, a run fails only if something of it did.
     fn check_failures(&self) {
         let history = &self.history;
-        let taken_away = history.journals_lost + history.reboots + history.damages > 0 || !history.revoked.is_empty();
+        let taken_away = self.was_taken_away();
         for run in self.clients.runs.iter().filter(|_| !taken_away && self.scenario.full_disks == 0) {
             let failed = self.state_of(*run) == RunState::Failed;
             assert!(!failed || history.may_fail.contains(run), "{run} failed, and nothing of it did");

@@ -272,12 +272,29 @@ impl<'a> Draft<'a> {
         }
     }
 
+    /// Perhaps one file is published, at a site where it may be and can get to.
+    fn published(&mut self) -> Option<String> {
+        let (confined, also_to) = (&self.confined, self.also_to);
+        let may_be = |step: &usize| !confined.contains(step) || also_to.is_none();
+        let single = (0..self.steps).filter(|step| !self.null[*step] && !self.fans[*step]).filter(may_be);
+        let candidates: Vec<usize> = single.collect();
+        if candidates.is_empty() || !self.apart.chance(250) {
+            return None;
+        }
+        let step = *self.apart.pick(&candidates);
+        let anywhere = self.apart.below(self.scenario.sites as u64) as usize;
+        let site = if self.confined.contains(&step) { self.confined_to } else { anywhere };
+        let value = format!("${{{{ steps.s{step}.outputs.out }}}}");
+        Some(format!("  file: {{ value: \"{value}\", publish: {{ site: s{site}, path: /published }} }}"))
+    }
+
     fn finish(mut self) -> Drawn {
         let last = (0..self.steps).rfind(|step| !self.null[*step]);
-        if let Some(last) = last
-            && self.rng.chance(500)
-        {
-            self.line(&format!("outputs:\n  result: ${{{{ steps.s{last}.outputs.n }}}}"));
+        let result = last.filter(|_| self.rng.chance(500));
+        let result = result.map(|last| format!("  result: ${{{{ steps.s{last}.outputs.n }}}}"));
+        let outputs: Vec<String> = result.into_iter().chain(self.published()).collect();
+        if !outputs.is_empty() {
+            self.line(&format!("outputs:\n{}", outputs.join("\n")));
         }
         let confine = self.confine.filter(|step| !self.null[*step]);
         let eager = self.eager.filter(|step| !self.null[*step] && !self.confined.contains(step));
