@@ -71,7 +71,7 @@ fn copies_are_listed_pinned_brought_to_the_bucket_taken_out_and_let_go() -> Resu
 
 #[test]
 fn files_of_this_machine_and_of_a_site_are_taken_in() -> Result<()> {
-    let agent_arguments = vec!["--import-root".to_owned(), "/".to_owned()];
+    let agent_arguments = ["--import-root", "/", "--export-to", "/"].map(str::to_owned).to_vec();
     let cluster = Cluster::start(Options { sites: vec!["edge"], agent_arguments, ..Options::default() })?;
     let file = cluster.directory().join("readings.csv");
     fs::write(&file, "1,2\n")?;
@@ -86,8 +86,10 @@ fn files_of_this_machine_and_of_a_site_are_taken_in() -> Result<()> {
     let to = format!("edge:{}", published.display());
     json(&cluster, &["data", "export", &object, "-o", &to])?;
     assert_eq!(fs::read_to_string(&published)?, "1,2\n");
+    json(&cluster, &["data", "export", &object, "-o", &to])?;
+    fs::write(&published, "3,4\n")?;
     let again = cluster.call(&["data", "export", &object, "-o", &to])?;
-    assert_eq!(again.code, 1, "what is there stays: {}", again.stderr);
+    assert_eq!(again.code, 1, "what else is there stays: {}", again.stderr);
     Ok(())
 }
 

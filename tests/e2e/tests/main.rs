@@ -13,6 +13,7 @@ mod fleet;
 mod history;
 mod kills;
 mod ledger;
+mod publish;
 mod restored;
 mod reuse;
 mod sample;
