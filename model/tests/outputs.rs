@@ -79,7 +79,14 @@ fn what_cannot_be_published_is_refused_where_it_stands() {
         "  n: { value: \"${{ steps.a.outputs.n }}\", publish: { site: hpc, path: /data/n } }\n  parts: { value: \"${{ \
          steps.each.outputs.part }}\", publish: { site: hpc, path: /data/parts } }\n  none: { publish: { site: hpc, path: \
          /data/none } }\n  text: { value: hello, publish: { site: hpc, path: /data/text } }",
-        expect![""],
+        expect![[r#"
+            12:16 `n` is an integer; only a file or a directory is published
+            13:20 `parts` is a list (each element a file); only a file or a directory is published
+                = gather them in a directory, in a step
+            14:9 an output that is published needs its `value`
+                = write `none: { value: ${{ … }}, publish: … }`
+            15:18 `text` is a string; only a file or a directory is published
+        "#]],
     );
 }
 
@@ -104,7 +111,26 @@ fn where_nothing_can_be_published_is_refused_where_it_stands() {
     let lines = lines.map(|(number, place)| {
         format!("  o{number}: {{ value: \"${{{{ steps.a.outputs.map }}}}\", publish: {place} }}")
     });
-    check(&lines.collect::<Vec<_>>().join("\n"), expect![""]);
+    check(
+        &lines.collect::<Vec<_>>().join("\n"),
+        expect![[r#"
+        12:55 it needs the `site` whose path it is
+        13:55 it needs a `path` or a `url`
+            = write `publish: { site: hpc, path: /data/map.tif }` or `publish: { url: s3://bucket/map.tif }`
+        14:74 a path: it begins with `/`
+        15:74 a path: its parts are names: none is empty, `.` or `..`
+        16:55 /data/x/ does not say what the file is to be called
+        17:74 a path: no expression stands in it: it is known before the run
+        18:88 it has a `path` already: it is published at one place
+        19:62 a URL: only a bucket is published to: s3://BUCKET/KEY
+        20:55 s3://survey/tiles/ does not say what the file is to be called
+        21:62 a URL: its parts are names: none is empty, `.` or `..`
+        22:84 a site: "HPC" is not a site name (a to z, 0 to 9 and -, beginning with a letter, at most 63 characters)
+        23:89 `overwrite` is true or false, not `always`
+        24:78 where an output is published has no field `replace`
+            = known: `site`, `path`, `url`, `overwrite`
+    "#]],
+    );
 }
 
 #[test]
@@ -117,6 +143,14 @@ fn confined_data_is_published_neither_elsewhere_nor_outside_of_all_sites() {
         shown(&check_sites(&parse("w", &text, &Nothing).expect("valid"), "w", &sites))
     };
     assert_eq!(found("{ site: edge, path: /data/map }"), "");
-    expect![""].assert_eq(&found("{ site: hpc, path: /data/map }"));
-    expect![""].assert_eq(&found("{ site: edge, url: s3://survey/map }"));
+    expect![[r#"
+        12:56 step `outputs.map` reads data that may not leave `edge`, and runs elsewhere
+            = placement rule 1 (line 14) confines it; the step is placed at `hpc`
+    "#]]
+    .assert_eq(&found("{ site: hpc, path: /data/map }"));
+    expect![[r#"
+        12:56 step `outputs.map` publishes confined data at s3://survey/map, outside of all sites
+            = placement rule 1 (line 14) confines it
+    "#]]
+    .assert_eq(&found("{ site: edge, url: s3://survey/map }"));
 }

@@ -169,8 +169,7 @@ impl Running {
         let boot = Boot { id: boot_number()?, at: clock.booted_at() };
         let core = core_config(config, &identity, JournalId::from_bits(journal.identity().0), boot);
         let arrivals = arrivals(&store).context("what was fetched cannot be found again")?;
-        let found = Found { attempts, arrivals };
-        let (agent, step) = Agent::recover(core, snapshot, facts, found, clock.read());
+        let (agent, step) = Agent::recover(core, snapshot, facts, Found { attempts, arrivals }, clock.read());
         let tasks = TaskTracker::new();
         let client = http_client(&identity).context("no client for transfers")?;
         let credentials = link_handle.credentials();
