@@ -78,7 +78,7 @@ fn a_site_publishes_only_what_has_ended_in_the_eyes_of_the_control_plane() {
     world.submit(&published(AT_EDGE));
     let sent = |command: &SiteCommand| match command {
         SiteCommand::Dispatch(dispatch) => Some(dispatch.step.0),
-        SiteCommand::Delegate(delegation) => Some(delegation.step.0),
+        SiteCommand::Delegate(delegation) => Some(delegation.template.step.0),
         _ => None,
     };
     assert_eq!(world.commands("edge").iter().filter_map(sent).collect::<Vec<_>>(), [0], "neither handed over ahead");
