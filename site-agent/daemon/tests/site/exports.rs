@@ -85,9 +85,9 @@ async fn nothing_is_published_where_the_administrator_does_not_list_it() {
     let (public, scratch) = (public(&site), site.scratch());
     let [file, _] = made(&mut site).await;
     std::os::unix::fs::symlink(&scratch, public.join("away")).unwrap();
-    for target in [scratch.join("x"), public.join("away/x"), site.data().join("x"), public.join("../scratch/x")] {
+    for target in [scratch.join("x"), public.join("away/x"), site.data().join("x")] {
         let message = refusal(outcome(&mut site, &file, &target, true).await);
-        assert!(message.contains("exports") || message.contains("`..`"), "{message}");
+        assert!(message.contains("under exports"), "{message}");
     }
     assert!(!scratch.join("x").exists() && !site.data().join("x").exists());
     let message = refusal(outcome(&mut site, &file, Path::new("s3://elsewhere/x"), false).await);
