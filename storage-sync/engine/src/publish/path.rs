@@ -260,7 +260,7 @@ impl Watch<'_> {
             // One call for all files, of which there may be a million.
             return Ok(rustix::fs::syncfs(to)?);
         }
-        Ok(self.copy_file(from, to, name)?.sync_all()?)
+        self.copy_file(from, to, name)?.sync_all()
     }
 
     fn copy_tree(&self, from: &Path, to: BorrowedFd<'_>, name: &OsStr) -> io::Result<()> {
