@@ -192,7 +192,7 @@ fn stem(run: &Run, definition: &Step, shared: &Shared) -> Option<Digester> {
     let mut digester = Digester::new("atoll 2026-11 key of a result");
     let command = match &definition.work {
         Work::Action(action) => action.command.as_slice(),
-        Work::Script(_) | Work::Import { .. } | Work::Null => &[],
+        Work::Script(_) | Work::Import { .. } | Work::Export { .. } | Work::Null => &[],
     };
     let environment: Vec<_> = definition.environment.iter().collect();
     let output = |(name, output): (_, &Output)| (name, output.r#type.clone(), output.optional, output.listed);

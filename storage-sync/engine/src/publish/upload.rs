@@ -6,14 +6,12 @@ use std::collections::BTreeMap;
 use std::fs;
 use std::io::{self, Read as _};
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use atoll_model::workflow::OutsideUrl;
 use futures::{StreamExt as _, TryStreamExt as _};
-use object_store::aws::AmazonS3;
 use object_store::path::{Path as Key, PathPart};
-use object_store::{
-    Attribute, Attributes, GetOptions, ObjectStore as _, PutMultipartOptions, PutOptions, WriteMultipart,
-};
+use object_store::{Attribute, Attributes, GetOptions, ObjectStore, PutMultipartOptions, PutOptions, WriteMultipart};
 use tokio_util::sync::CancellationToken;
 
 use super::{PublishError, open_file};
@@ -63,7 +61,7 @@ pub async fn publish_in_bucket(
 }
 
 struct Target {
-    store: AmazonS3,
+    store: Arc<dyn ObjectStore>,
     bucket: String,
     key: Key,
     url: OutsideUrl,
@@ -74,12 +72,12 @@ impl Target {
         let refused = |message: String| PublishError::Refused { place: url.to_string(), message };
         let (name, key) = url.in_bucket().ok_or_else(|| refused("only a bucket is published to".to_owned()))?;
         let key = Key::parse(key.trim_end_matches('/')).map_err(|error| refused(error.to_string()))?;
-        let store = bucket::open_s3(name).map_err(|error| refused(error.to_string()))?;
+        let store = bucket::open_outside(url.scheme(), name).map_err(|error| refused(error.to_string()))?;
         Ok(Self { store, bucket: name.to_owned(), key, url: url.clone() })
     }
 
     fn shown(&self, key: &Key) -> String {
-        format!("s3://{}/{key}", self.bucket)
+        format!("{}://{}/{key}", self.url.scheme(), self.bucket)
     }
 
     fn failed(&self, key: &Key) -> impl FnOnce(object_store::Error) -> PublishError {
