@@ -2,9 +2,9 @@
 # What an execution costs as there are more of them: `benches/cost.sh [ROUNDS]` prints a table, medians of so many rounds.
 # Builds the binary, unless ATOLL names one. Wants a machine that does nothing else.
 set -eu
+cd "$(dirname "$0")/.."
 rounds=${1:-3}
-[ -n "${ATOLL:-}" ] || cargo build --release --locked --bin atoll
-atoll=${ATOLL:-${CARGO_TARGET_DIR:-target}/release/atoll}
+. benches/atoll.sh
 echo "| shape | executions | executions/s | server, µs each | agent, µs each | server's memory, MiB |"
 echo "|---|---:|---:|---:|---:|---:|"
 for shape in fan chains layers; do

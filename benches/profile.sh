@@ -5,8 +5,8 @@
 set -eu
 name=$1
 shift
-[ -n "${ATOLL:-}" ] || cargo build --release --locked --bin atoll
-atoll=${ATOLL:-${CARGO_TARGET_DIR:-target}/release/atoll}
+cd "$(dirname "$0")/.."
+. benches/atoll.sh
 tools=$PWD/target/tools
 [ -x "$tools/bin/inferno-flamegraph" ] ||
     cargo install --quiet --locked --root "$tools" --no-default-features --features cli inferno@0.12.6

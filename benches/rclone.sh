@@ -25,8 +25,7 @@ if ! command -v rclone >/dev/null; then
     [ "$(id -u)" = 0 ] || sudo='sudo -n'
     $sudo apt-get install -y -qq rclone >&2
 fi
-atoll=${ATOLL:-${CARGO_TARGET_DIR:-$PWD/target}/release/atoll}
-[ -n "${ATOLL:-}" ] || cargo build --release --locked --bin atoll >&2
+. benches/atoll.sh
 bash tests/parts/ceph-up.sh "$scratch/s3" >&2
 . "$scratch/s3/env"
 

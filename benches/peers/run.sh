@@ -10,12 +10,11 @@ rounds=${1:-3}
 scratch=$(mktemp -d /tmp/atoll-peers.XXXXXX)
 trap 'rm -rf "$scratch"' EXIT
 
-cargo build --release --locked --bin atoll >&2
+. benches/atoll.sh
 python3 -m venv "$scratch/venv"
 # Parsl looks for its own programs in PATH.
 export PATH="$scratch/venv/bin:$PATH"
 pip --quiet --disable-pip-version-check install -r benches/peers/requirements.txt >&2
-atoll=${CARGO_TARGET_DIR:-$PWD/target}/release/atoll
 export PYTHONPATH=$PWD/benches/peers
 # Some peers write to where they are started.
 mkdir "$scratch/work"

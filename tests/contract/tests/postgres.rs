@@ -22,8 +22,7 @@ fn lead(database: &Database, name: &str) -> PostgresJournal {
 
 /// Leads as if the leader's lease had not been renewed in time, of which its own clock has not told it yet. A renewal may
 /// come between its end and the takeover: then it is made to end again.
-fn supersede(database: &Database, name: &str) -> PostgresJournal {
-    let (mut standby, _) = follow(database, name);
+fn supersede(database: &Database, mut standby: Standby) -> PostgresJournal {
     for _ in 0..100 {
         statement(&database.address.to_string(), "UPDATE atoll.lease SET expires_at = '-infinity'").unwrap();
         standby.poll().unwrap();
@@ -42,7 +41,7 @@ fn b3_the_database_refuses_what_a_superseded_leader_writes() {
     first.barrier().unwrap();
     let (standby, _) = follow(&database, "second");
     assert_eq!(standby.leader().name, "first");
-    let mut second = supersede(&database, "second");
+    let mut second = supersede(&database, standby);
     assert!(second.epoch() > first.epoch());
     first.append(b"stale").unwrap();
     let refused = first.barrier().unwrap_err();
@@ -64,7 +63,8 @@ fn b3_a_superseded_leader_writes_no_checkpoint() {
     let mut first = lead(&database, "first");
     first.append(b"one").unwrap();
     first.barrier().unwrap();
-    let second = supersede(&database, "second");
+    let (standby, _) = follow(&database, "second");
+    let second = supersede(&database, standby);
     first.checkpoint(b"stale").unwrap_err();
     drop((first, second));
     let (_, contents) = follow(&database, "third");

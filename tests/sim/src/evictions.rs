@@ -85,7 +85,7 @@ impl World {
         let history = &self.history;
         let is_set_back = history.restored > 0;
         // A site that was cut off may hear late that its copy is not counted on any more.
-        let was_let_go = history.let_go.iter().any(|(_, id)| *id == object);
+        let was_let_go = history.let_go.contains(&(self.sites[site].name.clone(), object));
         let is_pinned = history.pinned.contains(&object) && !was_let_go;
         assert!(is_set_back || !is_pinned, "s{site} lets go of {object}, which a rule pins");
         let taken_away = history.damages > 0

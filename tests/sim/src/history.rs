@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use atoll_model::elements::ElementSet;
-use atoll_model::id::{AgentId, Attempt, ExecutionId, ObjectId, RunId, SiteId, StepIndex};
+use atoll_model::id::{AgentId, Attempt, ExecutionId, ObjectId, RunId, SiteId, SiteName, StepIndex};
 use atoll_model::session::{AgentFrame, StepTemplate};
 use atoll_model::value::ObjectRef;
 use atoll_model::workflow::{OnDisconnect, StartMode};
@@ -73,7 +73,9 @@ pub(crate) struct History {
     pub(crate) held: BTreeSet<ObjectId>,
     pub(crate) pinned: BTreeSet<ObjectId>,
     /// Copies that do not count any more, and whose sites may not have heard of it: granted before anything pinned them.
-    pub(crate) let_go: BTreeSet<(SiteId, ObjectId)>,
+    pub(crate) let_go: BTreeSet<(SiteName, ObjectId)>,
+    /// The names of sites, as their tokens gave them.
+    names: BTreeMap<SiteId, SiteName>,
     pub(crate) replicated: BTreeSet<(ObjectId, RunId)>,
     /// Sites that were revoked: what one had not told by then, nobody knows.
     pub(crate) revoked: BTreeSet<String>,
@@ -193,6 +195,9 @@ impl History {
             elements.iter().map(|element| ExecutionId { run: *run, step: *step, element }).collect()
         };
         match fact {
+            Fact::TokenCreated { site, site_id, .. } => {
+                self.names.insert(*site_id, site.clone());
+            }
             Fact::ExecutionsPlaced { run, step, attempt, elements, site, .. } => {
                 let had = executions(run, step, elements).into_iter().map(|execution| (execution, (*attempt, *site)));
                 self.current.extend(had);
@@ -251,11 +256,11 @@ impl History {
             }
             Fact::EvictionGranted { site, objects, .. } => {
                 let ids = objects.iter().map(|object| object.id).filter(|id| !self.pinned.contains(id));
-                self.let_go.extend(ids.map(|id| (*site, id)));
+                self.let_go.extend(ids.map(|id| (self.names[site].clone(), id)));
             }
             Fact::EvictionEnded { site, gone, kept } => {
                 gone.iter().chain(kept).for_each(|id| {
-                    self.let_go.remove(&(*site, *id));
+                    self.let_go.remove(&(self.names[site].clone(), *id));
                 });
             }
             Fact::ExecutionsGivenUp { run, step, elements, .. } => {
