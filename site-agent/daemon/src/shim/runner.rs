@@ -3,16 +3,16 @@
 
 use std::collections::{BTreeMap, VecDeque};
 use std::io;
-use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::fd::{AsFd, BorrowedFd};
 use std::os::unix::process::ExitStatusExt;
-use std::process::{Child, Command};
 use std::rc::Rc;
 use std::time::{Duration, Instant, SystemTime};
 
 use atoll_model::time::Timestamp;
 use nix::sys::resource::{UsageWho, getrusage};
-use rustix::process::{Pid, PidfdFlags, Signal, pidfd_open, pidfd_send_signal};
-use wait4::{ResUse, Wait4};
+use rustix::io::Errno;
+use rustix::process::{Pid, Signal, pidfd_send_signal};
+use site_agent_spawn::{Child, Ended, Spawner};
 
 use super::directory::SlotDirectory;
 use super::limits::Limits;
@@ -44,6 +44,7 @@ pub(crate) struct Runner {
     /// Whether the slot may hold what an execution left.
     dirty: bool,
     prepared: Prepared,
+    spawner: Spawner,
 }
 
 #[derive(Debug)]
@@ -51,7 +52,6 @@ struct Current {
     key: Key,
     common: Rc<Common>,
     child: Child,
-    handle: OwnedFd,
     started_at: Timestamp,
     deadline: Option<Instant>,
     look_at: Instant,
@@ -64,7 +64,7 @@ struct Current {
 /// The main process has ended, and something that it started has not.
 #[derive(Debug)]
 struct Clearing {
-    used: ResUse,
+    ended: Ended,
     rounds: u32,
     next: Instant,
 }
@@ -82,6 +82,7 @@ impl Runner {
             children_cpu_micros: children_cpu_micros(),
             dirty: false,
             prepared: Prepared::default(),
+            spawner: Spawner::new(),
         }
     }
 
@@ -151,7 +152,7 @@ impl Runner {
 
     /// What becomes readable when the running process ends.
     pub(crate) fn handle(&self) -> Option<BorrowedFd<'_>> {
-        self.current.as_ref().filter(|current| current.clearing.is_none()).map(|current| current.handle.as_fd())
+        self.current.as_ref().filter(|current| current.clearing.is_none()).map(|current| current.child.as_fd())
     }
 
     /// When to call [`Runner::advance`] if nothing happens before.
@@ -187,6 +188,10 @@ impl Runner {
                 None => {
                     let Some((common, order)) = self.queue.pop_front() else { break };
                     self.start(common, order, now);
+                    // It has only just begun; that it ends is heard.
+                    if self.current.is_some() {
+                        return;
+                    }
                 }
             }
         }
@@ -200,14 +205,13 @@ impl Runner {
         let started_at = now_timestamp();
         let key = order.key;
         match self.try_start(&common, &order, started_at) {
-            Ok((child, handle)) => {
+            Ok(child) => {
                 self.notices.push(Notice::Started { key, at: started_at });
                 self.current = Some(Current {
                     key,
                     deadline: common.time.map(|time| now + time),
                     common,
                     child,
-                    handle,
                     started_at,
                     look_at: now + NOTE_AFTER,
                     noted: false,
@@ -217,7 +221,14 @@ impl Runner {
             }
             Err(error) => {
                 let program = common.command.first().map(|program| String::from_utf8_lossy(program).into_owned());
-                let message = format!("{} cannot be started: {error}", program.unwrap_or_default());
+                let why = match Errno::from_io_error(&error) {
+                    Some(Errno::NOEXEC) => {
+                        "it is neither a program for this machine nor a script that begins with `#!` and what runs it"
+                            .to_owned()
+                    }
+                    _ => error.to_string(),
+                };
+                let message = format!("{} cannot be started: {why}", program.unwrap_or_default());
                 let end = End {
                     started_at,
                     finished_at: started_at,
@@ -231,7 +242,7 @@ impl Runner {
         }
     }
 
-    fn try_start(&mut self, common: &Rc<Common>, order: &Order, started_at: Timestamp) -> io::Result<(Child, OwnedFd)> {
+    fn try_start(&mut self, common: &Rc<Common>, order: &Order, started_at: Timestamp) -> io::Result<Child> {
         if std::mem::replace(&mut self.dirty, true) {
             self.slot.clean()?;
         }
@@ -244,18 +255,10 @@ impl Runner {
         self.slot.part_with_watched_logs()?;
         self.limits.apply(common)?;
         // Everything else is inherited as it is: the work directory, no input, the slot's two logs.
-        let spawned = self.prepared.command(common, order, &self.slot).and_then(Command::spawn);
+        let program = self.prepared.program(common, &self.slot);
+        let spawned = program.and_then(|program| self.spawner.spawn(program, &order.environment));
         self.limits.started();
-        let mut child = spawned?;
-        let pid = i32::try_from(child.id()).ok().and_then(Pid::from_raw);
-        match pid.map(|pid| pidfd_open(pid, PidfdFlags::empty())) {
-            Some(Ok(handle)) => Ok((child, handle)),
-            failed => {
-                child.kill()?;
-                child.wait()?;
-                Err(failed.and_then(Result::err).map_or_else(|| io::ErrorKind::Other.into(), io::Error::from))
-            }
-        }
+        spawned
     }
 
     /// Whether the current execution is over.
@@ -276,32 +279,31 @@ impl Runner {
             if clearing.rounds >= 2 {
                 self.limits.forbid_forks(false);
             }
-            let used = clearing.used;
-            self.finish(used);
+            let ended = clearing.ended;
+            self.finish(ended);
             return true;
         }
         if current.deadline.is_some_and(|deadline| now >= deadline) {
             current.stop(EndKind::TimedOut);
         }
         // That there is nothing to wait for cannot happen to a child that nobody else reaps.
-        let ended = current.child.try_wait4().unwrap_or_default();
-        match ended {
-            Some(used) if tree::reap(None) => {
-                self.finish(used);
+        match current.child.try_wait().unwrap_or_default() {
+            Some(ended) if tree::reap(None) => {
+                self.finish(ended);
                 true
             }
-            Some(used) => {
-                current.clearing = Some(Clearing { used, rounds: 0, next: now });
+            Some(ended) => {
+                current.clearing = Some(Clearing { ended, rounds: 0, next: now });
                 self.advance_current(now)
             }
             None => {
                 if now >= current.look_at {
                     current.look_at = now + LOOK_INTERVAL;
                     if !std::mem::replace(&mut current.noted, true) {
-                        self.log.spawned(current.child.id());
+                        self.log.spawned(current.child.id().unsigned_abs());
                         let _ = self.log.write();
                     }
-                    tree::reap(i32::try_from(current.child.id()).ok().and_then(Pid::from_raw));
+                    tree::reap(Pid::from_raw(current.child.id()));
                     self.slot.bound_logs(current.common.log_bytes_max);
                 }
                 false
@@ -309,14 +311,14 @@ impl Runner {
         }
     }
 
-    fn finish(&mut self, used: ResUse) {
+    fn finish(&mut self, ended: Ended) {
         let Some(current) = self.current.take() else { return };
         let finished_at = now_timestamp();
         let children_cpu_micros = children_cpu_micros();
         let cpu_micros = children_cpu_micros - self.children_cpu_micros;
         self.children_cpu_micros = children_cpu_micros;
         let ran_out_of_memory = self.limits.ran_out_of_memory();
-        let how = match (used.status.code(), used.status.signal(), current.stopped) {
+        let how = match (ended.status.code(), ended.status.signal(), current.stopped) {
             (_, Some(9), Some(reason)) => reason,
             (Some(0), _, _) => EndKind::Code(0),
             _ if ran_out_of_memory => EndKind::OutOfMemory,
@@ -339,7 +341,7 @@ impl Runner {
             finished_at,
             how,
             cpu_micros,
-            max_rss_bytes: used.rusage.maxrss,
+            max_rss_bytes: ended.max_rss_bytes,
             left,
         };
         self.note_end(current.key, end);
@@ -357,7 +359,7 @@ impl Current {
         if self.stopped.is_none() && self.clearing.is_none() {
             self.stopped = Some(reason);
             // If it has ended by itself meanwhile, its own end counts.
-            let _ = pidfd_send_signal(&self.handle, Signal::KILL);
+            let _ = pidfd_send_signal(&self.child, Signal::KILL);
         }
     }
 }

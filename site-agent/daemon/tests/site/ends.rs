@@ -1,9 +1,10 @@
 //! How executions end: limits that are enforced, children that are not left behind, cancels.
 
+use std::os::unix::fs::PermissionsExt;
 use std::time::Duration;
 
 use atoll_model::resources::Resources;
-use atoll_model::session::{FailureReason, Outcome};
+use atoll_model::session::{FailureReason, Outcome, StepTemplate, TemplateWork};
 
 use crate::site::{Site, eventually, gone, is_alive};
 
@@ -166,4 +167,23 @@ touch mine; echo x > \"$TMPDIR/mine\"; mkdir sub; chmod 500 sub; echo said; echo
         std::fs::read_dir(kept).unwrap().next().is_none().then_some(())
     })
     .await;
+}
+
+#[tokio::test]
+async fn what_is_no_program_for_this_machine_is_said_to_be_none() {
+    let mut site = Site::start().await;
+    let path = site.scratch().join("program");
+    std::fs::write(&path, [0, 1, 2, 3]).unwrap();
+    std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o755)).unwrap();
+    let command = vec![path.to_str().unwrap().to_owned()];
+    let step = StepTemplate { work: TemplateWork::Command { command, bundle: None }, ..site.step("") };
+    let execution = site.run_step(step);
+    let end = site.control.finished(execution).await;
+    let Outcome::Failed { message, .. } = &end.outcome else { panic!("it has not failed: {end:?}") };
+    assert!(
+        message.contains("program cannot be started: it is neither a program for this machine nor a script"),
+        "{message}"
+    );
+    let next = site.run("true");
+    assert_eq!(site.control.finished(next).await.outcome, Outcome::Succeeded);
 }

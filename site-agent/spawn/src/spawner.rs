@@ -1,0 +1,135 @@
+//! Starts processes as `vfork` does: the child borrows the memory of its parent, which waits until it has become another
+//! program, or could not.
+#![expect(unsafe_code, reason = "no safe interface starts a process without a hundred calls that it does not need")]
+
+use std::ffi::{c_char, c_int, c_void};
+use std::io;
+use std::os::fd::{FromRawFd, OwnedFd};
+use std::ptr;
+use std::sync::atomic::{AtomicI32, Ordering};
+
+use nix::sys::signal::{SigSet, SigmaskHow};
+
+use crate::child::Child;
+use crate::program::{Program, Variable};
+
+/// What a child needs before it becomes another program is a few hundred bytes, and what the C library needs for its calls.
+const STACK_BYTES: usize = 64 * 1024;
+
+/// Starts processes from a process of one thread.
+#[derive(Debug)]
+pub struct Spawner {
+    /// The child's, until it becomes another program. Numbers of 16 bytes, since a stack begins at a multiple of that.
+    stack: Vec<u128>,
+    /// Signals that this process catches or ignores.
+    signals: Vec<c_int>,
+}
+
+/// What the child works from; it lies in the memory of both.
+struct Task<'a> {
+    signals: &'a [c_int],
+    /// The program's path is the first; a null address ends either.
+    arguments: &'a [*const c_char],
+    environment: &'a [*const c_char],
+    /// Why it did not become another program, or 0.
+    error: AtomicI32,
+}
+
+impl Spawner {
+    /// Looks which signals are to be set back in every child: those that this process catches or ignores now.
+    pub fn new() -> Self {
+        let is_changed = |signal: &c_int| {
+            // SAFETY: a structure of numbers and addresses, of which zero is a value.
+            let mut action: libc::sigaction = unsafe { std::mem::zeroed() };
+            // SAFETY: asks only, and writes what it is told to where there is room for it.
+            let asked = unsafe { libc::sigaction(*signal, ptr::null(), &raw mut action) };
+            // Two signals are the C library's own, which does not tell of them.
+            asked == 0 && action.sa_sigaction != libc::SIG_DFL
+        };
+        let signals = (1..=libc::SIGRTMAX()).filter(is_changed).collect();
+        Self { stack: vec![0; STACK_BYTES / size_of::<u128>()], signals }
+    }
+
+    /// Starts a program, with these variables more in its environment, or instead of those with these names. It leads a
+    /// process group of its own and has every signal by default and none blocked; all else it inherits.
+    ///
+    /// # Errors
+    /// `InvalidInput` when a variable holds a byte 0; when there is no such program or it cannot be run, as `execve` says it;
+    /// when the system has no room for another process.
+    pub fn spawn(&mut self, program: &Program, more: &[(impl AsRef<[u8]>, impl AsRef<[u8]>)]) -> io::Result<Child> {
+        let more: Vec<Variable> =
+            more.iter().map(|(name, value)| Variable::new(name.as_ref(), value.as_ref())).collect::<io::Result<_>>()?;
+        let own = program.environment.iter().filter(|own| more.iter().all(|other| other.name() != own.name()));
+        let environment: Vec<_> =
+            own.chain(&more).map(|variable| variable.text.as_ptr()).chain([ptr::null()]).collect();
+        let arguments: Vec<_> = program.arguments.iter().map(|text| text.as_ptr()).chain([ptr::null()]).collect();
+        let task =
+            Task { signals: &self.signals, arguments: &arguments, environment: &environment, error: AtomicI32::new(0) };
+        let top = self.stack.as_mut_ptr_range().end;
+        let flags = libc::CLONE_VM | libc::CLONE_VFORK | libc::CLONE_PIDFD | libc::SIGCHLD;
+        let mut handle: c_int = -1;
+        // A handler of this process must not run in the child, whose memory is this process's.
+        let mask = SigSet::all().thread_swap_mask(SigmaskHow::SIG_SETMASK)?;
+        // SAFETY: `become_another` does what a child may that borrows its parent's memory: it calls the system, writes one
+        // number, and allocates and locks nothing. `task` and the stack, which nobody else uses, outlive it, since this
+        // thread goes on only when the child has another memory or is gone; and no signal is heard meanwhile. `handle` is
+        // written to before that.
+        let pid = unsafe {
+            libc::clone(become_another, top.cast(), flags, (&raw const task).cast_mut().cast(), &raw mut handle)
+        };
+        let refused = (pid < 0).then(io::Error::last_os_error);
+        mask.thread_set_mask()?;
+        if let Some(error) = refused {
+            return Err(error);
+        }
+        // SAFETY: the kernel has just opened it for this call.
+        let handle = unsafe { OwnedFd::from_raw_fd(handle) };
+        match task.error.load(Ordering::Relaxed) {
+            0 => Ok(Child::new(pid, handle)),
+            error => {
+                // SAFETY: nothing is written. It is gone, and this reaps it.
+                unsafe { libc::waitpid(pid, ptr::null_mut(), 0) };
+                Err(io::Error::from_raw_os_error(error))
+            }
+        }
+    }
+}
+
+impl Default for Spawner {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+/// The child's side: returns only if it could not become another program.
+extern "C" fn become_another(task: *mut c_void) -> c_int {
+    // SAFETY: it is what `spawn` has made, and stays as long as this runs.
+    let task = unsafe { &*task.cast::<Task<'_>>() };
+    // SAFETY: calls of the system that read what lives in `task` or on this stack.
+    let done = unsafe {
+        set_up(task.signals)
+            .and_then(|()| check(libc::execve(task.arguments[0], task.arguments.as_ptr(), task.environment.as_ptr())))
+    };
+    task.error.store(done.err().unwrap_or_default(), Ordering::Relaxed);
+    127
+}
+
+/// Sets signals back to what they are by default, and leads a process group.
+unsafe fn set_up(signals: &[c_int]) -> Result<(), c_int> {
+    unsafe {
+        let mut action: libc::sigaction = std::mem::zeroed();
+        action.sa_sigaction = libc::SIG_DFL;
+        for signal in signals {
+            check(libc::sigaction(*signal, &raw const action, ptr::null_mut()))?;
+        }
+        check(libc::setpgid(0, 0))?;
+        let mut none: libc::sigset_t = std::mem::zeroed();
+        check(libc::sigemptyset(&raw mut none))?;
+        check(libc::sigprocmask(libc::SIG_SETMASK, &raw const none, ptr::null_mut()))
+    }
+}
+
+fn check(result: c_int) -> Result<(), c_int> {
+    // SAFETY: the address of this thread's last error is always good to read.
+    if result == 0 { Ok(()) } else { Err(unsafe { *libc::__errno_location() }) }
+}
