@@ -25,6 +25,10 @@ const PENDING_BYTES_MAX: usize = 64 << 20;
 /// How much larger than what lives the store may be on disk, beside [`COMPACT_SLACK_BYTES`].
 const COMPACT_FACTOR: u64 = 8;
 const COMPACT_SLACK_BYTES: u64 = 64 << 20;
+/// What it takes on disk is looked at again after so many barriers, or so many appended bytes: that walks a folder, which
+/// takes longer than writing a small batch.
+const LOOK_AFTER_BARRIERS: u64 = 256;
+const LOOK_AFTER_BYTES: u64 = 1 << 20;
 
 #[derive(Debug)]
 enum Home {
@@ -49,6 +53,8 @@ pub struct Journal {
     pending_bytes: usize,
     failed: bool,
     stats: JournalStats,
+    /// Barriers and appended bytes when it was last looked at what it takes on disk.
+    looked_at: (u64, u64),
 }
 
 impl Journal {
@@ -96,6 +102,12 @@ impl Journal {
         self.pending_bytes = 0;
         self.durable = self.last;
         self.stats.barriers += 1;
+        let (barriers, bytes) = self.looked_at;
+        if self.stats.barriers - barriers >= LOOK_AFTER_BARRIERS
+            || self.stats.appended_bytes - bytes >= LOOK_AFTER_BYTES
+        {
+            self.look_at_disk();
+        }
         if let Home::Disk { watermark, .. } = &mut self.home
             && let Err(source) = watermark.set(self.description.identity, self.durable)
         {
@@ -129,7 +141,7 @@ impl Journal {
         if let Home::Disk { ballast, .. } = &mut self.home {
             ballast.retake();
         }
-        if self.store()?.disk_bytes() <= COMPACT_FACTOR * self.stats.live_bytes + COMPACT_SLACK_BYTES {
+        if self.stats.disk_bytes <= COMPACT_FACTOR * self.stats.live_bytes + COMPACT_SLACK_BYTES {
             return Ok(false);
         }
         self.barrier()?;
@@ -158,8 +170,12 @@ impl Journal {
             Home::Disk { ballast, .. } => ballast.is_held(),
             Home::Memory => true,
         };
-        let disk_bytes = self.store.as_ref().map_or(0, |store| store.disk_bytes());
-        JournalStats { disk_bytes, ballast_held, ..self.stats }
+        JournalStats { ballast_held, ..self.stats }
+    }
+
+    fn look_at_disk(&mut self) {
+        self.stats.disk_bytes = self.store.as_ref().map_or(0, |store| store.disk_bytes());
+        self.looked_at = (self.stats.barriers, self.stats.appended_bytes);
     }
 
     fn usable(&self) -> Result<(), JournalError> {
@@ -225,6 +241,7 @@ impl Journal {
         match opened {
             Ok((store, contents)) => {
                 self.store = Some(store);
+                self.look_at_disk();
                 self.check_reopened(&contents)
             }
             Err(LoadError::NoSpace) => Err(JournalError::NoSpace),
@@ -284,6 +301,7 @@ impl Journal {
                 self.options.memory.state().durable.remove(&old);
             }
         }
+        self.look_at_disk();
         Ok(())
     }
 }

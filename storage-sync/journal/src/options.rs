@@ -106,7 +106,7 @@ pub struct JournalStats {
     pub live_bytes: u64,
     /// Bytes of the batches after the checkpoint alone: what recovery has to go through.
     pub batch_bytes: u64,
-    /// Bytes that the store takes on disk.
+    /// Bytes that the store took on disk when that was last looked at: not long ago.
     pub disk_bytes: u64,
     pub barriers: u64,
     /// Syncs of the store that the barriers took.

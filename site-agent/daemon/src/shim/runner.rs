@@ -261,6 +261,14 @@ impl Runner {
         spawned
     }
 
+    /// Makes the slot as the next execution is to find it, so that what is left takes no room until then. Whoever waits for
+    /// the end of the last one is told of it before. The next start tries again if this fails.
+    pub(crate) fn clean_up(&mut self) {
+        if self.dirty && self.current.is_none() {
+            self.dirty = self.slot.clean().is_err();
+        }
+    }
+
     /// Whether the current execution is over.
     fn advance_current(&mut self, now: Instant) -> bool {
         let Some(current) = &mut self.current else { return false };
@@ -334,8 +342,6 @@ impl Runner {
                 (EndKind::Interrupted { message }, Left::default())
             }
         };
-        // At once, so that what is left takes no room until the next start; which tries again if this fails.
-        self.dirty = self.slot.clean().is_err();
         let end = End {
             started_at: current.started_at,
             finished_at,

@@ -56,6 +56,7 @@ impl Server {
             } else {
                 flush_at = None;
             }
+            self.runner.clean_up();
             if self.agent.is_some() || !self.runner.is_idle() {
                 idle_since = now;
             }

@@ -79,7 +79,7 @@ fn opened(options: Options, home: Home, found: Found, format: u16, created: bool
     let Contents { description, checkpoint, batches, live_bytes, torn: _ } = found.contents;
     let last = batches.last().map_or(description.base(), |(seq, _)| *seq);
     let batch_bytes = batches.iter().map(|(_, batch)| batch.len() as u64).sum();
-    let journal = Journal {
+    let mut journal = Journal {
         options,
         home,
         store: Some(found.store),
@@ -91,7 +91,9 @@ fn opened(options: Options, home: Home, found: Found, format: u16, created: bool
         pending_bytes: 0,
         failed: false,
         stats: JournalStats { live_bytes, batch_bytes, ..JournalStats::default() },
+        looked_at: (0, 0),
     };
+    journal.look_at_disk();
     Opened {
         journal,
         checkpoint: checkpoint.map(|state| (BatchSeq(description.base()), state)),
