@@ -236,7 +236,9 @@ impl Installation {
         for scheme in ["https://", "http://", "s3://", "gs://", "az://"] {
             command.args(["--import-url", scheme]);
         }
-        command.args(["--export-to", "/", "--export-to", "s3://"]);
+        for place in ["/", "s3://", "gs://", "az://"] {
+            command.args(["--export-to", place]);
+        }
         command.args(&self.options.agent_arguments);
         supervised(&mut command);
         let child =

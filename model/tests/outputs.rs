@@ -122,7 +122,7 @@ fn where_nothing_can_be_published_is_refused_where_it_stands() {
         16:55 /data/x/ does not say what the file is to be called
         17:74 a path: no expression stands in it: it is known before the run
         18:88 it has a `path` already: it is published at one place
-        19:62 a URL: only a bucket is published to: s3://BUCKET/KEY
+        19:62 a URL: only a bucket is published to: s3://BUCKET/KEY, gs://BUCKET/KEY or az://CONTAINER/KEY
         20:55 s3://survey/tiles/ does not say what the file is to be called
         21:62 a URL: its parts are names: none is empty, `.` or `..`
         22:84 a site: "HPC" is not a site name (a to z, 0 to 9 and -, beginning with a letter, at most 63 characters)

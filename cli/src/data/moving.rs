@@ -38,7 +38,7 @@ pub(super) async fn import(client: &Client, from: &str, directory: bool, pin: bo
     Ok(())
 }
 
-/// `SITE:/PATH` or `SITE:s3://…`, unless it is a path of this machine.
+/// `SITE:/PATH` or `SITE:s3://…` (`gs://`, `az://`), unless it is a path of this machine.
 fn of_site(to: &str) -> Option<(SiteName, Outside)> {
     let (site, place) = to.split_once(':').filter(|_| to.parse::<OutsideUrl>().is_err())?;
     let place = Outside::from(place.to_owned());

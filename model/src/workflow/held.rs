@@ -136,6 +136,11 @@ impl OutsideUrl {
         after_scheme(text, &WEB_SCHEMES).or(after_scheme(text, &BUCKET_SCHEMES)).is_some()
     }
 
+    /// Whether URLs of buckets may begin with this text.
+    pub fn may_begin_in_bucket(text: &str) -> bool {
+        after_scheme(text, &BUCKET_SCHEMES).is_some()
+    }
+
     pub fn as_str(&self) -> &str {
         &self.0
     }

@@ -146,7 +146,7 @@ fn bucket_url(text: &str) -> Result<OutsideUrl, String> {
     without_expressions(text)?;
     let url: OutsideUrl = text.parse().map_err(|error: OutsideUrlError| error.to_string())?;
     let Some((_, key)) = url.in_bucket() else {
-        return Err("only a bucket is published to: s3://BUCKET/KEY".to_owned());
+        return Err("only a bucket is published to: s3://BUCKET/KEY, gs://BUCKET/KEY or az://CONTAINER/KEY".to_owned());
     };
     let names = key.strip_suffix('/').unwrap_or(key);
     if !url.is_plain() || (!names.is_empty() && names.split('/').any(str::is_empty)) {

@@ -178,7 +178,7 @@ fn published(site_name: &Value) -> Value {
     let fields = json!({
         "site": site_name,
         "path": { "type": "string", "pattern": "^/", "description": "A path of the site, at which nothing else stands." },
-        "url": { "type": "string", "pattern": "^s3://.", "description": "A key in a bucket; a directory becomes everything below it." },
+        "url": { "type": "string", "pattern": "^(s3|gs|az)://.", "description": "A key in a bucket; a directory becomes everything below it." },
         "overwrite": { "type": "boolean", "description": "Whether something else that stands there is replaced." },
     });
     let mut publish = record(fields, &[]);

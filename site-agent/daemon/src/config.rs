@@ -80,13 +80,14 @@ impl Imports {
 pub struct Exports {
     /// Folders of this machine; below them may be written.
     pub roots: Vec<PathBuf>,
-    /// What URLs begin with that may be written to: `s3://`, `s3://survey/tiles`.
+    /// What URLs begin with that may be written to: `s3://`, `s3://survey/tiles`, `az://maps`.
     pub urls: Vec<String>,
 }
 
 impl Exports {
     fn read(listed: Vec<String>) -> Result<Self, ConfigError> {
-        let (urls, roots): (Vec<_>, Vec<_>) = listed.into_iter().partition(|place| place.starts_with("s3://"));
+        let (urls, roots): (Vec<_>, Vec<_>) =
+            listed.into_iter().partition(|place| OutsideUrl::may_begin_in_bucket(place));
         match roots.iter().find(|root| !root.starts_with('/')) {
             Some(wrong) => Err(ConfigError::Export(wrong.clone())),
             None => Ok(Self { roots: roots.into_iter().map(PathBuf::from).collect(), urls }),
@@ -187,7 +188,7 @@ pub enum ConfigError {
         "import_urls: {0} is not what a URL begins with that can be fetched: https://, http://, s3://, gs:// or az://"
     )]
     ImportUrl(String),
-    #[error("exports: {0} is neither an absolute path nor what the URL of a bucket begins with: s3://")]
+    #[error("exports: {0} is neither an absolute path nor what the URL of a bucket begins with: s3://, gs:// or az://")]
     Export(String),
     #[error("cpus = {0}: an agent offers at least a hundredth of a CPU, and at most 4,000,000")]
     Cpus(f64),
@@ -511,8 +512,9 @@ mod tests {
             let flags = Overrides { data_dir: Some("/c".into()), ..Overrides::default() };
             Config::load(None, &environment, flags).map(|config| config.exports)
         };
-        let expected = Exports { roots: vec!["/data/maps".into()], urls: vec!["s3://survey".to_owned()] };
-        assert_eq!(load("/data/maps, s3://survey").unwrap(), expected);
+        let urls = ["s3://survey", "gs://", "az://maps"].map(str::to_owned).to_vec();
+        let expected = Exports { roots: vec!["/data/maps".into()], urls };
+        assert_eq!(load("/data/maps, s3://survey, gs://, az://maps").unwrap(), expected);
         for wrong in ["data/maps", "https://example.org"] {
             assert!(matches!(load(wrong), Err(ConfigError::Export(_))), "{wrong}");
         }

@@ -18,7 +18,6 @@ use axum::response::{IntoResponse as _, Response};
 use bytes::Bytes;
 use futures::StreamExt as _;
 use object_store::aws::AmazonS3Builder;
-use object_store::azure::MicrosoftAzureBuilder;
 use object_store::path::Path as Key;
 use object_store::{ObjectStore, ObjectStoreExt as _};
 use storage_sync_engine::outside::{OutsideError, fetch_outside};
@@ -232,13 +231,7 @@ async fn what_a_bucket_has_below_a_key_is_a_directory() -> Result<()> {
 #[tokio::test(flavor = "multi_thread")]
 async fn what_a_container_has_below_a_key_is_a_directory() -> Result<()> {
     let Some(azurite) = Azurite::found() else { return Ok(()) };
-    let store = MicrosoftAzureBuilder::new()
-        .with_account(&azurite.account)
-        .with_access_key(&azurite.key)
-        .with_endpoint(azurite.endpoint.clone())
-        .with_container_name(azurite.url.split('/').nth(2).unwrap())
-        .with_allow_http(true)
-        .build()?;
+    let store = azurite.store()?;
     what_is_below_a_key_is_a_directory(&azurite.url, &store).await?;
     let folder = tempfile::tempdir()?;
     let elsewhere: OutsideUrl = "az://not-there/tiles".parse()?;

@@ -2,12 +2,18 @@
 
 #![expect(clippy::unwrap_used, reason = "a test that panics has failed")]
 
+mod support;
+
 use std::fs;
 use std::os::unix::fs::{PermissionsExt as _, symlink};
 use std::path::{Path, PathBuf};
 
 use anyhow::Result;
+use object_store::aws::AmazonS3Builder;
+use object_store::path::Path as Key;
+use object_store::{ObjectStore, ObjectStoreExt as _};
 use storage_sync_engine::publish::{PathTarget, PublishError, publish_at_path, publish_in_bucket};
+use support::azurite::Azurite;
 use tokio_util::sync::CancellationToken;
 
 struct Site {
@@ -158,17 +164,29 @@ fn links_lead_to_nowhere_that_may_not_be_written_to() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_bucket_gets_a_file_or_all_of_a_directory_and_nothing_twice() -> Result<()> {
-    use object_store::{ObjectStoreExt as _, aws::AmazonS3Builder, path::Path as Key};
     let Ok(bucket) = std::env::var("ATOLL_TEST_S3") else {
         println!("SKIPPED: no S3 server; tests/run.sh starts one and sets ATOLL_TEST_S3");
         return Ok(());
     };
-    let (name, prefix) = bucket.strip_prefix("s3://").unwrap().split_once('/').unwrap_or((&bucket[5..], ""));
     let store = AmazonS3Builder::from_env()
-        .with_bucket_name(name)
+        .with_bucket_name(bucket.split('/').nth(2).unwrap())
         .with_virtual_hosted_style_request(false)
         .with_allow_http(true)
         .build()?;
+    files_and_directories_are_published_once(&bucket, &store).await
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_container_gets_a_file_or_all_of_a_directory_and_nothing_twice() -> Result<()> {
+    let Some(azurite) = Azurite::found() else { return Ok(()) };
+    let store = azurite.store()?;
+    files_and_directories_are_published_once(&azurite.url, &store).await
+}
+
+/// In a bucket that both the URL and the store lead to.
+async fn files_and_directories_are_published_once(bucket: &str, store: &dyn ObjectStore) -> Result<()> {
+    let (scheme, place) = bucket.split_once("://").unwrap();
+    let (name, prefix) = place.split_once('/').unwrap_or((place, ""));
     let root = format!("{prefix}/publish-{}", std::process::id());
     let root = root.trim_start_matches('/');
     let site = Site::new();
@@ -178,7 +196,7 @@ async fn a_bucket_gets_a_file_or_all_of_a_directory_and_nothing_twice() -> Resul
     fs::write(site.path("tree/large # 1"), &large)?;
     let given_up = CancellationToken::new();
     let publish = async |from: &str, to: &str, overwrite: bool| {
-        let url = format!("s3://{name}/{root}/{to}").parse().unwrap();
+        let url = format!("{scheme}://{name}/{root}/{to}").parse().unwrap();
         publish_in_bucket(&site.path(from), &url, overwrite, &given_up).await
     };
     let key = |key: &str| Key::parse(format!("{root}/{key}")).unwrap();

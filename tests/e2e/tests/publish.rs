@@ -91,8 +91,22 @@ fn outputs_stand_in_a_bucket_of_somebody_elses_when_a_run_has_succeeded() -> Res
         assert!(std::env::var_os("CI").is_none(), "CI has an S3 server");
         return Ok(());
     };
+    outputs_stand_below(&bucket)
+}
+
+#[test]
+fn outputs_stand_in_a_container_of_azure_when_a_run_has_succeeded() -> Result<()> {
+    let Ok(container) = std::env::var("ATOLL_TEST_AZURE") else {
+        eprintln!("SKIPPED: no Azurite; tests/run.sh starts one and sets ATOLL_TEST_AZURE");
+        assert!(std::env::var_os("CI").is_none(), "CI has Azurite");
+        return Ok(());
+    };
+    outputs_stand_below(&container)
+}
+
+fn outputs_stand_below(bucket: &str) -> Result<()> {
     let ours = format!("{bucket}/published-{}", std::process::id());
-    let agent_arguments = ["--import-url", "s3://", "--export-to", &ours].map(str::to_owned).to_vec();
+    let agent_arguments = ["--import-url", bucket, "--export-to", &ours].map(str::to_owned).to_vec();
     let cluster = Cluster::start(Options { sites: vec!["edge"], agent_arguments, ..Options::default() })?;
     let outputs = format!(
         "  map: {{ value: \"${{{{ steps.make.outputs.map }}}}\", publish: {{ url: \"{ours}/map.txt\", site: edge }} }}\n  tiles: {{ value: \"${{{{ steps.make.outputs.tiles }}}}\", publish: {{ url: \"{ours}/tiles/\" }} }}"

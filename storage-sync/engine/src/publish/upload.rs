@@ -17,13 +17,13 @@ use tokio_util::sync::CancellationToken;
 use super::{PublishError, open_file};
 use crate::bucket;
 
-/// Says what a file holds: its BLAKE3 digest.
-const CONTENT: Attribute = Attribute::Metadata(std::borrow::Cow::Borrowed("atoll-content"));
+/// Says what a file holds: its BLAKE3 digest. Azure takes no `-` in such a name, and some S3 servers no `_`.
+const CONTENT: Attribute = Attribute::Metadata(std::borrow::Cow::Borrowed("atollblake3"));
 /// Files of a directory that go at the same time.
 const AT_ONCE: usize = 8;
 /// A file that is not larger goes in one piece.
 const PART_BYTES: usize = 8 << 20;
-/// What S3 takes of one file.
+/// What S3 and Google take of one file; Azure takes more.
 const PARTS_MAX: u64 = 10_000;
 /// Of one file, in memory.
 const IN_FLIGHT_BYTES: usize = 32 << 20;
@@ -31,7 +31,7 @@ const IN_FLIGHT_BYTES: usize = 32 << 20;
 const FILES_MAX: usize = 1_000_000;
 
 /// Publishes what stands at `from`, which nobody changes meanwhile, under the key of the URL. The keys of the bucket are
-/// those of this process's environment, as the AWS tools read them.
+/// those of this process's environment, as the provider's own tools read them.
 ///
 /// # Errors
 /// When something else is there, which is not to be overwritten, or the bucket refuses. Of a directory, files may be there

@@ -1,5 +1,6 @@
 //! The emulator that tests/parts/azurite-up.sh starts, as the environment says.
 
+use object_store::azure::{MicrosoftAzure, MicrosoftAzureBuilder};
 use storage_sync_engine::bucket::AzureOptions;
 
 pub(crate) struct Azurite {
@@ -23,6 +24,17 @@ impl Azurite {
         };
         let (account, key, endpoint) = (field("AccountName"), field("AccountKey"), field("BlobEndpoint"));
         Some(Self { url, account, key, endpoint })
+    }
+
+    /// The container, beside what Atoll makes of it.
+    pub(crate) fn store(&self) -> object_store::Result<MicrosoftAzure> {
+        MicrosoftAzureBuilder::new()
+            .with_account(&self.account)
+            .with_access_key(&self.key)
+            .with_endpoint(self.endpoint.clone())
+            .with_container_name(self.url.split('/').nth(2).unwrap_or_default())
+            .with_allow_http(true)
+            .build()
     }
 
     /// Reached with the credentials of a file.
