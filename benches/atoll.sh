@@ -1,3 +1,4 @@
-# Sourced at the top of the repository: `atoll` is the binary to measure, which ATOLL names, or else it is built.
+# Sourced at the top of the repository: `atoll` is the binary to measure, which ATOLL names, or else it is built. A path
+# that begins here leads there from any folder.
 [ -n "${ATOLL:-}" ] || cargo build --release --locked --bin atoll >&2
-atoll=${ATOLL:-${CARGO_TARGET_DIR:-$PWD/target}/release/atoll}
+atoll=$(realpath "${ATOLL:-${CARGO_TARGET_DIR:-target}/release/atoll}")

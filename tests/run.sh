@@ -62,6 +62,15 @@ stage() {
     fi
 }
 
+# A site takes no new work on a disk that is nine tenths full: without room its tests would wait for ever.
+room_for_sites() {
+    local used free
+    read -r used free < <(df --output=used,avail -k "$scratch" | tail -1)
+    [ $((free * 100)) -ge $(((used + free) * 12)) ] && [ "$free" -ge $((6 * 1024 * 1024)) ] && return 0
+    echo "$scratch: $((free / 1024)) MiB of $(((used + free) / 1024)) are free; the tests want 12 % of it, and 6 GiB."
+    return 1
+}
+
 missing_packages() {
     local package
     for package in "${packages[@]}"; do
@@ -97,6 +106,7 @@ if [ $install = yes ]; then
     fi
 fi
 
+stage "room" room_for_sites || exit 1
 nextest=no
 cargo nextest --version >/dev/null 2>&1 && nextest=yes
 build_tests() {
@@ -142,6 +152,8 @@ run_tests() {
 }
 nothing_skipped() { ! grep -n 'SKIPPED' "$scratch/tests.log"; }
 
+# The build has taken its part by now.
+stage "room" room_for_sites || exit 1
 stage "tests" run_tests
 stage "nothing skipped" nothing_skipped
 

@@ -34,8 +34,8 @@ pub(crate) enum DataCommand {
         #[arg(long, default_value = "1h")]
         hold: String,
     },
-    /// Let go of the copy at a site, or of the one in the bucket.
-    Evict(PlaceArguments),
+    /// Let go of the copy at a site, of the one in the bucket, or of all that is left of what has expired.
+    Evict(EvictArguments),
     /// Take in a file or a directory: of this machine; as SITE:PATH one of a site's, which stays there; or as SITE:URL one
     /// that the site fetches (https, http, s3, gs, az).
     Import {
@@ -85,6 +85,9 @@ pub(crate) struct LsArguments {
     /// Only what somebody has pinned.
     #[arg(long)]
     pinned: bool,
+    /// Only that whose time is over by a rule (`expire`).
+    #[arg(long)]
+    expired: bool,
     /// Only what comes after this object.
     #[arg(long)]
     after: Option<String>,
@@ -117,6 +120,15 @@ pub(crate) struct PlaceArguments {
     json: bool,
 }
 
+#[derive(Debug, Args)]
+pub(crate) struct EvictArguments {
+    #[command(flatten)]
+    place: PlaceArguments,
+    /// Wherever it is: its time is over by a rule that asks.
+    #[arg(long, conflicts_with_all = ["site", "bucket"])]
+    expired: bool,
+}
+
 impl PlaceArguments {
     fn at(&self) -> Option<&str> {
         if self.bucket { Some("bucket") } else { self.site.as_deref() }
@@ -137,11 +149,14 @@ pub(crate) async fn data(connection: &Connection, command: DataCommand) -> anyho
         }
         DataCommand::Pin(arguments) => change(&client, &arguments, "pin", "stays").await?,
         DataCommand::Unpin(arguments) => change(&client, &arguments, "unpin", "is not pinned any more").await?,
-        DataCommand::Evict(arguments) => {
-            if arguments.at().is_none() {
-                return Err(Failure::Usage("say from where: --site SITE, or --bucket".to_owned()).into());
+        DataCommand::Evict(EvictArguments { place, expired: true }) => {
+            change(&client, &place, "expire", "may go").await?
+        }
+        DataCommand::Evict(EvictArguments { place, expired: false }) => {
+            if place.at().is_none() {
+                return Err(Failure::Usage("say from where: --site SITE, --bucket or --expired".to_owned()).into());
             }
-            change(&client, &arguments, "evict", "may go").await?;
+            change(&client, &place, "evict", "may go").await?;
         }
         DataCommand::Push { object, hold } => push(&client, &object, &hold).await?,
         DataCommand::Import { from, directory, pin, json } => {
@@ -166,13 +181,16 @@ async fn list(client: &Client, arguments: &LsArguments) -> anyhow::Result<()> {
     if arguments.pinned {
         query.push("pinned=true".to_owned());
     }
+    if arguments.expired {
+        query.push("expired=true".to_owned());
+    }
     let document = client.get(&format!("/objects?{}", query.join("&"))).await?;
     if arguments.json {
         output::json(&document);
         return Ok(());
     }
     let rows: Vec<Vec<String>> = document["objects"].as_array().into_iter().flatten().map(object_row).collect();
-    table::print(&["OBJECT", "KIND", "BYTES", "AT", "PINNED"], &rows);
+    table::print(&["OBJECT", "KIND", "BYTES", "AT", "PINNED", "EXPIRES"], &rows);
     if let Some(next) = document["next"].as_str() {
         outln!("there are more: --after {next}");
     }
@@ -187,7 +205,37 @@ fn object_row(object: &Value) -> Vec<String> {
         table::bytes(object["bytes"].as_u64().unwrap_or(0)),
         names(&object["replicas"]),
         pins.collect::<Vec<_>>().join(", "),
+        expires(&object["expiry"]),
     ]
+}
+
+/// When the time of an object is over, and what becomes of it.
+fn expires(expiry: &Value) -> String {
+    if expiry.is_null() {
+        return String::new();
+    }
+    let at = if expiry["at"].is_null() { "after its run".to_owned() } else { table::time(expiry, "at") };
+    let what = if expiry["state"] == "pending" { "then" } else { "state" };
+    format!("{at}, {}", table::field(expiry, what))
+}
+
+/// The same with the rule, and what keeps it, each a line.
+pub(crate) fn expiry_lines(object: &Value) -> Vec<String> {
+    let expiry = &object["expiry"];
+    if expiry.is_null() {
+        return Vec::new();
+    }
+    let id = table::field(object, "object");
+    let what = match expiry["state"].as_str() {
+        Some("asking") => {
+            format!(": somebody is to decide: atoll data evict {id} --expired, or atoll data pin {id}")
+        }
+        Some("going") => ": it goes".to_owned(),
+        _ => String::new(),
+    };
+    let first = format!("{}, by {}{what}", expires(expiry), table::field(expiry, "rule"));
+    let waits = expiry["waits_for"].as_array().into_iter().flatten().filter_map(Value::as_str);
+    std::iter::once(first).chain(waits.map(str::to_owned)).collect()
 }
 
 fn names(list: &Value) -> String {
@@ -205,6 +253,9 @@ fn describe(object: &Value) {
     for copies in object["copies"].as_array().into_iter().flatten().filter_map(Value::as_str) {
         outln!("{:<9} {copies}", "copies");
     }
+    for line in expiry_lines(object) {
+        outln!("{:<9} {line}", "expires");
+    }
     for pin in object["pins"].as_array().into_iter().flatten() {
         outln!("{:<9} {} by {}", "pinned", table::field(pin, "at"), table::field(pin, "by"));
     }
@@ -216,7 +267,8 @@ fn describe(object: &Value) {
 
 async fn change(client: &Client, arguments: &PlaceArguments, action: &str, done: &str) -> anyhow::Result<()> {
     let at = arguments.at();
-    client.post(&path_of(&arguments.object, &format!("/{action}")), &json!({ "at": at })).await?;
+    let body = if action == "expire" { Value::Null } else { json!({ "at": at }) };
+    client.post(&path_of(&arguments.object, &format!("/{action}")), &body).await?;
     if arguments.json {
         // What there is now, if it is known at all.
         let known = client.get(&path_of(&arguments.object, "")).await;

@@ -8,6 +8,7 @@ use std::process::Stdio;
 use std::time::Duration;
 
 use anyhow::{Context as _, bail};
+use atoll_model::workflow::{BUCKET_SCHEMES, WEB_SCHEMES};
 use serde::{Deserialize, Serialize};
 use tokio::process::{Child, ChildStdin, Command};
 
@@ -233,11 +234,12 @@ impl Installation {
         let mut command = self.command(&["agent", "run", "--data-dir"]);
         command.arg(self.site_directory(site));
         command.args(["--server", &self.ready.agent_addr, "--import-root", "/", "--stop-work-on-exit"]);
-        for scheme in ["https://", "http://", "s3://", "gs://", "az://"] {
-            command.args(["--import-url", scheme]);
+        for scheme in WEB_SCHEMES.iter().chain(&BUCKET_SCHEMES) {
+            command.args(["--import-url", &format!("{scheme}://")]);
         }
-        for place in ["/", "s3://", "gs://", "az://"] {
-            command.args(["--export-to", place]);
+        command.args(["--export-to", "/"]);
+        for scheme in BUCKET_SCHEMES {
+            command.args(["--export-to", &format!("{scheme}://")]);
         }
         command.args(&self.options.agent_arguments);
         supervised(&mut command);

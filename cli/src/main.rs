@@ -80,7 +80,7 @@ enum Command {
     Data(data::DataCommand),
     /// List the sites.
     Sites(site::SitesArguments),
-    /// One site: its tokens, its state.
+    /// One site: its tokens, its state, and what is wrong with its machine.
     #[command(subcommand)]
     Site(site::SiteCommand),
     /// Projects: what each may have, and has.
@@ -143,6 +143,7 @@ fn perform(arguments: Arguments) -> anyhow::Result<bool> {
             Command::Dev(arguments) => return dev::dev(*arguments).await,
             Command::Run(arguments) => return run::run(connection, arguments).await,
             Command::Data(command) => return data::data(connection, command).await,
+            Command::Site(command) => return site::site(connection, command).await,
             Command::Server(arguments) => serve::server(*arguments).await?,
             Command::Agent(command) => serve::agent(command).await?,
             Command::Check(arguments) => check::check(connection, &arguments).await?,
@@ -155,7 +156,6 @@ fn perform(arguments: Arguments) -> anyhow::Result<bool> {
             Command::Get(arguments) => get::get(connection, &arguments).await?,
             Command::Cancel(arguments) => show::cancel(connection, &arguments).await?,
             Command::Sites(arguments) => site::sites(connection, &arguments).await?,
-            Command::Site(command) => site::site(connection, command).await?,
             Command::Project(command) => project::project(connection, command).await?,
             Command::Policy(command) => policy::policy(connection, command).await?,
             Command::Bench(arguments) => bench::bench(arguments).await?,

@@ -196,10 +196,10 @@ fn describe(policy: &Value) {
         .map(|rule| {
             let matches = rule["matches"].as_str().filter(|matches| !matches.is_empty()).unwrap_or("everything");
             let place = format!("{}:{}", table::field(rule, "file"), rule["line"]);
-            vec![place, matches.to_owned(), words(&rule["says"]), words(&rule["not_carried_out"])]
+            vec![place, matches.to_owned(), words(&rule["says"])]
         })
         .collect();
-    table::print(&["RULE", "MATCHES", "SAYS", "NOT CARRIED OUT"], &rows);
+    table::print(&["RULE", "MATCHES", "SAYS"], &rows);
 }
 
 fn describe_data(document: &Value) {
@@ -209,7 +209,7 @@ fn describe_data(document: &Value) {
         .flatten()
         .map(|data| {
             let sites = if data["sites"].is_null() { "any".to_owned() } else { words(&data["sites"]) };
-            let rules = ["confined_by", "push_rule", "bucket_closed", "direct_closed", "encrypted"];
+            let rules = ["confined_by", "push_rule", "bucket_closed", "direct_closed", "encrypted", "expires"];
             let mut named: Vec<String> = rules
                 .iter()
                 .flat_map(|field| match &data[*field] {
@@ -271,12 +271,7 @@ fn hash(policy: &Policy) -> String {
 
 /// What each rule speaks of, by its line.
 fn lines(policy: &Policy) -> Vec<String> {
-    let speaks = |rule: &PolicyRule| {
-        let idle = rule.not_carried_out();
-        let note =
-            if idle.is_empty() { String::new() } else { format!(" ({}: checked, not carried out)", idle.join(", ")) };
-        format!("line {}: {}{note}", rule.place.line, rule.fields().join(", "))
-    };
+    let speaks = |rule: &PolicyRule| format!("line {}: {}", rule.place.line, rule.fields().join(", "));
     policy.rules.iter().map(speaks).collect()
 }
 

@@ -4,7 +4,7 @@ mod journal;
 
 use std::io::Read as _;
 use std::net::SocketAddr;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use anyhow::Context as _;
 use clap::{Args, Subcommand};
@@ -136,9 +136,20 @@ impl AgentOptions {
             stop_work_on_exit: self.stop_work_on_exit.then_some(true),
             ..site_agent_daemon::Overrides::default()
         };
-        let variable = |name: &str| std::env::var(name).ok();
-        site_agent_daemon::Config::load(self.config.as_deref(), &variable, flags).map_err(usage)
+        load_agent(self.config.as_deref(), flags)
     }
+}
+
+/// The configuration of an agent: a file, then the environment, then flags.
+///
+/// # Errors
+/// When anything in it is not what it must be.
+pub(crate) fn load_agent(
+    file: Option<&Path>,
+    flags: site_agent_daemon::Overrides,
+) -> anyhow::Result<site_agent_daemon::Config> {
+    let variable = |name: &str| std::env::var(name).ok();
+    site_agent_daemon::Config::load(file, &variable, flags).map_err(usage)
 }
 
 fn usage(error: impl std::error::Error) -> anyhow::Error {
@@ -233,7 +244,8 @@ pub(crate) async fn agent(command: AgentCommand) -> anyhow::Result<()> {
     }
 }
 
-fn read_token() -> anyhow::Result<String> {
+/// The join token on standard input, out of sight of other users.
+pub(crate) fn read_token() -> anyhow::Result<String> {
     let mut token = String::new();
     std::io::stdin().read_to_string(&mut token).context("cannot read the token from standard input")?;
     Ok(token.trim().to_owned())

@@ -1,5 +1,7 @@
 //! Sites: `atoll sites`, `atoll site …`.
 
+mod doctor;
+
 use std::collections::BTreeMap;
 
 use clap::{Args, Subcommand};
@@ -40,6 +42,8 @@ pub(crate) enum SiteCommand {
     Lost(SiteArguments),
     /// Forget a site.
     Remove(SiteArguments),
+    /// Look, on the machine of a site, at all that its agent needs: before it joins, and ever after.
+    Doctor(Box<doctor::DoctorArguments>),
 }
 
 #[derive(Debug, Args)]
@@ -105,11 +109,20 @@ fn known(text: Option<String>) -> String {
     text.unwrap_or_else(|| "–".to_owned())
 }
 
-pub(crate) async fn site(connection: &Connection, command: SiteCommand) -> anyhow::Result<()> {
-    let client = connection.client()?;
+/// Whether what was asked for has succeeded.
+pub(crate) async fn site(connection: &Connection, command: SiteCommand) -> anyhow::Result<bool> {
+    if let SiteCommand::Doctor(arguments) = command {
+        return doctor::doctor(connection, *arguments).await;
+    }
+    ask(&connection.client()?, command).await?;
+    Ok(true)
+}
+
+async fn ask(client: &Client, command: SiteCommand) -> anyhow::Result<()> {
     match command {
+        SiteCommand::Doctor(_) => unreachable!("it asks the machine that it runs on"),
         SiteCommand::Token(TokenCommand::Create { site, ttl, labels, json }) => {
-            create_token(&client, &site, &ttl, &labels, json).await
+            create_token(client, &site, &ttl, &labels, json).await
         }
         SiteCommand::Show(arguments) => {
             let document = client.get(&format!("/sites/{}", segment(&arguments.site))).await?;
@@ -120,12 +133,12 @@ pub(crate) async fn site(connection: &Connection, command: SiteCommand) -> anyho
             }
             Ok(())
         }
-        SiteCommand::Drain(arguments) => change(&client, &arguments, "drain", "takes nothing new", &json!({})).await,
-        SiteCommand::Undrain(arguments) => change(&client, &arguments, "undrain", "takes work again", &json!({})).await,
+        SiteCommand::Drain(arguments) => change(client, &arguments, "drain", "takes nothing new", &json!({})).await,
+        SiteCommand::Undrain(arguments) => change(client, &arguments, "undrain", "takes work again", &json!({})).await,
         SiteCommand::Revoke { site, reason } => {
-            change(&client, &site, "revoke", "is revoked", &json!({ "reason": reason })).await
+            change(client, &site, "revoke", "is revoked", &json!({ "reason": reason })).await
         }
-        SiteCommand::Lost(arguments) => change(&client, &arguments, "lost", "is declared lost", &json!({})).await,
+        SiteCommand::Lost(arguments) => change(client, &arguments, "lost", "is declared lost", &json!({})).await,
         SiteCommand::Remove(arguments) => {
             client.delete(&format!("/sites/{}", segment(&arguments.site))).await?;
             if arguments.json {

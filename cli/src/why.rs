@@ -62,6 +62,7 @@ pub(crate) async fn why(connection: &Connection, arguments: &WhyArguments) -> an
                 outln!("{heading}: {line}");
             }
         }
+        crate::data::expiry_lines(&document).iter().for_each(|line| outln!("expires: {line}"));
         print_entries(&document["ledger"]);
     } else if let Some(made_by) = document["reused"]["made_by"].as_str() {
         let seconds = document["reused"]["seconds"].as_f64().unwrap_or_default();

@@ -165,3 +165,9 @@ pub const RESULTS_BYTES_MAX: usize = 64 << 20;
 
 /// Moving objects that one heartbeat tells of: people look at a few, and a heartbeat is to stay small.
 pub const MOVING_TOLD_MAX: usize = 16;
+
+/// Bytes that one measurement of the link to the control plane carries each way: a second of 32 Mbit/s, and a quarter of the
+/// largest message.
+pub const PROBE_BYTES_MAX: usize = 4 << 20;
+/// Bytes that one measurement of the way to the bucket writes and reads: one request, long enough beside its round trips.
+pub const BUCKET_PROBE_BYTES: u64 = 8 << 20;

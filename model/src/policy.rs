@@ -149,17 +149,20 @@ pub struct Pin {
     pub until: Until,
 }
 
+/// Its time is over so long after the end of the run.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Expire {
     pub after: Duration,
     pub then: Expiry,
 }
 
-/// A later one is safer.
+/// What becomes of it then. A later one is safer.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 pub enum Expiry {
     Delete,
+    /// There is no place that an archive would be in: rules of earlier versions that say so are taken for [`Self::Ask`].
     Archive,
+    /// Somebody decides.
     Ask,
 }
 
@@ -207,11 +210,6 @@ impl PolicyRule {
         ];
         all.into_iter().filter(|(_, is_said)| *is_said).map(|(field, _)| field).collect()
     }
-
-    /// What of it nobody carries out by himself: it is only looked at when rules are checked against each other.
-    pub fn not_carried_out(&self) -> Vec<&'static str> {
-        self.fields().into_iter().filter(|field| *field == "expire").collect()
-    }
 }
 
 impl PolicyMatch {
@@ -219,10 +217,43 @@ impl PolicyMatch {
     pub fn may_be_an_input(&self) -> bool {
         self.step.is_none() && self.output.is_none()
     }
+
+    /// Whether there may be data that both match, as far as their forms say.
+    pub fn may_overlap(&self, other: &Self) -> bool {
+        let is_apart = |one: &Option<String>, other: &Option<String>| match (one, other) {
+            (Some(one), Some(other)) => !may_be_one_name(one, other),
+            (None, _) | (_, None) => false,
+        };
+        let of_outputs = |of: &Self| of.step.is_some() || of.output.is_some();
+        let names = [
+            (&self.workflow, &other.workflow),
+            (&self.step, &other.step),
+            (&self.output, &other.output),
+            (&self.input, &other.input),
+        ];
+        let labels =
+            self.labels.iter().all(|(label, value)| other.labels.get(label).is_none_or(|found| found == value));
+        let sizes = self
+            .bytes
+            .is_none_or(|one| other.bytes.is_none_or(|other| one.least <= other.most && other.least <= one.most));
+        let is_other_kind = self.input.is_some() && of_outputs(other) || other.input.is_some() && of_outputs(self);
+        labels && sizes && !is_other_kind && !names.into_iter().any(|(one, other)| is_apart(one, other))
+    }
 }
 
 impl ByteRange {
     pub fn contains(&self, bytes: u64) -> bool {
         (self.least..=self.most).contains(&bytes)
+    }
+}
+
+/// Whether a name may match both patterns. Of two that say neither is a name, it is not found out.
+fn may_be_one_name(one: &str, other: &str) -> bool {
+    let is_pattern = |text: &str| text.contains(['*', '?']);
+    match (is_pattern(one), is_pattern(other)) {
+        (false, false) => one == other,
+        (true, false) => glob_matches(one, other),
+        (false, true) => glob_matches(other, one),
+        (true, true) => true,
     }
 }

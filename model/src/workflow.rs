@@ -17,7 +17,9 @@ use std::time::Duration;
 use indexmap::IndexMap;
 use serde::{Deserialize, Serialize};
 
-pub use self::held::{FetchedFrom, Given, HeldAt, Outside, OutsideUrl, OutsideUrlError, TakenIn};
+pub use self::held::{
+    BUCKET_SCHEMES, FetchedFrom, Given, HeldAt, Outside, OutsideUrl, OutsideUrlError, TakenIn, WEB_SCHEMES,
+};
 pub use self::parse::{Surroundings, parse};
 pub use self::schema::{action_schema, workflow_schema};
 pub(crate) use self::settings::{check_variable, read_resources};

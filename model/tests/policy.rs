@@ -26,7 +26,7 @@ placement:
     push: on-success
     replicate: { copies: 2, across: region, to: \"tier <= 2 && region in ['eu', 'us']\", within: 6h, importance: should }
     pin: { at: \"site == 'juliet'\", until: run.end }
-    expire: { after: 90d, then: archive }
+    expire: { after: 90d, then: ask }
     encrypt: { key: project }
     hold: { reason: publication }
   - match: { input: patients }
@@ -59,7 +59,7 @@ fn every_part_of_a_rule_is_read() {
     let replicate = rule.replicate.as_ref().unwrap();
     assert_eq!((replicate.copies, replicate.across.as_str(), replicate.importance), (2, "region", Importance::Should));
     assert_eq!(rule.pin.as_ref().unwrap().until, Until::AfterRun(Duration::ZERO));
-    assert_eq!(rule.expire.unwrap().then, Expiry::Archive);
+    assert_eq!(rule.expire.unwrap().then, Expiry::Ask);
     assert_eq!(rule.hold.as_ref().unwrap().reason, "publication");
     assert_eq!(policy.rules[2].confine.as_ref().unwrap().bucket, BucketUse::Forbidden);
 }
@@ -126,7 +126,8 @@ fn what_makes_no_sense_is_refused_where_it_stands() {
         "placement:\n  - match: { bytes: 'big' }\n    push: sometimes\n  - match: { bytes: '< 0' }\n    route: [bucket, bucket, mail]\n  \
          - match: { input: a, step: b }\n    replicate: { copies: 0, across: planet }\n  - {}\n  - keep: { for: 7 days }\n  \
          - pin: { at: edge }\n  - confine: { bucket: open }\n  - confine: edge\n    push: eager\n  - expire: { then: burn, after: 1d }\n  \
-         - encrypt: { key: mine }\n  - hold: {}\n  - mirror: yes\n",
+         - encrypt: { key: mine }\n  - hold: {}\n  - mirror: yes\n  \
+         - expire: { after: 1d, then: archive }\n",
         &expect![[r#"
             2:21 `bytes`: `big` is no range of sizes: write `>= 1GiB`, `< 4MiB` or `1MiB..1GiB`
             3:11 `push` cannot be `sometimes`
@@ -150,7 +151,7 @@ fn what_makes_no_sense_is_refused_where_it_stands() {
             13:11 the rule keeps out of the bucket what it pushes there
                 = leave `push` out, or allow the `bucket` where it confines
             14:21 `then` cannot be `burn`
-                = known: `delete`, `archive`, `ask`
+                = known: `delete`, `ask`
             15:21 `key` cannot be `mine`
                 = known: `project`
             16:11 `hold` needs `reason`
@@ -158,8 +159,39 @@ fn what_makes_no_sense_is_refused_where_it_stands() {
                 = known: `match`, `confine`, `route`, `push`, `replicate`, `keep`, `pin`, `expire`, `encrypt`, `hold`
             17:5 the rule says nothing
                 = add `confine: { to: … }`, `push: never` or the like
+            18:32 there is no archive that Atoll could bring it to
+                = publish the output where it is to stay, and write `delete`; or `ask`, and decide then
         "#]],
     );
+}
+
+#[test]
+fn rules_overlap_unless_their_forms_say_that_they_are_about_different_data() {
+    let matches = |text: &str| parse("p.yaml", &format!("placement:\n  - match: {text}\n    push: never\n")).unwrap();
+    let overlap = |one: &str, other: &str| {
+        let (one, other) = (matches(one), matches(other));
+        let (one, other) = (&one.rules[0].matches, &other.rules[0].matches);
+        assert_eq!(one.may_overlap(other), other.may_overlap(one));
+        one.may_overlap(other)
+    };
+    for (one, other) in [
+        ("{}", "{ workflow: climate, step: a }"),
+        ("{ workflow: 'climate-*' }", "{ workflow: climate-eu, output: f }"),
+        ("{ step: '*a' }", "{ step: 'a*' }"),
+        ("{ labels: { class: raw } }", "{ labels: { level: 1 } }"),
+        ("{ bytes: '>= 1GiB' }", "{ bytes: '1KiB..2GiB' }"),
+    ] {
+        assert!(overlap(one, other), "{one} and {other}");
+    }
+    for (one, other) in [
+        ("{ workflow: climate }", "{ workflow: weather }"),
+        ("{ workflow: 'climate-*' }", "{ workflow: weather }"),
+        ("{ input: a }", "{ output: a }"),
+        ("{ labels: { class: raw } }", "{ labels: { class: fine } }"),
+        ("{ bytes: '>= 1GiB' }", "{ bytes: '< 1GiB' }"),
+    ] {
+        assert!(!overlap(one, other), "{one} and {other}");
+    }
 }
 
 #[test]

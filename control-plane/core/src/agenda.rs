@@ -65,6 +65,9 @@ pub(crate) struct Agenda {
     pub(crate) copy_failures: BTreeMap<ObjectId, (SiteId, Arc<str>)>,
     /// What stays in the bucket because no site has it.
     pub(crate) last_copies: Later,
+    /// Objects whose time may be over, and those of which it is.
+    pub(crate) to_expire: BTreeSet<ObjectId>,
+    pub(crate) expired: Expired,
     /// Directories that hold what was swept: each is looked at once after all of it.
     pub(crate) sweep_around: BTreeSet<ObjectId>,
     /// Runs that may have ended.
@@ -83,6 +86,8 @@ pub(crate) struct Agenda {
     /// What the bucket was asked and has not answered: to delete the object, or whether this push brought it in. A
     /// second deletion could take away what came after the first.
     pub(crate) asked_of_bucket: BTreeMap<ObjectId, Option<TransferId>>,
+    /// What the process before this one may have asked the bucket to delete.
+    pub(crate) deleted_before: BTreeSet<ObjectId>,
     timers: BTreeSet<(Timestamp, Timer)>,
 }
 
@@ -106,8 +111,14 @@ pub(crate) enum Timer {
     Object(ObjectId),
     /// The run may be forgotten.
     Retire(RunId),
-    /// What a rule holds of a forgotten run is held no longer.
+    /// What a rule holds of a forgotten run is held no longer, or its time is over.
     Claim(ClaimId),
+    /// The time of what the run has made may be over.
+    Expire(RunId),
+    /// What has expired, and is still somewhere, may go now.
+    Expired,
+    /// The site may be asked for more of it.
+    ExpiredAt(SiteId),
     /// A result may be taken no longer.
     Results,
     /// Sites may have again what stays in the bucket because none had.
@@ -212,9 +223,43 @@ impl Later {
         self.objects.contains(&object)
     }
 
+    pub(crate) fn objects(&self) -> impl Iterator<Item = &ObjectId> {
+        self.objects.iter()
+    }
+
     pub(crate) fn remove(&mut self, object: ObjectId) {
         self.objects.remove(&object);
     }
+}
+
+/// What is there of objects whose time is over.
+#[derive(Debug, Default)]
+pub(crate) struct Expired {
+    pub(crate) objects: BTreeMap<ObjectId, Leaving>,
+    /// What sites were asked to let go of since the timer was set.
+    pub(crate) asked: BTreeMap<SiteId, Asked>,
+    pub(crate) is_timed: bool,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Leaving {
+    /// Somewhere it still is.
+    Going,
+    /// Somebody is to decide.
+    Asking,
+    /// No copy is known since then; one that was about to go may have been used, and stay.
+    Gone(Timestamp),
+}
+
+#[derive(Debug, Default)]
+pub(crate) struct Asked {
+    pub(crate) objects: BTreeSet<ObjectId>,
+    /// The last time.
+    pub(crate) at: Timestamp,
+    /// A site keeps one question in mind at a time.
+    pub(crate) is_open: bool,
+    /// There was more than went into one question.
+    pub(crate) has_more: bool,
 }
 
 /// Those who wait for room at a site are asked in their turns, until there is none or nobody is left.

@@ -146,6 +146,9 @@ impl ControlPlane {
             Timer::Object(object) => self.look_at_object(object),
             Timer::Retire(run) => self.retire(run),
             Timer::Claim(claim) => self.lapse(claim),
+            Timer::Expire(run) => self.look_at_expiry_of(run),
+            Timer::Expired => self.look_at_expired_again(),
+            Timer::ExpiredAt(site) => self.ask_for_expired(site),
             Timer::Results => self.drop_results(),
             Timer::LastCopies => self.agenda.sweep.extend(self.agenda.last_copies.take()),
             Timer::Copies => self.agenda.to_copy.extend(self.agenda.lacking.take()),
@@ -172,6 +175,8 @@ impl ControlPlane {
                 self.end_if_over(run);
             } else if let Some(object) = self.agenda.to_copy.pop_first() {
                 self.make_copies(object);
+            } else if !self.agenda.to_expire.is_empty() {
+                self.look_at_expiry();
             } else if let Some(object) = self.agenda.sweep.pop_first() {
                 self.sweep(object);
             } else if let Some(tree) = self.agenda.sweep_around.pop_first() {
@@ -197,6 +202,9 @@ impl ControlPlane {
         for (id, object) in &self.state.objects {
             if object.bucket != BucketState::Absent {
                 self.agenda.set(self.now, Timer::Object(*id));
+            }
+            if object.bucket == BucketState::Deleting {
+                self.agenda.deleted_before.insert(*id);
             }
         }
         let claims: Vec<_> = self.state.claims.ids().collect();

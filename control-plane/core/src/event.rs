@@ -177,6 +177,10 @@ pub enum Request {
         /// Nothing for the bucket.
         site: Option<SiteName>,
     },
+    /// A person lets go of an object whose time is over by a rule that asks, wherever it is.
+    LetExpiredGo {
+        object: ObjectId,
+    },
     /// A person wants a site to read these objects again, or all that it has.
     VerifySite {
         site: SiteName,

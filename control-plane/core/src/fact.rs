@@ -507,4 +507,18 @@ pub enum Fact {
         results: Vec<(u32, ResultKey)>,
         at: Timestamp,
     },
+    /// The time of these is over, and the site is to let go of them. Takes the next number of the agent's log.
+    CopiesExpired {
+        site: SiteId,
+        objects: Vec<ObjectRef>,
+    },
+    /// Somebody lets go of an object whose time was over by then.
+    ExpiryDecided {
+        object: ObjectId,
+        at: Timestamp,
+    },
+    /// Nothing is left of these, whose time is over.
+    ExpiryEnded {
+        objects: Vec<ObjectId>,
+    },
 }

@@ -2,9 +2,10 @@
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
+use std::time::Duration;
 
 use atoll_model::placement::{Labels, PushMode};
-use atoll_model::policy::{KeepAt, Level, Location, Policy, PolicyRule, Route, Until};
+use atoll_model::policy::{Expiry, KeepAt, Level, Location, Policy, PolicyRule, Route, Until};
 use atoll_model::time::Timestamp;
 use atoll_model::workflow::Workflow;
 use serde::{Deserialize, Serialize};
@@ -65,6 +66,16 @@ pub(crate) struct DataRules {
     pub(crate) claims: BTreeSet<(Claim, RuleId)>,
     /// Rules that want copies of it at several sites.
     pub(crate) replicate: BTreeSet<RuleId>,
+    pub(crate) expires: Option<Expires>,
+}
+
+/// When the time of data is over, and what becomes of it then. A later one is safer.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) struct Expires {
+    /// Its run has ended.
+    pub(crate) after: Duration,
+    pub(crate) then: Expiry,
+    pub(crate) rule: RuleId,
 }
 
 /// As what a rule holds a copy.
@@ -78,6 +89,8 @@ pub enum Claim {
     Hold,
     /// In the bucket, where a rule had it pushed.
     Bucket,
+    /// Not at all: its time is over then.
+    Expire,
 }
 
 impl DataRules {
@@ -100,6 +113,17 @@ impl DataRules {
         self.encrypt = self.encrypt.or(other.encrypt);
         self.claims.extend(other.claims);
         self.replicate.extend(other.replicate);
+        self.expires = self.expires.max(other.expires);
+    }
+
+    /// Whether a rule holds it, whatever others say of its time.
+    pub(crate) fn is_held(&self) -> bool {
+        self.claims.iter().any(|(claim, _)| *claim == Claim::Hold)
+    }
+
+    /// The same by a rule of its workflow's own, which nobody can lift.
+    pub(crate) fn is_held_by_workflow(&self) -> bool {
+        self.claims.iter().any(|(claim, rule)| *claim == Claim::Hold && !Rules::is_of_project(*rule))
     }
 }
 
@@ -189,6 +213,7 @@ impl Rules {
             .filter_map(|(claim, rule)| Some((claim, rule?)))
             .collect(),
             replicate: standing.replicate.map(|(_, rule)| rule).into_iter().collect(),
+            expires: standing.expire.map(|(expire, rule)| Expires { after: expire.after, then: expire.then, rule }),
             confined_by: standing.confined_by,
             encrypt,
         }
@@ -202,6 +227,12 @@ impl Rules {
                 || matches!(rule.push, Some(PushMode::Eager | PushMode::OnSuccess))
         };
         self.layers().iter().flat_map(|layer| layer.rules).any(wants)
+    }
+
+    /// How long after the end of their run rules let anything go.
+    pub(crate) fn expiring_after(&self) -> BTreeSet<Duration> {
+        let rules = self.layers().into_iter().flat_map(|layer| layer.rules);
+        rules.filter_map(|rule| Some(rule.expire?.after)).collect()
     }
 
     /// Whether a rule wants anything encrypted.

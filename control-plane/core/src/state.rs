@@ -23,9 +23,10 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use atoll_model::id::{AgentId, ExecutionId, ObjectId, RunId, SiteId, SiteName, StepIndex, TokenId, TransferId};
+use atoll_model::time::Timestamp;
 use serde::{Deserialize, Serialize};
 
-pub(crate) use self::claims::{ClaimId, ClaimTerms, Claimed, Claims};
+pub(crate) use self::claims::{ClaimId, ClaimTerms, Claimed, Claims, StandingHold};
 pub(crate) use self::copies::{Pin, Verification};
 pub(crate) use self::delegated::Delegations;
 pub(crate) use self::evolve_runs::{submitted_objects, visit_with_parts};
@@ -52,7 +53,7 @@ pub struct Snapshot(pub(crate) State);
 impl Snapshot {
     /// Format of snapshots and facts. Facts are only ever added to, at the end of their list; what changes in a snapshot
     /// is put right by [`Self::upgrade`].
-    pub const FORMAT: u16 = 2;
+    pub const FORMAT: u16 = 3;
 
     /// Makes an encoded snapshot of an earlier format one of this format.
     pub fn upgrade(format: u16, encoded: &mut Vec<u8>) {
@@ -61,6 +62,11 @@ impl Snapshot {
             // The tags of runs, what is set for projects, the sites that catch up, delegated steps, the rules of projects,
             // pins and verifications, keys, what is encrypted by them, claims, copies to be made, results, and who took them.
             encoded.extend([EMPTY; 13]);
+        }
+        if format < 3 {
+            // When a backup was restored, which is not in all of format 2 (what is too much is not read), what people let go
+            // of when a rule asked, and rules that hold.
+            encoded.extend([EMPTY; 3]);
         }
     }
 }
@@ -104,6 +110,12 @@ pub(crate) struct State {
     /// Copies that sites were told to have and do not have yet.
     pub(crate) replicas: BTreeMap<(ObjectId, SiteId), ReplicaOrder>,
     pub(crate) results: Results,
+    /// When it was noticed that a backup had been restored, ascending.
+    pub(crate) set_backs: Vec<Timestamp>,
+    /// Objects that people let go of when their time was over, and when they did. Not there before format 3 of the journal.
+    pub(crate) let_go: BTreeMap<ObjectId, Timestamp>,
+    /// The rules of each project that hold anything. Not there before format 3 of the journal.
+    pub(crate) holds: BTreeMap<String, Vec<StandingHold>>,
     /// Runs that have not ended, and what is under way, by project. Both follow from the runs.
     #[serde(skip)]
     pub(crate) live_runs: u64,

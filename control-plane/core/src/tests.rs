@@ -12,6 +12,7 @@ mod delegation;
 mod direct;
 mod encryption;
 mod eviction;
+mod expiry;
 mod failures;
 mod fleet;
 mod flow;

@@ -265,8 +265,59 @@ pub struct ObjectView {
     pub needed: Option<String>,
     /// What rules want of copies at several sites, and what there is.
     pub copies: Vec<String>,
+    /// The same of each rule, as a state.
+    pub wanted: Vec<WantedCopiesView>,
+    pub expiry: Option<ExpiryView>,
     /// Runs that know it.
     pub runs: Vec<RunId>,
+}
+
+/// What became of copies that a rule wants.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct WantedCopiesView {
+    pub rule: String,
+    pub copies: u32,
+    pub there: u32,
+    pub state: WantedState,
+    /// Why they are not there.
+    pub reason: Option<String>,
+    /// When that was made of which there are too few.
+    pub since: Option<Timestamp>,
+    /// When they have to be there (`within`).
+    pub due: Option<Timestamp>,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum WantedState {
+    Ok,
+    InProgress,
+    /// Nothing can be done now; it is tried again.
+    Stuck,
+    /// The time is over in which they had to be there. It goes on all the same.
+    Violated,
+}
+
+/// When the time of an object is over, by the rule that says the latest.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ExpiryView {
+    pub rule: String,
+    /// Else somebody is asked.
+    pub deletes: bool,
+    /// Nothing as long as its run goes on.
+    pub at: Option<Timestamp>,
+    pub state: ExpiryState,
+    /// What keeps it all the same.
+    pub waits_for: Vec<String>,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum ExpiryState {
+    Pending,
+    /// A rule holds it.
+    Held,
+    /// Somebody is to decide.
+    Asking,
+    Going,
 }
 
 /// What the rules say of the data of a run.
@@ -292,6 +343,7 @@ pub struct DataRulesView {
     pub bucket_closed: Option<String>,
     pub direct_closed: Option<String>,
     pub encrypted: Option<String>,
+    pub expires: Option<String>,
 }
 
 /// A person wants a copy to stay.
@@ -309,6 +361,8 @@ pub struct ObjectFilter {
     pub site: Option<SiteName>,
     pub run: Option<RunId>,
     pub pinned: bool,
+    /// Those whose time is over.
+    pub expired: bool,
     /// Those after this one.
     pub after: Option<ObjectId>,
     pub limit: usize,
@@ -321,6 +375,7 @@ pub struct ObjectRow {
     /// Names of sites, and `bucket`.
     pub replicas: Vec<String>,
     pub pins: Vec<PinView>,
+    pub expiry: Option<ExpiryView>,
 }
 
 /// What came of the last time that a site was asked to read its store again.
@@ -445,6 +500,12 @@ pub struct Counters {
     pub executions_waiting: u64,
     pub executions_outstanding: u64,
     pub objects_in_bucket: u64,
+    /// Objects whose time is over and that are still somewhere, and those of which somebody is to decide.
+    pub objects_expired: u64,
+    pub objects_asking: u64,
+    /// Objects that lack copies which rules want, and those of which the copies are late.
+    pub objects_lacking_copies: u64,
+    pub objects_late: u64,
     pub transfers_live: u64,
     pub sites_by_state: BTreeMap<SiteState, u64>,
     /// Not declared lost, because too many fell silent together.

@@ -12,6 +12,7 @@ use atoll_model::id::{ObjectId, RunId, SiteId, SiteName};
 use atoll_model::session::Other;
 use atoll_model::workflow::{SiteFacts, Workflow};
 
+use crate::agenda::Leaving;
 use crate::control_plane::ControlPlane;
 use crate::fact::PinnedAt;
 use crate::state::{BucketState, LedgerEntry, ObjectState, Phase, Pin, Place, Run, StepPhase, StepState, Usage};
@@ -115,6 +116,7 @@ impl ControlPlane {
             let confining = rules.confined_by.iter().copied();
             let others = [rules.push.rule, rules.bucket, rules.direct, rules.encrypt].into_iter().flatten();
             let of_copies = rules.claims.iter().map(|(_, rule)| rule).chain(&rules.replicate).copied();
+            let of_copies = of_copies.chain(rules.expires.map(|expires| expires.rule));
             confining.chain(others).chain(of_copies).map(|rule| run.plan.rules.name(rule)).collect::<Vec<_>>()
         });
         let withheld = known.withheld.iter().map(|(site, said)| (self.state.site_name(*site), said.to_string()));
@@ -122,6 +124,8 @@ impl ControlPlane {
         runs.dedup();
         let needed = self.need_of(known).map(|need| need.why);
         let copies = self.copies_view(known);
+        let wanted = self.wanted_copies_view(known);
+        let expiry = self.whole_expiry_view(known);
         Some(ObjectView {
             object: known.reference,
             replicas,
@@ -133,6 +137,8 @@ impl ControlPlane {
             pins,
             needed,
             copies,
+            wanted,
+            expiry,
             runs,
         })
     }
@@ -145,6 +151,7 @@ impl ControlPlane {
             site.is_none_or(|site| site.is_some_and(|site| known.is_at(site)))
                 && filter.run.is_none_or(|run| known.uses.iter().any(|usage| usage.run == run))
                 && (!filter.pinned || self.state.is_pinned(known.reference.id))
+                && (!filter.expired || self.has_expired(known))
         });
         matching.take(filter.limit).map(|known| self.object_row(known)).collect()
     }
@@ -164,7 +171,8 @@ impl ControlPlane {
             by: pin.by.to_string(),
             since: pin.since,
         };
-        ObjectRow { object: known.reference, replicas, pins: pins.map(pin).collect() }
+        let expiry = self.expiry_view(known);
+        ObjectRow { object: known.reference, replicas, pins: pins.map(pin).collect(), expiry }
     }
 
     /// What came of the last time that the site was asked to read its store again, if it ever was.
@@ -304,6 +312,9 @@ impl ControlPlane {
         counters.executions_outstanding = outstanding.sum();
         let in_bucket = self.state.objects.values().filter(|object| object.bucket == BucketState::Present);
         counters.objects_in_bucket = in_bucket.count() as u64;
+        let leaving = |state| self.agenda.expired.objects.values().filter(|leaving| **leaving == state).count() as u64;
+        (counters.objects_expired, counters.objects_asking) = (leaving(Leaving::Going), leaving(Leaving::Asking));
+        (counters.objects_lacking_copies, counters.objects_late) = self.count_lacking();
         counters.transfers_live = self.state.transfers.len() as u64;
         counters.sites_held_back = self.held_back() as u64;
         for site in self.state.sites.keys() {

@@ -7,6 +7,7 @@ mod listener;
 mod logs;
 mod peer;
 mod presence;
+mod probes;
 mod rate;
 mod service;
 mod session;
@@ -29,6 +30,7 @@ use crate::driver::Handle;
 use crate::identity::Authority;
 use crate::keys::Keys;
 use presence::Presence;
+use probes::Probed;
 use rate::RateLimit;
 use trees::Trees;
 
@@ -60,6 +62,7 @@ struct Parts {
     presence: Presence,
     enrolments: RateLimit,
     trees: Trees,
+    probed: Probed,
     tasks: TaskTracker,
     /// Ends every session when it is cancelled.
     closing: CancellationToken,
@@ -82,6 +85,7 @@ impl Agents {
             presence: Presence::default(),
             enrolments: RateLimit::default(),
             trees: Trees::default(),
+            probed: Probed::default(),
             tasks: TaskTracker::new(),
             closing: CancellationToken::new(),
         }))

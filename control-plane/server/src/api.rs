@@ -116,6 +116,7 @@ fn routes() -> (Router<Arc<App>>, utoipa::openapi::OpenApi) {
         .routes(routes!(objects::pin))
         .routes(routes!(objects::unpin))
         .routes(routes!(objects::evict))
+        .routes(routes!(objects::expire))
         .routes(routes!(objects::push))
         .routes(routes!(objects::content))
         .routes(routes!(objects::verify, objects::verification))

@@ -366,7 +366,13 @@ fn read_pin(report: &mut Report, node: &Node, attributes: &Attributes) -> Option
 
 fn read_expire(report: &mut Report, node: &Node) -> Option<Expire> {
     let fields = report.fields(node, "`expire`", &["after", "then"]);
-    let ways = [("delete", Expiry::Delete), ("archive", Expiry::Archive), ("ask", Expiry::Ask)];
+    let ways = [("delete", Expiry::Delete), ("ask", Expiry::Ask)];
+    let is_archive = |node: &&Node| matches!(&node.kind, Kind::Scalar { text, .. } if text == "archive");
+    if let Some(node) = fields.get("then").filter(is_archive) {
+        let help = "publish the output where it is to stay, and write `delete`; or `ask`, and decide then".to_owned();
+        report.error(node.place, "there is no archive that Atoll could bring it to", Some(help));
+        return None;
+    }
     let then = fields.get("then").and_then(|node| report.word(node, "`then`", &ways)).unwrap_or(Expiry::Delete);
     let after = required(report, &fields, "`expire`", "after").and_then(|node| duration(report, node, "`after`"))?;
     Some(Expire { after, then })

@@ -106,7 +106,10 @@ pub(crate) fn said_fields() -> Value {
         "keep": record(json!({ "at": selector, "for": until }), &["for"]),
         "pin": record(json!({ "at": selector, "until": until }), &["at", "until"]),
         "expire": record(
-            json!({ "after": duration, "then": { "enum": ["delete", "archive", "ask"] } }),
+            json!({
+                "after": { "type": ["string", "integer"], "description": "After the end of the run, as in 90d or 6h." },
+                "then": { "enum": ["delete", "ask"] },
+            }),
             &["after"],
         ),
         "encrypt": record(json!({ "key": { "const": "project" } }), &["key"]),

@@ -81,6 +81,9 @@ pub enum NotStartedReason {
     Closed,
     /// The site cannot ever run it: more memory than it has, an unknown runtime.
     Impossible,
+    /// This attempt, or a later one, was made here before: a control plane that was restored from a backup gave it out
+    /// again.
+    AttemptKnown,
 }
 
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]

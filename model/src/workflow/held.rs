@@ -120,9 +120,10 @@ pub enum OutsideUrlError {
     Characters,
 }
 
-/// What a URL begins with that can be fetched.
-const WEB_SCHEMES: [&str; 2] = ["https", "http"];
-const BUCKET_SCHEMES: [&str; 3] = ["s3", "gs", "az"];
+/// What the address begins with that one file is read from.
+pub const WEB_SCHEMES: [&str; 2] = ["https", "http"];
+/// What an address in a bucket begins with.
+pub const BUCKET_SCHEMES: [&str; 3] = ["s3", "gs", "az"];
 
 /// What follows the scheme, if it is one of these.
 fn after_scheme<'a>(text: &'a str, schemes: &[&str]) -> Option<&'a str> {

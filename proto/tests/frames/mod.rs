@@ -302,8 +302,17 @@ fn outcome() -> impl Strategy<Value = Outcome> {
             F::ExportFailed,
         ][..],
     );
-    let not_started =
-        select(&[N::Expired, N::Cancelled, N::InputUnavailable, N::PredecessorFailed, N::Closed, N::Impossible][..]);
+    let not_started = select(
+        &[
+            N::Expired,
+            N::Cancelled,
+            N::InputUnavailable,
+            N::PredecessorFailed,
+            N::Closed,
+            N::Impossible,
+            N::AttemptKnown,
+        ][..],
+    );
     prop_oneof![
         4 => Just(Outcome::Succeeded),
         1 => (failure, option::of(any::<i32>()), text())

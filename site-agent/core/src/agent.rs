@@ -138,7 +138,9 @@ impl Agent {
             Event::NotStarted { execution, attempt, reason, message } => {
                 self.not_started((execution, attempt), reason, message, now, &mut step);
             }
-            Event::Exited { execution, attempt, exit } => self.exited((execution, attempt), exit, &mut step),
+            Event::Exited { execution, attempt, exit, stored } => {
+                self.exited((execution, attempt), exit, stored, &mut step);
+            }
             Event::OutputsSealed { execution, attempt, outputs } => self.sealed((execution, attempt), outputs),
             Event::OutputsStored { execution, attempt, result } => self.stored((execution, attempt), result),
             Event::NullFinished { run, step: index, attempt, elements, at } => {

@@ -160,10 +160,16 @@ impl Agent {
 
     /// A site that takes no new work hands back what it has not begun, once it can: others may have it.
     pub(crate) fn hand_back_if_closed(&mut self, step: &mut Step) {
-        let Some(reason) = self.closed().filter(|_| self.session.is_online()) else { return };
+        if let Some(reason) = self.closed().filter(|_| self.session.is_online()) {
+            self.hand_back(&reason, step);
+        }
+    }
+
+    /// Ends all delegations; what has begun goes on.
+    pub(crate) fn hand_back(&mut self, reason: &str, step: &mut Step) {
         let runs: std::collections::BTreeSet<RunId> = self.state.steps.keys().map(|(run, _)| *run).collect();
         for run in runs {
-            self.end_delegations(run, &reason, step);
+            self.end_delegations(run, reason, step);
         }
     }
 

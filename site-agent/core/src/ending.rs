@@ -75,7 +75,7 @@ impl Agent {
         self.launches.insert(key, launch);
     }
 
-    pub(crate) fn exited(&mut self, key: AttemptKey, exit: Exit, step: &mut Step) {
+    pub(crate) fn exited(&mut self, key: AttemptKey, exit: Exit, stored: Option<StoredOutputs>, step: &mut Step) {
         let Some(launch) = self.launches.get_mut(&key) else {
             // Over and reported, or forgotten, before the agent began: the shell still holds its remains.
             step.commands.push(Command::Release { execution: key.0, attempt: key.1 });
@@ -86,8 +86,12 @@ impl Agent {
         }
         let ran = exit.finished_at.saturating_since(exit.started_at);
         launch.exit = Some(exit);
+        launch.collecting = stored.is_some();
         self.leave_room(key, Some(ran));
         self.unsettled.insert(key);
+        if let Some(stored) = stored {
+            self.stored(key, Ok(stored));
+        }
     }
 
     pub(crate) fn not_started(

@@ -57,6 +57,8 @@ pub enum Event {
         execution: ExecutionId,
         attempt: Attempt,
         exit: Exit,
+        /// What it left, if that is taken in already: then it is not asked for.
+        stored: Option<StoredOutputs>,
     },
     /// Its outputs are safe from change and may be handed to executions of this site; their digests are being computed.
     OutputsSealed {

@@ -26,6 +26,10 @@ pub(crate) struct MakingRoom {
     failures: u32,
     /// Why nothing may go, as it was said last.
     obstacle: Option<String>,
+    /// Whether what is looked for, or asked about, was named, and not to make room.
+    is_named: bool,
+    /// What was named, and not looked for yet.
+    named: Vec<ObjectRef>,
     /// Of what may go, what is needed here after all.
     needed: BTreeMap<CommandSeq, Vec<ObjectRef>>,
     /// What was stored anew while it was about to go: it is there, whichever came first.
@@ -86,6 +90,16 @@ impl MakingRoom {
         self.obstacle.as_deref()
     }
 
+    /// Nothing may go, as far as was asked. What was named is no measure of how much there is.
+    fn came_to_nothing(&mut self, why: Option<String>, now: Timestamp) {
+        if self.is_named {
+            self.phase = Phase::Idle;
+        } else {
+            self.obstacle = why;
+            self.pause(now);
+        }
+    }
+
     fn pause(&mut self, now: Timestamp) {
         let length = EVICTION_PAUSE.saturating_mul(1 << self.failures.min(16)).min(EVICTION_PAUSE_MAX);
         self.failures += 1;
@@ -107,8 +121,22 @@ impl Agent {
             Phase::Looking | Phase::Asking(_) => false,
         };
         if is_due && self.state.evictions.is_empty() && self.session.may_report() {
-            self.making_room.phase = Phase::Looking;
+            (self.making_room.phase, self.making_room.is_named) = (Phase::Looking, false);
             step.commands.push(Command::FindEvictable { bytes, objects: None });
+        }
+    }
+
+    /// What was named is to go, as far as it may, whether there is room or not: one question after the other, as the shell
+    /// watches over the objects of the last one only.
+    fn propose_named(&mut self, step: &mut Step) {
+        let is_free = match self.making_room.phase {
+            Phase::Idle | Phase::Pausing { .. } => self.state.evictions.is_empty(),
+            Phase::Looking | Phase::Asking(_) => false,
+        };
+        if is_free && !self.making_room.named.is_empty() {
+            (self.making_room.phase, self.making_room.is_named) = (Phase::Looking, true);
+            let objects = std::mem::take(&mut self.making_room.named);
+            step.commands.push(Command::FindEvictable { bytes: u64::MAX, objects: Some(objects) });
         }
     }
 
@@ -128,11 +156,13 @@ impl Agent {
     pub(crate) fn evictable_found(&mut self, mut objects: Vec<ObjectRef>, now: Timestamp, step: &mut Step) {
         let needed = self.needed_here();
         objects.retain(|object| !needed.contains(&object.id));
-        objects.truncate(EVICTION_OBJECTS_MAX);
+        let rest = objects.split_off(objects.len().min(EVICTION_OBJECTS_MAX));
+        if self.making_room.is_named {
+            self.making_room.named.extend(rest);
+        }
         if objects.is_empty() {
-            self.making_room.obstacle = Some("all of it is in use, or was lately".to_owned());
-            self.making_room.pause(now);
-            return;
+            self.making_room.came_to_nothing(Some("all of it is in use, or was lately".to_owned()), now);
+            return self.propose_named(step);
         }
         self.making_room.proposals += 1;
         // A number of this process: what an earlier one proposed is not watched any more.
@@ -144,27 +174,26 @@ impl Agent {
     pub(crate) fn take_store_order(&mut self, order: StoreOrder, now: Timestamp, step: &mut Step) {
         match order {
             StoreOrder::Propose(objects) => {
-                self.making_room.phase = Phase::Looking;
-                step.commands.push(Command::FindEvictable { bytes: u64::MAX, objects: Some(objects) });
+                self.making_room.named.extend(objects);
+                self.propose_named(step);
             }
             StoreOrder::Verify { order, objects } => step.commands.push(Command::Verify { order, objects }),
             StoreOrder::Replicate(object) => self.replicate(object, step),
             StoreOrder::Evict { order, proposal, objects, reason } => {
                 let is_current = self.making_room.phase == Phase::Asking(proposal);
-                if is_current {
-                    if objects.is_empty() {
-                        self.making_room.pause(now);
-                    } else {
-                        (self.making_room.phase, self.making_room.failures) = (Phase::Idle, 0);
-                    }
-                    self.making_room.obstacle = reason.filter(|_| objects.is_empty());
+                if is_current && objects.is_empty() {
+                    self.making_room.came_to_nothing(reason, now);
+                } else if is_current {
+                    (self.making_room.phase, self.making_room.failures) = (Phase::Idle, 0);
+                    self.making_room.obstacle = None;
                 }
                 if objects.is_empty() {
-                    return;
+                    return self.propose_named(step);
                 }
                 if !is_current {
                     let report = Report::Evicted { gone: Vec::new(), kept: objects };
-                    return self.decide(step, Fact::EvictionEnded { order, report });
+                    self.decide(step, Fact::EvictionEnded { order, report });
+                    return self.propose_named(step);
                 }
                 let needed = self.needed_here();
                 let (kept, going): (Vec<_>, Vec<_>) =
@@ -198,6 +227,7 @@ impl Agent {
                 step.commands.push(Command::Locate { object });
             }
         }
+        self.propose_named(step);
     }
 
     pub(crate) fn verified(&mut self, order: CommandSeq, report: Report, step: &mut Step) {

@@ -305,6 +305,10 @@ impl Agent {
             // B6: the control plane is not what it was when it acknowledged them.
             self.decide(step, Fact::ReportsWanted { after: resume_after });
         }
+        if welcome.new_journal {
+            // B6: the same, and what was delegated since it knows nothing of.
+            self.hand_back("the control plane does not know of it any more", step);
+        }
         self.session.sent = self.state.outbox.acknowledged();
         self.session.credits = u64::from(welcome.credits.reports.max(1));
         self.acknowledged(resume_after, step);

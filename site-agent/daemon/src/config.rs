@@ -1,5 +1,7 @@
 //! The agent's configuration: a TOML file, then the environment, then flags; each wins over the one before it.
 
+mod outside;
+
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
@@ -10,9 +12,9 @@ use atoll_model::diagnostic::Diagnostic;
 use atoll_model::id::SiteName;
 use atoll_model::limits::EVICTION_IDLE;
 use atoll_model::policy::SitePolicy;
-use atoll_model::workflow::OutsideUrl;
 use serde::{Deserialize, Deserializer};
 
+pub use self::outside::{Exports, Imports};
 use crate::scrub::ScrubSettings;
 
 /// What an agent is told by its administrator.
@@ -58,45 +60,6 @@ pub struct Config {
     pub stop_work_on_exit: bool,
     /// The program that shims are started from: this one, unless a test says otherwise.
     pub shim_program: Option<ShimProgram>,
-}
-
-/// What workflows may take into the store of a site.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct Imports {
-    /// Folders of this machine; what is below them may be taken in.
-    pub roots: Vec<PathBuf>,
-    /// What URLs begin with that may be fetched: `https://`, `https://example.org/data/`, `s3://bucket`.
-    pub urls: Vec<String>,
-}
-
-impl Imports {
-    pub(crate) fn allows(&self, url: &OutsideUrl) -> bool {
-        self.urls.iter().any(|prefix| url.is_below(prefix))
-    }
-}
-
-/// Where workflows may publish what a site has.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct Exports {
-    /// Folders of this machine; below them may be written.
-    pub roots: Vec<PathBuf>,
-    /// What URLs begin with that may be written to: `s3://`, `s3://survey/tiles`, `az://maps`.
-    pub urls: Vec<String>,
-}
-
-impl Exports {
-    fn read(listed: Vec<String>) -> Result<Self, ConfigError> {
-        let (urls, roots): (Vec<_>, Vec<_>) =
-            listed.into_iter().partition(|place| OutsideUrl::may_begin_in_bucket(place));
-        match roots.iter().find(|root| !root.starts_with('/')) {
-            Some(wrong) => Err(ConfigError::Export(wrong.clone())),
-            None => Ok(Self { roots: roots.into_iter().map(PathBuf::from).collect(), urls }),
-        }
-    }
-
-    pub(crate) fn allows(&self, url: &OutsideUrl) -> bool {
-        self.urls.iter().any(|prefix| url.is_below(prefix))
-    }
 }
 
 /// How a shim is started: `program arguments… DIRECTORY`.
@@ -228,10 +191,6 @@ impl Config {
             Some(cpus) => return Err(ConfigError::Cpus(cpus)),
             None => None,
         };
-        let imports = Imports { roots: said.imports.unwrap_or_default(), urls: said.import_urls.unwrap_or_default() };
-        if let Some(url) = imports.urls.iter().find(|url| !OutsideUrl::may_begin_with(url)) {
-            return Err(ConfigError::ImportUrl(url.clone()));
-        }
         let usual = ScrubSettings::default();
         let scrub = ScrubSettings {
             days: said.scrub_days.unwrap_or(usual.days),
@@ -243,16 +202,13 @@ impl Config {
                 .transpose()
                 .map_err(ConfigError::Hours)?,
         };
-        if let Some(relative) = imports.roots.iter().find(|path| !path.is_absolute()) {
-            return Err(ConfigError::RelativePath(relative.clone()));
-        }
         Ok(Self {
             data_dir,
             cpu_millis,
             memory_bytes: said.memory,
             labels: said.labels,
             policy: said.policy.as_deref().map(read_policy).transpose()?.unwrap_or_default(),
-            imports,
+            imports: Imports::read(said.imports.unwrap_or_default(), said.import_urls.unwrap_or_default())?,
             exports: Exports::read(said.exports.unwrap_or_default())?,
             journal: said.journal.unwrap_or_default(),
             metrics_listen: said.metrics_listen,

@@ -9,6 +9,7 @@ mod agent;
 mod clock;
 mod config;
 mod direct;
+mod doctor;
 mod driver;
 mod executor;
 pub mod link;
@@ -28,6 +29,8 @@ use atoll_model::id::{AgentId, SiteName};
 use tokio_util::sync::CancellationToken;
 
 pub use telemetry::start_log;
+
+pub use doctor::{Check, CheckState, Diagnosis};
 
 pub use config::{Config, ConfigError, Exports, Imports, JournalBackend, Overrides, ShimProgram};
 pub use scrub::ScrubSettings;
@@ -60,6 +63,15 @@ pub async fn join(config: &Config, token: &str) -> Result<Joined, link::EnrolErr
 /// Whether an agent has joined with this data directory.
 pub fn is_joined(data_dir: &std::path::Path) -> bool {
     link::Identity::load(&data_dir.join(IDENTITY)).is_ok()
+}
+
+/// Looks at everything that an agent with this configuration needs, before it joins and ever after. With a `token`, at the
+/// server that it names, as `join` would. Nothing is joined, kept or left behind.
+///
+/// # Errors
+/// When the token is not one.
+pub async fn diagnose(config: &Config, token: Option<&str>) -> Result<Diagnosis, atoll_proto::InvalidJoinToken> {
+    doctor::diagnose(config, token).await
 }
 
 /// Runs the agent until `shutdown`; what its slots run goes on without it.

@@ -11,6 +11,7 @@ mod connection;
 mod credentials;
 mod enrol;
 mod identity;
+mod inspect;
 mod run;
 mod servers;
 mod tls;
@@ -18,12 +19,15 @@ mod tls;
 pub use bulk::{LogRequest, LogSource};
 pub use certify::CertifyError;
 pub use connection::ConnectError;
+pub(crate) use connection::{CONNECT_TIMEOUT, says_expired};
 pub use credentials::LinkCredentials;
 pub(crate) use enrol::Registrar;
 pub use enrol::{EnrolError, enrol};
 pub use identity::{Identity, IdentityError};
+pub(crate) use inspect::{CertificateFault, Expected, Inspection, RoundTrip, certificate_fault};
 pub(crate) use run::Held;
 pub use run::{Link, LinkEnd, LinkEvent, LinkHandle, LinkOptions};
+pub(crate) use servers::urls;
 pub use tls::http_client;
 
 /// SHA-256, by the one provider.

@@ -69,6 +69,14 @@ pub(crate) fn lock(data_dir: &Path) -> anyhow::Result<DataLock> {
     Ok(DataLock { _in_directory: file, _on_machine: on_machine })
 }
 
+/// Whether an agent works in a data directory on this machine now. It hears nothing of this.
+pub(crate) fn is_held(data_dir: &Path) -> bool {
+    let Ok(name) = machine_name(data_dir) else { return false };
+    let name = name.as_abstract_name().map(|name| format!("@{}", String::from_utf8_lossy(name)));
+    let sockets = fs::read_to_string("/proc/net/unix").unwrap_or_default();
+    sockets.lines().any(|line| line.split_whitespace().next_back() == name.as_deref())
+}
+
 /// Both locks, if nobody has one of them.
 fn try_lock(file: &File, data_dir: &Path) -> anyhow::Result<Option<UnixListener>> {
     match flock(file, FlockOperation::NonBlockingLockExclusive) {
@@ -120,7 +128,9 @@ mod tests {
         std::os::unix::fs::symlink(&real, &link).unwrap();
         let held = lock(&real).unwrap();
         assert!(lock(&link).unwrap_err().to_string().contains("already works in"));
+        assert!(is_held(&real) && is_held(&link) && !is_held(folder.path()));
         drop(held);
+        assert!(!is_held(&real));
         drop(lock(&link).unwrap());
     }
 

@@ -23,15 +23,21 @@ pub(crate) use directory::{KEPT, OUT, SOCKET, STDERR, STDOUT, make_private, remo
 use directory::SlotDirectory;
 use limits::Limits;
 use log::SlotLog;
-use protocol::Setup;
+use protocol::{Isolation, Setup};
 use runner::Runner;
 use server::Server;
 
 /// Where a shim that cannot go on says why, in its slot.
 pub(crate) const LAST_WORDS: &str = "shim.error";
 
+/// The argument of a process that only finds out which namespaces it gets.
+pub(crate) const NAMESPACES: &str = "namespaces";
+
 /// The one argument is a [`Setup`]; standard input is the listening socket of the slot.
 pub(crate) fn main(arguments: Vec<OsString>) -> ExitCode {
+    if arguments.first().is_some_and(|argument| argument == NAMESPACES) {
+        return try_namespaces();
+    }
     let setup: Setup = match arguments.as_slice() {
         [setup] => match serde_json::from_slice(setup.as_encoded_bytes()) {
             Ok(setup) => setup,
@@ -53,6 +59,18 @@ pub(crate) fn main(arguments: Vec<OsString>) -> ExitCode {
             ExitCode::FAILURE
         }
     }
+}
+
+fn try_namespaces() -> ExitCode {
+    match isolation::enter_namespace() {
+        Ok(Isolation::Mounts) => println!("mount namespaces, by a right of this user"),
+        Ok(Isolation::UserMounts | Isolation::Nothing) => println!("user and mount namespaces"),
+        Err(error) => {
+            eprintln!("{error}");
+            return ExitCode::FAILURE;
+        }
+    }
+    ExitCode::SUCCESS
 }
 
 fn refuse(why: &str) -> ExitCode {

@@ -80,7 +80,7 @@ pub struct Standing<'a> {
     pub replicate: Option<(&'a Replicate, RuleId)>,
     pub keep: Option<(&'a Keep, RuleId)>,
     pub pin: Option<(&'a Pin, RuleId)>,
-    /// Nothing while a hold is on it.
+    /// Whatever it says, nothing goes while a hold is on it.
     pub expire: Option<(&'a Expire, RuleId)>,
     pub encrypt: Option<(KeyScope, RuleId)>,
     pub hold: Option<(&'a Hold, RuleId)>,
@@ -140,8 +140,6 @@ pub fn standing<'a>(layers: &[Layer<'a>], object: &Object<'_>, inherited: &BTree
     // A rule that may come to match confines from the start: what has left cannot be called back.
     confined_by.extend(matching.all(Fit::Maybe).filter(|(_, rule)| rule.confine.is_some()).map(|(id, _)| id));
     let encrypt = matching.all(Fit::Maybe).filter_map(|(id, rule)| Some((rule.encrypt?, id))).max_by_key(|(_, id)| *id);
-    let hold = matching.pick(|rule| rule.hold.as_ref(), |_| 0);
-    let expire = matching.pick(|rule| rule.expire.as_ref(), |expire| (expire.after, expire.then));
     Standing {
         matched: matching.all(Fit::Yes).map(|(id, _)| id).chain(confined_by.iter().copied()).collect(),
         bucket: bucket(layers, &confined_by, encrypt.map(|(_, id)| id)),
@@ -150,9 +148,9 @@ pub fn standing<'a>(layers: &[Layer<'a>], object: &Object<'_>, inherited: &BTree
         replicate: matching.pick(|rule| rule.replicate.as_ref(), |replicate| (replicate.copies, replicate.importance)),
         keep: matching.pick(|rule| rule.keep.as_ref(), |keep| keep.until),
         pin: matching.pick(|rule| rule.pin.as_ref(), |pin| pin.until),
-        expire: expire.filter(|_| hold.is_none()),
+        expire: matching.pick(|rule| rule.expire.as_ref(), |expire| (expire.after, expire.then)),
         encrypt,
-        hold,
+        hold: matching.pick(|rule| rule.hold.as_ref(), |_| 0),
         confined_by,
     }
 }

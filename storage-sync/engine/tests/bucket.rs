@@ -22,7 +22,7 @@ use storage_sync_engine::stream::pack;
 use support::azurite::Azurite;
 use support::google::{Google, HOST, Refused, check_url};
 use support::server::{Minter, Served, quick, transfers};
-use support::{Site, noise};
+use support::{Site, noise, s3};
 
 fn object_of(bytes: &[u8]) -> ObjectRef {
     let id = ObjectId::from_digest(*blake3::hash(bytes).as_bytes());
@@ -298,10 +298,7 @@ async fn a_directory_holds_the_promises_of_a_bucket() -> Result<()> {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn s3_holds_the_promises_of_a_bucket() -> Result<()> {
-    let Ok(url) = std::env::var("ATOLL_TEST_S3") else {
-        println!("ATOLL_TEST_S3 names no bucket; nothing is asked of S3");
-        return Ok(());
-    };
+    let Some(url) = s3::url() else { return Ok(()) };
     opened_holds_its_promises(&url, BucketOptions::default(), StatusCode::NOT_FOUND).await
 }
 
@@ -323,11 +320,8 @@ async fn azures_storage_holds_the_promises_of_a_bucket() -> Result<()> {
 /// Google's own service was never asked: what it checks is checked as it says that it does, and a real S3 server does the rest.
 #[tokio::test(flavor = "multi_thread")]
 async fn googles_storage_holds_the_promises_of_a_bucket_as_far_as_it_can_be_had_without_google() -> Result<()> {
-    let Ok(s3) = std::env::var("ATOLL_TEST_S3") else {
-        println!("SKIPPED: no S3 server; tests/run.sh starts one and sets ATOLL_TEST_S3");
-        return Ok(());
-    };
-    let url = s3.replace("s3://", "gs://");
+    let Some(url) = s3::url() else { return Ok(()) };
+    let url = url.replace("s3://", "gs://");
     let name = url["gs://".len()..].split('/').next().unwrap();
     let (endpoint, google) = Google::start(name).await?;
     let folder = tempfile::tempdir()?;

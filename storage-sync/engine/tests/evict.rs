@@ -54,7 +54,7 @@ fn a_tree_goes_with_what_it_alone_is_made_of_and_leaves_what_others_share() -> R
     }
     let one = site.store.ingest(&site.path("one"))?;
     let two = site.store.ingest(&site.path("two"))?;
-    let found = objects(&site.store.evictable_of(&[one.object], 100)?);
+    let found = objects(&site.store.evictable_of(&[one.object])?);
     // The tree, its folder, and its own file.
     assert_eq!((found.len(), found[0]), (3, one.object));
     assert_eq!(gone(&site, &found)?, [true; 3]);
@@ -71,7 +71,7 @@ fn a_part_of_a_tree_is_never_proposed_by_itself() -> Result<()> {
     site.write("t/f", b"part")?;
     let tree = site.store.ingest(&site.path("t"))?;
     let part = site.store.ingest(&site.write("f", b"part")?)?;
-    assert!(site.store.evictable_of(&[part.object], 10)?.is_empty());
+    assert!(site.store.evictable_of(&[part.object])?.is_empty());
     assert_eq!(propose(&site)?.len(), 2);
     // Even if somebody asks for it: the tree is still there.
     assert_eq!(gone(&site, &[part.object])?, [false]);

@@ -17,11 +17,11 @@ use axum::http::{HeaderMap, StatusCode, header};
 use axum::response::{IntoResponse as _, Response};
 use bytes::Bytes;
 use futures::StreamExt as _;
-use object_store::aws::AmazonS3Builder;
 use object_store::path::Path as Key;
 use object_store::{ObjectStore, ObjectStoreExt as _};
 use storage_sync_engine::outside::{OutsideError, fetch_outside};
 use support::azurite::Azurite;
+use support::s3;
 use tokio::task::JoinSet;
 
 /// What a server does with each request, by its number.
@@ -216,15 +216,8 @@ async fn what_is_below_a_key_is_a_directory(url: &str, store: &dyn ObjectStore) 
 
 #[tokio::test(flavor = "multi_thread")]
 async fn what_a_bucket_has_below_a_key_is_a_directory() -> Result<()> {
-    let Ok(bucket) = std::env::var("ATOLL_TEST_S3") else {
-        println!("SKIPPED: no S3 server; tests/run.sh starts one and sets ATOLL_TEST_S3");
-        return Ok(());
-    };
-    let store = AmazonS3Builder::from_env()
-        .with_bucket_name(bucket.split('/').nth(2).unwrap())
-        .with_virtual_hosted_style_request(false)
-        .with_allow_http(true)
-        .build()?;
+    let Some(bucket) = s3::url() else { return Ok(()) };
+    let store = s3::store(&bucket)?;
     what_is_below_a_key_is_a_directory(&bucket, &store).await
 }
 

@@ -9,11 +9,11 @@ use std::os::unix::fs::{PermissionsExt as _, symlink};
 use std::path::{Path, PathBuf};
 
 use anyhow::Result;
-use object_store::aws::AmazonS3Builder;
 use object_store::path::Path as Key;
 use object_store::{ObjectStore, ObjectStoreExt as _};
 use storage_sync_engine::publish::{PathTarget, PublishError, publish_at_path, publish_in_bucket};
 use support::azurite::Azurite;
+use support::s3;
 use tokio_util::sync::CancellationToken;
 
 struct Site {
@@ -164,15 +164,8 @@ fn links_lead_to_nowhere_that_may_not_be_written_to() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_bucket_gets_a_file_or_all_of_a_directory_and_nothing_twice() -> Result<()> {
-    let Ok(bucket) = std::env::var("ATOLL_TEST_S3") else {
-        println!("SKIPPED: no S3 server; tests/run.sh starts one and sets ATOLL_TEST_S3");
-        return Ok(());
-    };
-    let store = AmazonS3Builder::from_env()
-        .with_bucket_name(bucket.split('/').nth(2).unwrap())
-        .with_virtual_hosted_style_request(false)
-        .with_allow_http(true)
-        .build()?;
+    let Some(bucket) = s3::url() else { return Ok(()) };
+    let store = s3::store(&bucket)?;
     files_and_directories_are_published_once(&bucket, &store).await
 }
 

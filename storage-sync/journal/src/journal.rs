@@ -53,8 +53,14 @@ pub struct Journal {
     pending_bytes: usize,
     failed: bool,
     stats: JournalStats,
-    /// Barriers and appended bytes when it was last looked at what it takes on disk.
-    looked_at: (u64, u64),
+    looked_at: LookedAt,
+}
+
+/// How far the journal had come when it was last looked at what it takes on disk.
+#[derive(Debug, Clone, Copy, Default)]
+struct LookedAt {
+    barriers: u64,
+    appended_bytes: u64,
 }
 
 impl Journal {
@@ -102,9 +108,8 @@ impl Journal {
         self.pending_bytes = 0;
         self.durable = self.last;
         self.stats.barriers += 1;
-        let (barriers, bytes) = self.looked_at;
-        if self.stats.barriers - barriers >= LOOK_AFTER_BARRIERS
-            || self.stats.appended_bytes - bytes >= LOOK_AFTER_BYTES
+        if self.stats.barriers - self.looked_at.barriers >= LOOK_AFTER_BARRIERS
+            || self.stats.appended_bytes - self.looked_at.appended_bytes >= LOOK_AFTER_BYTES
         {
             self.look_at_disk();
         }
@@ -141,6 +146,8 @@ impl Journal {
         if let Home::Disk { ballast, .. } = &mut self.home {
             ballast.retake();
         }
+        // One that a full disk has closed is opened again as soon as there is room.
+        self.store()?;
         if self.stats.disk_bytes <= COMPACT_FACTOR * self.stats.live_bytes + COMPACT_SLACK_BYTES {
             return Ok(false);
         }
@@ -175,7 +182,8 @@ impl Journal {
 
     fn look_at_disk(&mut self) {
         self.stats.disk_bytes = self.store.as_ref().map_or(0, |store| store.disk_bytes());
-        self.looked_at = (self.stats.barriers, self.stats.appended_bytes);
+        let JournalStats { barriers, appended_bytes, .. } = self.stats;
+        self.looked_at = LookedAt { barriers, appended_bytes };
     }
 
     fn usable(&self) -> Result<(), JournalError> {

@@ -309,3 +309,24 @@ fn e1_a_full_disk_at_the_site_fails_the_execution_and_the_agent_lives() -> Resul
     assert!(said.to_lowercase().contains("space"), "{said}");
     check_alive(&cluster)
 }
+
+#[test]
+fn a_file_that_somebody_deleted_in_the_bucket_fails_its_run_by_name_and_can_be_sent_in_again() -> Result<()> {
+    let mut cluster = Cluster::start(Options { sites: vec!["edge"], ..Options::default() })?;
+    let workflow = "workflow: counted\ninputs: { words: { type: file } }\nsteps:\n  count:\n    with: { words: \"${{ inputs.words }}\" }\n    run: wc -w < \"$words\"\n";
+    let words = cluster.directory().join("words");
+    std::fs::write(&words, "one two three\n")?;
+    let input = format!("words=@{}", words.display());
+    cluster.stop_agent("edge")?;
+    let run = cluster.submit(workflow, &[&input])?;
+    let sent_in = cluster.bucket_objects()?;
+    ensure!(!sent_in.is_empty(), "what is sent in is in the bucket");
+    sent_in.iter().try_for_each(std::fs::remove_file)?;
+    cluster.start_agent("edge")?;
+    let shown = cluster.wait_for_end(&run)?;
+    assert_eq!(shown["state"], "failed", "{shown:#}");
+    assert!(message(&shown).contains("no copy of its input"), "{shown:#}");
+    let shown = cluster.run(workflow, &[&input])?;
+    assert_eq!(shown["state"], "succeeded", "{shown:#}");
+    Ok(())
+}

@@ -182,6 +182,42 @@ fn what_a_rule_wants_at_two_sites_comes_there_stays_there_and_comes_again_when_i
 }
 
 #[test]
+fn what_expires_goes_from_the_store_of_its_site_by_itself_or_when_somebody_has_decided() -> Result<()> {
+    let cluster = Cluster::two_sites()?;
+    let policy = cluster.directory().join("time.yaml");
+    let rules = "placement:\n  - match: { step: brief }\n    expire: { after: 1s }\n  - match: { step: asked }\n    expire: { after: 1s, then: ask }\n";
+    fs::write(&policy, rules)?;
+    let applied = cluster.call(&["policy", "apply", &policy.display().to_string(), "--project", "default"])?;
+    assert_eq!(applied.code, 0, "{}", applied.stderr);
+    let source = "workflow: timed\nsteps:\n  brief: { site: edge, run: echo brief > \"$ATOLL_OUTPUTS/f\", outputs: { f: file } }\n  asked: { site: hpc, run: echo asked > \"$ATOLL_OUTPUTS/f\", outputs: { f: file } }\noutputs:\n  brief: ${{ steps.brief.outputs.f }}\n  asked: ${{ steps.asked.outputs.f }}\n";
+    let run = cluster.submit(source, &[])?;
+    let shown = cluster.wait_for_end(&run)?;
+    let object = |name: &str| shown["outputs"][name]["object"].as_str().context("an object").map(str::to_owned);
+    let (brief, asked) = (object("brief")?, object("asked")?);
+    let is_stored = |site: &str, object: &str| {
+        let (first, rest) = object.trim_start_matches("b3:").split_at(2);
+        cluster.site(site).directory.join(format!("store/objects/{first}/{rest}")).exists()
+    };
+    cluster.eventually("what has expired to go", || Ok(!is_stored("edge", &brief)))?;
+    let is_asked = || Ok(json(&cluster, &["data", "where", &asked])?["expiry"]["state"] == "asking");
+    cluster.eventually("somebody to be asked", is_asked)?;
+    assert!(is_stored("hpc", &asked), "it waits for a decision");
+    let expired = json(&cluster, &["data", "ls", "--expired", "--site", "hpc"])?;
+    assert_eq!(expired["objects"].as_array().map(Vec::len), Some(1), "{expired:#}");
+    assert_eq!(expired["objects"][0]["object"], asked.as_str());
+    let why = cluster.call(&["why", &asked])?;
+    let way = format!("atoll data evict {asked} --expired");
+    assert!(why.stdout.contains("time.yaml:4") && why.stdout.contains(&way), "{}", why.stdout);
+    let refused = cluster.call(&["data", "evict", &asked])?;
+    assert_eq!(refused.code, 2, "{}", refused.stderr);
+
+    json(&cluster, &["data", "evict", &asked, "--expired"])?;
+    cluster.eventually("what was let go to go", || Ok(!is_stored("hpc", &asked)))?;
+    assert_eq!(cluster.show(&run)?["state"], "succeeded", "its run is remembered");
+    Ok(())
+}
+
+#[test]
 fn a_site_that_may_hold_little_makes_room_by_itself_and_goes_on() -> Result<()> {
     let folder = tempfile::tempdir()?;
     let policy = folder.path().join("policy.yaml");

@@ -5,6 +5,7 @@ mod bad_input;
 mod bucket_moods;
 mod cut_off;
 mod data;
+mod doctor;
 mod encrypted;
 mod example;
 mod executable;

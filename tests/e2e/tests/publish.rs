@@ -86,21 +86,13 @@ fn outputs_stand_at_paths_of_sites_when_a_run_has_succeeded() -> Result<()> {
 
 #[test]
 fn outputs_stand_in_a_bucket_of_somebody_elses_when_a_run_has_succeeded() -> Result<()> {
-    let Ok(bucket) = std::env::var("ATOLL_TEST_S3") else {
-        eprintln!("SKIPPED: no S3 server; tests/run.sh starts one and sets ATOLL_TEST_S3");
-        assert!(std::env::var_os("CI").is_none(), "CI has an S3 server");
-        return Ok(());
-    };
+    let Some([bucket]) = e2e_tests::s3(["ATOLL_TEST_S3"]) else { return Ok(()) };
     outputs_stand_below(&bucket)
 }
 
 #[test]
 fn outputs_stand_in_a_container_of_azure_when_a_run_has_succeeded() -> Result<()> {
-    let Ok(container) = std::env::var("ATOLL_TEST_AZURE") else {
-        eprintln!("SKIPPED: no Azurite; tests/run.sh starts one and sets ATOLL_TEST_AZURE");
-        assert!(std::env::var_os("CI").is_none(), "CI has Azurite");
-        return Ok(());
-    };
+    let Some(container) = e2e_tests::azurite() else { return Ok(()) };
     outputs_stand_below(&container)
 }
 

@@ -71,13 +71,7 @@ fn the_sample_of_the_contract_runs_on_redb_too() -> Result<()> {
 
 #[test]
 fn the_sample_of_the_contract_runs_with_a_real_s3_server() -> Result<()> {
-    let Ok(bucket) = std::env::var("ATOLL_TEST_S3") else {
-        eprintln!(
-            "SKIPPED: no S3 server; tests/run.sh starts one and sets ATOLL_TEST_S3, AWS_ENDPOINT_URL and the AWS keys"
-        );
-        assert!(std::env::var_os("CI").is_none(), "CI has an S3 server");
-        return Ok(());
-    };
+    let Some([bucket]) = e2e_tests::s3(["ATOLL_TEST_S3"]) else { return Ok(()) };
     let cluster = Cluster::start(Options {
         sites: vec!["edge", "hpc"],
         bucket: Some(format!("{bucket}/sample")),
@@ -88,11 +82,7 @@ fn the_sample_of_the_contract_runs_with_a_real_s3_server() -> Result<()> {
 
 #[test]
 fn the_sample_of_the_contract_runs_with_azures_emulator() -> Result<()> {
-    let Ok(container) = std::env::var("ATOLL_TEST_AZURE") else {
-        eprintln!("SKIPPED: no Azurite; tests/run.sh starts one and sets ATOLL_TEST_AZURE");
-        assert!(std::env::var_os("CI").is_none(), "CI has Azurite");
-        return Ok(());
-    };
+    let Some(container) = e2e_tests::azurite() else { return Ok(()) };
     let cluster = Cluster::start(Options {
         sites: vec!["edge", "hpc"],
         bucket: Some(format!("{container}/sample")),

@@ -82,6 +82,8 @@ pub(crate) enum Want {
     },
     Submit {
         run: RunId,
+        /// What whoever submits it calls it.
+        key: RunId,
         drawn: Box<Drawn>,
     },
     Cancel {
@@ -143,6 +145,17 @@ const REPLICATE: &str = "placement:\n  - replicate: { copies: 2, importance: sho
 /// No copy goes of what is made under it.
 const PIN: &str = "placement:\n  - pin: { at: \"has(site)\", until: 7d after run.end }\n";
 
+/// Of what is made under the first three nothing is left in the end.
+const EXPIRING: [&str; 5] = [
+    "placement:\n  - expire: { after: 20s }\n",
+    "placement:\n  - expire: { after: 20s }\n    keep: { for: 60s after run.end }\n",
+    "placement:\n  - expire: { after: 20s }\n    replicate: { copies: 2, importance: should }\n",
+    EXPIRE_HELD,
+    "placement:\n  - expire: { after: 20s, then: ask }\n",
+];
+/// A hold wins over the end of its time.
+const EXPIRE_HELD: &str = "placement:\n  - expire: { after: 20s }\n  - hold: { reason: audit }\n";
+
 impl Want {
     /// Whether it is about a machine that will not come back, and whose place no other has taken.
     fn is_of_dead(&self, sites: &[Site]) -> bool {
@@ -166,6 +179,24 @@ impl Want {
             | Self::ApplyPolicy { .. }
             | Self::DeclareLost { .. } => None,
             Self::Take { run, .. } => Some(*run),
+        }
+    }
+
+    /// The run that somebody sends something in for, submits, or wants something of.
+    fn run_mut(&mut self) -> Option<&mut RunId> {
+        match self {
+            Self::Cancel { run } | Self::Upload { run } | Self::Submit { run, .. } | Self::Take { run, .. } => {
+                Some(run)
+            }
+            Self::Resolve { .. }
+            | Self::Token { .. }
+            | Self::Enrol { .. }
+            | Self::Drain { .. }
+            | Self::Revoke { .. }
+            | Self::Remove { .. }
+            | Self::SetProject { .. }
+            | Self::ApplyPolicy { .. }
+            | Self::DeclareLost { .. } => None,
         }
     }
 }
@@ -192,9 +223,13 @@ impl World {
                 let delay = self.rng.spread(1_000, 300_000_000);
                 let project = project_of(run, &self.scenario);
                 self.wish(delay, Want::SetProject { project: project.clone(), change });
-                let source = POLICIES[self.rng.below(POLICIES.len() as u64) as usize];
+                let drawn = POLICIES[self.rng.below(POLICIES.len() as u64) as usize];
+                let source = self.expiring_policy(number).unwrap_or(drawn);
                 let delay = self.rng.spread(1_000, 300_000_000);
                 self.wish(delay, Want::ApplyPolicy { project, source });
+            } else if let Some(source) = self.expiring_policy(number).filter(|_| number == 0) {
+                let project = project_of(run, &self.scenario);
+                self.wish(Duration::from_millis(1), Want::ApplyPolicy { project, source });
             }
             let given = self.scenario.workflows.get(number).cloned();
             let drawn = match given {
@@ -229,8 +264,14 @@ impl World {
             if drawn.has_input {
                 self.wish(at, Want::Upload { run });
             }
-            self.wish(at, Want::Submit { run, drawn: Box::new(drawn) });
+            self.wish(at, Want::Submit { run, key: run, drawn: Box::new(drawn) });
         }
+    }
+
+    /// Drawn apart, so that it shifts nothing of the rest.
+    fn expiring_policy(&self, number: usize) -> Option<&'static str> {
+        let drawn = mix(&[self.scenario.seed, number as u64, 0xE4_91_4E]) % (EXPIRING.len() as u64 + 1);
+        EXPIRING.get(drawn as usize).copied().filter(|_| self.scenario.expires)
     }
 
     pub(crate) fn wish(&mut self, delay: Duration, want: Want) {
@@ -247,13 +288,14 @@ impl World {
             self.after(PATIENCE, Occurrence::Client(client));
             return;
         }
-        if let Want::Submit { run, .. } = &self.clients.wishes[client].want
-            && self.kept_runs.contains_key(run)
-        {
-            // The shell looks into the history: of a run that the core has forgotten it would make another.
-            self.history.acknowledged.insert(*run);
-            self.clients.wishes[client].granted = true;
-            return;
+        if let Want::Submit { run, key, .. } = self.clients.wishes[client].want {
+            let run = self.called_now(run, key);
+            if self.kept_runs.contains_key(&run) {
+                // The shell looks into the history: of a run that the core has forgotten it would make another.
+                self.history.acknowledged.insert(run);
+                self.clients.wishes[client].granted = true;
+                return;
+            }
         }
         let mut again_after = PATIENCE;
         if let Want::Take { patience, .. } = &mut self.clients.wishes[client].want {
@@ -272,6 +314,29 @@ impl World {
             self.clients.wishes[client].waiting = Some((server, process, request));
         }
         self.after(again_after, Occurrence::Client(client));
+    }
+
+    /// What a run is called that is submitted now: another name than before, if nobody knows it since a backup was restored.
+    fn called_now(&mut self, run: RunId, key: RunId) -> RunId {
+        let Some(core) = self.leading_core() else { return run };
+        let names = core.names_of(key);
+        let is_known = |name: &&RunId| core.run(**name).is_some() || self.kept_runs.contains_key(*name);
+        let now = *names.iter().find(is_known).unwrap_or(&names[names.len() - 1]);
+        if now != run {
+            self.rename(run, now);
+        }
+        now
+    }
+
+    fn rename(&mut self, run: RunId, now: RunId) {
+        self.trace(|| format!("{run} is {now} from now on"));
+        self.clients.runs.iter_mut().filter(|known| **known == run).for_each(|known| *known = now);
+        for wish in &mut self.clients.wishes {
+            if let Some(known) = wish.want.run_mut().filter(|known| **known == run) {
+                *known = now;
+            }
+        }
+        self.history.rename(run, now);
     }
 
     pub(crate) fn client_hears(
@@ -371,7 +436,8 @@ impl World {
         }
         let runs = self.clients.runs.iter().copied().filter(|run| project_of(*run, &self.scenario) == project);
         match source {
-            HOLD => self.history.holding.extend(runs),
+            HOLD | EXPIRE_HELD => self.history.holding.extend(runs),
+            source if EXPIRING[..3].contains(&source) => self.history.expiring.extend(runs),
             PIN => self.history.pinning.extend(runs),
             REPLICATE => self.history.replicating.extend(runs),
             _ => {}
@@ -431,7 +497,7 @@ impl World {
                 self.bucket.insert(copy_name(&copy), BucketCopy { corrupt: false });
                 Request::RecordUpload { object: copy.object, key: copy.encryption.map(|encryption| encryption.key) }
             }
-            Want::Submit { run, drawn } => {
+            Want::Submit { run, drawn, .. } => {
                 let mut inputs = IndexMap::new();
                 if drawn.has_input {
                     let object = input_of(*run);

@@ -92,10 +92,11 @@ impl World {
             || !history.revoked.is_empty()
             || self.sites.iter().any(|site| site.is_dead || site.standing != Standing::Trusted);
         let elsewhere = self.sites.iter().any(|site| site.machine.store.contains_key(&object));
-        if taken_away || elsewhere || self.bucket.keys().any(|(copy, _)| *copy == object) {
+        // What a control plane allowed that was set back since, is done all the same.
+        if is_set_back || taken_away || elsewhere || self.bucket.keys().any(|(copy, _)| *copy == object) {
             return;
         }
-        assert!(is_set_back || !history.held.contains(&object), "s{site} lets go of {object}, which a rule holds");
+        assert!(!history.held.contains(&object), "s{site} lets go of {object}, which a rule holds");
         let Some(needed) = self.leading_core().and_then(|core| core.object(object)).and_then(|view| view.needed) else {
             return;
         };

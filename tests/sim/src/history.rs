@@ -69,6 +69,11 @@ pub(crate) struct History {
     pub(crate) pinning: BTreeSet<RunId>,
     /// Runs of which all that is made is wanted at two sites, by a rule that is never lifted.
     pub(crate) replicating: BTreeSet<RunId>,
+    /// Runs of which nothing that is made is left in the end, by a rule that is never lifted; what they have made since, and
+    /// what others have.
+    pub(crate) expiring: BTreeSet<RunId>,
+    pub(crate) expired: BTreeSet<ObjectId>,
+    pub(crate) made_to_stay: BTreeSet<ObjectId>,
     /// What they have made since, and what of it counted at once.
     pub(crate) held: BTreeSet<ObjectId>,
     pub(crate) pinned: BTreeSet<ObjectId>,
@@ -165,6 +170,22 @@ impl History {
         self.current = current;
     }
 
+    /// What is known of a run beforehand holds of the one that it is from now on as well.
+    pub(crate) fn rename(&mut self, run: RunId, now: RunId) {
+        let confined = self.confined_steps.iter().filter(|((of, _), _)| *of == run);
+        let confined: Vec<_> = confined.map(|((_, step), to)| ((now, *step), to.clone())).collect();
+        self.confined_steps.extend(confined);
+        let eager: Vec<_> =
+            self.eager_steps.iter().filter(|(of, _)| *of == run).map(|(_, step)| (now, *step)).collect();
+        self.eager_steps.extend(eager);
+        let ruled = [&mut self.holding, &mut self.pinning, &mut self.replicating, &mut self.expiring];
+        for runs in ruled.into_iter().chain([&mut self.may_fail]) {
+            if runs.contains(&run) {
+                runs.insert(now);
+            }
+        }
+    }
+
     /// What was done since the backup may be done again.
     pub(crate) fn doubt_what_came_since(&mut self) {
         self.doubtful.append(&mut self.since_backup);
@@ -247,6 +268,8 @@ impl History {
                     let is_first = finished.attempt == Attempt::FIRST && !self.given_away.contains(&execution);
                     for output in &finished.outputs {
                         output.visit_objects(&mut |object| {
+                            let lasts = !self.expiring.contains(run);
+                            if lasts { &mut self.made_to_stay } else { &mut self.expired }.insert(object.id);
                             self.held.extend(self.holding.get(run).map(|_| object.id));
                             self.replicated.extend(self.replicating.get(run).map(|_| (object.id, *run)));
                             self.pinned.extend(self.pinning.get(run).filter(|_| is_first).map(|_| object.id));

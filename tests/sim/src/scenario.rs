@@ -78,6 +78,8 @@ pub struct Scenario {
     pub handover: bool,
     /// Whether there is always more to do than there is room for, and cuts last about as long as a lease.
     pub pressed: bool,
+    /// Whether links take seconds from the beginning: what grants a lease comes late.
+    pub slow_links: bool,
     /// Of 1,000 processes that are asked to end, those that take long to.
     pub slow_kills: u64,
     /// Whether sites have little room, and let go of what they may.
@@ -96,6 +98,10 @@ pub struct Scenario {
     pub bucket_outages: Vec<Outage>,
     /// Whether some steps take what others have made of the same.
     pub caches: bool,
+    /// Whether some steps leave nothing but values.
+    pub plain: bool,
+    /// Whether rules let go of what some runs have made, a while after these have ended.
+    pub expires: bool,
     pub restores: Vec<Restore>,
     /// Machines that go down and come up again, and when.
     pub planned_reboots: Vec<(usize, Duration)>,
@@ -218,6 +224,7 @@ impl Scenario {
             long: false,
             handover: false,
             pressed: false,
+            slow_links: false,
             slow_kills: 0,
             tight: false,
             lingers: true,
@@ -228,6 +235,8 @@ impl Scenario {
             outages: Vec::new(),
             bucket_outages: Vec::new(),
             caches: false,
+            plain: false,
+            expires: false,
             restores: Vec::new(),
             planned_reboots: Vec::new(),
             revocations: Vec::new(),
@@ -317,8 +326,11 @@ impl Scenario {
             unquiet,
             bucket_outages: bucket_outages(seed, unquiet),
             caches: mix(&[seed, 0xCAC4E5]).is_multiple_of(WORLDS_PER_CACHING),
+            plain: mix(&[seed, 0xB1A1]).is_multiple_of(WORLDS_PER_PLAIN),
+            expires: mix(&[seed, 0xE4_91_4E]).is_multiple_of(WORLDS_PER_EXPIRING),
             long,
             pressed,
+            slow_links: pressed && mix(&[seed, 0x51_0C]).is_multiple_of(2),
             server_crashes,
             agent_crashes,
             partitions: if long { partitions / 4 } else { partitions },
@@ -429,6 +441,12 @@ fn bucket_outages(seed: u64, unquiet: Duration) -> Vec<Outage> {
     let outage = |rng: &mut Rng| Outage { at: rng.micros(1_000_000, half), lasts: rng.spread(100_000, half) };
     (0..rng.between(1, 3)).map(|_| outage(&mut rng)).collect()
 }
+
+/// In one of so many worlds some steps leave nothing but values.
+const WORLDS_PER_PLAIN: u64 = 4;
+
+/// In one of so many worlds rules let go of what runs have made.
+const WORLDS_PER_EXPIRING: u64 = 4;
 
 /// In one of so many worlds steps take what others have made.
 const WORLDS_PER_CACHING: u64 = 3;

@@ -15,7 +15,7 @@ use crate::journal::{Pending, Position};
 use crate::network::Direction;
 use crate::rng::{Rng, mix};
 use crate::scenario::Scenario;
-use crate::world::{Answer, CopyName, Occurrence, Process, World, copy_name};
+use crate::world::{Answer, Ask, CopyName, Occurrence, Process, Rpc, World, copy_name};
 
 /// Of so many deletions that a process left behind one was not sent.
 const LEFT_BEHIND_PER_LOST: u64 = 2;
@@ -336,6 +336,7 @@ impl World {
                 if let Ok(Response::Authorised { copy, .. }) = &result {
                     self.make_key(server, copy);
                 }
+                let result = self.find_in_bucket(server, rpc, result);
                 if !self.network.links[site].is_blocked(Direction::ToAgent) {
                     let delay = self.latency(site);
                     let answer = |response| match response {
@@ -357,6 +358,30 @@ impl World {
             }
             Some(Asker::Shell) | None => {}
         }
+    }
+
+    /// What is read from the bucket has to be there: only a control plane that was restored from a backup believes in what
+    /// has gone since.
+    fn find_in_bucket(
+        &mut self,
+        server: usize,
+        rpc: u64,
+        result: Result<Response, Rejection>,
+    ) -> Result<Response, Rejection> {
+        let (Ok(Response::Authorised { copy, within: None }), Some(Rpc { site, ask: Ask::Fetch { object, .. }, .. })) =
+            (&result, self.rpcs.get(&rpc))
+        else {
+            return result;
+        };
+        if self.bucket.contains_key(&copy_name(copy)) || self.bucket_gone_until().is_some() {
+            return result;
+        }
+        let id = object.id;
+        assert!(self.history.restored > 0, "{id} is read from the bucket, and somebody has taken it out of there");
+        let (agent, message) = (self.sites[*site].agent, "it is not in the bucket".to_owned());
+        let fault = Request::BucketFault { agent, object: id, message: message.clone() };
+        self.ask_server(server, Asker::Shell, fault);
+        Err(Rejection::NotFound(message))
     }
 
     /// The first who is to encrypt anything by a key makes it.

@@ -2,12 +2,12 @@
 
 use std::time::Duration;
 
-use atoll_model::id::{Attempt, ExecutionId, ObjectId};
+use atoll_model::id::{Attempt, ObjectId};
 use atoll_model::session::{
     AgentBody, FailureReason, Logs, PROTOCOL_VERSION_DELEGATION, StepTemplate, TemplateWork, Usage,
 };
 use atoll_model::time::Timestamp;
-use atoll_model::value::{ObjectKind, Value};
+use atoll_model::value::{ObjectKind, ObjectRef, Value};
 use atoll_model::workflow::OnDisconnect;
 use site_agent_core::command::{StartInput, StartValue};
 use site_agent_core::event::{
@@ -227,8 +227,9 @@ impl World {
             self.history.published.insert(key, (site, read));
         }
         self.trace(|| format!("s{site} * {execution} attempt {attempt} ends: {:?}", exit.how));
+        let stored = (exit.how == ExitKind::Code(0)).then(|| self.values_left(site, key, &template)).flatten();
         let delay = self.rng.micros(10, 2_000);
-        self.tell_site(site, delay, Event::Exited { execution, attempt, exit });
+        self.tell_site(site, delay, Event::Exited { execution, attempt, exit, stored });
         let queue = self.sites[site].machine.queues.get_mut(&(execution.run, execution.step));
         if let Some(next) = queue.and_then(std::collections::VecDeque::pop_front) {
             self.process_begins(site, next);
@@ -312,12 +313,28 @@ impl World {
         self.tell_site(site, Duration::from_micros(40), Event::OutputsSealed { execution, attempt, outputs });
     }
 
-    fn store_outputs(&mut self, site: usize, key: Key, template: &StepTemplate) -> Vec<Value> {
+    /// What an attempt left, if that is nothing but values, and its agent reads them before it tells of its end.
+    fn values_left(&self, site: usize, key: Key, template: &StepTemplate) -> Option<StoredOutputs> {
+        let is_early = mix(&[self.number_of(key), 0xEA21]).is_multiple_of(2);
+        if !is_early || self.behaviour(key).spoils || self.sites[site].machine.is_full || self.log_of(key).is_some() {
+            return None;
+        }
+        let outputs = self.outputs_of(key, template);
+        let mut objects = 0;
+        outputs.iter().for_each(|output| output.visit_objects(&mut |_| objects += 1));
+        (objects == 0).then(|| StoredOutputs { bytes_out: outputs.len() as u64, outputs, logs: Logs::default() })
+    }
+
+    fn outputs_of(&self, key: Key, template: &StepTemplate) -> Vec<Value> {
         let (execution, _) = key;
         let (seed, shared) = (self.scenario.seed, !self.history.is_confined(execution.run));
         let place = self.place_of(key);
-        let make = |output| workload::output(seed, execution, place, output, shared);
-        let outputs: Vec<Value> = template.outputs.iter().map(make).collect();
+        template.outputs.iter().map(|output| workload::output(seed, execution, place, output, shared)).collect()
+    }
+
+    fn store_outputs(&mut self, site: usize, key: Key, template: &StepTemplate) -> Vec<Value> {
+        let (execution, _) = key;
+        let outputs = self.outputs_of(key, template);
         let (name, at) = (self.sites[site].name.to_string(), self.elapsed());
         for output in &outputs {
             output.visit_objects(&mut |object| {
@@ -329,19 +346,28 @@ impl World {
         outputs
     }
 
-    fn store_logs(&mut self, site: usize, (execution, attempt): (ExecutionId, Attempt)) -> Logs {
-        let number = mix(&[
+    /// By which is decided what an attempt does, without a draw that would shift others.
+    fn number_of(&self, (execution, attempt): Key) -> u64 {
+        mix(&[
             self.scenario.seed,
             execution.run.bits() as u64,
             u64::from(execution.step.0),
             u64::from(execution.element),
             u64::from(attempt.0),
-        ]);
-        let log = workload::object(number ^ 1, ObjectKind::File);
-        let stdout = (number.is_multiple_of(3)).then_some(log);
+        ])
+    }
+
+    fn log_of(&self, key: Key) -> Option<ObjectRef> {
+        let number = self.number_of(key);
+        number.is_multiple_of(3).then(|| workload::object(number ^ 1, ObjectKind::File))
+    }
+
+    fn store_logs(&mut self, site: usize, key: Key) -> Logs {
+        let (execution, _) = key;
+        let stdout = self.log_of(key);
         if let Some(log) = stdout {
             self.sites[site].machine.put(log);
-            self.sites[site].machine.hold((execution, attempt), log.id);
+            self.sites[site].machine.hold(key, log.id);
             self.history.made(execution.run, execution.step, log);
         }
         Logs { stdout, stderr: None }

@@ -13,15 +13,18 @@ use indexmap::IndexMap;
 use crate::clients::Want;
 use crate::rng::Digest;
 use crate::scenario::Scenario;
-use crate::site::Standing;
+use crate::site::{Site, Standing};
 use crate::world::World;
 
 /// Within this long after the last fault everything has come to an end: a site that was cut off counts as lost after a
-/// quarter of an hour, a control plane that was just started waits for five minutes, and a few dozen executions of half an
-/// hour each may have to run one after the other, several times.
-const LIVENESS_BOUND: Duration = Duration::from_secs(24 * 3_600);
+/// quarter of an hour, a control plane that was just started waits for five minutes, what is quarantined is refused for a
+/// day, and after that a few dozen executions of half an hour each may have to run one after the other, several times.
+const LIVENESS_BOUND: Duration = Duration::from_secs(2 * 24 * 3_600);
 /// Until nothing is on its way any more, and nothing that a person sent in, or a revoked site may have, is in the bucket.
 const AFTERMATH: Duration = Duration::from_secs(10 * 60);
+/// Until sites have let go of all that has expired, also of what they were asked for many times; and how often that is looked at.
+const EXPIRING: Duration = Duration::from_secs(4 * 3_600);
+const EXPIRING_LOOK: Duration = Duration::from_secs(60);
 const HOLD_MAX: Duration = Duration::from_secs(2 * 3_600);
 
 /// What can be seen of a world after a while.
@@ -136,6 +139,12 @@ pub(crate) fn play(world: &mut World) -> u64 {
     let points = world.points;
     let end = world.now + AFTERMATH;
     while world.step(end) {}
+    let mut end = world.now;
+    let last = end + EXPIRING;
+    while end < last && world.left_of_expired().is_some() {
+        end = end + EXPIRING_LOOK;
+        while world.step(end) {}
+    }
     // What is held for a while is watched to its end in some seeds only: nothing happens meanwhile.
     let held = world.clients.has_uploaded() || !world.history.revoked.is_empty();
     if held && world.scenario.lingers {
@@ -272,6 +281,7 @@ impl World {
         self.check_ledger();
         self.check_failures();
         self.check_copies();
+        self.check_expired();
         self.check_reused();
         self.check_published();
     }
@@ -287,6 +297,25 @@ impl World {
                 assert_eq!(view.state, ExecutionState::Succeeded, "{} has taken what was made", view.execution);
             }
         }
+    }
+
+    /// Of what has expired, and nothing holds, nothing is left.
+    fn check_expired(&self) {
+        if let Some((object, site)) = self.left_of_expired() {
+            let known = self.leading_core().and_then(|core| core.object(object));
+            panic!("{object}, whose time is over, is at {}: {known:#?}", site.name);
+        }
+    }
+
+    /// Something of which nothing is to be left, and where it is, as far as each site has told all that it had.
+    fn left_of_expired(&self) -> Option<(ObjectId, &Site)> {
+        if self.was_taken_away() || self.history.lost > 0 {
+            return None;
+        }
+        self.history.expired.difference(&self.history.made_to_stay).find_map(|object| {
+            let site = self.sites.iter().find(|site| site.machine.store.contains_key(object))?;
+            Some((*object, site))
+        })
     }
 
     /// Of what a rule wants at two sites there are two copies, if there are two sites that can have one.
@@ -322,7 +351,8 @@ impl World {
                 assert_eq!(step.site.names, [self.sites[*site].name.clone()], "{view:#?} was published elsewhere");
                 let mut said = Vec::new();
                 view.inputs.values().for_each(|value| value.visit_objects(&mut |object| said.push(object.id)));
-                assert!(self.was_taken_away() || *objects == said, "{objects:?} was published of {view:#?}");
+                let is_anew = self.was_taken_away() || self.history.lost > 0;
+                assert!(is_anew || *objects == said, "{objects:?} was published of {view:#?}");
             }
         }
     }

@@ -73,6 +73,8 @@ struct Draft<'a> {
     apart: Rng,
     /// The same, of what may be taken from others.
     caching: Rng,
+    /// The same, of what makes no files.
+    plain: Rng,
     scenario: &'a Scenario,
     steps: usize,
     has_input: bool,
@@ -84,6 +86,8 @@ struct Draft<'a> {
     eager: Option<usize>,
     fans: Vec<bool>,
     null: Vec<bool>,
+    /// Steps that make no files.
+    fileless: BTreeSet<usize>,
     confined: BTreeSet<usize>,
 }
 
@@ -109,10 +113,11 @@ impl<'a> Draft<'a> {
         let confined_to = rng.below(sites as u64) as usize;
         let also_to = (rng.chance(500) && sites > 1).then(|| (confined_to + 1) % sites);
         let eager = rng.chance(400).then(|| rng.below(steps as u64) as usize);
-        let (fans, null, confined) = (Vec::new(), Vec::new(), BTreeSet::new());
+        let (fans, null, fileless, confined) = Default::default();
         Self {
             rng,
             caching: Rng::new(mix(&[apart.clone().next(), 0xCAC4E])),
+            plain: Rng::new(mix(&[apart.clone().next(), 0xB1A1])),
             apart,
             scenario,
             steps,
@@ -124,6 +129,7 @@ impl<'a> Draft<'a> {
             eager,
             fans,
             null,
+            fileless,
             confined,
         }
     }
@@ -155,7 +161,10 @@ impl<'a> Draft<'a> {
         }
         // What reads what was made anew finds nothing: it begins with the first steps.
         let cached = self.scenario.caches && self.caching.chance(if reads.is_empty() { 900 } else { 400 });
-        self.work(&reads, cached);
+        if self.scenario.plain && self.plain.chance(400) {
+            self.fileless.insert(step);
+        }
+        self.work(step, &reads, cached);
         self.place(step, inherits);
         self.manner(cached);
     }
@@ -195,15 +204,16 @@ impl<'a> Draft<'a> {
     }
 
     /// What it does, with what, and when.
-    fn work(&mut self, reads: &BTreeSet<usize>, cached: bool) {
+    fn work(&mut self, step: usize, reads: &BTreeSet<usize>, cached: bool) {
         // A script of its own, so that what cuts off one step puts no other in quarantine.
         let own = self.rng.next();
         let work = if cached { format!("one of a few: {}", self.caching.below(6)) } else { format!("work {own}") };
         self.line(&format!("    run: \"{work}\""));
-        self.line("    outputs: { out: file, n: integer, list: list }");
+        let file = if self.fileless.contains(&step) { "" } else { "out: file, " };
+        self.line(&format!("    outputs: {{ {file}n: integer, list: list }}"));
         let mut with = Vec::new();
         for (place, earlier) in reads.iter().enumerate() {
-            let output = if self.rng.chance(800) { "out" } else { "n" };
+            let output = if self.rng.chance(800) && !self.fileless.contains(earlier) { "out" } else { "n" };
             with.push(format!("a{place}: \"${{{{ steps.s{earlier}.outputs.{output} }}}}\""));
         }
         let single = reads.iter().copied().find(|earlier| !self.fans[*earlier]);
@@ -276,7 +286,8 @@ impl<'a> Draft<'a> {
     fn published(&mut self) -> Option<String> {
         let (confined, also_to) = (&self.confined, self.also_to);
         let may_be = |step: &usize| !confined.contains(step) || also_to.is_none();
-        let single = (0..self.steps).filter(|step| !self.null[*step] && !self.fans[*step]).filter(may_be);
+        let has_file = |step: &usize| !self.null[*step] && !self.fileless.contains(step);
+        let single = (0..self.steps).filter(|step| has_file(step) && !self.fans[*step]).filter(may_be);
         let candidates: Vec<usize> = single.collect();
         if candidates.is_empty() || !self.apart.chance(250) {
             return None;

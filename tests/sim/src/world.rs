@@ -14,7 +14,7 @@ use crate::faults::Fault;
 use crate::history::History;
 use crate::leading::Store;
 use crate::machine::Key;
-use crate::network::{Direction, Network};
+use crate::network::{Direction, Link, Network};
 use crate::rng::{Digest, Rng, mix};
 use crate::scenario::Scenario;
 use crate::server::Server;
@@ -258,7 +258,8 @@ impl World {
             rng,
             scenario,
         };
-        world.network.links.resize_with(world.scenario.sites, Default::default);
+        let slow = world.scenario.slow_links;
+        world.network.links.resize_with(world.scenario.sites, || Link { slow, ..Link::default() });
         for server in 0..world.scenario.servers {
             world.start_server(server);
         }

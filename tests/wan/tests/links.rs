@@ -122,9 +122,16 @@ fn as_many_packets_are_lost_as_the_shape_says_and_the_others_keep_their_order() 
 
 #[test]
 fn a_connection_gets_the_rate_and_no_more() -> Result<()> {
-    let Some(pair) = pair(Shape::wide_area(200_000_000, 10_000))? else { return Ok(()) };
-    let rate = pair.throughput(40 << 20)? * 8.0 / 1e6;
-    assert!((120.0..=202.0).contains(&rate), "{rate} Mbit/s");
+    let Some(pair) = pair(Shape::wide_area(20_000_000, 10_000))? else { return Ok(()) };
+    // A machine that is held up makes one slow, never one faster than the link.
+    for left in (0..5).rev() {
+        let rate = pair.throughput(4 << 20)? * 8.0 / 1e6;
+        assert!(rate <= 20.2, "{rate} Mbit/s");
+        if rate >= 12.0 {
+            return Ok(());
+        }
+        assert!(left > 0, "none of five gets more than {rate} Mbit/s");
+    }
     Ok(())
 }
 

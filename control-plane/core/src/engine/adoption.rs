@@ -170,10 +170,11 @@ impl ControlPlane {
         state.former(execution.element, attempt, site) || of_delegation()
     }
 
-    /// Whether the outcome of such an attempt can count: it read what was accepted.
+    /// Whether the outcome of such an attempt can count: it read what was accepted. Since a backup was restored nothing else
+    /// was given out, and what came before it is taken in.
     pub(crate) fn is_adoptable(&self, execution: ExecutionId, attempt: Attempt, site: SiteId) -> bool {
         match self.state.former_delegation(execution, attempt, site) {
-            Some(former) => former.is_adoptable,
+            Some(former) => former.is_adoptable || self.state.catching_up.contains(&site),
             None => is_bound_to_accepted(self.state.run(execution.run), execution.step, attempt),
         }
     }

@@ -15,10 +15,13 @@ use crate::command::{Command, Rejection, Response};
 use crate::control_plane::ControlPlane;
 use crate::encryption::KeyId;
 use crate::fact::{Fact, PinnedAt};
-use crate::state::{Active, BucketState, ObjectState, Run, Source, StepState};
+use crate::rules::DataRules;
+use crate::state::{Active, BucketState, ObjectState, Run, Source};
 
 /// How long what a person sent in is held for a run to come.
 const UPLOAD_HOLD: Duration = Duration::from_secs(3_600);
+/// How long a request to delete may be under way after the process that sent it has ended.
+const DELETION_LASTS: Duration = Duration::from_secs(30);
 
 impl ControlPlane {
     pub(crate) fn record_upload(&mut self, object: ObjectRef, key: Option<KeyId>) -> Result<Response, Rejection> {
@@ -82,6 +85,11 @@ impl ControlPlane {
         if self.agenda.asked_of_bucket.contains_key(&object) {
             return;
         }
+        let settled = self.started_at + DELETION_LASTS;
+        if self.now < settled && self.agenda.deleted_before.contains(&object) {
+            // What comes there after an answer to this process, a request of the one before it could still take away.
+            return self.agenda.set(settled, Timer::Object(object));
+        }
         let known = &self.state.objects[&object];
         // An agent that was turned away does not say that it has stopped: it may send as long as its URLs live.
         let unheard = known
@@ -129,8 +137,19 @@ impl ControlPlane {
     }
 
     fn is_kept_by_rule(&self, object: &ObjectState) -> bool {
-        self.rules_on(object).any(|(run, rules)| self.is_kept(run, &rules) != Kept::No)
+        self.rules_on(object).any(|(run, rules)| self.keeps_in_bucket(run, &rules, object.reference.id))
             || self.is_left_in_bucket(object.reference.id)
+    }
+
+    /// Whether a rule of the run wants the object in the bucket now.
+    pub(super) fn keeps_in_bucket(&self, run: &Run, rules: &DataRules, object: ObjectId) -> bool {
+        // What is to be kept for a time is, whatever is said of its end.
+        let has_let_go = || rules.keep.is_none() && self.has_let_go(run, rules, object);
+        self.is_kept(run, rules) != Kept::No && !has_let_go()
+    }
+
+    pub(super) fn is_needed_in_bucket(&self, known: &ObjectState) -> bool {
+        self.is_pinned_at(known.reference.id, PinnedAt::Bucket) || retain(self.needs(known)) == Retention::Keep
     }
 
     /// Whether a rule or a person wants it in the bucket, whoever reads it.
@@ -297,7 +316,8 @@ impl ControlPlane {
     }
 }
 
-/// Steps that may still read what comes from this source.
+/// Steps of a live run that may still read what comes from this source. What a run was given nobody can make again: when a
+/// site is lost with what was made of it, its readers start anew, also those that have ended.
 pub(super) fn unfinished_readers(run: &Run, source: Source) -> u32 {
     match source {
         Source::Step(step) => {
@@ -305,12 +325,7 @@ pub(super) fn unfinished_readers(run: &Run, source: Source) -> u32 {
             let again = successors.iter().filter(|reader| !run.steps[reader.index()].recomputing.is_empty());
             run.steps[step.index()].readers_left + u32::from(again.take(1).count() > 0)
         }
-        Source::Bundle(step) => u32::from(!is_over(&run.steps[step.index()])),
-        Source::Input(_) => {
-            let steps = run.plan.steps.iter().zip(&run.steps);
-            let reads = steps.filter(|(planned, state)| !is_over(state) && planned.reads.contains(&source));
-            u32::from(reads.take(1).count() > 0)
-        }
+        Source::Input(_) | Source::Bundle(_) => u32::from(run.is_live()),
     }
 }
 
@@ -321,14 +336,10 @@ pub(super) fn first_reader(run: &Run, source: Source) -> Option<ExecutionId> {
     Some(ExecutionId { run: run.id, step, element: 0 })
 }
 
-/// Whether nothing of a step is still to run, or to run again because its outputs were lost.
-fn is_over(step: &StepState) -> bool {
-    step.is_ended() && step.recomputing.is_empty()
-}
-
-/// What a step reads, and what it is a step of: all that may go when it ends.
+/// What other steps made for a step, and what it made: all that may go when it ends.
 pub(crate) fn sources_released_by(run: &Run, step: StepIndex) -> Vec<Source> {
-    let mut sources = run.plan.steps[step.index()].reads.clone();
+    let reads = run.plan.steps[step.index()].reads.iter().copied();
+    let mut sources: Vec<Source> = reads.filter(|source| matches!(source, Source::Step(_))).collect();
     sources.extend(run.workflow.step(step).needs.iter().map(|need| Source::Step(*need)));
     sources.push(Source::Step(step));
     sources.sort_unstable();

@@ -6,10 +6,11 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use atoll_model::id::{ObjectId, RunId, SiteId};
-use atoll_model::policy::{KeepAt, Pin, PolicyRule, Until};
+use atoll_model::policy::{Expiry, KeepAt, Pin, PolicyRule, Until};
 use atoll_model::time::Timestamp;
 use storage_sync_core::policy::RuleId;
 
+use super::expiry::expires_at;
 use super::policies::Kept;
 use crate::agenda::Timer;
 use crate::control_plane::ControlPlane;
@@ -50,7 +51,8 @@ impl ControlPlane {
             let claims = data.claims.iter().copied();
             claims.filter_map(|(claim, rule)| self.holding_of(run, claim, rule)).collect::<Vec<_>>()
         });
-        let left = self.state.claims.on(known.reference.id).filter(|(id, _)| self.is_still_on(*id));
+        let left = self.state.claims.on(known.reference.id);
+        let left = left.filter(|(id, _)| id.claim != Claim::Expire && self.is_still_on(*id));
         by_rules.chain(left.map(|(id, left)| {
             let made_at = left.objects.get(&known.reference.id).copied().flatten();
             let by = By::Left(&left.terms.name, made_at);
@@ -89,7 +91,7 @@ impl ControlPlane {
                 KeepAt::Sites(selector) => selector.admits(location),
             }),
             Claim::Pin => holding.rule.pin.as_ref().is_some_and(|pin| pin.at.admits(location)),
-            Claim::Hold | Claim::Bucket => false,
+            Claim::Hold | Claim::Bucket | Claim::Expire => false,
         };
         self.holding(known).find(stays).map(|holding| format!("{} keeps it there", holding.name()))
     }
@@ -111,6 +113,12 @@ impl ControlPlane {
         let first = self.holding(known).find(|holding| holding.claim != Claim::Bucket)?;
         let verb = if first.claim == Claim::Hold { "holds" } else { "keeps" };
         Some(format!("{} {verb} it", first.name()))
+    }
+
+    /// Which rule holds the object until the rule is lifted.
+    pub(super) fn holding_for_good(&self, known: &ObjectState) -> Option<String> {
+        let first = self.holding(known).find(|holding| holding.claim == Claim::Hold)?;
+        Some(first.name().into_owned())
     }
 
     /// Whether a rule of a run that is forgotten keeps the object in the bucket.
@@ -137,9 +145,10 @@ impl ControlPlane {
                 let rules = &*run.plan.rules;
                 let of_project = Rules::is_of_project(rule);
                 let version = rules.version().filter(|_| of_project);
+                let names_project = of_project || claim == Claim::Expire;
                 let id = ClaimId { run: run_id, claim, until, rule: rule.rule, version };
                 let terms = || ClaimTerms {
-                    project: of_project.then(|| run.project.clone()),
+                    project: names_project.then(|| run.project.clone()),
                     rule: rules.rule(rule).cloned().unwrap_or_default(),
                     name: rules.name(rule).into(),
                 };
@@ -166,6 +175,9 @@ impl ControlPlane {
                 Some((*claim, *rule, holding.until))
             });
             claims.extend(holding);
+            // What is held goes when the hold is lifted.
+            let expires = expires_at(run, &data).filter(|_| !data.is_held_by_workflow());
+            claims.extend(expires.map(|(rule, at)| (Claim::Expire, rule, Some(at))));
             let Some(until) = self.kept_in_bucket_until(run, &data) else { continue };
             let is_there = known.bucket == BucketState::Present;
             let keeping = data.claims.iter().find(|(claim, _)| *claim == Claim::Keep).map(|(_, rule)| *rule);
@@ -185,7 +197,12 @@ impl ControlPlane {
         let until = match self.is_kept(run, rules) {
             Kept::No => return None,
             // By a rule that says nothing of time it stays for as long as runs are known.
-            Kept::Yes if rules.keep.is_none() => run.finished_at.map(|finished| finished + self.config.keep_finished),
+            Kept::Yes if rules.keep.is_none() => {
+                let remembered = run.finished_at.map(|finished| finished + self.config.keep_finished);
+                let deleted = rules.expires.filter(|expires| expires.then == Expiry::Delete && !rules.is_held());
+                let over = deleted.and_then(|_| expires_at(run, rules)).map(|(_, at)| at);
+                remembered.map(|remembered| over.map_or(remembered, |over| over.min(remembered)))
+            }
             Kept::Yes => None,
             Kept::Until(until) => Some(until),
         };
@@ -198,10 +215,11 @@ impl ControlPlane {
         }
     }
 
-    /// What was left of a forgotten run is held no longer.
+    /// What was left of a forgotten run is held no longer, or its time is over.
     pub(crate) fn lapse(&mut self, claim: ClaimId) {
         let held: Vec<ObjectId> = self.state.claims.objects_of(claim).collect();
-        if !held.is_empty() {
+        self.agenda.to_expire.extend(held.iter().copied());
+        if !held.is_empty() && claim.claim != Claim::Expire {
             self.record(Fact::ClaimLapsed { claim });
             self.agenda.sweep.extend(held);
         }
@@ -216,6 +234,7 @@ fn claim_lasts(rule: &PolicyRule, claim: Claim) -> Option<Until> {
         Claim::Hold => rule.hold.as_ref().map(|_| Until::Forever),
         // That follows from several rules, and is known when its run is forgotten.
         Claim::Bucket => None,
+        Claim::Expire => None,
     }
 }
 

@@ -116,6 +116,9 @@ impl ControlPlane {
                 (SiteCommand::Evict { proposal: *proposal, objects, refused: *refused, reason }, size)
             }
             Outgoing::ProposeEviction { object } => (SiteCommand::ProposeEviction { objects: vec![*object] }, 64),
+            Outgoing::ProposeExpired { objects } => {
+                (SiteCommand::ProposeEviction { objects: objects.clone() }, 32 + objects.len() * 48)
+            }
             Outgoing::Verify { objects } => (SiteCommand::Verify { objects: objects.clone() }, 32 + objects.len() * 48),
             Outgoing::Replicate { object, execution } => {
                 (SiteCommand::Replicate { object: *object, execution: *execution }, 96)

@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use atoll_model::id::{ObjectId, SiteId, SiteName, StepIndex};
 use atoll_model::value::ObjectRef;
-use storage_sync_core::{CopyNeeds, Reach, Retention, Stays, may_evict, retain};
+use storage_sync_core::{CopyNeeds, Reach, Stays, may_evict};
 
 use super::bucket::unfinished_readers;
 use crate::command::{Rejection, Response};
@@ -28,8 +28,13 @@ impl ControlPlane {
     pub(crate) fn eviction_proposed(&mut self, site: SiteId, proposal: u64, objects: &[ObjectRef]) {
         let shown = self.shown_objects(objects);
         let (mut granted, mut refused, mut reason) = (Vec::new(), 0, None);
+        // B6: what was proposed and answered since the backup is heard again. The copies may have gone by that answer, and
+        // an agent that holds a second one for that of an earlier process keeps all it names.
+        let unknown = self.state.catching_up.contains(&site);
+        let unknown =
+            unknown.then(|| "the control plane was restored, and has not heard all from the site yet".to_owned());
         for object in objects {
-            match self.why_it_stays(site, object.id, &shown) {
+            match unknown.clone().or_else(|| self.why_it_stays(site, object.id, &shown)) {
                 None => granted.push(*object),
                 Some(why) => {
                     refused += 1;
@@ -38,8 +43,12 @@ impl ControlPlane {
             }
         }
         self.agenda.to_copy.extend(granted.iter().map(|object| object.id));
+        let is_over = granted.is_empty();
         self.record(Fact::EvictionGranted { site, proposal, objects: granted, refused, reason });
         self.agenda.touched.insert(site);
+        if is_over {
+            self.has_answered_for_expired(site);
+        }
     }
 
     pub(crate) fn evicted(&mut self, site: SiteId, gone: &[ObjectRef], kept: &[ObjectRef]) {
@@ -47,7 +56,9 @@ impl ControlPlane {
         let (gone, kept) = (names(gone), names(kept));
         let known = kept.iter().filter(|id| self.state.objects.contains_key(id)).copied();
         let known: Vec<ObjectId> = known.collect();
+        self.look_at_left(gone.iter().chain(&kept));
         self.record(Fact::EvictionEnded { site, gone, kept });
+        self.has_answered_for_expired(site);
         if !known.is_empty() {
             self.agenda.replan.extend(known);
             self.wake_data();
@@ -55,7 +66,12 @@ impl ControlPlane {
     }
 
     /// Why the site must keep its copy, if it must.
-    fn why_it_stays(&self, site: SiteId, object: ObjectId, shown: &BTreeMap<ObjectId, String>) -> Option<String> {
+    pub(super) fn why_it_stays(
+        &self,
+        site: SiteId,
+        object: ObjectId,
+        shown: &BTreeMap<ObjectId, String>,
+    ) -> Option<String> {
         let known = self.state.objects.get(&object);
         let used = known.and_then(|known| self.use_at(site, known));
         let kept = self.kept_there(site, object).or_else(|| known.and_then(|known| self.held_there(site, known)));
@@ -123,7 +139,7 @@ impl ControlPlane {
     }
 
     /// Copies elsewhere that can be had, for somebody who needs one. One in the bucket goes with its readers, unless it is
-    /// pinned there.
+    /// pinned there; and once a backup was restored (B6), it may have gone there since without a trace.
     fn other_copies(&self, site: SiteId, known: &ObjectState, need: Option<&Need>) -> u32 {
         let stays = |other: &&SiteId| {
             **other != site
@@ -134,18 +150,19 @@ impl ControlPlane {
         let of_sites = u32::try_from(known.sites.iter().filter(stays).count()).unwrap_or(u32::MAX);
         let is_pinned = self.is_pinned_at(known.reference.id, PinnedAt::Bucket);
         let lasts = need.is_none_or(|need| need.lasts) && !is_pinned;
-        of_sites + u32::from(known.bucket == BucketState::Present && !lasts)
+        let is_in_bucket = known.bucket == BucketState::Present && self.state.set_backs.is_empty();
+        of_sites + u32::from(is_in_bucket && !lasts)
     }
 
     /// Those of the objects that people may still ask for: outputs and logs of runs that are not forgotten, each with what
-    /// it is.
-    fn shown_objects(&self, objects: &[ObjectRef]) -> BTreeMap<ObjectId, String> {
+    /// it is. What the rules of a run let go it shows no more.
+    pub(super) fn shown_objects(&self, objects: &[ObjectRef]) -> BTreeMap<ObjectId, String> {
         let wanted: BTreeSet<ObjectId> = objects.iter().map(|object| object.id).collect();
         let mut shown = BTreeMap::new();
         for run in self.state.runs.values() {
             for value in run.outputs.values() {
                 value.visit_objects(&mut |object| {
-                    if wanted.contains(&object.id) {
+                    if wanted.contains(&object.id) && !self.is_let_go_by(run, object.id) {
                         shown.entry(object.id).or_insert_with(|| format!("it is an output of {}", run.id));
                     }
                 });
@@ -196,6 +213,7 @@ impl ControlPlane {
         }
         self.record(Fact::ObjectUnpinned { object, at: place });
         self.agenda.sweep.insert(object);
+        self.agenda.to_expire.insert(object);
         Ok(Response::Done)
     }
 
@@ -206,7 +224,7 @@ impl ControlPlane {
             if known.bucket != BucketState::Present {
                 return Err(Rejection::NotFound(format!("{object} is not in the bucket")));
             }
-            if self.is_pinned_at(object, PinnedAt::Bucket) || retain(self.needs(known)) == Retention::Keep {
+            if self.is_needed_in_bucket(known) {
                 return Err(Rejection::Conflict(format!("{object} is needed in the bucket")));
             }
             self.agenda.sweep.insert(object);
@@ -234,7 +252,7 @@ impl ControlPlane {
         Ok(Response::Done)
     }
 
-    fn known_object(&self, object: ObjectId) -> Result<&ObjectState, Rejection> {
+    pub(super) fn known_object(&self, object: ObjectId) -> Result<&ObjectState, Rejection> {
         self.state.objects.get(&object).ok_or_else(|| Rejection::NotFound(format!("there is no object {object}")))
     }
 

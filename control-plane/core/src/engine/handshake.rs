@@ -236,6 +236,7 @@ impl ControlPlane {
                 | Outgoing::Withdraw { .. }
                 | Outgoing::Evict { .. }
                 | Outgoing::ProposeEviction { .. }
+                | Outgoing::ProposeExpired { .. }
                 | Outgoing::Verify { .. }
                 | Outgoing::Replicate { .. } => None,
             })

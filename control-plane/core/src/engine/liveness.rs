@@ -47,6 +47,7 @@ impl ControlPlane {
         self.agenda.has_room(site);
         self.wake_stuck(site);
         self.agenda.look_at_lacking();
+        self.ask_again_for_expired(site);
         let wanted: Vec<_> = self.agenda.wants.objects().collect();
         let there =
             |object: &atoll_model::id::ObjectId| self.state.objects.get(object).is_none_or(|known| known.is_at(site));

@@ -1,5 +1,6 @@
 //! Outcomes: which count, which are followed by another attempt, which come too late.
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -46,6 +47,13 @@ impl ControlPlane {
             let known = state.active.get(&finished.element).is_some_and(is_current)
                 || (run.is_live() && state.unknown.get(&finished.element).is_some_and(is_current));
             if known { current.push(finished) } else { late.push(finished) }
+        }
+        if !current.is_sorted_by(|one, next| one.element < next.element) {
+            // An attempt ends once, whatever an agent says.
+            let mut ended = BTreeSet::new();
+            let (first, again): (Vec<_>, Vec<_>) = current.into_iter().partition(|one| ended.insert(one.element));
+            current = first;
+            late.extend(again);
         }
         self.current_outcomes(site, run_id, step, current);
         for finished in late {
@@ -358,9 +366,10 @@ fn judge(run: &Run, step: StepIndex, finished: &mut FinishedElement) -> Judgemen
             }
         }
         Outcome::NotStarted { reason: NotStartedReason::Cancelled, .. } if active.cancelling => Judgement::Final,
-        Outcome::NotStarted { reason: NotStartedReason::PredecessorFailed, message } => {
-            Judgement::Again { cause: ReturnCause::Withdrawn, not_before: Duration::ZERO, message }
-        }
+        Outcome::NotStarted {
+            reason: NotStartedReason::PredecessorFailed | NotStartedReason::AttemptKnown,
+            message,
+        } => Judgement::Again { cause: ReturnCause::Withdrawn, not_before: Duration::ZERO, message },
         Outcome::NotStarted { reason, message } => {
             // Of an input nothing is lost as long as there is a copy: the bucket or the link comes back.
             let is_in_vain = reason != NotStartedReason::InputUnavailable;

@@ -63,6 +63,7 @@ impl ControlPlane {
         let in_bucket: Vec<_> = in_bucket.collect();
         self.agenda.sweep.extend(in_bucket);
         self.look_at_all_copies();
+        self.look_at_all_expiries();
         self.wake_data();
     }
 

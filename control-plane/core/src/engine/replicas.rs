@@ -13,7 +13,6 @@ use storage_sync_core::policy::{RuleId, differing};
 use storage_sync_core::{Plan, Reach};
 
 use super::bucket::first_reader;
-use super::policies::Kept;
 use super::taking_out::holds;
 use crate::agenda::Timer;
 use crate::command::Rejection;
@@ -23,19 +22,19 @@ use crate::state::{BucketState, Detail, ObjectState, Phase, Run, Source, Use};
 use crate::view::RunState;
 
 /// What a rule wants of an object.
-struct Replication<'a> {
-    run: &'a Run,
+pub(super) struct Replication<'a> {
+    pub(super) run: &'a Run,
     rule: RuleId,
-    wanted: Cow<'a, Replicate>,
+    pub(super) wanted: Cow<'a, Replicate>,
 }
 
 impl Replication<'_> {
-    fn name(&self) -> String {
+    pub(super) fn name(&self) -> String {
         self.run.plan.rules.name(self.rule)
     }
 
     /// Whether sites that differ in so much are enough.
-    fn is_content(&self, there: usize) -> bool {
+    pub(super) fn is_content(&self, there: usize) -> bool {
         there >= self.wanted.copies as usize
     }
 }
@@ -48,7 +47,7 @@ enum By<'a> {
 }
 
 /// What somebody wants in the bucket.
-struct Owed<'a> {
+pub(super) struct Owed<'a> {
     by: By<'a>,
     /// What it is entered for.
     execution: ExecutionId,
@@ -62,7 +61,7 @@ impl Owed<'_> {
         }
     }
 
-    fn name(&self) -> String {
+    pub(super) fn name(&self) -> String {
         match self.by {
             By::Rule(run, rule) => run.plan.rules.name(rule),
             By::Person(name) => name.to_owned(),
@@ -71,7 +70,7 @@ impl Owed<'_> {
 }
 
 /// A copy that is to be made.
-struct NextCopy {
+pub(super) struct NextCopy {
     at: SiteId,
     plan: Plan<(RunId, RuleId)>,
     execution: ExecutionId,
@@ -79,9 +78,10 @@ struct NextCopy {
 }
 
 impl ControlPlane {
-    fn replications<'a>(&'a self, known: &'a ObjectState) -> impl Iterator<Item = Replication<'a>> {
+    pub(super) fn replications<'a>(&'a self, known: &'a ObjectState) -> impl Iterator<Item = Replication<'a>> {
         self.rules_on(known).filter(|(run, _)| is_worth_copies(run)).flat_map(|(run, data)| {
-            let replicate = data.replicate.iter().filter_map(|rule| {
+            let is_wanted = !self.has_let_go(run, &data, known.reference.id);
+            let replicate = data.replicate.iter().filter(|_| is_wanted).filter_map(|rule| {
                 let wanted = Cow::Borrowed(run.plan.rules.rule(*rule)?.replicate.as_ref()?);
                 Some(Replication { run, rule: *rule, wanted })
             });
@@ -94,7 +94,11 @@ impl ControlPlane {
     }
 
     /// In what the sites differ of those that count for a rule.
-    fn differing_among(&self, wanted: &Replicate, sites: impl Iterator<Item = SiteId>) -> BTreeSet<Option<&str>> {
+    pub(super) fn differing_among(
+        &self,
+        wanted: &Replicate,
+        sites: impl Iterator<Item = SiteId>,
+    ) -> BTreeSet<Option<&str>> {
         let counting = sites.filter(|site| self.reach(*site) != Reach::Gone);
         let locations = counting.filter_map(|site| self.location(site));
         locations.filter(|location| wanted.to.admits(*location)).map(|location| differing(wanted, location)).collect()
@@ -105,7 +109,7 @@ impl ControlPlane {
     }
 
     /// The next copy that somebody wants and a site can take now.
-    fn next_copy(&self, known: &ObjectState) -> Option<NextCopy> {
+    pub(super) fn next_copy(&self, known: &ObjectState) -> Option<NextCopy> {
         self.next_by_rule(known).or_else(|| self.next_pinned(known))
     }
 
@@ -143,7 +147,7 @@ impl ControlPlane {
     }
 
     /// The sites at which the object is pinned and is not, and who has pinned it there.
-    fn pinned_and_lacking<'a>(&'a self, known: &'a ObjectState) -> impl Iterator<Item = (SiteId, &'a str)> {
+    pub(super) fn pinned_and_lacking<'a>(&'a self, known: &'a ObjectState) -> impl Iterator<Item = (SiteId, &'a str)> {
         let pins = self.state.pins.get(&known.reference.id).into_iter().flatten();
         pins.filter_map(|(at, pin)| match at {
             PinnedAt::Site(site) if !known.is_at(*site) => Some((*site, &*pin.by)),
@@ -206,7 +210,7 @@ impl ControlPlane {
         Ok(())
     }
 
-    fn way_of_copy(&self, known: &ObjectState, site: SiteId) -> Option<Plan<(RunId, RuleId)>> {
+    pub(super) fn way_of_copy(&self, known: &ObjectState, site: SiteId) -> Option<Plan<(RunId, RuleId)>> {
         let plan = self.plan_object(known.reference.id, site);
         let is_way = match plan {
             Plan::InBucket | Plan::DirectFrom(_) | Plan::PushFrom(_) => true,
@@ -246,14 +250,14 @@ impl ControlPlane {
     }
 
     /// Who wants the object in the bucket where it is not, if it can come there some time.
-    fn owed_to_bucket<'a>(&'a self, known: &'a ObjectState) -> Option<Owed<'a>> {
+    pub(super) fn owed_to_bucket<'a>(&'a self, known: &'a ObjectState) -> Option<Owed<'a>> {
         let gives = |site: &SiteId| self.reach(*site) != Reach::Gone && !known.withheld.contains_key(site);
         if self.state.bucket_state(known) == BucketState::Present || !known.sites.iter().any(gives) {
             return None;
         }
         let mut rules = self.rules_by_use(known).filter(|(_, run, _)| is_worth_copies(run));
         let by_rule = rules.find_map(|(usage, run, rules)| {
-            let rule = rules.push.rule.filter(|_| self.is_kept(run, &rules) != Kept::No)?;
+            let rule = rules.push.rule.filter(|_| self.keeps_in_bucket(run, &rules, known.reference.id))?;
             Some(Owed { by: By::Rule(run, rule), execution: maker(run, usage, known)? })
         });
         let pinned = || {
@@ -394,55 +398,10 @@ impl ControlPlane {
             too_few.then(|| format!("{} wants {} of it", replication.name(), copies(wanted.copies)))
         })
     }
-
-    /// What is wanted of copies, for people.
-    pub(crate) fn copies_view(&self, known: &ObjectState) -> Vec<String> {
-        let in_bucket = self.owed_to_bucket(known).map(|owed| {
-            let rest = match (known.transfer, &known.push_trouble) {
-                (Some(_), _) => "on its way there".to_owned(),
-                (None, Some(trouble)) => format!("refused {} times, tried again: {}", trouble.times, trouble.message),
-                (None, None) => "waits for a site that has it".to_owned(),
-            };
-            format!("{} wants it in the bucket: {rest}", owed.name())
-        });
-        let by_rules = self.replications(known).map(|replication| {
-            let wanted = &*replication.wanted;
-            let there = self.differing_among(wanted, known.sites.iter().copied()).len();
-            let coming: Vec<_> =
-                self.state.copying(known.reference.id).map(|site| self.state.site_name(site)).collect();
-            let rest = match (replication.is_content(there), coming.is_empty()) {
-                (true, _) => String::new(),
-                (false, false) => format!(", on its way to {}", coming.join(", ")),
-                (false, true) if self.next_copy(known).is_some() => ", waits for the bucket".to_owned(),
-                (false, true) => ", no other site can take one now".to_owned(),
-            };
-            let failed = if rest.is_empty() { String::new() } else { self.copy_failure(known) };
-            format!("{} wants {}: {there} there{rest}{failed}", replication.name(), copies(wanted.copies))
-        });
-        let pinned = self.pinned_and_lacking(known).map(|(site, by)| {
-            let is_coming = self.state.copying(known.reference.id).any(|coming| coming == site);
-            let rest = match (is_coming, self.site_closed(site), self.way_of_copy(known, site)) {
-                (true, ..) => "on its way there".to_owned(),
-                (false, Some(closed), _) => format!("waits for the site: {closed}"),
-                (false, None, Some(_)) => "waits for the bucket".to_owned(),
-                (false, None, None) => "it cannot come there now".to_owned(),
-            };
-            format!("{by} wants it at {}: {rest}{}", self.state.site_name(site), self.copy_failure(known))
-        });
-        in_bucket.into_iter().chain(by_rules).chain(pinned).collect()
-    }
-
-    /// Why the last copy could not be made, as more text.
-    fn copy_failure(&self, known: &ObjectState) -> String {
-        let failed = self.agenda.copy_failures.get(&known.reference.id);
-        failed.map_or_else(String::new, |(site, message)| {
-            format!("; {} could not: {message}", self.state.site_name(*site))
-        })
-    }
 }
 
 /// The execution that made the object in the run, as itself and not as a file of a directory.
-fn maker(run: &Run, usage: Use, known: &ObjectState) -> Option<ExecutionId> {
+pub(super) fn maker(run: &Run, usage: Use, known: &ObjectState) -> Option<ExecutionId> {
     let Source::Step(step) = usage.source else { return None };
     let made = &run.steps.get(step.index())?.details;
     let is_made = |detail: &Detail| {
@@ -464,7 +423,7 @@ fn one_copy(at: &Selector) -> Replicate {
     Replicate { copies: 1, across, to: at.clone(), within: None, importance }
 }
 
-fn copies(count: u32) -> String {
+pub(super) fn copies(count: u32) -> String {
     if count == 1 { "1 copy".to_owned() } else { format!("{count} copies") }
 }
 

@@ -42,6 +42,7 @@ impl ControlPlane {
             Request::PinObject { object, at, by } => self.pin_object(object, &at, &by),
             Request::UnpinObject { object, at } => self.unpin_object(object, &at),
             Request::EvictObject { object, site } => self.evict_object(object, site.as_ref()),
+            Request::LetExpiredGo { object } => self.let_expired_go(object),
             Request::VerifySite { site, objects } => self.verify_site(&site, &objects),
             Request::RecordDownload { run, object, bytes } => self.record_download(run, object, bytes),
             Request::SetProject { project, change } => self.set_project(&project, &change),

@@ -7,7 +7,7 @@
 use std::collections::BTreeSet;
 
 use atoll_model::id::{Attempt, Epoch, ExecutionId, ReportSeq, RunId, SiteId};
-use atoll_model::session::{Hello, InventoryItem, LocalState, Report, Verdict};
+use atoll_model::session::{FinishedElement, Hello, InventoryItem, LocalState, Outcome, Report, Verdict};
 use atoll_model::time::Timestamp;
 
 use crate::command::{Rejection, Response};
@@ -36,6 +36,14 @@ impl ControlPlane {
             self.set_back();
         }
         known
+    }
+
+    /// What a run may be called that is, or was, submitted under a name of its submitter's; the last is what it is called if
+    /// it is not known yet. After a backup was restored that is another than before, for of a run that the backup lacks
+    /// agents may still have attempts.
+    pub fn names_of(&self, run: RunId) -> Vec<RunId> {
+        let since = |at: &Timestamp| RunId::from_bits(run.bits() ^ (u128::from(at.0.unsigned_abs()) << 64));
+        std::iter::once(run).chain(self.state.set_backs.iter().map(since)).collect()
     }
 
     fn set_back(&mut self) {
@@ -126,6 +134,9 @@ impl ControlPlane {
     /// Whether a report tells of what follows from something that only another site knows: it is heard after that.
     pub(crate) fn comes_too_early(&self, site: SiteId, report: &Report) -> bool {
         let (Report::Started { run, step, .. } | Report::Finished { run, step, .. }) = report else { return false };
+        if matches!(report, Report::Finished { elements, .. } if elements.iter().all(came_to_nothing)) {
+            return false;
+        }
         let first = ExecutionId { run: *run, step: *step, element: 0 };
         self.depends_on_others(site, first) && self.waits_for_others(site)
     }
@@ -191,6 +202,11 @@ impl ControlPlane {
         self.take_in_news(site, item.execution, item.attempt, started_at);
         Some(Verdict::Keep)
     }
+}
+
+/// Whether nothing comes of it, whatever it was to follow from: a follower may end so before that is tried again.
+fn came_to_nothing(element: &FinishedElement) -> bool {
+    matches!(element.outcome, Outcome::NotStarted { .. } | Outcome::Cancelled)
 }
 
 /// Up to where the reports of an agent are known whose journal is another one than was known, or has more in it.

@@ -136,6 +136,7 @@ impl ControlPlane {
         self.record(Fact::RunEnded { run: run_id, state, outputs, error, at: self.now });
         self.cancel_pushes_of(run_id);
         self.look_at_copies_of(run_id);
+        self.look_at_expired_of(run_id);
         let told: Vec<_> =
             self.state.sites.iter().filter(|(_, site)| site.log.prepared.contains_key(&run_id)).collect();
         let told: Vec<_> = told.into_iter().map(|(site, _)| *site).collect();
@@ -162,6 +163,7 @@ impl ControlPlane {
         let before = self.agenda.finished.insert((finished_at, run_id), bytes).unwrap_or(0);
         self.agenda.finished_bytes = self.agenda.finished_bytes + bytes - before;
         self.agenda.set(finished_at + self.config.keep_finished, Timer::Retire(run_id));
+        self.look_when_expired(run_id);
     }
 
     /// The oldest runs go first, and one that is larger than all that may stay goes at once. A run stays here for which

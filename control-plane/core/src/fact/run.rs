@@ -68,6 +68,9 @@ impl Fact {
             | Self::EvictionGranted { .. }
             | Self::EvictionEnded { .. }
             | Self::EvictionAsked { .. }
+            | Self::CopiesExpired { .. }
+            | Self::ExpiryDecided { .. }
+            | Self::ExpiryEnded { .. }
             | Self::ObjectPinned { .. }
             | Self::ObjectUnpinned { .. }
             | Self::VerificationAsked { .. }

@@ -1,5 +1,5 @@
-//! What rules hold of runs that are forgotten here, and how facts change it. A run takes much memory, and what is held of it
-//! may be one file for ten years.
+//! What rules hold of runs that are forgotten here, or let go some time, and how facts change it. A run takes much memory,
+//! and what is held of it may be one file for ten years.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
@@ -11,7 +11,7 @@ use serde::{Deserialize, Serialize};
 
 use super::State;
 use crate::fact::Fact;
-use crate::rules::Claim;
+use crate::rules::{AppliedPolicy, Claim};
 
 /// A rule that holds something of a run that has ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
@@ -32,11 +32,22 @@ pub(crate) type Claimed = (ObjectId, Option<SiteId>);
 /// What the rule said when its run was forgotten.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct ClaimTerms {
-    /// Nothing for a rule of the workflow's own, which nobody can lift.
+    /// Nothing for a rule of the workflow's own, which nobody can lift; but for one that lets data go, which the project can
+    /// hold.
     pub project: Option<Arc<str>>,
     pub rule: PolicyRule,
     /// Its file and line.
     pub name: Arc<str>,
+}
+
+/// A rule of a project that holds something, and since when it does without a break: what is left of a run that was forgotten
+/// before is not known well enough to say whether the rule is about it.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub(crate) struct StandingHold {
+    pub(crate) rule: PolicyRule,
+    /// Version of the project's rules.
+    pub(crate) since: u32,
+    pub(crate) since_at: Timestamp,
 }
 
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -77,6 +88,7 @@ impl Said {
 }
 
 impl Claims {
+    /// Whether anything is known of it because of a rule.
     pub(crate) fn holds(&self, object: ObjectId) -> bool {
         self.of_object.contains_key(&object)
     }
@@ -121,11 +133,31 @@ impl Claims {
                 free.push(object);
             }
         }
+        self.forget_unsaid();
+        free
+    }
+
+    /// The object is gone, as rules have wanted.
+    fn release(&mut self, object: ObjectId) {
+        let Some(claims) = self.of_object.get_mut(&object) else { return };
+        for claim in claims.extract_if(.., |claim| claim.claim == Claim::Expire) {
+            let Some(left) = self.left.get_mut(&claim) else { continue };
+            left.objects.remove(&object);
+            if left.objects.is_empty() {
+                self.left.remove(&claim);
+            }
+        }
+        if claims.is_empty() {
+            self.of_object.remove(&object);
+        }
+        self.forget_unsaid();
+    }
+
+    fn forget_unsaid(&mut self) {
         if self.said.0.len() > self.left.len() {
             self.said = Said::default();
             self.left.values_mut().for_each(|left| left.terms = self.said.share(&left.terms));
         }
-        free
     }
 
     /// What the rules of the project do not say any more.
@@ -134,7 +166,7 @@ impl Claims {
             let held = &self.left[claim].terms.rule;
             policy.rules.iter().any(|rule| rule.matches == held.matches && says_the_same(claim.claim, rule, held))
         };
-        self.of_project(project).filter(|claim| !is_said(claim)).collect()
+        self.of_project(project).filter(|claim| claim.version.is_some() && !is_said(claim)).collect()
     }
 
     pub(super) fn restore_derived(&mut self) {
@@ -153,6 +185,7 @@ fn says_the_same(claim: Claim, one: &PolicyRule, other: &PolicyRule) -> bool {
         Claim::Pin => one.pin == other.pin,
         Claim::Hold => one.hold == other.hold,
         Claim::Bucket => one.push == other.push && one.keep == other.keep,
+        Claim::Expire => one.expire == other.expire,
     }
 }
 
@@ -162,7 +195,34 @@ impl State {
         match fact {
             Fact::ClaimLeft { claim, terms, objects } => self.claims.leave(*claim, terms, objects),
             Fact::ClaimLapsed { claim } => self.lapse_claim(*claim),
+            Fact::ExpiryDecided { object, at } => {
+                self.let_go.insert(*object, *at);
+            }
+            Fact::ExpiryEnded { objects } => {
+                for object in objects {
+                    self.claims.release(*object);
+                    self.drop_if_unknown(*object);
+                }
+            }
             _ => unreachable!("evolve hands over facts about claims only"),
+        }
+    }
+
+    /// Rules of the project were changed: some that hold may stand since then.
+    pub(super) fn note_holds(&mut self, project: &str, applied: &AppliedPolicy) {
+        let before = self.holds.remove(project).unwrap_or_default();
+        let stands = |rule: &PolicyRule| {
+            let says_it = |known: &&StandingHold| {
+                known.rule.matches == rule.matches && says_the_same(Claim::Hold, &known.rule, rule)
+            };
+            let known = before.iter().find(says_it);
+            let (since, since_at) = known.map_or((applied.version, applied.at), |known| (known.since, known.since_at));
+            StandingHold { rule: rule.clone(), since, since_at }
+        };
+        let holding = applied.policy.rules.iter().filter(|rule| rule.hold.is_some());
+        let holds: Vec<_> = holding.map(stands).collect();
+        if !holds.is_empty() {
+            self.holds.insert(project.to_owned(), holds);
         }
     }
 

@@ -63,6 +63,9 @@ impl State {
             Fact::EvictionAsked { site, object } => {
                 self.site_mut(*site).log.push(Outgoing::ProposeEviction { object: *object });
             }
+            Fact::CopiesExpired { site, objects } => {
+                self.site_mut(*site).log.push(Outgoing::ProposeExpired { objects: objects.clone() });
+            }
             Fact::ObjectPinned { object, at, by, since } => {
                 let pin = Pin { by: Arc::clone(by), since: *since };
                 self.pins.entry(*object).or_default().insert(*at, pin);

@@ -63,7 +63,10 @@ impl State {
             Fact::ResultsKept { .. } | Fact::ResultsDropped { .. } | Fact::ExecutionsReused { .. } => {
                 self.evolve_results(fact);
             }
-            Fact::ClaimLeft { .. } | Fact::ClaimLapsed { .. } => self.evolve_claims(fact),
+            Fact::ClaimLeft { .. }
+            | Fact::ClaimLapsed { .. }
+            | Fact::ExpiryDecided { .. }
+            | Fact::ExpiryEnded { .. } => self.evolve_claims(fact),
             Fact::ProjectKeyKept { .. } | Fact::EncryptionChosen { .. } => self.evolve_keys(fact),
             Fact::ObjectUploaded { .. }
             | Fact::ObjectFetched { .. }
@@ -81,6 +84,7 @@ impl State {
             Fact::EvictionGranted { .. }
             | Fact::EvictionEnded { .. }
             | Fact::EvictionAsked { .. }
+            | Fact::CopiesExpired { .. }
             | Fact::ObjectPinned { .. }
             | Fact::ObjectUnpinned { .. }
             | Fact::VerificationAsked { .. }

@@ -285,6 +285,7 @@ impl State {
         });
         if droppable {
             self.objects.remove(&object);
+            self.let_go.remove(&object);
         }
     }
 }

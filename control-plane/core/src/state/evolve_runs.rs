@@ -83,6 +83,7 @@ impl State {
         let runs: Vec<RunId> = of_project.map(|run| run.id).collect();
         runs.into_iter().for_each(|run| self.plan_anew(run));
         self.lift_claims(project, &applied.policy);
+        self.note_holds(project, applied);
     }
 
     fn submit(&mut self, fact: &Fact) {

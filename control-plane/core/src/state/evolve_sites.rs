@@ -71,12 +71,20 @@ impl State {
                 log.prepared.remove(run);
                 log.push(Outgoing::Forget { run: *run });
             }
-            Fact::SetBack { sites, at: _ } => self.catching_up.extend(sites),
+            Fact::SetBack { sites, at } => self.set_back(sites, *at),
             Fact::CaughtUp { site } => {
                 self.catching_up.remove(site);
             }
             _ => unreachable!("evolve hands over facts about sites only"),
         }
+    }
+
+    fn set_back(&mut self, sites: &[SiteId], at: Timestamp) {
+        // Several agents may notice the same.
+        if self.catching_up.is_empty() {
+            self.set_backs.push(at);
+        }
+        self.catching_up.extend(sites);
     }
 
     fn enrol(&mut self, site: SiteId, agent: AgentId, identity_key: [u8; 32], at: Timestamp) {

@@ -177,4 +177,5 @@ pub(crate) enum Outgoing {
     ProposeEviction { object: ObjectRef },
     Verify { objects: Vec<ObjectRef> },
     Replicate { object: ObjectRef, execution: ExecutionId },
+    ProposeExpired { objects: Vec<ObjectRef> },
 }

@@ -13,23 +13,23 @@ use crate::state::Snapshot;
 use crate::view::RunState;
 use crate::{ControlPlane, Request};
 
-const ONE: &str = "workflow: w\nsteps:\n  make: { run: x, site: edge, outputs: { f: file } }\n";
+pub(super) const ONE: &str = "workflow: w\nsteps:\n  make: { run: x, site: edge, outputs: { f: file } }\n";
 const READ_AT_HPC: &str = "workflow: w\nsteps:\n  make: { run: x, site: edge, outputs: { f: file } }\n  use: { run: x, site: hpc, with: { f: \"${{ steps.make.outputs.f }}\" } }\n";
-const HOUR: Duration = Duration::from_secs(3_600);
+pub(super) const HOUR: Duration = Duration::from_secs(3_600);
 /// How long a run is remembered that has ended.
-const REMEMBERED: Duration = Duration::from_secs(60);
-const SITES: [&str; 2] = ["edge", "hpc"];
+pub(super) const REMEMBERED: Duration = Duration::from_secs(60);
+pub(super) const SITES: [&str; 2] = ["edge", "hpc"];
 const HOLD: &str = "placement:\n  - hold: { reason: audit }\n";
-const NOTHING: &str = "placement:\n  - push: when-needed\n";
+pub(super) const NOTHING: &str = "placement:\n  - push: when-needed\n";
 
-fn world() -> World {
+pub(super) fn world() -> World {
     let mut world = World::with(|config| config.keep_finished = REMEMBERED);
     SITES.iter().for_each(|site| world.add_site(site));
     world
 }
 
 /// A run whose only output, which nobody reads, is at `edge`, where it was made, and at `hpc`.
-fn made_by(world: &mut World, source: &str) -> (RunId, ObjectRef) {
+pub(super) fn made_by(world: &mut World, source: &str) -> (RunId, ObjectRef) {
     let run = world.submit(source);
     let make = world.dispatched_one("edge");
     world.succeed("edge", make, vec![file(1, 1_000)]);
@@ -45,7 +45,7 @@ fn made_by(world: &mut World, source: &str) -> (RunId, ObjectRef) {
 }
 
 /// The same under a rule of the project.
-fn under(rule: &str) -> (World, RunId, ObjectRef) {
+pub(super) fn under(rule: &str) -> (World, RunId, ObjectRef) {
     let mut world = world();
     apply(&mut world, &format!("placement:\n  - {rule}\n"));
     let (run, one) = made_by(&mut world, ONE);
@@ -63,7 +63,7 @@ fn goes(world: &mut World, site: &str, object: ObjectRef) {
     assert_eq!(propose(world, site, &[object]).0, [object], "{site}");
 }
 
-fn forget(world: &mut World, run: RunId) {
+pub(super) fn forget(world: &mut World, run: RunId) {
     world.advance_with(REMEMBERED * 2, &SITES);
     assert!(world.core.run(run).is_none(), "it is in the history, and in memory no more");
 }
@@ -241,7 +241,7 @@ fn what_runs_leave_held_is_little_and_says_its_rules_once() {
     assert!(world.core.object(object(1, 1_000).id).is_none());
 }
 
-fn encoded(world: &World) -> Vec<u8> {
+pub(super) fn encoded(world: &World) -> Vec<u8> {
     postcard::to_allocvec(&world.core.snapshot()).unwrap()
 }
 

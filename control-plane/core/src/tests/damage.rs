@@ -2,10 +2,12 @@
 
 use std::time::Duration;
 
+use atoll_model::id::Attempt;
 use atoll_model::session::{BindingSource, FaultLocation, NotStartedReason, PushFailure, Report, SiteCommand};
 use atoll_model::value::{ObjectKind, ObjectRef};
 
-use super::data::{LISTED, TWO_SITES, sent_in, waiting_for_a_push};
+use super::data::{LISTED, TWO_SITES, fetch, sent_in, waiting_for_a_push};
+use super::eviction::propose;
 use super::world::{World, execution, file, object};
 use crate::view::{ExecutionState, RunState};
 use crate::{Rejection, Request};
@@ -214,4 +216,31 @@ fn d5_who_waits_for_what_is_made_again_waits_for_what_was_made() {
     let reader = world.dispatched_one("hpc");
     world.succeed("hpc", reader, Vec::new());
     assert_eq!(world.state(run), RunState::Succeeded);
+}
+
+#[test]
+fn what_a_run_was_given_stays_until_it_ends_and_is_read_again_when_a_site_is_lost() {
+    let source = "workflow: w\ninputs: { f: file }\nsteps:\n  make: { run: x, with: { f: \"${{ inputs.f }}\" }, outputs: { g: file } }\n  read: { run: x, with: { g: \"${{ steps.make.outputs.g }}\" } }\n";
+    let mut world = World::with_sites(&["edge"]);
+    let given = object(1, 500);
+    world.ask(Request::RecordUpload { object: given, key: None }).unwrap();
+    let run = world.try_submit(source, &[("f", file(1, 500))]).unwrap();
+    let make = execution(run, 0, 0);
+    fetch(&mut world, "edge", 1, 500, make);
+    world.succeed("edge", (make, Attempt::FIRST), vec![file(2, 1_000)]);
+    assert!(world.deletes.is_empty(), "its one reader has ended, and may have to read it again");
+    assert_eq!(propose(&mut world, "edge", &[given]), (vec![given], None), "the bucket has it");
+    world.report("edge", vec![Report::Evicted { gone: vec![given], kept: Vec::new() }]);
+
+    world.add_site("hpc");
+    world.advance_with(Duration::from_secs(2_000), &["hpc"]);
+    let again = world.dispatched("hpc").into_iter().find(|(execution, _)| *execution == make).unwrap();
+    let agent = world.agents["hpc"].id;
+    world.ask(Request::AuthoriseFetch { agent, object: given.id }).unwrap();
+    fetch(&mut world, "hpc", 1, 500, make);
+    world.succeed("hpc", again, vec![file(2, 1_000)]);
+    let read = world.dispatched("hpc").into_iter().rfind(|(execution, _)| *execution != make).unwrap();
+    world.succeed("hpc", read, Vec::new());
+    assert_eq!(world.state(run), RunState::Succeeded);
+    assert_eq!(world.carry_out_deletes(), [given.id], "nobody reads it any more");
 }

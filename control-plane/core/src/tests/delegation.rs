@@ -411,3 +411,28 @@ steps:
     world.succeed("edge", (execution(run, 1, 0), again), vec![Value::Integer(1)]);
     assert_eq!(world.dispatched("edge"), [(execution(run, 2, 0), again), (execution(run, 3, 0), again)]);
 }
+
+#[test]
+fn b6_what_an_agent_did_of_a_delegated_step_since_the_backup_counts() {
+    let mut world = world(&["edge", "other"]);
+    let run = delegated(&mut world);
+    let backup = world.facts.len();
+    let ok = |world: &World, step, element, outputs| {
+        world.finished((execution(run, step, element), FIRST), Outcome::Succeeded, outputs)
+    };
+    let mut reports = vec![ok(&world, 0, 0, list(2))];
+    reports.extend((0..2).map(|element| ok(&world, 1, element, vec![Value::Integer(4)])));
+    world.report("edge", reports);
+    assert_eq!(world.count(run, ExecutionState::Succeeded), 3);
+
+    world.set_back(backup);
+    world.ask(Request::NoteRestored).unwrap();
+    assert_eq!(world.count(run, ExecutionState::Succeeded), 0);
+    let finished = |(step, element)| item((execution(run, step, element), FIRST), LocalState::Finished);
+    world.catch_up("edge", [(0, 0), (1, 0), (1, 1)].map(finished).to_vec());
+    assert_eq!(
+        world.count(run, ExecutionState::Succeeded),
+        3,
+        "its delegations are given away, what it has done is not"
+    );
+}

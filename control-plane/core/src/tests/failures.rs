@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use atoll_model::id::Attempt;
-use atoll_model::session::{LocalState, Outcome, SiteCommand, Verdict};
+use atoll_model::session::{LocalState, Outcome, Report, SiteCommand, Verdict};
 use atoll_model::value::Value;
 
 use super::world::{World, failed, item};
@@ -187,4 +187,21 @@ fn a_run_that_is_being_cancelled_ends_when_its_site_is_lost() {
     world.ask(crate::Request::CancelRun { run, reason: String::new() }).unwrap();
     world.advance_with(LOST_AFTER, &["hpc"]);
     assert_eq!(world.state(run), RunState::Cancelled);
+}
+
+#[test]
+fn an_attempt_that_one_report_ends_twice_ends_once() {
+    let mut world = World::with_sites(&["edge"]);
+    let run = world.submit(ANYWHERE);
+    let a = world.dispatched_one("edge");
+    let first = world.finished(a, Outcome::Succeeded, vec![Value::Integer(1)]);
+    let again = world.finished(a, failed("exit code 1"), Vec::new());
+    let (Report::Finished { run: of, step, mut elements }, Report::Finished { elements: more, .. }) = (first, again)
+    else {
+        unreachable!("that is what was made")
+    };
+    elements.extend(more);
+    world.report("edge", vec![Report::Finished { run: of, step, elements }]);
+    assert_eq!(world.state(run), RunState::Succeeded);
+    assert_eq!(world.state_of(a.0), ExecutionState::Succeeded);
 }

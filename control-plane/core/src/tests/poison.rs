@@ -80,6 +80,7 @@ fn g4_a_version_of_an_action_that_takes_agents_down_at_several_sites_is_quaranti
     assert!(message.contains("action bad 1.0 is quarantined") && message.contains("2 sites"), "{message}");
     world.restart();
     ["edge", "hpc"].iter().for_each(|site| world.connect(site));
+    world.advance_with(Duration::from_secs(30), &["edge", "hpc"]);
     let again = bad.submit(&mut world);
     assert!(matches!(&again, Err(Rejection::Conflict(reason)) if reason.contains("quarantined")), "{again:?}");
     Version(21).submit(&mut world).unwrap();

@@ -8,7 +8,7 @@ use atoll_model::session::{Report, SiteCommand};
 use super::eviction::{propose, replicas};
 use super::policies::apply;
 use super::world::{World, file, object};
-use crate::view::RunState;
+use crate::view::{RunState, WantedState};
 use crate::{Request, Response};
 
 const ONE: &str = "workflow: w\nsteps:\n  make: { run: x, site: edge, outputs: { f: file } }\n";
@@ -159,4 +159,43 @@ fn a_site_that_joins_later_gets_the_copy_and_a_new_journal_is_told_again() {
     come(&mut world, "hpc", make);
     world.advance(Duration::from_secs(1));
     assert_eq!(world.carry_out_deletes(), [object(1, 0).id]);
+}
+
+#[test]
+fn copies_that_are_not_there_in_time_are_late_until_they_are() {
+    let mut world = World::with_sites(&["edge"]);
+    apply(&mut world, "placement:\n  - replicate: { copies: 2, within: 6h, importance: should }\n");
+    world.submit(ONE);
+    let make = world.dispatched_one("edge");
+    let (made_at, six_hours) = (world.now, Duration::from_secs(6 * 3_600));
+    world.succeed("edge", make, vec![file(1, 1_000)]);
+    let state = |world: &World| world.core.object(object(1, 0).id).unwrap().wanted[0].clone();
+    let stuck = state(&world);
+    assert_eq!((stuck.state, stuck.since, stuck.due), (WantedState::Stuck, Some(made_at), Some(made_at + six_hours)));
+    world.advance_with(six_hours, &["edge"]);
+    assert_eq!(state(&world).state, WantedState::Violated);
+    assert!(copies(&world).ends_with(&format!("take one now; VIOLATED: due at {}", made_at + six_hours)));
+    let counters = world.core.counters();
+    assert_eq!((counters.objects_lacking_copies, counters.objects_late), (1, 1));
+    world.restart();
+    world.connect("edge");
+    world.add_site("hpc");
+    assert_eq!(world.carry_out_pushes("edge"), 1);
+    assert_eq!(told(&mut world, &["hpc"]), ["hpc"]);
+    assert_eq!(state(&world).state, WantedState::Violated, "on its way, and late");
+    come(&mut world, "hpc", make);
+    assert_eq!((state(&world).state, state(&world).due), (WantedState::Ok, None));
+    assert_eq!(world.core.counters().objects_late, 0);
+}
+
+#[test]
+fn copies_that_are_on_their_way_are_in_progress_and_not_late_without_a_time() {
+    let mut world = World::with_sites(&["edge", "hpc"]);
+    let (_, make) = made(&mut world, TWICE);
+    world.advance_with(Duration::from_secs(24 * 3_600), &["edge", "hpc"]);
+    let wanted = world.core.object(object(1, 0).id).unwrap().wanted;
+    assert_eq!((wanted[0].state, wanted[0].due, wanted[0].there), (WantedState::InProgress, None, 1));
+    assert_eq!(told(&mut world, &["hpc"]), ["hpc"]);
+    come(&mut world, "hpc", make);
+    assert_eq!(world.core.object(object(1, 0).id).unwrap().wanted[0].state, WantedState::Ok);
 }

@@ -3,10 +3,10 @@
 use std::time::Duration;
 
 use atoll_model::id::Attempt;
-use atoll_model::session::{LocalState, Outcome, SiteCommand, Verdict};
+use atoll_model::session::{LocalState, NotStartedReason, Outcome, Report, SiteCommand, Verdict};
 use atoll_model::value::Value;
 
-use super::world::{World, execution, failed, file, item};
+use super::world::{World, execution, failed, file, item, not_started, object};
 use crate::Request;
 use crate::view::{ExecutionState, RunState};
 
@@ -164,4 +164,86 @@ fn b6_a_control_plane_that_was_not_set_back_takes_in_nothing_that_it_did_not_giv
     assert_eq!(world.state(run), RunState::Running);
     world.succeed("one", a, Vec::new());
     assert_eq!(world.state_of(execution(run, 0, 0)), ExecutionState::Succeeded);
+}
+
+#[test]
+fn b6_a_run_that_the_backup_lacks_is_another_one_when_it_is_submitted_again() {
+    let mut world = World::with_sites(&["edge"]);
+    let backup = world.facts.len();
+    let lacking = world.submit(FREE);
+    assert_eq!(world.core.names_of(lacking), [lacking]);
+    world.set_back(backup);
+    world.ask(Request::NoteRestored).unwrap();
+    world.advance(Duration::from_secs(1));
+    world.ask(Request::NoteRestored).unwrap();
+    let names = world.core.names_of(lacking);
+    assert_eq!((names.len(), names[0]), (2, lacking), "it is the same restoration");
+    assert_ne!(names[1], lacking);
+    world.restart();
+    assert_eq!(world.core.names_of(lacking), names);
+}
+
+#[test]
+fn b6_what_a_site_proposed_to_let_go_since_the_backup_is_granted_to_nobody_again() {
+    let mut world = World::with_sites(&["one", "two"]);
+    let run = world.submit(CHAIN);
+    let a = world.dispatched_one("one");
+    world.succeed("one", a, vec![file(7, 10)]);
+    world.carry_out_pushes("one");
+    let b = world.dispatched_one("two");
+    let (one, at) = (object(7, 10), world.now);
+    world.report("two", vec![Report::Fetched { object: one, wire_bytes: 10, direct: None, execution: b.0, at }]);
+    world.succeed("two", b, Vec::new());
+    assert_eq!(world.state(run), RunState::Succeeded);
+    world.carry_out_deletes();
+    let backup = world.facts.len();
+    let granted = |world: &mut World, site: &str| -> Vec<_> {
+        let answers = world.commands(site).into_iter().filter_map(|command| match command {
+            SiteCommand::Evict { proposal: 7, objects, .. } => Some(objects),
+            _ => None,
+        });
+        answers.flatten().collect()
+    };
+    world.report("one", vec![Report::Evictable { proposal: 7, objects: vec![one] }]);
+    assert_eq!(granted(&mut world, "one"), [one]);
+    world.report("one", vec![Report::Evicted { gone: vec![one], kept: Vec::new() }]);
+    world.set_back(backup);
+    world.catch_up("two", Vec::new());
+    world.catch_up("one", Vec::new());
+    assert_eq!(granted(&mut world, "one"), [], "it has gone there by the first answer");
+    assert_eq!(world.core.object(one.id).unwrap().replicas, ["two"]);
+}
+
+#[test]
+fn b6_what_came_to_nothing_waits_for_nobody_elses_news() {
+    let mut world = World::with_sites(&["one", "two"]);
+    let source = "
+workflow: w
+steps:
+  a: { site: one, run: x, retry: { attempts: 3, backoff: 1s }, outputs: { o: file } }
+  b: { site: one, run: x, with: { o: \"${{ steps.a.outputs.o }}\" }, outputs: { o: file } }
+  c: { site: two, run: x, with: { o: \"${{ steps.b.outputs.o }}\" } }
+";
+    let run = world.submit(source);
+    let backup = world.facts.len();
+    // What follows ends before what it follows from is tried again.
+    let first = world.dispatched("one");
+    world.end("one", first[0], failed("exit code 1"), Vec::new());
+    world.end("one", first[1], not_started(NotStartedReason::PredecessorFailed), Vec::new());
+    world.advance_with(Duration::from_secs(15), &["one", "two"]);
+    let again = world.dispatched("one");
+    world.succeed("one", again[0], vec![file(1, 10)]);
+    world.succeed("one", again[1], vec![file(2, 10)]);
+    world.carry_out_pushes("one");
+    let c = world.dispatched_one("two");
+    world.succeed("two", c, Vec::new());
+    assert_eq!(world.state(run), RunState::Succeeded);
+    world.set_back(backup);
+    let finished = |keys: &[_]| keys.iter().map(|key| item(*key, LocalState::Finished)).collect::<Vec<_>>();
+    let of_one = finished(&[first[0], first[1], again[0], again[1]]);
+    for _ in 0..3 {
+        world.catch_up("two", finished(&[c]));
+        world.catch_up("one", of_one.clone());
+    }
+    assert_eq!(world.state(run), RunState::Succeeded);
 }

@@ -44,6 +44,7 @@ impl ControlPlane {
             bucket_closed: rules.bucket.map(|rule| of_run.name(rule)),
             direct_closed: rules.direct.map(|rule| of_run.name(rule)),
             encrypted: rules.encrypt.map(|rule| of_run.name(rule)),
+            expires: rules.expires.map(|expires| of_run.name(expires.rule)),
         }
     }
 }

@@ -3,8 +3,9 @@
 use atoll_proto::v1::agents_server::Agents as Service;
 use atoll_proto::v1::{
     AdvertiseRequest, AdvertiseResponse, AgentBulk, AgentFrame, CompleteUploadRequest, CompleteUploadResponse,
-    DownloadUrlRequest, DownloadUrlResponse, EnrolRequest, Identity, OfferFailedRequest, OfferFailedResponse,
-    OffersRequest, OffersResponse, RecoverRequest, RenewCertificateRequest, UploadPlanRequest, UploadPlanResponse,
+    DownloadUrlRequest, DownloadUrlResponse, EndBucketProbeRequest, EndBucketProbeResponse, EnrolRequest, Identity,
+    OfferFailedRequest, OfferFailedResponse, OffersRequest, OffersResponse, ProbeBucketRequest, ProbeBucketResponse,
+    ProbeRequest, ProbeResponse, RecoverRequest, RenewCertificateRequest, UploadPlanRequest, UploadPlanResponse,
 };
 use tonic::{Request, Response, Status, Streaming};
 
@@ -87,6 +88,28 @@ impl Service for Calls {
         let agent = peer.agent()?.0.agent;
         self.0.complete_upload(agent, request.into_inner()).await?;
         Ok(Response::new(CompleteUploadResponse {}))
+    }
+
+    async fn probe(&self, request: Request<ProbeRequest>) -> Result<Response<ProbeResponse>, Status> {
+        let peer = Peer::of_request(&request)?;
+        self.0.probe(peer.agent()?.0, &request.into_inner()).await.map(Response::new)
+    }
+
+    async fn probe_bucket(
+        &self,
+        request: Request<ProbeBucketRequest>,
+    ) -> Result<Response<ProbeBucketResponse>, Status> {
+        let peer = Peer::of_request(&request)?;
+        self.0.probe_bucket(peer.agent()?.0).await.map(Response::new)
+    }
+
+    async fn end_bucket_probe(
+        &self,
+        request: Request<EndBucketProbeRequest>,
+    ) -> Result<Response<EndBucketProbeResponse>, Status> {
+        let peer = Peer::of_request(&request)?;
+        self.0.end_bucket_probe(peer.agent()?.0).await?;
+        Ok(Response::new(EndBucketProbeResponse {}))
     }
 
     async fn bulk(&self, request: Request<Streaming<AgentBulk>>) -> Result<Response<BulkOutgoing>, Status> {

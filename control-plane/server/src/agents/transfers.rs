@@ -32,8 +32,13 @@ impl Agents {
             self.take_out(agent, tree, &stored).await?;
             found = bucket.find(stored.clone()).await.map_err(|error| failed(object, &error))?;
         }
-        let missing = || Status::not_found(format!("{} is not in the bucket", object.id));
-        let Found { stream_bytes, key } = found.ok_or_else(missing)?;
+        let Some(Found { stream_bytes, key }) = found else {
+            // Somebody has deleted it there, or a control plane that was restored from a backup believes in what was let go
+            // since.
+            let message = "it is not in the bucket".to_owned();
+            self.fault(agent, object.id, message).await?;
+            return Err(Status::not_found(format!("{} is not in the bucket", object.id)));
+        };
         let signed = bucket.mint_download(stored).await.map_err(|error| failed(object, &error))?;
         let key = key.map(|key| Key { secret: key.secret().to_vec().into() });
         Ok(DownloadUrlResponse { url: signed.url, stream_bytes, expires_at: micros(signed.expires_at), key })
@@ -87,8 +92,7 @@ impl Agents {
         if let Err(BucketError::Corrupt { message, .. }) = &taken {
             // The file is none of the bucket's objects then, nor is anything else to be had from the directory.
             for id in [directory.id, object.id] {
-                let fault = Request::BucketFault { agent, object: id, message: message.clone() };
-                self.0.handle.request(fault).await.map_err(of_rejection)?;
+                self.fault(agent, id, message.clone()).await?;
             }
         }
         taken.map_err(|error| failed(directory, &error))?;
@@ -98,6 +102,12 @@ impl Agents {
             self.0.bucket.delete(file.clone()).await.map_err(|error| failed(object, &error))?;
         }
         still.map(drop)
+    }
+
+    /// What the agent was to read cannot be had from the bucket.
+    async fn fault(&self, agent: AgentId, object: ObjectId, message: String) -> Result<(), Status> {
+        let fault = Request::BucketFault { agent, object, message };
+        self.0.handle.request(fault).await.map(drop).map_err(of_rejection)
     }
 
     async fn authorise_push(&self, agent: AgentId, transfer: Option<Id>) -> Result<Stored, Status> {
@@ -137,7 +147,7 @@ impl Agents {
     }
 }
 
-fn single(url: String, headers: Vec<(String, String)>) -> SinglePut {
+pub(super) fn single(url: String, headers: Vec<(String, String)>) -> SinglePut {
     let headers = headers.into_iter().map(|(name, value)| Header { name, value }).collect();
     SinglePut { url, headers }
 }

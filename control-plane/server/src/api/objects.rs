@@ -35,6 +35,9 @@ pub(crate) struct ObjectsQuery {
     /// Only those that somebody has pinned.
     #[serde(default)]
     pinned: bool,
+    /// Only those whose time is over by a rule.
+    #[serde(default)]
+    expired: bool,
     /// Only those after this one: the `next` of the page before.
     after: Option<String>,
     /// At most so many; 1,000 unless given.
@@ -55,6 +58,7 @@ pub(super) async fn list(
         site: query.site.as_deref().map(parse).transpose()?,
         run: query.run.as_deref().map(parse).transpose()?,
         pinned: query.pinned,
+        expired: query.expired,
         after: query.after.as_deref().map(parse).transpose()?,
         limit,
     };
@@ -133,6 +137,21 @@ pub(super) async fn evict(
     };
     let request = Request::EvictObject { object, site };
     app.change(&person, "evict object", &object.to_string(), body.shown(), request).await?;
+    Ok(http::StatusCode::NO_CONTENT)
+}
+
+/// Let go of an object whose time is over by a rule that asks, wherever it is
+#[utoipa::path(post, path = "/objects/{object}/expire", tag = "data",
+    params(("object" = String, Path, description = "Id of the object (`b3:…`)")),
+    responses((status = 204), (status = 404, body = ErrorBody),
+        (status = 409, body = ErrorBody, description = "Its time is not over, or a rule holds it")))]
+pub(super) async fn expire(
+    State(app): State<Arc<App>>,
+    Extension(person): Extension<Person>,
+    Id(object): Id<ObjectId>,
+) -> Result<http::StatusCode, ApiError> {
+    let request = Request::LetExpiredGo { object };
+    app.change(&person, "let expired object go", &object.to_string(), None, request).await?;
     Ok(http::StatusCode::NO_CONTENT)
 }
 

@@ -73,7 +73,8 @@ fn unnamed() -> String {
 /// Run a workflow
 ///
 /// The answer comes when the run is durable. With the header `Idempotency-Key` (a UUID, or the id of a run) a request may
-/// be repeated: it makes one run.
+/// be repeated: it makes one run. After the control plane was restored from a backup that lacks the run, a repeat makes one
+/// with another id.
 #[utoipa::path(post, path = "/runs", tag = "runs", request_body = WorkflowBody,
     params(("Idempotency-Key" = Option<String>, Header, description = "A UUID, or the id that the run is to have")),
     responses(
@@ -92,12 +93,15 @@ pub(super) async fn submit(
     Body(body): Body<WorkflowBody>,
 ) -> Result<(StatusCode, Json<RunBody>), ApiError> {
     let began = SystemTime::now();
-    let run = run_id(&headers)?;
-    if headers.contains_key(IDEMPOTENCY_KEY)
-        && let Some(view) = app.look(run, move |core| core.run(run)).await?
-    {
-        // Of a run that only the history knows the core would make another.
-        return Ok((StatusCode::CREATED, Json(RunBody::new(&view))));
+    let mut run = run_id(&headers)?;
+    if headers.contains_key(IDEMPOTENCY_KEY) {
+        for name in app.handle.query(move |core| core.names_of(run)).await? {
+            if let Some(view) = app.look(name, move |core| core.run(name)).await? {
+                // Of a run that only the history knows the core would make another.
+                return Ok((StatusCode::CREATED, Json(RunBody::new(&view))));
+            }
+            run = name;
+        }
     }
     let (parent, context) = trace_context(&headers, body.traceparent.as_deref())?;
     let tags = tags(&body)?;

@@ -49,16 +49,25 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_checkpoint_of_the_first_format_is_read_and_one_that_is_cut_is_named() {
+    fn a_checkpoint_of_an_earlier_format_is_read_and_one_that_is_cut_is_named() {
         let core = ControlPlane::recover(control_plane_core::Config::default(), None, [], Timestamp::ZERO);
         let written = postcard::to_stdvec(&core.snapshot()).expect("encoded");
-        // The first format ended before the tags of runs, what is set for projects, and the sites that catch up.
-        let first = &written[..written.len() - 3];
+        // Of nothing each part is one byte. The first format ended before the tags of runs, the second before what people let
+        // go of when a rule asked, and one of its time also before when a backup was restored.
+        let before = |parts: usize| &written[..written.len() - parts];
+        let (first, second, early_second) = (before(16), before(2), before(3));
         let config = control_plane_core::Config::default;
         let recover =
             |format, bytes: &[u8]| recover(config(), format, Some((BatchSeq(7), bytes.to_vec())), &[], Timestamp::ZERO);
         assert_eq!(recover(1, first).expect("read").snapshot(), core.snapshot());
+        assert_eq!(recover(2, second).expect("read").snapshot(), core.snapshot());
+        assert_eq!(recover(2, early_second).expect("read").snapshot(), core.snapshot());
         assert_eq!(recover(JOURNAL_FORMAT, &written).expect("read").snapshot(), core.snapshot());
+        // Restored once, when the clock stood at a microsecond.
+        let restored = [early_second, &[1, 2]].concat();
+        let now = recover(JOURNAL_FORMAT, &[&restored[..], &[0, 0]].concat()).expect("read").snapshot();
+        assert_eq!(recover(2, &restored).expect("read").snapshot(), now);
+        assert_ne!(now, core.snapshot());
         let message = recover(JOURNAL_FORMAT, first).expect_err("cut").to_string();
         assert!(message.contains("the checkpoint after batch 7"), "{message}");
     }

@@ -134,6 +134,10 @@ impl Collector for CoreFigures {
             ("executions_waiting", "Executions that wait to be placed", counters.executions_waiting),
             ("executions_outstanding", "Executions that agents have", counters.executions_outstanding),
             ("bucket_objects", "Objects in the bucket", counters.objects_in_bucket),
+            ("expired_objects", "Objects whose time is over and that are still somewhere", counters.objects_expired),
+            ("expired_objects_undecided", "Objects whose time is over, by rules that ask", counters.objects_asking),
+            ("lacking_copies_objects", "Objects that lack copies which rules want", counters.objects_lacking_copies),
+            ("late_copies_objects", "Objects whose copies are not there in time", counters.objects_late),
             (
                 "sites_held_back",
                 "Sites not declared lost because too many fell silent together",

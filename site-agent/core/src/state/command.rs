@@ -4,10 +4,10 @@ use std::sync::Arc;
 
 use atoll_model::elements::ElementSet;
 use atoll_model::id::{Attempt, CommandSeq, ExecutionId, RunId, StepIndex};
-use atoll_model::session::{Dispatch, DispatchElements, SiteCommand, StepTemplate};
+use atoll_model::session::{Dispatch, DispatchElements, NotStartedReason, Outcome, SiteCommand, StepTemplate};
 use atoll_model::time::Timestamp;
 
-use super::{AttemptKey, Ending, Item, PushOrder, Snapshot, StepKey, Terms};
+use super::{AttemptKey, Ending, Item, Part, PushOrder, Snapshot, StepKey, Terms};
 
 impl Snapshot {
     pub(super) fn accept(&mut self, first: CommandSeq, at: Timestamp, commands: &[SiteCommand]) {
@@ -88,7 +88,44 @@ impl Snapshot {
             fragment: dispatch.fragment,
             delegated: false,
         };
+        let past = self.past(key, dispatch.attempt, &dispatch.elements);
         self.queue_attempt(key, dispatch.attempt, &dispatch.elements, &terms);
+        if !past.is_empty() {
+            let message = "this attempt was made here before the control plane was restored from a backup".to_owned();
+            self.outbox.push(Part::Same {
+                run: dispatch.run,
+                step: dispatch.step,
+                attempt: dispatch.attempt,
+                elements: past,
+                started_at: None,
+                finished_at: at,
+                outcome: Outcome::NotStarted { reason: NotStartedReason::AttemptKnown, message },
+            });
+        }
+    }
+
+    /// Those of the elements of which this attempt has ended, or a later one is known. Only a control plane that was restored
+    /// from a backup (B6) gives out such an attempt: it is told, and gives out the next.
+    fn past(&self, key: StepKey, attempt: Attempt, elements: &DispatchElements) -> ElementSet {
+        let mut past = match elements {
+            DispatchElements::Plain(elements) => elements.clone(),
+            DispatchElements::Bound(bound) => bound.iter().map(|(element, _)| *element).collect(),
+        };
+        past.remove_all(&self.unknown(key, attempt, &past));
+        if past.is_empty() {
+            return past;
+        }
+        let state = &self.steps[&key];
+        let mut over = state.ended.get(&attempt).cloned().unwrap_or_default();
+        state.seen.range(attempt.next()..).for_each(|(_, later)| over.insert_all(later));
+        let mut past = past.intersection(&over);
+        // Its end is still to be told.
+        self.outbox.visit_ended(&mut |(execution, ended)| {
+            if (execution.run, execution.step, ended) == (key.0, key.1, attempt) {
+                past.remove(execution.element);
+            }
+        });
+        past
     }
 
     /// Puts attempts at elements into the queue, as far as they are not known.

@@ -90,8 +90,9 @@ impl Snapshot {
     pub(super) fn delegate(&mut self, delegation: &Delegation) {
         let key = (delegation.template.run, delegation.template.step);
         let state = self.steps.entry(key).or_default();
-        // Repeated; the control plane delegates a step once.
-        if state.delegated.as_ref().is_some_and(|known| known.terms.attempt >= delegation.attempt) {
+        // The control plane delegates a step once, unless it was restored from a backup (B6): it may give an attempt again
+        // that was handed back to what it was before.
+        if state.delegated.as_ref().is_some_and(|known| known.is_live() && known.terms.attempt >= delegation.attempt) {
             return;
         }
         state.delegated = Some(Box::new(Delegated {
@@ -102,8 +103,13 @@ impl Snapshot {
             ready: ElementSet::new(),
             again: BTreeMap::new(),
         }));
+        let is_past = state.seen.range(delegation.attempt..).any(|(_, seen)| !seen.is_empty());
         for need in &delegation.needs {
             self.steps.entry((key.0, need.step)).or_default().readers.insert(key.1);
+        }
+        if is_past {
+            // Its attempts were made here before that: the control plane has to name others.
+            self.end_delegation(key, "it was tried here before the control plane was restored from a backup", false);
         }
     }
 

@@ -148,7 +148,7 @@ fn a_failed_element_is_tried_again_by_the_policy_of_its_step_and_told_of_as_such
             .any(|(_, report)| matches!(report, Report::Retried { elements, .. } if elements[0].attempt == FIRST))
     );
     let exit = exit_at(site.now, ExitKind::Code(1));
-    site.event(Event::Exited { execution: exec(1, 0), attempt: Attempt(2), exit });
+    site.event(Event::Exited { execution: exec(1, 0), attempt: Attempt(2), exit, stored: None });
     let result = Ok(StoredOutputs { outputs: Vec::new(), logs: Logs::default(), bytes_out: 0 });
     site.event(Event::OutputsStored { execution: exec(1, 0), attempt: Attempt(2), result });
     site.pass(Duration::from_secs(60));
@@ -260,4 +260,31 @@ fn c6_a_delegated_step_is_begun_under_the_lease_that_it_asks_for_and_else_when_t
         let begun = site.starts().into_iter().filter(|start| *start == (exec(1, 0), FIRST)).count();
         assert!(begun == 1 || begins, "{on_disconnect:?} after {after} s");
     }
+}
+
+#[test]
+fn b6_a_control_plane_that_lacks_what_was_delegated_gets_it_back_and_may_delegate_it_again() {
+    let mut site = Site::connected();
+    site.prepare(&makes_n(0));
+    site.dispatch(0, 0..1);
+    let step = delegation(1, NeedState::Dispatched { count: 1 }, false);
+    delegate(&mut site, step.clone());
+    site.event(Event::Disconnected);
+    site.lacking = true;
+    site.connect();
+    assert_eq!(ended(&site), [(1, Vec::new(), "the control plane does not know of it any more".to_owned())]);
+    site.lacking = false;
+    // The same attempt: it was never begun here.
+    delegate(&mut site, step.clone());
+    finish(&mut site, 0, 0, 7);
+    assert_eq!(site.starts().last(), Some(&(exec(1, 0), FIRST)));
+    finish(&mut site, 1, 0, 8);
+    site.pass(Duration::from_secs(1));
+    site.commands.clear();
+    // Now it was.
+    delegate(&mut site, step);
+    site.pass(Duration::from_secs(1));
+    let (handed_back, kept, reason) = ended(&site).pop().expect("it is handed back");
+    assert!((handed_back, kept.len()) == (1, 0) && reason.contains("restored from a backup"), "{reason}");
+    assert!(site.starts().is_empty());
 }

@@ -6,10 +6,11 @@ use atoll_model::elements::ElementSet;
 use atoll_model::id::{Attempt, StepIndex};
 use atoll_model::resources::Resources;
 use atoll_model::session::{
-    Dispatch, FailureReason, NotStartedReason, Outcome, SiteCommand, StepTemplate, TemplateWork,
+    Dispatch, FailureReason, Logs, NotStartedReason, Outcome, SiteCommand, StepTemplate, TemplateWork,
 };
+use atoll_model::value::Value;
 use site_agent_core::command::StartValue;
-use site_agent_core::event::{Exit, ExitKind, OutputFailure, Seal, SealedOutput, SealedValue};
+use site_agent_core::event::{Exit, ExitKind, OutputFailure, Seal, SealedOutput, SealedValue, StoredOutputs};
 use site_agent_core::{Command, Event};
 
 use crate::harness::*;
@@ -30,7 +31,7 @@ fn short_executions_queue_behind_running_ones() {
     site.prepare(&template(0));
     site.dispatch(0, 0..3_000);
     let exit = Exit { started_at: site.now, ..exit_at(site.now, ExitKind::Code(0)) };
-    site.event(Event::Exited { execution: exec(0, 0), attempt: FIRST, exit });
+    site.event(Event::Exited { execution: exec(0, 0), attempt: FIRST, exit, stored: None });
     let ahead = site.commands.iter().filter(|command| matches!(command, Command::Start { ahead: Some(2), .. })).count();
     assert_eq!(ahead, 2 * 1_024, "as many as the limit, behind each of two");
     assert_eq!(site.starts().len(), 3 + 2 * 1_024);
@@ -118,6 +119,22 @@ fn exits_are_told_apart() {
             element.outcome
         );
         assert!(site.has(|command| matches!(command, Command::Release { .. })));
+    }
+}
+
+#[test]
+fn an_end_that_brings_what_was_left_is_reported_without_asking_for_it() {
+    for (how, outputs) in [(ExitKind::Code(0), vec![Value::Integer(7)]), (ExitKind::Code(3), Vec::new())] {
+        let mut site = Site::connected();
+        site.prepare(&with_output(0));
+        site.dispatch(0, 0..1);
+        let exit = exit_at(site.now, how.clone());
+        let stored = Some(StoredOutputs { outputs: outputs.clone(), logs: Logs::default(), bytes_out: 0 });
+        site.event(Event::Exited { execution: exec(0, 0), attempt: FIRST, exit, stored });
+        assert!(!site.has(|command| matches!(command, Command::Collect { .. })));
+        let (_, element) = site.finished().remove(0);
+        assert_eq!(element.outcome == Outcome::Succeeded, how == ExitKind::Code(0), "{:?}", element.outcome);
+        assert_eq!(element.outputs, outputs);
     }
 }
 

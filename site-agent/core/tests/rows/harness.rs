@@ -28,6 +28,8 @@ pub(crate) struct Site {
     pub(crate) commands: Vec<Command>,
     pub(crate) now: Timestamp,
     pub(crate) epoch: u64,
+    /// Whether the control plane, when it welcomes the agent, says that it does not know what it gave to it.
+    pub(crate) lacking: bool,
     policy: SitePolicy,
     next_command: u64,
     boots: u64,
@@ -58,7 +60,8 @@ impl Site {
         let policy = config.policy.clone();
         let (agent, step) = Agent::recover(config, None, [], Found::default(), now);
         let (facts, commands) = (Vec::new(), Vec::new());
-        let mut site = Self { agent, facts, commands, now, epoch: 0, policy, next_command: 1, boots: 0 };
+        let mut site =
+            Self { agent, facts, commands, now, epoch: 0, lacking: false, policy, next_command: 1, boots: 0 };
         site.perform(step);
         site
     }
@@ -166,7 +169,7 @@ impl Site {
         let welcome = Welcome {
             protocol: 1,
             resume_after: ReportSeq(resume_after),
-            new_journal: false,
+            new_journal: self.lacking,
             credits: Credits { reports: 100 },
         };
         self.frame(resume_after, ControlBody::Welcome(welcome));
@@ -247,7 +250,7 @@ impl Site {
 
     pub(crate) fn exit(&mut self, execution: ExecutionId, how: ExitKind) {
         let exit = exit_at(self.now, how);
-        self.event(Event::Exited { execution, attempt: FIRST, exit });
+        self.event(Event::Exited { execution, attempt: FIRST, exit, stored: None });
     }
 
     pub(crate) fn store(&mut self, execution: ExecutionId, outputs: Vec<Value>) {

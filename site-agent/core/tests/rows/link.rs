@@ -428,3 +428,24 @@ fn b6_acknowledged_reports_are_sent_again_to_a_control_plane_that_lacks_them() {
     site.connect_with(last, |_| Verdict::Keep);
     assert!(site.reports().iter().all(|(number, _)| *number > last), "what is known is not sent again");
 }
+
+#[test]
+fn b6_an_attempt_that_is_given_out_again_is_said_to_be_known() {
+    let mut site = Site::connected();
+    site.prepare(&template(0));
+    site.dispatch(0, 0..2);
+    site.succeed(exec(0, 0));
+    site.pass(Duration::from_secs(1));
+    let told = site.reports().last().expect("it has reported").0;
+    site.frame(told, ControlBody::Acknowledge);
+    site.commands.clear();
+    // Under a number of its own: no repetition. The second still runs.
+    site.dispatch(0, 0..3);
+    site.pass(Duration::from_secs(1));
+    let ends: Vec<_> = site.finished().into_iter().map(|(_, end)| (end.element, end.attempt, end.outcome)).collect();
+    assert_eq!(ends.len(), 1, "{ends:?}");
+    let (element, attempt, outcome) = &ends[0];
+    assert_eq!((*element, *attempt), (0, FIRST));
+    assert!(matches!(outcome, Outcome::NotStarted { reason: NotStartedReason::AttemptKnown, .. }), "{outcome:?}");
+    assert_eq!(site.starts(), [(exec(0, 2), FIRST)], "what is new is begun");
+}

@@ -202,6 +202,60 @@ fn a15_an_answer_to_a_proposal_of_an_earlier_process_lets_nothing_go() {
 }
 
 #[test]
+fn what_was_named_to_go_and_is_too_much_for_one_question_is_asked_for_in_several() {
+    let mut site = Site::connected();
+    let (tree, part) = (object(5), |number: u64| ObjectRef { bytes: number, ..object(6) });
+    site.command(SiteCommand::ProposeEviction { objects: vec![tree] });
+    let found: Vec<ObjectRef> = std::iter::once(tree).chain((0..5_000).map(part)).collect();
+    let mut left = found.clone();
+    while !left.is_empty() {
+        site.event(Event::EvictableFound { objects: left.clone() });
+        let (proposal, objects) = proposals(&mut site).pop().unwrap();
+        assert!(objects.len() <= 2_048 && left.starts_with(&objects));
+        left.drain(..objects.len());
+        site.command(SiteCommand::Evict { proposal, objects: objects.clone(), refused: 0, reason: None });
+        let order = order(&site);
+        site.event(Event::Evicted { order, gone: objects, kept: Vec::new() });
+        let asked = site.commands.iter().rev().find_map(|command| match command {
+            Command::FindEvictable { objects: Some(objects), .. } => Some(objects.clone()),
+            _ => None,
+        });
+        assert!(left.is_empty() || asked.as_ref() == Some(&left));
+    }
+    assert_eq!(ended(&mut site).into_iter().map(|(gone, _)| gone.len()).sum::<usize>(), found.len());
+}
+
+#[test]
+fn what_is_named_while_something_is_about_to_go_is_looked_for_afterwards() {
+    let mut site = small();
+    allowed(&mut site, &[object(5)]);
+    let looked = looks(&site).len();
+    site.command(SiteCommand::ProposeEviction { objects: vec![object(6)] });
+    assert_eq!(looks(&site).len(), looked, "the store watches over the objects of one question");
+    let order = order(&site);
+    site.event(Event::Evicted { order, gone: vec![object(5)], kept: Vec::new() });
+    assert_eq!(looks(&site).len(), looked + 1);
+    site.command(SiteCommand::ProposeEviction { objects: vec![object(7)] });
+    site.event(Event::EvictableFound { objects: vec![object(6)] });
+    let (proposal, _) = proposals(&mut site).pop().unwrap();
+    site.command(SiteCommand::Evict { proposal, objects: Vec::new(), refused: 1, reason: None });
+    let last = |command: &Command| matches!(command, Command::FindEvictable { objects: Some(objects), .. } if *objects == [object(7)]);
+    assert!(site.has(last), "one after the other");
+}
+
+#[test]
+fn what_was_named_and_may_not_go_does_not_keep_room_from_being_made() {
+    let mut site = small();
+    for _ in 0..8 {
+        site.command(SiteCommand::ProposeEviction { objects: vec![object(5)] });
+        site.event(Event::EvictableFound { objects: Vec::new() });
+    }
+    let looked = looks(&site).len();
+    measure(&mut site, 900);
+    assert_eq!(looks(&site)[looked..], [150]);
+}
+
+#[test]
 fn a_person_may_ask_for_an_object_to_go_and_for_the_store_to_be_read_again() {
     let mut site = Site::connected();
     site.command(SiteCommand::ProposeEviction { objects: vec![object(5)] });

@@ -18,7 +18,8 @@ impl Performer {
         let idle = self.evict_idle;
         self.beside(move |store| {
             let found = match &objects {
-                Some(objects) => store.evictable_of(objects, EVICTION_OBJECTS_MAX),
+                // The core asks for all of it, in several questions.
+                Some(objects) => store.evictable_of(objects),
                 None => store.evictable(bytes, idle, EVICTION_OBJECTS_MAX),
             };
             let objects = match found {

@@ -48,6 +48,7 @@ use self::recovery::Recovered;
 use self::slots::Slots;
 use self::workers::{Staged, Workers};
 
+pub(crate) use self::cgroups::{Survey, survey};
 pub(crate) use self::live::{LogPlace, LogPlaces};
 pub(crate) use self::recovery::stop_work;
 

@@ -14,7 +14,7 @@ use tokio::net::TcpStream;
 use tokio_rustls::TlsConnector;
 use tonic::transport::{Channel, Endpoint};
 
-const CONNECT_TIMEOUT: Duration = Duration::from_secs(15);
+pub(crate) const CONNECT_TIMEOUT: Duration = Duration::from_secs(15);
 /// How long a call waits for the beginning of its answer.
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(30);
 /// A NAT drops a silent connection after minutes; a ping that is not answered ends it within half a minute.
@@ -126,8 +126,14 @@ fn rustls_error(error: &io::Error) -> Option<&rustls::Error> {
     error.get_ref()?.downcast_ref()
 }
 
+/// What was wrong with the certificate that the server showed, if that was it.
+pub(super) fn certificate_error(error: &ConnectError) -> Option<&rustls::CertificateError> {
+    let ConnectError::Tls { source, .. } = error else { return None };
+    if let rustls::Error::InvalidCertificate(error) = rustls_error(source)? { Some(error) } else { None }
+}
+
 /// Whether the server has said, after the handshake, that it takes the agent's certificate for expired.
-pub(super) fn says_expired(error: &(dyn std::error::Error + 'static)) -> bool {
+pub(crate) fn says_expired(error: &(dyn std::error::Error + 'static)) -> bool {
     let mut next = Some(error);
     while let Some(error) = next {
         let inner = error.downcast_ref::<io::Error>().and_then(rustls_error).or_else(|| error.downcast_ref());

@@ -133,8 +133,13 @@ impl Identity {
         self.issued_at + self.lifetime.mul_f64(0.4 + random / 5.0)
     }
 
-    pub(super) fn is_expired(&self, now: SystemTime) -> bool {
-        now >= self.issued_at + self.lifetime
+    /// By the clock of this machine.
+    pub(crate) fn expires_at(&self) -> SystemTime {
+        self.issued_at + self.lifetime
+    }
+
+    pub(crate) fn is_expired(&self, now: SystemTime) -> bool {
+        now >= self.expires_at()
     }
 }
 

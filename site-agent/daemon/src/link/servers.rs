@@ -86,7 +86,7 @@ impl Servers {
 }
 
 /// URLs of `host:port`s with commas between them.
-pub(super) fn urls(addresses: &str) -> String {
+pub(crate) fn urls(addresses: &str) -> String {
     let urls: Vec<String> = addresses.split(',').map(|address| format!("https://{}", address.trim())).collect();
     urls.join(",")
 }

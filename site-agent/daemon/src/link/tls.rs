@@ -1,17 +1,20 @@
 //! TLS towards the control plane: 1.3 only, one provider, and only the CA of the join token.
 
 use std::sync::Arc;
+use std::time::SystemTime;
 
 use rustls::client::WebPkiServerVerifier;
 use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
 use rustls::crypto::CryptoProvider;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer, PrivatePkcs8KeyDer, ServerName, UnixTime};
+use rustls::time_provider::{DefaultTimeProvider, TimeProvider};
 use rustls::version::TLS13;
 use rustls::{
     CertificateError, ClientConfig, ConfigBuilder, DigitallySignedStruct, RootCertStore, SignatureScheme, WantsVerifier,
 };
 use x509_parser::prelude::{FromDer, X509Certificate};
 
+use super::inspect::Expected;
 use super::{Identity, sha256};
 
 fn provider() -> Arc<CryptoProvider> {
@@ -29,7 +32,7 @@ fn http2(mut config: ClientConfig) -> Arc<ClientConfig> {
 
 /// For the first connection, when nothing is known of the server but the hash of its CA's public key.
 pub(super) fn with_pin(pin: [u8; 32]) -> Result<Arc<ClientConfig>, rustls::Error> {
-    let verifier = Arc::new(PinnedAuthority { pin, provider: provider() });
+    let verifier = Arc::new(PinnedAuthority { pin: Some(pin), provider: provider() });
     Ok(http2(builder()?.dangerous().with_custom_certificate_verifier(verifier).with_no_client_auth()))
 }
 
@@ -41,6 +44,39 @@ pub(super) fn with_identity(identity: &Identity, with_certificate: bool) -> Resu
     }
     let key = PrivateKeyDer::Pkcs8(PrivatePkcs8KeyDer::from(identity.tls_key.to_vec()));
     Ok(http2(builder.with_client_auth_cert(identity.chain.clone(), key)?))
+}
+
+/// For a connection that is only looked at; with `now`, as if it were that time.
+pub(super) fn to_inspect(expected: &Expected, now: Option<UnixTime>) -> Result<Arc<ClientConfig>, rustls::Error> {
+    let time: Arc<dyn TimeProvider> = match now {
+        Some(now) => Arc::new(At(now)),
+        None => Arc::new(DefaultTimeProvider),
+    };
+    let builder = ClientConfig::builder_with_details(provider(), time).with_protocol_versions(&[&TLS13])?;
+    let pin = match expected {
+        Expected::Known(identity) => {
+            let builder = builder.with_root_certificates(Arc::new(roots(identity)?));
+            if identity.is_expired(SystemTime::now()) {
+                return Ok(http2(builder.with_no_client_auth()));
+            }
+            let key = PrivateKeyDer::Pkcs8(PrivatePkcs8KeyDer::from(identity.tls_key.to_vec()));
+            return Ok(http2(builder.with_client_auth_cert(identity.chain.clone(), key)?));
+        }
+        Expected::Pinned(pin) => Some(*pin),
+        Expected::Anyone => None,
+    };
+    let verifier = Arc::new(PinnedAuthority { pin, provider: provider() });
+    Ok(http2(builder.dangerous().with_custom_certificate_verifier(verifier).with_no_client_auth()))
+}
+
+/// A clock that stands still.
+#[derive(Debug)]
+struct At(UnixTime);
+
+impl TimeProvider for At {
+    fn current_time(&self) -> Option<UnixTime> {
+        Some(self.0)
+    }
 }
 
 fn roots(identity: &Identity) -> Result<RootCertStore, rustls::Error> {
@@ -63,10 +99,11 @@ pub fn http_client(identity: &Identity) -> reqwest::Result<reqwest::Client> {
         .build()
 }
 
-/// Trusts the one CA whose public key has this hash, wherever in the server's chain it stands.
+/// Trusts the one CA whose public key has this hash, wherever in the server's chain it stands. Without one it believes whoever
+/// shows a certificate whose key it has: for a server that is looked at when nothing says which it should be.
 #[derive(Debug)]
 struct PinnedAuthority {
-    pin: [u8; 32],
+    pin: Option<[u8; 32]>,
     provider: Arc<CryptoProvider>,
 }
 
@@ -79,9 +116,10 @@ impl ServerCertVerifier for PinnedAuthority {
         ocsp_response: &[u8],
         now: UnixTime,
     ) -> Result<ServerCertVerified, rustls::Error> {
+        let Some(pin) = self.pin else { return Ok(ServerCertVerified::assertion()) };
         let is_pinned = |der: &&CertificateDer<'_>| {
             let parsed = X509Certificate::from_der(der);
-            parsed.is_ok_and(|(_, certificate)| sha256(certificate.public_key().raw) == self.pin)
+            parsed.is_ok_and(|(_, certificate)| sha256(certificate.public_key().raw) == pin)
         };
         let authority = intermediates.iter().find(is_pinned);
         let authority = authority.ok_or(rustls::Error::InvalidCertificate(CertificateError::UnknownIssuer))?;

@@ -38,7 +38,8 @@ pub(crate) fn isolate(setup: &Setup, complaints: &mut Vec<String>) -> Isolation 
     }
 }
 
-fn enter_namespace() -> io::Result<Isolation> {
+/// Enters what the machine gives of namespaces.
+pub(super) fn enter_namespace() -> io::Result<Isolation> {
     let isolation = match unshare(CloneFlags::CLONE_NEWNS) {
         Ok(()) => Isolation::Mounts,
         Err(_) => {

@@ -383,4 +383,22 @@ impl Agents for Service {
     ) -> Result<Response<v1::CompleteUploadResponse>, Status> {
         Err(Status::not_found("there is no bucket"))
     }
+
+    async fn probe(&self, _: Request<v1::ProbeRequest>) -> Result<Response<v1::ProbeResponse>, Status> {
+        Ok(Response::new(v1::ProbeResponse::default()))
+    }
+
+    async fn probe_bucket(
+        &self,
+        _: Request<v1::ProbeBucketRequest>,
+    ) -> Result<Response<v1::ProbeBucketResponse>, Status> {
+        Err(Status::not_found("there is no bucket"))
+    }
+
+    async fn end_bucket_probe(
+        &self,
+        _: Request<v1::EndBucketProbeRequest>,
+    ) -> Result<Response<v1::EndBucketProbeResponse>, Status> {
+        Err(Status::not_found("there is no bucket"))
+    }
 }

@@ -108,9 +108,9 @@ impl SiteStore {
     }
 
     /// Those of these objects that may go, and what they alone are made of.
-    pub fn evictable_of(&self, objects: &[ObjectRef], most: usize) -> Result<Vec<Evictable>, StoreError> {
+    pub fn evictable_of(&self, objects: &[ObjectRef]) -> Result<Vec<Evictable>, StoreError> {
         let only = objects.iter().map(|object| object.id).collect();
-        self.inner.propose(Some(only), u64::MAX, Duration::ZERO, most)
+        self.inner.propose(Some(only), u64::MAX, Duration::ZERO, usize::MAX)
     }
 
     /// Lets go of objects that were proposed, in the order in which they were. Those that are needed or were used since

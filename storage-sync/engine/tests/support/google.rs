@@ -17,7 +17,7 @@ use base64::Engine as _;
 use base64::engine::general_purpose::{STANDARD, URL_SAFE_NO_PAD};
 use http::header::{AUTHORIZATION, CONNECTION, CONTENT_LENGTH, RANGE, TRANSFER_ENCODING};
 use http::{Method, StatusCode};
-use object_store::aws::{AmazonS3, AmazonS3Builder};
+use object_store::aws::AmazonS3;
 use object_store::path::Path;
 use object_store::signer::{SignedUrlOptions, Signer as _};
 use reqwest::Url;
@@ -40,11 +40,7 @@ pub(crate) struct Google {
 impl Google {
     /// In front of the bucket `name`; its own address, and what it knows.
     pub(crate) async fn start(name: &str) -> Result<(String, Arc<Self>)> {
-        let s3 = AmazonS3Builder::from_env()
-            .with_bucket_name(name)
-            .with_virtual_hosted_style_request(false)
-            .with_allow_http(true)
-            .build()?;
+        let s3 = super::s3::store(&format!("s3://{name}"))?;
         let key = KeyPair::generate(KeySize::Rsa2048)?;
         let private: Pkcs8V1Der<'_> = key.as_der()?;
         let private = STANDARD.encode(private.as_ref());

@@ -4,6 +4,7 @@
 pub(crate) mod azurite;
 pub(crate) mod disk;
 pub(crate) mod google;
+pub(crate) mod s3;
 pub(crate) mod server;
 pub(crate) mod world;
 

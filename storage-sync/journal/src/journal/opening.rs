@@ -11,7 +11,7 @@ use crate::error::{IntegrityFault, OpenError};
 use crate::frame::FRAME_VERSION;
 use crate::generation::{self, Contents, Description, LoadError, Looked};
 use crate::guard::with_watchdog;
-use crate::journal::{Home, Journal, make_generation, make_memory_generation};
+use crate::journal::{Home, Journal, LookedAt, make_generation, make_memory_generation};
 use crate::options::{BatchSeq, JournalStats, Opened, Options, Repair};
 use crate::space::Ballast;
 use crate::store::{Store, StoreError, directory_bytes, open_store};
@@ -91,7 +91,7 @@ fn opened(options: Options, home: Home, found: Found, format: u16, created: bool
         pending_bytes: 0,
         failed: false,
         stats: JournalStats { live_bytes, batch_bytes, ..JournalStats::default() },
-        looked_at: (0, 0),
+        looked_at: LookedAt::default(),
     };
     journal.look_at_disk();
     Opened {

@@ -5,6 +5,7 @@ mod agent;
 mod certificates;
 mod connections;
 mod objects;
+mod probes;
 mod raw;
 mod tokens;
 mod world;

@@ -1,7 +1,10 @@
 //! Objects, and what crossed a border.
 
 use atoll_model::value::ObjectRef;
-use control_plane_core::view::{LedgerView, ObjectRow, ObjectView, PinView, VerificationView};
+use control_plane_core::view::{
+    ExpiryState, ExpiryView, LedgerView, ObjectRow, ObjectView, PinView, VerificationView, WantedCopiesView,
+    WantedState,
+};
 use serde::Serialize;
 use utoipa::ToSchema;
 
@@ -77,8 +80,77 @@ pub(crate) struct ObjectBody {
     needed: Option<String>,
     /// What rules want of copies at several sites, and what there is.
     copies: Vec<String>,
+    /// The same of each rule, as a state.
+    wanted: Vec<WantedCopiesBody>,
+    /// When its time is over, if a rule says so.
+    expiry: Option<ExpiryBody>,
     /// Runs that know it.
     runs: Vec<String>,
+}
+
+/// What became of copies that a rule wants.
+#[derive(Debug, Serialize, ToSchema)]
+pub(crate) struct WantedCopiesBody {
+    rule: String,
+    copies: u32,
+    there: u32,
+    /// `ok`, `in-progress`, `stuck`, or `violated` where they are not there in time.
+    state: &'static str,
+    reason: Option<String>,
+    /// When that was made of which there are too few.
+    since: Option<String>,
+    /// When they have to be there (`within`).
+    due: Option<String>,
+}
+
+impl WantedCopiesBody {
+    fn new(view: &WantedCopiesView) -> Self {
+        Self {
+            rule: view.rule.clone(),
+            copies: view.copies,
+            there: view.there,
+            state: match view.state {
+                WantedState::Ok => "ok",
+                WantedState::InProgress => "in-progress",
+                WantedState::Stuck => "stuck",
+                WantedState::Violated => "violated",
+            },
+            reason: view.reason.clone(),
+            since: view.since.map(time),
+            due: view.due.map(time),
+        }
+    }
+}
+
+/// When the time of an object is over, by the rule that says the latest.
+#[derive(Debug, Serialize, ToSchema)]
+pub(crate) struct ExpiryBody {
+    rule: String,
+    /// `delete` or `ask`.
+    then: &'static str,
+    /// Nothing as long as its run goes on.
+    at: Option<String>,
+    /// `pending`, `held` by another rule, `asking` where somebody is to decide, or `going`.
+    state: &'static str,
+    /// What keeps it all the same.
+    waits_for: Vec<String>,
+}
+
+impl ExpiryBody {
+    fn new(view: &ExpiryView) -> Self {
+        Self {
+            rule: view.rule.clone(),
+            then: if view.deletes { "delete" } else { "ask" },
+            at: view.at.map(time),
+            state: match view.state {
+                ExpiryState::Pending => "pending",
+                ExpiryState::Held => "held",
+                ExpiryState::Asking => "asking",
+                ExpiryState::Going => "going",
+            },
+            waits_for: view.waits_for.clone(),
+        }
+    }
 }
 
 /// Somebody wants a copy to stay.
@@ -112,6 +184,8 @@ pub(crate) struct ObjectRowBody {
     /// Names of sites, and `bucket`.
     replicas: Vec<String>,
     pins: Vec<PinBody>,
+    /// When its time is over, if a rule says so.
+    expiry: Option<ExpiryBody>,
 }
 
 impl ObjectsBody {
@@ -122,6 +196,7 @@ impl ObjectsBody {
             bytes: row.object.bytes,
             replicas: row.replicas.clone(),
             pins: row.pins.iter().map(PinBody::new).collect(),
+            expiry: row.expiry.as_ref().map(ExpiryBody::new),
         };
         let next = rows.last().filter(|_| rows.len() >= limit).map(|last| last.object.id.to_string());
         Self { objects: rows.iter().map(row).collect(), next }
@@ -164,6 +239,8 @@ impl ObjectBody {
             pins: view.pins.iter().map(PinBody::new).collect(),
             needed: view.needed.clone(),
             copies: view.copies.clone(),
+            wanted: view.wanted.iter().map(WantedCopiesBody::new).collect(),
+            expiry: view.expiry.as_ref().map(ExpiryBody::new),
             runs: view.runs.iter().map(ToString::to_string).collect(),
             confined_to: view.confined_to.as_ref().map(|sites| sites.iter().map(ToString::to_string).collect()),
             rules: view.rules.clone(),

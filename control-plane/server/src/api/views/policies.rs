@@ -33,8 +33,6 @@ pub(crate) struct PolicyRuleBody {
     /// What it matches; everything if nothing is said.
     matches: String,
     says: Vec<&'static str>,
-    /// What of it is only checked against other rules.
-    not_carried_out: Vec<&'static str>,
 }
 
 #[derive(Debug, Serialize, ToSchema)]
@@ -84,7 +82,6 @@ fn rule_body(file: &str, rule: &PolicyRule) -> PolicyRuleBody {
         line: rule.place.line,
         matches: matches(&rule.matches),
         says: rule.fields(),
-        not_carried_out: rule.not_carried_out(),
     }
 }
 
@@ -124,6 +121,8 @@ pub(crate) struct DataRulesBody {
     direct_closed: Option<String>,
     /// Why it is encrypted in the bucket.
     encrypted: Option<String>,
+    /// Which rule says when its time is over.
+    expires: Option<String>,
 }
 
 impl RunRulesBody {
@@ -154,6 +153,7 @@ impl DataRulesBody {
             bucket_closed: view.bucket_closed.clone(),
             direct_closed: view.direct_closed.clone(),
             encrypted: view.encrypted.clone(),
+            expires: view.expires.clone(),
         }
     }
 }

@@ -18,6 +18,8 @@ use crate::shim::{STDERR, STDOUT};
 #[derive(Debug)]
 pub(super) struct Known {
     pub step: StepKey,
+    /// Of what this process has started.
+    pub template: Option<Arc<StepTemplate>>,
     /// The slot that it was handed to, or ended in.
     pub slot: Option<u32>,
     pub phase: Phase,
@@ -109,6 +111,7 @@ impl Attempts {
         let step = (key.execution.run, key.execution.step);
         let known = self.known.entry(key).or_insert(Known {
             step,
+            template: None,
             slot: None,
             phase: Phase::Handed { order: None },
             lent: None,

@@ -130,6 +130,73 @@ impl AgentCgroups {
     }
 }
 
+/// What the agent could do with control groups, started as this process was.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub(crate) struct Survey {
+    pub(crate) first: bool,
+    pub(crate) second: bool,
+    /// This process's own group of the second version.
+    pub(crate) own: Option<PathBuf>,
+    /// Controllers that stand for limits of memory, CPUs and processes: those that there are, and those that can be used.
+    pub(crate) offered: Vec<String>,
+    pub(crate) usable: Vec<String>,
+}
+
+/// Tries it out, and leaves nothing behind.
+pub(crate) fn survey() -> Survey {
+    let Ok(mounts) = fs::read_to_string("/proc/self/mountinfo") else { return Survey::default() };
+    let Ok(own) = fs::read_to_string("/proc/self/cgroup") else { return Survey::default() };
+    let mut survey = Survey::default();
+    for hierarchy in hierarchies(&mounts) {
+        survey.second |= hierarchy.second;
+        survey.first |= !hierarchy.second;
+        let Some(base) = own_folder(&hierarchy, &own) else { continue };
+        let offered = if hierarchy.second {
+            let offered = fs::read_to_string(base.join("cgroup.controllers")).unwrap_or_default();
+            let offered: Vec<&str> = offered.split_ascii_whitespace().collect();
+            ["memory", "cpu", "pids"].into_iter().filter(|name| offered.contains(name)).map(str::to_owned).collect()
+        } else {
+            hierarchy.controllers.clone()
+        };
+        if can_make(&base) && (!hierarchy.second || can_hand_down(&base, &offered)) {
+            survey.usable.extend(offered.iter().cloned());
+        }
+        survey.offered.extend(offered);
+        if hierarchy.second {
+            survey.own = Some(base);
+        }
+    }
+    for names in [&mut survey.offered, &mut survey.usable] {
+        names.sort();
+        names.dedup();
+    }
+    survey
+}
+
+/// Whether groups can be made below this one.
+fn can_make(base: &Path) -> bool {
+    let folder = base.join(format!("atoll-doctor-{}", std::process::id()));
+    let made = make(&folder).is_ok();
+    // What could not be made need not go.
+    let _ = fs::remove_dir(&folder);
+    made
+}
+
+/// Whether groups below this one can have the controllers: they have them, or no other process is in the way once the
+/// agent has moved into a group of its own.
+fn can_hand_down(base: &Path, controllers: &[String]) -> bool {
+    let read = |name: &str| fs::read_to_string(base.join(name)).unwrap_or_default();
+    let handed = read("cgroup.subtree_control");
+    if controllers.iter().all(|wanted| handed.split_ascii_whitespace().any(|name| name == wanted)) {
+        return true;
+    }
+    // Only the root of all groups may hold processes beside groups; it has no type.
+    let is_root = !base.join("cgroup.type").exists();
+    let own = std::process::id().to_string();
+    let alone = is_root || read("cgroup.procs").lines().all(|process| process == own);
+    alone && rustix::fs::access(base.join("cgroup.subtree_control"), rustix::fs::Access::WRITE_OK).is_ok()
+}
+
 /// The folders of these groups.
 pub(super) fn folders(groups: &SlotCgroups) -> impl Iterator<Item = &Path> {
     let limited = [&groups.memory, &groups.cpu, &groups.pids];

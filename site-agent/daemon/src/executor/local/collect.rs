@@ -18,6 +18,10 @@ use super::staging::full_message;
 use crate::shim::protocol::{Key, Left};
 use crate::shim::{OUT, STDERR, STDOUT};
 
+/// So many values of one attempt, none of them larger, are read as soon as it ends.
+const QUICK_VALUES_MAX: usize = 16;
+const QUICK_BYTES_MAX: u64 = 16 << 10;
+
 /// What is to be taken in of one attempt.
 #[derive(Debug)]
 pub(super) struct Collection {
@@ -91,6 +95,24 @@ impl Collection {
     /// Nothing was left and nothing is to be there: then the store has no part in it.
     pub(super) fn is_empty(&self) -> bool {
         !self.left.anything() && (!self.outputs || self.template.outputs.is_empty())
+    }
+
+    /// What it left, if the store has no part in it and it is quickly read: nothing, or values of a few kilobytes. What is
+    /// wrong with it is found when it is taken in as everything else.
+    pub(super) fn values(&self) -> Option<StoredOutputs> {
+        let declared = if self.outputs { self.template.outputs.as_slice() } else { &[] };
+        let is_stored = |output: &TemplateOutput| matches!(output.r#type, Type::File | Type::Directory);
+        if self.left.stdout || self.left.stderr || declared.len() > QUICK_VALUES_MAX || declared.iter().any(is_stored) {
+            return None;
+        }
+        let outputs = declared.iter().map(|output| {
+            let path = self.kept.join(OUT).join(&output.name);
+            let found = fs::symlink_metadata(&path).ok()?;
+            let is_quick = found.is_file() && found.len() <= QUICK_BYTES_MAX && check_kind(output, &found).is_ok();
+            is_quick.then(|| read_value(&path, output).ok())?
+        });
+        let outputs = outputs.collect::<Option<Vec<Value>>>()?;
+        Some(StoredOutputs { outputs, logs: Logs::default(), bytes_out: 0 })
     }
 
     fn seal(&self, store: &SiteStore, events: &mut Vec<Event>) -> Sealed {
@@ -318,4 +340,75 @@ fn of_ingest_error(error: &IngestError) -> Failure {
         IngestError::Store(_) => FailureReason::Agent,
     };
     Failure { reason, message: full_message(error) }
+}
+
+#[cfg(test)]
+mod tests {
+    #![expect(clippy::unwrap_used, reason = "a test that fails here has failed")]
+
+    use std::os::unix::fs::symlink;
+
+    use atoll_model::id::{Attempt, ExecutionId, RunId, StepIndex};
+    use atoll_model::resources::Resources;
+    use atoll_model::session::TemplateWork;
+    use atoll_model::workflow::{OnDisconnect, StartMode};
+
+    use super::*;
+
+    #[test]
+    fn only_small_values_are_told_with_an_end() {
+        let folder = tempfile::tempdir().unwrap();
+        let kept = folder.path().to_owned();
+        fs::create_dir_all(kept.join("out/folder")).unwrap();
+        fs::write(kept.join("out/count"), "7\n").unwrap();
+        fs::write(kept.join("out/large"), vec![b'x'; 20_000]).unwrap();
+        symlink("count", kept.join("out/link")).unwrap();
+        let values_of = |declared: &[(&str, Type)], outputs: bool, left: Left| {
+            let output = |(name, r#type): &(&str, Type)| TemplateOutput {
+                name: (*name).to_owned(),
+                r#type: r#type.clone(),
+                optional: false,
+                listed: false,
+            };
+            let template = StepTemplate {
+                run: RunId::from_bits(1),
+                step: StepIndex(0),
+                step_name: "s".to_owned(),
+                workflow: "w".to_owned(),
+                work: TemplateWork::Script(String::new()),
+                resources: Resources::default(),
+                outputs: declared.iter().map(output).collect(),
+                bindings: Vec::new(),
+                environment: Vec::new(),
+                start: StartMode::AtLeastOnce,
+                on_disconnect: OnDisconnect::Finish,
+                priority: 0,
+                traceparent: None,
+            };
+            let execution = ExecutionId { run: template.run, step: template.step, element: 0 };
+            let key = Key { execution, attempt: Attempt::FIRST };
+            let (kept, template, since) = (kept.clone(), Arc::new(template), Timestamp::ZERO);
+            let collection = Collection { key, kept, template, outputs, left, log_bytes_max: 1 << 20, since };
+            collection.values().map(|stored| stored.outputs)
+        };
+        let left = Left { outputs: true, ..Left::default() };
+        let count = ("count", Type::Integer);
+        assert_eq!(values_of(&[], true, Left::default()), Some(Vec::new()));
+        assert_eq!(values_of(std::slice::from_ref(&count), true, left), Some(vec![Value::Integer(7)]));
+        // Nothing counts of what has failed.
+        assert_eq!(values_of(&[("missing", Type::Integer)], false, left), Some(Vec::new()));
+        for other in [
+            ("missing", Type::Integer),
+            ("link", Type::Integer),
+            ("count", Type::Boolean),
+            ("count", Type::File),
+            ("folder", Type::Directory),
+            ("folder", Type::Any),
+            ("large", Type::String),
+        ] {
+            let declared = [count.clone(), other];
+            assert_eq!(values_of(&declared, true, left), None, "{declared:?}");
+        }
+        assert_eq!(values_of(&[count], true, Left { stderr: true, ..left }), None, "a log is an object");
+    }
 }

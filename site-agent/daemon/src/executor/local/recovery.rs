@@ -49,7 +49,10 @@ pub(super) fn recover(slots: &mut Slots, attempts: &mut Attempts, meters: &Meter
                     shim.handed.push_back((key, step));
                 }
                 let phase = Phase::Handed { order: None };
-                attempts.insert(key, Known { step, slot: Some(number), phase, lent: None, killed: false, bytes_in: 0 });
+                attempts.insert(
+                    key,
+                    Known { step, template: None, slot: Some(number), phase, lent: None, killed: false, bytes_in: 0 },
+                );
                 attempts.log_at(key, path.clone(), true);
                 let state = since.map_or(FoundState::Queued, |since| FoundState::Running { since });
                 found.push(FoundAttempt { execution: key.execution, attempt: key.attempt, state });
@@ -86,7 +89,10 @@ fn take_as_running(number: u32, path: &Path, attempts: &mut Attempts) -> anyhow:
     let taken = unfinished.chain(ended).map(|(key, since)| {
         let step = (key.execution.run, key.execution.step);
         let phase = Phase::Handed { order: None };
-        attempts.insert(key, Known { step, slot: Some(number), phase, lent: None, killed: false, bytes_in: 0 });
+        attempts.insert(
+            key,
+            Known { step, template: None, slot: Some(number), phase, lent: None, killed: false, bytes_in: 0 },
+        );
         FoundAttempt { execution: key.execution, attempt: key.attempt, state: FoundState::Running { since } }
     });
     Ok(taken.collect())

@@ -47,6 +47,7 @@ impl Local {
             return;
         }
         let step = (template.run, template.step);
+        let known_by = Some(Arc::clone(&template));
         let bytes_in = inputs.iter().map(|input| bytes_of(&input.value)).sum();
         let mut moving = None;
         if let TemplateWork::Import { source, directory } = &template.work {
@@ -59,6 +60,7 @@ impl Local {
             if entries.is_empty() && bundle.is_none() && !is_export {
                 let known = Known {
                     step,
+                    template: known_by,
                     slot: None,
                     phase: Phase::Handed { order: None },
                     lent: None,
@@ -72,7 +74,8 @@ impl Local {
             self.workers.stage(key, entries, bundle);
         }
         let phase = Phase::Staging { template, inputs, since: wall_clock(), ahead, killed: false, moving };
-        self.attempts.insert(key, Known { step, slot: None, phase, lent: None, killed: false, bytes_in });
+        let known = Known { step, template: known_by, slot: None, phase, lent: None, killed: false, bytes_in };
+        self.attempts.insert(key, known);
     }
 
     fn staged(&mut self, key: Key, staged: Staged) {
@@ -192,7 +195,7 @@ impl Local {
         };
         let Key { execution, attempt } = key;
         self.events.push(Event::Started { execution, attempt, at: now });
-        self.events.push(Event::Exited { execution, attempt, exit: exit(&end, bytes_in) });
+        self.events.push(Event::Exited { execution, attempt, exit: exit(&end, bytes_in), stored: None });
     }
 
     fn cannot_start(&mut self, key: Key, failure: StagingFailure) {
@@ -216,7 +219,7 @@ impl Local {
             known.phase = Phase::Ended { left: Left::default(), ran: None };
         }
         let Key { execution, attempt } = key;
-        self.events.push(Event::Exited { execution, attempt, exit: exit(&end, 0) });
+        self.events.push(Event::Exited { execution, attempt, exit: exit(&end, 0), stored: None });
     }
 
     fn kill(&mut self, key: Key) {
@@ -259,10 +262,7 @@ impl Local {
                 if let (Some(spans), Some(end)) = (&self.spans, ran) {
                     spans.ran(&template, key, end);
                 }
-                let kept = self.slots.path(slot).join(KEPT).join(key.folder());
-                let log_bytes_max = self.surroundings.log_bytes_max;
-                let collection =
-                    Collection { key, kept, template, outputs, left: *left, log_bytes_max, since: wall_clock() };
+                let collection = self.collection(slot, key, template, outputs, *left);
                 if !collection.is_empty() {
                     return self.workers.job(Job::Collect(Box::new(collection)));
                 }
@@ -332,9 +332,31 @@ impl Local {
             | EndKind::OutOfMemory
             | EndKind::Killed
             | EndKind::Interrupted { .. } => {
-                self.events.push(Event::Exited { execution, attempt, exit: exit(end, bytes_in) });
+                let stored = self.values_of(number, key, end);
+                self.events.push(Event::Exited { execution, attempt, exit: exit(end, bytes_in), stored });
             }
         }
+    }
+
+    /// What an attempt left, if that is nothing but values: then it is told with its end, and nobody has to ask for it.
+    fn values_of(&self, number: u32, key: Key, end: &End) -> Option<StoredOutputs> {
+        let template = self.attempts.get(key)?.template.clone()?;
+        let outputs = end.how == EndKind::Code(0);
+        let collection = self.collection(number, key, template, outputs, end.left);
+        let values = collection.values()?;
+        if let Some(spans) = &self.spans {
+            spans.ran(&collection.template, key, end);
+            if !values.outputs.is_empty() {
+                spans.done(&collection.template, key, Work::Outputs, collection.since, wall_clock());
+            }
+        }
+        Some(values)
+    }
+
+    fn collection(&self, slot: u32, key: Key, template: Arc<StepTemplate>, outputs: bool, left: Left) -> Collection {
+        let kept = self.slots.path(slot).join(KEPT).join(key.folder());
+        let log_bytes_max = self.surroundings.log_bytes_max;
+        Collection { key, kept, template, outputs, left, log_bytes_max, since: wall_clock() }
     }
 
     /// A slot is empty after its shim died: what it had claimed has ended, what it had not goes to another.

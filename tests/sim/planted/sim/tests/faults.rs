@@ -8,7 +8,7 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use planted_sim_tests::{Scenario, UNPLANTED, run};
 
 /// A fault that is not caught in so many seeds counts as missed.
-const SEEDS_MAX: u64 = 400;
+const SEEDS_MAX: u64 = 1_200;
 
 thread_local! {
     static PLACE: RefCell<String> = const { RefCell::new(String::new()) };
@@ -96,6 +96,8 @@ caught! {
     rule_keeps_nothing_at_its_site_is_caught: "rule-keeps-nothing-at-its-site",
     the_last_copy_that_is_wanted_is_not_made_is_caught: "the-last-copy-that-is-wanted-is-not-made",
     remade_inputs_are_not_sent_anew_is_caught: "remade-inputs-are-not-sent-anew",
+    what_has_expired_goes_from_its_readers_is_caught: "what-has-expired-goes-from-its-readers",
+    what_stayed_is_not_asked_for_again_is_caught: "what-stayed-is-not-asked-for-again",
 }
 
 #[test]
