@@ -150,7 +150,7 @@ pub(crate) async fn data(connection: &Connection, command: DataCommand) -> anyho
         DataCommand::Pin(arguments) => change(&client, &arguments, "pin", "stays").await?,
         DataCommand::Unpin(arguments) => change(&client, &arguments, "unpin", "is not pinned any more").await?,
         DataCommand::Evict(EvictArguments { place, expired: true }) => {
-            change(&client, &place, "expire", "may go").await?
+            change_by(&client, &place, ("expire", &Value::Null), "may go").await?
         }
         DataCommand::Evict(EvictArguments { place, expired: false }) => {
             if place.at().is_none() {
@@ -266,9 +266,17 @@ fn describe(object: &Value) {
 }
 
 async fn change(client: &Client, arguments: &PlaceArguments, action: &str, done: &str) -> anyhow::Result<()> {
+    change_by(client, arguments, (action, &json!({ "at": arguments.at() })), done).await
+}
+
+async fn change_by(
+    client: &Client,
+    arguments: &PlaceArguments,
+    (action, body): (&str, &Value),
+    done: &str,
+) -> anyhow::Result<()> {
     let at = arguments.at();
-    let body = if action == "expire" { Value::Null } else { json!({ "at": at }) };
-    client.post(&path_of(&arguments.object, &format!("/{action}")), &body).await?;
+    client.post(&path_of(&arguments.object, &format!("/{action}")), body).await?;
     if arguments.json {
         // What there is now, if it is known at all.
         let known = client.get(&path_of(&arguments.object, "")).await;

@@ -65,8 +65,8 @@ impl Snapshot {
         }
         if format < 3 {
             // When a backup was restored, which is not in all of format 2 (what is too much is not read), what people let go
-            // of when a rule asked, and rules that hold.
-            encoded.extend([EMPTY; 3]);
+            // of when a rule asked, rules that hold, and copies that are about to go.
+            encoded.extend([EMPTY; 4]);
         }
     }
 }
@@ -116,6 +116,9 @@ pub(crate) struct State {
     pub(crate) let_go: BTreeMap<ObjectId, Timestamp>,
     /// The rules of each project that hold anything. Not there before format 3 of the journal.
     pub(crate) holds: BTreeMap<String, Vec<StandingHold>>,
+    /// Copies that sites were allowed to let go, and have not said whether they have: they do not count, and may be there all
+    /// the same. Not there before format 3 of the journal.
+    pub(crate) going: BTreeMap<SiteId, BTreeSet<ObjectId>>,
     /// Runs that have not ended, and what is under way, by project. Both follow from the runs.
     #[serde(skip)]
     pub(crate) live_runs: u64,

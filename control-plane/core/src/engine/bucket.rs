@@ -86,7 +86,9 @@ impl ControlPlane {
             return;
         }
         let settled = self.started_at + DELETION_LASTS;
-        if self.now < settled && self.agenda.deleted_before.contains(&object) {
+        if self.now >= settled {
+            self.agenda.deleted_before.clear();
+        } else if self.agenda.deleted_before.contains(&object) {
             // What comes there after an answer to this process, a request of the one before it could still take away.
             return self.agenda.set(settled, Timer::Object(object));
         }

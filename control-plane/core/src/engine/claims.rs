@@ -6,11 +6,11 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use atoll_model::id::{ObjectId, RunId, SiteId};
-use atoll_model::policy::{Expiry, KeepAt, Pin, PolicyRule, Until};
+use atoll_model::policy::{KeepAt, Pin, PolicyRule, Until};
 use atoll_model::time::Timestamp;
 use storage_sync_core::policy::RuleId;
 
-use super::expiry::expires_at;
+use super::expiry::{deleted_at, expires_at};
 use super::policies::Kept;
 use crate::agenda::Timer;
 use crate::control_plane::ControlPlane;
@@ -138,7 +138,8 @@ impl ControlPlane {
         let made = makers(run, |_| true);
         for object in run.objects() {
             let Some(known) = self.state.objects.get(&object) else { continue };
-            if known.sites.is_empty() && known.bucket == BucketState::Absent {
+            let is_going = self.state.letting_go(object).next().is_some();
+            if known.sites.is_empty() && known.bucket == BucketState::Absent && !is_going {
                 continue;
             }
             for (claim, rule, until) in self.claims_on(run, known) {
@@ -199,9 +200,8 @@ impl ControlPlane {
             // By a rule that says nothing of time it stays for as long as runs are known.
             Kept::Yes if rules.keep.is_none() => {
                 let remembered = run.finished_at.map(|finished| finished + self.config.keep_finished);
-                let deleted = rules.expires.filter(|expires| expires.then == Expiry::Delete && !rules.is_held());
-                let over = deleted.and_then(|_| expires_at(run, rules)).map(|(_, at)| at);
-                remembered.map(|remembered| over.map_or(remembered, |over| over.min(remembered)))
+                let deleted_at = deleted_at(run, rules);
+                remembered.map(|remembered| deleted_at.map_or(remembered, |over| over.min(remembered)))
             }
             Kept::Yes => None,
             Kept::Until(until) => Some(until),

@@ -28,13 +28,8 @@ impl ControlPlane {
     pub(crate) fn eviction_proposed(&mut self, site: SiteId, proposal: u64, objects: &[ObjectRef]) {
         let shown = self.shown_objects(objects);
         let (mut granted, mut refused, mut reason) = (Vec::new(), 0, None);
-        // B6: what was proposed and answered since the backup is heard again. The copies may have gone by that answer, and
-        // an agent that holds a second one for that of an earlier process keeps all it names.
-        let unknown = self.state.catching_up.contains(&site);
-        let unknown =
-            unknown.then(|| "the control plane was restored, and has not heard all from the site yet".to_owned());
         for object in objects {
-            match unknown.clone().or_else(|| self.why_it_stays(site, object.id, &shown)) {
+            match self.why_it_stays(site, object.id, &shown) {
                 None => granted.push(*object),
                 Some(why) => {
                     refused += 1;
@@ -72,6 +67,11 @@ impl ControlPlane {
         object: ObjectId,
         shown: &BTreeMap<ObjectId, String>,
     ) -> Option<String> {
+        if self.state.catching_up.contains(&site) {
+            // B6: what was proposed and answered since the backup is heard again. The copies may have gone by that answer,
+            // and an agent that holds a second one for that of an earlier process keeps all it names.
+            return Some("the control plane was restored, and has not heard all from the site yet".to_owned());
+        }
         let known = self.state.objects.get(&object);
         let used = known.and_then(|known| self.use_at(site, known));
         let kept = self.kept_there(site, object).or_else(|| known.and_then(|known| self.held_there(site, known)));

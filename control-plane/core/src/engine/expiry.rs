@@ -14,7 +14,7 @@ use atoll_model::value::ObjectRef;
 use storage_sync_core::Reach;
 use storage_sync_core::policy::RuleId;
 
-use crate::agenda::{Asked, Leaving, Timer};
+use crate::agenda::{Leaving, Timer};
 use crate::command::{Rejection, Response};
 use crate::control_plane::ControlPlane;
 use crate::fact::{ClaimId, ClaimTerms, Fact};
@@ -151,10 +151,9 @@ impl ControlPlane {
     }
 
     pub(crate) fn look_at_expired_again(&mut self) {
-        let asked = std::mem::take(&mut self.agenda.expired.asked).into_iter();
-        let asked = asked.filter(|(site, asked)| asked.is_open && self.is_away(*site)).collect();
         let expired = &mut self.agenda.expired;
-        (expired.asked, expired.is_timed) = (asked, false);
+        expired.asked.clear();
+        expired.is_timed = false;
         self.agenda.to_expire.extend(expired.objects.keys().copied());
     }
 
@@ -214,18 +213,7 @@ impl ControlPlane {
             || known.transfer.is_some()
             || known.sites.iter().any(|site| self.is_trusted(*site))
             || self.state.copying(known.reference.id).next().is_some()
-            || self.may_have_stayed(known.reference.id)
-    }
-
-    /// Whether a site that is away was about to let it go: it says what became of that when it is back.
-    fn may_have_stayed(&self, object: ObjectId) -> bool {
-        let was_asked = |asked: &Asked| asked.is_open && asked.objects.contains(&object);
-        self.agenda.expired.asked.iter().any(|(site, asked)| was_asked(asked) && self.is_away(*site))
-    }
-
-    /// Whether it may come back, however long it has been silent.
-    fn is_away(&self, site: SiteId) -> bool {
-        self.is_trusted(site) && self.reach(site) != Reach::Connected
+            || self.state.letting_go(known.reference.id).any(|site| self.is_trusted(site))
     }
 
     fn is_trusted(&self, site: SiteId) -> bool {
@@ -325,9 +313,19 @@ impl ControlPlane {
             let rest = why.or_else(away).unwrap_or_else(|| "it was asked to let it go".to_owned());
             format!("{}: {rest}", self.state.site_name(*site))
         });
+        let going = self.state.letting_go(known.reference.id).filter(|site| self.is_trusted(*site));
+        let going = going.map(|site| {
+            format!("{}: it was let go, and the site has not said that it has", self.state.site_name(site))
+        });
         let is_needed = known.bucket == BucketState::Present && self.is_needed_in_bucket(known);
-        at_sites.chain(is_needed.then(|| "bucket: it is needed there".to_owned())).collect()
+        at_sites.chain(going).chain(is_needed.then(|| "bucket: it is needed there".to_owned())).collect()
     }
+}
+
+/// When a rule of a run that has ended lets the data go without asking anybody.
+pub(super) fn deleted_at(run: &Run, rules: &DataRules) -> Option<Timestamp> {
+    rules.expires.filter(|expires| expires.then == Expiry::Delete && !rules.is_held())?;
+    expires_at(run, rules).map(|(_, at)| at)
 }
 
 /// When the time of the data is over by a rule of a run that has ended, whatever holds it.

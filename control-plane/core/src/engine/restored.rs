@@ -82,9 +82,13 @@ impl ControlPlane {
             return false;
         }
         let known = self.state.runs.get(&run).filter(|run| run.is_going_on());
-        let Some(step) = known.and_then(|run| run.steps.get(step.index())) else { return false };
-        let is_open = step.row(element).is_none() && !step.unknown.contains_key(&element);
-        step.phase == StepPhase::Expanded && element < step.count && is_open && attempt >= step.next_attempt(element)
+        let Some(known) = known.and_then(|run| run.steps.get(step.index())) else { return false };
+        let is_open = known.row(element).is_none() && !known.unknown.contains_key(&element);
+        // A delegation that was given away since may have been handed back after the backup: what came of the step then has
+        // numbers that count as used up.
+        let next = known.next_attempt(element);
+        let next = self.state.given_away_from(run, step).map_or(next, |first| next.min(first));
+        known.phase == StepPhase::Expanded && element < known.count && is_open && attempt >= next
     }
 
     /// Whether it is to be the current one: not if another is as far.

@@ -43,11 +43,15 @@ impl State {
                         self.drop_if_unknown(object.id);
                     }
                 }
+                if !objects.is_empty() {
+                    self.going.entry(*site).or_default().extend(objects.iter().map(|object| object.id));
+                }
                 let (proposal, refused, reason) = (*proposal, *refused, reason.clone());
                 let evict = Outgoing::Evict { proposal, objects: objects.clone(), refused, reason };
                 self.site_mut(*site).log.push(evict);
             }
             Fact::EvictionEnded { site, gone, kept } => {
+                self.note_answered(*site, gone.iter().chain(kept));
                 for object in kept {
                     if let Some(known) = self.objects.get_mut(object) {
                         known.add_site(*site);
@@ -92,8 +96,24 @@ impl State {
         }
     }
 
+    fn note_answered<'a>(&mut self, site: SiteId, objects: impl Iterator<Item = &'a ObjectId>) {
+        let Some(going) = self.going.get_mut(&site) else { return };
+        objects.for_each(|object| {
+            going.remove(object);
+        });
+        if going.is_empty() {
+            self.going.remove(&site);
+        }
+    }
+
+    /// Sites that may let go of the object, and have not said whether they have.
+    pub(crate) fn letting_go(&self, object: ObjectId) -> impl Iterator<Item = SiteId> {
+        self.going.iter().filter(move |(_, going)| going.contains(&object)).map(|(site, _)| *site)
+    }
+
     pub(super) fn forget_copies_at(&mut self, site: SiteId) {
         self.verifications.remove(&site);
+        self.going.remove(&site);
         let pinned: Vec<ObjectId> = self
             .pins
             .extract_if(.., |_, pins| pins.remove(&PinnedAt::Site(site)).is_some() && pins.is_empty())

@@ -82,6 +82,12 @@ impl State {
         formers.iter().find(|former| former.holds(attempt, site))
     }
 
+    /// From which attempt on those count as used up that an agent may have given out to which the step was delegated.
+    pub(crate) fn given_away_from(&self, run: RunId, step: StepIndex) -> Option<Attempt> {
+        let formers = &self.delegations.get(&run)?.past.get(&step)?.formers;
+        formers.iter().map(|former| Attempt(former.attempts.start)).min()
+    }
+
     /// Whether this attempt, which nothing was heard of before, may be one that the step's agent gave out itself.
     pub(crate) fn is_takeable(&self, execution: ExecutionId, attempt: Attempt, site: SiteId) -> bool {
         let ExecutionId { run, step, element } = execution;

@@ -99,6 +99,7 @@ impl State {
             state.log = Log::default();
             state.lost = None;
             state.capacity = None;
+            self.going.remove(&site);
             self.objects.values_mut().for_each(|object| object.remove_site(site));
         }
     }
@@ -130,6 +131,9 @@ impl State {
         site.agent_version = Some(agent_version.clone());
         site.log.incarnation = *incarnation;
         if let Some(positions) = restart {
+            // Nothing goes any more that an earlier journal was told of.
+            self.going.remove(&site_id);
+            let site = self.site_mut(site_id);
             site.log = Log {
                 journal: Some(*journal),
                 incarnation: *incarnation,

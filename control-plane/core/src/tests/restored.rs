@@ -2,13 +2,15 @@
 
 use std::time::Duration;
 
-use atoll_model::id::Attempt;
-use atoll_model::session::{LocalState, NotStartedReason, Outcome, Report, SiteCommand, Verdict};
+use atoll_model::id::{Attempt, JournalId, StepIndex};
+use atoll_model::session::{
+    LocalState, NotStartedReason, Outcome, PROTOCOL_VERSION_DELEGATION, Report, SiteCommand, Verdict,
+};
 use atoll_model::value::Value;
 
 use super::world::{World, execution, failed, file, item, not_started, object};
-use crate::Request;
 use crate::view::{ExecutionState, RunState};
+use crate::{Rejection, Request};
 
 const FREE: &str = "workflow: w\nsteps:\n  a: { run: x, foreach: \"${{ range(3) }}\" }\n";
 const CHAIN: &str = "
@@ -208,6 +210,10 @@ fn b6_what_a_site_proposed_to_let_go_since_the_backup_is_granted_to_nobody_again
     assert_eq!(granted(&mut world, "one"), [one]);
     world.report("one", vec![Report::Evicted { gone: vec![one], kept: Vec::new() }]);
     world.set_back(backup);
+    world.ask(Request::NoteRestored).unwrap();
+    let from = |site: &str| Request::EvictObject { object: one.id, site: Some(site.parse().unwrap()) };
+    let refused = world.ask(from("one"));
+    assert!(matches!(&refused, Err(Rejection::Conflict(why)) if why.contains("has not heard all")), "{refused:?}");
     world.catch_up("two", Vec::new());
     world.catch_up("one", Vec::new());
     assert_eq!(granted(&mut world, "one"), [], "it has gone there by the first answer");
@@ -245,5 +251,39 @@ steps:
         world.catch_up("two", finished(&[c]));
         world.catch_up("one", of_one.clone());
     }
+    assert_eq!(world.state(run), RunState::Succeeded);
+}
+
+#[test]
+fn b6_what_came_of_a_step_after_its_delegation_was_handed_back_counts() {
+    let mut world = World::new();
+    world.protocol = PROTOCOL_VERSION_DELEGATION;
+    ["one", "two"].iter().for_each(|site| world.add_site(site));
+    world.disconnect("two");
+    let run = world.submit(
+        "workflow: w\nsteps:\n  a: { site: one, run: x, outputs: { n: integer } }\n  b: { when: \"${{ steps.a.outputs.n > 0 }}\", run: x, retry: { attempts: 3, backoff: 1s } }\n",
+    );
+    let a = world.dispatched_one("one");
+    world.succeed("one", a, vec![Value::Integer(1)]);
+    let backup = world.facts.len();
+    world.connect("two");
+    world.ask(Request::DrainSite { site: "one".parse().unwrap(), drained: true }).unwrap();
+    let (step, kept, reason) = (StepIndex(1), Vec::new(), "withdrawn".to_owned());
+    world.report("one", vec![Report::DelegationEnded { run, step, kept, reason }]);
+    let b = world.dispatched_one("two");
+    assert_eq!(b, (execution(run, 1, 0), Attempt::FIRST), "no other attempt of it was given out");
+    world.start("two", b);
+    world.set_back(backup);
+    world.ask(Request::NoteRestored).unwrap();
+    // Its agent has lost its journal: the delegation, of whose end the backup knows nothing, is given away.
+    let agent = world.agents.get_mut("one").unwrap();
+    (agent.journal, agent.last_command) = (JournalId::from_bits(999), Default::default());
+    (agent.acknowledged_report, agent.last_report) = Default::default();
+    agent.kept.clear();
+    world.catch_up("one", Vec::new());
+    world.catch_up("two", vec![item(b, LocalState::Running)]);
+    assert_eq!(world.agents["two"].verdicts, [Verdict::Keep]);
+    assert!(world.dispatched("one").is_empty(), "it goes on at the other");
+    world.succeed("two", b, Vec::new());
     assert_eq!(world.state(run), RunState::Succeeded);
 }

@@ -35,9 +35,9 @@ impl Agents {
         let Some(Found { stream_bytes, key }) = found else {
             // Somebody has deleted it there, or a control plane that was restored from a backup believes in what was let go
             // since.
-            let message = "it is not in the bucket".to_owned();
-            self.fault(agent, object.id, message).await?;
-            return Err(Status::not_found(format!("{} is not in the bucket", object.id)));
+            let message = "it is not in the bucket";
+            self.fault(agent, object.id, message.to_owned()).await?;
+            return Err(Status::not_found(format!("{}: {message}", object.id)));
         };
         let signed = bucket.mint_download(stored).await.map_err(|error| failed(object, &error))?;
         let key = key.map(|key| Key { secret: key.secret().to_vec().into() });

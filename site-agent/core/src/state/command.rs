@@ -88,8 +88,8 @@ impl Snapshot {
             fragment: dispatch.fragment,
             delegated: false,
         };
-        let past = self.past(key, dispatch.attempt, &dispatch.elements);
-        self.queue_attempt(key, dispatch.attempt, &dispatch.elements, &terms);
+        let known = self.queue_attempt(key, dispatch.attempt, &dispatch.elements, &terms);
+        let past = self.past(key, dispatch.attempt, known);
         if !past.is_empty() {
             let message = "this attempt was made here before the control plane was restored from a backup".to_owned();
             self.outbox.push(Part::Same {
@@ -104,21 +104,17 @@ impl Snapshot {
         }
     }
 
-    /// Those of the elements of which this attempt has ended, or a later one is known. Only a control plane that was restored
-    /// from a backup (B6) gives out such an attempt: it is told, and gives out the next.
-    fn past(&self, key: StepKey, attempt: Attempt, elements: &DispatchElements) -> ElementSet {
-        let mut past = match elements {
-            DispatchElements::Plain(elements) => elements.clone(),
-            DispatchElements::Bound(bound) => bound.iter().map(|(element, _)| *element).collect(),
-        };
-        past.remove_all(&self.unknown(key, attempt, &past));
-        if past.is_empty() {
-            return past;
+    /// Those of the elements of which this attempt has ended, or a later one is known, among those of which either is known.
+    /// Only a control plane that was restored from a backup (B6) gives out such an attempt: it is told, and gives out the
+    /// next.
+    fn past(&self, key: StepKey, attempt: Attempt, known: ElementSet) -> ElementSet {
+        if known.is_empty() {
+            return known;
         }
         let state = &self.steps[&key];
         let mut over = state.ended.get(&attempt).cloned().unwrap_or_default();
         state.seen.range(attempt.next()..).for_each(|(_, later)| over.insert_all(later));
-        let mut past = past.intersection(&over);
+        let mut past = known.intersection(&over);
         // Its end is still to be told.
         self.outbox.visit_ended(&mut |(execution, ended)| {
             if (execution.run, execution.step, ended) == (key.0, key.1, attempt) {
@@ -128,12 +124,19 @@ impl Snapshot {
         past
     }
 
-    /// Puts attempts at elements into the queue, as far as they are not known.
-    pub(super) fn queue_attempt(&mut self, key: StepKey, attempt: Attempt, elements: &DispatchElements, terms: &Terms) {
+    /// Puts attempts at elements into the queue, and returns those for which this attempt or a later one was known: they are
+    /// repeats (A2, C2).
+    pub(super) fn queue_attempt(
+        &mut self,
+        key: StepKey,
+        attempt: Attempt,
+        elements: &DispatchElements,
+        terms: &Terms,
+    ) -> ElementSet {
         match elements {
             DispatchElements::Plain(elements) => {
                 self.adopt_orphans(key, attempt, elements, |_| terms.clone());
-                let mut new = self.unknown(key, attempt, elements);
+                let (mut new, known) = self.split_known(key, attempt, elements);
                 self.supersede(key, attempt, &new);
                 let earlier = self.with_earlier_attempts(key, attempt, &new);
                 for element in earlier.iter() {
@@ -143,6 +146,7 @@ impl Snapshot {
                 if !new.is_empty() {
                     self.queue(key, attempt, new, terms.clone());
                 }
+                known
             }
             DispatchElements::Bound(bound) => {
                 let elements: ElementSet = bound.iter().map(|(element, _)| *element).collect();
@@ -152,22 +156,28 @@ impl Snapshot {
                     Terms { bindings: Arc::new(bindings), ..terms.clone() }
                 };
                 self.adopt_orphans(key, attempt, &elements, own);
-                let new = self.unknown(key, attempt, &elements);
+                let (new, known) = self.split_known(key, attempt, &elements);
                 self.supersede(key, attempt, &new);
                 for element in new.iter() {
                     self.queue(key, attempt, ElementSet::from_range(element..element + 1), own(element));
                 }
+                known
             }
         }
     }
 
-    /// Those of the elements for which neither this attempt nor a later one is known: the others are repeats (A2, C2).
-    fn unknown(&self, key: StepKey, attempt: Attempt, elements: &ElementSet) -> ElementSet {
+    /// Those of the elements for which neither this attempt nor a later one is known, and the others.
+    fn split_known(&self, key: StepKey, attempt: Attempt, elements: &ElementSet) -> (ElementSet, ElementSet) {
         let mut new = elements.clone();
         for known in self.steps[&key].seen.range(attempt..).map(|(_, known)| known) {
             new.remove_all(known);
         }
-        new
+        let mut known = ElementSet::new();
+        if new.len() != elements.len() {
+            known = elements.clone();
+            known.remove_all(&new);
+        }
+        (new, known)
     }
 
     fn queue(&mut self, key: StepKey, attempt: Attempt, elements: ElementSet, terms: Terms) {
