@@ -11,7 +11,7 @@ use crate::estimates::Estimates;
 use crate::event::{Config, Event, RequestId};
 use crate::fact::Fact;
 use crate::outlook::Outlooks;
-use crate::sessions::{Presence, Sessions};
+use crate::sessions::Sessions;
 use crate::state::{ActivePhase, BucketState, Phase, Snapshot, State, StepPhase};
 use crate::view::Counters;
 
@@ -192,13 +192,7 @@ impl ControlPlane {
     }
 
     fn rebuild_agenda(&mut self) {
-        let lease = self.session_lease();
-        for (site, state) in &self.state.sites {
-            self.sessions.presence.insert(*site, Presence::new(self.now, state.log.last_command, lease));
-            if state.agent.is_some() {
-                self.agenda.set(self.now + self.config.session_lease, Timer::Liveness(*site));
-            }
-        }
+        self.state.sites.keys().copied().collect::<Vec<_>>().into_iter().for_each(|site| self.wait_for(site));
         for (id, object) in &self.state.objects {
             if object.bucket != BucketState::Absent {
                 self.agenda.set(self.now, Timer::Object(*id));

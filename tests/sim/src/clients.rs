@@ -1,12 +1,13 @@
 //! People: they enrol sites, submit runs, change their minds, and repeat what was not answered.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Duration;
 
 use atoll_model::id::{RunId, SiteName, TokenId};
 use atoll_model::placement::Labels;
 use atoll_model::policy::parse;
+use atoll_model::time::Timestamp;
 use atoll_model::value::{FileName, FileRef, ObjectKind, Value};
 use control_plane_core::PolicyApplication;
 use control_plane_core::event::ProjectChange;
@@ -27,9 +28,14 @@ const PATIENCE: Duration = Duration::from_secs(5);
 /// How long what somebody takes out is to be there.
 const TAKE_HOLD: Duration = Duration::from_secs(120);
 
+/// How long what somebody has sent in is there for a run that takes it.
+const SENT_IN_HOLD: Duration = Duration::from_secs(3_600);
+
 #[derive(Debug, Default)]
 pub(crate) struct Clients {
     wishes: Vec<Wish>,
+    /// When the input of a run was sent in.
+    sent_in: BTreeMap<RunId, Timestamp>,
     pub(crate) runs: Vec<RunId>,
 }
 
@@ -336,6 +342,9 @@ impl World {
                 *known = now;
             }
         }
+        if let Some(at) = self.clients.sent_in.remove(&run) {
+            self.clients.sent_in.insert(now, at);
+        }
         self.history.rename(run, now);
     }
 
@@ -346,15 +355,22 @@ impl World {
         result: Result<Response, Rejection>,
     ) {
         let asked = (server, self.servers[server].process, request);
-        let wish = &mut self.clients.wishes[client];
+        let now = self.now;
+        let Clients { wishes, sent_in: sent, .. } = &mut self.clients;
+        let wish = &mut wishes[client];
         if wish.waiting != Some(asked) || wish.granted {
             return;
         }
+        let is_held_no_more = |run| sent.get(&run).is_some_and(|at| now.saturating_since(*at) >= SENT_IN_HOLD);
+        let is_to_be_sent_again = matches!(result, Err(Rejection::Invalid(_)))
+            && matches!(wish.want, Want::Submit { run, .. } if is_held_no_more(run));
         let settled = match &result {
             // Work of it is still to be given away.
             Err(Rejection::Conflict(_)) if matches!(wish.want, Want::Remove { .. }) => false,
             // A site that the workflow names is being replaced.
             Err(_) if matches!(wish.want, Want::Submit { .. }) && self.scenario.is_fleet() => false,
+            // It was put off for longer than its input was held.
+            Err(_) if is_to_be_sent_again => false,
             // A script that several workflows have was cut off too often, and is in quarantine for a while.
             Err(Rejection::Conflict(_)) if matches!(wish.want, Want::Submit { .. }) && self.scenario.caches => false,
             // Whoever knows that a machine is gone says it until it is believed.
@@ -377,6 +393,12 @@ impl World {
                 if own != counts {
                     self.bucket.remove(&own);
                 }
+                sent.insert(*run, now);
+            }
+            (Want::Submit { run, .. }, Err(_)) if is_to_be_sent_again => {
+                let run = *run;
+                self.clients.sent_in.remove(&run);
+                self.wish(Duration::ZERO, Want::Upload { run });
             }
             (Want::Submit { run, .. }, Ok(_)) => {
                 self.history.acknowledged.insert(*run);

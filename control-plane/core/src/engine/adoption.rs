@@ -118,7 +118,10 @@ impl ControlPlane {
         if !is_former || !known.is_going_on() {
             return if item.state == LocalState::Finished { Verdict::Keep } else { Verdict::Forget };
         }
-        let replacement_started = state.active.get(&element).is_some_and(|active| active.phase == ActivePhase::Running);
+        // At one site a later attempt begins when the earlier one has ended, of which its report may not have come yet.
+        let is_before = |active: &Active| active.site == site && active.attempt < item.attempt;
+        let replacement = state.active.get(&element).filter(|active| !is_before(active));
+        let replacement_started = replacement.is_some_and(|active| active.phase == ActivePhase::Running);
         let is_placed = state.active.contains_key(&element);
         let is_open = state.row(element).is_none();
         let adoptable = match item.state {
@@ -192,6 +195,8 @@ impl ControlPlane {
         if let Some(replaced) = &replaced
             && replaced.phase != ActivePhase::Placed
             && !replaced.cancelling
+            // What is cancelled at a site is the element, whichever attempt at it is there.
+            && (replaced.site != site || replaced.attempt > attempt)
         {
             let reason: Arc<str> = Arc::from("an earlier attempt was further");
             let elements = std::iter::once(execution.element).collect();

@@ -15,7 +15,7 @@ use crate::command::Command;
 use crate::control_plane::ControlPlane;
 use crate::event::ConnectionId;
 use crate::fact::{Fact, ReturnCause};
-use crate::sessions::SessionPhase;
+use crate::sessions::{Presence, SessionPhase};
 use crate::state::{Active, ActivePhase};
 use crate::view::SiteState;
 
@@ -26,11 +26,8 @@ impl ControlPlane {
     pub(crate) fn heard(&mut self, site: SiteId) {
         let (now, lease) = (self.now, self.lease_of(site));
         let last_command = self.state.site(site).log.last_command;
-        let presence = self
-            .sessions
-            .presence
-            .entry(site)
-            .or_insert_with(|| crate::sessions::Presence::new(Timestamp::ZERO, last_command, lease));
+        let presence =
+            self.sessions.presence.entry(site).or_insert_with(|| Presence::new(Timestamp::ZERO, last_command, lease));
         let was_silent = now.saturating_since(presence.heard_at) > lease;
         if presence.heard_at == Timestamp::ZERO {
             self.agenda.set(now + lease, Timer::Liveness(site));
@@ -129,6 +126,15 @@ impl ControlPlane {
         if let Some(session) = self.sessions.by_site.remove(&site) {
             self.sessions.by_connection.remove(&session.connection);
             self.command(Command::Close { connection: session.connection });
+        }
+    }
+
+    /// From now on until the site is taken for lost.
+    pub(crate) fn wait_for(&mut self, site: SiteId) {
+        let (state, lease) = (self.state.site(site), self.session_lease());
+        self.sessions.presence.insert(site, Presence::new(self.now, state.log.last_command, lease));
+        if state.agent.is_some() {
+            self.agenda.set(self.now + self.config.session_lease, Timer::Liveness(site));
         }
     }
 

@@ -50,6 +50,12 @@ impl ControlPlane {
         let told = |site: &SiteId| self.sessions.by_site.contains_key(site);
         let sites = self.state.sites.iter().filter(|(_, site)| site.agent.is_some() && site.revoked.is_none());
         let sites: Vec<SiteId> = sites.map(|(site, _)| *site).filter(|site| !told(site)).collect();
+        for site in &sites {
+            if self.state.site(*site).lost.is_some() {
+                // It may have come back after the time of the backup.
+                self.wait_for(*site);
+            }
+        }
         self.record(Fact::SetBack { sites, at: self.now });
     }
 

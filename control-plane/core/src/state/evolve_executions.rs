@@ -334,9 +334,13 @@ impl State {
             step.ready.insert(element);
         } else if !untouched {
             let tries = step.tries.entry(element).or_default();
+            // Where an earlier attempt was adopted, later ones were given out.
+            let is_used_up = !same_attempt || tries.highest > active.attempt;
             tries.highest = tries.highest.max(active.attempt);
-            if !same_attempt {
+            if is_used_up {
                 tries.highest = tries.highest.next();
+            }
+            if !same_attempt {
                 tries.last_site = Some(active.site);
                 tries.last_error = Some(Arc::clone(message));
             }
@@ -374,6 +378,13 @@ impl State {
         let step = &mut run.steps[execution.step.index()];
         let element = execution.element;
         step.remove_former(element, attempt, site);
+        if replaced.is_none()
+            && !step.unknown.contains_key(&element)
+            && let Some(tries) = step.tries.get_mut(&element)
+        {
+            // The attempt that it would have got next was not given out.
+            tries.highest = Attempt(tries.highest.0 - 1).max(Attempt::FIRST);
+        }
         step.ready.remove(element);
         step.again.remove(&element);
         if attempt > step.next_attempt(element) {

@@ -85,6 +85,9 @@ impl State {
             self.set_backs.push(at);
         }
         self.catching_up.extend(sites);
+        for site in sites {
+            self.site_mut(*site).lost = None;
+        }
     }
 
     fn enrol(&mut self, site: SiteId, agent: AgentId, identity_key: [u8; 32], at: Timestamp) {

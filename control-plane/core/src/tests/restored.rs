@@ -8,11 +8,17 @@ use atoll_model::session::{
 };
 use atoll_model::value::Value;
 
-use super::world::{World, execution, failed, file, item, not_started, object};
-use crate::view::{ExecutionState, RunState};
+use super::world::{World, execution, executions_of, failed, file, item, not_started, object};
+use crate::view::{ExecutionState, RunState, SiteState};
 use crate::{Rejection, Request};
 
 const FREE: &str = "workflow: w\nsteps:\n  a: { run: x, foreach: \"${{ range(3) }}\" }\n";
+const DELEGATED: &str = "
+workflow: w
+steps:
+  a: { site: SITE, run: x, outputs: { n: integer } }
+  b: { when: \"${{ steps.a.outputs.n > 0 }}\", run: x, retry: { attempts: 3, backoff: 1s } }
+";
 const CHAIN: &str = "
 workflow: w
 steps:
@@ -54,7 +60,13 @@ fn b6_attempts_that_the_backup_knows_nothing_of_count() {
     world.set_back(backup);
     world.catch_up("edge", vec![item(first, LocalState::Finished), item(second, LocalState::Running)]);
     assert_eq!(world.agents["edge"].verdicts, [Verdict::Keep; 2]);
-    assert!(world.dispatched("edge").iter().all(|again| *again == second), "at most it is told of the second again");
+    let commands = world.commands("edge");
+    assert!(
+        !commands.iter().any(|command| matches!(command, SiteCommand::Cancel { .. })),
+        "that would stop the second"
+    );
+    let again = commands.iter().flat_map(executions_of);
+    assert!(again.into_iter().all(|again| again == second), "at most it is told of the second again");
     assert_eq!(world.state_of(first.0), ExecutionState::Running);
     world.succeed("edge", second, Vec::new());
     assert_eq!(world.state(run), RunState::Succeeded);
@@ -260,9 +272,7 @@ fn b6_what_came_of_a_step_after_its_delegation_was_handed_back_counts() {
     world.protocol = PROTOCOL_VERSION_DELEGATION;
     ["one", "two"].iter().for_each(|site| world.add_site(site));
     world.disconnect("two");
-    let run = world.submit(
-        "workflow: w\nsteps:\n  a: { site: one, run: x, outputs: { n: integer } }\n  b: { when: \"${{ steps.a.outputs.n > 0 }}\", run: x, retry: { attempts: 3, backoff: 1s } }\n",
-    );
+    let run = world.submit(&DELEGATED.replace("SITE", "one"));
     let a = world.dispatched_one("one");
     world.succeed("one", a, vec![Value::Integer(1)]);
     let backup = world.facts.len();
@@ -286,4 +296,105 @@ fn b6_what_came_of_a_step_after_its_delegation_was_handed_back_counts() {
     assert!(world.dispatched("one").is_empty(), "it goes on at the other");
     world.succeed("two", b, Vec::new());
     assert_eq!(world.state(run), RunState::Succeeded);
+}
+
+#[test]
+fn b6_what_the_agent_of_a_delegated_step_has_tried_again_goes_on() {
+    let mut world = World::new();
+    world.protocol = PROTOCOL_VERSION_DELEGATION;
+    world.add_site("edge");
+    let run = world.submit(&DELEGATED.replace("SITE", "edge"));
+    let a = world.dispatched_one("edge");
+    world.succeed("edge", a, vec![Value::Integer(1)]);
+    let (first, second) = ((execution(run, 1, 0), Attempt(1)), (execution(run, 1, 0), Attempt(2)));
+    world.start("edge", first);
+    let backup = world.facts.len();
+    let Report::Finished { run, step, elements } = world.finished(first, failed("exit code 1"), Vec::new()) else {
+        unreachable!()
+    };
+    world.report("edge", vec![Report::Retried { run, step, elements }]);
+    world.start("edge", second);
+    world.set_back(backup);
+    world.commands("edge");
+    world.catch_up("edge", vec![item(second, LocalState::Running), item(first, LocalState::Finished)]);
+    assert_eq!(world.agents["edge"].verdicts, [Verdict::Keep; 2]);
+    let commands = world.commands("edge");
+    assert!(!commands.iter().any(|command| matches!(command, SiteCommand::Cancel { .. })), "{commands:?}");
+    world.succeed("edge", second, Vec::new());
+    assert_eq!(world.state(run), RunState::Succeeded);
+}
+
+fn state_of_site(world: &World, name: &str) -> SiteState {
+    world.core.sites().into_iter().find(|view| view.site.to_string() == name).unwrap().state
+}
+
+#[test]
+fn b6_a_site_that_was_lost_when_the_backup_was_made_is_waited_for_too() {
+    let mut world = World::with_sites(&["one", "two"]);
+    world.disconnect("one");
+    world.advance_with(Duration::from_secs(1_200), &["two"]);
+    assert_eq!(state_of_site(&world, "one"), SiteState::Lost);
+    world.disconnect("two");
+    let run = world.submit(FREE);
+    let backup = world.facts.len();
+    world.connect("one");
+    let dispatched = world.dispatched("one");
+    assert_eq!(dispatched.len(), 3);
+    world.set_back(backup);
+    world.ask(Request::NoteRestored).unwrap();
+    world.connect("two");
+    assert!(world.dispatched("two").is_empty(), "the other may have come back, and has");
+    world.catch_up("one", dispatched.iter().map(|execution| item(*execution, LocalState::Running)).collect());
+    dispatched.iter().for_each(|execution| world.succeed("one", *execution, Vec::new()));
+    assert!(world.dispatched("two").is_empty());
+    assert_eq!(world.state(run), RunState::Succeeded);
+}
+
+#[test]
+fn b6_a_site_that_was_lost_and_does_not_come_back_is_waited_for_no_longer_than_that() {
+    let mut world = World::with_sites(&["one", "two"]);
+    world.disconnect("one");
+    world.advance_with(Duration::from_secs(1_200), &["two"]);
+    world.submit(FREE);
+    let backup = world.facts.len();
+    world.set_back(backup);
+    world.ask(Request::NoteRestored).unwrap();
+    world.connect("two");
+    assert_eq!(state_of_site(&world, "one"), SiteState::Disconnected);
+    world.advance_with(Duration::from_secs(1_200), &["two"]);
+    assert_eq!(state_of_site(&world, "one"), SiteState::Lost);
+    assert_eq!(world.dispatched("two").len(), 3);
+}
+
+#[test]
+fn b6_attempts_that_were_made_in_turns_at_two_sites_are_told_in_any_order() {
+    for first_is_told_first in [true, false] {
+        let mut world = World::with_sites(&["one", "two"]);
+        let run = world
+            .submit("workflow: w\nsteps:\n  a: { run: x, retry: { attempts: 4, backoff: 1s, other_site: true } }\n");
+        let at_one = world.dispatched("one");
+        let (begins, other) = if at_one.is_empty() { ("two", "one") } else { ("one", "two") };
+        let first = at_one.first().copied().unwrap_or_else(|| world.dispatched_one("two"));
+        world.start(begins, first);
+        let backup = world.facts.len();
+        let fail = |world: &mut World, site: &str, execution| {
+            world.end(site, execution, failed("exit code 1"), Vec::new());
+            world.advance_with(Duration::from_secs(15), &["one", "two"]);
+        };
+        fail(&mut world, begins, first);
+        let second = world.dispatched_one(other);
+        world.start(other, second);
+        fail(&mut world, other, second);
+        let third = world.dispatched_one(begins);
+        world.succeed(begins, third, Vec::new());
+        assert_eq!(world.state(run), RunState::Succeeded);
+        world.set_back(backup);
+        let finished = |execution| item(execution, LocalState::Finished);
+        let mut tell = [(begins, vec![finished(first), finished(third)]), (other, vec![finished(second)])];
+        if !first_is_told_first {
+            tell.reverse();
+        }
+        tell.into_iter().for_each(|(site, items)| world.catch_up(site, items));
+        assert_eq!(world.state(run), RunState::Succeeded, "{first_is_told_first}");
+    }
 }
