@@ -37,12 +37,6 @@ pub(crate) enum WorkflowCommand {
     Schema,
 }
 
-#[derive(Debug, Subcommand)]
-pub(crate) enum ActionCommand {
-    /// Print the JSON Schema of `action.yaml`, for editors.
-    Schema,
-}
-
 /// Checks a file by itself and, where a server is known and there, against its sites.
 ///
 /// # Errors

@@ -1,5 +1,6 @@
 //! The one binary: everything that a person types, and the processes of the control plane and of the agents.
 
+mod action;
 mod bench;
 mod check;
 mod client;
@@ -25,7 +26,7 @@ mod why;
 
 use std::process::ExitCode;
 
-use atoll_model::workflow::{action_schema, workflow_schema};
+use atoll_model::workflow::workflow_schema;
 use clap::{CommandFactory as _, Parser, Subcommand};
 
 use crate::failure::{Failure, exit_code};
@@ -98,7 +99,7 @@ enum Command {
     Workflow(check::WorkflowCommand),
     /// Actions: reusable units of code.
     #[command(subcommand)]
-    Action(check::ActionCommand),
+    Action(action::ActionCommand),
     /// Print completions for a shell.
     Completions { shell: clap_complete::Shell },
     /// The process that watches over executions; started by agents.
@@ -161,7 +162,7 @@ fn perform(arguments: Arguments) -> anyhow::Result<bool> {
             Command::Bench(arguments) => bench::bench(arguments).await?,
             Command::Login => connection.log_in().await?,
             Command::Workflow(check::WorkflowCommand::Schema) => output::json(&workflow_schema()),
-            Command::Action(check::ActionCommand::Schema) => output::json(&action_schema()),
+            Command::Action(command) => action::action(command)?,
             Command::Completions { shell } => {
                 let mut script = Vec::new();
                 clap_complete::generate(shell, &mut Arguments::command(), "atoll", &mut script);

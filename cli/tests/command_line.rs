@@ -258,6 +258,83 @@ fn actions_are_found_beside_the_file() {
 }
 
 #[test]
+fn an_action_is_begun_checked_and_named_by_its_digest() {
+    let folder = Folder::new();
+    assert_eq!(code(&folder.run(&["action", "init", "line-count"])), Some(0));
+    let again = folder.run(&["action", "init", "line-count"]);
+    assert_eq!((code(&again), text(&again.stderr).contains("is there already")), (Some(2), true));
+    let check = |arguments: &[&str]| {
+        let output = folder.run(&[&["action", "check", "line-count"], arguments].concat());
+        (code(&output), output.stdout, text(&output.stderr))
+    };
+    let document = || -> Value { serde_json::from_slice(&check(&["--json"]).1).expect("one document") };
+    let first = document();
+    assert_eq!(
+        (&first["valid"], &first["action"], &first["version"], &first["kind"], &first["files"]),
+        (&json!(true), &json!("line-count"), &json!("0.1"), &json!("processor"), &json!(2))
+    );
+    let digest = first["digest"].as_str().expect("a digest").to_owned();
+    assert!(text(&check(&[]).1).contains(&digest));
+    let folder = folder.with("line-count/.git/HEAD", "x").with("line-count/__pycache__/m.pyc", "x");
+    let document = |folder: &Folder| -> Value {
+        let output = folder.run(&["action", "check", "line-count", "--json"]);
+        serde_json::from_slice(&output.stdout).expect("one document")
+    };
+    assert_eq!(document(&folder)["digest"], digest, "what is no part of the code does not count");
+    let folder = folder.with("line-count/data.txt", "x");
+    assert_ne!(document(&folder)["digest"], digest);
+}
+
+#[test]
+fn what_is_wrong_with_an_action_is_shown_in_its_manifest() {
+    let folder = Folder::new()
+        .with("a/action.yaml", "name: a\nversion: '1'\ncommand: [./main.sh]\n")
+        .with("b/action.yaml", "name: b\nversion: '1'\ncommand: [./main.sh]\n")
+        .with("b/main.sh", "true\n")
+        .with("c/main.sh", "true\n");
+    let shown = |name: &str| {
+        let output = folder.run(&["action", "check", name]);
+        assert_eq!(code(&output), Some(2));
+        text(&output.stderr)
+    };
+    assert!(shown("a").contains("there is no `./main.sh` in the folder of the action"));
+    expect![[r#"
+        error: `./main.sh` may not be run
+         --> b/action.yaml:3:10
+          |
+        3 | command: [./main.sh]
+          |          ^^^^^^^^^^^
+          |
+          = help: `chmod +x` it, or name what runs it: `command: [sh, main.sh]`
+
+        1 error
+    "#]]
+    .assert_eq(&shown("b"));
+    assert!(shown("c").contains("`atoll action init c` makes one"));
+    let document: Value =
+        serde_json::from_slice(&folder.run(&["action", "check", "b", "--json"]).stdout).expect("one document");
+    assert_eq!((&document["valid"], &document["errors"][0]["line"]), (&json!(false), &json!(3)));
+}
+
+#[test]
+fn a_key_is_made_once_and_shows_its_public_half() {
+    use std::os::unix::fs::PermissionsExt as _;
+    let folder = Folder::new();
+    let made = folder.run(&["action", "key", "new", "release.key"]);
+    assert_eq!(code(&made), Some(0));
+    let public_key = text(&made.stdout);
+    assert!(public_key.starts_with("ed25519:"));
+    assert_eq!(text(&folder.run(&["action", "key", "show", "release.key"]).stdout), public_key);
+    let mode = std::fs::metadata(folder.path().join("release.key")).expect("there").permissions().mode();
+    assert_eq!(mode & 0o777, 0o600);
+    let again = folder.run(&["action", "key", "new", "release.key"]);
+    assert_eq!((code(&again), text(&again.stderr).contains("is there already")), (Some(2), true));
+    let folder = folder.with("no.key", "no key");
+    let wrong = folder.run(&["action", "key", "show", "no.key"]);
+    assert_eq!((code(&wrong), text(&wrong.stderr).contains("holds no key in PEM")), (Some(2), true));
+}
+
+#[test]
 fn wrong_use_is_said_so() {
     let folder = Folder::new().with("w.yaml", VALID).with("d/x", "");
     let wrong: &[&[&str]] = &[

@@ -1,10 +1,16 @@
-//! The manifest of an action, `action.yaml`: what it takes, what it yields, and how it is run.
+//! The manifest of an action, `action.yaml`: what it takes, what it yields, and how it is run; and who vouches for it.
+
+mod signature;
+
+use std::collections::BTreeMap;
 
 use indexmap::IndexMap;
+use serde::{Deserialize, Serialize};
 
-use crate::diagnostic::Diagnostic;
+pub use self::signature::{BundleSignature, ParseKeyError, PublicKey};
+use crate::diagnostic::{Diagnostic, Place};
 use crate::id::ObjectId;
-use crate::limits::MANIFEST_BYTES_MAX;
+use crate::limits::{ACTION_VERSION_BYTES_MAX, MANIFEST_BYTES_MAX, RUN_LABEL_BYTES_MAX, RUN_LABELS_MAX};
 use crate::reading::Report;
 use crate::resources::Resources;
 use crate::value::Type;
@@ -14,14 +20,35 @@ use crate::yaml::{Kind, Node};
 /// The name that a manifest has in the folder of its action.
 pub const MANIFEST_NAME: &str = "action.yaml";
 
+/// What an action is for. Others will follow, at the end.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub enum ActionKind {
+    /// Turns inputs into outputs, and ends.
+    #[default]
+    Processor,
+}
+
+impl ActionKind {
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Processor => "processor",
+        }
+    }
+}
+
 /// What a manifest says.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Manifest {
     pub name: String,
     pub version: String,
+    pub kind: ActionKind,
     pub description: Option<String>,
+    /// What people look for it by.
+    pub labels: BTreeMap<String, String>,
     /// Program and arguments.
     pub command: Vec<String>,
+    /// Where the file says so.
+    pub command_place: Place,
     pub inputs: IndexMap<String, ActionInput>,
     pub outputs: IndexMap<String, Output>,
     pub resources: Option<Resources>,
@@ -57,7 +84,8 @@ pub fn parse(file_name: &str, source: &str) -> Result<Manifest, Vec<Diagnostic>>
 }
 
 fn read(report: &mut Report, root: &Node) -> Manifest {
-    let known = ["name", "version", "kind", "runtime", "command", "description", "inputs", "outputs", "resources"];
+    let known =
+        ["name", "version", "kind", "runtime", "command", "description", "labels", "inputs", "outputs", "resources"];
     let fields = report.fields(root, "an action", &known);
     let mut required = |name: &str, help: &str| {
         let node = fields.get(name);
@@ -73,14 +101,16 @@ fn read(report: &mut Report, root: &Node) -> Manifest {
     if let Some(node) = name {
         report.name(name_text, node.place, "an action", true);
     }
-    let version = version.and_then(|node| report.text(node, "`version`")).unwrap_or_default();
+    let version = version.map(|node| read_version(report, node)).unwrap_or_default();
     if let Some(node) = fields.get("kind") {
-        report.word(node, "the kind of an action", &[("processor", ())]);
+        check_supported(report, node, "kind", "processor", &["source", "service"]);
     }
     if let Some(node) = fields.get("runtime") {
-        report.word(node, "the runtime of an action", &[("command", ())]);
+        check_supported(report, node, "runtime", "command", &["python", "container", "wasm"]);
     }
+    let command_place = command.map_or(fields.place, |node| node.place);
     let command = command.map(|node| read_command(report, node)).unwrap_or_default();
+    let labels = fields.get("labels").map(|node| read_labels(report, node)).unwrap_or_default();
     let inputs = fields.get("inputs").map(|node| read_inputs(report, node)).unwrap_or_default();
     let outputs = fields.get("outputs").map(|node| report.outputs(node)).unwrap_or_default();
     let resources = fields.get("resources").map(|node| read_resources(report, node));
@@ -88,12 +118,67 @@ fn read(report: &mut Report, root: &Node) -> Manifest {
     Manifest {
         name: name_text.to_owned(),
         version: version.to_owned(),
+        kind: ActionKind::default(),
         description: description.map(str::to_owned),
+        labels,
         command,
+        command_place,
         inputs,
         outputs,
         resources,
     }
+}
+
+/// Whether a text can be the version of an action: it stands in references, and in paths of the API.
+pub fn is_version(text: &str) -> bool {
+    text.len() <= ACTION_VERSION_BYTES_MAX
+        && text.starts_with(|first: char| first.is_ascii_alphanumeric())
+        && text.bytes().all(|byte| byte.is_ascii_alphanumeric() || b".+_-".contains(&byte))
+}
+
+fn read_version<'node>(report: &mut Report, node: &'node Node) -> &'node str {
+    let version = report.text(node, "`version`").unwrap_or_default();
+    if !version.is_empty() && !is_version(version) {
+        let help = format!(
+            "a to z, A to Z, 0 to 9, `.`, `+`, `_`, `-`; it begins with a letter or a digit and has at most \
+             {ACTION_VERSION_BYTES_MAX} characters"
+        );
+        report.error(node.place, format!("`{}` cannot be a version", version.escape_debug()), Some(help));
+    }
+    version
+}
+
+/// What is planned is told apart from what is mistyped.
+fn check_supported(report: &mut Report, node: &Node, what: &str, supported: &str, planned: &[&str]) {
+    let said = report.text(node, &format!("`{what}`")).unwrap_or_default();
+    if planned.contains(&said) {
+        let help = Some(format!("write `{what}: {supported}`, the only one so far"));
+        report.error(node.place, format!("`{what}: {said}` is not supported yet"), help);
+    } else if !said.is_empty() {
+        report.word(node, &format!("the {what} of an action"), &[(supported, ())]);
+    }
+}
+
+fn read_labels(report: &mut Report, node: &Node) -> BTreeMap<String, String> {
+    let mut labels = BTreeMap::new();
+    if node.is_null() {
+        return labels;
+    }
+    for entry in report.entries(node, "`labels`") {
+        let value = report.text(&entry.value, "the value of a label").unwrap_or_default();
+        if entry.key.is_empty() || entry.key.contains(['=', ',']) {
+            report.error(entry.key_place, "a label has a name, without `=` and comma", None);
+        }
+        if entry.key.len().max(value.len()) > RUN_LABEL_BYTES_MAX {
+            let message = format!("the name and the value of a label have at most {RUN_LABEL_BYTES_MAX} bytes");
+            report.error(entry.key_place, message, None);
+        }
+        labels.insert(entry.key.clone(), value.to_owned());
+    }
+    if labels.len() > RUN_LABELS_MAX {
+        report.error(node.place, format!("there are {} labels, more than {RUN_LABELS_MAX}", labels.len()), None);
+    }
+    labels
 }
 
 pub(crate) fn read_command(report: &mut Report, node: &Node) -> Vec<String> {

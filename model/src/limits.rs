@@ -121,6 +121,11 @@ pub const EXPRESSION_DEPTH_MAX: usize = 96;
 pub const EXPRESSION_COST_MAX: u64 = 5_000_000;
 /// Bytes of a manifest of an action: parsed at once in memory.
 pub const MANIFEST_BYTES_MAX: usize = 256 << 10;
+/// Bytes and names in the folder of an action: code that each site fetches once. What is larger is data, and an input.
+pub const BUNDLE_BYTES_MAX: u64 = 1 << 30;
+pub const BUNDLE_ENTRIES_MAX: u64 = 100_000;
+/// Bytes of the version of an action: part of a name that people type.
+pub const ACTION_VERSION_BYTES_MAX: usize = 64;
 /// Bytes of one output: the largest object that a bucket takes, 9,000 parts of 5 GiB.
 pub const OUTPUT_BYTES_MAX: u64 = PARTS_MAX * (5 << 30);
 /// Bytes of the manifest of one directory: it is held in memory whole, and the stream that brings it may lie about it.

@@ -68,3 +68,26 @@ fn what_the_parser_refuses_for_its_shape_the_schema_refuses_too() {
         assert!(!problems(&workflow_schema(), &json(source)).is_empty(), "{source}");
     }
 }
+
+#[test]
+fn what_the_parser_refuses_of_an_action_for_its_shape_the_schema_refuses_too() {
+    let broken = [
+        "name: a\nversion: '1'\n",
+        "name: 'a b'\nversion: '1'\ncommand: [x]\n",
+        "name: a\nversion: 'a b'\ncommand: [x]\n",
+        "name: a\nversion: '1'\ncommand: x\n",
+        "name: a\nversion: '1'\ncommand: []\n",
+        "name: a\nversion: '1'\ncommand: [x]\nkind: source\n",
+        "name: a\nversion: '1'\ncommand: [x]\nruntime: python\n",
+        "name: a\nversion: '1'\ncommand: [x]\nlabels: { a=b: c }\n",
+        "name: a\nversion: '1'\ncommand: [x]\nlabels: { a: [b] }\n",
+        "name: a\nversion: '1'\ncommand: [x]\ninputs: { a-b: file }\n",
+        "name: a\nversion: '1'\ncommand: [x]\noutputs: { o: fil }\n",
+        "name: a\nversion: '1'\ncommand: [x]\nresources: { mem: 1 }\n",
+        "name: a\nversion: '1'\ncommand: [x]\nauthor: me\n",
+    ];
+    for source in broken {
+        assert!(action::parse("action.yaml", source).is_err(), "{source}");
+        assert!(!problems(&action_schema(), &json(source)).is_empty(), "{source}");
+    }
+}

@@ -199,7 +199,7 @@ impl Submission {
         let mut actions = Map::new();
         for (reference, folder) in &self.actions {
             let manifest = std::fs::read_to_string(folder.join(MANIFEST_NAME))?;
-            let sent = upload::send(client, folder, &purpose).await?;
+            let sent = upload::send_bundle(client, folder, &purpose).await?;
             actions.insert(
                 reference.clone(),
                 json!({ "manifest": manifest, "object": sent["object"], "bytes": sent["bytes"] }),

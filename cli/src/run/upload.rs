@@ -8,7 +8,7 @@ use anyhow::Context as _;
 use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use serde_json::Value;
-use storage_sync_engine::stream::pack;
+use storage_sync_engine::stream::{Packed, pack, pack_bundle};
 
 use crate::client::{Client, segment};
 
@@ -35,6 +35,27 @@ pub(crate) async fn send(client: &Client, path: &Path, purpose: &Purpose<'_>) ->
     let packed = tokio::task::spawn_blocking(move || pack(&packing))
         .await?
         .with_context(|| format!("cannot read {}", path.display()))?;
+    send_packed(client, packed, (name, directory), purpose).await
+}
+
+/// Uploads the folder of an action.
+///
+/// # Errors
+/// When it cannot be read, or the server cannot be reached.
+pub(crate) async fn send_bundle(client: &Client, folder: &Path, purpose: &Purpose<'_>) -> anyhow::Result<Value> {
+    let packing = folder.to_owned();
+    let packed = tokio::task::spawn_blocking(move || pack_bundle(&packing))
+        .await?
+        .with_context(|| format!("{} cannot be packed", folder.display()))?;
+    send_packed(client, packed, (b"action".to_vec(), true), purpose).await
+}
+
+async fn send_packed(
+    client: &Client,
+    packed: Packed,
+    (name, directory): (Vec<u8>, bool),
+    purpose: &Purpose<'_>,
+) -> anyhow::Result<Value> {
     let executable = if packed.is_executable() { "&executable=true" } else { "" };
     let packed = Arc::new(packed);
     let total = packed.stream_bytes();

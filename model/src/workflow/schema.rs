@@ -3,7 +3,7 @@
 
 use serde_json::{Map, Value, json};
 
-use crate::limits::{CONCURRENCY_MAX, PRIORITY_MAX, PRIORITY_MIN};
+use crate::limits::{CONCURRENCY_MAX, PRIORITY_MAX, PRIORITY_MIN, RUN_LABELS_MAX};
 use crate::policy::said_fields;
 
 const DIALECT: &str = "https://json-schema.org/draft/2020-12/schema";
@@ -65,7 +65,11 @@ pub fn action_schema() -> Value {
         "type": "object",
         "properties": {
             "name": { "type": "string", "pattern": NAME },
-            "version": { "type": ["string", "number"], "description": "Put it in quotes: 1.10 is not 1.1." },
+            "version": {
+                "type": ["string", "number"],
+                "pattern": "^[A-Za-z0-9][A-Za-z0-9.+_-]{0,63}$",
+                "description": "Put it in quotes: 1.10 is not 1.1.",
+            },
             "kind": { "const": "processor", "description": "A processor turns inputs into outputs, and ends." },
             "runtime": { "const": "command", "description": "A process of its own." },
             "command": {
@@ -74,6 +78,13 @@ pub fn action_schema() -> Value {
                                 of the action, then in PATH.",
             },
             "description": { "type": "string" },
+            "labels": {
+                "type": ["object", "null"],
+                "maxProperties": RUN_LABELS_MAX,
+                "propertyNames": { "pattern": "^[^=,]+$" },
+                "additionalProperties": { "type": ["string", "number", "boolean"] },
+                "description": "What it is to be found by.",
+            },
             "inputs": named(VARIABLE, "#/$defs/input", "Each becomes an environment variable of its name."),
             "outputs": named(NAME, "#/$defs/output", "Each stands at `$ATOLL_OUTPUTS/<name>` at the end."),
             "resources": { "$ref": "#/$defs/resources" },

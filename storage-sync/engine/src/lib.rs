@@ -20,6 +20,7 @@ mod hash;
 mod manifest;
 pub mod outside;
 pub mod publish;
+pub mod signature;
 pub mod store;
 pub mod stream;
 pub mod transfer;

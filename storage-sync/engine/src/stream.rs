@@ -14,7 +14,7 @@ pub(crate) mod source;
 mod unpack;
 
 pub use identify::{TreeHead, identify_tree};
-pub use pack::{Packed, pack};
+pub use pack::{BUNDLE_PASSED_OVER, Packed, pack, pack_bundle};
 pub use receive::CorruptStream;
 pub(crate) use receive::{Receiver, Sink};
 pub use source::ObjectStream;

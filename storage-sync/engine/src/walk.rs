@@ -39,11 +39,13 @@ pub struct WalkLimits {
     pub entries: u64,
     pub depth: usize,
     pub bytes: u64,
+    /// Names that are passed over, in every directory, as if they were not there.
+    pub passed_over: &'static [&'static str],
 }
 
 impl Default for WalkLimits {
     fn default() -> Self {
-        Self { entries: TREE_ENTRIES_MAX, depth: TREE_DEPTH_MAX, bytes: OUTPUT_BYTES_MAX }
+        Self { entries: TREE_ENTRIES_MAX, depth: TREE_DEPTH_MAX, bytes: OUTPUT_BYTES_MAX, passed_over: &[] }
     }
 }
 
@@ -154,7 +156,7 @@ impl<T> Walk<'_, T> {
                 self.files += 1;
                 self.bytes = self.bytes.saturating_add(stat.st_size as u64);
                 if self.bytes > self.limits.bytes {
-                    return Err(self.refuse(format!("brings the output above {} bytes", self.limits.bytes)));
+                    return Err(self.refuse(format!("brings the whole above {} bytes", self.limits.bytes)));
                 }
                 return (self.on_file)(&FileAt { directory, name, path: &self.path, stat }).map(Tree::File);
             }
@@ -166,7 +168,7 @@ impl<T> Walk<'_, T> {
             FileType::BlockDevice => "a block device",
             FileType::Unknown => "of no known kind",
         };
-        Err(self.refuse(format!("is {special}: outputs are regular files, directories and symbolic links")))
+        Err(self.refuse(format!("is {special}: only regular files, directories and symbolic links are taken")))
     }
 
     fn symlink(&mut self, directory: BorrowedFd<'_>, name: &[u8], depth: usize) -> Result<Tree<T>, IngestError> {
@@ -191,7 +193,8 @@ impl<T> Walk<'_, T> {
         let mut names = Vec::new();
         for entry in Dir::read_from(&fd).map_err(|error| self.error("read", error))? {
             let entry: CString = entry.map_err(|error| self.error("read", error))?.file_name().to_owned();
-            if entry.as_bytes() == b"." || entry.as_bytes() == b".." {
+            let passed_over = |name: &&str| name.as_bytes() == entry.as_bytes();
+            if matches!(entry.as_bytes(), b"." | b"..") || self.limits.passed_over.iter().any(passed_over) {
                 continue;
             }
             self.entries += 1;

@@ -178,7 +178,7 @@ fn d5_a_scrub_reads_what_nobody_touched() -> Result<()> {
 #[test]
 fn g5_more_than_an_output_may_hold_is_refused_where_it_is() -> Result<()> {
     let folder = tempfile::tempdir()?;
-    let limits = WalkLimits { entries: 3, depth: 2, bytes: 10 };
+    let limits = WalkLimits { entries: 3, depth: 2, bytes: 10, ..WalkLimits::default() };
     let store = SiteStore::open_with(&folder.path().join("store"), limits)?;
     let make = |name: &str, files: &[(&str, usize)]| -> Result<std::path::PathBuf> {
         let root = folder.path().join(name);

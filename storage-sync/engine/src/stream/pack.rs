@@ -7,6 +7,7 @@ use std::os::unix::ffi::OsStrExt as _;
 use std::path::{Path, PathBuf};
 
 use atoll_model::id::ObjectId;
+use atoll_model::limits::{BUNDLE_BYTES_MAX, BUNDLE_ENTRIES_MAX};
 use atoll_model::value::{DirectoryRef, FileName, FileRef, ObjectKind, ObjectRef, Value};
 
 use super::plan::{Planner, StreamPlan};
@@ -29,6 +30,11 @@ pub struct Packed {
 impl Packed {
     pub fn object(&self) -> ObjectRef {
         self.stream.object
+    }
+
+    /// Files in it, each by every name that it has.
+    pub fn files(&self) -> u64 {
+        self.files
     }
 
     /// The value that stands for it.
@@ -64,18 +70,36 @@ struct Packing {
     paths: HashMap<ObjectId, PathBuf>,
 }
 
+/// What lies beside the code of an action and is no part of it: histories of versions, and what interpreters and desktops
+/// leave. With it the same code would have another digest each time.
+pub const BUNDLE_PASSED_OVER: &[&str] = &[".git", ".hg", ".svn", "__pycache__", ".DS_Store"];
+
+/// Hashes the folder of an action. Its digest says nothing of times, owners, and modes but whether a file may be run. Blocks.
+pub fn pack_bundle(path: &Path) -> Result<Packed, IngestError> {
+    let limits = WalkLimits {
+        entries: BUNDLE_ENTRIES_MAX,
+        bytes: BUNDLE_BYTES_MAX,
+        passed_over: BUNDLE_PASSED_OVER,
+        ..WalkLimits::default()
+    };
+    pack_within(path, limits)
+}
+
 /// Hashes a local file or directory. `path` may be a symbolic link; what is below it is bound by the rules of outputs.
 /// Blocks.
 pub fn pack(path: &Path) -> Result<Packed, IngestError> {
+    pack_within(path, WalkLimits::default())
+}
+
+fn pack_within(path: &Path, limits: WalkLimits) -> Result<Packed, IngestError> {
     let real = match path.canonicalize() {
         Err(error) if error.kind() == std::io::ErrorKind::NotFound => {
             return Err(IngestError::Missing(shown_path(path)));
         }
         real => real.doing("find", path)?,
     };
-    let walked = walk(&real, WalkLimits::default(), false, &mut |file| {
-        Ok((file.stat.st_size as u64, file.stat.st_mode & 0o111 != 0))
-    })?;
+    let walked =
+        walk(&real, limits, false, &mut |file| Ok((file.stat.st_size as u64, file.stat.st_mode & 0o111 != 0)))?;
     let mut packing = Packing { hashing: Hashing::new(), manifests: HashMap::new(), paths: HashMap::new() };
     let (object, plan) = match &walked.tree {
         Tree::File((bytes, _)) => {
@@ -139,5 +163,65 @@ impl Packing {
         let id = manifest_id(&bytes);
         self.manifests.insert(id, bytes);
         Ok((id, manifest.totals()))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::fs;
+    use std::os::unix::fs::{PermissionsExt as _, symlink};
+    use std::os::unix::net::UnixListener;
+
+    use super::*;
+
+    fn bundle(make: impl FnOnce(&Path)) -> tempfile::TempDir {
+        let folder = tempfile::tempdir().expect("a temporary directory");
+        fs::create_dir(folder.path().join("lib")).expect("a directory");
+        fs::write(folder.path().join("action.yaml"), "name: a\n").expect("a file");
+        fs::write(folder.path().join("lib/main.py"), "print()\n").expect("a file");
+        make(folder.path());
+        folder
+    }
+
+    fn digest(folder: &tempfile::TempDir) -> ObjectId {
+        pack_bundle(folder.path()).expect("it can be packed").object().id
+    }
+
+    #[test]
+    fn a_bundle_is_named_by_what_is_in_it_and_nothing_else() {
+        let plain = digest(&bundle(|_| {}));
+        let littered = bundle(|folder| {
+            for (name, file) in [(".git", "HEAD"), ("lib/__pycache__", "main.pyc")] {
+                fs::create_dir(folder.join(name)).expect("a directory");
+                fs::write(folder.join(name).join(file), "x").expect("a file");
+            }
+            let code = fs::File::open(folder.join("lib/main.py")).expect("it is there");
+            code.set_modified(std::time::SystemTime::UNIX_EPOCH).expect("a time can be set");
+            fs::set_permissions(folder.join("action.yaml"), fs::Permissions::from_mode(0o600)).expect("a mode");
+        });
+        assert_eq!(digest(&littered), plain);
+        let executable = bundle(|folder| {
+            fs::set_permissions(folder.join("lib/main.py"), fs::Permissions::from_mode(0o755)).expect("a mode");
+        });
+        let linked = bundle(|folder| symlink("lib/main.py", folder.join("main")).expect("a link"));
+        let more = bundle(|folder| fs::create_dir(folder.join("empty")).expect("a directory"));
+        for other in [&executable, &linked, &more] {
+            assert_ne!(digest(other), plain);
+        }
+    }
+
+    #[test]
+    fn what_leads_out_of_a_bundle_or_is_no_file_is_refused_by_its_path() {
+        let outside = bundle(|folder| symlink("../../secret", folder.join("lib/out")).expect("a link"));
+        let absolute = bundle(|folder| symlink("/etc/passwd", folder.join("lib/etc")).expect("a link"));
+        let socket = bundle(|folder| drop(UnixListener::bind(folder.join("s")).expect("a socket")));
+        for (folder, path, why) in [
+            (outside, "lib/out", "outside of the directory"),
+            (absolute, "lib/etc", "an absolute path"),
+            (socket, "/s", "is a socket"),
+        ] {
+            let error = pack_bundle(folder.path()).expect_err("refused").to_string();
+            assert!(error.contains(path) && error.contains(why), "{error}");
+        }
     }
 }

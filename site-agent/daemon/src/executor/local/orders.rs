@@ -101,7 +101,10 @@ impl Surroundings {
             TemplateWork::Command { command, .. } => {
                 let (program, arguments) = command.split_first().ok_or(OrderError::NoCommand)?;
                 let program = self.find(program, bundle)?;
-                let arguments = arguments.iter().map(|argument| argument.clone().into_bytes());
+                let arguments = arguments.iter().map(|argument| match in_bundle(argument, bundle) {
+                    Some(path) => path.into_os_string().into_vec(),
+                    None => argument.clone().into_bytes(),
+                });
                 Ok(std::iter::once(program.into_os_string().into_vec()).chain(arguments).collect())
             }
             TemplateWork::Import { .. } | TemplateWork::Null | TemplateWork::Export { .. } => {
@@ -116,7 +119,7 @@ impl Surroundings {
         if program.starts_with('/') {
             return Ok(PathBuf::from(program));
         }
-        if let Some(path) = bundle.map(|bundle| bundle.join(program)).filter(|path| path.is_file()) {
+        if let Some(path) = in_bundle(program, bundle) {
             return Ok(path);
         }
         in_path(program, &self.path).ok_or_else(|| OrderError::UnknownProgram { program: program.to_owned() })
@@ -148,6 +151,13 @@ impl Surroundings {
         }
         Ok(Order { key, environment })
     }
+}
+
+/// The file of the bundle that a word of its command is the path of. The working directory is empty, so that it can mean
+/// no other.
+fn in_bundle(word: &str, bundle: Option<&Path>) -> Option<PathBuf> {
+    let bundle = bundle.filter(|_| !word.is_empty() && !word.starts_with('/'))?;
+    Some(bundle.join(word)).filter(|path| path.is_file())
 }
 
 /// What has to stand below the folder of inputs, and in which order [`value_text`] names it.
@@ -310,5 +320,17 @@ mod tests {
         assert_eq!(program("/no/such").unwrap()[0], b"/no/such");
         let error = program("no-such-program").unwrap_err();
         assert!(matches!(error, OrderError::UnknownProgram { .. }));
+    }
+
+    #[test]
+    fn a_word_that_is_the_path_of_a_file_of_the_action_stands_for_that_file() {
+        let folder = tempfile::tempdir().unwrap();
+        fs::create_dir(folder.path().join("lib")).unwrap();
+        fs::write(folder.path().join("lib/main.py"), "").unwrap();
+        let words = ["sh", "lib/main.py", "lib", "--main=lib/main.py", "", "/etc/passwd"];
+        let work = TemplateWork::Command { command: words.map(str::to_owned).to_vec(), bundle: None };
+        let command = surroundings(folder.path()).common(&template(work), Some(folder.path())).unwrap().command;
+        assert_eq!(command[1], folder.path().join("lib/main.py").as_os_str().as_bytes());
+        assert_eq!(command[2..], words[2..].iter().map(|word| word.as_bytes().to_vec()).collect::<Vec<_>>());
     }
 }

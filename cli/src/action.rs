@@ -1,0 +1,79 @@
+//! `atoll action`: reusable units of code.
+
+mod folder;
+mod init;
+mod key;
+
+use std::path::PathBuf;
+
+use atoll_model::workflow::action_schema;
+use clap::Subcommand;
+use serde_json::json;
+
+pub(crate) use self::folder::Folder;
+use crate::diagnostics;
+use crate::failure::Failure;
+use crate::output::{self, outln};
+use crate::table;
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum ActionCommand {
+    /// Make the folder of an action that runs, to begin with.
+    Init {
+        folder: PathBuf,
+        /// The name of the action; that of its folder unless given.
+        #[arg(long)]
+        name: Option<String>,
+    },
+    /// Say what is wrong with the folder of an action, and the digest of what it holds.
+    Check {
+        folder: PathBuf,
+        /// Print one JSON document.
+        #[arg(long)]
+        json: bool,
+    },
+    /// Print the JSON Schema of `action.yaml`, for editors.
+    Schema,
+    /// Keys that sign actions.
+    #[command(subcommand)]
+    Key(key::KeyCommand),
+}
+
+/// # Errors
+/// When what was asked for cannot be done.
+pub(crate) fn action(command: ActionCommand) -> anyhow::Result<()> {
+    match command {
+        ActionCommand::Init { folder, name } => init::init(&folder, name.as_deref()),
+        ActionCommand::Check { folder, json } => check(&Folder::at(folder), json),
+        ActionCommand::Schema => {
+            output::json(&action_schema());
+            Ok(())
+        }
+        ActionCommand::Key(command) => key::key(command),
+    }
+}
+
+fn check(folder: &Folder, as_json: bool) -> anyhow::Result<()> {
+    let packed = match folder.pack() {
+        Ok(packed) => packed,
+        Err(error) => {
+            if let (true, Some(Failure::Invalid { diagnostics, .. })) = (as_json, error.downcast_ref::<Failure>()) {
+                output::json(&json!({ "valid": false, "errors": diagnostics::document(diagnostics) }));
+            }
+            return Err(error);
+        }
+    };
+    let (manifest, object) = (&packed.manifest, packed.bundle.object());
+    if as_json {
+        output::json(&json!({
+            "valid": true, "errors": [],
+            "action": manifest.name, "version": manifest.version, "digest": object.id.to_string(),
+            "kind": manifest.kind.as_str(), "labels": manifest.labels,
+            "files": packed.bundle.files(), "bytes": object.bytes,
+        }));
+        return Ok(());
+    }
+    outln!("{} {} is valid", manifest.name, manifest.version);
+    outln!("  {} files, {}, {}", packed.bundle.files(), table::bytes(object.bytes), object.id);
+    Ok(())
+}

@@ -1,0 +1,65 @@
+//! The folder of an action to begin with.
+
+use std::fs::{OpenOptions, create_dir_all};
+use std::io::Write as _;
+use std::os::unix::fs::OpenOptionsExt as _;
+use std::path::Path;
+
+use anyhow::Context as _;
+use atoll_model::action::MANIFEST_NAME;
+
+use crate::failure::Failure;
+use crate::output::outln;
+
+const MANIFEST: &str = r#"# `atoll action check` says what is wrong with it, `atoll action schema` what it may say.
+name: NAME
+version: "0.1"
+kind: processor
+runtime: command
+description: Counts the lines of a text.
+command: [sh, main.sh]
+inputs:
+  text: { type: file, description: What is counted. }
+outputs:
+  lines: { type: integer }
+resources: { cpu: 1, memory: 256MiB, time: 5m }
+"#;
+
+const PROGRAM: &str = r#"# Each input is a variable of its name: a value, or the path of a file or a directory.
+# Each output is what stands at $ATOLL_OUTPUTS/<its name> at the end. This folder is $ATOLL_ACTION.
+set -eu
+wc -l < "$text" > "$ATOLL_OUTPUTS/lines"
+"#;
+
+/// Makes `action.yaml` and its program.
+///
+/// # Errors
+/// When there is an action already, or the folder's name is no name for one.
+pub(super) fn init(folder: &Path, name: Option<&str>) -> anyhow::Result<()> {
+    let name = match name {
+        Some(name) => name.to_owned(),
+        None => {
+            let path = std::path::absolute(folder).with_context(|| format!("cannot find {}", folder.display()))?;
+            path.file_name().map(|name| name.to_string_lossy().into_owned()).unwrap_or_default()
+        }
+    };
+    let manifest = MANIFEST.replace("NAME", &name);
+    if atoll_model::action::parse(MANIFEST_NAME, &manifest).is_err() {
+        let help = "give one with --name: a to z, A to Z, 0 to 9, `_` and `-`, beginning with a letter";
+        return Err(Failure::Usage(format!("{name:?} cannot be the name of an action ({help})")).into());
+    }
+    create_dir_all(folder).with_context(|| format!("cannot make {}", folder.display()))?;
+    // The manifest first: where there is one, nothing else is touched.
+    for (file, content) in [(MANIFEST_NAME, manifest.as_str()), ("main.sh", PROGRAM)] {
+        let path = folder.join(file);
+        let made = OpenOptions::new().write(true).create_new(true).mode(0o644).open(&path);
+        let mut made = made.map_err(|error| match error.kind() {
+            std::io::ErrorKind::AlreadyExists => Failure::Usage(format!("{} is there already", path.display())),
+            _ => Failure::Failed(format!("cannot make {}: {error}", path.display())),
+        })?;
+        made.write_all(content.as_bytes()).with_context(|| format!("cannot write {}", path.display()))?;
+    }
+    outln!("{} is the action {name}", folder.display());
+    outln!("  atoll action check {}", folder.display());
+    Ok(())
+}

@@ -1,0 +1,87 @@
+//! What the manifest of an action may say, and how it is told what is wrong with it.
+
+use atoll_model::action::{ActionKind, Manifest, is_version, parse};
+use atoll_model::diagnostic::Place;
+use expect_test::{Expect, expect};
+
+const CLEAN: &str = include_str!("samples/clean.action.yaml");
+
+fn parsed(source: &str) -> Manifest {
+    parse("action.yaml", source).expect("a valid manifest")
+}
+
+#[track_caller]
+fn check(source: &str, expected: Expect) {
+    let diagnostics = parse("action.yaml", source).expect_err("an invalid manifest");
+    let lines: Vec<String> = diagnostics.iter().map(|diagnostic| format!("{diagnostic}\n")).collect();
+    expected.assert_eq(&lines.concat());
+}
+
+#[test]
+fn a_manifest_says_what_an_action_is_and_how_it_is_found() {
+    let manifest = parsed(CLEAN);
+    assert_eq!((manifest.name.as_str(), manifest.version.as_str()), ("clean", "1.2"));
+    assert_eq!(manifest.kind, ActionKind::Processor);
+    assert_eq!(manifest.labels["domain"], "hydrology");
+    assert_eq!(manifest.command, ["./clean.sh", "--fast"]);
+    assert!(matches!(manifest.command_place, Place { line: 6, column: 10, .. }));
+}
+
+#[test]
+fn a_manifest_without_kind_and_runtime_is_a_command_that_ends() {
+    let manifest = parsed("name: a\nversion: '1'\ncommand: [x]\n");
+    assert_eq!((manifest.kind, manifest.labels.len()), (ActionKind::Processor, 0));
+}
+
+#[test]
+fn what_cannot_run_yet_is_told_apart_from_what_does_not_exist() {
+    check(
+        "name: a\nversion: '1'\nkind: source\nruntime: python\ncommand: [x]\n",
+        expect![[r#"
+            action.yaml:3:7: `kind: source` is not supported yet (write `kind: processor`, the only one so far)
+            action.yaml:4:10: `runtime: python` is not supported yet (write `runtime: command`, the only one so far)
+        "#]],
+    );
+    check(
+        "name: a\nversion: '1'\nkind: procesor\nruntime: comand\ncommand: [x]\n",
+        expect![[r#"
+            action.yaml:3:7: the kind of an action cannot be `procesor` (did you mean `processor`?)
+            action.yaml:4:10: the runtime of an action cannot be `comand` (did you mean `command`?)
+        "#]],
+    );
+}
+
+#[test]
+fn a_version_can_stand_in_a_reference_and_in_a_path() {
+    for version in ["1", "1.2", "1.2.3-rc.1+build_7", "2026-11-23", "v1"] {
+        assert!(is_version(version), "{version}");
+    }
+    for version in ["", "a b", "1/2", "1@2", ".1", "-1", "é", &"1".repeat(65)] {
+        assert!(!is_version(version), "{version}");
+    }
+    check(
+        "name: a\nversion: 1 2\ncommand: [x]\n",
+        expect![[r#"
+            action.yaml:2:10: `1 2` cannot be a version (a to z, A to Z, 0 to 9, `.`, `+`, `_`, `-`; it begins with a letter or a digit and has at most 64 characters)
+        "#]],
+    );
+}
+
+#[test]
+fn labels_are_texts_with_names() {
+    check(
+        "name: a\nversion: '1'\ncommand: [x]\nlabels: { a=b: c, d: [e] }\n",
+        expect![[r#"
+            action.yaml:4:11: a label has a name, without `=` and comma
+            action.yaml:4:22: the value of a label is a text, not a list
+        "#]],
+    );
+    let many: String = (0..40).map(|number| format!("  l{number}: x\n")).collect();
+    check(
+        &format!("name: a\nversion: '1'\ncommand: [x]\nlabels:\n{many}  long: {}\n", "x".repeat(300)),
+        expect![[r#"
+            action.yaml:5:3: there are 41 labels, more than 32
+            action.yaml:45:3: the name and the value of a label have at most 256 bytes
+        "#]],
+    );
+}
