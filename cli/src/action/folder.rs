@@ -36,10 +36,8 @@ impl Folder {
     pub(crate) fn pack(&self) -> anyhow::Result<PackedAction> {
         let (file, folder) = (self.manifest.display().to_string(), self.path.display());
         let text = std::fs::read_to_string(&self.manifest).map_err(|error| {
-            let help = match error.kind() {
-                std::io::ErrorKind::NotFound => Some(format!("`atoll action init {folder}` makes one")),
-                _ => None,
-            };
+            let is_missing = error.kind() == std::io::ErrorKind::NotFound;
+            let help = is_missing.then(|| format!("`atoll action init {folder}` makes one"));
             let place = Place { line: 1, column: 1, start: 0, end: 0 };
             let fault = Diagnostic { file: file.clone(), place, message: format!("it cannot be read: {error}"), help };
             Failure::Invalid { diagnostics: vec![fault], source_text: None }

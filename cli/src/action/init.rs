@@ -53,9 +53,12 @@ pub(super) fn init(folder: &Path, name: Option<&str>) -> anyhow::Result<()> {
     for (file, content) in [(MANIFEST_NAME, manifest.as_str()), ("main.sh", PROGRAM)] {
         let path = folder.join(file);
         let made = OpenOptions::new().write(true).create_new(true).mode(0o644).open(&path);
-        let mut made = made.map_err(|error| match error.kind() {
-            std::io::ErrorKind::AlreadyExists => Failure::Usage(format!("{} is there already", path.display())),
-            _ => Failure::Failed(format!("cannot make {}: {error}", path.display())),
+        let mut made = made.map_err(|error| {
+            if error.kind() == std::io::ErrorKind::AlreadyExists {
+                Failure::Usage(format!("{} is there already", path.display()))
+            } else {
+                Failure::Failed(format!("cannot make {}: {error}", path.display()))
+            }
         })?;
         made.write_all(content.as_bytes()).with_context(|| format!("cannot write {}", path.display()))?;
     }
