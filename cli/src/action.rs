@@ -3,6 +3,7 @@
 mod folder;
 mod init;
 mod key;
+mod registry;
 
 use std::path::PathBuf;
 
@@ -10,10 +11,12 @@ use atoll_model::workflow::action_schema;
 use clap::Subcommand;
 use serde_json::json;
 
-pub(crate) use self::folder::Folder;
+use self::folder::Folder;
+pub(crate) use self::registry::version_path;
 use crate::diagnostics;
 use crate::failure::Failure;
 use crate::output::{self, outln};
+use crate::settings::Connection;
 use crate::table;
 
 #[derive(Debug, Subcommand)]
@@ -34,6 +37,16 @@ pub(crate) enum ActionCommand {
     },
     /// Print the JSON Schema of `action.yaml`, for editors.
     Schema,
+    /// Push a version of an action, for steps to name as `NAME@VERSION`. It never changes.
+    Push(registry::PushArguments),
+    /// List versions that were pushed.
+    List(registry::ListArguments),
+    /// Show a version.
+    Show(registry::VersionArguments),
+    /// Advise against a version: runs that use it say so, and go on working.
+    Deprecate(registry::DeprecateArguments),
+    /// Remove a version that no live run uses.
+    Remove(registry::VersionArguments),
     /// Keys that sign actions.
     #[command(subcommand)]
     Key(key::KeyCommand),
@@ -41,7 +54,7 @@ pub(crate) enum ActionCommand {
 
 /// # Errors
 /// When what was asked for cannot be done.
-pub(crate) fn action(command: ActionCommand) -> anyhow::Result<()> {
+pub(crate) async fn action(connection: &Connection, command: ActionCommand) -> anyhow::Result<()> {
     match command {
         ActionCommand::Init { folder, name } => init::init(&folder, name.as_deref()),
         ActionCommand::Check { folder, json } => check(&Folder::at(folder), json),
@@ -49,6 +62,11 @@ pub(crate) fn action(command: ActionCommand) -> anyhow::Result<()> {
             output::json(&action_schema());
             Ok(())
         }
+        ActionCommand::Push(arguments) => registry::push(&connection.client()?, &arguments).await,
+        ActionCommand::List(arguments) => registry::list(&connection.client()?, &arguments).await,
+        ActionCommand::Show(arguments) => registry::show(&connection.client()?, &arguments).await,
+        ActionCommand::Deprecate(arguments) => registry::deprecate(&connection.client()?, &arguments).await,
+        ActionCommand::Remove(arguments) => registry::remove(&connection.client()?, &arguments).await,
         ActionCommand::Key(command) => key::key(command),
     }
 }

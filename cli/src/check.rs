@@ -8,7 +8,7 @@ use serde_json::{Value, json};
 use crate::diagnostics;
 use crate::failure::Failure;
 use crate::output::{self, outln};
-use crate::run::Submission;
+use crate::run::{PROJECT, Registered, Submission};
 use crate::settings::Connection;
 use crate::table;
 
@@ -67,8 +67,10 @@ pub(crate) async fn check(connection: &Connection, arguments: &CheckArguments) -
 
 /// Why it was not checked against sites, if it was not.
 async fn checked(connection: &Connection, file: &Path) -> anyhow::Result<Option<String>> {
-    let submission = Submission::read(file)?;
-    let client = match connection.client() {
+    let client = connection.client();
+    let registered = Registered { client: client.as_ref().ok(), project: PROJECT };
+    let submission = Submission::read(file, registered).await?;
+    let client = match client {
         Ok(client) => client,
         Err(error) => return Ok(Some(error.to_string())),
     };
@@ -89,7 +91,8 @@ async fn checked(connection: &Connection, file: &Path) -> anyhow::Result<Option<
 /// When the file is invalid, or the server cannot be reached.
 pub(crate) async fn plan(connection: &Connection, arguments: &PlanArguments) -> anyhow::Result<()> {
     let client = connection.client()?;
-    let submission = Submission::prepare(&arguments.file, &arguments.inputs)?;
+    let registered = Registered { client: Some(&client), project: PROJECT };
+    let submission = Submission::prepare(&arguments.file, &arguments.inputs, registered).await?;
     let document = submission.plan(&client).await?;
     if arguments.json {
         output::json(&document);

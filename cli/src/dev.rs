@@ -12,7 +12,7 @@ use serde_json::json;
 
 use crate::client::{Client, Finished};
 use crate::installation::{Installation, Options};
-use crate::run::Submission;
+use crate::run::{PROJECT, Registered, Submission};
 
 #[derive(Debug, Args)]
 pub(crate) struct DevArguments {
@@ -109,7 +109,8 @@ async fn run_one(arguments: &DevArguments, file: &Path, mut installation: Instal
 }
 
 async fn run_and_report(arguments: &DevArguments, file: &Path, client: &Client) -> anyhow::Result<bool> {
-    let submission = Submission::prepare(file, &arguments.inputs)?;
+    let registered = Registered { client: Some(client), project: PROJECT };
+    let submission = Submission::prepare(file, &arguments.inputs, registered).await?;
     let outcome: Finished = submission.send_and_follow(client).await?;
     let executions = client.executions(&outcome.run).await?;
     let entries = client.ledger(&outcome.run).await?;

@@ -162,7 +162,7 @@ fn perform(arguments: Arguments) -> anyhow::Result<bool> {
             Command::Bench(arguments) => bench::bench(arguments).await?,
             Command::Login => connection.log_in().await?,
             Command::Workflow(check::WorkflowCommand::Schema) => output::json(&workflow_schema()),
-            Command::Action(command) => action::action(command)?,
+            Command::Action(command) => action::action(connection, command).await?,
             Command::Completions { shell } => {
                 let mut script = Vec::new();
                 clap_complete::generate(shell, &mut Arguments::command(), "atoll", &mut script);

@@ -11,7 +11,10 @@ use clap::Args;
 use crate::output::{self, outln};
 use crate::settings::Connection;
 
-pub(crate) use submission::{Submission, check_requirements_here, taken_in};
+pub(crate) use submission::{Registered, Submission, check_requirements_here, taken_in};
+
+/// The project of what says nothing of one.
+pub(crate) const PROJECT: &str = "default";
 
 #[derive(Debug, Args)]
 pub(crate) struct RunArguments {
@@ -45,10 +48,13 @@ pub(crate) struct RunArguments {
 /// # Errors
 /// When the file or the inputs are wrong, or the server refuses or cannot be reached.
 pub(crate) async fn run(connection: &Connection, arguments: RunArguments) -> anyhow::Result<bool> {
-    let submission = Submission::prepare(&arguments.file, &arguments.inputs)?;
+    let client = connection.client();
+    let project = arguments.project.as_deref().unwrap_or(PROJECT);
+    let registered = Registered { client: client.as_ref().ok(), project };
+    let submission = Submission::prepare(&arguments.file, &arguments.inputs, registered).await?;
     let submission = submission.tagged(arguments.project.clone(), arguments.priority, &arguments.labels)?;
     let submission = submission.without_cache(arguments.no_cache);
-    let client = connection.client()?;
+    let client = client?;
     if !arguments.wait {
         let document = submission.send(&client).await?;
         if arguments.json {

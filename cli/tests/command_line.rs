@@ -97,7 +97,7 @@ fn a_broken_file_is_shown_where_it_is_broken() {
             9 |   join:
               |   ^^^^
               |
-              = help: write `run:` with a shell script, `command:` with a program, or `action:` with the folder of an action
+              = help: write `run:` with a shell script, `command:` with a program, or `action:` with an action
 
             error: there is no step `mkae`
               --> w.yaml:10:21

@@ -1,5 +1,6 @@
 //! The manifest of an action, `action.yaml`: what it takes, what it yields, and how it is run; and who vouches for it.
 
+mod reference;
 mod signature;
 
 use std::collections::BTreeMap;
@@ -7,6 +8,7 @@ use std::collections::BTreeMap;
 use indexmap::IndexMap;
 use serde::{Deserialize, Serialize};
 
+pub use self::reference::{ActionReference, ParseReferenceError};
 pub use self::signature::{BundleSignature, ParseKeyError, PublicKey};
 use crate::diagnostic::{Diagnostic, Place};
 use crate::id::ObjectId;

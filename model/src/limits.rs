@@ -126,6 +126,11 @@ pub const BUNDLE_BYTES_MAX: u64 = 1 << 30;
 pub const BUNDLE_ENTRIES_MAX: u64 = 100_000;
 /// Bytes of the version of an action: part of a name that people type.
 pub const ACTION_VERSION_BYTES_MAX: usize = 64;
+/// Bytes of all `action.yaml` that people have pushed: the control plane has them in memory and in every checkpoint; most have
+/// one kilobyte.
+pub const ACTION_MANIFESTS_BYTES_MAX: usize = 64 << 20;
+/// Signatures of one version: more keys than a release goes through; all go along with each step that uses it.
+pub const ACTION_SIGNATURES_MAX: usize = 16;
 /// Bytes of one output: the largest object that a bucket takes, 9,000 parts of 5 GiB.
 pub const OUTPUT_BYTES_MAX: u64 = PARTS_MAX * (5 << 30);
 /// Bytes of the manifest of one directory: it is held in memory whole, and the stream that brings it may lie about it.

@@ -178,10 +178,7 @@ impl Report {
 
     /// A name that people choose: letters, digits, `_`, and `-` where it is allowed; at most 63 characters.
     pub(crate) fn name(&mut self, name: &str, place: Place, what: &str, dash: bool) -> bool {
-        let valid = (1..=63).contains(&name.len())
-            && name.starts_with(|first: char| first.is_ascii_alphabetic() || first == '_')
-            && name.bytes().all(|byte| byte.is_ascii_alphanumeric() || byte == b'_' || (dash && byte == b'-'))
-            && !name.ends_with('-');
+        let valid = is_name(name, dash);
         if !valid {
             let dash = if dash { ", `-`" } else { "" };
             let help =
@@ -279,6 +276,14 @@ impl Report {
         }
         outputs
     }
+}
+
+/// Whether people may choose this name.
+pub(crate) fn is_name(name: &str, dash: bool) -> bool {
+    (1..=63).contains(&name.len())
+        && name.starts_with(|first: char| first.is_ascii_alphabetic() || first == '_')
+        && name.bytes().all(|byte| byte.is_ascii_alphanumeric() || byte == b'_' || (dash && byte == b'-'))
+        && !name.ends_with('-')
 }
 
 /// The fields of one mapping.

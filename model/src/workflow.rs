@@ -24,6 +24,7 @@ pub use self::parse::{Surroundings, parse};
 pub use self::schema::{action_schema, workflow_schema};
 pub(crate) use self::settings::{check_variable, read_resources};
 pub use self::sites::{SiteFacts, check_sites};
+use crate::action::ActionReference;
 use crate::diagnostic::Place;
 use crate::expression::Expression;
 use crate::id::{ObjectId, StepIndex};
@@ -192,6 +193,13 @@ pub struct Action {
     pub outputs: IndexMap<String, Output>,
     /// What an execution asks for where the step does not say.
     pub resources: Option<Resources>,
+}
+
+impl Action {
+    /// What it is called by where it was pushed.
+    pub fn reference(&self) -> ActionReference {
+        ActionReference { name: self.name.clone(), version: self.version.clone() }
+    }
 }
 
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]

@@ -230,7 +230,7 @@ fn unknown_fields_are_errors_with_a_suggestion() {
         "  a: { runn: x, resources: { memmory: 1GiB, cpus: 1 } }\n",
         expect![[r#"
             3:3 step `a` says nothing of what it does
-                = write `run:` with a shell script, `command:` with a program, or `action:` with the folder of an action
+                = write `run:` with a shell script, `command:` with a program, or `action:` with an action
             3:8 a step has no field `runn`
                 = did you mean `run`?
             3:30 `resources` has no field `memmory`
@@ -371,7 +371,7 @@ fn what_a_step_says_is_checked() {
            k: { run: x, foreach: [1], when: \"${{ item > 0 }}\" }\n  l: { action: ./clean, with: { csv: 1 }, outputs: { a: file } }\n",
         expect![[r#"
             3:3 step `a` says nothing of what it does
-                = write `run:` with a shell script, `command:` with a program, or `action:` with the folder of an action
+                = write `run:` with a shell script, `command:` with a program, or `action:` with an action
             4:13 a step has `run` or `action`, not both
             5:13 a step with `executor: null` does nothing: it has neither `run` nor `action`
             6:26 an executor cannot be `slurm`

@@ -12,20 +12,20 @@ use crate::failure::{Failure, SourceText};
 
 /// A folder, which may hold an action.
 #[derive(Debug)]
-pub(crate) struct Folder {
+pub(super) struct Folder {
     path: PathBuf,
     manifest: PathBuf,
 }
 
 /// An action that is right as it stands, with what would be sent.
 #[derive(Debug)]
-pub(crate) struct PackedAction {
-    pub(crate) manifest: Manifest,
-    pub(crate) bundle: Packed,
+pub(super) struct PackedAction {
+    pub(super) manifest: Manifest,
+    pub(super) bundle: Packed,
 }
 
 impl Folder {
-    pub(crate) fn at(path: PathBuf) -> Self {
+    pub(super) fn at(path: PathBuf) -> Self {
         Self { manifest: path.join(MANIFEST_NAME), path }
     }
 
@@ -33,7 +33,7 @@ impl Folder {
     ///
     /// # Errors
     /// When there is no manifest, it is wrong, or the folder holds what cannot be sent.
-    pub(crate) fn pack(&self) -> anyhow::Result<PackedAction> {
+    pub(super) fn pack(&self) -> anyhow::Result<PackedAction> {
         let (file, folder) = (self.manifest.display().to_string(), self.path.display());
         let text = std::fs::read_to_string(&self.manifest).map_err(|error| {
             let is_missing = error.kind() == std::io::ErrorKind::NotFound;

@@ -1,11 +1,13 @@
 //! What is sent in: the text of the workflow, its inputs, the actions that it names.
 
+mod registered;
+
 use std::cell::RefCell;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 
 use anyhow::Context as _;
-use atoll_model::action::MANIFEST_NAME;
+use atoll_model::action::{ActionReference, MANIFEST_NAME};
 use atoll_model::diagnostic::Diagnostic;
 use atoll_model::suggestion::did_you_mean;
 use atoll_model::value::{Type, from_text};
@@ -14,6 +16,7 @@ use atoll_model::workflow::{
 };
 use serde_json::{Map, Value, json};
 
+pub(crate) use self::registered::Registered;
 use super::upload::Purpose;
 use super::{progress, upload};
 use crate::client::{Client, Finished};
@@ -46,15 +49,15 @@ impl Submission {
     ///
     /// # Errors
     /// When it cannot be read, or is not a valid workflow.
-    pub(crate) fn read(file: &Path) -> anyhow::Result<Self> {
-        Self::read_with(file, BTreeMap::new())
+    pub(crate) async fn read(file: &Path, registered: Registered<'_>) -> anyhow::Result<Self> {
+        Self::read_with(file, BTreeMap::new(), registered).await
     }
 
     /// Reads and checks a file together with what was given for its inputs.
     ///
     /// # Errors
     /// When anything about them is wrong.
-    pub(crate) fn prepare(file: &Path, inputs: &[String]) -> anyhow::Result<Self> {
+    pub(crate) async fn prepare(file: &Path, inputs: &[String], registered: Registered<'_>) -> anyhow::Result<Self> {
         let mut given = BTreeMap::new();
         for input in inputs {
             let (name, value) = input
@@ -62,26 +65,30 @@ impl Submission {
                 .ok_or_else(|| Failure::Usage(format!("-i {input}: an input is NAME=VALUE, or NAME=@PATH")))?;
             given.insert(name.to_owned(), value.to_owned());
         }
-        let submission = Self::read_with(file, given)?;
+        let submission = Self::read_with(file, given, registered).await?;
         submission.check_required()?;
         Ok(submission)
     }
 
-    fn read_with(file: &Path, given: BTreeMap<String, String>) -> anyhow::Result<Self> {
-        let source = std::fs::read_to_string(file)
-            .map_err(|error| Failure::Usage(format!("cannot read the workflow {}: {error}", file.display())))?;
-        let folder = file.parent().unwrap_or(Path::new("")).to_owned();
-        let folder = std::path::absolute(if folder.as_os_str().is_empty() { Path::new(".") } else { &folder })?;
-        let file_name = file.display().to_string();
-        let shown = file.parent().unwrap_or(Path::new("")).to_owned();
-        let (actions, broken) = (RefCell::default(), RefCell::default());
-        let surroundings = Folder { folder: folder.clone(), shown, given: &given, actions, broken };
-        let workflow = atoll_model::workflow::parse(&file_name, &source, &surroundings).map_err(|diagnostics| {
-            let mut diagnostics = diagnostics;
-            diagnostics.extend(surroundings.broken.take());
-            invalid(diagnostics, &file_name, &source)
-        })?;
-        let actions = surroundings.actions.into_inner();
+    async fn read_with(
+        file: &Path,
+        given: BTreeMap<String, String>,
+        registered: Registered<'_>,
+    ) -> anyhow::Result<Self> {
+        let text = WorkflowText::open(file)?;
+        let mut pushed = BTreeMap::new();
+        let (workflow, actions) = loop {
+            match text.parse(&given, &pushed)? {
+                Parsed::Whole(workflow, actions) => break (workflow, actions),
+                Parsed::Lacks(references) => {
+                    for reference in references {
+                        let action = registered.find(&reference).await?;
+                        pushed.insert(reference, action);
+                    }
+                }
+            }
+        };
+        let WorkflowText { file_name, folder, source, .. } = text;
         let mut inputs = given
             .iter()
             .map(|(name, text)| Ok((name.clone(), given_input(&workflow, name, text)?)))
@@ -158,7 +165,11 @@ impl Submission {
     /// When a file cannot be sent, or the server refuses.
     pub(crate) async fn send(&self, client: &Client) -> anyhow::Result<Value> {
         let body = self.body(client).await?;
-        client.submit(&body).await.map_err(|error| self.with_source(error))
+        let submitted = client.submit(&body).await.map_err(|error| self.with_source(error))?;
+        for warning in submitted["warnings"].as_array().into_iter().flatten().filter_map(Value::as_str) {
+            eprintln!("warning: {warning}");
+        }
+        Ok(submitted)
     }
 
     /// What placement would do with it.
@@ -232,17 +243,64 @@ impl Submission {
     }
 }
 
+/// The text of a workflow file, and where it stands.
+struct WorkflowText {
+    file_name: String,
+    folder: PathBuf,
+    /// The folder as the person named it.
+    shown: PathBuf,
+    source: String,
+}
+
+/// What a workflow file says, or the actions that have to be looked up to tell.
+enum Parsed {
+    Whole(Workflow, BTreeMap<String, PathBuf>),
+    Lacks(BTreeSet<String>),
+}
+
+impl WorkflowText {
+    fn open(file: &Path) -> anyhow::Result<Self> {
+        let source = std::fs::read_to_string(file)
+            .map_err(|error| Failure::Usage(format!("cannot read the workflow {}: {error}", file.display())))?;
+        let shown = file.parent().unwrap_or(Path::new("")).to_owned();
+        let folder = std::path::absolute(if shown.as_os_str().is_empty() { Path::new(".") } else { &shown })?;
+        Ok(Self { file_name: file.display().to_string(), folder, shown, source })
+    }
+
+    fn parse(&self, given: &BTreeMap<String, String>, pushed: &Pushed) -> anyhow::Result<Parsed> {
+        let (folder, shown) = (self.folder.clone(), self.shown.clone());
+        let (actions, broken, missing) = (RefCell::default(), RefCell::default(), RefCell::default());
+        let surroundings = Folder { folder, shown, given, pushed, missing, actions, broken };
+        let parsed = atoll_model::workflow::parse(&self.file_name, &self.source, &surroundings);
+        let missing = surroundings.missing.take();
+        if !missing.is_empty() {
+            return Ok(Parsed::Lacks(missing));
+        }
+        let workflow = parsed.map_err(|mut diagnostics| {
+            diagnostics.extend(surroundings.broken.take());
+            invalid(diagnostics, &self.file_name, &self.source)
+        })?;
+        Ok(Parsed::Whole(workflow, surroundings.actions.into_inner()))
+    }
+}
+
 fn invalid(diagnostics: Vec<Diagnostic>, file: &str, text: &str) -> Failure {
     let source = SourceText { file: file.to_owned(), text: text.to_owned() };
     Failure::Invalid { diagnostics, source_text: Some(source) }
 }
 
-/// The folder of a workflow file: actions are folders in it.
+/// Actions that were looked up, or why there are none, by what stands after `action:`.
+type Pushed = BTreeMap<String, Result<Action, String>>;
+
+/// The folder of a workflow file: actions are folders in it, or were pushed.
 struct Folder<'a> {
     folder: PathBuf,
     /// The same as the person named it.
     shown: PathBuf,
     given: &'a BTreeMap<String, String>,
+    pushed: &'a Pushed,
+    /// Pushed actions that were asked for and are not among these.
+    missing: RefCell<BTreeSet<String>>,
     actions: RefCell<BTreeMap<String, PathBuf>>,
     /// What is wrong with manifests.
     broken: RefCell<Vec<Diagnostic>>,
@@ -250,6 +308,12 @@ struct Folder<'a> {
 
 impl Surroundings for Folder<'_> {
     fn action(&self, reference: &str) -> Result<Action, String> {
+        if ActionReference::is_meant_by(reference) {
+            return self.pushed.get(reference).cloned().unwrap_or_else(|| {
+                self.missing.borrow_mut().insert(reference.to_owned());
+                Err(format!("{reference} was not looked up yet"))
+            });
+        }
         let folder: PathBuf = self.folder.join(reference).components().collect();
         let shown: PathBuf = self.shown.join(reference).join(MANIFEST_NAME).components().collect();
         let shown = shown.display().to_string();
@@ -360,13 +424,16 @@ fn site_facts(document: &Value) -> anyhow::Result<SiteFacts> {
     Ok(SiteFacts { name, labels, capacity })
 }
 
-/// Says at once if a program that the workflow requires is missing on this machine, where all its sites will be.
+/// Says at once if a program that the workflow requires is missing on this machine, where all its sites will be. What names
+/// actions that were pushed is looked at when there is a server to ask.
 ///
 /// # Errors
 /// When one is missing, or the file is invalid.
 pub(crate) fn check_requirements_here(file: &Path) -> anyhow::Result<()> {
-    let submission = Submission::read(file)?;
-    for program in &submission.workflow.requires {
+    let Parsed::Whole(workflow, _) = WorkflowText::open(file)?.parse(&BTreeMap::new(), &BTreeMap::new())? else {
+        return Ok(());
+    };
+    for program in &workflow.requires {
         let found = std::env::var_os("PATH")
             .is_some_and(|path| std::env::split_paths(&path).any(|folder| folder.join(program).is_file()));
         if !found {

@@ -18,9 +18,9 @@ const CHUNK: usize = 1 << 20;
 /// What a run is that something is sent in for.
 #[derive(Default)]
 pub(crate) struct Purpose<'a> {
-    pub(super) project: Option<&'a str>,
+    pub(crate) project: Option<&'a str>,
     /// Whether a rule of the workflow itself encrypts anything that is sent in.
-    pub(super) encrypted: bool,
+    pub(crate) encrypted: bool,
 }
 
 /// Uploads what stands at the path; the value that the server made of it.
@@ -50,7 +50,11 @@ pub(crate) async fn send_bundle(client: &Client, folder: &Path, purpose: &Purpos
     send_packed(client, packed, (b"action".to_vec(), true), purpose).await
 }
 
-async fn send_packed(
+/// Uploads what was packed, under a name.
+///
+/// # Errors
+/// When it has changed meanwhile, or the server cannot be reached.
+pub(crate) async fn send_packed(
     client: &Client,
     packed: Packed,
     (name, directory): (Vec<u8>, bool),

@@ -26,6 +26,7 @@ impl ControlPlane {
         self.check_objects();
         self.state.check_delegations();
         self.state.results.check();
+        self.state.registry.check();
     }
 
     /// What is counted along is what there is.

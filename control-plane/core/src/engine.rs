@@ -26,6 +26,7 @@ pub(crate) mod outlook;
 mod pacing;
 pub(crate) mod place;
 mod policies;
+mod registry;
 mod replicas;
 mod reports;
 mod requests;

@@ -15,6 +15,7 @@ use indexmap::IndexMap;
 use crate::encryption::{KeyId, WrappedKey};
 use crate::finished::FinishedRun;
 use crate::look_ahead::{Aim, Goal};
+use crate::registry::{ActionName, ActionVersion};
 use crate::view::RunTags;
 
 /// A connection that a shell accepted; never used twice by one process.
@@ -200,6 +201,21 @@ pub enum Request {
     /// An administrator of a project gives it other rules.
     ApplyPolicy {
         application: Box<PolicyApplication>,
+    },
+    /// A person pushes a version of an action, whose bundle is in the bucket. The shell has read its manifest there, and
+    /// verified the signatures; when it was pushed the core says.
+    PushAction {
+        name: ActionName,
+        version: Box<ActionVersion>,
+    },
+    /// A person advises against a version, for a reason, or (nothing) does no longer.
+    DeprecateAction {
+        name: ActionName,
+        advice: Option<(Option<String>, String)>,
+    },
+    /// Refused while a live run uses it.
+    RemoveAction {
+        name: ActionName,
     },
     /// The journal is a copy of an earlier time: agents may know more than it does.
     NoteRestored,

@@ -6,6 +6,7 @@ mod run;
 
 use std::sync::Arc;
 
+use atoll_model::action::BundleSignature;
 use atoll_model::elements::ElementSet;
 use atoll_model::id::{
     AgentId, Attempt, CommandSeq, Epoch, ExecutionId, JournalId, ObjectId, ReportSeq, RunId, SiteId, SiteName,
@@ -22,6 +23,7 @@ use serde::{Deserialize, Serialize};
 
 pub use self::parts::{Items, LogPositions, PinnedAt, ReturnCause, RuleText};
 use crate::encryption::{KeyId, WrappedKey};
+use crate::registry::{ActionName, ActionVersion, Deprecation};
 use crate::rules::AppliedPolicy;
 
 pub(crate) use crate::state::{ClaimId, ClaimTerms, Claimed, ResultKey};
@@ -520,5 +522,22 @@ pub enum Fact {
     /// Nothing is left of these, whose time is over.
     ExpiryEnded {
         objects: Vec<ObjectId>,
+    },
+    /// A version of an action, which never changes.
+    ActionPushed {
+        name: ActionName,
+        version: Arc<ActionVersion>,
+    },
+    ActionSigned {
+        name: ActionName,
+        signature: BundleSignature,
+    },
+    /// Somebody advises against a version, or does no longer.
+    ActionDeprecated {
+        name: ActionName,
+        deprecation: Option<Deprecation>,
+    },
+    ActionRemoved {
+        name: ActionName,
     },
 }

@@ -42,6 +42,7 @@ mod outlook;
 mod placement;
 mod plan;
 mod recording;
+mod registry;
 mod rules;
 mod sessions;
 mod state;
@@ -57,5 +58,6 @@ pub use event::{Config, ConnectionId, Event, PinPlace, PolicyApplication, Projec
 pub use fact::{Fact, Items, LogPositions, PinnedAt, ReturnCause, RuleText};
 pub use finished::FinishedRun;
 pub use recording::{RecordedExecution, RecordedSite, Recording};
+pub use registry::{ActionName, ActionVersion, Deprecation, Registry};
 pub use rules::AppliedPolicy;
 pub use state::Snapshot;

@@ -12,6 +12,7 @@ mod evolve_sites;
 mod keys;
 mod object;
 mod poison;
+mod registry;
 mod replicas;
 mod results;
 mod row;
@@ -43,6 +44,7 @@ pub(crate) use self::site::{Agent, Log, Outgoing, Site, Token};
 pub(crate) use self::usage::{ProjectUsage, Projects, Usage};
 use crate::fact::PinnedAt;
 use crate::plan::RunPlan;
+use crate::registry::Registry;
 use crate::rules::{AppliedPolicy, Rules};
 use crate::view::RunTags;
 
@@ -53,7 +55,7 @@ pub struct Snapshot(pub(crate) State);
 impl Snapshot {
     /// Format of snapshots and facts. Facts are only ever added to, at the end of their list; what changes in a snapshot
     /// is put right by [`Self::upgrade`].
-    pub const FORMAT: u16 = 3;
+    pub const FORMAT: u16 = 4;
 
     /// Makes an encoded snapshot of an earlier format one of this format.
     pub fn upgrade(format: u16, encoded: &mut Vec<u8>) {
@@ -67,6 +69,10 @@ impl Snapshot {
             // When a backup was restored, which is not in all of format 2 (what is too much is not read), what people let go
             // of when a rule asked, rules that hold, and copies that are about to go.
             encoded.extend([EMPTY; 4]);
+        }
+        if format < 4 {
+            // Versions of actions, and those that were removed. Of format 2 it may be one byte too much.
+            encoded.extend([EMPTY; 2]);
         }
     }
 }
@@ -119,6 +125,8 @@ pub(crate) struct State {
     /// Copies that sites were allowed to let go, and have not said whether they have: they do not count, and may be there all
     /// the same. Not there before format 3 of the journal.
     pub(crate) going: BTreeMap<SiteId, BTreeSet<ObjectId>>,
+    /// Not there before format 4 of the journal.
+    pub(crate) registry: Arc<Registry>,
     /// Runs that have not ended, and what is under way, by project. Both follow from the runs.
     #[serde(skip)]
     pub(crate) live_runs: u64,
@@ -136,6 +144,7 @@ impl State {
         }
         self.claims.restore_derived();
         self.results.restore_derived();
+        Arc::make_mut(&mut self.registry).restore_derived();
         self.recount();
     }
 

@@ -26,6 +26,7 @@ mod poison;
 mod policies;
 mod properties;
 mod publish;
+mod registry;
 mod replicas;
 mod restored;
 mod results;

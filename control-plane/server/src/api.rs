@@ -1,5 +1,6 @@
 //! The HTTP API for people. Handlers decide nothing: they read what was sent, ask the core, and show what it says.
 
+mod actions;
 mod archive;
 mod audited;
 mod auth;
@@ -132,6 +133,9 @@ fn routes() -> (Router<Arc<App>>, utoipa::openapi::OpenApi) {
         .routes(routes!(policies::show, policies::apply))
         .routes(routes!(policies::of_run))
         .routes(routes!(simulation::simulate))
+        .routes(routes!(actions::list, actions::push))
+        .routes(routes!(actions::show, actions::remove))
+        .routes(routes!(actions::deprecate))
         .routes(routes!(submit::plan))
         .routes(routes!(submit::check))
         .layer(DefaultBodyLimit::max(BODY_BYTES_MAX))

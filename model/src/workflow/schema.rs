@@ -227,7 +227,7 @@ fn step() -> Value {
         json!({
             "description": { "type": "string" },
             "run": { "type": "string", "description": "A script for `sh -eu`; its inputs are environment variables." },
-            "action": { "type": "string", "description": "The folder of an action." },
+            "action": { "type": "string", "description": "The folder of an action, or `name@version` of one that was pushed." },
             "command": {
                 "type": "array", "minItems": 1, "items": { "type": ["string", "number", "boolean"] },
                 "description": "A program and its arguments, without a shell.",

@@ -119,7 +119,8 @@ fn read_work(report: &mut Report, step: &Entry, fields: &Fields<'_>, surrounding
             Work::Null
         }
         (None, None, false) => {
-            let help = "write `run:` with a shell script, `command:` with a program, or `action:` with the folder of an action".to_owned();
+            let help =
+                "write `run:` with a shell script, `command:` with a program, or `action:` with an action".to_owned();
             report.error(step.key_place, format!("step `{}` says nothing of what it does", step.key), Some(help));
             Work::Null
         }

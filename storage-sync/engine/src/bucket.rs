@@ -400,6 +400,14 @@ impl Bucket {
         inside::contents(self, tree.into()).await
     }
 
+    /// The bytes of a file of a directory in the bucket, verified. They are held in memory: the listing says how many.
+    ///
+    /// # Errors
+    /// [`BucketError::Corrupt`] names the directory when the file in it is damaged.
+    pub async fn read_file(&self, from: &TreeContents, file: ObjectId) -> Result<Vec<u8>, BucketError> {
+        inside::read_file(self, from, file).await
+    }
+
     /// Makes a file of a directory in the bucket an object of its own, verified on the way, and encrypted if `encrypt` says
     /// how. How many bytes it has.
     ///

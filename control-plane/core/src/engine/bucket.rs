@@ -128,7 +128,8 @@ impl ControlPlane {
         let held = self.held_until(object).is_some()
             || self.is_pinned_at(object.reference.id, PinnedAt::Bucket)
             || self.is_last_and_held(object)
-            || self.is_being_copied(object);
+            || self.is_being_copied(object)
+            || self.state.registry.holds(object.reference.id);
         let mut needs = Needs { held, transfer: object.transfer.is_some(), ..Needs::default() };
         for usage in &object.uses {
             let Some(run) = self.state.runs.get(&usage.run).filter(|run| run.is_live()) else { continue };

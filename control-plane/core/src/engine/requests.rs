@@ -47,6 +47,9 @@ impl ControlPlane {
             Request::RecordDownload { run, object, bytes } => self.record_download(run, object, bytes),
             Request::SetProject { project, change } => self.set_project(&project, &change),
             Request::ApplyPolicy { application } => self.apply_policy(*application),
+            Request::PushAction { name, version } => self.push_action(name, *version),
+            Request::DeprecateAction { name, advice } => self.deprecate_action(name, advice),
+            Request::RemoveAction { name } => self.remove_action(name),
             Request::NoteRestored => self.note_restored(),
             Request::ResolveUnknown { execution, run_again } => self.resolve_unknown(execution, run_again),
         };

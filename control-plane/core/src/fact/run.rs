@@ -79,6 +79,10 @@ impl Fact {
             | Self::ProjectKeyKept { .. }
             | Self::EncryptionChosen { .. }
             | Self::ClaimLapsed { .. }
+            | Self::ActionPushed { .. }
+            | Self::ActionSigned { .. }
+            | Self::ActionDeprecated { .. }
+            | Self::ActionRemoved { .. }
             | Self::ReplicaOrdered { .. }
             | Self::ResultsDropped { .. }
             | Self::ReplicaEnded { .. }

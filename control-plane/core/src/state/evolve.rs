@@ -67,6 +67,10 @@ impl State {
             | Fact::ClaimLapsed { .. }
             | Fact::ExpiryDecided { .. }
             | Fact::ExpiryEnded { .. } => self.evolve_claims(fact),
+            Fact::ActionPushed { .. }
+            | Fact::ActionSigned { .. }
+            | Fact::ActionDeprecated { .. }
+            | Fact::ActionRemoved { .. } => self.evolve_registry(fact),
             Fact::ProjectKeyKept { .. } | Fact::EncryptionChosen { .. } => self.evolve_keys(fact),
             Fact::ObjectUploaded { .. }
             | Fact::ObjectFetched { .. }

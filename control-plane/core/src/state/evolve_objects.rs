@@ -281,6 +281,7 @@ impl State {
                 && !self.is_pinned(object)
                 && !self.claims.holds(object)
                 && !self.results.holds(object)
+                && !self.registry.holds(object)
                 && self.copying(object).next().is_none()
         });
         if droppable {

@@ -30,6 +30,8 @@ pub(crate) enum ApiError {
     BadRequest { message: String, help: Option<String> },
     #[error("the workflow is not valid")]
     InvalidWorkflow(Vec<Diagnostic>),
+    #[error("the action is not valid")]
+    InvalidAction(Vec<Diagnostic>),
     #[error("the policy is not valid")]
     InvalidPolicy(Vec<Diagnostic>),
     #[error("the body is larger than {limit} bytes")]
@@ -87,6 +89,7 @@ impl ApiError {
             Self::Rejected(Rejection::Unavailable(_)) => (StatusCode::SERVICE_UNAVAILABLE, "unavailable"),
             Self::StandingBy { .. } => (StatusCode::SERVICE_UNAVAILABLE, "standing_by"),
             Self::BadRequest { .. } => (StatusCode::BAD_REQUEST, "bad_request"),
+            Self::InvalidAction(_) => (StatusCode::UNPROCESSABLE_ENTITY, "invalid_action"),
             Self::InvalidPolicy(_) => (StatusCode::UNPROCESSABLE_ENTITY, "invalid_policy"),
             Self::InvalidWorkflow(_) => (StatusCode::UNPROCESSABLE_ENTITY, "invalid_workflow"),
             Self::TooLarge { .. } => (StatusCode::PAYLOAD_TOO_LARGE, "too_large"),

@@ -86,7 +86,7 @@ pub(super) async fn list(
     Ok(Json(RunsBody { runs: runs.iter().map(RunBody::new).collect(), next }))
 }
 
-fn labels(text: &str) -> Result<Labels, ApiError> {
+pub(super) fn labels(text: &str) -> Result<Labels, ApiError> {
     let pair = |pair: &str| {
         let (name, value) = pair.split_once('=').ok_or_else(|| {
             ApiError::with_help(
@@ -138,14 +138,14 @@ pub(super) async fn show(
         step: query.step,
     };
     let wanted = query.executions.unwrap_or(true);
-    let (view, executions) = app
+    let (view, executions, warnings) = app
         .look(run, move |core| {
             let executions = wanted.then(|| core.executions(run, &page)).flatten();
-            core.run(run).map(|view| (view, executions))
+            core.run(run).map(|view| (view, executions, core.deprecations(run)))
         })
         .await?
         .ok_or_else(|| no_such_run(run))?;
-    let mut body = RunBody::new(&view);
+    let mut body = RunBody { warnings: Some(warnings), ..RunBody::new(&view) };
     body.executions = executions.map(|executions| executions.iter().skip(offset).map(ExecutionBody::new).collect());
     Ok(Json(body))
 }

@@ -138,8 +138,9 @@ pub(super) async fn submit(
     {
         app.meters.untraced_batches.inc();
     }
-    let view = app.look(run, move |core| core.run(run)).await?.ok_or_else(|| no_such_run(run))?;
-    Ok((StatusCode::CREATED, Json(RunBody::new(&view))))
+    let look = move |core: &control_plane_core::ControlPlane| core.run(run).map(|view| (view, core.deprecations(run)));
+    let (view, warnings) = app.look(run, look).await?.ok_or_else(|| no_such_run(run))?;
+    Ok((StatusCode::CREATED, Json(RunBody { warnings: Some(warnings), ..RunBody::new(&view) })))
 }
 
 /// A project and labels are names, not texts: lists and the history's index hold them for each run.
@@ -231,10 +232,11 @@ struct Checked {
 
 impl Checked {
     async fn new(app: &App, body: WorkflowBody) -> Result<Self, ApiError> {
-        let WorkflowBody { source, file_name, inputs, actions, .. } = body;
-        let sent = Sent { actions, inputs };
+        let WorkflowBody { source, file_name, inputs, actions, project, .. } = body;
+        let project = project.unwrap_or_else(|| RunTags::PROJECT.to_owned());
         let is_large = source.len() > PARSED_IN_PLACE_BYTES;
-        let sites = app.handle.query(|core| core.site_facts()).await?;
+        let (sites, registry) = app.handle.query(|core| (core.site_facts(), core.registry())).await?;
+        let sent = Sent { actions, inputs, registry, project };
         let check = move || -> Result<Self, Vec<Diagnostic>> {
             let workflow = parse(&file_name, &source, &sent)?;
             let diagnostics = check_sites(&workflow, &file_name, &sites);

@@ -1,11 +1,12 @@
 //! What a workflow that is sent in refers to: the actions and inputs that came with it.
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 
-use atoll_model::action;
+use atoll_model::action::{self, ActionReference, ParseReferenceError};
 use atoll_model::value::{Value, from_json};
 use atoll_model::workflow::{Action, Given, Surroundings, TakenIn, Workflow};
-use control_plane_core::Rejection;
+use control_plane_core::{ActionName, Registry, Rejection};
 use indexmap::IndexMap;
 use serde::Deserialize;
 use serde_json::Value as Json;
@@ -28,10 +29,17 @@ pub(crate) struct SentAction {
 pub(super) struct Sent {
     pub(super) actions: BTreeMap<String, SentAction>,
     pub(super) inputs: IndexMap<String, Json>,
+    /// What was pushed, as it is now: the run keeps what it finds there.
+    pub(super) registry: Arc<Registry>,
+    pub(super) project: String,
 }
 
 impl Surroundings for Sent {
     fn action(&self, reference: &str) -> Result<Action, String> {
+        if ActionReference::is_meant_by(reference) {
+            let reference = reference.parse().map_err(|error: ParseReferenceError| error.to_string())?;
+            return self.registry.action(&ActionName { project: self.project.clone(), reference });
+        }
         let sent =
             self.actions.get(reference).ok_or_else(|| format!("no action {reference} came with the workflow"))?;
         let object = sent.object.as_deref().map(str::parse).transpose();

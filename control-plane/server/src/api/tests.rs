@@ -1,5 +1,6 @@
 #![expect(clippy::unwrap_used, reason = "a panic is a failed test")]
 
+mod actions;
 mod bad_input;
 mod document;
 mod flow;

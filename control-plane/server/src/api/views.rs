@@ -1,5 +1,6 @@
 //! What people are shown, as JSON: the one translation from the core's views.
 
+mod actions;
 mod data;
 mod placement;
 mod policies;
@@ -14,6 +15,7 @@ use atoll_model::value::Value;
 use indexmap::IndexMap;
 use serde_json::{Map, Value as Json};
 
+pub(crate) use actions::{ActionBody, ActionsBody};
 pub(crate) use data::{LedgerBody, LedgerEntryBody, ObjectBody, ObjectsBody, VerificationBody};
 pub(crate) use placement::{CheckBody, ExplanationBody, PlanBody};
 pub(crate) use policies::{PolicyBody, RunRulesBody};

@@ -7,7 +7,7 @@ use atoll_model::limits::LISTING_FILES_MAX;
 use atoll_model::value::{ListedFile, ObjectKind, ObjectRef};
 use futures::TryStreamExt as _;
 
-use super::{Bucket, BucketError, Encryption, Stored, upload};
+use super::{Bucket, BucketError, ByteStream, Encryption, Stored, upload};
 use crate::manifest::Node;
 use crate::stream::CorruptStream;
 use crate::stream::plan::{PrefixReader, StreamPlan, fits};
@@ -87,6 +87,31 @@ fn list(plan: &StreamPlan, id: ObjectId, path: &mut Vec<u8>, files: &mut Vec<Lis
     }
 }
 
+async fn open(bucket: &Bucket, from: &TreeContents, file: ObjectId) -> Result<(ObjectRef, ByteStream), BucketError> {
+    let not_in_it = || upload::corrupt(from.tree.object, CorruptStream(format!("{file} is not in it")));
+    let (start, bytes) = *from.places.get(&file).ok_or_else(not_in_it)?;
+    let range = start..start + bytes;
+    let stream = match range.is_empty() {
+        // There is no range of no bytes.
+        true => Box::pin(futures::stream::empty()),
+        false => bucket.get_stream(from.tree.clone(), Some(range)).await?,
+    };
+    Ok((ObjectRef { id: file, kind: ObjectKind::File, bytes }, stream))
+}
+
+pub(super) async fn read_file(bucket: &Bucket, from: &TreeContents, file: ObjectId) -> Result<Vec<u8>, BucketError> {
+    let tree = from.tree.object;
+    let (object, mut stream) = open(bucket, from, file).await?;
+    let mut content = Vec::new();
+    while let Some(bytes) = stream.try_next().await.map_err(BucketError::reading(tree))? {
+        content.extend_from_slice(&bytes);
+    }
+    if content.len() as u64 != object.bytes || *blake3::hash(&content).as_bytes() != *file.digest() {
+        return Err(upload::corrupt(tree, CorruptStream(format!("{file} in it is damaged"))));
+    }
+    Ok(content)
+}
+
 pub(super) async fn take_out(
     bucket: &Bucket,
     from: &TreeContents,
@@ -94,15 +119,7 @@ pub(super) async fn take_out(
     encrypt: Option<&Encryption>,
 ) -> Result<u64, BucketError> {
     let tree = from.tree.object;
-    let not_in_it = || upload::corrupt(tree, CorruptStream(format!("{file} is not in it")));
-    let (start, bytes) = *from.places.get(&file).ok_or_else(not_in_it)?;
-    let object = ObjectRef { id: file, kind: ObjectKind::File, bytes };
-    let range = start..start + bytes;
-    let stream = match range.is_empty() {
-        // There is no range of no bytes.
-        true => Box::pin(futures::stream::empty()),
-        false => bucket.get_stream(from.tree.clone(), Some(range)).await?,
-    };
+    let (object, stream) = open(bucket, from, file).await?;
     match bucket.put_stream(Stored { object, encryption: encrypt.cloned() }, stream).await {
         // It is the directory that is damaged; the file never was there.
         Err(BucketError::Corrupt { message, .. }) => Err(BucketError::Corrupt { object: tree, message }),

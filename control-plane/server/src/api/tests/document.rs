@@ -13,7 +13,8 @@ fn operations() -> Vec<(String, String)> {
             .replace("{object}", &format!("b3:{}", "0".repeat(64)))
             .replace("{site}", "nowhere")
             .replace("{project}", "rivers")
-            .replace("{name}", "nothing");
+            .replace("{name}", "nothing")
+            .replace("{version}", "1.0");
         assert!(!concrete.contains('{'), "{path} has a part that is not known here");
         for method in operations.as_object().unwrap().keys() {
             found.push((method.to_uppercase(), concrete.clone()));

@@ -34,6 +34,9 @@ pub(crate) struct RunBody {
     pub(crate) traceparent: Option<String>,
     /// What moves for it, as sites have told last.
     pub(crate) moving: Vec<MovingBody>,
+    /// What it uses that somebody advises against, where one run was asked for.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) warnings: Option<Vec<String>>,
     /// A page of its executions, where they were asked for.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(crate) executions: Option<Vec<ExecutionBody>>,
@@ -98,6 +101,7 @@ impl RunBody {
             counts: view.counts.iter().map(|(state, count)| (execution_state(*state), *count)).collect(),
             traceparent: view.traceparent.clone(),
             moving: view.moving.iter().map(MovingBody::new).collect(),
+            warnings: None,
             executions: None,
         }
     }

@@ -1,0 +1,75 @@
+//! Versions of actions.
+
+use std::collections::BTreeMap;
+
+use control_plane_core::{ActionName, ActionVersion, Deprecation};
+use serde::Serialize;
+use utoipa::ToSchema;
+
+use super::time;
+
+#[derive(Debug, Serialize, ToSchema)]
+pub(crate) struct ActionsBody {
+    /// By name, and then as they were pushed.
+    pub(crate) actions: Vec<ActionBody>,
+}
+
+/// A version of an action.
+#[derive(Debug, Serialize, ToSchema)]
+pub(crate) struct ActionBody {
+    action: String,
+    version: String,
+    project: String,
+    /// Of its bundle (`b3:…`).
+    digest: String,
+    bytes: u64,
+    /// `processor`.
+    kind: &'static str,
+    description: Option<String>,
+    labels: BTreeMap<String, String>,
+    pushed_by: String,
+    pushed_at: String,
+    /// Public keys whose holders have signed it.
+    signed_by: Vec<String>,
+    deprecated: Option<DeprecationBody>,
+    /// The text of its `action.yaml`, where one version was asked for.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    manifest: Option<String>,
+}
+
+/// That somebody advises against it.
+#[derive(Debug, Serialize, ToSchema)]
+pub(crate) struct DeprecationBody {
+    reason: Option<String>,
+    by: String,
+    at: String,
+}
+
+impl ActionBody {
+    pub(crate) fn new(name: &ActionName, version: &ActionVersion) -> Self {
+        let deprecation = |Deprecation { reason, by, at }: &Deprecation| DeprecationBody {
+            reason: reason.clone(),
+            by: by.clone(),
+            at: time(*at),
+        };
+        Self {
+            action: name.reference.name.clone(),
+            version: name.reference.version.clone(),
+            project: name.project.clone(),
+            digest: version.bundle.id.to_string(),
+            bytes: version.bundle.bytes,
+            kind: version.kind.as_str(),
+            description: version.description.clone(),
+            labels: version.labels.clone(),
+            pushed_by: version.pushed_by.clone(),
+            pushed_at: time(version.pushed_at),
+            signed_by: version.signatures.iter().map(|signature| signature.key.to_string()).collect(),
+            deprecated: version.deprecated.as_ref().map(deprecation),
+            manifest: None,
+        }
+    }
+
+    pub(crate) fn whole(name: &ActionName, version: &ActionVersion) -> Self {
+        Self { manifest: Some(version.manifest.to_string()), ..Self::new(name, version) }
+    }
+}
