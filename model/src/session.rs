@@ -15,6 +15,7 @@ use serde::{Deserialize, Serialize};
 pub use self::outcome::{
     FailureReason, FaultLocation, FinishedElement, Logs, NotStartedReason, Outcome, PushFailure, StartedElement, Usage,
 };
+use crate::action::BundleSignature;
 use crate::elements::ElementSet;
 use crate::expression::Expression;
 use crate::id::{
@@ -384,6 +385,30 @@ pub enum TemplateWork {
         target: Outside,
         overwrite: bool,
     },
+    /// [`Self::Command`] of a bundle that somebody has signed. Those that an agent takes in have been verified.
+    SignedCommand {
+        command: Vec<String>,
+        bundle: ObjectRef,
+        signatures: Vec<BundleSignature>,
+    },
+}
+
+impl TemplateWork {
+    /// The folder of the action that it runs, if it runs one.
+    pub fn bundle(&self) -> Option<ObjectRef> {
+        match self {
+            Self::Command { bundle, .. } => *bundle,
+            Self::SignedCommand { bundle, .. } => Some(*bundle),
+            Self::Script(_) | Self::Import { .. } | Self::Null | Self::Export { .. } => None,
+        }
+    }
+
+    pub fn signatures(&self) -> &[BundleSignature] {
+        match self {
+            Self::SignedCommand { signatures, .. } => signatures,
+            Self::Script(_) | Self::Command { .. } | Self::Import { .. } | Self::Null | Self::Export { .. } => &[],
+        }
+    }
 }
 
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]

@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use atoll_model::action::{BundleSignature, PublicKey};
 use atoll_model::elements::ElementSet;
 use atoll_model::id::CommandSeq;
 use atoll_model::session::{
@@ -122,7 +123,12 @@ impl From<StepTemplate> for wire::StepTemplate {
         let work = match template.work {
             TemplateWork::Script(script) => Work::Script(script),
             TemplateWork::Command { command, bundle } => {
-                Work::Command(wire::ActionCommand { command, bundle: bundle.map(Into::into) })
+                let (bundle, signatures) = (bundle.map(Into::into), Vec::new());
+                Work::Command(wire::ActionCommand { command, bundle, signatures })
+            }
+            TemplateWork::SignedCommand { command, bundle, signatures } => {
+                let signatures = signatures.into_iter().map(Into::into).collect();
+                Work::Command(wire::ActionCommand { command, bundle: Some(bundle.into()), signatures })
             }
             TemplateWork::Import { source, directory } => {
                 Work::Import(wire::Import { source: source.into(), directory })
@@ -160,10 +166,7 @@ impl TryFrom<wire::StepTemplate> for StepTemplate {
         let run = read_run(message.run)?;
         let work = match message.work.ok_or(WireError::UnknownKind { field: "template.work" })? {
             Work::Script(script) => TemplateWork::Script(script),
-            Work::Command(action) => TemplateWork::Command {
-                command: action.command,
-                bundle: action.bundle.map(TryInto::try_into).transpose()?,
-            },
+            Work::Command(action) => action.try_into()?,
             Work::Import(import) => TemplateWork::Import { source: import.source.into(), directory: import.directory },
             Work::Null(wire::Nothing {}) => TemplateWork::Null,
             Work::Export(export) => TemplateWork::Export { target: export.target.into(), overwrite: export.overwrite },
@@ -184,6 +187,37 @@ impl TryFrom<wire::StepTemplate> for StepTemplate {
             priority: i16::try_from(message.priority)
                 .map_err(|_| WireError::OutOfRange { field: "template.priority" })?,
         })
+    }
+}
+
+impl TryFrom<wire::ActionCommand> for TemplateWork {
+    type Error = WireError;
+
+    fn try_from(message: wire::ActionCommand) -> Result<Self, WireError> {
+        let wire::ActionCommand { command, bundle, signatures } = message;
+        let bundle = bundle.map(TryInto::try_into).transpose()?;
+        let signatures: Vec<BundleSignature> =
+            signatures.into_iter().map(TryInto::try_into).collect::<Result<_, _>>()?;
+        Ok(match bundle {
+            Some(bundle) if !signatures.is_empty() => Self::SignedCommand { command, bundle, signatures },
+            bundle => Self::Command { command, bundle },
+        })
+    }
+}
+
+impl From<BundleSignature> for wire::BundleSignature {
+    fn from(signature: BundleSignature) -> Self {
+        Self { key: signature.key.bytes().to_vec().into(), signature: signature.bytes().to_vec().into() }
+    }
+}
+
+impl TryFrom<wire::BundleSignature> for BundleSignature {
+    type Error = WireError;
+
+    fn try_from(message: wire::BundleSignature) -> Result<Self, WireError> {
+        let out_of_range = WireError::OutOfRange { field: "command.signatures" };
+        let key = <[u8; 32]>::try_from(&message.key[..]).ok().map(PublicKey::from_bytes);
+        key.and_then(|key| Self::from_bytes(key, &message.signature)).ok_or(out_of_range)
     }
 }
 

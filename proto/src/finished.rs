@@ -38,7 +38,7 @@ enumeration!(
     read_not_started_reason,
     NotStartedReason,
     wire::NotStartedReason,
-    [Expired, Cancelled, InputUnavailable, PredecessorFailed, Closed, Impossible, AttemptKnown]
+    [Expired, Cancelled, InputUnavailable, PredecessorFailed, Closed, Impossible, AttemptKnown, Refused]
 );
 
 pub(crate) fn write_finished(run: RunId, index: StepIndex, ended: Vec<FinishedElement>) -> wire::FinishedElements {

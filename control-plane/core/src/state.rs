@@ -71,8 +71,8 @@ impl Snapshot {
             encoded.extend([EMPTY; 4]);
         }
         if format < 4 {
-            // Versions of actions, and those that were removed. Of format 2 it may be one byte too much.
-            encoded.extend([EMPTY; 2]);
+            // Versions of actions, those that were removed, and what sites refuse. Of format 2 it may be one byte too much.
+            encoded.extend([EMPTY; 3]);
         }
     }
 }
@@ -127,6 +127,8 @@ pub(crate) struct State {
     pub(crate) going: BTreeMap<SiteId, BTreeSet<ObjectId>>,
     /// Not there before format 4 of the journal.
     pub(crate) registry: Arc<Registry>,
+    /// Why sites do not let steps of live runs run there, by their own policies. Not there before format 4 of the journal.
+    pub(crate) refusals: BTreeMap<(RunId, StepIndex), BTreeMap<SiteId, Arc<str>>>,
     /// Runs that have not ended, and what is under way, by project. Both follow from the runs.
     #[serde(skip)]
     pub(crate) live_runs: u64,
@@ -158,6 +160,11 @@ impl State {
     /// The rules of a project that hold now.
     pub(crate) fn policy(&self, project: &str) -> Option<&Arc<AppliedPolicy>> {
         self.policies.get(project).and_then(|versions| versions.last())
+    }
+
+    /// Why a site does not let a step run there, if it has said so.
+    pub(crate) fn refusal(&self, run: RunId, step: StepIndex, site: SiteId) -> Option<&Arc<str>> {
+        self.refusals.get(&(run, step))?.get(&site)
     }
 
     pub(crate) fn run_mut(&mut self, run: RunId) -> &mut Run {

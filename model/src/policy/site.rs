@@ -4,10 +4,12 @@
 use serde::{Deserialize, Serialize};
 
 use super::glob_matches;
+use crate::action::PublicKey;
 use crate::diagnostic::{Diagnostic, Place};
 use crate::limits::WORKFLOW_BYTES_MAX;
 use crate::reading::Report;
 use crate::session::{StepTemplate, TemplateWork};
+use crate::suggestion::did_you_mean;
 use crate::units::parse_size;
 use crate::workflow::{Outside, OutsideUrl};
 use crate::yaml::{Kind, Node};
@@ -80,6 +82,15 @@ pub struct SiteMatch {
     /// Matches only on the way there: the name of a site, [`BUCKET`], or the URL at which something is published.
     pub to: Option<String>,
     pub work: Vec<WorkKind>,
+    /// Matches only what one of these has signed, and whose step sets no `env`: by it code does something else.
+    pub signed_by: Vec<NamedKey>,
+}
+
+/// A key of somebody whom the administrator trusts.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct NamedKey {
+    pub name: String,
+    pub key: PublicKey,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
@@ -107,7 +118,18 @@ impl SitePolicy {
     /// Why executions of the step may not run here.
     pub fn refuses_run(&self, template: &StepTemplate) -> Option<String> {
         let rule = decide(&self.run, template, None)?;
-        Some(format!("the site's own policy does not let it run ({})", self.cite(rule.place)))
+        let refused = format!("the site's own policy does not let it run ({})", self.cite(rule.place));
+        let earlier = self.run.iter().take_while(|earlier| earlier.place != rule.place);
+        let mut unsigned = earlier.filter(|earlier| !earlier.refuses && !earlier.matches.signed_by.is_empty());
+        let Some(demand) = unsigned.find(|earlier| earlier.matches_but_for_signatures(template, None)) else {
+            return Some(refused);
+        };
+        let names: Vec<&str> = demand.matches.signed_by.iter().map(|key| key.name.as_str()).collect();
+        let (names, place) = (names.join(" or "), self.cite(demand.place));
+        Some(match template.environment.is_empty() {
+            true => format!("{refused}: it is not signed by {names} ({place})"),
+            false => format!("{refused}: nobody has signed what its step sets under `env` ({place})"),
+        })
     }
 
     /// Where an output of the step may not leave for, if there is such a place.
@@ -157,12 +179,24 @@ fn decide<'a>(rules: &'a [SiteRule], template: &StepTemplate, output: Option<&st
     rules.iter().find(|rule| rule.matches(template, output)).filter(|rule| rule.refuses)
 }
 
+impl SiteMatch {
+    fn is_signed(&self, template: &StepTemplate) -> bool {
+        let trusts = |key: PublicKey| self.signed_by.iter().any(|trusted| trusted.key == key);
+        let is_signed = || template.work.signatures().iter().any(|signature| trusts(signature.key));
+        self.signed_by.is_empty() || template.environment.is_empty() && is_signed()
+    }
+}
+
 impl SiteRule {
     fn matches(&self, template: &StepTemplate, output: Option<&str>) -> bool {
+        self.matches_but_for_signatures(template, output) && self.matches.is_signed(template)
+    }
+
+    fn matches_but_for_signatures(&self, template: &StepTemplate, output: Option<&str>) -> bool {
         let matches = &self.matches;
         let (kind, path) = match &template.work {
             TemplateWork::Script(_) => (Some(WorkKind::Script), None),
-            TemplateWork::Command { .. } => (Some(WorkKind::Action), None),
+            TemplateWork::Command { .. } | TemplateWork::SignedCommand { .. } => (Some(WorkKind::Action), None),
             TemplateWork::Import { source, .. } => (Some(WorkKind::Import), Some(source)),
             TemplateWork::Export { target, .. } => (Some(WorkKind::Export), Some(target)),
             TemplateWork::Null => (None, None),
@@ -191,12 +225,13 @@ impl SiteRule {
 }
 
 fn read(report: &mut Report, file: &str, root: &Node) -> SitePolicy {
-    let fields = report.fields(root, "a site's policy", &["run", "leave", "limits"]);
+    let fields = report.fields(root, "a site's policy", &["keys", "run", "leave", "limits"]);
+    let keys = fields.get("keys").map(|node| read_keys(report, node)).unwrap_or_default();
     let mut rules = |name: &str, known: &[&str]| match fields.get(name) {
-        Some(node) => read_rules(report, node, name, known),
+        Some(node) => read_rules(report, node, name, known, &keys),
         None => Vec::new(),
     };
-    let run = rules("run", &["workflow", "step", "work", "path"]);
+    let run = rules("run", &["workflow", "step", "work", "path", "signed_by"]);
     let leave = rules("leave", &["workflow", "step", "output", "work", "path", "to"]);
     let (disk, link) = match fields.get("limits") {
         Some(node) => {
@@ -213,7 +248,37 @@ fn read(report: &mut Report, file: &str, root: &Node) -> SitePolicy {
     SitePolicy { file: file.to_owned(), run, leave, disk, link }
 }
 
-fn read_rules(report: &mut Report, node: &Node, name: &str, known: &[&str]) -> Vec<SiteRule> {
+fn read_keys(report: &mut Report, node: &Node) -> Vec<NamedKey> {
+    let mut keys = Vec::new();
+    for entry in report.entries(node, "`keys`") {
+        report.name(&entry.key, entry.key_place, "a key", true);
+        if let Some(key) = report.parsed(&entry.value, "a key") {
+            keys.push(NamedKey { name: entry.key.clone(), key });
+        }
+    }
+    keys
+}
+
+fn read_signed_by(report: &mut Report, node: &Node, keys: &[NamedKey]) -> Vec<NamedKey> {
+    let mut signed_by = Vec::new();
+    let names = report.texts(node, "the name of a key");
+    if names.is_empty() && report.is_empty() {
+        report.error(node.place, "`signed_by` names no key", None);
+    }
+    for (name, place) in names {
+        match keys.iter().find(|key| key.name == name) {
+            Some(key) => signed_by.push(key.clone()),
+            None => {
+                let help = did_you_mean(name, keys.iter().map(|key| key.name.as_str()));
+                let help = help.or_else(|| Some("declare it: `keys: { release: \"ed25519:…\" }`".to_owned()));
+                report.error(place, format!("there is no key `{}`", name.escape_debug()), help);
+            }
+        }
+    }
+    signed_by
+}
+
+fn read_rules(report: &mut Report, node: &Node, name: &str, known: &[&str], keys: &[NamedKey]) -> Vec<SiteRule> {
     let Kind::Sequence(items) = &node.kind else {
         let help = Some("begin each rule with `- allow:` or `- refuse:`".to_owned());
         report.error(node.place, format!("`{name}` is a list of rules, not {}", node.described()), help);
@@ -231,13 +296,13 @@ fn read_rules(report: &mut Report, node: &Node, name: &str, known: &[&str]) -> V
                 continue;
             }
         };
-        let matches = read_match(report, node, known);
+        let matches = read_match(report, node, known, keys);
         rules.push(SiteRule { refuses, matches, place: item.place });
     }
     rules
 }
 
-fn read_match(report: &mut Report, node: &Node, known: &[&str]) -> SiteMatch {
+fn read_match(report: &mut Report, node: &Node, known: &[&str], keys: &[NamedKey]) -> SiteMatch {
     let fields = report.fields(node, "what a rule matches", known);
     let mut text = |name: &str| fields.get(name).and_then(|node| report.text(node, name)).map(str::to_owned);
     let (workflow, step, output, path) = (text("workflow"), text("step"), text("output"), text("path"));
@@ -264,5 +329,6 @@ fn read_match(report: &mut Report, node: &Node, known: &[&str]) -> SiteMatch {
             report.error(node.place, "`work` names no kind of work", None);
         }
     }
-    SiteMatch { workflow, step, output, path, to, work }
+    let signed_by = fields.get("signed_by").map(|node| read_signed_by(report, node, keys)).unwrap_or_default();
+    SiteMatch { workflow, step, output, path, to, work, signed_by }
 }

@@ -84,6 +84,8 @@ pub enum NotStartedReason {
     /// This attempt, or a later one, was made here before: a control plane that was restored from a backup gave it out
     /// again.
     AttemptKnown,
+    /// The policy of the site's own administrator does not let the step run there, and will not.
+    Refused,
 }
 
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]

@@ -3,6 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use atoll_model::action::{BundleSignature, PublicKey};
 use atoll_model::diagnostic::Place;
 use atoll_model::elements::ElementSet;
 use atoll_model::expression::{Expression, Form};
@@ -144,11 +145,19 @@ fn binding() -> impl Strategy<Value = Binding> {
     (text(), source).prop_map(|(name, source)| Binding { name, source })
 }
 
+fn signature() -> impl Strategy<Value = BundleSignature> {
+    (any::<[u8; 32]>(), any::<[[u8; 32]; 2]>()).prop_map(|(key, halves)| {
+        BundleSignature::from_bytes(PublicKey::from_bytes(key), halves.as_flattened()).expect("64 bytes")
+    })
+}
+
 fn template() -> impl Strategy<Value = StepTemplate> {
     let work = prop_oneof![
         text().prop_map(TemplateWork::Script),
         (vec(text(), 0..4), option::of(object()))
             .prop_map(|(command, bundle)| TemplateWork::Command { command, bundle }),
+        (vec(text(), 0..4), object(), vec(signature(), 1..3))
+            .prop_map(|(command, bundle, signatures)| { TemplateWork::SignedCommand { command, bundle, signatures } }),
         (text(), any::<bool>())
             .prop_map(|(source, directory)| TemplateWork::Import { source: source.into(), directory }),
         Just(TemplateWork::Null),
@@ -311,6 +320,7 @@ fn outcome() -> impl Strategy<Value = Outcome> {
             N::Closed,
             N::Impossible,
             N::AttemptKnown,
+            N::Refused,
         ][..],
     );
     prop_oneof![

@@ -1,9 +1,10 @@
 //! What an agent's core asks of its shell. All of it may be lost with the process, and is asked for again after it.
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use atoll_model::elements::ElementSet;
-use atoll_model::id::{Attempt, CommandSeq, ExecutionId, RunId, StepIndex, TransferId};
+use atoll_model::id::{Attempt, CommandSeq, ExecutionId, ObjectId, RunId, StepIndex, TransferId};
 use atoll_model::session::{AgentFrame, StepTemplate};
 use atoll_model::value::{ObjectRef, Value};
 
@@ -85,6 +86,8 @@ pub enum Command {
     FindEvictable {
         bytes: u64,
         objects: Option<Vec<ObjectRef>>,
+        /// Bundles of actions that run here, or are to: the folders that were made of others may go before.
+        actions: BTreeSet<ObjectId>,
     },
     /// Let go of these, where they were found last and were not used since. Answered by exactly one `Evicted`.
     Evict {

@@ -8,7 +8,7 @@ use atoll_model::id::{CommandSeq, ObjectId};
 use atoll_model::limits::{
     EVICTION_OBJECTS_MAX, EVICTION_PAUSE, EVICTION_PAUSE_MAX, STORE_HIGH_PERCENT, STORE_LOW_PERCENT,
 };
-use atoll_model::session::{Report, SiteCommand, StepTemplate, TemplateWork};
+use atoll_model::session::{Report, SiteCommand};
 use atoll_model::time::Timestamp;
 use atoll_model::value::ObjectRef;
 
@@ -122,7 +122,8 @@ impl Agent {
         };
         if is_due && self.state.evictions.is_empty() && self.session.may_report() {
             (self.making_room.phase, self.making_room.is_named) = (Phase::Looking, false);
-            step.commands.push(Command::FindEvictable { bytes, objects: None });
+            let actions = self.actions_in_use();
+            step.commands.push(Command::FindEvictable { bytes, objects: None, actions });
         }
     }
 
@@ -136,7 +137,8 @@ impl Agent {
         if is_free && !self.making_room.named.is_empty() {
             (self.making_room.phase, self.making_room.is_named) = (Phase::Looking, true);
             let objects = std::mem::take(&mut self.making_room.named);
-            step.commands.push(Command::FindEvictable { bytes: u64::MAX, objects: Some(objects) });
+            let (objects, actions) = (Some(objects), self.actions_in_use());
+            step.commands.push(Command::FindEvictable { bytes: u64::MAX, objects, actions });
         }
     }
 
@@ -273,22 +275,24 @@ impl Agent {
         needed
     }
 
+    /// The bundles of actions that run here, or are to.
+    fn actions_in_use(&self) -> BTreeSet<ObjectId> {
+        let waiting = self.state.items().map(|(key, _, item)| (key, item.terms.template));
+        let active = self.state.active.iter().filter_map(|((execution, _), active)| {
+            let terms = active.terms.as_ref()?;
+            Some(((execution.run, execution.step), terms.template))
+        });
+        let templates = waiting.chain(active).filter_map(|(key, number)| self.state.template(key, number));
+        templates.filter_map(|template| Some(template.work.bundle()?.id)).collect()
+    }
+
     fn add_needed(&self, key: StepKey, terms: &Terms, needed: &mut BTreeSet<ObjectId>) {
         let Some(template) = self.state.template(key, terms.template) else { return };
-        needed.extend(bundle(template));
+        needed.extend(template.work.bundle().map(|bundle| bundle.id));
         for binding in bindings(template, terms) {
             self.visit_input(binding, &mut |object| {
                 needed.insert(object);
             });
-        }
-    }
-}
-
-fn bundle(template: &StepTemplate) -> Option<ObjectId> {
-    match &template.work {
-        TemplateWork::Command { bundle, .. } => bundle.map(|bundle| bundle.id),
-        TemplateWork::Script(_) | TemplateWork::Import { .. } | TemplateWork::Null | TemplateWork::Export { .. } => {
-            None
         }
     }
 }

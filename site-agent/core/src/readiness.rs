@@ -38,7 +38,7 @@ impl Agent {
             return Readiness::Doomed(NotStartedReason::Closed, reason);
         }
         if let Some(reason) = self.config.policy.refuses_run(template) {
-            return Readiness::Doomed(NotStartedReason::Closed, reason);
+            return Readiness::Doomed(NotStartedReason::Refused, reason);
         }
         let work = needs_room(template).then(|| Cost::from(&template.resources));
         if work.is_some_and(|cost| !self.room.could_fit(cost)) {
@@ -55,8 +55,8 @@ impl Agent {
                 missing.push(object);
             }
         };
-        if let TemplateWork::Command { bundle: Some(bundle), .. } = &template.work {
-            need(*bundle);
+        if let Some(bundle) = template.work.bundle() {
+            need(bundle);
         }
         for binding in bindings(template, &item.terms) {
             match self.source(binding, commits_first(template)) {

@@ -307,6 +307,7 @@ impl History {
                     | ReturnCause::NotStarted
                     | ReturnCause::NeverSent
                     | ReturnCause::Stopped
+                    | ReturnCause::Refused
                     | ReturnCause::InputUnavailable => {}
                 }
             }

@@ -10,7 +10,6 @@ use atoll_model::session::{
     Binding, BindingSource, ControlBody, ControlFrame, Dispatch, DispatchElements, SiteCommand, StepTemplate,
     TemplateOutput, TemplateWork,
 };
-use atoll_model::value::{ObjectKind, ObjectRef};
 use atoll_model::workflow::Work;
 
 use crate::caches::value_bytes;
@@ -139,10 +138,7 @@ impl ControlPlane {
         let definition = run.workflow.step(step);
         let work = match &definition.work {
             Work::Script(script) => TemplateWork::Script(script.clone()),
-            Work::Action(action) => TemplateWork::Command {
-                command: action.command.clone(),
-                bundle: action.bundle.map(|id| ObjectRef { id, kind: ObjectKind::Tree, bytes: action.bundle_bytes }),
-            },
+            Work::Action(action) => self.command_of(run, action),
             Work::Import { source, directory } => {
                 TemplateWork::Import { source: source.clone(), directory: *directory }
             }
@@ -154,6 +150,7 @@ impl ControlPlane {
         let text = match &work {
             TemplateWork::Script(text) => text.len(),
             TemplateWork::Command { .. }
+            | TemplateWork::SignedCommand { .. }
             | TemplateWork::Import { .. }
             | TemplateWork::Null
             | TemplateWork::Export { .. } => 256,

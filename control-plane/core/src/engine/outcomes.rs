@@ -370,6 +370,10 @@ fn judge(run: &Run, step: StepIndex, finished: &mut FinishedElement) -> Judgemen
             reason: NotStartedReason::PredecessorFailed | NotStartedReason::AttemptKnown,
             message,
         } => Judgement::Again { cause: ReturnCause::Withdrawn, not_before: Duration::ZERO, message },
+        // Others may run it; if none can, it is given up when it is placed again.
+        Outcome::NotStarted { reason: NotStartedReason::Refused, message } => {
+            Judgement::Again { cause: ReturnCause::Refused, not_before: Duration::ZERO, message }
+        }
         Outcome::NotStarted { reason, message } => {
             // Of an input nothing is lost as long as there is a copy: the bucket or the link comes back.
             let is_in_vain = reason != NotStartedReason::InputUnavailable;

@@ -362,6 +362,7 @@ impl ControlPlane {
             bytes_per_second: self.estimates.bytes_per_second(candidate.site),
             obstacle: self
                 .rule_obstacle(&run.plan, step, candidate)
+                .or_else(|| self.state.refusal(run.id, step.index, candidate.site).map(ToString::to_string))
                 .or_else(|| objects.iter().find_map(|object| self.publishing_veto(step, object.id))),
             ..DataTerms::default()
         };

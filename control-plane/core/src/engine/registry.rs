@@ -5,7 +5,8 @@ use std::sync::Arc;
 use atoll_model::action::BundleSignature;
 use atoll_model::id::RunId;
 use atoll_model::limits::{ACTION_MANIFESTS_BYTES_MAX, ACTION_SIGNATURES_MAX};
-use atoll_model::value::ObjectKind;
+use atoll_model::session::TemplateWork;
+use atoll_model::value::{ObjectKind, ObjectRef};
 use atoll_model::workflow::{Action, Work};
 
 use crate::command::{Rejection, Response};
@@ -30,6 +31,17 @@ impl ControlPlane {
             Some(format!("step {} uses {} {}, which is deprecated{reason}", step.name, action.name, action.version))
         });
         advised.collect()
+    }
+
+    /// What agents are to run for an action, with the signatures that its bundle has by now.
+    pub(super) fn command_of(&self, run: &Run, action: &Action) -> TemplateWork {
+        let command = action.command.clone();
+        let bundle = action.bundle.map(|id| ObjectRef { id, kind: ObjectKind::Tree, bytes: action.bundle_bytes });
+        let signatures = self.registered(run, action).map(|version| version.signatures.clone()).unwrap_or_default();
+        match bundle {
+            Some(bundle) if !signatures.is_empty() => TemplateWork::SignedCommand { command, bundle, signatures },
+            bundle => TemplateWork::Command { command, bundle },
+        }
     }
 
     /// What was pushed under the name that the action has, if it is the same.

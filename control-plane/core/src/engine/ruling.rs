@@ -138,6 +138,8 @@ impl ControlPlane {
                 .or_else(|| self.state.site(candidate.site).revoked.as_ref().map(|_| "it is revoked".to_owned()));
             let vetoed = || {
                 let forbidden = self.rule_obstacle(&run.plan, definition, &candidate);
+                let refused = || self.state.refusal(run_id, step, candidate.site).map(ToString::to_string);
+                let forbidden = forbidden.or_else(refused);
                 let veto = |object: &ObjectRef| {
                     let publishing = self.publishing_veto(definition, object.id);
                     publishing.or_else(|| self.lasting_veto(object.id, candidate.site))

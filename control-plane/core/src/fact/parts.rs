@@ -55,6 +55,8 @@ pub enum ReturnCause {
     Resolved,
     /// The agent stopped it on purpose, without being asked: it was cut off.
     Stopped,
+    /// The site's own policy does not let the step run there: it goes there no more.
+    Refused,
 }
 
 /// Which rule asked for a transfer.

@@ -326,7 +326,8 @@ impl State {
             | ReturnCause::Lost
             | ReturnCause::Withdrawn
             | ReturnCause::Resolved
-            | ReturnCause::Stopped => false,
+            | ReturnCause::Stopped
+            | ReturnCause::Refused => false,
         };
         let untouched = same_attempt && active.attempt == Attempt::FIRST && !step.tries.contains_key(&element);
         let is_ahead = step.needs_left > 0;
@@ -357,6 +358,10 @@ impl State {
             step.phase = StepPhase::Waiting;
             step.count = 0;
             step.items = None;
+        }
+        if cause == ReturnCause::Refused {
+            let by_site = self.refusals.entry((execution.run, execution.step)).or_default();
+            by_site.insert(active.site, Arc::clone(message));
         }
         if cause == ReturnCause::NeverSent
             && let Some(site) = self.sites.get_mut(&active.site)

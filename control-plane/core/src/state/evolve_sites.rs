@@ -126,6 +126,10 @@ impl State {
             return;
         };
         let site_id = self.site_of(*agent).expect("only the agent of a site opens sessions");
+        if self.site(site_id).log.incarnation != *incarnation {
+            // It may have another policy now.
+            self.refusals.values_mut().for_each(|by_site| drop(by_site.remove(&site_id)));
+        }
         let site = self.site_mut(site_id);
         site.epoch = *epoch;
         site.lost = None;

@@ -54,9 +54,9 @@ mod tests {
         let written = postcard::to_stdvec(&core.snapshot()).expect("encoded");
         // Of nothing each part is one byte. The first format ended before the tags of runs, the second before what people let
         // go of when a rule asked, and one of its time also before when a backup was restored; the third before versions of
-        // actions, which are two parts.
+        // actions and what sites refuse, which are three parts.
         let before = |parts: usize| &written[..written.len() - parts];
-        let (first, second, early_second, third) = (before(19), before(5), before(6), before(2));
+        let (first, second, early_second, third) = (before(20), before(6), before(7), before(3));
         let config = control_plane_core::Config::default;
         let recover =
             |format, bytes: &[u8]| recover(config(), format, Some((BatchSeq(7), bytes.to_vec())), &[], Timestamp::ZERO);
@@ -67,7 +67,7 @@ mod tests {
         assert_eq!(recover(JOURNAL_FORMAT, &written).expect("read").snapshot(), core.snapshot());
         // Restored once, when the clock stood at a microsecond.
         let restored = [early_second, &[1, 2]].concat();
-        let now = recover(JOURNAL_FORMAT, &[&restored[..], &[0, 0, 0, 0, 0]].concat()).expect("read").snapshot();
+        let now = recover(JOURNAL_FORMAT, &[&restored[..], &[0, 0, 0, 0, 0, 0]].concat()).expect("read").snapshot();
         assert_eq!(recover(2, &restored).expect("read").snapshot(), now);
         assert_ne!(now, core.snapshot());
         let message = recover(JOURNAL_FORMAT, first).expect_err("cut").to_string();

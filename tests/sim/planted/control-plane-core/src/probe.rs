@@ -218,7 +218,7 @@ impl ControlPlane {
                 let event = match cause {
                     ReturnCause::Failed => "returned: failed",
                     ReturnCause::Interrupted => "returned: interrupted",
-                    ReturnCause::NotStarted => "returned: not started",
+                    ReturnCause::NotStarted | ReturnCause::Refused => "returned: not started",
                     ReturnCause::Lost => "returned: lost",
                     ReturnCause::NeverSent => "returned: never sent",
                     ReturnCause::Withdrawn => "returned: withdrawn",
