@@ -220,3 +220,26 @@ fn the_schema_admits_what_the_parser_admits() {
         assert!(!schema.is_valid(&atoll_model::yaml_to_json(refused).unwrap()), "{refused}");
     }
 }
+
+#[test]
+fn a_site_names_the_keys_that_it_trusts() {
+    let key = PublicKey::from_bytes([1; 32]);
+    let policy = SitePolicy::parse(
+        "site.yaml",
+        &format!("keys: {{ release: \"{key}\" }}\nrun:\n  - allow: {{ signed_by: [release] }}\n  - refuse: {{}}\n"),
+    );
+    let rule = &policy.expect("a valid policy").run[0];
+    assert_eq!((rule.matches.signed_by[0].name.as_str(), rule.matches.signed_by[0].key), ("release", key));
+    let broken = format!(
+        "keys: {{ release: \"{key}\", other: ssh-ed25519 }}\nrun:\n  - allow: {{ signed_by: relaese }}\n  \
+         - allow: {{ signed_by: [] }}\nleave:\n  - allow: {{ signed_by: release }}\n"
+    );
+    let diagnostics = SitePolicy::parse("site.yaml", &broken).expect_err("an invalid policy");
+    let lines: Vec<String> = diagnostics.iter().map(|diagnostic| format!("{diagnostic}\n")).collect();
+    expect![[r#"
+        site.yaml:1:77: a key: "ssh-ed25519" is no public key: `atoll action key show FILE` prints one (ed25519:…)
+        site.yaml:3:25: there is no key `relaese` (did you mean `release`?)
+        site.yaml:6:14: what a rule matches has no field `signed_by` (known: `workflow`, `step`, `output`, `work`, `path`, `to`)
+    "#]]
+    .assert_eq(&lines.concat());
+}

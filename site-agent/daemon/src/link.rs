@@ -14,6 +14,7 @@ mod identity;
 mod inspect;
 mod run;
 mod servers;
+mod signatures;
 mod tls;
 
 pub use bulk::{LogRequest, LogSource};

@@ -108,7 +108,7 @@ impl World {
                     "{execution} is released while it runs"
                 );
             }
-            Command::FindEvictable { bytes: _, objects } => self.find_evictable(site, objects),
+            Command::FindEvictable { bytes: _, objects, actions: _ } => self.find_evictable(site, objects),
             Command::Evict { order, objects } => self.evict(site, order, objects),
             Command::Verify { order, objects } => self.verify(site, order, objects),
             Command::DropSealed { seals: _ } => {}

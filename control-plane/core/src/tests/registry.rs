@@ -4,8 +4,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use atoll_model::action::{ActionKind, ActionReference, BundleSignature, PublicKey};
-use atoll_model::id::{ObjectId, RunId};
-use atoll_model::session::{SiteCommand, TemplateWork};
+use atoll_model::id::{Attempt, ExecutionId, ObjectId, RunId};
+use atoll_model::session::{NotStartedReason, Outcome, SiteCommand, TemplateWork};
 use atoll_model::time::Timestamp;
 use atoll_model::value::{ObjectKind, ObjectRef};
 use atoll_model::workflow::{Action, Surroundings, parse};
@@ -74,6 +74,85 @@ fn submit_as(world: &mut World, source: &str, tags: RunTags) -> RunId {
     run
 }
 
+/// The site does not let the execution run.
+fn refuse(world: &mut World, site: &str, execution: (ExecutionId, Attempt)) {
+    let message = format!("the policy of {site} ({site}.yaml:3)");
+    let outcome = Outcome::NotStarted { reason: NotStartedReason::Refused, message };
+    world.end(site, execution, outcome, Vec::new());
+}
+
+#[test]
+fn what_one_site_refuses_goes_to_another_at_once_and_never_there_again() {
+    let mut world = World::with_sites(&["edge", "hpc"]);
+    let run = world.submit("workflow: w\nsteps:\n  a: { run: x, foreach: \"${{ range(40) }}\" }\n");
+    let mut ended = 0;
+    while world.state(run) != RunState::Succeeded {
+        let at_edge = world.dispatched("edge");
+        for execution in at_edge {
+            refuse(&mut world, "edge", execution);
+        }
+        for execution in world.dispatched("hpc") {
+            world.succeed("hpc", execution, Vec::new());
+            ended += 1;
+        }
+        assert!(world.dispatched("edge").is_empty(), "it has said that it will not");
+    }
+    assert_eq!(ended, 40);
+}
+
+#[test]
+fn what_every_site_refuses_fails_at_once_with_what_each_has_said() {
+    let mut world = World::with_sites(&["edge", "hpc"]);
+    let run = world.submit("workflow: w\nsteps:\n  a: { run: x }\n  b: { run: y, after: a }\n");
+    let first = ["edge", "hpc"].into_iter().find_map(|site| Some((site, *world.dispatched(site).first()?)));
+    let (site, execution) = first.unwrap();
+    world.succeed(site, execution, Vec::new());
+    let mut refusals = 0;
+    for _ in 0..2 {
+        for site in ["edge", "hpc"] {
+            for execution in world.dispatched(site) {
+                refuse(&mut world, site, execution);
+                refusals += 1;
+            }
+        }
+    }
+    assert_eq!((world.state(run), refusals), (RunState::Failed, 2), "in the middle of a run, and without a wait");
+    let message = world.core.run(run).unwrap().error.unwrap().message;
+    assert!(message.contains("edge.yaml:3") && message.contains("hpc.yaml:3"), "{message}");
+    assert!(message.starts_with("no site can run it"), "{message}");
+}
+
+#[test]
+fn a_site_that_begins_anew_is_asked_again() {
+    let mut world = World::with_sites(&["edge"]);
+    world.join("hpc", &[]);
+    let run = world.submit("workflow: w\nsteps:\n  a: { run: x }\n");
+    let execution = world.dispatched_one("edge");
+    refuse(&mut world, "edge", execution);
+    assert_eq!(world.state(run), RunState::Running, "a site whose agent has not come yet may do it");
+    assert!(world.dispatched("edge").is_empty());
+    world.disconnect("edge");
+    world.agents.get_mut("edge").unwrap().incarnation += 1;
+    world.connect("edge");
+    world.advance_with(Duration::from_secs(60), &["edge"]);
+    let execution = world.dispatched_one("edge");
+    world.succeed("edge", execution, Vec::new());
+    assert_eq!(world.state(run), RunState::Succeeded);
+}
+
+#[test]
+fn sites_are_given_the_signatures_that_a_bundle_has() {
+    let mut world = World::with_sites(&["edge"]);
+    push(&mut world, "1.0", 20, &[1, 2]).unwrap();
+    submit(&mut world, USES);
+    let prepared = world.commands("edge").into_iter().find_map(|command| match command {
+        SiteCommand::Prepare(template) => Some(template.work),
+        _ => None,
+    });
+    let (command, signatures) = (vec!["./clean".to_owned()], vec![signature(1), signature(2)]);
+    assert_eq!(prepared, Some(TemplateWork::SignedCommand { command, bundle: bundle(20), signatures }));
+}
+
 fn refused(answer: Result<Response, Rejection>) -> String {
     match answer {
         Err(Rejection::Conflict(reason)) => reason,
@@ -123,7 +202,7 @@ fn a_missing_version_is_refused_with_what_there_is() {
 #[test]
 fn a_run_has_the_digest_that_was_pushed_when_it_was_submitted() {
     let mut world = World::with_sites(&["edge"]);
-    push(&mut world, "1.0", 20, &[1]).unwrap();
+    push(&mut world, "1.0", 20, &[]).unwrap();
     let run = submit(&mut world, USES);
     let templates: Vec<TemplateWork> = world
         .commands("edge")

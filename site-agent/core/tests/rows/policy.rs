@@ -1,11 +1,12 @@
 //! The policy of the site's own administrator, against a control plane that asks for what it forbids.
 
+use atoll_model::action::{BundleSignature, PublicKey};
 use atoll_model::id::{ObjectId, TransferId};
 use atoll_model::policy::SitePolicy;
 use atoll_model::session::{
     Logs, NotStartedReason, Outcome, PushFailure, Report, SiteCommand, StepTemplate, TemplateOutput, TemplateWork,
 };
-use atoll_model::value::Type;
+use atoll_model::value::{ObjectKind, ObjectRef, Type};
 use site_agent_core::event::{ExitKind, StoredOutputs};
 use site_agent_core::{Command, Config, Event};
 
@@ -193,10 +194,57 @@ fn what_may_not_run_is_given_back_with_the_rule() {
     assert_eq!(site.starts(), []);
     let (_, element) = site.finished().remove(0);
     let message = "the site's own policy does not let it run (policy.yaml:3)".to_owned();
-    assert_eq!(element.outcome, Outcome::NotStarted { reason: NotStartedReason::Closed, message });
+    assert_eq!(element.outcome, Outcome::NotStarted { reason: NotStartedReason::Refused, message });
     site.prepare(&import(7, "/data/weather.csv"));
     site.dispatch(7, 1..2);
     assert_eq!(site.starts().len(), 1, "an earlier rule allows it");
+}
+
+#[test]
+fn only_what_a_key_of_the_site_has_signed_runs_where_it_says_so() {
+    let key = |byte: u8| PublicKey::from_bytes([byte; 32]);
+    let (key_a, key_b) = (key(1), key(2));
+    let policy = format!(
+        "keys: {{ release: \"{key_a}\", test: \"{key_b}\" }}\nrun:\n  - allow: {{ work: action, signed_by: release }}\n  \
+         - allow: {{ work: [import, script] }}\n  - refuse: {{}}\n"
+    );
+    let policy = SitePolicy::parse("policy.yaml", &policy).unwrap();
+    let mut site = Site::with(Config { policy, ..config() });
+    site.connect();
+    let signed = |step: u16, keys: &[u8], environment: &[(&str, &str)]| {
+        let signatures = keys.iter().map(|byte| BundleSignature::from_bytes(key(*byte), &[0; 64]).unwrap()).collect();
+        let (command, bundle) = (vec!["./main".to_owned()], ObjectRef { kind: ObjectKind::Tree, ..object(90) });
+        let environment = environment.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())).collect();
+        let work = TemplateWork::SignedCommand { command, bundle, signatures };
+        StepTemplate { work, environment, ..template(step) }
+    };
+    let plain = TemplateWork::Command { command: vec!["./main".to_owned()], bundle: None };
+    site.prepare(&signed(0, &[2], &[]));
+    site.prepare(&StepTemplate { work: plain, ..template(1) });
+    site.prepare(&signed(2, &[1], &[("LD_PRELOAD", "x")]));
+    site.prepare(&template(3));
+    site.prepare(&signed(4, &[2, 1], &[]));
+    (0..5).for_each(|step| site.dispatch(step, 0..1));
+    let refused: Vec<String> = site
+        .finished()
+        .into_iter()
+        .map(|(_, element)| match element.outcome {
+            Outcome::NotStarted { reason: NotStartedReason::Refused, message } => message,
+            other => panic!("{other:?}"),
+        })
+        .collect();
+    let policy = "the site's own policy does not let it run (policy.yaml:5)";
+    assert_eq!(
+        refused,
+        [
+            format!("{policy}: it is not signed by release (policy.yaml:3)"),
+            format!("{policy}: it is not signed by release (policy.yaml:3)"),
+            format!("{policy}: nobody has signed what its step sets under `env` (policy.yaml:3)"),
+        ]
+    );
+    assert_eq!(site.starts().len(), 1, "the script");
+    let bundle = object(90).id;
+    assert!(site.has(|command| matches!(command, Command::Locate { object } if object.id == bundle)), "it is wanted");
 }
 
 #[test]

@@ -60,7 +60,7 @@ impl Performer {
         }
     }
 
-    fn order(&mut self, order: Order) {
+    pub(super) fn order(&mut self, order: Order) {
         self.executor.order(order);
         self.running.ordered = true;
     }
@@ -92,7 +92,7 @@ impl Performer {
                 self.order(Order::Collect { key: key(execution, attempt), template, outputs });
             }
             Command::Release { execution, attempt } => self.order(Order::Release(key(execution, attempt))),
-            Command::FindEvictable { bytes, objects } => self.find_evictable(bytes, objects),
+            Command::FindEvictable { bytes, objects, actions } => self.find_evictable(bytes, objects, actions),
             Command::Evict { order, objects } => self.evict(order, objects),
             Command::Verify { order, objects } => self.verify(order, objects),
             Command::DropSealed { seals } => self.order(Order::DropSealed(seals)),

@@ -1,22 +1,28 @@
 //! What the core asks of the store itself: to find what may go, to let it go, to read it again. Each takes a while, and is
 //! done beside everything else.
 
-use atoll_model::id::CommandSeq;
+use std::collections::BTreeSet;
+use std::time::Duration;
+
+use atoll_model::id::{CommandSeq, ObjectId};
 use atoll_model::limits::EVICTION_OBJECTS_MAX;
 use atoll_model::value::ObjectRef;
 use site_agent_core::Event;
 use storage_sync_engine::store::{ScrubPlace, SiteStore, StoreError};
 
 use super::Performer;
+use crate::executor::local::{LetActionsGo, Order};
 use crate::scrub::damaged;
 
 /// Bytes that are read again at a time.
 const PART_BYTES: u64 = 64 << 20;
 
 impl Performer {
-    pub(super) fn find_evictable(&self, bytes: u64, objects: Option<Vec<ObjectRef>>) {
+    /// What stands in the folder of an action is lent, and does not go: those that nobody needs go before.
+    pub(super) fn find_evictable(&mut self, bytes: u64, objects: Option<Vec<ObjectRef>>, needed: BTreeSet<ObjectId>) {
         let idle = self.evict_idle;
-        self.beside(move |store| {
+        let idle_actions = if objects.is_some() { Duration::ZERO } else { idle };
+        let look = self.later(move |store| {
             let found = match &objects {
                 // The core asks for all of it, in several questions.
                 Some(objects) => store.evictable_of(objects),
@@ -31,6 +37,8 @@ impl Performer {
             };
             vec![Event::EvictableFound { objects }]
         });
+        let order = LetActionsGo { needed, idle: idle_actions, then: Box::new(look) };
+        self.order(Order::LetActionsGo(order));
     }
 
     pub(super) fn evict(&self, order: CommandSeq, objects: Vec<ObjectRef>) {
@@ -57,8 +65,16 @@ impl Performer {
     }
 
     fn beside(&self, work: impl FnOnce(&SiteStore) -> Vec<Event> + Send + 'static) {
+        self.later(work)();
+    }
+
+    /// What begins the work, whenever that is.
+    fn later(&self, work: impl FnOnce(&SiteStore) -> Vec<Event> + Send + 'static) -> impl FnOnce() + Send + 'static {
         let (store, inbox) = (self.store.clone(), self.inbox.clone());
-        self.tasks.spawn_blocking_on(move || inbox.tell(work(&store)), &self.runtime);
+        let (tasks, runtime) = (self.tasks.clone(), self.runtime.clone());
+        move || {
+            tasks.spawn_blocking_on(move || inbox.tell(work(&store)), &runtime);
+        }
     }
 }
 

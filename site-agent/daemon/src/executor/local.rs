@@ -1,6 +1,7 @@
 //! The `local` executor: a thread that keeps slots supplied, hears their shims, and has inputs made ready and outputs
 //! taken in by threads beside it.
 
+mod actions;
 mod attempts;
 mod cgroups;
 mod collect;
@@ -18,6 +19,7 @@ mod take;
 mod tests;
 mod workers;
 
+use std::collections::BTreeSet;
 use std::io;
 use std::os::fd::OwnedFd;
 use std::path::PathBuf;
@@ -26,7 +28,7 @@ use std::sync::mpsc::{Receiver, Sender, channel};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
-use atoll_model::id::{Attempt, ExecutionId, SiteName};
+use atoll_model::id::{Attempt, ExecutionId, ObjectId, SiteName};
 use atoll_model::session::StepTemplate;
 use atoll_model::value::ObjectRef;
 use rustix::event::{EventfdFlags, PollFd, PollFlags, Timespec, eventfd, poll};
@@ -107,6 +109,7 @@ pub(crate) enum Order {
     },
     Release(Key),
     Locate(ObjectRef),
+    LetActionsGo(LetActionsGo),
     DropSealed(Vec<Seal>),
     Staged(Key, Staged),
     Imported(Key, Result<Stored, staging::StagingFailure>),
@@ -117,6 +120,13 @@ pub(crate) enum Order {
         ended: Vec<(Key, crate::shim::protocol::End)>,
     },
     Quit,
+}
+
+/// The folders of actions that are not among these, and were not used for so long, may go; then something else is done.
+pub(crate) struct LetActionsGo {
+    pub needed: BTreeSet<ObjectId>,
+    pub idle: Duration,
+    pub then: Box<dyn FnOnce() + Send>,
 }
 
 pub(crate) fn key(execution: ExecutionId, attempt: Attempt) -> Key {

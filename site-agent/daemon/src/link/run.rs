@@ -21,7 +21,7 @@ use super::connection::{ConnectError, Connection, says_expired};
 use super::credentials::LinkCredentials;
 use super::identity::{Identity, IdentityError, IdentityKey};
 use super::servers::{Pause, Servers, urls};
-use super::tls;
+use super::{signatures, tls};
 
 /// Frames that wait for the stream. Reports are bounded by credits; so many mean that the server reads nothing.
 const FRAMES_WAITING_MAX: usize = 1_024;
@@ -396,11 +396,12 @@ impl Link {
 async fn next_frame(incoming: &mut Streaming<v1::ControlFrame>) -> Result<ControlFrame, Interruption> {
     let message = incoming.message().await.map_err(Interruption::Stream)?.ok_or(Interruption::Closed)?;
     let received = Received::<ControlFrame>::try_from(message);
-    let Received { frame, refused } =
+    let Received { mut frame, refused } =
         received.map_err(|error| Interruption::Stream(Status::invalid_argument(error.to_string())))?;
     for error in refused {
         tracing::warn!(reason = %error, "part of a frame was not understood");
     }
+    signatures::drop_false(&mut frame);
     Ok(frame)
 }
 

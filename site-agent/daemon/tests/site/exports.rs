@@ -101,7 +101,7 @@ async fn the_policy_of_the_site_says_what_is_published_and_what_of_it_leaves() {
     let mut site = site().await;
     let [file, _] = made(&mut site).await;
     let target = public(&site).join("private/x");
-    let Outcome::NotStarted { reason: NotStartedReason::Closed, message } =
+    let Outcome::NotStarted { reason: NotStartedReason::Refused, message } =
         outcome(&mut site, &file, &target, false).await
     else {
         panic!("it may not run");

@@ -100,7 +100,7 @@ async fn work_that_the_site_does_not_want_never_runs() {
     let (mut site, _) = site().await;
     let step = StepTemplate { workflow: "mine-coins".to_owned(), ..site.step("touch @/mined") };
     let end = site.control.finished(site.run_step(step)).await;
-    let Outcome::NotStarted { reason: NotStartedReason::Closed, message } = end.outcome else {
+    let Outcome::NotStarted { reason: NotStartedReason::Refused, message } = end.outcome else {
         panic!("{:?}", end.outcome)
     };
     assert!(message.ends_with("policy.yaml:2)"), "{message}");

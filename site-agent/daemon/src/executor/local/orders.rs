@@ -98,7 +98,7 @@ impl Surroundings {
                 write_whole(&path, script).map_err(|source| OrderError::Script { path: path.clone(), source })?;
                 Ok(vec![shell(), b"-eu".to_vec(), path.into_os_string().into_vec()])
             }
-            TemplateWork::Command { command, .. } => {
+            TemplateWork::Command { command, .. } | TemplateWork::SignedCommand { command, .. } => {
                 let (program, arguments) = command.split_first().ok_or(OrderError::NoCommand)?;
                 let program = self.find(program, bundle)?;
                 let arguments = arguments.iter().map(|argument| match in_bundle(argument, bundle) {

@@ -1,14 +1,13 @@
-//! Inputs and actions, made ready for an execution. Everything here blocks.
+//! Inputs, made ready for an execution. Everything here blocks.
 
 use std::fs;
 use std::io;
 use std::path::PathBuf;
-use std::sync::Mutex;
 
-use atoll_model::session::{FailureReason, StepTemplate, TemplateWork};
+use atoll_model::session::FailureReason;
 use atoll_model::value::ObjectRef;
 use atoll_model::workflow::Outside;
-use storage_sync_engine::store::{Entry, Lent, SiteStore, Source, StoreError, Stored};
+use storage_sync_engine::store::{Entry, Lent, SiteStore, StoreError, Stored};
 use tokio_util::sync::CancellationToken;
 
 use super::exports::{Export, ExportRules};
@@ -56,25 +55,21 @@ pub(super) fn full_message(error: &dyn std::error::Error) -> String {
     message
 }
 
-/// The folders in which inputs and actions are made ready.
+/// The folders in which inputs are made ready.
 #[derive(Debug)]
 pub(super) struct Stage {
     store: SiteStore,
     staged: PathBuf,
-    actions: PathBuf,
     imports: Imports,
     exports: ExportRules,
-    /// One action at a time is made, each once.
-    making_action: Mutex<()>,
 }
 
 impl Stage {
     pub(super) fn new(store: SiteStore, imports: Imports, exports: ExportRules) -> io::Result<Self> {
         let data_dir = &exports.data_dir;
-        let [staged, actions] = ["staged", "actions"].map(|name| data_dir.join(name));
+        let staged = data_dir.join("staged");
         make_private(&staged)?;
-        make_private(&actions)?;
-        Ok(Self { store, staged, actions, imports, exports, making_action: Mutex::new(()) })
+        Ok(Self { store, staged, imports, exports })
     }
 
     /// Where the inputs of an attempt stand, whose folder has this name.
@@ -94,28 +89,6 @@ impl Stage {
         remove_whatever(&place)
             .map_err(|error| StagingFailure::new(FailureReason::Agent, format!("{}: {error}", place.display())))?;
         self.store.materialise(&place, entries).map_err(|error| StagingFailure::of_store(&error))
-    }
-
-    /// The action's folder, made of its bundle once for all executions.
-    pub(super) fn action(&self, bundle: ObjectRef) -> Result<PathBuf, StagingFailure> {
-        let _alone = self.making_action.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
-        let home = self.actions.join(bundle.id.hex());
-        let action = home.join("action");
-        if action.exists() {
-            return Ok(action);
-        }
-        let in_work = self.actions.join(format!("{}.in-work", bundle.id.hex()));
-        let failed = |error: io::Error| {
-            let full = error.kind() == io::ErrorKind::StorageFull;
-            let reason = if full { FailureReason::NoSpace } else { FailureReason::Agent };
-            StagingFailure::new(reason, format!("the action cannot be made ready in {}: {error}", home.display()))
-        };
-        remove_whatever(&in_work).map_err(failed)?;
-        remove_whatever(&home).map_err(failed)?;
-        let entry = Entry { path: PathBuf::from("action"), source: Source::Tree(bundle.id) };
-        self.store.materialise(&in_work, &[entry]).map_err(|error| StagingFailure::of_store(&error))?;
-        fs::rename(&in_work, &home).map_err(failed)?;
-        Ok(action)
     }
 
     /// Takes a file or directory into the store: one of this machine, or one that is fetched, by way of the folder of this
@@ -157,15 +130,5 @@ impl Stage {
             tracing::error!(error = full_message(&error), "lent files could not be checked");
             Vec::new()
         })
-    }
-}
-
-/// The bundle of a step's action.
-pub(super) fn bundle(template: &StepTemplate) -> Option<ObjectRef> {
-    match &template.work {
-        TemplateWork::Command { bundle, .. } => *bundle,
-        TemplateWork::Script(_) | TemplateWork::Import { .. } | TemplateWork::Null | TemplateWork::Export { .. } => {
-            None
-        }
     }
 }

@@ -11,12 +11,13 @@ use site_agent_core::command::{StartInput, StartValue};
 use site_agent_core::event::{OutputFailure, StoredOutputs};
 use storage_sync_engine::store::Stored;
 
+use super::actions::ReadyAction;
 use super::attempts::{Known, Phase};
 use super::collect::{Collection, with_listing};
 use super::exports::Export;
 use super::imports::Import;
 use super::recovery::{exit, interrupted};
-use super::staging::{StagingFailure, bundle};
+use super::staging::StagingFailure;
 use super::workers::Staged;
 use super::{Job, Local, Order, orders};
 use crate::clock::wall_clock;
@@ -35,6 +36,7 @@ impl Local {
             Order::Collect { key, template, outputs } => self.collect(key, template, outputs),
             Order::Release(key) => self.release(key),
             Order::Locate(object) => self.workers.locate(object),
+            Order::LetActionsGo(order) => self.workers.let_actions_go(order),
             Order::DropSealed(seals) => self.workers.job(Job::DropSealed(seals)),
             Order::Cleared { slot, ended } => self.cleared(slot, ended),
             Order::Quit => self.quit = true,
@@ -55,9 +57,9 @@ impl Local {
             moving = Some(self.workers.import(key, import));
         } else {
             let entries = orders::entries(&inputs);
-            let bundle = bundle(&template);
+            let is_bundled = template.work.bundle().is_some();
             let is_export = matches!(template.work, TemplateWork::Export { .. });
-            if entries.is_empty() && bundle.is_none() && !is_export {
+            if entries.is_empty() && !is_bundled && !is_export {
                 let known = Known {
                     step,
                     template: known_by,
@@ -71,7 +73,7 @@ impl Local {
                 self.hand(key, &template, &inputs, None, ahead);
                 return;
             }
-            self.workers.stage(key, entries, bundle);
+            self.workers.stage(key, entries, &template);
         }
         let phase = Phase::Staging { template, inputs, since: wall_clock(), ahead, killed: false, moving };
         let known = Known { step, template: known_by, slot: None, phase, lent: None, killed: false, bytes_in };
@@ -97,7 +99,7 @@ impl Local {
                         if killed {
                             self.killed(key);
                         } else {
-                            self.hand(key, &template, &inputs, staged.bundle.as_deref(), ahead);
+                            self.hand(key, &template, &inputs, staged.action.as_ref(), ahead);
                         }
                     }
                 }
@@ -111,14 +113,18 @@ impl Local {
         key: Key,
         template: &StepTemplate,
         inputs: &[StartInput],
-        bundle: Option<&std::path::Path>,
+        action: Option<&ReadyAction>,
         ahead: Option<u32>,
     ) {
+        if let Some(why) = action.and_then(|action| action.differs_from(template, inputs)) {
+            return self.not_started(key, FailureReason::NotExecutable, why);
+        }
         let step = (template.run, template.step);
         let staged = self.workers.staged_folder(key);
         let context =
             self.spans.as_ref().and_then(|_| process_context(template, key)).map(|context| context.to_string());
-        let prepared = self.common(template, bundle).and_then(|common| {
+        let folder = action.map(|action| action.folder.as_path());
+        let prepared = self.common(template, folder).and_then(|common| {
             Ok((common, self.surroundings.order(key, template, inputs, &staged, context.as_deref())?))
         });
         let (common, order) = match prepared {

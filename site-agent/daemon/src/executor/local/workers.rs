@@ -7,12 +7,14 @@ use std::sync::mpsc::{Receiver, Sender, channel};
 use std::thread;
 use std::time::Duration;
 
+use atoll_model::session::StepTemplate;
 use atoll_model::value::{ObjectKind, ObjectRef};
 use atoll_telemetry::Work;
 use site_agent_core::Event;
 use storage_sync_engine::store::{Entry, Lent, SealId, SiteStore, StoreError};
 use tokio_util::sync::CancellationToken;
 
+use super::actions::{Actions, ReadyAction};
 use super::attempts::Attempts;
 use super::collect::{self, Collection};
 use super::exports::{Export, ExportRules};
@@ -20,7 +22,7 @@ use super::imports::Import;
 use super::recovery::conclude;
 use super::slots::LostSlot;
 use super::staging::{Stage, StagingFailure, full_message};
-use super::{Executor, Job, LocalOptions, Order, Tell, Watch};
+use super::{Executor, Job, LetActionsGo, LocalOptions, Order, Tell, Watch};
 use crate::clock::wall_clock;
 use crate::shim::protocol::Key;
 use crate::shim::remove_whatever;
@@ -33,8 +35,7 @@ const CLEARING_PAUSE: Duration = Duration::from_secs(1);
 
 /// What was made ready for an attempt.
 pub(crate) struct Staged {
-    /// The folder of its action.
-    pub(super) bundle: Option<PathBuf>,
+    pub(super) action: Option<ReadyAction>,
     pub(super) result: Result<Option<Lent>, StagingFailure>,
 }
 
@@ -42,9 +43,10 @@ enum Preparation {
     Stage {
         key: Key,
         entries: Vec<Entry>,
-        bundle: Option<ObjectRef>,
+        template: Arc<StepTemplate>,
     },
     Locate(ObjectRef),
+    LetActionsGo(LetActionsGo),
     /// To be handed on once everything that was asked for before is ready.
     Release(Job),
 }
@@ -81,6 +83,7 @@ impl Workers {
         let (jobs, to_do) = channel();
         let preparer = Preparer {
             stage: Arc::clone(&stage),
+            actions: Actions::open(options.store.clone(), &options.data_dir)?,
             store: options.store.clone(),
             executor: executor.clone(),
             tell: Arc::clone(&options.tell),
@@ -110,9 +113,15 @@ impl Workers {
         self.stage.staged(&key.folder())
     }
 
-    pub(super) fn stage(&self, key: Key, entries: Vec<Entry>, bundle: Option<ObjectRef>) {
+    pub(super) fn stage(&self, key: Key, entries: Vec<Entry>, template: &Arc<StepTemplate>) {
+        let template = Arc::clone(template);
         // The thread ends with this one.
-        let _ = self.preparations.send(Preparation::Stage { key, entries, bundle });
+        let _ = self.preparations.send(Preparation::Stage { key, entries, template });
+    }
+
+    pub(super) fn let_actions_go(&self, order: LetActionsGo) {
+        // Where it has ended, nothing is to be done any more.
+        let _ = self.preparations.send(Preparation::LetActionsGo(order));
     }
 
     pub(super) fn locate(&self, object: ObjectRef) {
@@ -194,6 +203,7 @@ impl Workers {
 /// Makes inputs and actions ready, and looks for objects, in order.
 struct Preparer {
     stage: Arc<Stage>,
+    actions: Actions,
     store: SiteStore,
     executor: Executor,
     tell: Tell,
@@ -201,27 +211,31 @@ struct Preparer {
 }
 
 impl Preparer {
-    fn run(self, preparations: &Receiver<Preparation>) {
+    fn run(mut self, preparations: &Receiver<Preparation>) {
         while let Ok(preparation) = preparations.recv() {
             match preparation {
-                Preparation::Stage { key, entries, bundle } => {
-                    let staged = self.prepare(key, &entries, bundle);
+                Preparation::Stage { key, entries, template } => {
+                    let staged = self.prepare(key, &entries, &template);
                     self.executor.order(Order::Staged(key, staged));
                     self.executor.ring();
                 }
                 Preparation::Locate(object) => self.locate(object),
+                Preparation::LetActionsGo(LetActionsGo { needed, idle, then }) => {
+                    self.actions.let_go(&needed, idle);
+                    then();
+                }
                 Preparation::Release(job) => drop(self.jobs.send(job)),
             }
         }
     }
 
-    fn prepare(&self, key: Key, entries: &[Entry], bundle: Option<ObjectRef>) -> Staged {
-        let bundle = match bundle.map(|bundle| self.stage.action(bundle)).transpose() {
-            Ok(bundle) => bundle,
-            Err(failure) => return Staged { bundle: None, result: Err(failure) },
+    fn prepare(&mut self, key: Key, entries: &[Entry], template: &StepTemplate) -> Staged {
+        let action = match self.actions.ready(template) {
+            Ok(action) => action,
+            Err(failure) => return Staged { action: None, result: Err(failure) },
         };
         let lent = (!entries.is_empty()).then(|| self.stage.materialise(&key.folder(), entries)).transpose();
-        Staged { bundle, result: lent }
+        Staged { action, result: lent }
     }
 
     fn locate(&self, object: ObjectRef) {
