@@ -19,7 +19,7 @@ pub(crate) use self::parse::{read_bucket_use, read_kind, read_said};
 pub use self::schema::policy_schema;
 pub(crate) use self::schema::{PLACEMENT_FIELDS, said_fields};
 pub use self::selector::{Attribute, AttributeKind, Attributes, Comparison, Literal, Location, Selector, Truth};
-pub use self::site::{BUCKET, LeaveStep, SiteMatch, SitePolicy, SiteRule, Withholding, WorkKind};
+pub use self::site::{BUCKET, LeaveStep, NamedKey, SiteMatch, SitePolicy, SiteRule, Withholding, WorkKind};
 use crate::diagnostic::Place;
 use crate::placement::{Labels, PushMode};
 

@@ -4,10 +4,11 @@
 
 use std::time::Duration;
 
+use atoll_model::action::PublicKey;
 use atoll_model::id::SiteName;
 use atoll_model::placement::{Labels, PushMode};
 use atoll_model::policy::{
-    BucketUse, ByteRange, Expiry, Importance, KeepAt, Location, Route, Until, parse, policy_schema,
+    BucketUse, ByteRange, Expiry, Importance, KeepAt, Location, Route, SitePolicy, Until, parse, policy_schema,
 };
 use expect_test::{Expect, expect};
 
