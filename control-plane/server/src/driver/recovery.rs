@@ -46,6 +46,9 @@ pub(super) fn decode(mut bytes: &[u8], facts: &mut Vec<Fact>) -> Result<(), post
 
 #[cfg(test)]
 mod tests {
+    use atoll_model::workflow::Work;
+    use control_plane_core::view::{RunFilter, RunState};
+
     use super::*;
 
     #[test]
@@ -72,5 +75,40 @@ mod tests {
         assert_ne!(now, core.snapshot());
         let message = recover(JOURNAL_FORMAT, first).expect_err("cut").to_string();
         assert!(message.contains("the checkpoint after batch 7"), "{message}");
+    }
+
+    /// What a control plane of format 3 has written, a batch a line: a run whose action came with it, from its submission to
+    /// its end.
+    const FORMAT_3: &str = include_str!("format-3.txt");
+
+    fn batch((number, line): (u64, &str)) -> (BatchSeq, Vec<u8>) {
+        let byte = |place| u8::from_str_radix(&line[place..place + 2], 16).expect("hexadecimal digits");
+        (BatchSeq(number), (0..line.len()).step_by(2).map(byte).collect())
+    }
+
+    #[test]
+    fn a_journal_of_format_3_is_read_up_to_any_point_of_a_run_with_an_action() {
+        let batches: Vec<_> = (1..).zip(FORMAT_3.lines()).map(batch).collect();
+        let config = control_plane_core::Config::default;
+        let mut states = Vec::new();
+        for read in 0..=batches.len() {
+            let core = super::recover(config(), 3, None, &batches[..read], Timestamp::ZERO).expect("read");
+            core.check();
+            let runs = core.runs(&RunFilter::default());
+            states.extend(runs.iter().map(|run| run.state));
+            for run in &runs {
+                let (workflow, _) = core.workflow(run.run).expect("it is there");
+                let Work::Action(action) = &workflow.steps[0].work else { panic!("{workflow:?}") };
+                assert_eq!((action.name.as_str(), action.version.as_str()), ("count", "1.0"));
+                assert!(action.bundle.is_some() && action.inputs.len() == 2, "{action:?}");
+            }
+            // A checkpoint of that time ended before versions of actions and what sites refuse.
+            let now = postcard::to_stdvec(&core.snapshot()).expect("encoded");
+            let checkpoint = Some((BatchSeq(read as u64), now[..now.len() - 3].to_vec()));
+            let again = super::recover(config(), 3, checkpoint, &[], Timestamp::ZERO).expect("read");
+            assert_eq!(again.snapshot(), core.snapshot());
+        }
+        states.dedup();
+        assert_eq!(states, [RunState::Submitted, RunState::Running, RunState::Succeeded]);
     }
 }
