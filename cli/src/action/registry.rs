@@ -69,7 +69,8 @@ pub(crate) struct DeprecateArguments {
 
 impl VersionArguments {
     fn path(&self) -> anyhow::Result<String> {
-        let reference: ActionReference = self.action.parse().map_err(|error| Failure::Usage(format!("{error}")))?;
+        let parsed = self.action.parse::<ActionReference>();
+        let reference = parsed.map_err(|error| Failure::Usage(error.to_string()))?;
         Ok(version_path(&self.project, &reference))
     }
 

@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Duration;
 
-use atoll_model::id::{RunId, SiteName, TokenId};
+use atoll_model::id::{ObjectId, RunId, SiteName, TokenId};
 use atoll_model::placement::Labels;
 use atoll_model::policy::parse;
 use atoll_model::time::Timestamp;
@@ -15,6 +15,7 @@ use control_plane_core::view::RunTags;
 use control_plane_core::{Encryption, KeyId, Rejection, Request, RequestId, Response};
 use indexmap::IndexMap;
 
+use crate::actions::{self, Deed};
 use crate::rng::mix;
 use crate::scenario::Scenario;
 use crate::server::Asker;
@@ -37,6 +38,8 @@ pub(crate) struct Clients {
     /// When the input of a run was sent in.
     sent_in: BTreeMap<RunId, Timestamp>,
     pub(crate) runs: Vec<RunId>,
+    /// Actions that were pushed, and not removed since.
+    pub(crate) pushed: BTreeSet<u64>,
 }
 
 impl Clients {
@@ -63,7 +66,18 @@ impl Clients {
 
     /// Whether anybody has sent something in, which is held for a while.
     pub(crate) fn has_uploaded(&self) -> bool {
-        self.wishes.iter().any(|wish| matches!(wish.want, Want::Upload { .. }))
+        self.wishes.iter().any(|wish| matches!(wish.want, Want::Upload { .. } | Want::Action { .. }))
+    }
+
+    /// The bundles of what anybody has pushed, or will.
+    pub(crate) fn bundles(&self) -> BTreeSet<ObjectId> {
+        let action = |wish: &Wish| if let Want::Action { action, .. } = wish.want { Some(action) } else { None };
+        self.wishes.iter().filter_map(action).map(actions::bundle).collect()
+    }
+
+    /// What was not granted yet.
+    pub(crate) fn still_wanted(&self) -> impl Iterator<Item = &Want> {
+        self.wishes.iter().filter(|wish| !wish.granted).map(|wish| &wish.want)
     }
 }
 
@@ -85,6 +99,10 @@ pub(crate) enum Want {
     },
     Upload {
         run: RunId,
+    },
+    Action {
+        action: u64,
+        deed: Deed,
     },
     Submit {
         run: RunId,
@@ -169,6 +187,10 @@ impl Want {
         sites[*site].is_dead && sites[*site].standing == Standing::Trusted
     }
 
+    fn is_action_settled(&self, result: &Result<Response, Rejection>) -> bool {
+        matches!(self, Self::Action { deed, .. } if actions::is_settled(*deed, result))
+    }
+
     /// The run that somebody wants to do something about.
     fn run(&self) -> Option<RunId> {
         match self {
@@ -177,6 +199,7 @@ impl Want {
             Self::Token { .. }
             | Self::Enrol { .. }
             | Self::Upload { .. }
+            | Self::Action { .. }
             | Self::Submit { .. }
             | Self::Drain { .. }
             | Self::Revoke { .. }
@@ -197,6 +220,7 @@ impl Want {
             Self::Resolve { .. }
             | Self::Token { .. }
             | Self::Enrol { .. }
+            | Self::Action { .. }
             | Self::Drain { .. }
             | Self::Revoke { .. }
             | Self::Remove { .. }
@@ -270,6 +294,7 @@ impl World {
             if drawn.has_input {
                 self.wish(at, Want::Upload { run });
             }
+            self.wish_actions(&drawn.actions, at);
             self.wish(at, Want::Submit { run, key: run, drawn: Box::new(drawn) });
         }
     }
@@ -365,6 +390,7 @@ impl World {
         let is_to_be_sent_again = matches!(result, Err(Rejection::Invalid(_)))
             && matches!(wish.want, Want::Submit { run, .. } if is_held_no_more(run));
         let settled = match &result {
+            result if matches!(wish.want, Want::Action { .. }) => wish.want.is_action_settled(result),
             // Work of it is still to be given away.
             Err(Rejection::Conflict(_)) if matches!(wish.want, Want::Remove { .. }) => false,
             // A site that the workflow names is being replaced.
@@ -402,6 +428,10 @@ impl World {
             }
             (Want::Submit { run, .. }, Ok(_)) => {
                 self.history.acknowledged.insert(*run);
+            }
+            (Want::Action { action, deed }, result) => {
+                let (action, deed) = (*action, *deed);
+                self.action_heard(action, deed, result);
             }
             (Want::ApplyPolicy { project, source }, Ok(_)) => {
                 let (project, source) = (project.clone(), *source);
@@ -487,7 +517,14 @@ impl World {
 
     /// Whether what comes before it is done: a run wants sites, and its input in the bucket.
     fn is_possible(&self, client: usize) -> bool {
-        let Want::Submit { run, .. } = &self.clients.wishes[client].want else { return true };
+        let (run, drawn) = match &self.clients.wishes[client].want {
+            Want::Submit { run, drawn, .. } => (run, drawn),
+            Want::Action { action, deed: Deed::Remove } => return !self.is_action_missed(*action),
+            _ => return true,
+        };
+        if !drawn.actions.is_subset(&self.clients.pushed) {
+            return false;
+        }
         let uploads = |wish: &Wish| matches!(&wish.want, Want::Upload { run: of } if of == run) && !wish.granted;
         // In a fleet there is always one that has just gone.
         let usable = |site: &Site| self.scenario.is_fleet() || (site.enrolled && site.standing != Standing::Revoked);
@@ -518,6 +555,10 @@ impl World {
                 let copy = sent_in(*run, &self.scenario);
                 self.bucket.insert(copy_name(&copy), BucketCopy { corrupt: false });
                 Request::RecordUpload { object: copy.object, key: copy.encryption.map(|encryption| encryption.key) }
+            }
+            Want::Action { action, deed } => {
+                let (action, deed) = (*action, *deed);
+                self.action_request(action, deed)
             }
             Want::Submit { run, drawn, .. } => {
                 let mut inputs = IndexMap::new();

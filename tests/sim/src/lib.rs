@@ -5,6 +5,7 @@
 //! played again with `ATOLL_SIM_TRACE=1 ATOLL_SIM_FIRST=SEED ATOLL_SIM_SEEDS=1`.
 
 mod account;
+mod actions;
 mod clients;
 mod evictions;
 mod faults;

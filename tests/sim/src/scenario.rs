@@ -99,6 +99,8 @@ pub struct Scenario {
     pub caches: bool,
     /// Whether some steps leave nothing but values.
     pub plain: bool,
+    /// Whether some steps run actions that were pushed.
+    pub actions: bool,
     /// Whether rules let go of what some runs have made, a while after these have ended.
     pub expires: bool,
     pub restores: Vec<Restore>,
@@ -235,6 +237,7 @@ impl Scenario {
             bucket_outages: Vec::new(),
             caches: false,
             plain: false,
+            actions: false,
             expires: false,
             restores: Vec::new(),
             planned_reboots: Vec::new(),
@@ -292,7 +295,8 @@ impl Scenario {
         let copied_at = rng.micros(1_000_000, unquiet / 2);
         let at = copied_at + rng.spread(1_000, unquiet / 2);
         let restore = Restore { copied_at, at, is_told: rng.chance(800) };
-        Self { restores: vec![restore], journals_lost: 0, revokes: 0, deaths: 0, ..self }
+        // A version that was pushed since is pushed again by whoever misses it, and nobody here does.
+        Self { restores: vec![restore], journals_lost: 0, revokes: 0, deaths: 0, actions: false, ..self }
     }
 
     fn drawn_with_journal(seed: u64) -> Self {
@@ -326,6 +330,7 @@ impl Scenario {
             bucket_outages: bucket_outages(seed, unquiet),
             caches: mix(&[seed, 0xCAC4E5]).is_multiple_of(WORLDS_PER_CACHING),
             plain: mix(&[seed, 0xB1A1]).is_multiple_of(WORLDS_PER_PLAIN),
+            actions: mix(&[seed, 0xAC7104]).is_multiple_of(WORLDS_PER_ACTIONS),
             expires: mix(&[seed, 0xE4_91_4E]).is_multiple_of(WORLDS_PER_EXPIRING),
             long,
             pressed,
@@ -443,6 +448,8 @@ fn bucket_outages(seed: u64, unquiet: Duration) -> Vec<Outage> {
 
 /// In one of so many worlds some steps leave nothing but values.
 const WORLDS_PER_PLAIN: u64 = 4;
+/// The same, of those in which some steps run actions that were pushed.
+const WORLDS_PER_ACTIONS: u64 = 3;
 
 /// In one of so many worlds rules let go of what runs have made.
 const WORLDS_PER_EXPIRING: u64 = 4;

@@ -264,7 +264,8 @@ impl World {
             // Of what moved since the backup the ledger has what agents still tell, and what came into the bucket stays.
             return;
         }
-        let sent_in: Vec<_> = self.clients.runs.iter().map(|run| crate::clients::input_of(*run).id).collect();
+        let mut sent_in = self.clients.bundles();
+        sent_in.extend(self.clients.runs.iter().map(|run| crate::clients::input_of(*run).id));
         let is_watched = |object: &ObjectId| self.scenario.lingers || !sent_in.contains(object);
         let is_watched =
             |object: &ObjectId| (self.scenario.lingers || self.history.revoked.is_empty()) && is_watched(object);

@@ -4,10 +4,11 @@ use std::collections::BTreeSet;
 use std::fmt::Write as _;
 use std::time::Duration;
 
+use atoll_model::action::ActionReference;
 use atoll_model::id::{Attempt, ExecutionId, ObjectId, StepIndex};
 use atoll_model::session::TemplateOutput;
 use atoll_model::value::{FileName, FileRef, ObjectKind, ObjectRef, Type, Value};
-use atoll_model::workflow::{Action, Surroundings, Workflow, parse};
+use atoll_model::workflow::{Action, ActionInput, Output, Surroundings, Workflow, parse};
 use site_agent_core::event::ExitKind;
 
 use crate::rng::{Rng, mix};
@@ -25,30 +26,64 @@ pub struct Drawn {
     pub has_input: bool,
     /// The step whose outputs go to the bucket at once.
     pub eager: Option<StepIndex>,
+    /// What has to be pushed before.
+    pub actions: BTreeSet<u64>,
 }
 
 impl Drawn {
     /// A workflow that a test brings along.
     pub(crate) fn given(source: String, workflow: Workflow) -> Self {
-        let (confined, confined_to) = Default::default();
-        Self { source, workflow, confined, confined_to, has_input: false, eager: None }
+        let (confined, confined_to, actions) = Default::default();
+        Self { source, workflow, confined, confined_to, has_input: false, eager: None, actions }
     }
 }
 
 /// What labels of sites say, by turns.
 pub(crate) const ZONES: [&str; 2] = ["north", "south"];
 
-struct NoActions;
+/// Actions that are pushed by their numbers: of an even one the outputs are values.
+struct Pushed;
 
-impl Surroundings for NoActions {
+impl Surroundings for Pushed {
     fn action(&self, reference: &str) -> Result<Action, String> {
-        Err(format!("there is no action {reference}"))
+        let reference = reference.parse::<ActionReference>().map_err(|error| error.to_string())?;
+        let number = reference.name.trim_start_matches("tool-");
+        let number = number.parse::<u64>().map_err(|error| error.to_string())?;
+        let output = |r#type| Output { r#type, optional: false, listed: false, place: Default::default() };
+        let file = (!has_values_only(number)).then(|| ("out", output(Type::File)));
+        let values = [("n", output(Type::Integer)), ("list", output(Type::List(None)))];
+        let outputs = file.into_iter().chain(values).map(|(name, output)| (name.to_owned(), output));
+        let input = |name: &str| (name.to_owned(), ActionInput { r#type: Type::Any, default: Some(Value::Null) });
+        let bundle = bundle(number);
+        Ok(Action {
+            name: reference.name,
+            version: reference.version,
+            bundle: Some(bundle.id),
+            bundle_bytes: bundle.bytes,
+            command: vec!["tool".to_owned()],
+            inputs: ["a0", "a1", "more", "item", "text", "data"].iter().map(|name| input(name)).collect(),
+            outputs: outputs.collect(),
+            resources: None,
+        })
     }
+}
+
+fn has_values_only(action: u64) -> bool {
+    action.is_multiple_of(2)
+}
+
+/// Under which an action is pushed.
+pub(crate) fn reference(action: u64) -> ActionReference {
+    ActionReference { name: format!("tool-{action}"), version: "1".to_owned() }
+}
+
+pub(crate) fn bundle(action: u64) -> ObjectRef {
+    object(mix(&[action, 0xB0_7D]), ObjectKind::Tree)
 }
 
 /// Reads a workflow that a test brings along.
 pub fn read(source: &str) -> Workflow {
-    match parse("sim.yaml", source, &NoActions) {
+    match parse("sim.yaml", source, &Pushed) {
         Ok(workflow) => workflow,
         Err(diagnostics) => {
             let text: Vec<String> = diagnostics.iter().map(ToString::to_string).collect();
@@ -75,6 +110,8 @@ struct Draft<'a> {
     caching: Rng,
     /// The same, of what makes no files.
     plain: Rng,
+    /// The same, of what was pushed.
+    acting: Rng,
     scenario: &'a Scenario,
     steps: usize,
     has_input: bool,
@@ -89,6 +126,7 @@ struct Draft<'a> {
     /// Steps that make no files.
     fileless: BTreeSet<usize>,
     confined: BTreeSet<usize>,
+    actions: BTreeSet<u64>,
 }
 
 impl<'a> Draft<'a> {
@@ -113,11 +151,12 @@ impl<'a> Draft<'a> {
         let confined_to = rng.below(sites as u64) as usize;
         let also_to = (rng.chance(500) && sites > 1).then(|| (confined_to + 1) % sites);
         let eager = rng.chance(400).then(|| rng.below(steps as u64) as usize);
-        let (fans, null, fileless, confined) = Default::default();
+        let (fans, null, fileless, confined, actions) = Default::default();
         Self {
             rng,
             caching: Rng::new(mix(&[apart.clone().next(), 0xCAC4E])),
             plain: Rng::new(mix(&[apart.clone().next(), 0xB1A1])),
+            acting: Rng::new(mix(&[apart.clone().next(), 0xAC7104])),
             apart,
             scenario,
             steps,
@@ -131,6 +170,7 @@ impl<'a> Draft<'a> {
             null,
             fileless,
             confined,
+            actions,
         }
     }
 
@@ -207,10 +247,16 @@ impl<'a> Draft<'a> {
     fn work(&mut self, step: usize, reads: &BTreeSet<usize>, cached: bool) {
         // A script of its own, so that what cuts off one step puts no other in quarantine.
         let own = self.rng.next();
-        let work = if cached { format!("one of a few: {}", self.caching.below(6)) } else { format!("work {own}") };
-        self.line(&format!("    run: \"{work}\""));
-        let file = if self.fileless.contains(&step) { "" } else { "out: file, " };
-        self.line(&format!("    outputs: {{ {file}n: integer, list: list }}"));
+        if self.scenario.actions && !cached && self.acting.chance(500) {
+            let action = own & !1 | u64::from(!self.fileless.contains(&step));
+            self.actions.insert(action);
+            self.line(&format!("    action: {}", reference(action)));
+        } else {
+            let work = if cached { format!("one of a few: {}", self.caching.below(6)) } else { format!("work {own}") };
+            self.line(&format!("    run: \"{work}\""));
+            let file = if self.fileless.contains(&step) { "" } else { "out: file, " };
+            self.line(&format!("    outputs: {{ {file}n: integer, list: list }}"));
+        }
         let mut with = Vec::new();
         for (place, earlier) in reads.iter().enumerate() {
             let output = if self.rng.chance(800) && !self.fileless.contains(earlier) { "out" } else { "n" };
@@ -326,7 +372,8 @@ impl<'a> Draft<'a> {
         let eager = eager.and_then(index);
         let sites = std::iter::once(self.confined_to).chain(self.also_to);
         let confined_to = sites.map(|site| format!("s{site}")).collect();
-        Drawn { source: self.text, workflow, confined, confined_to, has_input: self.has_input, eager }
+        let (source, has_input, actions) = (self.text, self.has_input, self.actions);
+        Drawn { source, workflow, confined, confined_to, has_input, eager, actions }
     }
 }
 

@@ -56,7 +56,7 @@ struct Pushed(Arc<Registry>);
 
 impl Surroundings for Pushed {
     fn action(&self, reference: &str) -> Result<Action, String> {
-        let reference: ActionReference = reference.parse().map_err(|error| format!("{error}"))?;
+        let reference = reference.parse::<ActionReference>().map_err(|error| error.to_string())?;
         self.0.action(&ActionName { project: "default".to_owned(), reference })
     }
 }
