@@ -22,7 +22,7 @@ impl Registered<'_> {
     /// # Errors
     /// When the server cannot be asked.
     pub(super) async fn find(&self, text: &str) -> anyhow::Result<Result<Action, String>> {
-        let reference: ActionReference = match text.parse() {
+        let reference = match text.parse::<ActionReference>() {
             Ok(reference) => reference,
             Err(error) => return Ok(Err(error.to_string())),
         };

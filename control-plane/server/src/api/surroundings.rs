@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use atoll_model::action::{self, ActionReference, ParseReferenceError};
+use atoll_model::action::{self, ActionReference};
 use atoll_model::value::{Value, from_json};
 use atoll_model::workflow::{Action, Given, Surroundings, TakenIn, Workflow};
 use control_plane_core::{ActionName, Registry, Rejection};
@@ -37,7 +37,7 @@ pub(super) struct Sent {
 impl Surroundings for Sent {
     fn action(&self, reference: &str) -> Result<Action, String> {
         if ActionReference::is_meant_by(reference) {
-            let reference = reference.parse().map_err(|error: ParseReferenceError| error.to_string())?;
+            let reference = reference.parse::<ActionReference>().map_err(|error| error.to_string())?;
             return self.registry.action(&ActionName { project: self.project.clone(), reference });
         }
         let sent =
