@@ -8,6 +8,7 @@ use atoll_model::id::CommandSeq;
 use atoll_model::session::{
     ControlBody, Dispatch, DispatchElements, SiteCommand, StepTemplate, TemplateOutput, TemplateWork,
 };
+use atoll_model::value::ObjectRef;
 use atoll_model::workflow::{OnDisconnect, StartMode};
 
 use crate::bindings::{BindingsWriter, read_bindings, read_run};
@@ -195,7 +196,7 @@ impl TryFrom<wire::ActionCommand> for TemplateWork {
 
     fn try_from(message: wire::ActionCommand) -> Result<Self, WireError> {
         let wire::ActionCommand { command, bundle, signatures } = message;
-        let bundle = bundle.map(TryInto::try_into).transpose()?;
+        let bundle: Option<ObjectRef> = bundle.map(TryInto::try_into).transpose()?;
         let signatures: Vec<BundleSignature> =
             signatures.into_iter().map(TryInto::try_into).collect::<Result<_, _>>()?;
         Ok(match bundle {

@@ -79,7 +79,7 @@ impl Submission {
         let mut pushed = BTreeMap::new();
         let (workflow, actions) = loop {
             match text.parse(&given, &pushed)? {
-                Parsed::Whole(workflow, actions) => break (workflow, actions),
+                Parsed::Whole(workflow, actions) => break (*workflow, actions),
                 Parsed::Lacks(references) => {
                     for reference in references {
                         let action = registered.find(&reference).await?;
@@ -254,7 +254,7 @@ struct WorkflowText {
 
 /// What a workflow file says, or the actions that have to be looked up to tell.
 enum Parsed {
-    Whole(Workflow, BTreeMap<String, PathBuf>),
+    Whole(Box<Workflow>, BTreeMap<String, PathBuf>),
     Lacks(BTreeSet<String>),
 }
 
@@ -280,7 +280,7 @@ impl WorkflowText {
             diagnostics.extend(surroundings.broken.take());
             invalid(diagnostics, &self.file_name, &self.source)
         })?;
-        Ok(Parsed::Whole(workflow, surroundings.actions.into_inner()))
+        Ok(Parsed::Whole(Box::new(workflow), surroundings.actions.into_inner()))
     }
 }
 

@@ -8,12 +8,14 @@ use atoll_model::id::ObjectId;
 use atoll_model::limits::{ACTION_SIGNATURES_MAX, BUNDLE_BYTES_MAX, BUNDLE_ENTRIES_MAX, MANIFEST_BYTES_MAX};
 use atoll_model::time::Timestamp;
 use atoll_model::value::{ObjectKind, ObjectRef};
-use axum::extract::{Path, State};
+use axum::extract::rejection::PathRejection;
+use axum::extract::{FromRequestParts, Path, State};
 use axum::{Extension, Json};
 use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use control_plane_core::{ActionName, ActionVersion, BucketCopy, Rejection, Request};
 use http::StatusCode;
+use http::request::Parts;
 use serde::{Deserialize, Serialize};
 use storage_sync_engine::bucket::BucketError;
 use storage_sync_engine::signature::is_valid;
@@ -161,11 +163,20 @@ async fn manifest_of(app: &App, object: ObjectId) -> Result<(ObjectRef, String),
     Ok((bundle, text))
 }
 
-/// The three parts of a path that names a version.
-type VersionPath = Path<(String, String, String)>;
+/// The version that a path names.
+#[derive(Debug)]
+pub(super) struct Named(ActionName);
 
-fn named(Path((project, name, version)): VersionPath) -> ActionName {
-    ActionName { project, reference: ActionReference { name, version } }
+impl<S: Send + Sync> FromRequestParts<S> for Named {
+    type Rejection = ApiError;
+
+    async fn from_request_parts(parts: &mut Parts, state: &S) -> Result<Self, ApiError> {
+        let path = Path::<(String, String, String)>::from_request_parts(parts, state).await;
+        let Path((project, name, version)) =
+            path.map_err(|rejection: PathRejection| ApiError::bad_request(rejection.body_text()))?;
+        let reference = parse_id(&format!("{name}@{version}"))?;
+        Ok(Self(ActionName { project, reference }))
+    }
 }
 
 async fn shown(app: &App, action: &ActionName) -> Result<ActionBody, ApiError> {
@@ -179,8 +190,8 @@ async fn shown(app: &App, action: &ActionName) -> Result<ActionBody, ApiError> {
     params(("project" = String, Path, description = "Name of the project"),
         ("name" = String, Path, description = "Name of the action"), ("version" = String, Path, description = "Its version")),
     responses((status = 200, body = ActionBody), (status = 404, body = ErrorBody)))]
-pub(super) async fn show(State(app): State<Arc<App>>, path: VersionPath) -> Result<Json<ActionBody>, ApiError> {
-    Ok(Json(shown(&app, &named(path)).await?))
+pub(super) async fn show(State(app): State<Arc<App>>, Named(name): Named) -> Result<Json<ActionBody>, ApiError> {
+    Ok(Json(shown(&app, &name).await?))
 }
 
 #[derive(Debug, Default, Deserialize, ToSchema)]
@@ -202,10 +213,9 @@ pub(crate) struct DeprecateBody {
 pub(super) async fn deprecate(
     State(app): State<Arc<App>>,
     Extension(person): Extension<Person>,
-    path: VersionPath,
+    Named(name): Named,
     Body(body): Body<DeprecateBody>,
 ) -> Result<Json<ActionBody>, ApiError> {
-    let name = named(path);
     let (what, advice) = match body.undo {
         true => ("undeprecate action", None),
         false => ("deprecate action", Some((body.reason.clone(), person.name.clone()))),
@@ -224,9 +234,8 @@ pub(super) async fn deprecate(
 pub(super) async fn remove(
     State(app): State<Arc<App>>,
     Extension(person): Extension<Person>,
-    path: VersionPath,
+    Named(name): Named,
 ) -> Result<StatusCode, ApiError> {
-    let name = named(path);
     let (subject, project) = (name.reference.to_string(), name.project.clone());
     app.change(&person, "remove action", &subject, Some(&project), Request::RemoveAction { name }).await?;
     Ok(StatusCode::NO_CONTENT)

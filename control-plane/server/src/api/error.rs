@@ -138,6 +138,7 @@ impl ApiError {
             Self::Rejected(_)
             | Self::Full(_)
             | Self::InvalidWorkflow(_)
+            | Self::InvalidAction(_)
             | Self::InvalidPolicy(_)
             | Self::TooLarge { .. }
             | Self::MethodNotAllowed
@@ -153,7 +154,10 @@ impl IntoResponse for ApiError {
         if status.is_server_error() && !matches!(self, Self::StandingBy { .. }) {
             tracing::warn!(error = &self as &dyn std::error::Error, %status, "a request could not be answered");
         }
-        let diagnostics = if let Self::InvalidWorkflow(diagnostics) | Self::InvalidPolicy(diagnostics) = &self {
+        let diagnostics = if let Self::InvalidWorkflow(diagnostics)
+        | Self::InvalidAction(diagnostics)
+        | Self::InvalidPolicy(diagnostics) = &self
+        {
             diagnostics.iter().map(DiagnosticBody::new).collect()
         } else {
             Vec::new()

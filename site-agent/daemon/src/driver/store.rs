@@ -37,7 +37,7 @@ impl Performer {
             };
             vec![Event::EvictableFound { objects }]
         });
-        let order = LetActionsGo { needed, idle: idle_actions, then: Box::new(look) };
+        let order = LetActionsGo { needed, idle: idle_actions, then: look };
         self.order(Order::LetActionsGo(order));
     }
 
@@ -69,12 +69,12 @@ impl Performer {
     }
 
     /// What begins the work, whenever that is.
-    fn later(&self, work: impl FnOnce(&SiteStore) -> Vec<Event> + Send + 'static) -> impl FnOnce() + Send + 'static {
+    fn later(&self, work: impl FnOnce(&SiteStore) -> Vec<Event> + Send + 'static) -> Box<dyn FnOnce() + Send> {
         let (store, inbox) = (self.store.clone(), self.inbox.clone());
         let (tasks, runtime) = (self.tasks.clone(), self.runtime.clone());
-        move || {
+        Box::new(move || {
             tasks.spawn_blocking_on(move || inbox.tell(work(&store)), &runtime);
-        }
+        })
     }
 }
 

@@ -54,16 +54,17 @@ async fn a_version_is_pushed_listed_and_shown_as_its_folder_says() {
     let other = send(&plane, Some(MANIFEST), "false\n").await;
     let (status, refused) = push(&plane, &other, json!([])).await;
     assert_eq!((status, &refused["error"]["code"]), (409, &json!("conflict")), "{refused}");
-    let listed = |query: &'static str| async { plane.get(&format!("{PATH}{query}")).await.1["actions"].clone() };
-    assert_eq!(listed("").await.as_array().unwrap().len(), 1);
-    assert_eq!(listed("?label=domain=text").await.as_array().unwrap().len(), 1);
-    assert_eq!(listed("?label=domain=other").await, json!([]));
-    assert_eq!(listed("?name=claen").await, json!([]));
+    for (query, count) in [("", 1), ("?label=domain=text", 1), ("?label=domain=other", 0), ("?name=claen", 0)] {
+        let listed = plane.get(&format!("{PATH}{query}")).await.1;
+        assert_eq!(listed["actions"].as_array().unwrap().len(), count, "{query}: {listed}");
+    }
     let shown = plane.get(&format!("{PATH}/clean/1.0")).await.1;
     assert_eq!(shown["manifest"], MANIFEST);
     let (status, missing) = plane.get(&format!("{PATH}/clean/2.0")).await;
     assert_eq!(status, 404);
     assert!(missing.to_string().contains("it has 1.0"), "{missing}");
+    let (status, wrong) = plane.get(&format!("{PATH}/clean/a%20b")).await;
+    assert_eq!((status, &wrong["error"]["code"]), (400, &json!("bad_request")), "{wrong}");
 }
 
 #[tokio::test]
