@@ -238,7 +238,7 @@ fn a_site_names_the_keys_that_it_trusts() {
     let diagnostics = SitePolicy::parse("site.yaml", &broken).expect_err("an invalid policy");
     let lines: Vec<String> = diagnostics.iter().map(|diagnostic| format!("{diagnostic}\n")).collect();
     expect![[r#"
-        site.yaml:1:77: a key: "ssh-ed25519" is no public key: `atoll action key show FILE` prints one (ed25519:…)
+        site.yaml:1:80: a key: "ssh-ed25519" is no public key: `atoll action key show FILE` prints one (ed25519:…)
         site.yaml:3:25: there is no key `relaese` (did you mean `release`?)
         site.yaml:6:14: what a rule matches has no field `signed_by` (known: `workflow`, `step`, `output`, `work`, `path`, `to`)
     "#]]

@@ -26,8 +26,10 @@ pub(crate) enum Deed {
 impl World {
     /// Somebody pushes these before he submits a run that uses them.
     pub(crate) fn wish_actions(&mut self, actions: &BTreeSet<u64>, at: Duration) {
-        for action in actions.iter().copied().filter(|action| !self.clients.bundles().contains(&bundle(*action))) {
-            self.wish(at, Want::Action { action, deed: Deed::Send });
+        for action in actions {
+            if !self.clients.bundles().contains(&bundle(*action)) {
+                self.wish(at, Want::Action { action: *action, deed: Deed::Send });
+            }
         }
     }
 
