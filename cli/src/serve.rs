@@ -102,6 +102,9 @@ pub(crate) struct AgentOptions {
     config: Option<PathBuf>,
     #[arg(long)]
     data_dir: Option<PathBuf>,
+    /// Where executions work, if not in the data directory: a faster disk, say.
+    #[arg(long, value_name = "DIR")]
+    work_dir: Option<PathBuf>,
     /// A folder below which workflows may take files of this machine; may be given more than once.
     #[arg(long = "import-root", value_name = "DIR")]
     imports: Vec<PathBuf>,
@@ -128,6 +131,7 @@ impl AgentOptions {
     fn load(self) -> anyhow::Result<site_agent_daemon::Config> {
         let flags = site_agent_daemon::Overrides {
             data_dir: self.data_dir,
+            work_dir: self.work_dir,
             imports: (!self.imports.is_empty()).then_some(self.imports),
             import_urls: (!self.import_urls.is_empty()).then_some(self.import_urls),
             exports: (!self.exports.is_empty()).then_some(self.exports),

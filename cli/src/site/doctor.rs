@@ -25,6 +25,9 @@ pub(crate) struct DoctorArguments {
     /// Where the agent keeps everything, or is to.
     #[arg(long)]
     data_dir: Option<PathBuf>,
+    /// Where executions are to work, if not there.
+    #[arg(long)]
+    work_dir: Option<PathBuf>,
     /// The agent's TOML file; flags win over it.
     #[arg(long)]
     config: Option<PathBuf>,
@@ -38,13 +41,13 @@ pub(crate) struct DoctorArguments {
 
 /// Whether nothing is a problem.
 pub(crate) async fn doctor(connection: &Connection, arguments: DoctorArguments) -> anyhow::Result<bool> {
-    let DoctorArguments { server, data_dir, config, direct_listen, json } = arguments;
+    let DoctorArguments { server, data_dir, work_dir, config, direct_listen, json } = arguments;
     let (server, token) = match server {
         Some(text) if text == "-" => (None, Some(read_token()?)),
         Some(text) if text.starts_with("atoll-join.") => (None, Some(text)),
         other => (other, None),
     };
-    let flags = Overrides { data_dir, server, direct_listen, ..Overrides::default() };
+    let flags = Overrides { data_dir, work_dir, server, direct_listen, ..Overrides::default() };
     let config = load_agent(config.as_deref(), flags)?;
     let diagnosis = site_agent_daemon::diagnose(&config, token.as_deref()).await;
     let mut diagnosis = diagnosis.map_err(|error| Failure::Usage(format!("--server: {error}")))?;

@@ -1,6 +1,8 @@
 //! The agent's process: everything is opened, found again, started, and stopped here.
 
-use std::path::Path;
+use std::ffi::OsString;
+use std::os::unix::ffi::{OsStrExt as _, OsStringExt as _};
+use std::path::PathBuf;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
@@ -25,7 +27,7 @@ use crate::link::{Identity, Link, LinkCredentials, LinkEnd, LinkEvent, LinkOptio
 use crate::logs::Logs;
 use crate::scrub::keep_scrubbing;
 use crate::shim::log::boot_id;
-use crate::shim::make_private;
+use crate::shim::{make_private, remove_whatever};
 use crate::telemetry::{self, Meters, Traces};
 use crate::withheld::Withheld;
 use crate::{IDENTITY, lock, measure};
@@ -40,13 +42,17 @@ const DISK_FREE_BYTES_MIN: u64 = 96 << 20;
 const LINK_EVENTS_MAX: usize = 256;
 /// How much of what was verified an agent that is killed may have to hash again.
 const CHECKPOINT_INTERVAL: Duration = Duration::from_secs(60);
+/// Says where the slots of the last agent were.
+const SLOTS_NOTE: &str = "slots-at";
 /// How long the end of the agent waits for a collector of traces.
 const LAST_EXPORT_MAX: Duration = Duration::from_secs(2);
 
 /// Runs the agent until `shutdown`.
 pub(crate) async fn run(config: Config, shutdown: CancellationToken) -> anyhow::Result<()> {
-    make_folders(&config.data_dir)?;
+    make_folders(&config)?;
     let _lock = lock::lock(&config.data_dir)?;
+    let _work_lock = config.work_dir.as_deref().map(lock::lock).transpose()?;
+    leave_former_slots(&config)?;
     let meters = Arc::new(Meters::new());
     let metrics = match config.metrics_listen {
         Some(address) => Some(telemetry::listen(address).await?),
@@ -99,7 +105,7 @@ pub(crate) async fn run(config: Config, shutdown: CancellationToken) -> anyhow::
     last_export(traced).await;
     store.checkpoint().context("the site's store cannot be closed")?;
     if config.stop_work_on_exit {
-        tokio::task::spawn_blocking(move || local::stop_work(&config.data_dir)).await??;
+        tokio::task::spawn_blocking(move || local::stop_work(&config.data_dir, &config.slots_dir())).await??;
     }
     tracing::info!("the agent has ended");
     result
@@ -151,6 +157,7 @@ impl Running {
         let (executor, attempts, executing) = local::start(LocalOptions {
             site: identity.site.clone(),
             data_dir: data_dir.clone(),
+            slots_dir: config.slots_dir(),
             store: store.clone(),
             program: config.shim_program.clone().map_or_else(ShimProgram::own, Ok)?,
             imports: config.imports.clone(),
@@ -261,9 +268,32 @@ async fn forward(mut events: mpsc::Receiver<LinkEvent>, inbox: Inbox, meters: Ar
     }
 }
 
-fn make_folders(data_dir: &Path) -> anyhow::Result<()> {
-    std::fs::create_dir_all(data_dir).with_context(|| format!("cannot make the folder {}", data_dir.display()))?;
+fn make_folders(config: &Config) -> anyhow::Result<()> {
+    for folder in [Some(&config.data_dir), config.work_dir.as_ref()].into_iter().flatten() {
+        std::fs::create_dir_all(folder).with_context(|| format!("cannot make the folder {}", folder.display()))?;
+    }
+    let data_dir = &config.data_dir;
     make_private(&data_dir.join(IDENTITY)).with_context(|| format!("cannot use {}", data_dir.display()))
+}
+
+/// Slots that are elsewhere now: what runs in the former ones nobody would hear of any more, so it is ended, and tried
+/// again.
+fn leave_former_slots(config: &Config) -> anyhow::Result<()> {
+    let (note, slots) = (config.data_dir.join(SLOTS_NOTE), config.slots_dir());
+    let former = match std::fs::read(&note) {
+        Ok(path) => PathBuf::from(OsString::from_vec(path)),
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => config.data_dir.join("slots"),
+        Err(error) => return Err(error).with_context(|| format!("cannot read {}", note.display())),
+    };
+    if former == slots {
+        return Ok(());
+    }
+    if former.exists() {
+        tracing::warn!(former = %former.display(), slots = %slots.display(), "steps work elsewhere now; what still runs is ended");
+        local::stop_work(&config.data_dir, &former)?;
+        remove_whatever(&former).with_context(|| format!("cannot clear {}", former.display()))?;
+    }
+    std::fs::write(&note, slots.as_os_str().as_bytes()).with_context(|| format!("cannot write {}", note.display()))
 }
 
 /// Has the store write down again and again what it has verified.

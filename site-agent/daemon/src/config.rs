@@ -22,6 +22,8 @@ use crate::scrub::ScrubSettings;
 pub struct Config {
     /// Everything the agent keeps: identity, journal, store, slots.
     pub data_dir: PathBuf,
+    /// Where executions work (their slots), if not in the data directory: another file system, say.
+    pub work_dir: Option<PathBuf>,
     /// Where the control plane is to be reached (`host:port`), if not where it was when the agent joined.
     pub server: Option<String>,
     /// CPUs offered to work, in thousandths; those of the machine if nothing.
@@ -104,6 +106,7 @@ impl FromStr for JournalBackend {
 #[serde(deny_unknown_fields, default)]
 pub struct Overrides {
     pub data_dir: Option<PathBuf>,
+    pub work_dir: Option<PathBuf>,
     pub server: Option<String>,
     /// CPUs, in whole ones or parts: `1.5`.
     pub cpus: Option<f64>,
@@ -159,11 +162,18 @@ pub enum ConfigError {
     Policy(Vec<Diagnostic>),
     #[error("scrub_hours = {0}")]
     Hours(String),
+    #[error("work_dir = {work}: it must be neither the data directory ({data}) nor above it", work = work.display(), data = data.display())]
+    WorkDir { work: PathBuf, data: PathBuf },
     #[error("no data directory is given, and there is no HOME to put it in")]
     NoHome,
 }
 
 impl Config {
+    /// The folder of the slots in which executions work.
+    pub fn slots_dir(&self) -> PathBuf {
+        self.work_dir.as_ref().unwrap_or(&self.data_dir).join("slots")
+    }
+
     /// Bytes of a second that may go straight to other sites, the stricter of both who have a say in it.
     pub fn link_rate(&self) -> Option<u64> {
         let of_policy = self.policy.link.map(|(rate, _)| rate);
@@ -186,6 +196,7 @@ impl Config {
             Some(directory) => std::path::absolute(&directory).map_err(|_| ConfigError::RelativePath(directory))?,
             None => default_data_dir(variable)?,
         };
+        let work_dir = said.work_dir.map(|folder| work_dir(&folder, &data_dir)).transpose()?;
         let cpu_millis = match said.cpus {
             Some(cpus) if (0.01..=4_000_000.0).contains(&cpus) => Some((cpus * 1_000.0).round() as u32),
             Some(cpus) => return Err(ConfigError::Cpus(cpus)),
@@ -204,6 +215,7 @@ impl Config {
         };
         Ok(Self {
             data_dir,
+            work_dir,
             cpu_millis,
             memory_bytes: said.memory,
             labels: said.labels,
@@ -231,6 +243,7 @@ impl Config {
     pub fn for_data_dir(data_dir: PathBuf) -> Self {
         Self {
             data_dir,
+            work_dir: None,
             cpu_millis: None,
             memory_bytes: None,
             labels: BTreeMap::new(),
@@ -277,6 +290,7 @@ impl Overrides {
         }
         Ok(Self {
             data_dir: parsed(variable, "DATA_DIR", |text| Ok(PathBuf::from(text)))?,
+            work_dir: parsed(variable, "WORK_DIR", |text| Ok(PathBuf::from(text)))?,
             cpus: parsed(variable, "CPUS", |text| text.parse().map_err(|_| "not a number".to_owned()))?,
             memory: parsed(variable, "MEMORY", parse_bytes)?,
             labels: parsed(variable, "LABELS", parse_labels)?.unwrap_or_default(),
@@ -316,6 +330,7 @@ impl Overrides {
         self.labels.extend(later.labels);
         Self {
             data_dir: later.data_dir.or(self.data_dir),
+            work_dir: later.work_dir.or(self.work_dir),
             cpus: later.cpus.or(self.cpus),
             memory: later.memory.or(self.memory),
             labels: self.labels,
@@ -341,6 +356,15 @@ impl Overrides {
             shim_program: later.shim_program.or(self.shim_program),
         }
     }
+}
+
+fn work_dir(folder: &Path, data_dir: &Path) -> Result<PathBuf, ConfigError> {
+    let work = std::path::absolute(folder).map_err(|_| ConfigError::RelativePath(folder.to_owned()))?;
+    if data_dir.starts_with(&work) {
+        // What is above the data directory cannot be shown read-only around it.
+        return Err(ConfigError::WorkDir { work, data: data_dir.to_owned() });
+    }
+    Ok(work)
 }
 
 fn read_policy(path: &Path) -> Result<SitePolicy, ConfigError> {
@@ -443,6 +467,20 @@ mod tests {
         assert_eq!(config.memory_bytes, Some(64 << 20));
         assert_eq!(config.journal, JournalBackend::Redb);
         assert_eq!(config.labels.len(), 2);
+    }
+
+    #[test]
+    fn a_work_directory_is_elsewhere_and_never_above_the_data_directory() {
+        let load = |work: &str| {
+            let flags =
+                Overrides { data_dir: Some("/a/data".into()), work_dir: Some(work.into()), ..Overrides::default() };
+            Config::load(None, &nothing, flags)
+        };
+        assert_eq!(load("/scratch/atoll").unwrap().slots_dir(), Path::new("/scratch/atoll/slots"));
+        assert_eq!(Config::for_data_dir("/a/data".into()).slots_dir(), Path::new("/a/data/slots"));
+        for above in ["/a/data", "/a", "/"] {
+            assert!(matches!(load(above), Err(ConfigError::WorkDir { .. })), "{above}");
+        }
     }
 
     #[test]

@@ -45,6 +45,11 @@ pub(crate) async fn diagnose(config: &Config, token: Option<&str>) -> Result<Dia
     );
     // Alone, since what others do on the disk would be measured too.
     let storage = storage::look(&config.data_dir).await;
+    let work = match &config.work_dir {
+        Some(folder) => Some(storage::look(folder).await),
+        None => None,
+    };
+    let between = storage::Between::see(config);
 
     let addresses = server.map(|server| server.urls.replace("https://", ""));
     let reached = of_server.iter().any(|check| check.name == "server-identity" && check.state != CheckState::Problem)
@@ -57,6 +62,8 @@ pub(crate) async fn diagnose(config: &Config, token: Option<&str>) -> Result<Dia
     checks.extend(ports::look(config.direct_listen, config.metrics_listen, runs));
     checks.push(ports::judge_proxy(&|name| std::env::var(name).ok(), addresses.as_deref(), reached));
     checks.extend(storage::judge(&storage));
+    checks.extend(work.as_ref().map(storage::judge_work));
+    checks.push(storage::judge_between(between));
     checks.extend(machine::judge(&machine));
     checks.extend(batch);
     checks.extend(containers);

@@ -92,7 +92,7 @@ pub fn stop_work(config: &Config) -> anyhow::Result<()> {
         return Ok(());
     }
     let _lock = lock::lock(&config.data_dir)?;
-    executor::local::stop_work(&config.data_dir)
+    executor::local::stop_work(&config.data_dir, &config.slots_dir())
 }
 
 /// The runtime that [`join`] and [`run`] want: small, since an idle agent is to cost next to nothing.

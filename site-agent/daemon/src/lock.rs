@@ -49,7 +49,11 @@ pub(crate) fn lock(data_dir: &Path) -> anyhow::Result<DataLock> {
             break (name, holder);
         }
         if !is_left_behind(&holder, &own) || began.elapsed() > LEFT_BEHIND {
-            bail!("an agent already works in {} ({}); stop it first", data_dir.display(), holder.trim());
+            let holder = holder.trim();
+            bail!(
+                "an agent already works in {} ({holder}): stop it first, or give each agent a directory of its own",
+                data_dir.display()
+            );
         }
         std::thread::sleep(LOOK_AGAIN);
     };

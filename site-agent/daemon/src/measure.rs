@@ -46,6 +46,18 @@ fn total_memory() -> u64 {
     system.total_memory()
 }
 
+/// Why the site takes no new work, if one of the disks that it works on is nearly full.
+fn full_disk(config: &Config) -> Option<String> {
+    [Some(&config.data_dir), config.work_dir.as_ref()].into_iter().flatten().find_map(|folder| {
+        let (free, all) = disk(folder).unwrap_or((0, 1));
+        let is_full = free.saturating_mul(100) < all.saturating_mul(100 - FULL_PERCENT);
+        is_full.then(|| {
+            let folder = folder.display();
+            format!("the disk of {folder} is more than {FULL_PERCENT} % full: {free} of {all} bytes are free")
+        })
+    })
+}
+
 /// Bytes of room on the file system of a folder: free for this user, and in all, which is what is used and what is free:
 /// a file system may be larger than what anybody may use of it.
 fn disk(folder: &Path) -> std::io::Result<(u64, u64)> {
@@ -66,13 +78,10 @@ pub(crate) async fn keep_measuring(
     let mut rates = Rates::default();
     let store = transfers.store().clone();
     loop {
-        let (free, all) = disk(&config.data_dir).unwrap_or((0, 1));
-        offered.disk_free_bytes = free;
-        let full = free.saturating_mul(100) < all.saturating_mul(100 - FULL_PERCENT);
-        let closed = config.closed.clone().or_else(|| {
-            full.then(|| format!("the disk is more than {FULL_PERCENT} % full: {free} of {all} bytes are free"))
-        });
+        offered.disk_free_bytes = disk(&config.data_dir).map_or(0, |(free, _)| free);
+        let closed = config.closed.clone().or_else(|| full_disk(&config));
         let stats = store.stats();
+        meters.copied_bytes.inc_by(stats.bytes_copied.saturating_sub(meters.copied_bytes.get()));
         let load = System::load_average().map_or(0.0, |load| load.one);
         let heartbeat = Heartbeat {
             sent_at: wall_clock(),

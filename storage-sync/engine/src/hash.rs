@@ -12,7 +12,7 @@ use rustix::fs::{SeekFrom, seek};
 /// Bytes of a file that are hashed and asked for as one: a power of two, so that each is a subtree of BLAKE3's
 /// tree with a value of its own.
 pub(crate) const SEGMENT_BYTES: u64 = 8 << 20;
-const BUFFER_BYTES: usize = 256 << 10;
+pub(crate) const BUFFER_BYTES: usize = 256 << 10;
 static ZEROS: [u8; BUFFER_BYTES] = [0; BUFFER_BYTES];
 
 pub(crate) type Digest = [u8; 32];
@@ -154,7 +154,7 @@ fn update_range(
     Ok(())
 }
 
-fn update_zeros(hasher: &mut blake3::Hasher, mut count: u64) {
+pub(crate) fn update_zeros(hasher: &mut blake3::Hasher, mut count: u64) {
     while count > 0 {
         let part = &ZEROS[..BUFFER_BYTES.min(count as usize)];
         hasher.update(part);

@@ -46,6 +46,7 @@ pub use scrub::{ScrubPlace, Scrubbed};
 use crate::hash::Hashing;
 pub use crate::walk::WalkLimits;
 use barrier::Barrier;
+use copy::Copier;
 use evict::Guards;
 use folders::Folders;
 use layout::{Key, Layout, Variant};
@@ -65,6 +66,9 @@ struct Inner {
     limits: WalkLimits,
     folders: Folders,
     hashing: Hashing,
+    copier: Copier,
+    /// Whether it was said that outputs come from another file system.
+    told_of_copies: AtomicBool,
     barrier: Barrier,
     verified: Mutex<Verified>,
     /// One for each first byte of a digest: held while a file of the store is checked, linked or moved, so that the
@@ -124,6 +128,8 @@ pub struct StoreStats {
     pub sealed: u64,
     /// Damaged copies found since the store was opened.
     pub quarantined: u64,
+    /// Bytes copied since then because no rename, link or clone was possible.
+    pub bytes_copied: u64,
 }
 
 fn locked<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
@@ -172,6 +178,7 @@ impl SiteStore {
             bytes: self.inner.bytes.load(Ordering::Relaxed),
             sealed: locked(&self.inner.seals).len() as u64,
             quarantined: self.inner.quarantined.load(Ordering::Relaxed),
+            bytes_copied: self.inner.copier.copied(),
         }
     }
 

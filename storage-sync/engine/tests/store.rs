@@ -375,32 +375,6 @@ fn what_belongs_to_somebody_else_is_imported_as_a_copy() -> Result<()> {
 }
 
 #[test]
-fn an_output_of_another_file_system_is_copied_and_removed_there() -> Result<()> {
-    let site = Site::new()?;
-    let elsewhere = tempfile::tempdir_in("/dev/shm")?;
-    if elsewhere.path().metadata()?.dev() == site.folder.path().metadata()?.dev() {
-        return Ok(());
-    }
-    fs::create_dir(elsewhere.path().join("t"))?;
-    fs::write(elsewhere.path().join("t/a"), b"abc")?;
-    let stored = site.store.ingest(&elsewhere.path().join("t"))?;
-    assert_eq!((stored.bytes_new, stored.bytes_copied), (3, 3));
-    assert!(!elsewhere.path().join("t").exists());
-    let lent = site.store.materialise(&elsewhere.path().join("in"), &Entry::for_value("t", &stored.value))?;
-    assert_eq!((lent.bytes_copied, fs::read(elsewhere.path().join("in/t/t/a"))?), (3, b"abc".to_vec()));
-    Ok(())
-}
-
-#[test]
-fn a_second_process_does_not_get_the_store() -> Result<()> {
-    let site = Site::new()?;
-    assert!(matches!(SiteStore::open(site.store.root()).unwrap_err(), StoreError::InUse(_)));
-    let site = site.reopen()?;
-    assert_eq!(site.store.stats().objects, 0);
-    Ok(())
-}
-
-#[test]
 fn what_is_there_is_counted_listed_found_and_removed() -> Result<()> {
     let site = Site::new()?;
     site.write("t/a", b"aaa")?;

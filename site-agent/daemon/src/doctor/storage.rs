@@ -1,11 +1,13 @@
 //! Where the agent keeps everything, which is where steps work too: its room, its file system, and how fast that is.
 
+mod between;
 mod probe;
 
 use std::path::PathBuf;
 use std::time::Duration;
 
 use super::report::{Check, rounded, shown_bytes, shown_ms};
+pub(super) use between::{Between, judge_between};
 pub(super) use probe::look;
 
 /// What is left when the site takes no new work (E1), in percent of the whole.
@@ -95,6 +97,31 @@ pub(super) fn judge(looked: &Looked) -> Vec<Check> {
         checks.push(judge_sync(trial.sync_ms));
     }
     checks
+}
+
+/// The folder that executions work in, where it is not the data directory.
+pub(super) fn judge_work(looked: &Looked) -> Check {
+    let name = "work-dir";
+    let another = "or give --work-dir another folder";
+    match looked {
+        Looked::Failed(folder, error) => {
+            Check::problem(name, format!("{}: {error}", folder.display()), format!("mend that, {another}"))
+        }
+        Looked::Late(patience) => {
+            let advice = format!("the file system hangs: see `dmesg` and whoever runs the file server, {another}");
+            Check::problem(name, format!("no answer within {} s", patience.as_secs()), advice)
+        }
+        Looked::Seen(Seen { folder, trial: Err(error), .. }) => {
+            let advice = format!("run this as the agent's user; give the folder to it (`chown`), {another}");
+            Check::problem(name, format!("{} cannot be written: {error}", folder.display()), advice)
+        }
+        Looked::Seen(seen) => {
+            let Check { state, found, advice, figures, .. } = judge_room(seen.room);
+            let found = format!("{} ({}): {found}", seen.folder.display(), seen.kind);
+            let advice = advice.map(|advice| advice.replace("--data-dir", "--work-dir"));
+            Check { name, state, found, advice, figures }
+        }
+    }
 }
 
 fn judge_folder(seen: &Seen) -> Check {
@@ -247,6 +274,20 @@ mod tests {
         let failed = judge(&Looked::Failed("/data".into(), "no such device".to_owned()));
         assert_eq!(failed[0].state, CheckState::Problem);
         assert_eq!(judge(&Looked::Late(Duration::from_secs(20)))[0].state, CheckState::Problem);
+    }
+
+    #[test]
+    fn a_work_directory_that_is_full_or_cannot_be_written_is_a_problem() {
+        let check = judge_work(&Looked::Seen(seen()));
+        assert_eq!((check.name, check.state), ("work-dir", CheckState::Ok));
+        let full = Seen { room: Room { free_bytes: 99_000_000_000, ..ROOM }, ..seen() };
+        let check = judge_work(&Looked::Seen(full));
+        assert_eq!(check.state, CheckState::Problem);
+        assert!(check.advice.is_some_and(|advice| advice.contains("--work-dir")));
+        let forbidden = Seen { trial: Err("permission denied".to_owned()), ..seen() };
+        for bad in [Looked::Seen(forbidden), Looked::Late(Duration::from_secs(20))] {
+            assert_eq!(judge_work(&bad).state, CheckState::Problem, "{bad:?}");
+        }
     }
 
     #[test]

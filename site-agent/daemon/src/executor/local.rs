@@ -66,6 +66,8 @@ pub(crate) type Tell = Arc<dyn Fn(Vec<Event>) + Send + Sync>;
 pub(crate) struct LocalOptions {
     pub site: SiteName,
     pub data_dir: PathBuf,
+    /// The folder of the slots.
+    pub slots_dir: PathBuf,
     pub store: SiteStore,
     pub program: ShimProgram,
     pub imports: Imports,

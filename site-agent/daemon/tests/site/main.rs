@@ -5,6 +5,7 @@
 
 mod authority;
 mod control;
+mod elsewhere;
 mod ends;
 mod exports;
 mod machine;

@@ -28,6 +28,8 @@ pub(crate) struct Site {
     pub(crate) control: Control,
     folder: TempDir,
     data: PathBuf,
+    /// Where executions work, if not in the data directory.
+    work: Option<PathBuf>,
     agent: Option<Child>,
     run_id: RunId,
     steps: u16,
@@ -46,6 +48,13 @@ impl Site {
         Self::start_in(folder, data, settings).await
     }
 
+    /// A site whose executions work in another directory.
+    pub(crate) async fn start_apart(work: PathBuf) -> Self {
+        let mut site = Self::start_with(&format!("work_dir = {work:?}")).await;
+        site.work = Some(work);
+        site
+    }
+
     pub(crate) async fn start_in(folder: TempDir, data: PathBuf, settings: &str) -> Self {
         fs::create_dir_all(&data).unwrap();
         fs::create_dir(folder.path().join("scratch")).unwrap();
@@ -57,7 +66,7 @@ impl Site {
         // Strays are told by their execution: no other test on this machine may run one of the same name.
         let run_id = RunId::from_bits(uuid::Uuid::now_v7().as_u128());
         let control = Control::start(listener, tls);
-        let mut site = Self { control, folder, data, agent: None, run_id, steps: 0 };
+        let mut site = Self { control, folder, data, work: None, agent: None, run_id, steps: 0 };
         site.start_agent().await;
         site
     }
@@ -68,6 +77,14 @@ impl Site {
 
     pub(crate) fn scratch(&self) -> PathBuf {
         self.folder.path().join("scratch")
+    }
+
+    /// Writes the agent's configuration anew, for its next start.
+    pub(crate) fn configure(&mut self, work: Option<PathBuf>) {
+        let settings = work.as_ref().map(|work| format!("work_dir = {work:?}")).unwrap_or_default();
+        let config = format!("data_dir = {:?}\ncpus = 4\n{settings}\n", self.data);
+        fs::write(self.folder.path().join("agent.toml"), config).unwrap();
+        self.work = work;
     }
 
     pub(crate) fn agent_command(&self) -> Command {
@@ -218,7 +235,8 @@ impl Drop for Site {
         if std::thread::panicking() {
             eprintln!("--- the agent's log\n{}", self.agent_log());
         }
-        site_agent_daemon::stop_work(&Config::for_data_dir(self.data.clone())).unwrap();
+        let config = Config { work_dir: self.work.clone(), ..Config::for_data_dir(self.data.clone()) };
+        site_agent_daemon::stop_work(&config).unwrap();
     }
 }
 

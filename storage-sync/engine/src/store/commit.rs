@@ -16,6 +16,7 @@ use super::seal::{Phase, Sealed, SealedFile};
 use super::seal_log::Line;
 use super::stamp::Stamp;
 use super::{Inner, SealId, SiteStore, Stored, locked};
+use crate::hash::Digest;
 use crate::manifest::{Manifest, ManifestEntry, Node, Totals, manifest_id};
 use crate::walk::Tree;
 
@@ -167,19 +168,25 @@ impl Inner {
     }
 
     fn hash_file(&self, file: &SealedFile, path: &Path, hashed: &mut Hashed) -> Result<ObjectId, IngestError> {
-        let opened = File::open(path).doing("open", path)?;
-        let digest = match self.hashing.file(&opened, file.stamp.size) {
-            Err(error) if error.kind() == std::io::ErrorKind::UnexpectedEof => {
-                return Err(IngestError::Changed(shown_path(path)));
-            }
-            digest => digest.doing("read", path)?,
-        };
-        let id = ObjectId::from_digest(digest);
+        let id = ObjectId::from_digest(match file.digest {
+            Some(digest) => digest,
+            None => self.digest_of(file, path)?,
+        });
         self.keep(id, hashed);
         if !self.layout.of(&Key::new(id, Variant::file(file.executable))).exists() {
             hashed.files.insert(path.to_owned());
         }
         Ok(id)
+    }
+
+    fn digest_of(&self, file: &SealedFile, path: &Path) -> Result<Digest, IngestError> {
+        let opened = File::open(path).doing("open", path)?;
+        match self.hashing.file(&opened, file.stamp.size) {
+            Err(error) if error.kind() == std::io::ErrorKind::UnexpectedEof => {
+                Err(IngestError::Changed(shown_path(path)))
+            }
+            digest => Ok(digest.doing("read", path)?),
+        }
     }
 
     /// The manifest of a directory, its totals, and the objects of all files below it.

@@ -17,7 +17,7 @@ pub enum StoreError {
     NoSpace { path: PathBuf },
     #[error("the seal {} is not known", .0.0)]
     UnknownSeal(SealId),
-    #[error("another process uses the store {}", .0.display())]
+    #[error("another agent uses the store {}: a store belongs to one agent alone, so stop that one, or give each a data directory of its own", .0.display())]
     InUse(PathBuf),
     #[error("cannot {what} {}", .path.display())]
     Io {

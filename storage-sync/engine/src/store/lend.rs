@@ -13,6 +13,7 @@ use rustix::fs::{AtFlags, CWD, Dir, FileType, Mode, OFlags};
 use rustix::io::Errno;
 
 use super::commit::stamp;
+use super::copy::Copied;
 use super::error::{Doing as _, StoreError};
 use super::layout::{Key, Variant};
 use super::seal::{Phase, SealedFile};
@@ -177,7 +178,7 @@ impl Inner {
                 let sealed = self.sealed(seal)?;
                 let mut sealed = locked(&sealed);
                 match &mut sealed.phase {
-                    Phase::Waiting(tree) => lend_sealed(tree, &self.layout.sealed(seal.0), place, lent),
+                    Phase::Waiting(tree) => self.lend_sealed(tree, &self.layout.sealed(seal.0), place, lent),
                     Phase::Committed(object) => {
                         let source = match object.kind {
                             ObjectKind::File => Source::File { id: object.id, executable: sealed.output.executable },
@@ -197,11 +198,14 @@ impl Inner {
         let key = self.wanted_variant(id, executable)?;
         let before = self.check_locked(&key)?;
         let path = self.layout.of(&key);
-        let copied = link_or_copy(&path, place, key.variant.mode())?;
+        let copied = self.link_or_copy(&path, place, key.variant.mode())?;
         lent.bytes += before.size;
         lent.files += 1;
         match copied {
-            Some(copied) => lent.bytes_copied += copied,
+            Some(Copied { digest: Some(digest), .. }) if digest != *id.digest() => {
+                return Err(self.quarantine(&key, "it was not what it is called when it was copied")?);
+            }
+            Some(Copied { bytes, .. }) => lent.bytes_copied += bytes,
             None => {
                 let now = stamp(&path)?;
                 locked(&self.verified).put(key, now);
@@ -221,7 +225,7 @@ impl Inner {
         let made = Key::new(id, wanted);
         let from = self.layout.of(&key);
         let temporary = self.temporary();
-        copy::copy_file(&File::open(&from).doing("open", &from)?, &temporary, wanted.mode())?;
+        self.copier.file(&File::open(&from).doing("open", &from)?, &temporary, wanted.mode())?;
         // It is only worth a name if it outlives a power cut: a name for bytes that were lost would be damage.
         super::barrier::sync_path(&temporary).doing("sync", &temporary)?;
         let target = self.layout.of(&made);
@@ -296,6 +300,18 @@ impl Inner {
         Ok(())
     }
 
+    /// Nothing if it was linked, or what was copied.
+    fn link_or_copy(&self, from: &Path, place: &Place<'_>, mode: u32) -> Result<Option<Copied>, StoreError> {
+        match rustix::fs::linkat(CWD, from, place.folder, place.name, AtFlags::empty()) {
+            Ok(()) => Ok(None),
+            Err(Errno::XDEV | Errno::MLINK | Errno::PERM | Errno::OPNOTSUPP) => {
+                let file = File::open(from).doing("open", from)?;
+                self.copier.file(&file, place.path, mode).map(Some)
+            }
+            Err(error) => Err(StoreError::io("link to", place.path, error)),
+        }
+    }
+
     fn unlink(&self, folder: BorrowedFd<'_>, name: &[u8], before: &Stamp) -> Result<(), Errno> {
         let known = locked(&self.verified).by_inode(before.device, before.inode);
         let Some(key) = known else { return copy::unlink(folder, name) };
@@ -309,48 +325,42 @@ impl Inner {
         }
         Ok(())
     }
-}
 
-/// Nothing if it was linked, or how many bytes were copied.
-fn link_or_copy(from: &Path, place: &Place<'_>, mode: u32) -> Result<Option<u64>, StoreError> {
-    match rustix::fs::linkat(CWD, from, place.folder, place.name, AtFlags::empty()) {
-        Ok(()) => Ok(None),
-        Err(Errno::XDEV | Errno::MLINK | Errno::PERM | Errno::OPNOTSUPP) => {
-            let file = File::open(from).doing("open", from)?;
-            copy::copy_file(&file, place.path, mode).map(Some)
-        }
-        Err(error) => Err(StoreError::io("link to", place.path, error)),
-    }
-}
-
-fn lend_sealed(tree: &mut Tree<SealedFile>, path: &Path, place: &Place<'_>, lent: &mut Lent) -> Result<(), StoreError> {
-    match tree {
-        Tree::Symlink(target) => {
-            rustix::fs::symlinkat(target.as_slice(), place.folder, place.name).doing("make", place.path)
-        }
-        Tree::File(file) => {
-            // If somebody changed it, its stamp stays wrong, and its commit fails, and with it whatever used it.
-            let untouched = stamp(path)? == file.stamp;
-            let mode = Variant::file(file.executable).mode();
-            lent.bytes_copied += link_or_copy(path, place, mode)?.unwrap_or(0);
-            lent.bytes += file.stamp.size;
-            lent.files += 1;
-            if untouched {
-                file.stamp = stamp(path)?;
+    fn lend_sealed(
+        &self,
+        tree: &mut Tree<SealedFile>,
+        path: &Path,
+        place: &Place<'_>,
+        lent: &mut Lent,
+    ) -> Result<(), StoreError> {
+        match tree {
+            Tree::Symlink(target) => {
+                rustix::fs::symlinkat(target.as_slice(), place.folder, place.name).doing("make", place.path)
             }
-            Ok(())
-        }
-        Tree::Directory(children) => {
-            rustix::fs::mkdirat(place.folder, place.name, Mode::from_raw_mode(0o755)).doing("make", place.path)?;
-            let flags = OFlags::DIRECTORY | OFlags::RDONLY | OFlags::CLOEXEC;
-            let folder =
-                rustix::fs::openat(place.folder, place.name, flags, Mode::empty()).doing("open", place.path)?;
-            for (name, child) in children {
-                let name = name.as_bytes();
-                let (from, to) = (path.join(OsStr::from_bytes(name)), place.path.join(OsStr::from_bytes(name)));
-                lend_sealed(child, &from, &Place { folder: folder.as_fd(), path: &to, name }, lent)?;
+            Tree::File(file) => {
+                // If somebody changed it, its stamp stays wrong, and its commit fails, and with it whatever used it.
+                let untouched = stamp(path)? == file.stamp;
+                let mode = Variant::file(file.executable).mode();
+                lent.bytes_copied += self.link_or_copy(path, place, mode)?.map_or(0, |copied| copied.bytes);
+                lent.bytes += file.stamp.size;
+                lent.files += 1;
+                if untouched {
+                    file.stamp = stamp(path)?;
+                }
+                Ok(())
             }
-            Ok(())
+            Tree::Directory(children) => {
+                rustix::fs::mkdirat(place.folder, place.name, Mode::from_raw_mode(0o755)).doing("make", place.path)?;
+                let flags = OFlags::DIRECTORY | OFlags::RDONLY | OFlags::CLOEXEC;
+                let folder =
+                    rustix::fs::openat(place.folder, place.name, flags, Mode::empty()).doing("open", place.path)?;
+                for (name, child) in children {
+                    let name = name.as_bytes();
+                    let (from, to) = (path.join(OsStr::from_bytes(name)), place.path.join(OsStr::from_bytes(name)));
+                    self.lend_sealed(child, &from, &Place { folder: folder.as_fd(), path: &to, name }, lent)?;
+                }
+                Ok(())
+            }
         }
     }
 }

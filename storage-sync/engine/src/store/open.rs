@@ -6,8 +6,10 @@ use std::sync::atomic::{AtomicBool, AtomicU64};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use rustix::fs::FlockOperation;
+use rustix::io::Errno;
 
 use super::barrier::Barrier;
+use super::copy::Copier;
 use super::error::{Doing as _, StoreError};
 use super::folders::Folders;
 use super::layout::{Key, Layout};
@@ -31,7 +33,9 @@ pub(super) fn open(root: &Path, limits: WalkLimits) -> Result<Inner, StoreError>
     let lock = File::options().create(true).truncate(false).write(true).open(&lock_path).doing("open", &lock_path)?;
     match rustix::fs::flock(&lock, FlockOperation::NonBlockingLockExclusive) {
         Ok(()) => {}
-        Err(rustix::io::Errno::WOULDBLOCK) => return Err(StoreError::InUse(layout.root)),
+        Err(Errno::WOULDBLOCK) => return Err(StoreError::InUse(layout.root)),
+        // Some directories know no locks: the agent has a lock of its own that needs none.
+        Err(Errno::NOSYS | Errno::NOTSUP | Errno::NOLCK) => {}
         Err(error) => return Err(StoreError::io("lock", &lock_path, error)),
     }
     make_folders(&layout)?;
@@ -41,10 +45,13 @@ pub(super) fn open(root: &Path, limits: WalkLimits) -> Result<Inner, StoreError>
     drop_old_quarantine(&layout)?;
     let log = SealLog::open(&layout)?;
     let (next, found) = (log.next, log.found());
+    let hashing = Hashing::new();
     let inner = Inner {
         limits,
         folders: Folders::default(),
-        hashing: Hashing::new(),
+        copier: Copier::new(hashing.clone()),
+        hashing,
+        told_of_copies: AtomicBool::new(false),
         barrier: Barrier::new(directory),
         verified: Mutex::new(Verified::load(&layout.folder("verified"))),
         shards: (0..256).map(|_| Mutex::default()).collect(),

@@ -4,18 +4,21 @@ use std::collections::HashMap;
 use std::fs::{self, File};
 use std::os::fd::AsFd as _;
 use std::path::{Path, PathBuf};
+use std::sync::atomic::Ordering;
 use std::sync::{Arc, Mutex};
 
 use atoll_model::value::{FileName, ObjectKind, ObjectRef};
 use rustix::fs::{AtFlags, CWD, FileType, Mode, OFlags};
 use rustix::io::Errno;
 
+use super::copy::Copied;
 use super::error::{Doing as _, IngestError, StoreError};
 use super::layout::{Variant, shown_path};
 use super::open::remove_any;
 use super::seal_log::{Committed, Found, Line};
 use super::stamp::Stamp;
-use super::{Inner, SealId, SealedOutput, SiteStore, copy, locked};
+use super::{Inner, SealId, SealedOutput, SiteStore, locked};
+use crate::hash::Digest;
 use crate::walk::{FileAt, Tree, Walked, open_beneath, open_parent, walk};
 
 /// What stands under one seal.
@@ -37,6 +40,8 @@ pub(super) enum Phase {
 pub(super) struct SealedFile {
     pub(super) stamp: Stamp,
     pub(super) executable: bool,
+    /// Of a file that was copied: it was read then.
+    pub(super) digest: Option<Digest>,
 }
 
 impl SiteStore {
@@ -69,7 +74,7 @@ impl SiteStore {
         let seal = SealId(self.inner.next());
         let claim = format!("import {}", seal.0);
         let copied = self.inner.copy_in(&real, seal)?;
-        self.inner.admit(&claim, seal, name, copied)?;
+        self.inner.admit(&claim, seal, name, Taken::Copied(copied))?;
         let stored = self.commit(seal);
         self.drop_seal(seal)?;
         stored
@@ -106,39 +111,77 @@ impl Inner {
         let target = self.layout.sealed(seal.0);
         let line = Line::Sealed { seal: seal.0, claim: claim.to_owned(), name: name.as_bytes().to_vec() };
         locked(&self.seal_log).append(line)?;
-        let copied = match rustix::fs::renameat(CWD, path, CWD, &target) {
-            Ok(()) => foreign.replace(self, path, &target)?,
-            Err(Errno::XDEV | Errno::PERM | Errno::ACCESS) => {
+        let taken = match rustix::fs::renameat(CWD, path, CWD, &target) {
+            Ok(()) => Taken::Moved { bytes_copied: foreign.replace(self, path, &target)? },
+            Err(error @ (Errno::XDEV | Errno::PERM | Errno::ACCESS)) => {
+                self.tell_of_copies(path, error);
                 let copied = self.copy_in(path, seal)?;
                 remove_any(path)?;
-                copied
+                Taken::Copied(copied)
             }
             Err(error) => return Err(StoreError::io("move", path, error).into()),
         };
-        self.admit(claim, seal, name, copied)
+        self.admit(claim, seal, name, taken)
+    }
+
+    /// Said once: it is the same for every output that comes from there.
+    fn tell_of_copies(&self, path: &Path, error: Errno) {
+        if !self.told_of_copies.swap(true, Ordering::Relaxed) {
+            let (output, store) = (shown_path(path), shown_path(&self.layout.root));
+            tracing::warn!(output, store, %error, "outputs cannot be moved into the store: they are copied and compared");
+        }
     }
 
     /// Takes up what stands at `sealed/<seal>`.
-    fn admit(&self, claim: &str, seal: SealId, name: FileName, copied: u64) -> Result<SealedOutput, IngestError> {
-        let walked = walk(&self.layout.sealed(seal.0), self.limits, true, &mut stamp_sealed)?;
-        let output = waiting_output(seal, name, &walked, copied);
+    fn admit(&self, claim: &str, seal: SealId, name: FileName, taken: Taken) -> Result<SealedOutput, IngestError> {
+        let mut walked = walk(&self.layout.sealed(seal.0), self.limits, true, &mut stamp_sealed)?;
+        let bytes_copied = match &taken {
+            Taken::Moved { bytes_copied } => *bytes_copied,
+            Taken::Copied(copied) => note_digests(&mut walked.tree, copied),
+        };
+        let output = waiting_output(seal, name, &walked, bytes_copied);
         let sealed = Sealed { claim: claim.to_owned(), output: output.clone(), phase: Phase::Waiting(walked.tree) };
         locked(&self.seals).insert(seal, Arc::new(Mutex::new(sealed)));
         locked(&self.claims).insert(claim.to_owned(), seal);
         Ok(output)
     }
 
-    /// Copies what stands at `path` to `sealed/<seal>`.
-    fn copy_in(&self, path: &Path, seal: SealId) -> Result<u64, IngestError> {
+    /// Copies what stands at `path` to `sealed/<seal>`, where it is seen when all of it is there: a process that dies
+    /// in the middle leaves nothing that could be taken for the whole.
+    fn copy_in(&self, path: &Path, seal: SealId) -> Result<Tree<Copied>, IngestError> {
         let mut executable = |file: &FileAt<'_>| Ok(is_executable(file));
         let walked = walk(path, self.limits, false, &mut executable)?;
         let (parent, name) = open_parent(path)?;
-        let target = self.layout.sealed(seal.0);
-        let copied = copy::copy_tree(path, parent.as_fd(), name.as_bytes(), &walked.tree, &target);
+        let (temporary, target) = (self.temporary(), self.layout.sealed(seal.0));
+        let copied = self.copier.tree(path, parent.as_fd(), name.as_bytes(), &walked.tree, &temporary);
+        let copied = copied.and_then(|copied| {
+            fs::rename(&temporary, &target).doing("move to", &target)?;
+            Ok(copied)
+        });
         if copied.is_err() {
-            remove_any(&target)?;
+            remove_any(&temporary)?;
         }
         copied
+    }
+}
+
+/// How an output came to stand under its seal.
+enum Taken {
+    Moved { bytes_copied: u64 },
+    Copied(Tree<Copied>),
+}
+
+/// Keeps the digests of files that were read as they were copied; how many bytes that took.
+fn note_digests(tree: &mut Tree<SealedFile>, copied: &Tree<Copied>) -> u64 {
+    match (tree, copied) {
+        (Tree::File(file), Tree::File(copied)) => {
+            file.digest = copied.digest;
+            copied.bytes
+        }
+        (Tree::Directory(children), Tree::Directory(copied)) => {
+            children.iter_mut().zip(copied).map(|((_, child), (_, copied))| note_digests(child, copied)).sum()
+        }
+        _ => 0,
     }
 }
 
@@ -147,7 +190,7 @@ fn is_executable(file: &FileAt<'_>) -> bool {
 }
 
 fn stamp_sealed(file: &FileAt<'_>) -> Result<SealedFile, IngestError> {
-    Ok(SealedFile { stamp: Stamp::of(&file.stat), executable: is_executable(file) })
+    Ok(SealedFile { stamp: Stamp::of(&file.stat), executable: is_executable(file), digest: None })
 }
 
 fn waiting_output(seal: SealId, name: FileName, walked: &Walked<SealedFile>, bytes_copied: u64) -> SealedOutput {
@@ -219,7 +262,7 @@ impl Foreign {
             let mode = rustix::fs::fstat(&from).doing("look at", &first)?.st_mode;
             let executable = mode & 0o111 != 0;
             let temporary = inner.temporary();
-            copied += copy::copy_file(&from, &temporary, Variant::file(executable).mode())?;
+            copied += inner.copier.file(&from, &temporary, Variant::file(executable).mode())?.bytes;
             for path in &group[1..] {
                 let path = full(path);
                 remove_any(&path)?;

@@ -8,10 +8,10 @@ use std::path::{Path, PathBuf};
 use atoll_model::id::ObjectId;
 use atoll_model::value::ObjectKind;
 
+use super::SiteStore;
 use super::commit::write_new;
 use super::error::{Doing as _, StoreError};
 use super::layout::{Key, Variant};
-use super::{SiteStore, copy};
 
 /// Blocks of zeros of this size are left out when a file is written: they become holes.
 const ZERO_BLOCK: usize = 64 << 10;
@@ -75,7 +75,8 @@ impl SiteStore {
         for Arrived { id, variants, path } in arrived {
             if variants.executable && variants.plain {
                 let second = inner.temporary();
-                copy::copy_file(&File::open(&path).doing("open", &path)?, &second, Variant::Executable.mode())?;
+                let from = File::open(&path).doing("open", &path)?;
+                inner.copier.file(&from, &second, Variant::Executable.mode())?;
                 named.push((Key::new(id, Variant::Executable), second));
             }
             named.push((Key::new(id, Variant::file(!variants.plain)), path));

@@ -192,17 +192,16 @@ pub(super) fn exit(end: &End, bytes_in: u64) -> Exit {
     Exit { started_at: end.started_at, finished_at: end.finished_at, how, usage }
 }
 
-/// Ends everything that runs in the slots of a data directory in which no agent runs. Its ends stay in the slots' logs
+/// Ends everything that runs in the slots of an agent that does not run. Its ends stay in the slots' logs
 /// for the next agent.
 ///
 /// # Errors
 /// When a slot cannot be read.
-pub(crate) fn stop_work(data_dir: &Path) -> anyhow::Result<()> {
-    let folder = data_dir.join("slots");
-    let Ok(entries) = std::fs::read_dir(&folder) else { return Ok(()) };
+pub(crate) fn stop_work(data_dir: &Path, slots_dir: &Path) -> anyhow::Result<()> {
+    let Ok(entries) = std::fs::read_dir(slots_dir) else { return Ok(()) };
     for entry in entries {
         let Some(number) = entry?.file_name().to_str().and_then(|name| name.parse().ok()) else { continue };
-        let mut slot = Slot::new(&folder, number);
+        let mut slot = Slot::new(slots_dir, number);
         let Some(hello) = slot.connect()? else { continue };
         let Some(shim) = slot.shim_mut() else { continue };
         let mut left: Vec<Key> = hello.queued.iter().rev().copied().collect();

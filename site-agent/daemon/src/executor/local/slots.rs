@@ -31,7 +31,7 @@ pub(super) struct LostSlot {
 
 impl Slots {
     pub(super) fn open(options: &LocalOptions) -> anyhow::Result<Self> {
-        let folder = options.data_dir.join("slots");
+        let folder = options.slots_dir.clone();
         make_private(&folder)?;
         make_private(&options.data_dir.join("scripts"))?;
         let mut slots = BTreeMap::new();
@@ -120,7 +120,11 @@ impl Slots {
     fn start(&mut self, number: u32) -> Result<(), ShimError> {
         let setup = Setup {
             slot: self.path(number),
-            read_only: vec![self.data_dir.clone()],
+            read_only: if self.folder.starts_with(&self.data_dir) {
+                vec![self.data_dir.clone()]
+            } else {
+                vec![self.data_dir.clone(), self.folder.clone()]
+            },
             hidden: ["identity", "journal"].map(|name| self.data_dir.join(name)).to_vec(),
             no_namespace: false,
             cgroups: self.cgroups.for_slot(number),

@@ -31,6 +31,7 @@ fn options(data_dir: &Path) -> (LocalOptions, Receiver<Vec<Event>>) {
     let options = LocalOptions {
         site: "lab".parse().unwrap(),
         data_dir: data_dir.to_owned(),
+        slots_dir: data_dir.join("slots"),
         program: ShimProgram { program: "/bin/false".into(), arguments: Vec::new() },
         imports: Imports::default(),
         exports: Exports::default(),
