@@ -287,15 +287,24 @@ impl World {
         self.check_published();
     }
 
-    /// What was taken from another execution, that one has made.
+    /// What was taken from another execution, that one has made, by the same work out of the same inputs.
     fn check_reused(&self) {
         let core = self.leading_core().expect("one leads when all is quiet");
+        // What either has read may have been made anew since, as something else.
+        let is_anew = self.was_taken_away() || self.history.lost > 0;
+        let what = |execution: ExecutionId| {
+            let (workflow, _) = core.workflow(execution.run)?;
+            Some((workflow.step(execution.step).work.clone(), core.execution(execution)?.inputs))
+        };
         for run in &self.clients.runs {
             for view in core.executions(*run, &ExecutionPage::default()).unwrap_or_default() {
                 let Some(reused) = view.reused else { continue };
                 let has_run = self.history.starts.keys().any(|(started, _)| *started == reused.made_by);
                 assert!(has_run, "{} has what {} has made, which never ran", view.execution, reused.made_by);
                 assert_eq!(view.state, ExecutionState::Succeeded, "{} has taken what was made", view.execution);
+                let (taker, maker) = (what(view.execution), what(reused.made_by));
+                let is_same = is_anew || maker.is_none() || taker == maker;
+                assert!(is_same, "{} has what {} has made of other inputs", view.execution, reused.made_by);
             }
         }
     }

@@ -98,6 +98,7 @@ caught! {
     remade_inputs_are_not_sent_anew_is_caught: "remade-inputs-are-not-sent-anew",
     what_has_expired_goes_from_its_readers_is_caught: "what-has-expired-goes-from-its-readers",
     what_stayed_is_not_asked_for_again_is_caught: "what-stayed-is-not-asked-for-again",
+    result_of_other_inputs_is_taken_is_caught: "result-of-other-inputs-is-taken",
 }
 
 #[test]
