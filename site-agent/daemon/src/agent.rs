@@ -52,13 +52,13 @@ pub(crate) async fn run(config: Config, shutdown: CancellationToken) -> anyhow::
     make_folders(&config)?;
     let _lock = lock::lock(&config.data_dir)?;
     let _work_lock = config.work_dir.as_deref().map(lock::lock).transpose()?;
-    leave_former_slots(&config)?;
+    let slots_dir = settle_slots(&config)?;
     let meters = Arc::new(Meters::new());
     let metrics = match config.metrics_listen {
         Some(address) => Some(telemetry::listen(address).await?),
         None => None,
     };
-    let running = Running::start(&config, &meters)?;
+    let running = Running::start(&config, slots_dir.clone(), &meters)?;
     let Running { link, inbox, driver, executor, executing, transfers, tasks, traces, failed, direct, withheld } =
         running;
     let (link, events) = link;
@@ -105,7 +105,7 @@ pub(crate) async fn run(config: Config, shutdown: CancellationToken) -> anyhow::
     last_export(traced).await;
     store.checkpoint().context("the site's store cannot be closed")?;
     if config.stop_work_on_exit {
-        tokio::task::spawn_blocking(move || local::stop_work(&config.data_dir, &config.slots_dir())).await??;
+        tokio::task::spawn_blocking(move || local::stop_work(&config.data_dir, &slots_dir)).await??;
     }
     tracing::info!("the agent has ended");
     result
@@ -135,7 +135,7 @@ struct Running {
 }
 
 impl Running {
-    fn start(config: &Config, meters: &Arc<Meters>) -> anyhow::Result<Self> {
+    fn start(config: &Config, slots_dir: PathBuf, meters: &Arc<Meters>) -> anyhow::Result<Self> {
         let data_dir = &config.data_dir;
         let store = SiteStore::open(&data_dir.join("store")).context("the site's store cannot be opened")?;
         let (inbox, inputs) = Inbox::new();
@@ -157,7 +157,7 @@ impl Running {
         let (executor, attempts, executing) = local::start(LocalOptions {
             site: identity.site.clone(),
             data_dir: data_dir.clone(),
-            slots_dir: config.slots_dir(),
+            slots_dir,
             store: store.clone(),
             program: config.shim_program.clone().map_or_else(ShimProgram::own, Ok)?,
             imports: config.imports.clone(),
@@ -276,9 +276,8 @@ fn make_folders(config: &Config) -> anyhow::Result<()> {
     make_private(&data_dir.join(IDENTITY)).with_context(|| format!("cannot use {}", data_dir.display()))
 }
 
-/// Slots that are elsewhere now: what runs in the former ones nobody would hear of any more, so it is ended, and tried
-/// again.
-fn leave_former_slots(config: &Config) -> anyhow::Result<()> {
+/// Where executions work: where the administrator wants it, once nothing is left where they worked before.
+fn settle_slots(config: &Config) -> anyhow::Result<PathBuf> {
     let (note, slots) = (config.data_dir.join(SLOTS_NOTE), config.slots_dir());
     let former = match std::fs::read(&note) {
         Ok(path) => PathBuf::from(OsString::from_vec(path)),
@@ -286,14 +285,17 @@ fn leave_former_slots(config: &Config) -> anyhow::Result<()> {
         Err(error) => return Err(error).with_context(|| format!("cannot read {}", note.display())),
     };
     if former == slots {
-        return Ok(());
+        return Ok(slots);
     }
-    if former.exists() {
-        tracing::warn!(former = %former.display(), slots = %slots.display(), "steps work elsewhere now; what still runs is ended");
-        local::stop_work(&config.data_dir, &former)?;
-        remove_whatever(&former).with_context(|| format!("cannot clear {}", former.display()))?;
+    if local::has_work(&former)? {
+        let (former_shown, slots) = (former.display(), slots.display());
+        tracing::warn!(former = %former_shown, %slots, "steps work on in the former place: they work in the new one from a start on that finds nothing left there");
+        return Ok(former);
     }
-    std::fs::write(&note, slots.as_os_str().as_bytes()).with_context(|| format!("cannot write {}", note.display()))
+    local::stop_work(&config.data_dir, &former)?;
+    remove_whatever(&former).with_context(|| format!("cannot clear {}", former.display()))?;
+    std::fs::write(&note, slots.as_os_str().as_bytes()).with_context(|| format!("cannot write {}", note.display()))?;
+    Ok(slots)
 }
 
 /// Has the store write down again and again what it has verified.

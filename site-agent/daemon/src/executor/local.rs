@@ -52,7 +52,7 @@ use self::workers::{Staged, Workers};
 
 pub(crate) use self::cgroups::{Survey, survey};
 pub(crate) use self::live::{LogPlace, LogPlaces};
-pub(crate) use self::recovery::stop_work;
+pub(crate) use self::recovery::{has_work, stop_work};
 
 /// A shim that has had nothing to do for this long is let go.
 const SHIM_IDLE_MAX: Duration = Duration::from_secs(60);

@@ -192,6 +192,29 @@ pub(super) fn exit(end: &End, bytes_in: u64) -> Exit {
     Exit { started_at: end.started_at, finished_at: end.finished_at, how, usage }
 }
 
+/// Whether anything runs, or waits to be told of, in the slots of an agent that does not run.
+///
+/// # Errors
+/// When a slot cannot be read.
+pub(crate) fn has_work(slots_dir: &Path) -> anyhow::Result<bool> {
+    let Ok(entries) = std::fs::read_dir(slots_dir) else { return Ok(false) };
+    for entry in entries {
+        let Some(number) = entry?.file_name().to_str().and_then(|name| name.parse().ok()) else { continue };
+        let mut slot = Slot::new(slots_dir, number);
+        let is_empty = match slot.connect()? {
+            Some(hello) => hello.running.is_none() && hello.queued.is_empty() && hello.ended.is_empty(),
+            None => {
+                let contents = log::read(&slot.path)?;
+                contents.claimed.is_empty() && contents.ended.is_empty()
+            }
+        };
+        if !is_empty {
+            return Ok(true);
+        }
+    }
+    Ok(false)
+}
+
 /// Ends everything that runs in the slots of an agent that does not run. Its ends stay in the slots' logs
 /// for the next agent.
 ///
