@@ -80,9 +80,7 @@ impl State {
                 }
             }
             Fact::ExecutionsReturned { run, step, elements, cause, message, not_before } => {
-                if *cause == ReturnCause::Interrupted {
-                    self.note_crashes(*run, *step, elements.iter(), *not_before);
-                }
+                self.note_return(*cause, (*run, *step), elements, (message, *not_before));
                 for element in elements.iter() {
                     self.return_one(ExecutionId { run: *run, step: *step, element }, *cause, message, *not_before);
                 }
@@ -358,10 +356,6 @@ impl State {
             step.phase = StepPhase::Waiting;
             step.count = 0;
             step.items = None;
-        }
-        if cause == ReturnCause::Refused {
-            let by_site = self.refusals.entry((execution.run, execution.step)).or_default();
-            by_site.insert(active.site, Arc::clone(message));
         }
         if cause == ReturnCause::NeverSent
             && let Some(site) = self.sites.get_mut(&active.site)

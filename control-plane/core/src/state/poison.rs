@@ -1,9 +1,10 @@
 //! What takes agents down: executions one by one, with what is known of each time, and versions of actions, scripts and
-//! commands, whatever the run and wherever they are placed.
+//! commands, whatever the run and wherever they are placed; and what sites do not let run.
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
 
+use atoll_model::elements::ElementSet;
 use atoll_model::id::{Attempt, ExecutionId, ObjectId, RunId, SiteId, StepIndex};
 use atoll_model::limits;
 use atoll_model::session::Logs;
@@ -12,6 +13,7 @@ use atoll_model::workflow::{Step, Work};
 use serde::{Deserialize, Serialize};
 
 use super::State;
+use crate::fact::ReturnCause;
 
 /// What watched over an attempt went down while it ran.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -63,19 +65,31 @@ impl State {
         })
     }
 
-    /// Executions were interrupted where they are active now.
-    pub(super) fn note_crashes(
+    /// Executions are going to return from where they are active now: what that says of their version, and of the sites.
+    pub(super) fn note_return(
         &mut self,
-        run: RunId,
-        step: StepIndex,
-        elements: impl Iterator<Item = u32>,
-        at: Timestamp,
+        cause: ReturnCause,
+        (run, step): (RunId, StepIndex),
+        elements: &ElementSet,
+        (message, at): (&Arc<str>, Timestamp),
     ) {
+        let active = elements.iter().filter_map(|element| self.active(ExecutionId { run, step, element }));
+        let sites: Vec<SiteId> = match cause {
+            ReturnCause::Interrupted | ReturnCause::Refused => active.map(|active| active.site).collect(),
+            ReturnCause::Failed
+            | ReturnCause::NotStarted
+            | ReturnCause::Lost
+            | ReturnCause::NeverSent
+            | ReturnCause::Withdrawn
+            | ReturnCause::InputUnavailable
+            | ReturnCause::Resolved
+            | ReturnCause::Stopped => return,
+        };
+        if cause == ReturnCause::Refused {
+            let by_site = self.refusals.entry((run, step)).or_default();
+            return by_site.extend(sites.into_iter().map(|site| (site, Arc::clone(message))));
+        }
         let Some(version) = self.run(run).plan.steps[step.index()].version else { return };
-        let sites: Vec<_> = elements
-            .filter_map(|element| self.active(ExecutionId { run, step, element }))
-            .map(|active| active.site)
-            .collect();
         self.crashed_actions.retain(|_, crashes| crashes.is_remembered(at));
         let crashes = self.crashed_actions.entry(version).or_default();
         crashes.count = crashes.count.saturating_add(u32::try_from(sites.len()).unwrap_or(u32::MAX));
