@@ -62,7 +62,8 @@ impl World {
             Command::CancelPush { transfer } => self.cancel_push(site, transfer),
             Command::Start { execution, attempt, template, inputs, ahead } => {
                 self.assert_leased(site, (execution, attempt), &template, decided_at);
-                let objects = objects_of(&inputs);
+                let mut objects = objects_of(&inputs);
+                objects.extend(template.work.bundle().map(|bundle| bundle.id));
                 if let Some(message) = self.unreadable(site, &objects) {
                     let reason = FailureReason::Agent;
                     let delay = self.rng.micros(10, 2_000);
