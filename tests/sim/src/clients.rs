@@ -517,11 +517,11 @@ impl World {
 
     /// Whether what comes before it is done: a run wants sites, and its input in the bucket.
     fn is_possible(&self, client: usize) -> bool {
-        let (run, drawn) = match &self.clients.wishes[client].want {
-            Want::Submit { run, drawn, .. } => (run, drawn),
-            Want::Action { action, deed: Deed::Remove } => return !self.is_action_missed(*action),
-            _ => return true,
-        };
+        let want = &self.clients.wishes[client].want;
+        if let Want::Action { action, deed: Deed::Remove } = want {
+            return !self.is_action_missed(*action);
+        }
+        let Want::Submit { run, drawn, .. } = want else { return true };
         if !drawn.actions.is_subset(&self.clients.pushed) {
             return false;
         }
