@@ -236,7 +236,7 @@ impl Checked {
         let project = project.unwrap_or_else(|| RunTags::PROJECT.to_owned());
         let is_large = source.len() > PARSED_IN_PLACE_BYTES;
         let (sites, registry) = app.handle.query(|core| (core.site_facts(), core.registry())).await?;
-        let sent = Sent { actions, inputs, registry, project };
+        let sent = Sent::new(actions, inputs, registry, project);
         let check = move || -> Result<Self, Vec<Diagnostic>> {
             let workflow = parse(&file_name, &source, &sent)?;
             let diagnostics = check_sites(&workflow, &file_name, &sites);

@@ -1,7 +1,7 @@
 //! What a workflow that is sent in refers to: the actions and inputs that came with it.
 
 use std::collections::BTreeMap;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 
 use atoll_model::action::{self, ActionReference};
 use atoll_model::value::{Value, from_json};
@@ -25,17 +25,43 @@ pub(crate) struct SentAction {
 }
 
 /// Everything that came with a workflow.
-#[derive(Debug, Clone, Default)]
+#[derive(Debug)]
 pub(super) struct Sent {
-    pub(super) actions: BTreeMap<String, SentAction>,
-    pub(super) inputs: IndexMap<String, Json>,
+    actions: BTreeMap<String, SentAction>,
+    inputs: IndexMap<String, Json>,
     /// What was pushed, as it is now: the run keeps what it finds there.
-    pub(super) registry: Arc<Registry>,
-    pub(super) project: String,
+    registry: Arc<Registry>,
+    project: String,
+    /// What was resolved already: many steps may name the same.
+    resolved: Mutex<BTreeMap<String, Result<Action, String>>>,
 }
 
 impl Surroundings for Sent {
     fn action(&self, reference: &str) -> Result<Action, String> {
+        let mut resolved = self.resolved.lock().unwrap_or_else(PoisonError::into_inner);
+        resolved.entry(reference.to_owned()).or_insert_with(|| self.resolve(reference)).clone()
+    }
+
+    fn given(&self, input: &str) -> Given {
+        match self.inputs.get(input) {
+            None => Given::Nothing,
+            // `{"site": …, "path": …}` or `{"url": …}`; anything else is a value.
+            Some(json) => TakenIn::deserialize(json).map_or(Given::Value, Given::TakenIn),
+        }
+    }
+}
+
+impl Sent {
+    pub(super) fn new(
+        actions: BTreeMap<String, SentAction>,
+        inputs: IndexMap<String, Json>,
+        registry: Arc<Registry>,
+        project: String,
+    ) -> Self {
+        Self { actions, inputs, registry, project, resolved: Mutex::default() }
+    }
+
+    fn resolve(&self, reference: &str) -> Result<Action, String> {
         if ActionReference::is_meant_by(reference) {
             let reference = reference.parse::<ActionReference>().map_err(|error| error.to_string())?;
             return self.registry.action(&ActionName { project: self.project.clone(), reference });
@@ -49,16 +75,6 @@ impl Surroundings for Sent {
         Ok(manifest.into_action(object, sent.bytes))
     }
 
-    fn given(&self, input: &str) -> Given {
-        match self.inputs.get(input) {
-            None => Given::Nothing,
-            // `{"site": …, "path": …}` or `{"url": …}`; anything else is a value.
-            Some(json) => TakenIn::deserialize(json).map_or(Given::Value, Given::TakenIn),
-        }
-    }
-}
-
-impl Sent {
     /// The values that the run brings along, of the types that the workflow declares.
     ///
     /// # Errors
