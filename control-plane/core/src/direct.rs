@@ -14,19 +14,38 @@ const FORGOTTEN: Duration = Duration::from_secs(3_600);
 
 #[derive(Debug, Default)]
 pub(crate) struct Direct {
-    /// Sites whose agents fetch from others, and where they listen.
-    listens: BTreeMap<SiteId, Vec<String>>,
+    /// Sites whose agents fetch from others.
+    listens: BTreeMap<SiteId, Listens>,
     /// Holder and reader, and from when they may be tried again.
     avoided: BTreeMap<(SiteId, SiteId), Timestamp>,
-    /// Holder, reader and what the one was sent to the other for, and when.
-    giving: BTreeMap<(SiteId, SiteId, ObjectId), Timestamp>,
+    /// The same of readers that were to have from others what these were just being given.
+    relays_avoided: BTreeMap<(SiteId, SiteId), Timestamp>,
+    /// Holder, reader and what the one was sent to the other for.
+    giving: BTreeMap<(SiteId, SiteId, ObjectId), Gift>,
+}
+
+#[derive(Debug, Default, PartialEq, Eq)]
+struct Listens {
+    addresses: Vec<String>,
+    /// It gives what it has of an object that is on its way to it, and takes such.
+    relays: bool,
+}
+
+/// A holder gives an object to a reader.
+#[derive(Debug, Clone, Copy)]
+struct Gift {
+    since: Timestamp,
+    /// It was just being given the object itself.
+    relayed: bool,
 }
 
 impl Direct {
-    pub(crate) fn advertise(&mut self, site: SiteId, addresses: Vec<String>) {
+    pub(crate) fn advertise(&mut self, site: SiteId, addresses: Vec<String>, relays: bool) {
+        let before = self.listens.insert(site, Listens { addresses, relays });
         // It may listen elsewhere now: what failed before says nothing about that.
-        if self.listens.insert(site, addresses.clone()).is_some_and(|before| before != addresses) {
+        if before.is_some_and(|before| before != self.listens[&site]) {
             self.avoided.retain(|(holder, _), _| *holder != site);
+            self.relays_avoided.retain(|(holder, _), _| *holder != site);
         }
     }
 
@@ -36,7 +55,7 @@ impl Direct {
     }
 
     pub(crate) fn addresses(&self, holder: SiteId) -> &[String] {
-        self.listens.get(&holder).map_or(&[], Vec::as_slice)
+        self.listens.get(&holder).map_or(&[], |listens| listens.addresses.as_slice())
     }
 
     pub(crate) fn is_open(&self, holder: SiteId, reader: SiteId, now: Timestamp) -> bool {
@@ -44,11 +63,33 @@ impl Direct {
         holder != reader && !avoided && self.may_read(reader) && !self.addresses(holder).is_empty()
     }
 
-    /// A reader is sent to a holder for an object.
-    pub(crate) fn gives(&mut self, holder: SiteId, reader: SiteId, object: ObjectId, now: Timestamp) {
+    /// Whether a reader may have from this one, to which an object is on its way, what has come of it.
+    pub(crate) fn may_relay(&self, relay: SiteId, reader: SiteId, now: Timestamp) -> bool {
+        let relays = |site| self.listens.get(&site).is_some_and(|listens| listens.relays);
+        let avoided = self.relays_avoided.get(&(relay, reader)).is_some_and(|until| now < *until);
+        relays(relay) && relays(reader) && !avoided
+    }
+
+    /// Whether what the site gets of an object comes, over however many others, from this one: the two would wait for each
+    /// other.
+    pub(crate) fn comes_by_way_of(&self, site: SiteId, other: SiteId, object: ObjectId) -> bool {
+        let mut at = site;
+        // Each has the object from one other, so there are no more steps than gifts.
+        for _ in 0..self.giving.len() {
+            let Some((holder, ..)) = self.receivers(object).find(|(_, reader, _)| *reader == at) else { return false };
+            if holder == other {
+                return true;
+            }
+            at = holder;
+        }
+        false
+    }
+
+    /// A reader is sent to a holder for an object; `relayed` if that one was just being given it.
+    pub(crate) fn gives(&mut self, holder: SiteId, reader: SiteId, object: ObjectId, relayed: bool, now: Timestamp) {
         self.gave(reader, object);
-        self.giving.retain(|_, since| now.saturating_since(*since) < FORGOTTEN);
-        self.giving.insert((holder, reader, object), now);
+        self.giving.retain(|_, gift| now.saturating_since(gift.since) < FORGOTTEN);
+        self.giving.insert((holder, reader, object), Gift { since: now, relayed });
     }
 
     /// The reader has the object, or does not get it there.
@@ -63,19 +104,24 @@ impl Direct {
         self.giving.keys().filter(counted).count()
     }
 
-    /// Since when the reader has been sent to this holder for the object.
-    pub(crate) fn given_since(&self, holder: SiteId, reader: SiteId, object: ObjectId) -> Option<Timestamp> {
-        self.giving.get(&(holder, reader, object)).copied()
+    /// Since when the reader has been sent to this holder for the object, and whether the holder had yet to get it.
+    pub(crate) fn given_since(&self, holder: SiteId, reader: SiteId, object: ObjectId) -> Option<(Timestamp, bool)> {
+        self.giving.get(&(holder, reader, object)).map(|gift| (gift.since, gift.relayed))
     }
 
     /// Who is being given the object, by whom, and since when.
     pub(crate) fn receivers(&self, object: ObjectId) -> impl Iterator<Item = (SiteId, SiteId, Timestamp)> {
         let of_object = self.giving.iter().filter(move |((_, _, of), _)| *of == object);
-        of_object.map(|((holder, reader, _), since)| (*holder, *reader, *since))
+        of_object.map(|((holder, reader, _), gift)| (*holder, *reader, gift.since))
     }
 
     pub(crate) fn avoid(&mut self, holder: SiteId, reader: SiteId, now: Timestamp) {
         self.avoided.retain(|_, until| now < *until);
         self.avoided.insert((holder, reader), now + AVOID);
+    }
+
+    pub(crate) fn avoid_relay(&mut self, relay: SiteId, reader: SiteId, now: Timestamp) {
+        self.relays_avoided.retain(|_, until| now < *until);
+        self.relays_avoided.insert((relay, reader), now + AVOID);
     }
 }

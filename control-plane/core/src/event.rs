@@ -116,6 +116,8 @@ pub enum Request {
     Advertise {
         agent: AgentId,
         addresses: Vec<String>,
+        /// Whether it gives what it has of an object that is on its way to it, and takes such from others.
+        relays: bool,
     },
     /// Which agents give this object to this one? Only if it holds a live execution that has it as an input.
     Offers {

@@ -155,7 +155,7 @@ impl<'a> World<'a> {
         self.frame(number, AgentBody::Hello(hello))?;
         self.frame(number, AgentBody::Inventory(Vec::new()))?;
         if joining.listens {
-            self.ask(Request::Advertise { agent, addresses: vec![joining.name.to_string()] })?;
+            self.ask(Request::Advertise { agent, addresses: vec![joining.name.to_string()], relays: false })?;
         }
         Ok(())
     }

@@ -65,8 +65,13 @@ pub(crate) async fn run(config: Config, shutdown: CancellationToken) -> anyhow::
     let store = transfers.store().clone();
     let mut joined = tokio::task::spawn_blocking(move || driver.join());
     let stopping = CancellationToken::new();
-    let measuring =
-        measure::keep_measuring(config.clone(), transfers, inbox.clone(), Arc::clone(&meters), stopping.clone());
+    let measuring = measure::keep_measuring(
+        config.clone(),
+        transfers.clone(),
+        inbox.clone(),
+        Arc::clone(&meters),
+        stopping.clone(),
+    );
     tasks.spawn(measuring);
     tasks.spawn(keep_checkpoints(store.clone(), CHECKPOINT_INTERVAL, stopping.clone()));
     tasks.spawn(keep_scrubbing(config.scrub, store.clone(), inbox.clone(), stopping.clone()));
@@ -74,7 +79,7 @@ pub(crate) async fn run(config: Config, shutdown: CancellationToken) -> anyhow::
     if let Some(listener) = metrics {
         tasks.spawn(telemetry::serve(listener, Arc::clone(&meters), stopping.clone()));
     }
-    let listening = direct.0.start(&config, &store, &inbox, &meters, &withheld).await?;
+    let listening = direct.0.start(&config, &transfers, &inbox, &meters, &withheld).await?;
     let listens_at = listening.as_ref().map(|listening| listening.address);
     tasks.spawn(direct.0.advertise(direct.1, listens_at, config.clone(), stopping.clone()));
     let traced = traces.map(|traces| tasks.spawn(traces.run()));

@@ -10,7 +10,7 @@ use atoll_model::id::{AgentId, SiteName};
 use atoll_model::value::ObjectRef;
 use site_agent_core::Event;
 use storage_sync_engine::direct::{AgentTls, Dialer, DirectConfig, Host, Listening, Serving, listen};
-use storage_sync_engine::store::SiteStore;
+use storage_sync_engine::transfer::Transfers;
 use tokio_util::sync::CancellationToken;
 
 use crate::IDENTITY;
@@ -54,7 +54,7 @@ impl Direct {
     pub(crate) async fn start(
         &self,
         config: &Config,
-        store: &SiteStore,
+        transfers: &Transfers,
         inbox: &Inbox,
         meters: &Arc<Meters>,
         withheld: &Withheld,
@@ -66,7 +66,9 @@ impl Direct {
             meters: Arc::clone(meters),
             withheld: withheld.clone(),
         };
-        let serving = Serving::new(store.clone(), self.agent, self.tls.clone(), Arc::new(gate), config.link_rate());
+        let (store, incoming) = (transfers.store().clone(), transfers.incoming());
+        let (tls, rate) = (self.tls.clone(), config.link_rate());
+        let serving = Serving::relaying(store, self.agent, tls, Arc::new(gate), rate, incoming);
         let listening = listen(serving, address).await.context("other agents cannot be listened for")?;
         tracing::info!(address = %listening.address, "other agents may ask here for objects");
         Ok(Some(listening))

@@ -98,4 +98,7 @@ pub(crate) enum DirectError {
     /// It says no.
     #[error("it refuses: {0}")]
     Refused(String),
+    /// It is itself being given what was asked for.
+    #[error("it has not got that far itself")]
+    NotYet,
 }

@@ -16,6 +16,7 @@ mod arrival;
 mod fetch;
 mod filler;
 mod http;
+mod incoming;
 mod note;
 mod origin;
 mod progress;
@@ -45,6 +46,8 @@ use crate::hash::GRAIN_BYTES;
 use crate::store::{SiteStore, StoreError};
 pub use arrival::{NotedArrival, arrivals};
 pub(crate) use filler::Filler;
+pub(crate) use incoming::Had;
+pub use incoming::Incoming;
 pub use progress::Underway;
 
 #[derive(Debug, Clone)]
@@ -211,6 +214,7 @@ struct Inner {
     config: TransferConfig,
     direct: Option<Dialer>,
     underway: progress::Board,
+    incoming: Incoming,
     requests: Semaphore,
     grains: Pool,
     fetches: Mutex<HashMap<ObjectRef, WeakFetch>>,
@@ -246,11 +250,10 @@ impl Transfers {
         direct: Option<Dialer>,
     ) -> Self {
         let requests = Semaphore::new(config.requests_max.max(1));
-        let (fetches, underway, grains) =
-            (Mutex::default(), progress::Board::default(), Pool::new(GRAIN_BYTES as usize));
-        Self {
-            inner: Arc::new(Inner { store, client, credentials, config, direct, underway, requests, grains, fetches }),
-        }
+        let (underway, incoming) = (progress::Board::default(), Incoming::default());
+        let (fetches, grains) = (Mutex::default(), Pool::new(GRAIN_BYTES as usize));
+        let inner = Inner { store, client, credentials, config, direct, underway, incoming, requests, grains, fetches };
+        Self { inner: Arc::new(inner) }
     }
 
     /// Where what is fetched goes, and what is pushed comes from.
@@ -261,6 +264,11 @@ impl Transfers {
     /// Fetches and pushes that are going on, and how far they are.
     pub fn underway(&self) -> Vec<Underway> {
         self.inner.underway.look()
+    }
+
+    /// What comes, for [`crate::direct::Serving::relaying`].
+    pub fn incoming(&self) -> Incoming {
+        self.inner.incoming.clone()
     }
 
     /// Brings an object into the store. Calls for an object that is on its way already wait for that one fetch, and get

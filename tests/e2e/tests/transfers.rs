@@ -223,21 +223,36 @@ steps:
 fn over_a_thin_link_goes_one_copy_and_the_sites_behind_it_serve_one_another() -> Result<()> {
     const BYTES: u64 = 24_000_000;
     let [edge, hpc, cloud] = [free_port()?, free_port()?, free_port()?];
-    let wire = Link::new(([127, 0, 0, 1], edge).into())?;
+    let wire_to = |port: u16| Link::new(([127, 0, 0, 1], port).into());
+    let (wire, near) = (wire_to(edge)?, [wire_to(hpc)?, wire_to(cloud)?]);
     wire.narrow(8_000_000);
-    let listens = |port: u16| ("ATOLL_AGENT_DIRECT_LISTEN", format!("127.0.0.1:{port}"));
-    let behind = vec![listens(edge), ("ATOLL_AGENT_DIRECT_ADDRESSES", wire.address().to_string())];
+    let listens = |port: u16, wire: &Link| {
+        let listen = ("ATOLL_AGENT_DIRECT_LISTEN", format!("127.0.0.1:{port}"));
+        vec![listen, ("ATOLL_AGENT_DIRECT_ADDRESSES", wire.address().to_string())]
+    };
+    let site_environment =
+        [("edge", listens(edge, &wire)), ("hpc", listens(hpc, &near[0])), ("cloud", listens(cloud, &near[1]))];
     let cluster = Cluster::start(Options {
         sites: vec!["edge", "hpc", "cloud"],
-        site_environment: [("edge", behind), ("hpc", vec![listens(hpc)]), ("cloud", vec![listens(cloud)])].into(),
+        site_environment: site_environment.into(),
         ..Options::default()
     })?;
     // Nothing is known of the links before something has come over them.
     let first = cluster.submit(&read_by_two(BYTES / 2), &[])?;
     assert_eq!(cluster.wait_for_end(&first)?["state"], "succeeded");
-    let before = wire.carried().1;
+    let between = || near.iter().map(|wire| wire.carried().1).sum::<u64>();
+    let (before, before_between) = (wire.carried().1, between());
     let second = cluster.submit(&read_by_two(BYTES), &[])?;
-    let shown = cluster.wait_for_end(&second)?;
+    // What had gone on from one to the other while the thin link still carried the one copy.
+    let mut gone_on = 0;
+    let shown = wait_for("the end of the run", || {
+        let so_far = between() - before_between;
+        if wire.carried().1 - before < BYTES {
+            gone_on = gone_on.max(so_far);
+        }
+        let shown = cluster.show(&second)?;
+        Ok((!shown["finished_at"].is_null()).then_some(shown))
+    })?;
     assert_eq!(shown["state"], "succeeded", "{shown:#}");
     let ledger = cluster.ledger(&second)?;
     let mut ways: Vec<_> = ledger.iter().map(|entry| (entry["from"].as_str(), entry["to"].as_str())).collect();
@@ -249,5 +264,6 @@ fn over_a_thin_link_goes_one_copy_and_the_sites_behind_it_serve_one_another() ->
     assert!(ways == by_hpc || ways == by_cloud, "{ledger:#?}");
     let carried = wire.carried().1 - before;
     assert!(carried < BYTES * 5 / 4, "{carried} bytes came over the thin link");
+    assert!(gone_on > BYTES / 4, "{gone_on} bytes had gone on");
     Ok(())
 }

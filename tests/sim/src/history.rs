@@ -49,6 +49,8 @@ pub(crate) struct History {
     pub(crate) published: BTreeMap<Key, (usize, Vec<ObjectId>)>,
     /// When somebody last began to bring an object to a place.
     pub(crate) begun: BTreeMap<(ObjectId, String), Duration>,
+    /// What came to a site from another that was being given it.
+    pub(crate) relayed: BTreeSet<(ObjectId, usize)>,
     /// The time now.
     pub(crate) at: Duration,
     /// Executions, and delegated steps, that were taken from a site before they had ended there, and when last.

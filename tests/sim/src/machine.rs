@@ -27,6 +27,8 @@ pub(crate) struct Machine {
     pub(crate) arrivals: BTreeMap<ObjectId, Arrival>,
     /// What this process of the agent is fetching and pushing, with the number of the try.
     pub(crate) fetching: BTreeMap<ObjectId, u64>,
+    /// The sites that it waits for with them, which are being given them too.
+    pub(crate) relayed_by: BTreeMap<ObjectId, usize>,
     pub(crate) pushing: BTreeMap<TransferId, u64>,
     /// What this process has proposed to let go, and nobody has used since.
     pub(crate) watched: BTreeSet<ObjectId>,

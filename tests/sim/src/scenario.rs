@@ -63,6 +63,8 @@ pub struct Scenario {
     pub doubled: bool,
     /// Whether agents give objects to each other; of 1,000 such fetches, those that are cut off in the middle.
     pub direct: Option<u64>,
+    /// Whether what is made is large, and the first site is behind a thin link: the others serve one another.
+    pub thin: bool,
     pub at_most_once: bool,
     pub clock_offset_max: Duration,
     /// Whether an agent finds another time on the wall at each start.
@@ -217,6 +219,7 @@ impl Scenario {
             keep_alive: true,
             doubled: false,
             direct: None,
+            thin: false,
             at_most_once: true,
             clock_offset_max: Duration::ZERO,
             clocks_jump: false,
@@ -274,11 +277,17 @@ impl Scenario {
             planned_reboots: reboots,
             cuts,
             direct: rng.chance(500).then_some(0),
+            thin: mix(&[seed, 0x7417]).is_multiple_of(WORLDS_PER_THIN),
             old_agents: rng.chance(200),
             pressed: rng.chance(300),
             faultless: rng.chance(700),
             ..Self::quiet(seed)
         }
+    }
+
+    /// Whether there is a link that is thin.
+    pub fn is_thin(&self) -> bool {
+        self.thin && self.direct.is_some()
     }
 
     /// What goes wrong is drawn as well: each kind of fault is there in some seeds and not in others, so that one does not
@@ -332,6 +341,7 @@ impl Scenario {
             plain: mix(&[seed, 0xB1A1]).is_multiple_of(WORLDS_PER_PLAIN),
             actions: mix(&[seed, 0xAC7104]).is_multiple_of(WORLDS_PER_ACTIONS),
             expires: mix(&[seed, 0xE4_91_4E]).is_multiple_of(WORLDS_PER_EXPIRING),
+            thin: mix(&[seed, 0x7417]).is_multiple_of(WORLDS_PER_THIN),
             long,
             pressed,
             slow_links: pressed && mix(&[seed, 0x51_0C]).is_multiple_of(2),
@@ -453,6 +463,9 @@ const WORLDS_PER_ACTIONS: u64 = 3;
 
 /// In one of so many worlds rules let go of what runs have made.
 const WORLDS_PER_EXPIRING: u64 = 4;
+
+/// One in so many has a thin link, if its agents give objects to each other.
+const WORLDS_PER_THIN: u64 = 4;
 
 /// In one of so many worlds steps take what others have made.
 const WORLDS_PER_CACHING: u64 = 3;

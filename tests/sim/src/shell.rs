@@ -295,10 +295,9 @@ impl World {
         let (execution, attempt) = key;
         let Some(claim) = self.sites[site].machine.claims.get(&key) else { return };
         let template = std::sync::Arc::clone(&claim.template);
-        let (seed, shared) = (self.scenario.seed, !self.history.is_confined(execution.run));
-        let place = self.place_of(key);
+        let (making, place) = (self.making(key), self.place_of(key));
         let outputs = template.outputs.iter().map(|output| {
-            let value = workload::output(seed, execution, place, output, shared);
+            let value = workload::output(making, execution, place, output);
             let name = output.name.clone();
             if let Value::File(file) = value {
                 self.sites[site].machine.next_seal += 1;
@@ -328,9 +327,13 @@ impl World {
 
     fn outputs_of(&self, key: Key, template: &StepTemplate) -> Vec<Value> {
         let (execution, _) = key;
-        let (seed, shared) = (self.scenario.seed, !self.history.is_confined(execution.run));
-        let place = self.place_of(key);
-        template.outputs.iter().map(|output| workload::output(seed, execution, place, output, shared)).collect()
+        let (making, place) = (self.making(key), self.place_of(key));
+        template.outputs.iter().map(|output| workload::output(making, execution, place, output)).collect()
+    }
+
+    fn making(&self, (execution, _): Key) -> workload::Making {
+        let shared = !self.history.is_confined(execution.run);
+        workload::Making { seed: self.scenario.seed, shared, large: self.scenario.is_thin() }
     }
 
     fn store_outputs(&mut self, site: usize, key: Key, template: &StepTemplate) -> Vec<Value> {

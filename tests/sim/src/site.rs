@@ -184,6 +184,7 @@ impl World {
         state.timer_at = None;
         state.syncing = false;
         state.machine.fetching.clear();
+        state.machine.relayed_by.clear();
         state.machine.pushing.clear();
         state.machine.watched.clear();
         self.agent_closes(site);

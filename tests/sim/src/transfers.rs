@@ -11,6 +11,7 @@ use site_agent_core::event::Arrival;
 
 use crate::faults::Victim;
 use crate::network::Direction;
+use crate::rng::mix;
 use crate::server::Asker;
 use crate::world::{Answer, Ask, BucketCopy, CopyName, Occurrence, Process, Rpc, Source, World};
 
@@ -29,6 +30,7 @@ impl World {
         self.history.begun.insert((object.id, name), at);
         let before = self.sites[site].machine.fetching.insert(object.id, try_number);
         assert!(before.is_none(), "{} is fetched twice at once", object.id);
+        self.sites[site].machine.relayed_by.remove(&object.id);
         let ask = match self.scenario.direct {
             Some(_) => Ask::Offers { object, intent, try_number },
             None => Ask::Fetch { object, intent, try_number, before: None },
@@ -76,7 +78,11 @@ impl World {
         let body = match rpc.ask {
             Ask::Fetch { object, .. } => Request::AuthoriseFetch { agent, object: object.id },
             Ask::Push { transfer, .. } => Request::AuthorisePush { agent, transfer },
-            Ask::Advertise => Request::Advertise { agent, addresses: vec![format!("10.0.0.{}:7433", rpc.site)] },
+            Ask::Advertise => {
+                // One agent is of the version before this.
+                let relays = !mix(&[self.scenario.seed, site as u64, 0x5E1A]).is_multiple_of(6);
+                Request::Advertise { agent, addresses: vec![format!("10.0.0.{site}:7433")], relays }
+            }
             Ask::Offers { object, .. } => Request::Offers { agent, object: object.id },
             Ask::OfferFailed { object, holder, .. } => Request::OfferFailed { agent, object: object.id, holder },
         };
@@ -117,9 +123,8 @@ impl World {
                 unreachable!("a copy is what was asked for")
             }
             (Ask::Offers { object, intent, try_number }, Ok(Answer::Holders(holders))) if !holders.is_empty() => {
-                let delay = self.rng.spread(200, 4_000_000);
-                let source = Source::Site(holders[0]);
-                self.after(delay, Occurrence::Downloaded { site, process, object, intent, try_number, source });
+                let (holder, next) = (holders[0], holders.get(1).copied());
+                self.comes_from(site, (object, intent, try_number), holder, next);
             }
             (Ask::Offers { object, intent, try_number }, Ok(Answer::AskAgain(time))) => {
                 self.call_after(time, site, Ask::Offers { object, intent, try_number });
@@ -127,7 +132,10 @@ impl World {
             (Ask::Offers { object, intent, try_number }, _) => {
                 self.call(site, Ask::Fetch { object, intent, try_number, before: None });
             }
-            (Ask::OfferFailed { object, intent, try_number, holder, before }, _) => {
+            (Ask::OfferFailed { object, intent, try_number, next: Some(next), .. }, _) => {
+                self.comes_from(site, (object, intent, try_number), next, None);
+            }
+            (Ask::OfferFailed { object, intent, try_number, holder, before, next: None }, _) => {
                 let before = before.then_some(holder);
                 self.call(site, Ask::Fetch { object, intent, try_number, before });
             }
@@ -159,12 +167,19 @@ impl World {
         if self.sites[site].process != process {
             return;
         }
-        if let Source::Site(holder) = source
+        if let Source::Site { holder, .. } = source
+            && self.waits_for_relay(site, holder, object, try_number)
+        {
+            // What comes to the holder goes on as it comes: a moment after the last of it.
+            let delay = self.rng.micros(1_000, 500_000);
+            return self.after(delay, Occurrence::Downloaded { site, process, object, intent, try_number, source });
+        }
+        if let Source::Site { holder, next } = source
             && self.is_cut_off(site, holder, object)
         {
             if self.sites[site].machine.fetching.get(&object.id) == Some(&try_number) {
                 let before = self.rng.chance(500);
-                self.call(site, Ask::OfferFailed { object, intent, try_number, holder, before });
+                self.call(site, Ask::OfferFailed { object, intent, try_number, holder, before, next });
             }
             return;
         }
@@ -176,10 +191,10 @@ impl World {
         }
         let copy = match source {
             Source::Bucket { name, .. } => self.bucket.get(&name).copied(),
-            Source::Site(_) => None,
+            Source::Site { .. } => None,
         };
         let (holder, share) = match (source, copy) {
-            (Source::Site(holder), _) => (Some(holder), object.bytes),
+            (Source::Site { holder, .. }, _) => (Some(holder), object.bytes),
             (Source::Bucket { .. }, None) => return self.fetch_fails(site, object, "it is not in the bucket", false),
             (Source::Bucket { .. }, Some(copy)) if copy.corrupt => {
                 return self.fetch_fails(site, object, "its digest is another", true);
@@ -204,6 +219,46 @@ impl World {
         self.sites[site].machine.put(object);
         let delay = self.rng.micros(5, 5_000);
         self.tell_site(site, delay, Event::Fetched { object, wire_bytes, direct, at });
+    }
+
+    /// An object comes from another site, which may be behind a thin link.
+    fn comes_from(
+        &mut self,
+        site: usize,
+        (object, intent, try_number): (ObjectRef, u64, u64),
+        holder: AgentId,
+        next: Option<AgentId>,
+    ) {
+        let delay = if self.scenario.is_thin() {
+            let is_thin = site == 0 || self.sites[0].agent == holder;
+            let rate: u64 = if is_thin { 16 << 20 } else { 512 << 20 };
+            Duration::from_micros(200 + object.bytes * 1_000_000 / rate)
+        } else {
+            self.rng.spread(200, 4_000_000)
+        };
+        let (process, source) = (self.sites[site].process, Source::Site { holder, next });
+        self.after(delay, Occurrence::Downloaded { site, process, object, intent, try_number, source });
+    }
+
+    /// Whether the holder is itself being given the object, of which the site has all but the rest.
+    fn waits_for_relay(&mut self, site: usize, holder: AgentId, object: ObjectRef, try_number: u64) -> bool {
+        let is_mine = |world: &Self, site: usize| world.sites[site].machine.fetching.contains_key(&object.id);
+        let relay = self.sites.iter().position(|other| other.agent == holder && other.core.is_some());
+        let Some(relay) = relay.filter(|relay| *relay != site && is_mine(self, *relay)) else {
+            self.sites[site].machine.relayed_by.remove(&object.id);
+            return false;
+        };
+        if self.sites[site].machine.fetching.get(&object.id) != Some(&try_number) {
+            return false;
+        }
+        self.history.relayed.insert((object.id, site));
+        self.sites[site].machine.relayed_by.insert(object.id, relay);
+        let (mut at, mut waits) = (relay, 0);
+        while let Some(next) = self.sites[at].machine.relayed_by.get(&object.id).filter(|_| is_mine(self, at)) {
+            (at, waits) = (*next, waits + 1);
+            assert!(waits <= self.sites.len(), "sites wait for each other to be given {}", object.id);
+        }
+        true
     }
 
     /// Whether the link between two sites breaks while an object comes over it, or its end does not give it.

@@ -84,6 +84,8 @@ pub struct Ending {
     pub runs: Vec<Seen>,
     /// Crossings of a border: object, from, to.
     pub crossings: u64,
+    /// Those of them that came from a site which was being given the object itself.
+    pub relayed: u64,
     /// Times that a server found that it leads no more.
     pub depositions: u64,
     /// Runs that the history holds, and nobody else.
@@ -113,6 +115,7 @@ pub fn run(scenario: Scenario) -> Ending {
         runs: world.clients.runs.iter().filter_map(|run| world.seen(*run)).collect(),
         states: world.states(),
         crossings: world.history.crossings.values().sum(),
+        relayed: world.history.relayed.len() as u64,
         depositions: u64::from(world.history.depositions),
         kept: world.runs_in_history(),
         lost: world.history.lost,

@@ -417,8 +417,19 @@ pub fn behaviour(seed: u64, execution: ExecutionId, attempt: Attempt, pace: Pace
     Behaviour { lasts, exit, spoils: !fails && rng.chance(15) }
 }
 
-/// What an attempt leaves behind for one of its outputs; some make the same as others, if that is `shared`.
-pub fn output(seed: u64, execution: ExecutionId, attempt: Attempt, output: &TemplateOutput, shared: bool) -> Value {
+/// What is made in a world.
+#[derive(Debug, Clone, Copy)]
+pub struct Making {
+    pub seed: u64,
+    /// Some make the same as others.
+    pub shared: bool,
+    /// Megabytes instead of bytes.
+    pub large: bool,
+}
+
+/// What an attempt leaves behind for one of its outputs.
+pub fn output(making: Making, execution: ExecutionId, attempt: Attempt, output: &TemplateOutput) -> Value {
+    let Making { seed, shared, large } = making;
     let name = output.name.bytes().fold(0, |hash, byte| mix(&[hash, u64::from(byte)]));
     let run = execution.run.bits() as u64;
     let numbers = [seed, run, u64::from(execution.step.0), u64::from(execution.element), name];
@@ -431,7 +442,8 @@ pub fn output(seed: u64, execution: ExecutionId, attempt: Attempt, output: &Temp
                 if shared && number.is_multiple_of(5) { mix(&[seed, number / 5 % 3]) } else { mix(&[number, again]) };
             let object = object(content, ObjectKind::File);
             let name = FileName::new(b"out").expect("a name");
-            Value::File(FileRef { object: object.id, bytes: object.bytes, name, executable: false })
+            let bytes = if large { object.bytes << 20 } else { object.bytes };
+            Value::File(FileRef { object: object.id, bytes, name, executable: false })
         }
         Type::Integer => Value::Integer((number % 100) as i64),
         Type::List(_) => Value::list((0..number % 6).map(|item| Value::Integer(item as i64)).collect()),

@@ -106,6 +106,8 @@ pub(crate) enum Ask {
         try_number: u64,
         holder: AgentId,
         before: bool,
+        /// Who is asked then.
+        next: Option<AgentId>,
     },
     Push {
         transfer: TransferId,
@@ -118,11 +120,9 @@ pub(crate) enum Ask {
 #[derive(Debug, Clone, Copy)]
 pub(crate) enum Source {
     /// After a part came from another site.
-    Bucket {
-        name: CopyName,
-        before: Option<AgentId>,
-    },
-    Site(AgentId),
+    Bucket { name: CopyName, before: Option<AgentId> },
+    /// The next is asked if this one does not give it.
+    Site { holder: AgentId, next: Option<AgentId> },
 }
 
 /// A process, by the number of its start: what was meant for an earlier one is lost.

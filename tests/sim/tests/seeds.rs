@@ -25,6 +25,7 @@ struct Totals {
     starts: u64,
     crossings: u64,
     runs: u64,
+    relayed: u64,
     depositions: u64,
     kept: u64,
     lost: u64,
@@ -48,6 +49,7 @@ fn play(seeds: &[u64]) -> Totals {
                             totals.starts += ending.starts;
                             totals.crossings += ending.crossings;
                             totals.runs += ending.states.len() as u64;
+                            totals.relayed += ending.relayed;
                             totals.depositions += ending.depositions;
                             totals.kept += ending.kept;
                             totals.lost += ending.lost;
@@ -74,8 +76,8 @@ fn sim_seeds() {
     let began = Instant::now();
     let totals = play(&seeds);
     println!(
-        "{} seeds in {:.1} s: {} events, {} crashes, {} runs ({} in the history), {} starts, {} crossings, {} leaders \
-         deposed, {} sites lost, {} failed",
+        "{} seeds in {:.1} s: {} events, {} crashes, {} runs ({} in the history), {} starts, {} crossings ({} while they came), {} \
+         leaders deposed, {} sites lost, {} failed",
         seeds.len(),
         began.elapsed().as_secs_f64(),
         totals.events,
@@ -84,6 +86,7 @@ fn sim_seeds() {
         totals.kept,
         totals.starts,
         totals.crossings,
+        totals.relayed,
         totals.depositions,
         totals.lost,
         totals.failed.len()

@@ -24,6 +24,15 @@ const RELAY_LATE: f64 = 1.5;
 /// Before a reader that waits for another asks again.
 const ASK_AGAIN: (Duration, Duration) = (Duration::from_millis(100), Duration::from_secs(5));
 
+/// The way by another reader.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Relay {
+    /// It is asked for what it has, while the rest is still on its way to it.
+    WithIt(SiteId),
+    /// It will have it: to be asked again after this time.
+    AfterIt(Duration),
+}
+
 impl ControlPlane {
     /// A site with a copy, as a reader at another one sees it.
     pub(crate) fn holder(&self, object: &ObjectState, site: SiteId, reader: SiteId) -> Holder {
@@ -45,9 +54,14 @@ impl ControlPlane {
     }
 
     /// What is dispatched from now on may count on it.
-    pub(crate) fn advertise(&mut self, agent: AgentId, addresses: Vec<String>) -> Result<Response, Rejection> {
+    pub(crate) fn advertise(
+        &mut self,
+        agent: AgentId,
+        addresses: Vec<String>,
+        relays: bool,
+    ) -> Result<Response, Rejection> {
         let site = self.trusted_site(agent)?;
-        self.direct.advertise(site, addresses);
+        self.direct.advertise(site, addresses, relays);
         Ok(Response::Done)
     }
 
@@ -58,14 +72,8 @@ impl ControlPlane {
             return Err(Rejection::Forbidden(format!("no execution at this site reads {object}")));
         }
         let planned = self.plan_object(object, site);
-        if let Plan::DirectFrom(holder) = planned
-            && let Some(wait) = self.worth_waiting(object, holder, site)
-        {
-            let object = self.state.objects[&object].reference;
-            return Ok(Response::Offered { object, holders: Vec::new(), ask_again: Some(wait) });
-        }
-        let holders = match planned {
-            Plan::DirectFrom(_) => self.direct_holders(object, site),
+        let relay = match planned {
+            Plan::DirectFrom(holder) => self.relay(object, holder, site),
             Plan::Present
             | Plan::InBucket
             | Plan::PushFrom(_)
@@ -73,10 +81,26 @@ impl ControlPlane {
             | Plan::Forbidden(_)
             | Plan::Closed(_)
             | Plan::Withheld(_)
-            | Plan::Unavailable => Vec::new(),
+            | Plan::Unavailable => None,
         };
+        if let Some(Relay::AfterIt(wait)) = relay {
+            let object = self.state.objects[&object].reference;
+            return Ok(Response::Offered { object, holders: Vec::new(), ask_again: Some(wait) });
+        }
+        let mut holders =
+            if matches!(planned, Plan::DirectFrom(_)) { self.direct_holders(object, site) } else { Vec::new() };
+        if let Some(Relay::WithIt(relay)) = relay
+            && let Some(offer) = self.offer(relay)
+        {
+            // Those that have all of it come after, for when the relay is lost.
+            holders.truncate(OFFERS_MAX - 1);
+            holders.insert(0, offer);
+        }
         match holders.first().and_then(|first| self.state.agents.get(&first.agent)) {
-            Some(holder) => self.direct.gives(holder.site, site, object, self.now),
+            Some(holder) => {
+                let (holder, relayed) = (holder.site, relay.is_some());
+                self.direct.gives(holder, site, object, relayed, self.now);
+            }
             None => self.push_for_reader(object, site),
         }
         let Some(known) = self.state.objects.get(&object) else {
@@ -85,13 +109,14 @@ impl ControlPlane {
         Ok(Response::Offered { object: known.reference, holders, ask_again: None })
     }
 
-    /// How long the reader is to wait for another that is just being given the object, if it has it sooner from that one
-    /// than from the holder: over a thin link whose rate is known, which the two would share.
-    fn worth_waiting(&self, object: ObjectId, holder: SiteId, reader: SiteId) -> Option<Duration> {
+    /// How the reader is to have the object by way of another that is just being given it, if it has it sooner so than from
+    /// the holder: over a thin link whose rate is known, which the two would share.
+    fn relay(&self, object: ObjectId, holder: SiteId, reader: SiteId) -> Option<Relay> {
         if !self.estimates.knows_link(holder, reader) {
             return None;
         }
-        let bytes = self.state.objects.get(&object)?.reference.bytes as f64;
+        let known = self.state.objects.get(&object)?;
+        let bytes = known.reference.bytes as f64;
         let shared = |from: SiteId| {
             let gifts = self.direct.gifts(from, reader, object);
             bytes * (1 + gifts) as f64 / self.estimates.link(from, reader)
@@ -101,19 +126,33 @@ impl ControlPlane {
             return None;
         }
         let faster = RELAY_FASTER * self.estimates.link(holder, reader);
-        let relayed = self.direct.receivers(object).filter_map(|(from, relay, since)| {
+        let ways = self.direct.receivers(object).filter_map(|(from, relay, since)| {
             let usable = relay != reader
+                && !self.direct.comes_by_way_of(relay, reader, object)
                 && self.direct.is_open(relay, reader, self.now)
                 && self.reach(relay) == Reach::Connected
+                && !known.withheld.contains_key(&relay)
                 && self.estimates.link(relay, reader) >= faster;
             let whole = bytes / self.estimates.link(from, relay);
             let elapsed = self.now.saturating_since(since).as_secs_f64();
             let left = (whole - elapsed).max(0.0);
-            let in_time = elapsed <= whole * RELAY_LATE && left + shared(relay) < straight * RELAY_SHARE_MAX;
-            (usable && in_time).then_some(left)
+            // What comes to the relay goes on at once, or after all of it has come.
+            let (way, takes) = if self.direct.may_relay(relay, reader, self.now) {
+                (Relay::WithIt(relay), left.max(shared(relay)))
+            } else {
+                let wait = Duration::from_secs_f64(left.min(ASK_AGAIN.1.as_secs_f64())).max(ASK_AGAIN.0);
+                (Relay::AfterIt(wait), left + shared(relay))
+            };
+            let in_time = elapsed <= whole * RELAY_LATE && takes < straight * RELAY_SHARE_MAX;
+            (usable && in_time).then_some((takes, way))
         });
-        let left = relayed.min_by(f64::total_cmp)?;
-        Some(Duration::from_secs_f64(left.min(ASK_AGAIN.1.as_secs_f64())).max(ASK_AGAIN.0))
+        ways.min_by(|(one, _), (other, _)| one.total_cmp(other)).map(|(_, way)| way)
+    }
+
+    /// Where the agent of a site is to be asked.
+    fn offer(&self, site: SiteId) -> Option<HolderOffer> {
+        let agent = self.state.sites.get(&site)?.agent?;
+        Some(HolderOffer { agent, addresses: self.direct.addresses(site).to_vec() })
     }
 
     fn direct_holders(&self, object: ObjectId, reader: SiteId) -> Vec<HolderOffer> {
@@ -121,11 +160,7 @@ impl ControlPlane {
         let sites = self.holders_in_order(known, reader).into_iter();
         let open =
             sites.filter(|site| self.direct.is_open(*site, reader, self.now) && self.reach(*site) == Reach::Connected);
-        let offer = |site: SiteId| {
-            let agent = self.state.sites.get(&site)?.agent?;
-            Some(HolderOffer { agent, addresses: self.direct.addresses(site).to_vec() })
-        };
-        open.filter_map(offer).take(OFFERS_MAX).collect()
+        open.filter_map(|site| self.offer(site)).take(OFFERS_MAX).collect()
     }
 
     /// The holder does not give the object to this agent: for a while, objects take the way over the bucket between them.
@@ -137,7 +172,13 @@ impl ControlPlane {
     ) -> Result<Response, Rejection> {
         let reader = self.trusted_site(agent)?;
         let Some(site) = self.state.agents.get(&holder).map(|known| known.site) else { return Ok(Response::Done) };
-        self.direct.avoid(site, reader, self.now);
+        // One that has yet to get it may have failed at that, which says nothing of the way between the two.
+        let is_relay = self.direct.given_since(site, reader, object).is_some_and(|(_, relayed)| relayed);
+        if !is_relay && self.state.objects.get(&object).is_some_and(|known| known.sites.contains(&site)) {
+            self.direct.avoid(site, reader, self.now);
+        } else {
+            self.direct.avoid_relay(site, reader, self.now);
+        }
         self.direct.gave(reader, object);
         if self.may_fetch(reader, object) {
             self.push_for_reader(object, reader);

@@ -77,8 +77,12 @@ impl ControlPlane {
                     let holder = self.state.agents.get(&share.holder).map(|agent| agent.site)?;
                     Some((holder, share.wire_bytes.min(wire_bytes)))
                 });
-                if let (Some((holder, _)), Some(active)) = (direct, self.state.active(execution)) {
-                    let since = self.direct.given_since(holder, site, object.id).unwrap_or(active.placed_at);
+                let given = direct.and_then(|(holder, _)| self.direct.given_since(holder, site, object.id));
+                // What came no faster than its holder got it says nothing of the link between the two.
+                if let (Some((holder, _)), Some(active)) = (direct, self.state.active(execution))
+                    && !given.is_some_and(|(_, relayed)| relayed)
+                {
+                    let since = given.map_or(active.placed_at, |(since, _)| since);
                     let seconds = self.now.saturating_since(since).as_secs_f64();
                     self.estimates.learn_link(holder, site, wire_bytes, seconds);
                 }

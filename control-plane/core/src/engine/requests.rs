@@ -27,7 +27,7 @@ impl ControlPlane {
             Request::DeclareLost { site } => self.declare_site_lost(&site),
             Request::RemoveSite { site } => self.remove_site(&site),
             Request::AuthoriseFetch { agent, object } => self.authorise_fetch(agent, object),
-            Request::Advertise { agent, addresses } => self.advertise(agent, addresses),
+            Request::Advertise { agent, addresses, relays } => self.advertise(agent, addresses, relays),
             Request::Offers { agent, object } => self.offers(agent, object),
             Request::OfferFailed { agent, object, holder } => self.offer_failed(agent, object, holder),
             Request::AuthorisePush { agent, transfer } => self.authorise_push(agent, transfer),

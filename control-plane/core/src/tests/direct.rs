@@ -22,7 +22,8 @@ fn address() -> String {
 
 fn advertise(world: &mut World, site: &str, addresses: Vec<String>) {
     let agent = agent(world, site);
-    assert_eq!(world.ask(Request::Advertise { agent, addresses }), Ok(Response::Done));
+    let request = Request::Advertise { agent, addresses, relays: false };
+    assert_eq!(world.ask(request), Ok(Response::Done));
 }
 
 fn offers(world: &mut World) -> Result<Vec<HolderOffer>, Rejection> {
@@ -327,4 +328,81 @@ fn nobody_waits_for_what_comes_soon_or_over_a_link_of_which_nothing_is_known() {
     FAR.iter().for_each(|site| advertise(&mut world, site, vec![address()]));
     read_by_both(&mut world, 1_000 * MIB);
     assert_eq!(asks(&mut world, "near", 7, 1_000 * MIB).1, None);
+}
+
+/// [`behind_a_thin_link`], where agents give what they have of what is on its way to them.
+fn that_relays() -> World {
+    let mut world = behind_a_thin_link();
+    for site in FAR {
+        let agent = agent(&world, site);
+        let request = Request::Advertise { agent, addresses: vec![address()], relays: true };
+        assert_eq!(world.ask(request), Ok(Response::Done));
+    }
+    world
+}
+
+fn fails_to_get(world: &mut World, site: &str, from: &str, number: u8, bytes: u64) {
+    let (agent, holder) = (agent(world, site), agent(world, from));
+    let failed = Request::OfferFailed { agent, object: object(number, bytes).id, holder };
+    assert_eq!(world.ask(failed), Ok(Response::Done));
+}
+
+#[test]
+fn what_comes_over_a_thin_link_goes_on_to_the_next_while_it_comes() {
+    let mut world = that_relays();
+    let [edge, far] = ["edge", "far"].map(|site| agent(&world, site));
+    read_by_both(&mut world, 200 * MIB);
+    assert_eq!(asks(&mut world, "near", 7, 200 * MIB), (vec![far, edge], None));
+    world.advance_with(Duration::from_secs(200), &FAR);
+    // Who has it last may say so first.
+    came(&mut world, "near", "far", 7, 200 * MIB);
+    came(&mut world, "far", "edge", 7, 200 * MIB);
+    let ledger = world.core.ledger(&Default::default());
+    let of_seven = ledger.iter().filter(|entry| entry.object == object(7, 0).id);
+    let crossings: Vec<_> = of_seven.map(|entry| (entry.from.as_str(), entry.to.as_str(), entry.bytes)).collect();
+    assert_eq!(crossings, [("far", "near", 200 * MIB), ("edge", "far", 200 * MIB)]);
+    // That it took as long as over the thin link says nothing of the link between the two.
+    give(&mut world, "far", 8, 200 * MIB);
+    world.submit(&reads_at("near"));
+    let make = world.dispatched_one("edge");
+    world.succeed("edge", make, vec![file(8, 200 * MIB)]);
+    assert_eq!(asks(&mut world, "near", 8, 200 * MIB), (vec![far, edge], None));
+}
+
+#[test]
+fn an_agent_that_does_not_know_how_waits_until_all_of_it_has_come() {
+    for older in ["far", "near"] {
+        let mut world = that_relays();
+        advertise(&mut world, older, vec![address()]);
+        read_by_both(&mut world, 200 * MIB);
+        let (holders, ask_again) = asks(&mut world, "near", 7, 200 * MIB);
+        assert!(holders.is_empty() && ask_again.is_some(), "{older}: {holders:?}");
+    }
+}
+
+#[test]
+fn c1_a_relay_that_fails_is_left_and_the_link_to_it_stays_open() {
+    let mut world = that_relays();
+    let [edge, far] = ["edge", "far"].map(|site| agent(&world, site));
+    read_by_both(&mut world, 200 * MIB);
+    assert_eq!(asks(&mut world, "near", 7, 200 * MIB).0, [far, edge]);
+    for _ in 0..2 {
+        fails_to_get(&mut world, "near", "far", 7, 200 * MIB);
+    }
+    let (holders, ask_again) = asks(&mut world, "near", 7, 200 * MIB);
+    assert!(holders.is_empty() && ask_again.is_some(), "it may have it whole later: {holders:?}");
+    world.advance_with(Duration::from_secs(200), &FAR);
+    came(&mut world, "far", "edge", 7, 200 * MIB);
+    assert_eq!(asks(&mut world, "near", 7, 200 * MIB).0.first(), Some(&far));
+    assert!(world.pushes("edge").is_empty());
+}
+
+#[test]
+fn two_sites_never_wait_for_each_other() {
+    let mut world = that_relays();
+    let [edge, far] = ["edge", "far"].map(|site| agent(&world, site));
+    read_by_both(&mut world, 200 * MIB);
+    assert_eq!(asks(&mut world, "near", 7, 200 * MIB).0, [far, edge]);
+    // It lost its way, and asks again, while the other still has it from it.
+    assert_eq!(asks(&mut world, "far", 7, 200 * MIB), (vec![edge], None));
 }

@@ -237,7 +237,7 @@ fn a_link_is_taken_to_be_as_fast_as_it_was() {
     world.add_site("hpc");
     for site in ["edge", "hpc"] {
         let agent = world.agents[site].id;
-        world.ask(Request::Advertise { agent, addresses: vec!["10.0.0.1:7433".to_owned()] }).unwrap();
+        world.ask(Request::Advertise { agent, addresses: vec!["10.0.0.1:7433".to_owned()], relays: false }).unwrap();
     }
     world.submit(MADE_AT_EDGE);
     let make = world.dispatched_one("edge");

@@ -254,7 +254,7 @@ fn an_object_that_comes_to_be_confined_is_given_to_no_reader_elsewhere_by_any_wa
     let fetch = || Request::AuthoriseFetch { agent, object: object(1, 1_000).id };
     assert!(world.ask(fetch()).is_ok());
     for (site, agent) in [("edge", world.agents["edge"].id), ("hpc", agent)] {
-        world.ask(Request::Advertise { agent, addresses: vec![site.to_owned()] }).unwrap();
+        world.ask(Request::Advertise { agent, addresses: vec![site.to_owned()], relays: false }).unwrap();
     }
     apply(&mut world, "placement:\n  - confine: { to: edge, bucket: allowed }\n");
     let answer = world.ask(fetch());

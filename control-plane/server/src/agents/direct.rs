@@ -32,7 +32,7 @@ impl Agents {
         if addresses.iter().any(|address| address.parse::<SocketAddr>().is_err()) {
             return Err(Status::invalid_argument("an address is IP and port"));
         }
-        let request = Request::Advertise { agent, addresses };
+        let request = Request::Advertise { agent, addresses, relays: request.relays };
         self.0.handle.request(request).await.map_err(of_rejection)?;
         Ok(AdvertiseResponse {})
     }

@@ -55,7 +55,7 @@ impl LinkCredentials {
     pub(crate) async fn advertise(&self, addresses: &[SocketAddr]) -> Result<(), CredentialError> {
         let mut client = self.connection().await?.client();
         let addresses = addresses.iter().map(SocketAddr::to_string).collect();
-        answered(client.advertise(AdvertiseRequest { addresses })).await.map(drop)
+        answered(client.advertise(AdvertiseRequest { addresses, relays: true })).await.map(drop)
     }
 
     async fn connection(&self) -> Result<Connection, CredentialError> {

@@ -75,7 +75,8 @@ async fn a_killed_agent_finds_what_runs_elsewhere() {
 async fn what_runs_in_the_former_place_is_not_left_before_it_has_ended() {
     let (_folder, work) = memory();
     let mut site = Site::start().await;
-    let mut step = site.step("echo > @/started; until [ -e @/gate ]; do sleep 0.02; done; printf 7 > \"$ATOLL_OUTPUTS/n\"");
+    let mut step =
+        site.step("echo > @/started; until [ -e @/gate ]; do sleep 0.02; done; printf 7 > \"$ATOLL_OUTPUTS/n\"");
     step.outputs = vec![output("n", Type::Integer)];
     let execution = site.run_step(step);
     site.trace("started").await;

@@ -116,9 +116,12 @@ impl Peer {
 pub(super) fn unexpected(answer: Answer) -> DirectError {
     match answer {
         Answer::Refused { message } => DirectError::Refused(message),
-        Answer::Granted | Answer::Described { .. } | Answer::Bytes { .. } | Answer::Looked { .. } => {
-            DirectError::Lost("its answer does not fit the request".to_owned())
-        }
+        Answer::NotYet => DirectError::NotYet,
+        Answer::Granted
+        | Answer::Described { .. }
+        | Answer::Coming { .. }
+        | Answer::Bytes { .. }
+        | Answer::Looked { .. } => DirectError::Lost("its answer does not fit the request".to_owned()),
     }
 }
 
@@ -165,7 +168,7 @@ impl Inner {
         match self.peer_by(offer, other).await {
             Ok(peer) => Ok((other, peer)),
             Err(DirectError::Lost(second)) => Err(DirectError::Lost(format!("{first}; {second}"))),
-            Err(refused @ DirectError::Refused(_)) => Err(refused),
+            Err(other @ (DirectError::Refused(_) | DirectError::NotYet)) => Err(other),
         }
     }
 

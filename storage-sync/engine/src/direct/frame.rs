@@ -52,6 +52,12 @@ pub(super) enum Answer {
     Refused {
         message: String,
     },
+    /// Instead of [`Answer::Described`]: the holder is itself being given the object, and gives what it has of it.
+    Coming {
+        stream_bytes: u64,
+    },
+    /// Not all of what was asked for has come to the holder: to be asked again.
+    NotYet,
 }
 
 pub(super) fn encode<T: Serialize>(message: &T) -> Vec<u8> {

@@ -19,6 +19,7 @@ use crate::buffers::{Buffer, Pool};
 use crate::hash::SEGMENT_BYTES;
 use crate::store::{SiteStore, StoreError};
 use crate::stream::ObjectStream;
+use crate::transfer::{Had, Incoming};
 
 /// Read from the store at a time.
 const CHUNK_BYTES: usize = 256 << 10;
@@ -40,6 +41,8 @@ pub struct Serving {
     host: Arc<dyn Host>,
     pace: Pace,
     chunks: Pool,
+    /// What the store is just being given.
+    incoming: Incoming,
     /// What was read under tickets that have not expired.
     read: Mutex<HashMap<u128, (Timestamp, u64)>>,
 }
@@ -84,23 +87,33 @@ impl Reader {
 impl Serving {
     /// `rate` is in bytes of a second, all readers together.
     pub fn new(store: SiteStore, agent: AgentId, tls: AgentTls, host: Arc<dyn Host>, rate: Option<u64>) -> Arc<Self> {
+        Self::relaying(store, agent, tls, host, rate, Incoming::default())
+    }
+
+    /// Like [`Self::new`], and gives what has come of objects that are still on their way.
+    pub fn relaying(
+        store: SiteStore,
+        agent: AgentId,
+        tls: AgentTls,
+        host: Arc<dyn Host>,
+        rate: Option<u64>,
+        incoming: Incoming,
+    ) -> Arc<Self> {
         let (pace, chunks) = (Pace::new(rate), Pool::new(CHUNK_BYTES));
-        Arc::new(Self { store, agent, tls, host, pace, chunks, read: Mutex::default() })
+        Arc::new(Self { store, agent, tls, host, pace, chunks, incoming, read: Mutex::default() })
     }
 
     /// Answers a request that came on a connection.
     pub(super) async fn answer(&self, reader: &Reader, request: Request, to: &mut impl Outlet) -> std::io::Result<()> {
         let answer = match request {
             Request::Show { ticket } => self.take_ticket(reader, &ticket).map(|()| Answer::Granted),
-            Request::Describe { object } => {
-                let stream = self.stream(reader, object).await;
-                stream.map(|stream| Answer::Described { stream_bytes: stream.stream_bytes() })
-            }
+            Request::Describe { object } => self.describe(reader, object).await,
             Request::Range { object, start, end, compress } => match self.prepare(reader, object, start, end).await {
-                Ok(stream) => {
+                Ok(Had::Part(stream)) => {
                     self.send_range(reader, to, stream, (start, end), compress).await?;
                     return to.flush().await;
                 }
+                Ok(Had::NotYet) => Ok(Answer::NotYet),
                 Err(refusal) => Err(refusal),
             },
             Request::Doubt { object } => self.look(reader, object).await.map(|damaged| Answer::Looked { damaged }),
@@ -145,6 +158,16 @@ impl Serving {
         Ok(ticket)
     }
 
+    async fn describe(&self, reader: &Reader, object: ObjectRef) -> Result<Answer, Refusal> {
+        self.authorise(reader, object)?;
+        if let Some(coming) = self.incoming.of(object) {
+            let known = coming.stream_bytes();
+            return Ok(known.map_or(Answer::NotYet, |stream_bytes| Answer::Coming { stream_bytes }));
+        }
+        let stream = self.stream(reader, object).await?;
+        Ok(Answer::Described { stream_bytes: stream.stream_bytes() })
+    }
+
     async fn stream(&self, reader: &Reader, object: ObjectRef) -> Result<Arc<ObjectStream>, Refusal> {
         self.authorise(reader, object)?;
         let known = locked(&reader.state).open.iter().find(|stream| stream.object == object).cloned();
@@ -170,15 +193,13 @@ impl Serving {
         Ok(stream)
     }
 
-    async fn prepare(
-        &self,
-        reader: &Reader,
-        object: ObjectRef,
-        start: u64,
-        end: u64,
-    ) -> Result<Arc<ObjectStream>, Refusal> {
+    async fn prepare(&self, reader: &Reader, object: ObjectRef, start: u64, end: u64) -> Result<Had, Refusal> {
         let ticket = self.authorise(reader, object)?;
-        let stream = self.stream(reader, object).await?;
+        let stream = match self.incoming.of(object).map(|coming| coming.look(start, end)) {
+            Some(Had::Part(stream)) => stream,
+            Some(Had::NotYet) => return Ok(Had::NotYet),
+            None => self.stream(reader, object).await?,
+        };
         if start >= end || end > stream.stream_bytes() || end - start > SEGMENT_BYTES {
             return Err(format!("there is no range from {start} to {end} to be had of it"));
         }
@@ -193,7 +214,7 @@ impl Serving {
             ));
         }
         *bytes += end - start;
-        Ok(stream)
+        Ok(Had::Part(stream))
     }
 
     async fn send_range(

@@ -1,6 +1,7 @@
 //! Reading one object from one holder.
 
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use atoll_model::id::AgentId;
@@ -24,6 +25,10 @@ const UNDER_WAY_PART: u64 = 24;
 const COMPRESS_BELOW: f64 = 150e6;
 /// How long a way that is tried may take to show what it can.
 const TRIAL: Duration = Duration::from_secs(2);
+/// Before a holder that is itself being given the object is asked again for what it has not got: twice as long each time.
+const ASK_AGAIN: (Duration, Duration) = (Duration::from_millis(20), Duration::from_millis(500));
+/// One that gets nothing for so long is left.
+const RELAY_PATIENCE: Duration = Duration::from_secs(30);
 
 /// Ranges of one object's stream.
 #[derive(Debug)]
@@ -40,6 +45,10 @@ pub(crate) struct Session {
     received: AtomicU64,
     requests: std::sync::Arc<Semaphore>,
     compress: bool,
+    /// The holder is itself being given the object: how fast it comes says nothing of the link.
+    relayed: bool,
+    /// When something came last.
+    came_at: Mutex<Instant>,
 }
 
 #[derive(Debug)]
@@ -59,9 +68,8 @@ impl Session {
             None => inner.links.choose(offer.holder, object.bytes),
         };
         let (transport, peer) = inner.peer(&offer, choice.transport).await?;
-        let floor = choice.floor.filter(|_| transport == choice.transport);
-        let answer = peer.ask(&Request::Describe { object }).await?;
-        let Answer::Described { stream_bytes } = answer else { return Err(unexpected(answer)) };
+        let (stream_bytes, relayed) = describe(&peer, object).await?;
+        let floor = choice.floor.filter(|_| transport == choice.transport && !relayed);
         let requests = std::sync::Arc::new(Semaphore::new(peer.requests_max()));
         let link = inner.links.of(offer.holder);
         let compress = link.best().is_some_and(|rate| rate < COMPRESS_BELOW);
@@ -79,6 +87,8 @@ impl Session {
             received: AtomicU64::new(0),
             requests,
             compress,
+            relayed,
+            came_at: Mutex::new(began),
         })
     }
 
@@ -113,17 +123,42 @@ impl Session {
             let way = self.way.read().await;
             (way.peer.clone(), way.choice.transport)
         };
-        let (filler, first) = self.ask(&peer, end, filler, count).await;
+        let (filler, first) = self.ask_patiently(&peer, end, filler, count).await;
         match first {
             // A connection may have been closed while nobody used it, and one that broke may be made again at once.
             Err(DirectError::Lost(message)) => {
                 tracing::debug!(holder = %self.offer.holder, ?transport, message, "a connection was lost");
                 match self.reconnect(&peer, transport).await {
-                    Ok(peer) => self.ask(&peer, end, filler, count).await.1,
+                    Ok(peer) => self.ask_patiently(&peer, end, filler, count).await.1,
                     Err(error) => Err(error),
                 }
             }
             first => first,
+        }
+    }
+
+    /// As often as the holder has not got that far itself.
+    async fn ask_patiently(
+        &self,
+        peer: &Peer,
+        end: u64,
+        mut filler: Filler,
+        count: &(dyn Fn(u64) + Sync),
+    ) -> (Filler, Result<(), DirectError>) {
+        let mut pause = ASK_AGAIN.0;
+        loop {
+            let (same, result) = self.ask(peer, end, filler, count).await;
+            if result != Err(DirectError::NotYet) {
+                return (same, result);
+            }
+            filler = same;
+            let came_at = *self.came_at.lock().unwrap_or_else(PoisonError::into_inner);
+            if came_at.elapsed() > RELAY_PATIENCE {
+                let message = format!("it gets nothing of it itself for {} seconds", RELAY_PATIENCE.as_secs());
+                return (filler, Err(DirectError::Refused(message)));
+            }
+            tokio::time::sleep(pause).await;
+            pause = ASK_AGAIN.1.min(2 * pause);
         }
     }
 
@@ -144,6 +179,9 @@ impl Session {
             Err(error) => Err(error),
         };
         count(came);
+        if came > 0 {
+            *self.came_at.lock().unwrap_or_else(PoisonError::into_inner) = Instant::now();
+        }
         self.received.fetch_add(came, Ordering::Relaxed);
         (filler, result)
     }
@@ -198,11 +236,33 @@ impl Session {
     pub(crate) async fn finished(&self) {
         let way = self.way.read().await;
         let received = self.received.load(Ordering::Relaxed);
-        self.dialer.inner.links.learn(self.offer.holder, way.choice.transport, received, way.since.elapsed());
+        if !self.relayed {
+            self.dialer.inner.links.learn(self.offer.holder, way.choice.transport, received, way.since.elapsed());
+        }
         tracing::debug!(
             object = %self.object.id, holder = %self.offer.holder, transport = ?way.choice.transport, received,
+            relayed = self.relayed,
             seconds = self.began.elapsed().as_secs_f64(), "fetched from another site"
         );
+    }
+}
+
+/// The length of an object's stream, and whether the holder is itself being given it.
+async fn describe(peer: &Peer, object: ObjectRef) -> Result<(u64, bool), DirectError> {
+    let (asked_at, mut pause) = (Instant::now(), ASK_AGAIN.0);
+    loop {
+        let answer = peer.ask(&Request::Describe { object }).await?;
+        if let Answer::Described { stream_bytes } = answer {
+            return Ok((stream_bytes, false));
+        }
+        if let Answer::Coming { stream_bytes } = answer {
+            return Ok((stream_bytes, true));
+        }
+        if answer != Answer::NotYet || asked_at.elapsed() >= RELAY_PATIENCE {
+            return Err(unexpected(answer));
+        }
+        tokio::time::sleep(pause).await;
+        pause = ASK_AGAIN.1.min(2 * pause);
     }
 }
 

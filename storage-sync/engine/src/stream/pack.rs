@@ -5,6 +5,7 @@ use std::ffi::OsStr;
 use std::fs::File;
 use std::os::unix::ffi::OsStrExt as _;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use atoll_model::id::ObjectId;
 use atoll_model::limits::{BUNDLE_BYTES_MAX, BUNDLE_ENTRIES_MAX};
@@ -122,7 +123,11 @@ fn pack_within(path: &Path, limits: WalkLimits) -> Result<Packed, IngestError> {
     };
     let executable = matches!(walked.tree, Tree::File((_, true)));
     let paths = plan.files.iter().map(|file| packing.paths[&file.id].clone()).collect();
-    Ok(Packed { stream: ObjectStream { object, plan, files: Files::Paths(paths) }, files: walked.files, executable })
+    Ok(Packed {
+        stream: ObjectStream { object, plan: Arc::new(plan), files: Files::Paths(paths) },
+        files: walked.files,
+        executable,
+    })
 }
 
 impl Packing {

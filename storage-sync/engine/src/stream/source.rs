@@ -1,10 +1,13 @@
 //! Makes the stream of an object that is in a store.
 
+use std::collections::BTreeMap;
 use std::fs::File;
 use std::io;
 use std::os::unix::fs::FileExt as _;
 use std::path::PathBuf;
+use std::sync::Arc;
 
+use atoll_model::id::ObjectId;
 use atoll_model::value::{ObjectKind, ObjectRef};
 
 use super::plan::{Planner, StreamPlan};
@@ -16,13 +19,18 @@ pub(crate) enum Files {
     Store(SiteStore),
     /// For each file of the plan, in its order.
     Paths(Vec<PathBuf>),
+    /// In the store, but for large ones of which only a part may have come.
+    Coming {
+        store: SiteStore,
+        large: BTreeMap<ObjectId, Arc<File>>,
+    },
 }
 
 /// The stream of one object, any part of which can be read. Blocks.
 #[derive(Debug)]
 pub struct ObjectStream {
     pub(crate) object: ObjectRef,
-    pub(crate) plan: StreamPlan,
+    pub(crate) plan: Arc<StreamPlan>,
     pub(crate) files: Files,
 }
 
@@ -46,7 +54,7 @@ impl ObjectStream {
                 planner.finish().map_err(damaged)?
             }
         };
-        Ok(Self { object, plan, files: Files::Store(store.clone()) })
+        Ok(Self { object, plan: Arc::new(plan), files: Files::Store(store.clone()) })
     }
 
     /// Exact length.
@@ -89,6 +97,13 @@ impl ObjectStream {
         match &self.files {
             Files::Paths(paths) => File::open(&paths[index]),
             Files::Store(store) => store.open_file(self.plan.files[index].id).map_err(io::Error::other),
+            Files::Coming { store, large } => {
+                let id = self.plan.files[index].id;
+                match large.get(&id) {
+                    Some(file) => file.try_clone(),
+                    None => store.open_file(id).map_err(io::Error::other),
+                }
+            }
         }
     }
 }

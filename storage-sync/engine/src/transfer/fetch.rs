@@ -1,6 +1,6 @@
 //! Fetching.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
@@ -12,6 +12,7 @@ use tokio_util::task::TaskTracker;
 
 use super::filler::Filler;
 use super::http::{RangeError, Retry, Source};
+use super::incoming::Begun;
 use super::note::{Closing, Note};
 use super::origin::Origin;
 use super::progress::Listed;
@@ -80,9 +81,15 @@ pub(super) async fn fetch(inner: &Inner, object: ObjectRef, intent: Option<u64>)
         closed: Mutex::new(false),
     });
     let _closing = Closing(note.clone());
-    let listed = inner.underway.list(object, false);
+    let to = Arriving {
+        pool: &inner.grains,
+        note: note.clone(),
+        folder: folder.clone(),
+        listed: inner.underway.list(object, false),
+        begun: inner.incoming.begin(object),
+    };
     if let Some(dialer) = &inner.direct
-        && fetch_directly(inner, dialer, &note, &folder, &listed).await?
+        && fetch_directly(inner, dialer, &to).await?
     {
         return Ok(note.fetched());
     }
@@ -90,7 +97,7 @@ pub(super) async fn fetch(inner: &Inner, object: ObjectRef, intent: Option<u64>)
     loop {
         let source = Source::new(inner, object, &note.wire_bytes);
         let origin = Origin::Bucket { source, requests_max: inner.config.requests_max.max(1) };
-        let result = fetch_once(&origin, &inner.grains, &note, &folder, &listed).await;
+        let result = fetch_once(&origin, &to).await;
         settle(&result, &note, &folder).await?;
         match result {
             Ok(()) => return Ok(note.fetched()),
@@ -103,6 +110,15 @@ pub(super) async fn fetch(inner: &Inner, object: ObjectRef, intent: Option<u64>)
             Err(Failure::Corrupt(message)) => return Err(FetchError::Corrupt { object, message }),
         }
     }
+}
+
+/// Where what is fetched goes, and who is told of it.
+struct Arriving<'a> {
+    pool: &'a Pool,
+    note: Arc<Note>,
+    folder: PathBuf,
+    listed: Listed,
+    begun: Begun,
 }
 
 /// What becomes of the note and the folder after a try.
@@ -125,14 +141,8 @@ async fn settle(result: &Result<(), Failure>, note: &Arc<Note>, folder: &Path) -
 }
 
 /// Asks other sites for the object, one after the other; whether one of them gave it.
-async fn fetch_directly(
-    inner: &Inner,
-    dialer: &Dialer,
-    note: &Arc<Note>,
-    folder: &Path,
-    listed: &Listed,
-) -> Result<bool, FetchError> {
-    let object = note.object;
+async fn fetch_directly(inner: &Inner, dialer: &Dialer, to: &Arriving<'_>) -> Result<bool, FetchError> {
+    let object = to.note.object;
     let offers = loop {
         match inner.credentials.offers(object).await {
             Ok(Offers::From(offers)) => break offers,
@@ -145,8 +155,8 @@ async fn fetch_directly(
     };
     for offer in offers {
         let holder = offer.holder;
-        let result = fetch_patiently(inner, dialer, &offer, note, folder, listed).await;
-        settle(&result, note, folder).await?;
+        let result = fetch_patiently(inner, dialer, &offer, to).await;
+        settle(&result, &to.note, &to.folder).await?;
         let message = match result {
             Ok(()) => return Ok(true),
             Err(Failure::Other(error)) => return Err(error),
@@ -157,25 +167,19 @@ async fn fetch_directly(
         if let Err(error) = inner.credentials.offer_failed(object, holder, &message).await {
             tracing::debug!(%error, "that could not be said to the control plane");
         }
-        listed.comes_from(None);
+        to.listed.comes_from(None);
     }
     Ok(false)
 }
 
 /// From one holder. One that gave something and was lost is asked again for a while: it may be starting anew, and whatever
 /// goes by way of the bucket instead goes there whole.
-async fn fetch_patiently(
-    inner: &Inner,
-    dialer: &Dialer,
-    offer: &Offer,
-    note: &Arc<Note>,
-    folder: &Path,
-    listed: &Listed,
-) -> Result<(), Failure> {
+async fn fetch_patiently(inner: &Inner, dialer: &Dialer, offer: &Offer, to: &Arriving<'_>) -> Result<(), Failure> {
+    let note = &to.note;
     let (mut came, mut lost_at) = (0, None);
     let mut retry = Retry::new(&inner.config);
     loop {
-        let result = fetch_from(dialer, offer.clone(), &inner.grains, note, folder, listed).await;
+        let result = fetch_from(dialer, offer.clone(), to).await;
         let Err(Failure::Lost(message)) = &result else { return result };
         let before = std::mem::replace(&mut came, note.direct_bytes.load(Ordering::Relaxed));
         if came > before {
@@ -191,20 +195,14 @@ async fn fetch_patiently(
     }
 }
 
-async fn fetch_from(
-    dialer: &Dialer,
-    offer: Offer,
-    pool: &Pool,
-    note: &Arc<Note>,
-    folder: &Path,
-    listed: &Listed,
-) -> Result<(), Failure> {
+async fn fetch_from(dialer: &Dialer, offer: Offer, to: &Arriving<'_>) -> Result<(), Failure> {
+    let note = &to.note;
     let lost = |error: crate::direct::DirectError| Failure::Lost(error.to_string());
     let session = Session::open(dialer, offer, note.object).await.map_err(lost)?;
     note.comes_from(session.holder());
-    listed.comes_from(Some(session.holder()));
+    to.listed.comes_from(Some(session.holder()));
     let origin = Origin::Direct { session, wire_bytes: &note.wire_bytes, direct_bytes: &note.direct_bytes };
-    let result = fetch_once(&origin, pool, note, folder, listed).await;
+    let result = fetch_once(&origin, to).await;
     if let Origin::Direct { session, .. } = &origin {
         match &result {
             Ok(()) => session.finished().await,
@@ -225,13 +223,8 @@ fn remove_folder(folder: &Path) -> Result<(), StoreError> {
     }
 }
 
-async fn fetch_once(
-    origin: &Origin<'_>,
-    pool: &Pool,
-    note: &Arc<Note>,
-    folder: &Path,
-    listed: &Listed,
-) -> Result<(), Failure> {
+async fn fetch_once(origin: &Origin<'_>, to: &Arriving<'_>) -> Result<(), Failure> {
+    let Arriving { note, folder, .. } = to;
     let object = note.object;
     let stream_bytes = origin.stream_bytes().await.map_err(Failure::of_range(object))?;
     let path = folder.to_owned();
@@ -249,24 +242,38 @@ async fn fetch_once(
         let (note, plan, folder) = (note.clone(), plan.clone(), folder.to_owned());
         blocking(move || Work::of(note, plan, folder)).await?
     };
-    let work = Arc::new(work);
-    let ahead = Arc::new((plan.prefix.len() as u64, ahead));
+    let (work, ahead) = (Arc::new(work), (plan.prefix.len() as u64, ahead));
+    to.begun.comes_as(Some(&work));
+    let brought = bring_all(origin, to, &work, ahead).await;
+    // Between this try and the next nobody knows what of it counts.
+    to.begun.comes_as(None);
+    brought?;
+    blocking(move || work.finish()).await
+}
+
+/// Brings all pieces that are missing. `ahead` is what has come already, and where in the stream that is.
+async fn bring_all(
+    origin: &Origin<'_>,
+    to: &Arriving<'_>,
+    work: &Arc<Work>,
+    ahead: (u64, Vec<u8>),
+) -> Result<(), Failure> {
+    let Arriving { pool, note, listed, .. } = to;
     let pieces = work.pieces(origin.range_bytes());
     let missing = pieces.iter().map(|piece| work.range(piece)).map(|(start, end)| end - start).sum();
     listed.missing_bytes.store(missing, Ordering::Relaxed);
     listed.arrived_bytes.store(0, Ordering::Relaxed);
-    let writing = TaskTracker::new();
+    let (writing, ahead) = (TaskTracker::new(), Arc::new(ahead));
     let pieces = futures::stream::iter(pieces).map(|piece| {
         let (work, ahead, writing) = (work.clone(), ahead.clone(), writing.clone());
-        let bringing = Bringing { origin, pool, object, work, listed, writing };
+        let bringing = Bringing { origin, pool, object: note.object, work, listed, writing };
         async move { bringing.bring(piece, &ahead).await }
     });
     let brought = pieces.buffer_unordered(origin.requests_max()).try_collect::<()>().await;
     // What has come is not fetched again because another piece was lost.
     writing.close();
     writing.wait().await;
-    brought?;
-    blocking(move || work.finish()).await
+    brought
 }
 
 /// The plan of a tree, and the bytes that came after its manifests.

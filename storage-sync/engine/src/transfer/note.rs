@@ -10,6 +10,7 @@ use super::{Fetched, arrival};
 use crate::store::{SiteStore, StoreError};
 
 /// That all bytes have come, for whoever asked: written before the object can be found in the store.
+#[derive(Debug)]
 pub(super) struct Note {
     pub(super) store: SiteStore,
     pub(super) object: ObjectRef,

@@ -9,7 +9,7 @@ use std::io::Write as _;
 use std::num::NonZeroU64;
 use std::os::unix::fs::FileExt as _;
 use std::path::{Path, PathBuf};
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError};
 
 use crate::hash::{Digest, GRAIN_BYTES, SEGMENT_BYTES, merge, subtree_value};
 use crate::store::StoreError;
@@ -23,7 +23,7 @@ pub(super) struct Segments {
     pub(super) path: PathBuf,
     done_path: PathBuf,
     length: u64,
-    file: File,
+    file: Arc<File>,
     done: Mutex<(File, BTreeMap<u64, Digest>)>,
 }
 
@@ -51,7 +51,19 @@ impl Segments {
         let fresh = folder.join(format!("{name}.new"));
         fs::write(&fresh, records).and_then(|()| fs::rename(&fresh, &done_path)).doing("write", &done_path)?;
         let done = File::options().append(true).open(&done_path).doing("open", &done_path)?;
-        Ok(Self { path, done_path, length, file, done: Mutex::new((done, values)) })
+        Ok(Self { path, done_path, length, file: Arc::new(file), done: Mutex::new((done, values)) })
+    }
+
+    /// The file that grains are written to, which may get another name at the end.
+    pub(super) fn shared(&self) -> Arc<File> {
+        Arc::clone(&self.file)
+    }
+
+    /// Whether all grains of a range are there.
+    pub(super) fn has(&self, start: u64, end: u64) -> bool {
+        let grains = start / GRAIN_BYTES..end.div_ceil(GRAIN_BYTES);
+        let done = self.done.lock().unwrap_or_else(PoisonError::into_inner);
+        start >= end || done.1.range(grains.clone()).count() as u64 == grains.end - grains.start
     }
 
     /// The ranges that are not there yet, each within `range_bytes` from a multiple of that, and from the beginning of a

@@ -73,7 +73,8 @@ mod tests {
         let id = ObjectId::from_digest(*blake3::hash(expected).as_bytes());
         let length = bytes.len() as u64;
         let object = ObjectRef { id, kind: ObjectKind::File, bytes: length };
-        let stream = ObjectStream { object, plan: StreamPlan::of_file(id, length), files: Files::Paths(vec![path]) };
+        let plan = std::sync::Arc::new(StreamPlan::of_file(id, length));
+        let stream = ObjectStream { object, plan, files: Files::Paths(vec![path]) };
         (folder, Verifying::new(stream))
     }
 

@@ -1,7 +1,8 @@
 //! What of a stream is still to come, piece by piece.
 
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 
 use super::fetch::Failure;
 use super::note::Note;
@@ -9,7 +10,9 @@ use super::segments::Segments;
 use crate::hash::{GRAIN_BYTES, SEGMENT_BYTES};
 use crate::store::take_in::{Arrived, write_sparse};
 use crate::store::{Held, SiteStore};
+use crate::stream::ObjectStream;
 use crate::stream::plan::{PlannedFile, StreamPlan};
+use crate::stream::source::Files;
 
 /// A gap between two files that is cheaper to receive than another request is.
 const GAP_BYTES: u64 = 64 << 10;
@@ -23,13 +26,17 @@ pub(super) enum Piece {
 }
 
 /// What of a stream is still to come, and where it goes.
-pub(super) struct Work {
+#[derive(Debug)]
+pub(crate) struct Work {
     store: SiteStore,
     note: Arc<Note>,
     plan: Arc<StreamPlan>,
-    folder: PathBuf,
     small: Vec<(u64, u64, Vec<PlannedFile>)>,
+    /// Where those of them begin that have come.
+    small_done: Mutex<BTreeSet<u64>>,
     large: Vec<(PlannedFile, Segments)>,
+    /// Of which what has come can be read.
+    stream: Arc<ObjectStream>,
     /// What is here already stays until all of it is.
     _held: Held,
 }
@@ -39,26 +46,47 @@ impl Work {
         let store = note.store.clone();
         let objects = plan.files.iter().map(|file| file.id).chain(plan.manifest_bytes().map(|(id, _)| id));
         let held = store.hold(objects.collect());
-        let (plan_of, small, large) = (plan.clone(), Vec::new(), Vec::new());
-        let mut work = Self { store, note, plan: plan_of, folder, small, large, _held: held };
-        for file in plan.files.iter().filter(|file| !work.store.has_file(file.id)) {
+        let mut small: Vec<(u64, u64, Vec<PlannedFile>)> = Vec::new();
+        let mut large = Vec::new();
+        for file in plan.files.iter().filter(|file| !store.has_file(file.id)) {
             if file.bytes > SEGMENT_BYTES {
-                let segments = Segments::open(&work.folder, &file.id.hex(), file.bytes)?;
-                work.large.push((file.clone(), segments));
+                let segments = Segments::open(&folder, &file.id.hex(), file.bytes)?;
+                large.push((file.clone(), segments));
                 continue;
             }
             let end = file.start + file.bytes;
-            match work.small.last_mut() {
+            match small.last_mut() {
                 Some((start, last_end, files))
                     if file.start - *last_end <= GAP_BYTES && end - *start <= SEGMENT_BYTES =>
                 {
                     *last_end = end;
                     files.push(file.clone());
                 }
-                _ => work.small.push((file.start, end, vec![file.clone()])),
+                _ => small.push((file.start, end, vec![file.clone()])),
             }
         }
-        Ok(work)
+        let coming: BTreeMap<_, _> = large.iter().map(|(file, segments)| (file.id, segments.shared())).collect();
+        let files = Files::Coming { store: store.clone(), large: coming };
+        let stream = Arc::new(ObjectStream { object: note.object, plan: plan.clone(), files });
+        let small_done = Mutex::default();
+        Ok(Self { store, note, plan, small, small_done, large, stream, _held: held })
+    }
+
+    /// What may be read of it is told by [`Self::has`].
+    pub(super) fn stream(&self) -> &Arc<ObjectStream> {
+        &self.stream
+    }
+
+    /// Whether all of a range of the stream is here.
+    pub(super) fn has(&self, start: u64, end: u64) -> bool {
+        let first = self.small.partition_point(|(_, small_end, _)| *small_end <= start);
+        let done = self.small_done.lock().unwrap_or_else(PoisonError::into_inner);
+        let small = self.small[first..].iter().take_while(|(small_start, ..)| *small_start < end);
+        small.map(|(small_start, ..)| small_start).all(|small_start| done.contains(small_start))
+            && self.large.iter().all(|(file, segments)| {
+                let within = |at: u64| at.clamp(file.start, file.start + file.bytes) - file.start;
+                segments.has(within(start), within(end))
+            })
     }
 
     /// `range_bytes`: of a large file at most, a multiple of a grain that a segment is a multiple of.
@@ -127,7 +155,9 @@ impl Work {
         if self.plan.manifests.is_empty() {
             self.note.write()?;
         }
-        Ok(self.store.take_in(arrived)?)
+        self.store.take_in(arrived)?;
+        self.small_done.lock().unwrap_or_else(PoisonError::into_inner).insert(start);
+        Ok(())
     }
 
     /// All pieces are there.
