@@ -170,4 +170,12 @@ pub enum Fact {
         object: ObjectId,
         report: Report,
     },
+    /// What trees that were named to go are made of, and nothing else is: it goes after them, by whatever process.
+    PartsNamed {
+        objects: Vec<ObjectRef>,
+    },
+    /// They are in use, or may not go: nobody comes back to them.
+    PartsStay {
+        objects: Vec<ObjectId>,
+    },
 }

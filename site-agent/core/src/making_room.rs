@@ -30,6 +30,12 @@ pub(crate) struct MakingRoom {
     is_named: bool,
     /// What was named, and not looked for yet.
     named: Vec<ObjectRef>,
+    /// What of it is looked for.
+    looked_for: BTreeSet<ObjectId>,
+    /// What was last asked about.
+    asked: Vec<ObjectRef>,
+    /// What an earlier process was allowed to let go: this one lets none of it go, and asks again.
+    resumed: BTreeSet<CommandSeq>,
     /// Of what may go, what is needed here after all.
     needed: BTreeMap<CommandSeq, Vec<ObjectRef>>,
     /// What was stored anew while it was about to go: it is there, whichever came first.
@@ -137,6 +143,7 @@ impl Agent {
         if is_free && !self.making_room.named.is_empty() {
             (self.making_room.phase, self.making_room.is_named) = (Phase::Looking, true);
             let objects = std::mem::take(&mut self.making_room.named);
+            self.making_room.looked_for = objects.iter().map(|object| object.id).collect();
             let (objects, actions) = (Some(objects), self.actions_in_use());
             step.commands.push(Command::FindEvictable { bytes: u64::MAX, objects, actions });
         }
@@ -158,6 +165,9 @@ impl Agent {
     pub(crate) fn evictable_found(&mut self, mut objects: Vec<ObjectRef>, now: Timestamp, step: &mut Step) {
         let needed = self.needed_here();
         objects.retain(|object| !needed.contains(&object.id));
+        if self.making_room.is_named {
+            self.note_parts(&objects, step);
+        }
         let rest = objects.split_off(objects.len().min(EVICTION_OBJECTS_MAX));
         if self.making_room.is_named {
             self.making_room.named.extend(rest);
@@ -170,7 +180,30 @@ impl Agent {
         // A number of this process: what an earlier one proposed is not watched any more.
         let proposal = (self.state.incarnation << 32) | self.making_room.proposals;
         self.making_room.phase = Phase::Asking(proposal);
+        self.making_room.asked.clone_from(&objects);
         self.decide(step, Fact::RoomAsked { proposal, objects });
+    }
+
+    /// With a tree that was named goes what it alone is made of, which nobody else knows of: it is remembered until it is
+    /// gone, or is found to stay.
+    fn note_parts(&mut self, found: &[ObjectRef], step: &mut Step) {
+        let looked_for = std::mem::take(&mut self.making_room.looked_for);
+        let is_new =
+            |object: &&ObjectRef| !looked_for.contains(&object.id) && !self.state.parts.contains_key(&object.id);
+        let new: Vec<ObjectRef> = found.iter().filter(is_new).copied().collect();
+        if !new.is_empty() {
+            self.decide(step, Fact::PartsNamed { objects: new });
+        }
+        let found: BTreeSet<ObjectId> = found.iter().map(|object| object.id).collect();
+        self.parts_stay(looked_for.difference(&found).copied(), step);
+    }
+
+    /// Those among the objects that are parts of what was named are not come back to.
+    fn parts_stay(&mut self, objects: impl Iterator<Item = ObjectId>, step: &mut Step) {
+        let parts: Vec<ObjectId> = objects.filter(|object| self.state.parts.contains_key(object)).collect();
+        if !parts.is_empty() {
+            self.decide(step, Fact::PartsStay { objects: parts });
+        }
     }
 
     pub(crate) fn take_store_order(&mut self, order: StoreOrder, now: Timestamp, step: &mut Step) {
@@ -183,6 +216,12 @@ impl Agent {
             StoreOrder::Replicate(object) => self.replicate(object, step),
             StoreOrder::Evict { order, proposal, objects, reason } => {
                 let is_current = self.making_room.phase == Phase::Asking(proposal);
+                if is_current {
+                    let asked = std::mem::take(&mut self.making_room.asked);
+                    let may_go: BTreeSet<ObjectId> = objects.iter().map(|object| object.id).collect();
+                    let refused = asked.iter().map(|object| object.id).filter(|object| !may_go.contains(object));
+                    self.parts_stay(refused, step);
+                }
                 if is_current && objects.is_empty() {
                     self.making_room.came_to_nothing(reason, now);
                 } else if is_current {
@@ -219,6 +258,9 @@ impl Agent {
         let stored = &self.making_room.stored;
         let (stored, gone): (Vec<_>, Vec<_>) = gone.into_iter().partition(|object| stored.contains(&object.id));
         kept.extend(stored);
+        if !self.making_room.resumed.remove(&order) {
+            self.parts_stay(kept.iter().map(|object| object.id), step);
+        }
         self.decide(step, Fact::EvictionEnded { order, report: Report::Evicted { gone, kept } });
         for object in objects {
             if self.is_going(object.id) {
@@ -238,14 +280,18 @@ impl Agent {
         }
     }
 
-    /// After a restart: nothing goes any more under what an earlier process had proposed; what is gone is told.
+    /// After a restart: nothing goes any more under what an earlier process had proposed; what is gone is told. What is left
+    /// of trees is proposed again.
     pub(crate) fn resume_store_orders(&mut self, step: &mut Step) {
+        self.making_room.named.extend(self.state.parts.values());
+        self.making_room.resumed.extend(self.state.evictions.keys());
         for (order, objects) in &self.state.evictions {
             step.commands.push(Command::Evict { order: *order, objects: objects.clone() });
         }
         for (order, objects) in &self.state.verifications {
             step.commands.push(Command::Verify { order: *order, objects: objects.clone() });
         }
+        self.propose_named(step);
     }
 
     /// Whether the object may be about to go.

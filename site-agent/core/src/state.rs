@@ -47,6 +47,8 @@ pub struct Snapshot {
     pub(crate) verifications: BTreeMap<CommandSeq, Vec<ObjectRef>>,
     /// Objects of which the site is to have a copy, each with the execution that made it.
     pub(crate) replicas: BTreeMap<ObjectId, (ObjectRef, ExecutionId)>,
+    /// What is left of trees that were named to go. Not there before format 2 of the journal.
+    pub(crate) parts: BTreeMap<ObjectId, ObjectRef>,
 }
 
 /// Leases as they were last noted, in time since a start of the machine.
@@ -147,6 +149,18 @@ pub(crate) enum Standing<'a> {
 }
 
 impl Snapshot {
+    /// Format of snapshots and facts. Facts are only ever added to, at the end of their list; new fields of a snapshot stand
+    /// at its end, and [`Self::upgrade`] makes them.
+    pub const FORMAT: u16 = 2;
+
+    /// Makes an encoded snapshot of an earlier format one of this format.
+    pub fn upgrade(format: u16, encoded: &mut Vec<u8>) {
+        const EMPTY: u8 = 0;
+        if format < 2 {
+            encoded.push(EMPTY);
+        }
+    }
+
     pub(crate) fn evolve(&mut self, fact: &Fact) {
         match fact {
             Fact::Opened { journal } => self.journal = Some(*journal),
@@ -198,6 +212,9 @@ impl Snapshot {
             }
             Fact::EvictionEnded { order, report } => {
                 self.evictions.remove(order);
+                if let Report::Evicted { gone, kept: _ } = report {
+                    self.drop_parts(gone.iter().map(|object| &object.id));
+                }
                 self.outbox.push(Part::Other(Box::new(report.clone())));
             }
             Fact::VerificationEnded { order, report } => {
@@ -215,7 +232,15 @@ impl Snapshot {
                 self.replicas.remove(object);
                 self.outbox.push(Part::Other(Box::new(report.clone())));
             }
+            Fact::PartsNamed { objects } => self.parts.extend(objects.iter().map(|object| (object.id, *object))),
+            Fact::PartsStay { objects } => self.drop_parts(objects.iter()),
         }
+    }
+
+    fn drop_parts<'a>(&mut self, objects: impl Iterator<Item = &'a ObjectId>) {
+        objects.for_each(|object| {
+            self.parts.remove(object);
+        });
     }
 
     fn finish(&mut self, (run, step): StepKey, element: &FinishedElement) {

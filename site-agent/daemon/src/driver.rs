@@ -25,8 +25,6 @@ use crate::withheld::Withheld;
 
 pub(crate) use perform::{Performer, Running, direct_share};
 
-/// Version of what is written into the journal: snapshots and facts, encoded with postcard.
-const JOURNAL_FORMAT: u16 = 1;
 /// An agent is to be small.
 const CACHE_BYTES: u64 = 4 << 20;
 /// Batches on their way to the journal; beyond it the core waits.
@@ -88,7 +86,7 @@ pub(crate) fn open_journal(directory: &Path, backend: JournalBackend) -> anyhow:
         JournalBackend::Sled => Backend::Sled,
         JournalBackend::Redb => Backend::Redb,
     };
-    let options = Options { cache_bytes: CACHE_BYTES, ..Options::new(directory, backend, JOURNAL_FORMAT) };
+    let options = Options { cache_bytes: CACHE_BYTES, ..Options::new(directory, backend, Snapshot::FORMAT) };
     let problem = match open(options.clone()) {
         Ok(opened) => {
             for repair in &opened.repaired {
@@ -112,7 +110,11 @@ pub(crate) fn open_journal(directory: &Path, backend: JournalBackend) -> anyhow:
 
 fn read(opened: storage_sync_journal::Opened) -> Result<Recovered, postcard::Error> {
     let checkpoint_bytes = opened.checkpoint.as_ref().map_or(0, |(_, bytes)| bytes.len() as u64);
-    let snapshot = opened.checkpoint.map(|(_, bytes)| postcard::from_bytes(&bytes)).transpose()?;
+    let snapshot = |(_, mut bytes): (_, Vec<u8>)| {
+        Snapshot::upgrade(opened.format, &mut bytes);
+        postcard::from_bytes(&bytes)
+    };
+    let snapshot = opened.checkpoint.map(snapshot).transpose()?;
     let mut facts = Vec::new();
     for (_, batch) in &opened.batches {
         let mut rest = batch.as_slice();

@@ -7,7 +7,7 @@ use atoll_model::resources::Capacity;
 use atoll_model::session::{AgentBody, Heartbeat, Report, SiteCommand};
 use atoll_model::value::ObjectRef;
 use site_agent_core::event::ExitKind;
-use site_agent_core::{Command, Config, Event};
+use site_agent_core::{Command, Config, Event, Snapshot};
 
 use crate::harness::*;
 
@@ -276,4 +276,85 @@ fn a_person_may_ask_for_an_object_to_go_and_for_the_store_to_be_read_again() {
     site.connect();
     let told = site.reports().iter().filter(|(_, report)| matches!(report, Report::Verified { files: 3, .. })).count();
     assert_eq!(told, 1);
+}
+
+/// A tree, and what it is made of: more than one question is about.
+fn tree_of_many() -> (ObjectRef, Vec<ObjectRef>) {
+    let part = |number: u64| {
+        let mut digest = [0; 32];
+        digest[..8].copy_from_slice(&number.to_be_bytes());
+        ObjectRef { id: atoll_model::id::ObjectId::from_digest(digest), ..object(6) }
+    };
+    (object(5), (0..3_000).map(part).collect())
+}
+
+/// What the shell was last asked to look for, by name.
+fn looked_for(site: &Site) -> Vec<ObjectRef> {
+    let look = |command: &Command| match command {
+        Command::FindEvictable { objects: Some(objects), .. } => Some(objects.clone()),
+        _ => None,
+    };
+    let mut objects = site.commands.iter().rev().find_map(look).unwrap_or_default();
+    objects.sort_unstable();
+    objects
+}
+
+/// The shell finds these, and all that is asked about may go; what that is.
+fn all_may_go(site: &mut Site, found: &[ObjectRef]) -> Vec<ObjectRef> {
+    site.event(Event::EvictableFound { objects: found.to_vec() });
+    let (proposal, objects) = proposals(site).pop().unwrap();
+    site.command(SiteCommand::Evict { proposal, objects: objects.clone(), refused: 0, reason: None });
+    objects
+}
+
+#[test]
+fn a15_killed_between_two_questions_about_a_tree_the_next_process_goes_on_with_its_parts() {
+    let mut site = Site::connected();
+    let (tree, parts) = tree_of_many();
+    site.command(SiteCommand::ProposeEviction { objects: vec![tree] });
+    let found: Vec<ObjectRef> = std::iter::once(tree).chain(parts).collect();
+    let asked = all_may_go(&mut site, &found);
+    let first = order(&site);
+    site.event(Event::Evicted { order: first, gone: asked.clone(), kept: Vec::new() });
+    let mut left = found[asked.len()..].to_vec();
+    left.sort_unstable();
+    site.restart(Vec::new());
+    assert_eq!(looked_for(&site), left);
+    site.connect();
+    // Killed again in the middle of the rest: some are gone, and what is not is asked about anew.
+    assert_eq!(all_may_go(&mut site, &left), left);
+    site.restart(Vec::new());
+    let (gone, kept) = left.split_at(10);
+    let second = order(&site);
+    site.event(Event::Evicted { order: second, gone: gone.to_vec(), kept: kept.to_vec() });
+    site.connect();
+    assert_eq!(all_may_go(&mut site, kept), kept);
+    let third = order(&site);
+    site.event(Event::Evicted { order: third, gone: kept.to_vec(), kept: Vec::new() });
+    site.restart(Vec::new());
+    assert!(looks(&site).is_empty(), "nothing is left");
+}
+
+#[test]
+fn a_part_that_stays_is_not_asked_about_by_every_process() {
+    let mut site = Site::connected();
+    let (tree, parts) = tree_of_many();
+    let [refused, used, gone] = [parts[0], parts[1], parts[2]];
+    site.command(SiteCommand::ProposeEviction { objects: vec![tree] });
+    site.event(Event::EvictableFound { objects: vec![tree, refused, used, gone] });
+    let (proposal, _) = proposals(&mut site).pop().unwrap();
+    let reason = Some("it is pinned".to_owned());
+    site.command(SiteCommand::Evict { proposal, objects: vec![tree, used, gone], refused: 1, reason });
+    let order = order(&site);
+    site.event(Event::Evicted { order, gone: vec![tree, gone], kept: vec![used] });
+    site.restart(Vec::new());
+    assert!(looks(&site).is_empty());
+}
+
+#[test]
+fn a_snapshot_of_before_there_were_parts_is_read() {
+    let mut encoded = postcard::to_stdvec(&Snapshot::default()).unwrap();
+    assert_eq!(encoded.pop(), Some(0));
+    Snapshot::upgrade(1, &mut encoded);
+    assert_eq!(postcard::from_bytes::<Snapshot>(&encoded).unwrap(), Snapshot::default());
 }
