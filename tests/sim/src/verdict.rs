@@ -294,7 +294,7 @@ impl World {
     fn check_reused(&self) {
         let core = self.leading_core().expect("one leads when all is quiet");
         // What either has read may have been made anew since, as something else.
-        let is_anew = self.was_taken_away() || self.history.lost > 0;
+        let is_anew = self.was_taken_away() || self.history.lost > 0 || !self.scenario.restores.is_empty();
         let what = |execution: ExecutionId| {
             let (workflow, _) = core.workflow(execution.run)?;
             Some((workflow.step(execution.step).work.clone(), core.execution(execution)?.inputs))
