@@ -211,7 +211,7 @@ fn a_run_has_the_digest_that_was_pushed_when_it_was_submitted() {
         .collect();
     let [TemplateWork::Command { command, bundle: used }] = templates.as_slice() else { panic!("{templates:?}") };
     assert_eq!((command.as_slice(), *used), (["./clean".to_owned()].as_slice(), Some(bundle(20))));
-    assert_eq!(world.state(run), RunState::Submitted);
+    assert_eq!(world.state(run), RunState::Running);
 }
 
 #[test]
