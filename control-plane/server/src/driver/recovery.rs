@@ -108,6 +108,6 @@ mod tests {
             let again = super::recover(config(), 3, checkpoint, &[], Timestamp::ZERO).expect("read");
             assert_eq!(again.snapshot(), core.snapshot());
         }
-        assert_eq!((states.first(), states.last()), (Some(&RunState::Submitted), Some(&RunState::Succeeded)));
+        assert_eq!((states.first(), states.last()), (Some(&RunState::Running), Some(&RunState::Succeeded)));
     }
 }
