@@ -205,11 +205,11 @@ mod tests {
             Actions::open(self.store.clone(), self.folder.path()).expect("the folders of actions")
         }
 
-        /// A bundle in the store, which differs by its program.
+        /// A bundle in the store, which shares nothing with others.
         fn bundle(&self, program: &str) -> ObjectRef {
             let folder = self.folder.path().join("to be stored");
             fs::create_dir(&folder).expect("a directory");
-            fs::write(folder.join(MANIFEST_NAME), MANIFEST).expect("a file");
+            fs::write(folder.join(MANIFEST_NAME), format!("{MANIFEST}description: {program}\n")).expect("a file");
             fs::write(folder.join("main.sh"), program).expect("a file");
             self.store.ingest(&folder).expect("it can be stored").object
         }
@@ -277,14 +277,7 @@ mod tests {
         let needed = BTreeSet::from([kept.id]);
         actions.let_go(&needed, Duration::from_secs(3_600));
         assert!(idle_folder.exists(), "it was used lately");
-        let may_go = |object: ObjectRef| {
-            let found = site.store.evictable_of(&[object]).expect("a look");
-            found
-                .iter()
-                .map(|found| found.object.kind)
-                .filter(|kind| *kind == atoll_model::value::ObjectKind::File)
-                .count()
-        };
+        let may_go = |object: ObjectRef| site.store.evictable_of(&[object]).expect("a look").len();
         assert_eq!(may_go(idle), 0, "its files are lent");
         actions.let_go(&needed, Duration::ZERO);
         assert!(!idle_folder.exists() && kept_folder.exists());
