@@ -15,6 +15,7 @@ mod poison;
 mod registry;
 mod replicas;
 mod results;
+mod returning;
 mod row;
 mod run;
 mod site;

@@ -210,13 +210,7 @@ impl Snapshot {
                 let report = Report::Evictable { proposal: *proposal, objects: objects.clone() };
                 self.outbox.push(Part::Other(Box::new(report)));
             }
-            Fact::EvictionEnded { order, report } => {
-                self.evictions.remove(order);
-                if let Report::Evicted { gone, kept: _ } = report {
-                    self.drop_parts(gone.iter().map(|object| &object.id));
-                }
-                self.outbox.push(Part::Other(Box::new(report.clone())));
-            }
+            Fact::EvictionEnded { order, report } => self.end_eviction(*order, report),
             Fact::VerificationEnded { order, report } => {
                 self.verifications.remove(order);
                 self.outbox.push(Part::Other(Box::new(report.clone())));
@@ -235,6 +229,14 @@ impl Snapshot {
             Fact::PartsNamed { objects } => self.parts.extend(objects.iter().map(|object| (object.id, *object))),
             Fact::PartsStay { objects } => self.drop_parts(objects.iter()),
         }
+    }
+
+    fn end_eviction(&mut self, order: CommandSeq, report: &Report) {
+        self.evictions.remove(&order);
+        if let Report::Evicted { gone, kept: _ } = report {
+            self.drop_parts(gone.iter().map(|object| &object.id));
+        }
+        self.outbox.push(Part::Other(Box::new(report.clone())));
     }
 
     fn drop_parts<'a>(&mut self, objects: impl Iterator<Item = &'a ObjectId>) {

@@ -148,13 +148,12 @@ impl Running {
         let places = local::LogPlaces::default();
         let withheld = Withheld::new(store.clone());
         let logs = Arc::new(Logs { store: store.clone(), places: Arc::clone(&places), withheld: withheld.clone() });
-        let options = LinkOptions {
+        let (link, link_handle) = Link::new(LinkOptions {
             directory: data_dir.join(IDENTITY),
             server: config.server.clone(),
             events: link_events,
             logs,
-        };
-        let (link, link_handle) = Link::new(options)?;
+        })?;
         let identity = link.identity().clone();
         tracing::info!(site = %identity.site, agent = %identity.agent, data_dir = %data_dir.display(), "the agent starts");
         let failed = CancellationToken::new();

@@ -307,13 +307,23 @@ async fn what_the_holders_own_site_refuses_does_not_leave_whatever_the_ticket_sa
     Ok(())
 }
 
+/// A port where nobody listens for UDP, and TCP is served from. Of UDP it may be free while somebody else has it of TCP.
+fn blocked_for_udp() -> Result<(std::net::UdpSocket, std::net::TcpListener)> {
+    loop {
+        let blocked = std::net::UdpSocket::bind("127.0.0.1:0")?;
+        match std::net::TcpListener::bind(blocked.local_addr()?) {
+            Ok(served) => return Ok((blocked, served)),
+            Err(error) if error.kind() == std::io::ErrorKind::AddrInUse => {}
+            Err(error) => return Err(error.into()),
+        }
+    }
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn where_one_way_is_blocked_the_other_is_taken() -> Result<()> {
     let world = World::new().await?;
     let object = world.file(20 << 20)?;
-    // Nobody listens at this UDP port; TCP is served from it.
-    let blocked = std::net::UdpSocket::bind("127.0.0.1:0")?;
-    let proxy = std::net::TcpListener::bind(blocked.local_addr()?)?;
+    let (_blocked, proxy) = blocked_for_udp()?;
     let address = proxy.local_addr()?;
     let target = world.address;
     std::thread::spawn(move || {
