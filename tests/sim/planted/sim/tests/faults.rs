@@ -8,7 +8,7 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use planted_sim_tests::{Scenario, UNPLANTED, run};
 
 /// A fault that is not caught in so many seeds counts as missed.
-const SEEDS_MAX: u64 = 1_200;
+const SEEDS_MAX: u64 = 10_000;
 
 thread_local! {
     static PLACE: RefCell<String> = const { RefCell::new(String::new()) };
