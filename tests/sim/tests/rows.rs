@@ -260,3 +260,39 @@ fn b6_a_control_plane_restored_from_a_backup_runs_nothing_twice_across_sites() {
 fn b6_what_was_done_elsewhere_since_the_backup_is_not_given_out_again() {
     restore_everywhere(FREE, 3, 4, true);
 }
+
+/// What is made at the first site, behind a thin link, is read at both others: twice, so that the links are known.
+const RELAYED: &str = "
+workflow: relayed
+steps:
+  a: { site: s0, run: work, outputs: { out: file } }
+  a1: { site: s1, run: work, with: { a: \"${{ steps.a.outputs.out }}\" }, outputs: { n: integer } }
+  a2: { site: s2, run: work, with: { a: \"${{ steps.a.outputs.out }}\" }, outputs: { n: integer } }
+  b:
+    site: s0
+    run: work
+    with: { x: \"${{ steps.a1.outputs.n }}\", y: \"${{ steps.a2.outputs.n }}\" }
+    outputs: { out: file }
+  b1: { site: s1, run: work, with: { b: \"${{ steps.b.outputs.out }}\" } }
+  b2: { site: s2, run: work, with: { b: \"${{ steps.b.outputs.out }}\" } }
+";
+
+#[test]
+fn what_comes_over_a_thin_link_goes_on_while_it_comes_whoever_is_killed() {
+    let (mut calm, mut unquiet) = (0, 0);
+    for seed in 0..60 {
+        let thin = Scenario {
+            sites: 3,
+            thin: true,
+            direct: Some(0),
+            unquiet: Duration::from_secs(200),
+            ..Scenario { seed, ..quiet(RELAYED) }
+        };
+        let ending = run(thin.clone());
+        assert_eq!((&ending.states[..], ending.crossings), (&[RunState::Succeeded][..], 4), "seed {seed}");
+        calm += ending.relayed;
+        // What must hold then too is asserted by the simulator.
+        unquiet += run(Scenario { direct: Some(200), agent_crashes: 500, partitions: 100, ..thin }).relayed;
+    }
+    assert!(calm > 20 && unquiet > 20, "{calm} and {unquiet} of 60");
+}
