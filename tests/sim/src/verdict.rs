@@ -22,6 +22,8 @@ use crate::world::World;
 const LIVENESS_BOUND: Duration = Duration::from_secs(2 * 24 * 3_600);
 /// Until nothing is on its way any more, and nothing that a person sent in, or a revoked site may have, is in the bucket.
 const AFTERMATH: Duration = Duration::from_secs(10 * 60);
+/// After the last fault, before what an agent measured while it was held up is measured again.
+const SETTLED: Duration = Duration::from_secs(600);
 /// Until sites have let go of all that has expired, also of what they were asked for many times; and how often that is looked at.
 const EXPIRING: Duration = Duration::from_secs(4 * 3_600);
 const EXPIRING_LOOK: Duration = Duration::from_secs(60);
@@ -129,9 +131,14 @@ pub(crate) fn play(world: &mut World) -> u64 {
     while world.step(quiet_at) {}
     let bound = quiet_at + LIVENESS_BOUND;
     let mut looked = world.now;
+    let mut is_settled = false;
     loop {
         if world.now.saturating_since(looked) > Duration::from_secs(30) {
             looked = world.now;
+            if !is_settled && world.now >= quiet_at + SETTLED {
+                is_settled = true;
+                (0..world.sites.len()).for_each(|site| world.measure(site));
+            }
             world.resolve_unknown();
             if world.is_over() {
                 break;

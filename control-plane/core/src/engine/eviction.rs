@@ -6,6 +6,7 @@ use std::sync::Arc;
 
 use atoll_model::id::{ObjectId, SiteId, SiteName, StepIndex};
 use atoll_model::value::ObjectRef;
+use atoll_model::workflow::StartMode;
 use storage_sync_core::{CopyNeeds, Reach, Stays, may_evict};
 
 use super::bucket::unfinished_readers;
@@ -129,6 +130,11 @@ impl ControlPlane {
         let given_out = known.uses.iter().find_map(|usage| of_run(usage).filter(|run| is_given_out(run, usage)));
         if let Some(run) = given_out {
             return Some(Need { why: format!("it is an output of {}, which has not ended", run.id), lasts: true });
+        }
+        // What was made of it may be lost with its site, and be made again only as long as this is there.
+        let once = known.uses.iter().find_map(|usage| of_run(usage).filter(|run| is_made_once(run, usage)));
+        if let Some(run) = once {
+            return Some(Need { why: format!("it cannot be made again, and {} has not ended", run.id), lasts: true });
         }
         if self.agenda.clients.contains_key(&known.reference.id) {
             return Some(Need { why: "somebody waits for it".to_owned(), lasts: false });
@@ -263,6 +269,11 @@ impl ControlPlane {
             PinPlace::Site(name) => PinnedAt::Site(self.site_named(name)?),
         })
     }
+}
+
+/// Whether it was made by a step that never starts twice.
+fn is_made_once(run: &Run, usage: &Use) -> bool {
+    matches!(usage.source, Source::Step(step) if run.workflow.step(step).start == StartMode::AtMostOnce)
 }
 
 /// Whether it may come to be among the outputs of its run.

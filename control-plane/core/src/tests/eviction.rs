@@ -6,7 +6,7 @@ use atoll_model::id::RunId;
 use atoll_model::session::{Report, SiteCommand};
 use atoll_model::value::ObjectRef;
 
-use super::world::{World, file, object};
+use super::world::{World, execution, file, object};
 use crate::view::{ObjectFilter, RunState};
 use crate::{PinPlace, Rejection, Request};
 
@@ -78,6 +78,28 @@ fn what_is_read_at_a_site_stays_there_and_what_nobody_reads_goes_as_the_last_cop
     // No step reads what its step has made any more, and the run does not give it out.
     world.succeed("hpc", reader, Vec::new());
     assert_eq!(propose(&mut world, "edge", &[object(2, 2_000), object(9, 9)]).0, [object(2, 2_000), object(9, 9)]);
+}
+
+#[test]
+fn the_last_copy_of_what_cannot_be_made_again_stays_until_its_run_has_ended() {
+    for (start, goes) in [("", true), ("start: at-most-once, ", false)] {
+        let mut world = World::with_sites(&["edge"]);
+        let run = world.submit(&format!(
+            "workflow: w\nsteps:\n  a: {{ {start}run: x, outputs: {{ f: file }} }}\n  b: {{ run: x, with: {{ f: \"${{{{ steps.a.outputs.f }}}}\" }}, outputs: {{ f: file }} }}\n  c: {{ run: x, with: {{ f: \"${{{{ steps.b.outputs.f }}}}\" }} }}\n",
+        ));
+        let a = world.dispatched("edge")[0];
+        world.succeed("edge", a, vec![file(1, 1_000)]);
+        // Its reader has ended; what that has made may be lost with the site, as far as anybody knows.
+        let b = (execution(run, 1, 0), a.1);
+        world.succeed("edge", b, vec![file(2, 1_000)]);
+        let (granted, reason) = propose(&mut world, "edge", &[object(1, 1_000)]);
+        assert_eq!(!granted.is_empty(), goes, "{reason:?}");
+        if !goes {
+            assert!(reason.unwrap().contains("it cannot be made again"));
+            world.succeed("edge", (execution(run, 2, 0), a.1), Vec::new());
+            assert_eq!(propose(&mut world, "edge", &[object(1, 1_000)]).0, [object(1, 1_000)]);
+        }
+    }
 }
 
 #[test]
