@@ -1,6 +1,7 @@
 //! The session: frames of the agent become events, frames of the core go out, until either side ends it.
 
-use std::collections::VecDeque;
+mod frames;
+
 use std::future::Future as _;
 use std::pin::Pin;
 use std::task::{Context, Poll};
@@ -8,14 +9,15 @@ use std::time::{Duration, SystemTime};
 
 use atoll_model::id::AgentId;
 use atoll_model::limits;
-use atoll_model::session::{AgentBody, AgentFrame, ControlBody, ControlFrame};
-use atoll_proto::{Received, split_control_frame, v1};
+use atoll_model::session::{AgentBody, AgentFrame};
+use atoll_proto::{Received, v1};
 use control_plane_core::{ConnectionId, Event};
 use futures::Stream;
-use tokio::sync::{mpsc, oneshot};
+use tokio::sync::oneshot;
 use tokio_util::sync::{CancellationToken, DropGuard};
 use tonic::{Status, Streaming};
 
+use self::frames::Frames;
 use super::Agents;
 use super::presence::Presence;
 use super::status::of_wire_error;
@@ -45,8 +47,7 @@ impl Agents {
         };
         self.0.tasks.spawn(incoming.run(not_after, end));
         Ok(Outgoing {
-            frames: connection.frames,
-            parts: VecDeque::new(),
+            frames: Frames::new(connection.frames),
             ended: Some(ended),
             agent,
             connection: connection.id,
@@ -121,9 +122,7 @@ impl Incoming {
 /// The frames for the agent. Whatever is ready goes out together; dropping it ends the session.
 #[derive(Debug)]
 pub(super) struct Outgoing {
-    frames: mpsc::Receiver<Box<ControlFrame>>,
-    /// Of a frame that was too large for one message.
-    parts: VecDeque<v1::ControlFrame>,
+    frames: Frames,
     /// Resolves when the other direction has ended: with a reason, or with none if what is still waiting may go out.
     ended: Option<oneshot::Receiver<Status>>,
     agent: AgentId,
@@ -146,16 +145,12 @@ impl Stream for Outgoing {
                 return Poll::Ready(Some(Err(status)));
             }
         }
-        if let Some(part) = self.parts.pop_front() {
-            return Poll::Ready(Some(Ok(part)));
-        }
-        match self.frames.poll_recv(context) {
+        match self.frames.poll_next(context) {
             Poll::Ready(Some(frame)) => {
-                if matches!(frame.body, ControlBody::Welcome(_)) {
+                if matches!(frame.body, Some(v1::control_frame::Body::Welcome(_))) {
                     self.presence.arrive(self.agent, self.connection, self.ending.clone());
                 }
-                self.parts.extend(split_control_frame((*frame).into()));
-                Poll::Ready(self.parts.pop_front().map(Ok))
+                Poll::Ready(Some(Ok(frame)))
             }
             Poll::Ready(None) => Poll::Ready(None),
             Poll::Pending => Poll::Pending,

@@ -44,19 +44,28 @@ pub(crate) struct Running {
     fetches: HashMap<ObjectRef, CancellationToken>,
     pushes: HashMap<TransferId, CancellationToken>,
     ordered: bool,
+    /// What is meant for the link, until the executor was rung.
+    for_link: Vec<Command>,
 }
 
 impl Performer {
     pub(super) fn perform(&mut self, commands: Vec<Command>) {
         for command in commands {
-            self.perform_one(command);
+            match command {
+                Command::Send { .. } | Command::Disconnect { .. } => self.running.for_link.push(command),
+                other => self.perform_one(other),
+            }
         }
     }
 
-    /// Makes the executor look at what it was handed.
+    /// Makes the executor look at what it was handed, and hands over what is for the link. In this order: a chain waits for
+    /// the process that the one starts, and for nothing of what the other does with the same core meanwhile.
     pub(super) fn flush(&mut self) {
         if std::mem::take(&mut self.running.ordered) {
             self.executor.ring();
+        }
+        for command in std::mem::take(&mut self.running.for_link) {
+            self.perform_one(command);
         }
     }
 

@@ -134,8 +134,10 @@ impl Server {
         let notices = self.runner.take_notices();
         protocol::encode(&FromShim::Notices(notices), &mut agent.output);
         if agent.write().is_err() {
-            self.lose_agent();
+            return self.lose_agent();
         }
+        // The agent has been woken on this core and is waited for; what there is to clean up here is not.
+        rustix::thread::sched_yield();
     }
 
     /// What the agent was told it may not have journaled.
