@@ -1,10 +1,12 @@
 //! The shim: a small process of one thread that owns a slot and runs what it is handed there. It outlives the agent that
 //! started it, and answers the next one. See `ARCHITECTURE.md`, "Shims and slots".
 
+pub(crate) mod connection;
 mod directory;
 mod isolation;
 mod limits;
 pub(crate) mod log;
+mod outputs;
 mod prepared;
 pub(crate) mod protocol;
 mod runner;

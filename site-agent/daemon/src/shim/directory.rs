@@ -9,7 +9,8 @@ use std::path::{Path, PathBuf};
 use rustix::fs::{AtFlags, CWD, FlockOperation, Mode, OFlags, RawDir, flock};
 use rustix::io::Errno;
 
-use super::protocol::{Key, Left};
+use super::outputs::{read_small, remove_small};
+use super::protocol::{Key, Left, LeftOutputs, Outputs, SmallOutput};
 use super::watch::Watch;
 
 pub(crate) const WORK: &str = "work";
@@ -35,6 +36,8 @@ pub(crate) struct SlotDirectory {
     watch: Watch,
     /// Something may have changed since the slot was made ready.
     touched: bool,
+    /// What was told of the outputs folder, and is still in it.
+    told: Vec<SmallOutput>,
     /// Somebody may read the logs.
     watched: bool,
 }
@@ -55,6 +58,7 @@ impl SlotDirectory {
             stderr: stderr?,
             watch: Watch::new(),
             touched: true,
+            told: Vec::new(),
             watched: true,
         };
         slot.clean()?;
@@ -118,21 +122,21 @@ impl SlotDirectory {
 
     /// Moves aside what the attempt left and the agent is to take in. Nothing of it runs any more, and
     /// [`SlotDirectory::bound_logs`] has looked at the slot since it ended.
-    pub(crate) fn keep(&mut self, key: Key, outputs: bool) -> io::Result<Left> {
+    pub(crate) fn keep(&mut self, key: Key, outputs: Outputs) -> io::Result<Left> {
         if !self.touched {
             return Ok(Left::default());
         }
         let left = Left {
-            outputs: outputs && !is_empty_folder(&self.out),
+            outputs: self.left_outputs(outputs),
             stdout: self.stdout.metadata()?.len() > 0,
             stderr: self.stderr.metadata()?.len() > 0,
         };
-        if !left.anything() {
+        if !left.is_kept() {
             return Ok(left);
         }
         let kept = self.path.join(KEPT).join(key.folder());
         make_private(&kept)?;
-        if left.outputs {
+        if left.outputs == LeftOutputs::Kept {
             fs::rename(&self.out, kept.join(OUT))?;
         }
         if left.stdout {
@@ -149,12 +153,31 @@ impl SlotDirectory {
         Ok(left)
     }
 
+    fn left_outputs(&mut self, wanted: Outputs) -> LeftOutputs {
+        match wanted {
+            Outputs::Ignored => LeftOutputs::Nothing,
+            Outputs::Told => match read_small(&self.out) {
+                Some(told) if told.is_empty() => LeftOutputs::Nothing,
+                Some(told) => {
+                    self.told.clone_from(&told);
+                    LeftOutputs::Told(told)
+                }
+                None => LeftOutputs::Kept,
+            },
+            Outputs::Kept if is_empty_folder(&self.out) => LeftOutputs::Nothing,
+            Outputs::Kept => LeftOutputs::Kept,
+        }
+    }
+
     /// Makes the slot as the next execution is to find it.
     pub(crate) fn clean(&mut self) -> io::Result<()> {
         if !self.touched {
             return Ok(());
         }
         let mut renewed = false;
+        // If that does not do, the folder is made anew.
+        let told = std::mem::take(&mut self.told);
+        let _ = if told.is_empty() { Ok(()) } else { remove_small(&self.out, &told) };
         for folder in [&self.work, &self.tmp, &self.out] {
             if !is_as_made(folder) {
                 renewed = true;

@@ -10,7 +10,7 @@ use atoll_model::time::Timestamp;
 use rustix::fs::{FallocateFlags, fallocate};
 use serde::{Deserialize, Serialize};
 
-use super::protocol::{End, EndKind, Key};
+use super::protocol::{End, EndKind, Key, LeftOutputs};
 
 pub(crate) const LOG: &str = "log";
 const NEXT_LOG: &str = "log.next";
@@ -149,8 +149,8 @@ impl SlotLog {
     }
 }
 
-/// Reads the log of a slot; an absent one says nothing. Outputs of an attempt that ended before the machine was booted
-/// last count for nothing: that it ended was made durable, and what it wrote was not.
+/// Reads the log of a slot; an absent one says nothing. Outputs that an attempt kept which ended before the machine was
+/// booted last count for nothing: that it ended was made durable, and what it wrote was not. What was told of them stands here.
 pub(crate) fn read(folder: &Path) -> io::Result<LogContents> {
     let bytes = match std::fs::read(folder.join(LOG)) {
         Ok(bytes) => bytes,
@@ -176,10 +176,10 @@ pub(crate) fn read(folder: &Path) -> io::Result<LogContents> {
             }
             Record::Ended { key, mut end } => {
                 contents.claimed.remove(&key);
-                if end.left.outputs && boot != this_boot {
+                if end.left.outputs == LeftOutputs::Kept && boot != this_boot {
                     let message = "the machine went down before its outputs were taken in".to_owned();
                     end.how = EndKind::Interrupted { message };
-                    end.left.outputs = false;
+                    end.left.outputs = LeftOutputs::Nothing;
                 }
                 contents.ended.insert(key, end);
             }

@@ -12,7 +12,9 @@ use atoll_model::time::Timestamp;
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
-pub(crate) const PROTOCOL_VERSION: u8 = 1;
+pub(crate) const PROTOCOL_VERSION: u8 = 2;
+/// Shims tell small outputs since this version.
+pub(crate) const TELLS_OUTPUTS: u8 = 2;
 
 /// Longest frame either side reads: a batch of orders with their environments stays far below it.
 const FRAME_BYTES_MAX: usize = 64 << 20;
@@ -96,10 +98,22 @@ pub(crate) struct Common {
     pub time: Option<Duration>,
     /// Whether the claim must be on the disk before the start: for work that must never be started twice.
     pub synced_claim: bool,
-    /// Whether what is written to the outputs folder counts.
-    pub outputs: bool,
+    pub outputs: Outputs,
     /// Bytes of each log above which its middle is dropped.
     pub log_bytes_max: u64,
+}
+
+/// What becomes of the outputs folder when the process has succeeded. Version 1 said the first two as `false` and `true`,
+/// which are the same bytes.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) enum Outputs {
+    /// Nothing of it counts.
+    #[default]
+    Ignored,
+    /// It is moved aside.
+    Kept,
+    /// Files in it are values: if they are few and small they are told, and the folder stays where it is.
+    Told,
 }
 
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -187,17 +201,37 @@ pub(crate) enum EndKind {
     },
 }
 
-/// What an attempt left in `kept/KEY`.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+/// What an attempt left.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct Left {
-    pub outputs: bool,
+    pub outputs: LeftOutputs,
+    /// In `kept/KEY`, as is `stderr`.
     pub stdout: bool,
     pub stderr: bool,
 }
 
+/// What an attempt left in its outputs folder. Version 1 said the first two as `false` and `true`, which are the same bytes.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) enum LeftOutputs {
+    #[default]
+    Nothing,
+    /// It is in `kept/KEY`.
+    Kept,
+    /// All of it.
+    Told(Vec<SmallOutput>),
+}
+
+/// A file of the outputs folder.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct SmallOutput {
+    pub name: Vec<u8>,
+    pub content: Vec<u8>,
+}
+
 impl Left {
-    pub(crate) const fn anything(self) -> bool {
-        self.outputs || self.stdout || self.stderr
+    /// Whether there is anything in `kept/KEY`.
+    pub(crate) fn is_kept(&self) -> bool {
+        self.outputs == LeftOutputs::Kept || self.stdout || self.stderr
     }
 }
 
@@ -258,6 +292,19 @@ mod tests {
         assert_eq!(position, whole);
         assert_eq!(decode::<ToShim>(&buffer, &mut position).unwrap(), Some(ToShim::Quit));
         assert_eq!(position, buffer.len());
+    }
+
+    #[test]
+    fn what_a_shim_of_the_first_version_says_of_outputs_is_understood() {
+        for (said, outputs) in [(false, LeftOutputs::Nothing), (true, LeftOutputs::Kept)] {
+            let first = postcard::to_stdvec(&(said, true, false)).unwrap();
+            let left = Left { outputs, stdout: true, stderr: false };
+            assert_eq!(postcard::from_bytes::<Left>(&first).unwrap(), left);
+        }
+        for (outputs, heard) in [(Outputs::Ignored, false), (Outputs::Kept, true)] {
+            let now = postcard::to_stdvec(&outputs).unwrap();
+            assert_eq!(postcard::from_bytes::<bool>(&now).unwrap(), heard);
+        }
     }
 
     #[test]

@@ -18,7 +18,7 @@ use super::directory::SlotDirectory;
 use super::limits::Limits;
 use super::log::SlotLog;
 use super::prepared::Prepared;
-use super::protocol::{Common, End, EndKind, Key, Left, Notice, Order};
+use super::protocol::{Common, End, EndKind, Key, Left, Notice, Order, Outputs};
 use super::tree;
 
 /// How often a running execution is looked at though nothing has happened: orphans are reaped and logs bounded.
@@ -334,8 +334,8 @@ impl Runner {
             (None, signal, _) => EndKind::Signal(signal.unwrap_or_default()),
         };
         self.slot.bound_logs(current.common.log_bytes_max);
-        let keeps_outputs = current.common.outputs && how == EndKind::Code(0);
-        let (how, left) = match self.slot.keep(current.key, keeps_outputs) {
+        let outputs = if how == EndKind::Code(0) { current.common.outputs } else { Outputs::Ignored };
+        let (how, left) = match self.slot.keep(current.key, outputs) {
             Ok(left) => (how, left),
             Err(error) => {
                 let message = format!("what it left cannot be moved aside: {error}");

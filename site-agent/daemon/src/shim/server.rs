@@ -1,14 +1,14 @@
 //! The one loop of a shim: it waits for the running process and for the agent at the same time.
 
-use std::io::{self, Read, Write};
 use std::os::fd::AsFd;
-use std::os::unix::net::{UnixListener, UnixStream};
+use std::os::unix::net::UnixListener;
 use std::time::{Duration, Instant};
 
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::io::Errno;
 
-use super::protocol::{self, FromShim, Hello, Isolation, PROTOCOL_VERSION, ToShim};
+use super::connection::Connection;
+use super::protocol::{FromShim, Hello, Isolation, PROTOCOL_VERSION, ToShim};
 use super::runner::Runner;
 
 /// How long what the agent has to be told may wait for more while there is more to run: a message, and all that follows
@@ -16,7 +16,6 @@ use super::runner::Runner;
 const NOTICE_DELAY: Duration = Duration::from_millis(75);
 /// Without an agent and without work a shim ends after this long.
 const IDLE_WITHOUT_AGENT: Duration = Duration::from_secs(600);
-const READ_BYTES: usize = 64 << 10;
 
 #[derive(Debug)]
 pub(crate) struct Server {
@@ -26,13 +25,6 @@ pub(crate) struct Server {
     isolation: Isolation,
     complaints: Vec<String>,
     quit: bool,
-}
-
-#[derive(Debug)]
-struct Connection {
-    stream: UnixStream,
-    input: Vec<u8>,
-    output: Vec<u8>,
 }
 
 impl Server {
@@ -80,7 +72,7 @@ impl Server {
         let mut sources = Vec::with_capacity(3);
         sources.push(PollFd::from_borrowed_fd(self.listener.as_fd(), PollFlags::IN));
         if let Some(agent) = &self.agent {
-            let wanted = if agent.output.is_empty() { PollFlags::IN } else { PollFlags::IN | PollFlags::OUT };
+            let wanted = if agent.wants_to_write() { PollFlags::IN | PollFlags::OUT } else { PollFlags::IN };
             sources.push(PollFd::from_borrowed_fd(agent.stream.as_fd(), wanted));
         }
         if let Some(handle) = self.runner.handle() {
@@ -106,12 +98,9 @@ impl Server {
         let Ok((stream, _)) = self.listener.accept() else { return };
         let same_user =
             rustix::net::sockopt::socket_peercred(&stream).is_ok_and(|peer| peer.uid == rustix::process::geteuid());
-        if !same_user || stream.set_nonblocking(true).is_err() {
-            return;
-        }
+        let Some(mut agent) = same_user.then(|| Connection::new(stream).ok()).flatten() else { return };
         // What this agent has to know stands in the greeting; that it was not told before does not matter any more.
         self.runner.keep_notices();
-        let mut agent = Connection { stream, input: Vec::new(), output: Vec::new() };
         let hello = Hello {
             version: PROTOCOL_VERSION,
             pid: std::process::id(),
@@ -121,7 +110,7 @@ impl Server {
             running: self.runner.running(),
             ended: self.runner.ended(),
         };
-        protocol::encode(&FromShim::Hello(hello), &mut agent.output);
+        agent.say(&FromShim::Hello(hello));
         self.agent = agent.write().is_ok().then_some(agent);
     }
 
@@ -132,7 +121,7 @@ impl Server {
             return;
         };
         let notices = self.runner.take_notices();
-        protocol::encode(&FromShim::Notices(notices), &mut agent.output);
+        agent.say(&FromShim::Notices(notices));
         if agent.write().is_err() {
             return self.lose_agent();
         }
@@ -162,44 +151,5 @@ impl Server {
                 ToShim::Quit => self.quit = true,
             }
         }
-    }
-}
-
-impl Connection {
-    /// Reads what is there; an error when the agent has gone, or says what cannot be understood.
-    fn read(&mut self, messages: &mut Vec<ToShim>) -> io::Result<()> {
-        let gone = loop {
-            let start = self.input.len();
-            self.input.resize(start + READ_BYTES, 0);
-            let read = self.stream.read(&mut self.input[start..]);
-            self.input.truncate(start + *read.as_ref().unwrap_or(&0));
-            match read {
-                Ok(0) => break Err(io::ErrorKind::UnexpectedEof.into()),
-                Ok(READ_BYTES) => {}
-                Ok(_) => break Ok(()),
-                Err(error) if error.kind() == io::ErrorKind::WouldBlock => break Ok(()),
-                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
-                Err(error) => break Err(error),
-            }
-        };
-        let mut position = 0;
-        while let Some(message) = protocol::decode(&self.input, &mut position).map_err(io::Error::other)? {
-            messages.push(message);
-        }
-        self.input.drain(..position);
-        gone
-    }
-
-    fn write(&mut self) -> io::Result<()> {
-        while !self.output.is_empty() {
-            match self.stream.write(&self.output) {
-                Ok(0) => return Err(io::ErrorKind::WriteZero.into()),
-                Ok(written) => drop(self.output.drain(..written)),
-                Err(error) if error.kind() == io::ErrorKind::WouldBlock => break,
-                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
-                Err(error) => return Err(error),
-            }
-        }
-        Ok(())
     }
 }

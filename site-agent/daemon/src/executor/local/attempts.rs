@@ -12,7 +12,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::live::{LogPlace, LogPlaces};
 use super::slot::StepKey;
-use crate::shim::protocol::{Common, End, Key, Left, Order};
+use crate::shim::protocol::{Common, End, Key, Left, LeftOutputs, Order};
 use crate::shim::{STDERR, STDOUT};
 
 #[derive(Debug)]
@@ -67,7 +67,7 @@ impl Known {
     pub(super) fn may_collect(&self, claim: &str) -> bool {
         let Phase::Ended { left, .. } = &self.phase else { return true };
         let is_log = claim.ends_with(&format!("/{STDOUT}")) || claim.ends_with(&format!("/{STDERR}"));
-        left.outputs || (is_log && left.anything())
+        left.outputs == LeftOutputs::Kept || (is_log && left.is_kept())
     }
 }
 
@@ -119,6 +119,6 @@ impl Attempts {
             bytes_in: 0,
         });
         known.slot = Some(slot);
-        known.phase = Phase::Ended { left: end.left, ran: Some(Box::new(end.clone())) };
+        known.phase = Phase::Ended { left: end.left.clone(), ran: Some(Box::new(end.clone())) };
     }
 }

@@ -15,12 +15,8 @@ use site_agent_core::event::{OutputFailure, Seal, SealedOutput, SealedValue, Sto
 use storage_sync_engine::store::{IngestError, SealId, SiteStore, StoreError, Stored};
 
 use super::staging::full_message;
-use crate::shim::protocol::{Key, Left};
+use crate::shim::protocol::{Key, Left, LeftOutputs};
 use crate::shim::{OUT, STDERR, STDOUT};
-
-/// So many values of one attempt, none of them larger, are read as soon as it ends.
-const QUICK_VALUES_MAX: usize = 16;
-const QUICK_BYTES_MAX: u64 = 16 << 10;
 
 /// What is to be taken in of one attempt.
 #[derive(Debug)]
@@ -94,25 +90,25 @@ impl Sealed {
 impl Collection {
     /// Nothing was left and nothing is to be there: then the store has no part in it.
     pub(super) fn is_empty(&self) -> bool {
-        !self.left.anything() && (!self.outputs || self.template.outputs.is_empty())
+        !self.left.is_kept() && (!self.outputs || self.template.outputs.is_empty())
     }
 
-    /// What it left, if the store has no part in it and it is quickly read: nothing, or values of a few kilobytes. What is
-    /// wrong with it is found when it is taken in as everything else.
+    /// What it left, if the store has no part in it: nothing, or values that its shim has told. What is wrong with it is found
+    /// when it is taken in as everything else.
     pub(super) fn values(&self) -> Option<StoredOutputs> {
         let declared = if self.outputs { self.template.outputs.as_slice() } else { &[] };
         let is_stored = |output: &TemplateOutput| matches!(output.r#type, Type::File | Type::Directory);
-        if self.left.stdout || self.left.stderr || declared.len() > QUICK_VALUES_MAX || declared.iter().any(is_stored) {
+        if self.left.is_kept() || declared.iter().any(is_stored) {
             return None;
         }
-        let outputs = declared.iter().map(|output| {
-            let path = self.kept.join(OUT).join(&output.name);
-            let found = fs::symlink_metadata(&path).ok()?;
-            let is_quick = found.is_file() && found.len() <= QUICK_BYTES_MAX && check_kind(output, &found).is_ok();
-            is_quick.then(|| read_value(&path, output).ok())?
-        });
+        let outputs = declared.iter().map(|output| from_output(self.told(output)?, &output.r#type).ok());
         let outputs = outputs.collect::<Option<Vec<Value>>>()?;
         Some(StoredOutputs { outputs, logs: Logs::default(), bytes_out: 0 })
+    }
+
+    fn told(&self, output: &TemplateOutput) -> Option<&[u8]> {
+        let LeftOutputs::Told(told) = &self.left.outputs else { return None };
+        told.iter().find(|told| told.name == output.name.as_bytes()).map(|told| told.content.as_slice())
     }
 
     fn seal(&self, store: &SiteStore, events: &mut Vec<Event>) -> Sealed {
@@ -210,6 +206,10 @@ impl Collection {
         store: &SiteStore,
         output: &TemplateOutput,
     ) -> Result<(Gathered, Option<SealedValue>), Failure> {
+        if let Some(content) = self.told(output) {
+            let value = value_of(content, output)?;
+            return Ok((Gathered::Whole(value.clone()), Some(SealedValue::Whole(Box::new(WholeValue(value))))));
+        }
         let path = self.kept.join(OUT).join(&output.name);
         let is_sealed = match fs::symlink_metadata(&path) {
             Ok(found) => {
@@ -289,7 +289,11 @@ fn read_value(path: &Path, output: &TemplateOutput) -> Result<Value, Failure> {
     if bytes.len() > VALUE_BYTES_MAX + 1 {
         return Err(invalid(output, &format!("is a value of more than {VALUE_BYTES_MAX} bytes: declare it as a file")));
     }
-    from_output(&bytes, &output.r#type).map_err(|mismatch| invalid(output, &mismatch.to_string()))
+    value_of(&bytes, output)
+}
+
+fn value_of(bytes: &[u8], output: &TemplateOutput) -> Result<Value, Failure> {
+    from_output(bytes, &output.r#type).map_err(|mismatch| invalid(output, &mismatch.to_string()))
 }
 
 /// Seals a log; one that is too long loses its middle, and says so there.
@@ -346,23 +350,16 @@ fn of_ingest_error(error: &IngestError) -> Failure {
 mod tests {
     #![expect(clippy::unwrap_used, reason = "a test that fails here has failed")]
 
-    use std::os::unix::fs::symlink;
-
     use atoll_model::id::{Attempt, ExecutionId, RunId, StepIndex};
     use atoll_model::resources::Resources;
     use atoll_model::session::TemplateWork;
     use atoll_model::workflow::{OnDisconnect, StartMode};
 
     use super::*;
+    use crate::shim::protocol::SmallOutput;
 
     #[test]
-    fn only_small_values_are_told_with_an_end() {
-        let folder = tempfile::tempdir().unwrap();
-        let kept = folder.path().to_owned();
-        fs::create_dir_all(kept.join("out/folder")).unwrap();
-        fs::write(kept.join("out/count"), "7\n").unwrap();
-        fs::write(kept.join("out/large"), vec![b'x'; 20_000]).unwrap();
-        symlink("count", kept.join("out/link")).unwrap();
+    fn what_was_told_and_is_as_declared_is_taken_with_the_end() {
         let values_of = |declared: &[(&str, Type)], outputs: bool, left: Left| {
             let output = |(name, r#type): &(&str, Type)| TemplateOutput {
                 name: (*name).to_owned(),
@@ -387,28 +384,25 @@ mod tests {
             };
             let execution = ExecutionId { run: template.run, step: template.step, element: 0 };
             let key = Key { execution, attempt: Attempt::FIRST };
-            let (kept, template, since) = (kept.clone(), Arc::new(template), Timestamp::ZERO);
+            let (kept, template, since) = (PathBuf::new(), Arc::new(template), Timestamp::ZERO);
             let collection = Collection { key, kept, template, outputs, left, log_bytes_max: 1 << 20, since };
             collection.values().map(|stored| stored.outputs)
         };
-        let left = Left { outputs: true, ..Left::default() };
+        let told = |name: &str, content: &str| SmallOutput { name: name.into(), content: content.into() };
+        let outputs = LeftOutputs::Told(vec![told("count", "7\n"), told("undeclared", "x")]);
+        let left = Left { outputs, ..Left::default() };
         let count = ("count", Type::Integer);
         assert_eq!(values_of(&[], true, Left::default()), Some(Vec::new()));
-        assert_eq!(values_of(std::slice::from_ref(&count), true, left), Some(vec![Value::Integer(7)]));
+        assert_eq!(values_of(std::slice::from_ref(&count), true, left.clone()), Some(vec![Value::Integer(7)]));
         // Nothing counts of what has failed.
-        assert_eq!(values_of(&[("missing", Type::Integer)], false, left), Some(Vec::new()));
-        for other in [
-            ("missing", Type::Integer),
-            ("link", Type::Integer),
-            ("count", Type::Boolean),
-            ("count", Type::File),
-            ("folder", Type::Directory),
-            ("folder", Type::Any),
-            ("large", Type::String),
-        ] {
+        assert_eq!(values_of(&[("missing", Type::Integer)], false, left.clone()), Some(Vec::new()));
+        for other in [("missing", Type::Integer), ("count", Type::Boolean), ("count", Type::File)] {
             let declared = [count.clone(), other];
-            assert_eq!(values_of(&declared, true, left), None, "{declared:?}");
+            assert_eq!(values_of(&declared, true, left.clone()), None, "{declared:?}");
         }
-        assert_eq!(values_of(&[count], true, Left { stderr: true, ..left }), None, "a log is an object");
+        let declared = std::slice::from_ref(&count);
+        assert_eq!(values_of(declared, true, Left { stderr: true, ..left }), None, "a log is an object");
+        let kept = Left { outputs: LeftOutputs::Kept, ..Left::default() };
+        assert_eq!(values_of(declared, true, kept), None, "it was not told");
     }
 }

@@ -10,13 +10,13 @@ use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 
 use atoll_model::id::SiteName;
-use atoll_model::session::{StepTemplate, TemplateWork};
-use atoll_model::value::{FileName, Value};
+use atoll_model::session::{StepTemplate, TemplateOutput, TemplateWork};
+use atoll_model::value::{FileName, Type, Value};
 use atoll_model::workflow::StartMode;
 use site_agent_core::command::{StartInput, StartValue};
 use storage_sync_engine::store::{Entry, SealId};
 
-use crate::shim::protocol::{Common, Key, Order};
+use crate::shim::protocol::{Common, Key, Order, Outputs};
 
 /// Longest string that Linux takes as one argument or variable, its end included.
 const STRING_BYTES_MAX: usize = 128 << 10;
@@ -82,7 +82,7 @@ impl Surroundings {
             cpu_millis: Some(template.resources.cpu_millis),
             time: template.resources.time,
             synced_claim: template.start == StartMode::AtMostOnce,
-            outputs: !template.outputs.is_empty(),
+            outputs: becomes_of(&template.outputs),
             log_bytes_max: self.log_bytes_max,
         })
     }
@@ -150,6 +150,16 @@ impl Surroundings {
             set(&mut environment, "TRACEPARENT", traceparent.as_bytes().to_vec())?;
         }
         Ok(Order { key, environment })
+    }
+}
+
+/// What the shim is to do with the outputs folder.
+fn becomes_of(declared: &[TemplateOutput]) -> Outputs {
+    let is_stored = |output: &TemplateOutput| matches!(output.r#type, Type::File | Type::Directory);
+    match declared {
+        [] => Outputs::Ignored,
+        declared if declared.iter().any(is_stored) => Outputs::Kept,
+        _ => Outputs::Told,
     }
 }
 

@@ -13,7 +13,7 @@ use super::cgroups::AgentCgroups;
 use super::slot::{Slot, SlotState};
 use super::slots::{LostSlot, Slots};
 use super::strays::{self, Search, Unkillable};
-use crate::shim::protocol::{End, EndKind, FromShim, Hello, Key, Left, SlotCgroups, ToShim};
+use crate::shim::protocol::{End, EndKind, FromShim, Hello, Key, Left, LeftOutputs, SlotCgroups, ToShim};
 use crate::shim::{KEPT, OUT, STDERR, STDOUT, log, make_private, remove_whatever};
 use crate::telemetry::Meters;
 
@@ -100,9 +100,10 @@ fn take_as_running(number: u32, path: &Path, attempts: &mut Attempts) -> anyhow:
 
 /// What a live shim may have in its slot for the agent.
 fn lefts(hello: &Hello) -> BTreeMap<String, Left> {
-    let anything = Left { outputs: true, stdout: true, stderr: true };
-    let unfinished = hello.running.iter().map(|(key, _)| key).chain(&hello.queued).map(|key| (key.folder(), anything));
-    unfinished.chain(hello.ended.iter().map(|(key, end)| (key.folder(), end.left))).collect()
+    let anything = Left { outputs: LeftOutputs::Kept, stdout: true, stderr: true };
+    let unfinished = hello.running.iter().map(|(key, _)| key).chain(&hello.queued);
+    let unfinished = unfinished.map(|key| (key.folder(), anything.clone()));
+    unfinished.chain(hello.ended.iter().map(|(key, end)| (key.folder(), end.left.clone()))).collect()
 }
 
 /// How the attempts of a slot ended whose shim is gone. Whatever of them is left is killed first.
@@ -138,7 +139,7 @@ fn keep_logs(path: &Path, key: Key) -> Left {
         // It ends without its log if there is no room for another name.
         written && make_private(&kept).is_ok() && std::fs::rename(path.join(name), kept.join(name)).is_ok()
     };
-    Left { outputs: false, stdout: keep(STDOUT), stderr: keep(STDERR) }
+    Left { outputs: LeftOutputs::Nothing, stdout: keep(STDOUT), stderr: keep(STDERR) }
 }
 
 /// Leaves a slot as what was concluded has it: the next process finds the same, even if the slot is in use again, and
@@ -148,16 +149,16 @@ fn settle(path: &Path, ended: &BTreeMap<Key, End>) {
         // On a full disk the log stays as it was, and says the same.
         tracing::warn!(path = %path.display(), %error, "the log of a slot cannot be written anew");
     }
-    sweep(path, &ended.iter().map(|(key, end)| (key.folder(), end.left)).collect());
+    sweep(path, &ended.iter().map(|(key, end)| (key.folder(), end.left.clone())).collect());
 }
 
 /// Removes what is kept in a slot and in nobody's name: the process that was to remove it was killed.
 fn sweep(path: &Path, left: &BTreeMap<String, Left>) {
     let Ok(entries) = std::fs::read_dir(path.join(KEPT)) else { return };
     for entry in entries.flatten() {
-        let left = entry.file_name().to_str().and_then(|name| left.get(name).copied()).unwrap_or_default();
-        let unwanted = if left.anything() { entry.path().join(OUT) } else { entry.path() };
-        if !left.outputs
+        let left = entry.file_name().to_str().and_then(|name| left.get(name).cloned()).unwrap_or_default();
+        let unwanted = if left.is_kept() { entry.path().join(OUT) } else { entry.path() };
+        if left.outputs != LeftOutputs::Kept
             && let Err(error) = remove_whatever(&unwanted)
         {
             tracing::warn!(path = %unwanted.display(), %error, "what an attempt left cannot be removed");

@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeSet, VecDeque};
 use std::fs::{self, File};
-use std::io::{self, Read, Write};
+use std::io::{self, Read};
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::{Path, PathBuf};
@@ -13,12 +13,14 @@ use std::time::{Duration, Instant};
 use atoll_model::id::{RunId, StepIndex};
 
 use crate::config::ShimProgram;
-use crate::shim::protocol::{self, Common, FromShim, Hello, Isolation, Key, Order, PROTOCOL_VERSION, Setup, ToShim};
+use crate::shim::connection::Connection;
+use crate::shim::protocol::{
+    self, Common, FromShim, Hello, Isolation, Key, Order, Outputs, PROTOCOL_VERSION, Setup, TELLS_OUTPUTS, ToShim,
+};
 use crate::shim::{LAST_WORDS, SOCKET, log, make_private, remove_whatever};
 
 /// How long a shim may take to greet: it answers whatever it runs, unless the machine is at its end.
 const GREETING_TIMEOUT: Duration = Duration::from_secs(30);
-const READ_BYTES: usize = 64 << 10;
 
 /// A step of a run: what executions queue behind.
 pub(super) type StepKey = (RunId, StepIndex);
@@ -44,11 +46,9 @@ pub(super) enum SlotState {
 /// The agent's end of a shim.
 #[derive(Debug)]
 pub(super) struct Shim {
-    stream: UnixStream,
+    connection: Connection,
     /// Absent if another process started it.
     child: Option<Child>,
-    input: Vec<u8>,
-    output: Vec<u8>,
     /// What it was handed and has not said to have ended, in that order.
     pub handed: VecDeque<(Key, StepKey)>,
     /// What is to go with the next write.
@@ -56,6 +56,8 @@ pub(super) struct Shim {
     forget: Vec<Key>,
     /// Nothing until it has greeted.
     pub isolation: Option<Isolation>,
+    /// Of the protocol that it speaks. One that this process started is of the same program.
+    version: u8,
     pub idle_since: Instant,
     pub asked_back: bool,
 }
@@ -142,6 +144,7 @@ impl Slot {
             }
             Ok(Some(hello)) => {
                 shim.isolation = Some(hello.isolation);
+                shim.version = hello.version;
                 self.state = SlotState::Live(Box::new(shim));
                 Ok(Some(hello))
             }
@@ -164,39 +167,38 @@ fn short_path(folder: &File) -> PathBuf {
 
 impl Shim {
     fn new(stream: UnixStream) -> io::Result<Self> {
-        stream.set_nonblocking(true)?;
         Ok(Self {
-            stream,
+            connection: Connection::new(stream)?,
             child: None,
-            input: Vec::new(),
-            output: Vec::new(),
             handed: VecDeque::new(),
             orders: Vec::new(),
             forget: Vec::new(),
             isolation: None,
+            version: PROTOCOL_VERSION,
             idle_since: Instant::now(),
             asked_back: false,
         })
     }
 
     fn wait_for_greeting(&mut self) -> io::Result<Option<Hello>> {
-        self.stream.set_nonblocking(false)?;
-        self.stream.set_read_timeout(Some(GREETING_TIMEOUT))?;
+        let Connection { stream, input, .. } = &mut self.connection;
+        stream.set_nonblocking(false)?;
+        stream.set_read_timeout(Some(GREETING_TIMEOUT))?;
         loop {
             let mut position = 0;
-            match protocol::decode(&self.input, &mut position).map_err(io::Error::other)? {
+            match protocol::decode(input, &mut position).map_err(io::Error::other)? {
                 Some(FromShim::Hello(hello)) => {
-                    self.input.drain(..position);
-                    self.stream.set_nonblocking(true)?;
+                    input.drain(..position);
+                    stream.set_nonblocking(true)?;
                     return Ok(Some(hello));
                 }
                 Some(FromShim::Notices(_)) => return Err(io::Error::other("it does not greet")),
                 None => {}
             }
             let mut chunk = [0; 4096];
-            match self.stream.read(&mut chunk) {
+            match stream.read(&mut chunk) {
                 Ok(0) => return Ok(None),
-                Ok(read) => self.input.extend_from_slice(&chunk[..read]),
+                Ok(read) => input.extend_from_slice(&chunk[..read]),
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
                 Err(error) if error.kind() == io::ErrorKind::ConnectionReset => return Ok(None),
                 Err(error) => return Err(error),
@@ -205,7 +207,7 @@ impl Shim {
     }
 
     pub(super) fn socket(&self) -> BorrowedFd<'_> {
-        self.stream.as_fd()
+        self.connection.stream.as_fd()
     }
 
     pub(super) fn is_idle(&self) -> bool {
@@ -213,7 +215,7 @@ impl Shim {
     }
 
     pub(super) fn wants_to_write(&self) -> bool {
-        !self.output.is_empty()
+        self.connection.wants_to_write()
     }
 
     pub(super) fn hand(&mut self, common: &Arc<Common>, order: Order, step: StepKey) {
@@ -230,57 +232,32 @@ impl Shim {
 
     pub(super) fn say(&mut self, message: &ToShim) {
         self.gather();
-        protocol::encode(message, &mut self.output);
+        self.connection.say(message);
     }
 
     /// Turns what was gathered into frames, in order.
     fn gather(&mut self) {
         for (common, orders) in self.orders.drain(..) {
-            let common = Common::clone(&common);
-            protocol::encode(&ToShim::Start { common, orders }, &mut self.output);
+            let mut common = Common::clone(&common);
+            if common.outputs == Outputs::Told && self.version < TELLS_OUTPUTS {
+                common.outputs = Outputs::Kept;
+            }
+            self.connection.say(&ToShim::Start { common, orders });
         }
         if !self.forget.is_empty() {
-            protocol::encode(&ToShim::Forget(std::mem::take(&mut self.forget)), &mut self.output);
+            self.connection.say(&ToShim::Forget(std::mem::take(&mut self.forget)));
         }
     }
 
     /// Writes what there is to say, as far as the socket takes it.
     pub(super) fn write(&mut self) -> io::Result<()> {
         self.gather();
-        while !self.output.is_empty() {
-            match self.stream.write(&self.output) {
-                Ok(0) => return Err(io::ErrorKind::WriteZero.into()),
-                Ok(written) => drop(self.output.drain(..written)),
-                Err(error) if error.kind() == io::ErrorKind::WouldBlock => break,
-                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
-                Err(error) => return Err(error),
-            }
-        }
-        Ok(())
+        self.connection.write()
     }
 
     /// Reads what it has said. An error means that it has gone; `frames` holds what it said before.
     pub(super) fn read(&mut self, frames: &mut Vec<FromShim>) -> io::Result<()> {
-        let gone = loop {
-            let start = self.input.len();
-            self.input.resize(start + READ_BYTES, 0);
-            let read = self.stream.read(&mut self.input[start..]);
-            self.input.truncate(start + *read.as_ref().unwrap_or(&0));
-            match read {
-                Ok(0) => break Err(io::ErrorKind::UnexpectedEof.into()),
-                Ok(READ_BYTES) => {}
-                Ok(_) => break Ok(()),
-                Err(error) if error.kind() == io::ErrorKind::WouldBlock => break Ok(()),
-                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
-                Err(error) => break Err(error),
-            }
-        };
-        let mut position = 0;
-        while let Some(frame) = protocol::decode(&self.input, &mut position).map_err(io::Error::other)? {
-            frames.push(frame);
-        }
-        self.input.drain(..position);
-        gone
+        self.connection.read(frames)
     }
 
     /// Waits for the end of a shim whose socket has closed, so that no zombie stays. Its number is gone with it.

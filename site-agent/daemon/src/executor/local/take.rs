@@ -268,7 +268,7 @@ impl Local {
                 if let (Some(spans), Some(end)) = (&self.spans, ran) {
                     spans.ran(&template, key, end);
                 }
-                let collection = self.collection(slot, key, template, outputs, *left);
+                let collection = self.collection(slot, key, template, outputs, left.clone());
                 if !collection.is_empty() {
                     return self.workers.job(Job::Collect(Box::new(collection)));
                 }
@@ -284,7 +284,7 @@ impl Local {
         let kept = match (&known.phase, known.slot) {
             (Phase::Ended { left, .. }, Some(slot)) => {
                 self.slots.forget(slot, key);
-                left.anything().then(|| self.slots.path(slot).join(KEPT).join(key.folder()))
+                left.is_kept().then(|| self.slots.path(slot).join(KEPT).join(key.folder()))
             }
             (Phase::Ended { .. } | Phase::Staging { .. } | Phase::Handed { .. } | Phase::Imported { .. }, _) => None,
         };
@@ -348,7 +348,7 @@ impl Local {
     fn values_of(&self, number: u32, key: Key, end: &End) -> Option<StoredOutputs> {
         let template = self.attempts.get(key)?.template.clone()?;
         let outputs = end.how == EndKind::Code(0);
-        let collection = self.collection(number, key, template, outputs, end.left);
+        let collection = self.collection(number, key, template, outputs, end.left.clone());
         let values = collection.values()?;
         if let Some(spans) = &self.spans {
             spans.ran(&collection.template, key, end);
