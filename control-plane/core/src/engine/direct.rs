@@ -89,16 +89,19 @@ impl ControlPlane {
         }
         let mut holders =
             if matches!(planned, Plan::DirectFrom(_)) { self.direct_holders(object, site) } else { Vec::new() };
-        if let Some(Relay::WithIt(relay)) = relay
-            && let Some(offer) = self.offer(relay)
-        {
+        let by_way_of = match relay {
+            Some(Relay::WithIt(relay)) => self.offer(relay),
+            Some(Relay::AfterIt(_)) | None => None,
+        };
+        let relayed = by_way_of.is_some();
+        if let Some(offer) = by_way_of {
             // Those that have all of it come after, for when the relay is lost.
             holders.truncate(OFFERS_MAX - 1);
             holders.insert(0, offer);
         }
         match holders.first().and_then(|first| self.state.agents.get(&first.agent)) {
             Some(holder) => {
-                let (holder, relayed) = (holder.site, relay.is_some());
+                let holder = holder.site;
                 self.direct.gives(holder, site, object, relayed, self.now);
             }
             None => self.push_for_reader(object, site),

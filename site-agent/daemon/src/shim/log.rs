@@ -246,7 +246,7 @@ mod tests {
 
     use atoll_model::id::{Attempt, ExecutionId, RunId, StepIndex};
 
-    use super::super::protocol::Left;
+    use super::super::protocol::{Left, SmallOutput};
     use super::*;
 
     fn key(element: u32) -> Key {
@@ -282,6 +282,22 @@ mod tests {
         assert_eq!(contents.claimed.keys().collect::<Vec<_>>(), [&key(2)]);
         assert_eq!(contents.claimed[&key(2)].spawned.unwrap().0, 102);
         assert_eq!(contents.claimed[&key(2)].boot, boot_id().unwrap());
+    }
+
+    #[test]
+    fn after_another_start_of_the_machine_outputs_count_that_stand_in_the_log() {
+        let folder = tempfile::tempdir().unwrap();
+        let left = |outputs| End { left: Left { outputs, ..Left::default() }, ..end() };
+        let told = left(LeftOutputs::Told(vec![SmallOutput { name: b"count".into(), content: b"7".into() }]));
+        let mut bytes = Vec::new();
+        encode(&opened("another".to_owned()), &mut bytes);
+        encode(&Record::Ended { key: key(0), end: told.clone() }, &mut bytes);
+        encode(&Record::Ended { key: key(1), end: left(LeftOutputs::Kept) }, &mut bytes);
+        std::fs::write(folder.path().join(LOG), bytes).unwrap();
+        let ended = read(folder.path()).unwrap().ended;
+        assert_eq!(ended[&key(0)], told);
+        assert!(matches!(ended[&key(1)].how, EndKind::Interrupted { .. }));
+        assert_eq!(ended[&key(1)].left, Left::default());
     }
 
     #[test]
