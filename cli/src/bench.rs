@@ -239,6 +239,7 @@ impl Place {
 
     async fn start_with(&self, sites: u32, agent_arguments: Vec<String>) -> anyhow::Result<Measured> {
         let parent = self.data_dir.clone().unwrap_or_else(std::env::temp_dir);
+        std::fs::create_dir_all(&parent).with_context(|| format!("{} cannot be made", parent.display()))?;
         let directory = tempfile::Builder::new().prefix("atoll-bench-").tempdir_in(parent)?;
         let schema = match &self.store {
             Some(store) if store.contains("://") => {
