@@ -49,7 +49,7 @@ pub(crate) enum RepoCommand {
 pub(crate) struct AddArguments {
     /// `https://…`, `ssh://…`, or a folder of the server's machine.
     #[arg(value_name = "GIT_URL")]
-    url: String,
+    address: String,
     /// A branch or a tag; what the repository itself says unless given.
     #[arg(long)]
     branch: Option<String>,
@@ -145,7 +145,7 @@ async fn add(client: &Client, arguments: &AddArguments) -> anyhow::Result<bool> 
     let every = every.map_err(|error| Failure::Usage(format!("--every: {error}")))?;
     let body = json!({
         "name": arguments.name,
-        "url": absolute(&arguments.url)?,
+        "url": absolute(&arguments.address)?,
         "branch": arguments.branch,
         "subdir": arguments.subdir,
         "every_seconds": every.map(|every| every.as_secs()),
