@@ -124,7 +124,10 @@ async fn report(app: &App, order: &ImportOrder, report: ImportReport) {
         ImportOutcome::Cancelled { by } => format!("cancelled by {by}"),
     };
     let what = order.import.mode.as_str();
-    app.audit.record(by, &format!("{what} repository"), &name.name, &outcome, report.commit.as_deref());
+    // What the clock has pushed is noted with each version.
+    if order.import.by.is_some() || report.outcome != ImportOutcome::Done {
+        app.audit.record(by, &format!("{what} repository"), &name.name, &outcome, report.commit.as_deref());
+    }
     let report = Box::new(report);
     // While the server goes down nobody can be told: the next one begins anew.
     let _ = app.handle.request(Request::ImportEnded { name, number, report }).await;

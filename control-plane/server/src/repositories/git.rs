@@ -163,8 +163,8 @@ impl Git {
             ("GIT_CONFIG_GLOBAL", "/dev/null"),
             ("GIT_ATTR_NOSYSTEM", "1"),
             ("GIT_TERMINAL_PROMPT", "0"),
-            ("GIT_ASKPASS", "/bin/false"),
-            ("SSH_ASKPASS", "/bin/false"),
+            ("GIT_ASKPASS", ""),
+            ("SSH_ASKPASS", ""),
             ("LC_ALL", "C"),
         ] {
             command.env(name, value);
@@ -263,8 +263,8 @@ fn explained(error: GitError, url: &GitUrl) -> GitError {
     let GitError::Failed { message } = error else { return error };
     let help = if message.contains("could not read Username") || message.contains("Authentication failed") {
         format!(" (the server has no right to {url}: its configuration names credentials, under `[git]`)")
-    } else if message.contains("not found: ulimit") || message.contains("exec: git") {
-        " (git is not installed on the server)".to_owned()
+    } else if message.contains("invalid index-pack output") {
+        " (it may have more bytes than the server takes)".to_owned()
     } else {
         String::new()
     };
