@@ -24,7 +24,8 @@ packages=(
     iproute2 iptables nftables                  # sites as network namespaces
     util-linux mount procps                     # file systems and processes of a test's own
 )
-# Where Node.js came from elsewhere, it stays.
+# Where they came from elsewhere, they stay.
+command -v git >/dev/null || packages+=(git)            # repositories that actions are imported from
 command -v npm >/dev/null || packages+=(nodejs npm)     # the emulator of Azure's storage
 install=yes
 case "${1:-}" in

@@ -16,6 +16,7 @@ mod logs;
 mod output;
 mod policy;
 mod project;
+mod repo;
 mod run;
 mod serve;
 mod settings;
@@ -100,6 +101,9 @@ enum Command {
     /// Actions: reusable units of code.
     #[command(subcommand)]
     Action(action::ActionCommand),
+    /// Git repositories that actions are imported from.
+    #[command(subcommand)]
+    Repo(repo::RepoCommand),
     /// Print completions for a shell.
     Completions { shell: clap_complete::Shell },
     /// The process that watches over executions; started by agents.
@@ -145,6 +149,7 @@ fn perform(arguments: Arguments) -> anyhow::Result<bool> {
             Command::Run(arguments) => return run::run(connection, arguments).await,
             Command::Data(command) => return data::data(connection, command).await,
             Command::Site(command) => return site::site(connection, command).await,
+            Command::Repo(command) => return repo::repo(connection, command).await,
             Command::Server(arguments) => serve::server(*arguments).await?,
             Command::Agent(command) => serve::agent(command).await?,
             Command::Check(arguments) => check::check(connection, &arguments).await?,

@@ -17,6 +17,7 @@ pub mod limits;
 pub mod placement;
 pub mod policy;
 mod reading;
+pub mod repository;
 pub mod resources;
 pub mod session;
 pub mod suggestion;

@@ -129,6 +129,27 @@ pub const ACTION_VERSION_BYTES_MAX: usize = 64;
 /// Bytes of all `action.yaml` that people have pushed: the control plane has them in memory and in every checkpoint; most have
 /// one kilobyte.
 pub const ACTION_MANIFESTS_BYTES_MAX: usize = 64 << 20;
+/// Repositories of all projects: what the last look at each has found is in memory and in every checkpoint.
+pub const REPOSITORIES_MAX: usize = 256;
+/// Folders of actions in one repository: the outcome of each is kept.
+pub const REPOSITORY_ACTIONS_MAX: usize = 500;
+/// Bytes of a repository on the server's disk, as git sends them and as they are laid out: code, of which one action may have
+/// a quarter.
+pub const REPOSITORY_BYTES_MAX: u64 = 4 << 30;
+/// The shortest time from one import by the clock to the next: each asks another machine.
+pub const REPOSITORY_PERIOD_MIN: Duration = Duration::from_secs(10);
+pub const REPOSITORY_PERIOD_MAX: Duration = Duration::from_secs(366 * 86_400);
+/// How long one look at a repository may take, from its turn to its end: some gigabytes over a slow link.
+pub const IMPORT_TIME_MAX: Duration = Duration::from_secs(1_800);
+/// Repositories that are looked at at once, and folders of each that are packed at once: they share the server's disk and
+/// cores with everything else that it does.
+pub const IMPORTS_AT_ONCE: usize = 2;
+pub const PACKED_AT_ONCE: usize = 4;
+/// Bytes of what an import has written that are kept, and of one message in it: what git says last is what matters.
+pub const IMPORT_LOG_BYTES_MAX: usize = 16 << 10;
+pub const IMPORT_MESSAGE_BYTES_MAX: usize = 2 << 10;
+/// Faults of one folder that are kept of an import.
+pub const IMPORT_FAULTS_MAX: usize = 10;
 /// Signatures of one version: more keys than a release goes through; all go along with each step that uses it.
 pub const ACTION_SIGNATURES_MAX: usize = 16;
 /// Bytes of one output: the largest object that a bucket takes, 9,000 parts of 5 GiB.

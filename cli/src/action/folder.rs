@@ -1,12 +1,10 @@
 //! The folder of an action on this machine.
 
-use std::os::unix::fs::PermissionsExt as _;
-use std::path::{Component, Path, PathBuf};
+use std::path::PathBuf;
 
 use anyhow::Context as _;
-use atoll_model::action::{MANIFEST_NAME, Manifest, parse};
-use atoll_model::diagnostic::{Diagnostic, Place};
-use storage_sync_engine::stream::{Packed, pack_bundle};
+use atoll_model::action::MANIFEST_NAME;
+use storage_sync_engine::action_folder::{ActionFolderError, PackedAction, pack_action};
 
 use crate::failure::{Failure, SourceText};
 
@@ -14,19 +12,11 @@ use crate::failure::{Failure, SourceText};
 #[derive(Debug)]
 pub(super) struct Folder {
     path: PathBuf,
-    manifest: PathBuf,
-}
-
-/// An action that is right as it stands, with what would be sent.
-#[derive(Debug)]
-pub(super) struct PackedAction {
-    pub(super) manifest: Manifest,
-    pub(super) bundle: Packed,
 }
 
 impl Folder {
     pub(super) fn at(path: PathBuf) -> Self {
-        Self { manifest: path.join(MANIFEST_NAME), path }
+        Self { path }
     }
 
     /// Reads, checks and hashes it.
@@ -34,49 +24,16 @@ impl Folder {
     /// # Errors
     /// When there is no manifest, it is wrong, or the folder holds what cannot be sent.
     pub(super) fn pack(&self) -> anyhow::Result<PackedAction> {
-        let (file, folder) = (self.manifest.display().to_string(), self.path.display());
-        let text = std::fs::read_to_string(&self.manifest).map_err(|error| {
-            let is_missing = error.kind() == std::io::ErrorKind::NotFound;
-            let help = is_missing.then(|| format!("`atoll action init {folder}` makes one"));
-            let place = Place { line: 1, column: 1, start: 0, end: 0 };
-            let fault = Diagnostic { file: file.clone(), place, message: format!("it cannot be read: {error}"), help };
-            Failure::Invalid { diagnostics: vec![fault], source_text: None }
-        })?;
-        let invalid = |diagnostics: Vec<Diagnostic>| {
-            let source_text = Some(SourceText { file: file.clone(), text: text.clone() });
-            Failure::Invalid { diagnostics, source_text }
-        };
-        let manifest = parse(&file, &text).map_err(invalid)?;
-        if let Some(fault) = program_fault(&file, &self.path, &manifest) {
-            return Err(invalid(vec![fault]).into());
+        let file = self.path.join(MANIFEST_NAME).display().to_string();
+        match pack_action(&self.path, &file) {
+            Ok(packed) => Ok(packed),
+            Err(ActionFolderError::Invalid { diagnostics, text }) => {
+                let source_text = text.map(|text| SourceText { file, text });
+                Err(Failure::Invalid { diagnostics, source_text }.into())
+            }
+            Err(ActionFolderError::Unpackable(error)) => {
+                Err(error).with_context(|| format!("{} cannot be packed", self.path.display()))
+            }
         }
-        let bundle = pack_bundle(&self.path).with_context(|| format!("{folder} cannot be packed"))?;
-        Ok(PackedAction { manifest, bundle })
-    }
-}
-
-/// What is wrong with the program, as far as that can be told here: one that is not in the folder is looked up at a site.
-fn program_fault(file: &str, folder: &Path, manifest: &Manifest) -> Option<Diagnostic> {
-    let program = manifest.command.first().map(Path::new)?;
-    if program.is_absolute() {
-        return None;
-    }
-    let fault = |message: String, help: &str| {
-        let help = Some(help.to_owned());
-        Some(Diagnostic { file: file.to_owned(), place: manifest.command_place, message, help })
-    };
-    let shown = program.display();
-    if program.components().any(|part| part == Component::ParentDir) {
-        return fault(format!("`{shown}` is outside of the folder of the action"), "move it into the folder");
-    }
-    match std::fs::metadata(folder.join(program)) {
-        Ok(found) if found.is_file() && found.permissions().mode() & 0o111 == 0 => {
-            fault(format!("`{shown}` may not be run"), "`chmod +x` it, or name what runs it: `command: [sh, main.sh]`")
-        }
-        Ok(found) if found.is_file() => None,
-        // Without a slash it is a program of the site, whatever else there is.
-        Ok(_) | Err(_) if program.components().count() == 1 && !manifest.command[0].contains('/') => None,
-        Ok(_) => fault(format!("`{shown}` is no file"), "name the program of the action"),
-        Err(error) => fault(format!("there is no `{shown}` in the folder of the action: {error}"), "add it"),
     }
 }

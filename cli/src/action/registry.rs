@@ -176,6 +176,12 @@ fn describe(action: &Value) {
     for key in action["signed_by"].as_array().into_iter().flatten().filter_map(Value::as_str) {
         outln!("  signed by {key}");
     }
+    let origin = &action["origin"];
+    if !origin.is_null() {
+        let [repository, url, commit, path] =
+            ["repository", "url", "commit", "path"].map(|name| table::field(origin, name));
+        outln!("  from {path} at commit {commit} of repository {repository} ({url})");
+    }
     let deprecation = &action["deprecated"];
     if !deprecation.is_null() {
         let reason = deprecation["reason"].as_str().map(|reason| format!(": {reason}")).unwrap_or_default();

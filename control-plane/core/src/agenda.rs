@@ -127,6 +127,8 @@ pub(crate) enum Timer {
     Copies,
     /// Work off the agenda.
     Wake,
+    /// A repository is to be imported by the clock.
+    Repositories,
 }
 
 impl Agenda {

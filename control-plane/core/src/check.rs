@@ -27,6 +27,7 @@ impl ControlPlane {
         self.state.check_delegations();
         self.state.results.check();
         self.state.registry.check();
+        self.state.repositories.check();
     }
 
     /// What is counted along is what there is.

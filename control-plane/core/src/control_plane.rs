@@ -153,6 +153,7 @@ impl ControlPlane {
             Timer::LastCopies => self.agenda.sweep.extend(self.agenda.last_copies.take()),
             Timer::Copies => self.agenda.to_copy.extend(self.agenda.lacking.take()),
             Timer::Wake => self.retire_beyond_memory(),
+            Timer::Repositories => self.look_at_schedule(),
         }
     }
 
@@ -206,6 +207,7 @@ impl ControlPlane {
         if self.state.results.len() > 0 {
             self.agenda.set(self.now, Timer::Results);
         }
+        self.set_schedule();
         let runs: Vec<RunId> = self.state.runs.keys().copied().collect();
         let mut active: Vec<(SiteId, RunId, StepIndex, u32)> = Vec::new();
         for id in runs {

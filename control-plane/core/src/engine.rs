@@ -29,6 +29,7 @@ mod policies;
 mod registry;
 mod replicas;
 mod reports;
+mod repositories;
 mod requests;
 mod restored;
 mod reuse;

@@ -6,6 +6,7 @@ use std::time::Duration;
 use atoll_model::id::{AgentId, ExecutionId, ObjectId, RunId, SiteName, TokenId, TransferId};
 use atoll_model::placement::Labels;
 use atoll_model::policy::Policy;
+use atoll_model::repository::{RepositoryName, RepositorySource};
 use atoll_model::session::AgentFrame;
 use atoll_model::time::Timestamp;
 use atoll_model::value::{ObjectRef, Value};
@@ -16,6 +17,7 @@ use crate::encryption::{KeyId, WrappedKey};
 use crate::finished::FinishedRun;
 use crate::look_ahead::{Aim, Goal};
 use crate::registry::{ActionName, ActionVersion};
+use crate::repositories::{ImportMode, ImportReport, Origin};
 use crate::view::RunTags;
 
 /// A connection that a shell accepted; never used twice by one process.
@@ -218,6 +220,39 @@ pub enum Request {
     /// Refused while a live run uses it.
     RemoveAction {
         name: ActionName,
+    },
+    /// A person wants actions from this repository; every so often by the clock, or only when somebody asks.
+    AddRepository {
+        name: RepositoryName,
+        source: RepositorySource,
+        every: Option<Duration>,
+        by: String,
+    },
+    RemoveRepository {
+        name: RepositoryName,
+    },
+    /// A person wants the repository scanned or imported now. Answered when that is durable, not when it is done.
+    LookAtRepository {
+        name: RepositoryName,
+        mode: ImportMode,
+        by: String,
+    },
+    CancelImport {
+        name: RepositoryName,
+        by: String,
+    },
+    /// What [`crate::Repositories::orders`] named is done.
+    ImportEnded {
+        name: RepositoryName,
+        number: u64,
+        report: Box<ImportReport>,
+    },
+    /// An import has found a version, whose bundle is in the bucket. Refused when that import does not go on any more.
+    PushImported {
+        number: u64,
+        name: ActionName,
+        version: Box<ActionVersion>,
+        origin: Box<Origin>,
     },
     /// The journal is a copy of an earlier time: agents may know more than it does.
     NoteRestored,

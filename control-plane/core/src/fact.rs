@@ -13,6 +13,7 @@ use atoll_model::id::{
     StepIndex, TokenId, TransferId,
 };
 use atoll_model::placement::{Labels, SiteVerdict};
+use atoll_model::repository::RepositoryName;
 use atoll_model::resources::Capacity;
 use atoll_model::session::{FaultLocation, FinishedElement, Logs, PushFailure, StartedElement};
 use atoll_model::time::Timestamp;
@@ -24,6 +25,7 @@ use serde::{Deserialize, Serialize};
 pub use self::parts::{Items, LogPositions, PinnedAt, ReturnCause, RuleText};
 use crate::encryption::{KeyId, WrappedKey};
 use crate::registry::{ActionName, ActionVersion, Deprecation};
+use crate::repositories::{Import, ImportReport, Origin, Repository};
 use crate::rules::AppliedPolicy;
 
 pub(crate) use crate::state::{ClaimId, ClaimTerms, Claimed, ResultKey};
@@ -539,5 +541,30 @@ pub enum Fact {
     },
     ActionRemoved {
         name: ActionName,
+    },
+
+    // Repositories that actions are imported from.
+    RepositoryAdded {
+        name: RepositoryName,
+        repository: Box<Repository>,
+    },
+    /// What goes on with it goes on for nobody.
+    RepositoryRemoved {
+        name: RepositoryName,
+    },
+    /// It is to be looked at: until that has ended, shells begin anew after each start.
+    ImportAsked {
+        name: RepositoryName,
+        import: Import,
+    },
+    ImportEnded {
+        name: RepositoryName,
+        at: Timestamp,
+        report: Box<ImportReport>,
+    },
+    /// Where a version came from first.
+    ActionImported {
+        name: ActionName,
+        origin: Box<Origin>,
     },
 }

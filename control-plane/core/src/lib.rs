@@ -43,6 +43,7 @@ mod placement;
 mod plan;
 mod recording;
 mod registry;
+mod repositories;
 mod rules;
 mod sessions;
 mod state;
@@ -59,5 +60,9 @@ pub use fact::{Fact, Items, LogPositions, PinnedAt, ReturnCause, RuleText};
 pub use finished::FinishedRun;
 pub use recording::{RecordedExecution, RecordedSite, Recording};
 pub use registry::{ActionName, ActionVersion, Deprecation, Registry};
+pub use repositories::{
+    EndedImport, Finding, FoundAction, Import, ImportMode, ImportOrder, ImportOutcome, ImportReport, Origin,
+    Repositories, Repository,
+};
 pub use rules::AppliedPolicy;
 pub use state::Snapshot;

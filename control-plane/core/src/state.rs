@@ -14,6 +14,7 @@ mod object;
 mod poison;
 mod registry;
 mod replicas;
+mod repositories;
 mod results;
 mod returning;
 mod row;
@@ -46,6 +47,7 @@ pub(crate) use self::usage::{ProjectUsage, Projects, Usage};
 use crate::fact::PinnedAt;
 use crate::plan::RunPlan;
 use crate::registry::Registry;
+use crate::repositories::Repositories;
 use crate::rules::{AppliedPolicy, Rules};
 use crate::view::RunTags;
 
@@ -56,7 +58,7 @@ pub struct Snapshot(pub(crate) State);
 impl Snapshot {
     /// Format of snapshots and facts. Facts are only ever added to, at the end of their list; what changes in a snapshot
     /// is put right by [`Self::upgrade`].
-    pub const FORMAT: u16 = 4;
+    pub const FORMAT: u16 = 5;
 
     /// Makes an encoded snapshot of an earlier format one of this format.
     pub fn upgrade(format: u16, encoded: &mut Vec<u8>) {
@@ -73,6 +75,10 @@ impl Snapshot {
         }
         if format < 4 {
             // Versions of actions, those that were removed, and what sites refuse. Of format 2 it may be one byte too much.
+            encoded.extend([EMPTY; 3]);
+        }
+        if format < 5 {
+            // Repositories, where versions came from, and the number of the last import.
             encoded.extend([EMPTY; 3]);
         }
     }
@@ -130,6 +136,8 @@ pub(crate) struct State {
     pub(crate) registry: Arc<Registry>,
     /// Why sites do not let steps of live runs run there, by their own policies. Not there before format 4 of the journal.
     pub(crate) refusals: BTreeMap<(RunId, StepIndex), BTreeMap<SiteId, Arc<str>>>,
+    /// Not there before format 5 of the journal.
+    pub(crate) repositories: Arc<Repositories>,
     /// Runs that have not ended, and what is under way, by project. Both follow from the runs.
     #[serde(skip)]
     pub(crate) live_runs: u64,

@@ -28,6 +28,7 @@ mod properties;
 mod publish;
 mod registry;
 mod replicas;
+mod repositories;
 mod restored;
 mod results;
 mod runs;

@@ -5,7 +5,7 @@ mod archive;
 mod audited;
 mod auth;
 mod data;
-mod error;
+pub(crate) mod error;
 mod events;
 mod executions;
 mod extract;
@@ -17,6 +17,7 @@ mod outputs;
 mod policies;
 mod probes;
 mod projects;
+mod repositories;
 mod runs;
 mod simulation;
 mod sites;
@@ -26,7 +27,7 @@ mod surroundings;
 #[cfg(test)]
 mod tests;
 pub(crate) mod tokens;
-mod uploads;
+pub(crate) mod uploads;
 pub(crate) mod views;
 
 use std::path::PathBuf;
@@ -49,6 +50,7 @@ use crate::audit::Audit;
 use crate::driver::Handle;
 use crate::history::History;
 use crate::keys::Keys;
+use crate::repositories::Imports;
 use crate::telemetry::{Meters, Traced};
 use auth::BearerToken;
 use error::ApiError;
@@ -77,6 +79,8 @@ pub(crate) struct App {
     /// Everything that goes on beside the answers.
     pub(crate) tasks: TaskTracker,
     pub(crate) traced: Option<mpsc::Sender<Traced>>,
+    /// What goes on with repositories.
+    pub(crate) imports: Imports,
     /// Uploads whose digest is not known beforehand wait here.
     pub(crate) spool: PathBuf,
 }
@@ -136,6 +140,12 @@ fn routes() -> (Router<Arc<App>>, utoipa::openapi::OpenApi) {
         .routes(routes!(actions::list, actions::push))
         .routes(routes!(actions::show, actions::remove))
         .routes(routes!(actions::deprecate))
+        .routes(routes!(repositories::list, repositories::add))
+        .routes(routes!(repositories::show, repositories::remove))
+        .routes(routes!(repositories::scan))
+        .routes(routes!(repositories::import))
+        .routes(routes!(repositories::cancel))
+        .routes(routes!(repositories::log))
         .routes(routes!(submit::plan))
         .routes(routes!(submit::check))
         .layer(DefaultBodyLimit::max(BODY_BYTES_MAX))

@@ -1,5 +1,6 @@
 //! Everything that an operator sets, from a TOML file, then the environment, then flags. Secrets are given as paths.
 
+mod git;
 mod layers;
 mod placement;
 
@@ -13,6 +14,7 @@ use serde::Deserialize;
 
 pub use crate::admission::Limits;
 pub use crate::history::{Retention, RetentionRule};
+pub use git::{Git, GitCredentials};
 pub use layers::{Flags, LoadError};
 pub use placement::{Placement, PlacementAim};
 
@@ -70,6 +72,8 @@ pub struct Config {
     /// How much may be brought in before somebody is asked to come again.
     pub limits: Limits,
     pub placement: Placement,
+    /// Repositories that actions are imported from.
+    pub git: Git,
 }
 
 /// Which database holds the journal: `sled` or `redb`, embedded, for one server, or `postgres://…` for several.
@@ -237,6 +241,7 @@ impl Default for Config {
             history: Retention::default(),
             limits: Limits::default(),
             placement: Placement::default(),
+            git: Git::default(),
         }
     }
 }
@@ -339,6 +344,7 @@ impl Config {
             let problem = "share_max_percent must be from 1 to 100".to_owned();
             return Err(ConfigError { field: "placement", problem });
         }
+        self.git.check().map_err(|problem| ConfigError { field: "git", problem })?;
         if leases.dispatch_ahead == 0 {
             return refuse("dispatch_ahead must be at least 1");
         }
@@ -362,6 +368,13 @@ impl Config {
             keep_finished_bytes: leases.keep_finished_bytes,
             started_at: now,
         }
+    }
+
+    /// How repositories are reached: unless it is said otherwise, folders of this machine count where nobody else reaches the
+    /// API.
+    pub(crate) fn git(&self) -> Git {
+        let alone = self.listen.ip().is_loopback() && self.public_url.is_none();
+        Git { local: Some(self.git.local.unwrap_or(alone)), ..self.git.clone() }
     }
 
     /// Where the bucket is: as configured, or in the data directory.

@@ -13,6 +13,7 @@ pub mod journal;
 mod keys;
 mod migrate;
 mod patience;
+mod repositories;
 mod restored;
 mod server;
 pub mod telemetry;

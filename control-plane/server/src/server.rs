@@ -38,6 +38,7 @@ use crate::identity::{
     Authority, ServerCertificate, server_names, sha256, tls_for_agents, tls_for_people, tls_for_people_with_files,
 };
 use crate::keys::Keys;
+use crate::repositories::{self, Imports};
 use crate::telemetry::{Meters, install_log, start_exporter};
 
 /// What is still being answered when the server is to end has this long.
@@ -179,10 +180,13 @@ impl Server {
             joining: Joining { url: agents_url(&sockets.agents_address), ca_sha256: authority.fingerprint() },
             tasks: tasks.clone(),
             traced,
+            imports: Imports::default(),
             spool,
             tokens,
             admission: Admission::new(&config.limits, &config.data_dir),
         });
+        let importing = repositories::Settings::new(config.git(), config.data_dir.join("imports"))?;
+        tasks.spawn(when_leading(handle.clone(), repositories::import_repositories(Arc::clone(&app), importing)));
         let mut server =
             Self { handle, driver, tasks, closing: CancellationToken::new(), failures: mpsc::channel(2).1 };
         server.listen(config, &authority, sockets, agents, &app)?;

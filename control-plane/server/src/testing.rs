@@ -28,12 +28,13 @@ use crate::agents::Logs;
 use crate::api::tokens::ApiTokens;
 use crate::api::{self, App, Joining};
 use crate::audit::Audit;
-use crate::config::Telemetry;
+use crate::config::{Git, Telemetry};
 use crate::driver::{
     self, Beginning, BucketOrder, Driver, Handle, JOURNAL_FORMAT, Notices, delete_objects, wall_clock,
 };
 use crate::history::{FileHistory, History, Keep, Retention, keep_runs};
 use crate::keys::Keys;
+use crate::repositories::{self, Imports};
 use crate::telemetry::{Meters, Traced, start_exporter};
 
 /// The driver alone.
@@ -156,7 +157,7 @@ impl Plane {
         let token = tokens.first().to_owned();
         let spool = directory.path().join("uploads");
         std::fs::create_dir(&spool).unwrap();
-        let app = App {
+        let app = Arc::new(App {
             handle: handle.clone(),
             history,
             bucket: bucket.clone(),
@@ -169,12 +170,16 @@ impl Plane {
             joining: Joining { url: "https://127.0.0.1:2".to_owned(), ca_sha256: [9; 32] },
             tasks: tasks.clone(),
             traced,
+            imports: Imports::default(),
             spool,
-        };
+        });
+        let git = Git { local: Some(true), ..Git::default() };
+        let importing = repositories::Settings::new(git, directory.path().join("imports")).unwrap();
+        tasks.spawn(repositories::import_repositories(Arc::clone(&app), importing));
         let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
         let url = format!("http://{}", listener.local_addr().unwrap());
         let closing = CancellationToken::new();
-        let router = api::router(Arc::new(app));
+        let router = api::router(app);
         tasks.spawn(api::listener::serve(listener, None, router, closing.clone()));
         let client = reqwest::Client::new();
         Self { handle, bucket, url, token, directory, client, tasks, _driver: driver, _serving: closing.drop_guard() }

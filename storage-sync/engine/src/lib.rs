@@ -12,6 +12,7 @@
 //! [`store::SiteStore`] and [`publish::publish_at_path`] block and are called from threads made for that; [`bucket`],
 //! [`direct`], [`outside`], the rest of [`publish`] and [`transfer`] are asynchronous.
 
+pub mod action_folder;
 pub mod bucket;
 mod buffers;
 pub mod direct;

@@ -50,6 +50,14 @@ impl ControlPlane {
             Request::PushAction { name, version } => self.push_action(name, *version),
             Request::DeprecateAction { name, advice } => self.deprecate_action(name, advice),
             Request::RemoveAction { name } => self.remove_action(name),
+            Request::AddRepository { name, source, every, by } => self.add_repository(name, source, every, by),
+            Request::RemoveRepository { name } => self.remove_repository(name),
+            Request::LookAtRepository { name, mode, by } => self.look_at_repository(name, mode, by),
+            Request::CancelImport { name, by } => self.cancel_import(name, by),
+            Request::ImportEnded { name, number, report } => self.import_ended(name, number, *report),
+            Request::PushImported { number, name, version, origin } => {
+                self.push_imported(number, name, *version, *origin)
+            }
             Request::NoteRestored => self.note_restored(),
             Request::ResolveUnknown { execution, run_again } => self.resolve_unknown(execution, run_again),
         };

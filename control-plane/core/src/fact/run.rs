@@ -83,6 +83,11 @@ impl Fact {
             | Self::ActionSigned { .. }
             | Self::ActionDeprecated { .. }
             | Self::ActionRemoved { .. }
+            | Self::RepositoryAdded { .. }
+            | Self::RepositoryRemoved { .. }
+            | Self::ImportAsked { .. }
+            | Self::ImportEnded { .. }
+            | Self::ActionImported { .. }
             | Self::ReplicaOrdered { .. }
             | Self::ResultsDropped { .. }
             | Self::ReplicaEnded { .. }

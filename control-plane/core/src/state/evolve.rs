@@ -71,6 +71,11 @@ impl State {
             | Fact::ActionSigned { .. }
             | Fact::ActionDeprecated { .. }
             | Fact::ActionRemoved { .. } => self.evolve_registry(fact),
+            Fact::RepositoryAdded { .. }
+            | Fact::RepositoryRemoved { .. }
+            | Fact::ImportAsked { .. }
+            | Fact::ImportEnded { .. }
+            | Fact::ActionImported { .. } => self.evolve_repositories(fact),
             Fact::ProjectKeyKept { .. } | Fact::EncryptionChosen { .. } => self.evolve_keys(fact),
             Fact::ObjectUploaded { .. }
             | Fact::ObjectFetched { .. }

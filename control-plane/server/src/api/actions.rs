@@ -47,7 +47,7 @@ pub(super) async fn list(
     Query(query): Query<ListQuery>,
 ) -> Result<Json<ActionsBody>, ApiError> {
     let labels = query.label.as_deref().map(super::runs::labels).transpose()?.unwrap_or_default();
-    let registry = app.handle.query(|core| core.registry()).await?;
+    let (registry, repositories) = app.handle.query(|core| (core.registry(), core.repositories())).await?;
     let fits = |name: &ActionName, version: &ActionVersion| {
         query.name.as_ref().is_none_or(|wanted| *wanted == name.reference.name)
             && labels.iter().all(|(key, value)| version.labels.get(key) == Some(value))
@@ -55,7 +55,8 @@ pub(super) async fn list(
     let mut found: Vec<_> = registry.of_project(&project).filter(|(name, version)| fits(name, version)).collect();
     // Versions as texts are in no order that means anything: 1.10 is not before 1.9.
     found.sort_by(|(a, x), (b, y)| (&a.reference.name, x.pushed_at).cmp(&(&b.reference.name, y.pushed_at)));
-    Ok(Json(ActionsBody { actions: found.into_iter().map(|(name, version)| ActionBody::new(name, version)).collect() }))
+    let body = |(name, version)| ActionBody::new(name, version, repositories.origin(name));
+    Ok(Json(ActionsBody { actions: found.into_iter().map(body).collect() }))
 }
 
 #[derive(Debug, Deserialize, ToSchema)]
@@ -180,9 +181,9 @@ impl<S: Send + Sync> FromRequestParts<S> for Named {
 }
 
 async fn shown(app: &App, action: &ActionName) -> Result<ActionBody, ApiError> {
-    let registry = app.handle.query(|core| core.registry()).await?;
+    let (registry, repositories) = app.handle.query(|core| (core.registry(), core.repositories())).await?;
     let version = registry.get(action).ok_or_else(|| ApiError::not_found(registry.why_missing(action)))?;
-    Ok(ActionBody::whole(action, version))
+    Ok(ActionBody::whole(action, version, repositories.origin(action)))
 }
 
 /// A version of an action, with the text of its `action.yaml`

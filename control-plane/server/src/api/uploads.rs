@@ -15,7 +15,7 @@ use futures::{StreamExt as _, TryStreamExt as _};
 use http::StatusCode;
 use serde::Deserialize;
 use storage_sync_engine::bucket::ByteStream;
-use storage_sync_engine::stream::{TreeHead, identify_tree};
+use storage_sync_engine::stream::{Packed, TreeHead, identify_tree};
 use tokio::io::{AsyncSeekExt as _, AsyncWriteExt as _};
 use tokio_util::io::ReaderStream;
 use utoipa::IntoParams;
@@ -78,16 +78,51 @@ pub(super) async fn upload(
             return Err(ApiError::with_help(format!("{other:?} is no kind of upload"), "a kind is file or tree"));
         }
     };
-    let key = encryption.as_ref().map(|encryption| encryption.key.clone());
-    let request = Request::RecordUpload { object, key: key.clone() };
+    let request = record(object, encryption.as_ref());
     let recorded = app.change(&person, "upload", &object.id.to_string(), None, request).await?;
-    if let Response::Staged { copy } = recorded
-        && copy.encryption.map(|encryption| encryption.key) != key
-    {
-        // Another copy was there before, and is the one that counts.
-        app.bucket.delete(app.keys.stored(&app.handle, &BucketCopy { object, encryption }).await?).await?;
-    }
+    keep_what_counts(&app, BucketCopy { object, encryption }, recorded).await?;
     Ok((StatusCode::CREATED, Json(value.to_json())))
+}
+
+/// Takes in the folder of an action that the server has itself, as if somebody had sent it.
+pub(crate) async fn take_bundle(app: &App, project: String, packed: Packed) -> Result<ObjectRef, ApiError> {
+    let encryption = app.handle.query(move |core| core.encryption_of_uploads(&project, false)).await?;
+    let name = FileName::new(b"action").expect("a name without a slash");
+    let (object, _) = take_tree(app, stream_of(packed), encryption.clone(), name).await?;
+    let recorded = app.handle.request(record(object, encryption.as_ref())).await?;
+    keep_what_counts(app, BucketCopy { object, encryption }, recorded).await?;
+    Ok(object)
+}
+
+fn stream_of(packed: Packed) -> ByteStream {
+    let packed = Arc::new(packed);
+    Box::pin(futures::stream::try_unfold(0, move |offset| {
+        let packed = Arc::clone(&packed);
+        async move {
+            if offset >= packed.stream_bytes() {
+                return Ok(None);
+            }
+            let reading = tokio::task::spawn_blocking(move || packed.read_at(offset, READ_BYTES));
+            let bytes = Bytes::from(reading.await.map_err(std::io::Error::other)??);
+            let next = offset + bytes.len() as u64;
+            Ok(Some((bytes, next)))
+        }
+    }))
+}
+
+fn record(object: ObjectRef, encryption: Option<&Encryption>) -> Request {
+    Request::RecordUpload { object, key: encryption.map(|encryption| encryption.key.clone()) }
+}
+
+/// Lets go of what came in if another copy was there before: that is the one that counts.
+async fn keep_what_counts(app: &App, came: BucketCopy, recorded: Response) -> Result<(), ApiError> {
+    let key = |copy: &BucketCopy| copy.encryption.as_ref().map(|encryption| encryption.key.clone());
+    if let Response::Staged { copy } = recorded
+        && key(&copy) != key(&came)
+    {
+        app.bucket.delete(app.keys.stored(&app.handle, &came).await?).await?;
+    }
+    Ok(())
 }
 
 fn name(query: &UploadQuery) -> Result<FileName, ApiError> {

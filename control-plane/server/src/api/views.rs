@@ -5,6 +5,7 @@ mod data;
 mod placement;
 mod policies;
 mod projects;
+mod repositories;
 mod runs;
 mod simulation;
 mod sites;
@@ -20,6 +21,7 @@ pub(crate) use data::{LedgerBody, LedgerEntryBody, ObjectBody, ObjectsBody, Veri
 pub(crate) use placement::{CheckBody, ExplanationBody, PlanBody};
 pub(crate) use policies::{PolicyBody, RunRulesBody};
 pub(crate) use projects::{ProjectBody, ProjectsBody};
+pub(crate) use repositories::{RepositoriesBody, RepositoryBody, RepositoryLogBody};
 pub(crate) use runs::{CrashBody, ExecutionBody, ReusedBody, RunBody, RunsBody};
 pub(crate) use simulation::{SimulatedRun, SimulationBody};
 pub(crate) use sites::{SiteBody, SitesBody};

@@ -20,11 +20,17 @@ pub struct Changed {
     ended: Arc<[RunId]>,
     /// Bytes have crossed a border, for a run that the fact does not name.
     transfers: bool,
+    repositories: bool,
 }
 
 impl Changed {
     pub fn concerns(&self, run: RunId) -> bool {
         self.transfers || self.runs.binary_search(&run).is_ok()
+    }
+
+    /// Whether repositories may have changed, or what goes on with them.
+    pub fn concerns_repositories(&self) -> bool {
+        self.repositories
     }
 
     pub fn ends(&self, run: RunId) -> bool {
@@ -57,7 +63,12 @@ impl Notices {
     /// Anything may have changed.
     pub(crate) fn refresh(&self) {
         // Nobody listens any more: nobody is to be told.
-        let _ = self.changes.send(Changed { runs: Arc::default(), ended: Arc::default(), transfers: true });
+        let _ = self.changes.send(Changed {
+            runs: Arc::default(),
+            ended: Arc::default(),
+            transfers: true,
+            repositories: true,
+        });
     }
 
     pub(crate) fn publish(&self, facts: Vec<Fact>) {
@@ -77,12 +88,24 @@ impl Notices {
         if self.changes.receiver_count() > 0 {
             let runs: BTreeSet<RunId> = facts.iter().filter_map(Fact::run).collect();
             let transfers = facts.iter().any(|fact| matches!(fact, Fact::PushEnded { .. } | Fact::PushFailed { .. }));
-            if transfers || !runs.is_empty() {
+            let repositories = facts.iter().any(is_of_repositories);
+            if transfers || repositories || !runs.is_empty() {
                 let ended = facts.iter().filter(|fact| matches!(fact, Fact::RunEnded { .. })).filter_map(Fact::run);
-                let changed = Changed { ended: ended.collect(), runs: runs.into_iter().collect(), transfers };
+                let changed =
+                    Changed { ended: ended.collect(), runs: runs.into_iter().collect(), transfers, repositories };
                 // Nobody listens any more: nothing is lost.
                 let _ = self.changes.send(changed);
             }
         }
     }
+}
+
+fn is_of_repositories(fact: &Fact) -> bool {
+    matches!(
+        fact,
+        Fact::RepositoryAdded { .. }
+            | Fact::RepositoryRemoved { .. }
+            | Fact::ImportAsked { .. }
+            | Fact::ImportEnded { .. }
+    )
 }

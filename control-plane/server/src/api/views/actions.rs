@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use control_plane_core::{ActionName, ActionVersion, Deprecation};
+use control_plane_core::{ActionName, ActionVersion, Deprecation, Origin};
 use serde::Serialize;
 use utoipa::ToSchema;
 
@@ -32,9 +32,21 @@ pub(crate) struct ActionBody {
     /// Public keys whose holders have signed it.
     signed_by: Vec<String>,
     deprecated: Option<DeprecationBody>,
+    /// Where it came from, if it was imported.
+    origin: Option<OriginBody>,
     /// The text of its `action.yaml`, where one version was asked for.
     #[serde(skip_serializing_if = "Option::is_none")]
     manifest: Option<String>,
+}
+
+/// The place in a repository that a version came from first.
+#[derive(Debug, Serialize, ToSchema)]
+pub(crate) struct OriginBody {
+    repository: String,
+    url: String,
+    commit: String,
+    /// Of its folder.
+    path: String,
 }
 
 /// That somebody advises against it.
@@ -46,7 +58,7 @@ pub(crate) struct DeprecationBody {
 }
 
 impl ActionBody {
-    pub(crate) fn new(name: &ActionName, version: &ActionVersion) -> Self {
+    pub(crate) fn new(name: &ActionName, version: &ActionVersion, origin: Option<&Origin>) -> Self {
         let deprecation = |Deprecation { reason, by, at }: &Deprecation| DeprecationBody {
             reason: reason.clone(),
             by: by.clone(),
@@ -65,11 +77,17 @@ impl ActionBody {
             pushed_at: time(version.pushed_at),
             signed_by: version.signatures.iter().map(|signature| signature.key.to_string()).collect(),
             deprecated: version.deprecated.as_ref().map(deprecation),
+            origin: origin.cloned().map(|Origin { repository, url, commit, path }| OriginBody {
+                repository,
+                url,
+                commit,
+                path,
+            }),
             manifest: None,
         }
     }
 
-    pub(crate) fn whole(name: &ActionName, version: &ActionVersion) -> Self {
-        Self { manifest: Some(version.manifest.to_string()), ..Self::new(name, version) }
+    pub(crate) fn whole(name: &ActionName, version: &ActionVersion, origin: Option<&Origin>) -> Self {
+        Self { manifest: Some(version.manifest.to_string()), ..Self::new(name, version, origin) }
     }
 }

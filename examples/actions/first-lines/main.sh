@@ -1,0 +1,2 @@
+set -eu
+head -n "$count" "$text" > "$ATOLL_OUTPUTS/beginning"

@@ -1,0 +1,2 @@
+set -eu
+wc -l < "$text" > "$ATOLL_OUTPUTS/lines"

@@ -1,0 +1,79 @@
+//! The folder of an action on this machine, as whoever pushes it reads it.
+
+use std::os::unix::fs::PermissionsExt as _;
+use std::path::{Component, Path};
+
+use atoll_model::action::{MANIFEST_NAME, Manifest, parse};
+use atoll_model::diagnostic::{Diagnostic, Place};
+
+use crate::store::error::IngestError;
+use crate::stream::{Packed, pack_bundle};
+
+/// An action that is right as it stands, with what would be sent.
+#[derive(Debug)]
+pub struct PackedAction {
+    pub manifest: Manifest,
+    /// The text that the manifest was read from.
+    pub text: String,
+    pub bundle: Packed,
+}
+
+/// Why a folder is no action that could be pushed.
+#[derive(Debug, thiserror::Error)]
+pub enum ActionFolderError {
+    #[error("the action is not valid")]
+    Invalid {
+        diagnostics: Vec<Diagnostic>,
+        /// What they speak of, if it could be read.
+        text: Option<String>,
+    },
+    #[error("the folder cannot be packed")]
+    Unpackable(#[source] IngestError),
+}
+
+/// Reads, checks and hashes the folder of an action, whose manifest is shown under the name `shown`. Blocks.
+///
+/// # Errors
+/// When there is no manifest, it is wrong, or the folder holds what cannot be sent.
+pub fn pack_action(folder: &Path, shown: &str) -> Result<PackedAction, ActionFolderError> {
+    let text = std::fs::read_to_string(folder.join(MANIFEST_NAME)).map_err(|error| {
+        let is_missing = error.kind() == std::io::ErrorKind::NotFound;
+        let help = is_missing.then(|| format!("`atoll action init {}` makes one", folder.display()));
+        let place = Place { line: 1, column: 1, start: 0, end: 0 };
+        let fault = Diagnostic { file: shown.to_owned(), place, message: format!("it cannot be read: {error}"), help };
+        ActionFolderError::Invalid { diagnostics: vec![fault], text: None }
+    })?;
+    let invalid = |diagnostics: Vec<Diagnostic>| ActionFolderError::Invalid { diagnostics, text: Some(text.clone()) };
+    let manifest = parse(shown, &text).map_err(invalid)?;
+    if let Some(fault) = program_fault(shown, folder, &manifest) {
+        return Err(invalid(vec![fault]));
+    }
+    let bundle = pack_bundle(folder).map_err(ActionFolderError::Unpackable)?;
+    Ok(PackedAction { manifest, text, bundle })
+}
+
+/// What is wrong with the program, as far as that can be told here: one that is not in the folder is looked up at a site.
+fn program_fault(file: &str, folder: &Path, manifest: &Manifest) -> Option<Diagnostic> {
+    let program = manifest.command.first().map(Path::new)?;
+    if program.is_absolute() {
+        return None;
+    }
+    let fault = |message: String, help: &str| {
+        let help = Some(help.to_owned());
+        Some(Diagnostic { file: file.to_owned(), place: manifest.command_place, message, help })
+    };
+    let shown = program.display();
+    if program.components().any(|part| part == Component::ParentDir) {
+        return fault(format!("`{shown}` is outside of the folder of the action"), "move it into the folder");
+    }
+    match std::fs::metadata(folder.join(program)) {
+        Ok(found) if found.is_file() && found.permissions().mode() & 0o111 == 0 => {
+            fault(format!("`{shown}` may not be run"), "`chmod +x` it, or name what runs it: `command: [sh, main.sh]`")
+        }
+        Ok(found) if found.is_file() => None,
+        // Without a slash it is a program of the site, whatever else there is.
+        Ok(_) | Err(_) if program.components().count() == 1 && !manifest.command[0].contains('/') => None,
+        Ok(_) => fault(format!("`{shown}` is no file"), "name the program of the action"),
+        Err(error) => fault(format!("there is no `{shown}` in the folder of the action: {error}"), "add it"),
+    }
+}
