@@ -9,6 +9,7 @@ mod front;
 mod link;
 mod outside;
 mod process;
+mod slurm;
 
 pub use clock::clock_shifter;
 pub use cluster::{Cluster, Options, Run, Site, wait_for};
@@ -18,3 +19,4 @@ pub use front::{Front, Mood};
 pub use link::Link;
 pub use outside::{azurite, s3};
 pub use process::{Output, atoll, binary};
+pub use slurm::SlurmCluster;
