@@ -23,6 +23,7 @@ use crate::config::{Config, ShimProgram};
 use crate::direct::Direct;
 use crate::driver::{Beginning, Driver, Inbox, Performer, direct_share, open_journal};
 use crate::executor::local::{self, Executor, LocalOptions, Order};
+use crate::executor::slurm::SlurmOptions;
 use crate::link::{Identity, Link, LinkCredentials, LinkEnd, LinkEvent, LinkOptions, http_client};
 use crate::logs::Logs;
 use crate::scrub::keep_scrubbing;
@@ -158,12 +159,14 @@ impl Running {
         tracing::info!(site = %identity.site, agent = %identity.agent, data_dir = %data_dir.display(), "the agent starts");
         let failed = CancellationToken::new();
         let (spans, traces) = telemetry::start_exporter(config, &identity, meters)?.unzip();
+        let program = config.shim_program.clone().map_or_else(ShimProgram::own, Ok)?;
         let (executor, attempts, executing) = local::start(LocalOptions {
             site: identity.site.clone(),
             data_dir: data_dir.clone(),
             slots_dir,
             store: store.clone(),
-            program: config.shim_program.clone().map_or_else(ShimProgram::own, Ok)?,
+            slurm: slurm_options(config, &identity, &program, meters, &failed),
+            program,
             imports: config.imports.clone(),
             exports: config.exports.clone(),
             withheld: withheld.clone(),
@@ -210,6 +213,25 @@ impl Running {
         let (link, direct) = ((link, events), (direct, credentials));
         Ok(Self { link, inbox, driver, executor, executing, transfers, tasks, traces, failed, direct, withheld })
     }
+}
+
+/// How executions become jobs, where the administrator says so.
+fn slurm_options(
+    config: &Config,
+    identity: &Identity,
+    program: &ShimProgram,
+    meters: &Arc<Meters>,
+    failed: &CancellationToken,
+) -> Option<SlurmOptions> {
+    config.slurm.clone().map(|settings| SlurmOptions {
+        settings,
+        agent: identity.agent,
+        data_dir: config.data_dir.clone(),
+        jobs_dir: config.jobs_dir(),
+        program: program.clone(),
+        meters: Arc::clone(meters),
+        failed: failed.clone(),
+    })
 }
 
 /// Fetches that a process before this one has carried to their end, and may not have put on record.

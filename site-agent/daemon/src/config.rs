@@ -1,6 +1,7 @@
 //! The agent's configuration: a TOML file, then the environment, then flags; each wins over the one before it.
 
 mod outside;
+mod slurm;
 
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
@@ -15,6 +16,7 @@ use atoll_model::policy::SitePolicy;
 use serde::{Deserialize, Deserializer};
 
 pub use self::outside::{Exports, Imports};
+pub use self::slurm::{ExecutorKind, SlurmSettings};
 use crate::scrub::ScrubSettings;
 
 /// What an agent is told by its administrator.
@@ -62,6 +64,8 @@ pub struct Config {
     pub stop_work_on_exit: bool,
     /// The program that shims are started from: this one, unless a test says otherwise.
     pub shim_program: Option<ShimProgram>,
+    /// How executions become jobs, where they do.
+    pub slurm: Option<SlurmSettings>,
 }
 
 /// How a shim is started: `program arguments… DIRECTORY`.
@@ -138,6 +142,8 @@ pub struct Overrides {
     pub stop_work_on_exit: Option<bool>,
     #[serde(skip)]
     pub shim_program: Option<ShimProgram>,
+    pub executor: Option<ExecutorKind>,
+    pub slurm: Option<SlurmSettings>,
 }
 
 #[derive(Debug, thiserror::Error)]
@@ -164,6 +170,8 @@ pub enum ConfigError {
     Hours(String),
     #[error("work_dir = {work}: it must be neither the data directory ({data}) nor above it", work = work.display(), data = data.display())]
     WorkDir { work: PathBuf, data: PathBuf },
+    #[error("slurm: {0}")]
+    Slurm(String),
     #[error("no data directory is given, and there is no HOME to put it in")]
     NoHome,
 }
@@ -172,6 +180,11 @@ impl Config {
     /// The folder of the slots in which executions work.
     pub fn slots_dir(&self) -> PathBuf {
         self.work_dir.as_ref().unwrap_or(&self.data_dir).join("slots")
+    }
+
+    /// The folder that jobs of a batch system share with the agent.
+    pub fn jobs_dir(&self) -> PathBuf {
+        self.work_dir.as_ref().unwrap_or(&self.data_dir).join("jobs")
     }
 
     /// Bytes of a second that may go straight to other sites, the stricter of both who have a say in it.
@@ -236,6 +249,10 @@ impl Config {
             server: said.server,
             stop_work_on_exit: said.stop_work_on_exit.unwrap_or(false),
             shim_program: said.shim_program,
+            slurm: match said.executor.unwrap_or_default() {
+                ExecutorKind::Local => None,
+                ExecutorKind::Slurm => Some(said.slurm.unwrap_or_default().checked()?),
+            },
         })
     }
 
@@ -264,6 +281,7 @@ impl Config {
             server: None,
             stop_work_on_exit: false,
             shim_program: None,
+            slurm: None,
         }
     }
 }
@@ -322,6 +340,8 @@ impl Overrides {
                 text.parse().map_err(|_| "neither true nor false".to_owned())
             })?,
             shim_program: None,
+            executor: None,
+            slurm: None,
         })
     }
 
@@ -354,6 +374,8 @@ impl Overrides {
             server: later.server.or(self.server),
             stop_work_on_exit: later.stop_work_on_exit.or(self.stop_work_on_exit),
             shim_program: later.shim_program.or(self.shim_program),
+            executor: later.executor.or(self.executor),
+            slurm: later.slurm.or(self.slurm),
         }
     }
 }

@@ -32,7 +32,9 @@ pub use telemetry::start_log;
 
 pub use doctor::{Check, CheckState, Diagnosis};
 
-pub use config::{Config, ConfigError, Exports, Imports, JournalBackend, Overrides, ShimProgram};
+pub use config::{
+    Config, ConfigError, ExecutorKind, Exports, Imports, JournalBackend, Overrides, ShimProgram, SlurmSettings,
+};
 pub use scrub::ScrubSettings;
 
 /// The folder of keys and certificates in the data directory.

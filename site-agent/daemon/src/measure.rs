@@ -27,10 +27,18 @@ const MEMORY_OFFERED_PERCENT: u64 = 90;
 
 /// What the site offers to work.
 pub(crate) fn capacity(config: &Config) -> Capacity {
-    let cpus = std::thread::available_parallelism().map_or(1, usize::from);
+    // A cluster is as large as its administrator says; unless he does, each job that may be in its queue has a CPU there,
+    // and as much memory as this machine.
+    let jobs = config.slurm.as_ref().map(|slurm| slurm.jobs_max);
+    let cpus = jobs.unwrap_or_else(|| {
+        std::thread::available_parallelism().map_or(1, |cpus| u32::try_from(cpus.get()).unwrap_or(u32::MAX))
+    });
+    let machines = u64::from(jobs.unwrap_or(1));
     Capacity {
-        cpu_millis: config.cpu_millis.unwrap_or_else(|| u32::try_from(cpus * 1_000).unwrap_or(u32::MAX)),
-        memory_bytes: config.memory_bytes.unwrap_or_else(|| total_memory() / 100 * MEMORY_OFFERED_PERCENT),
+        cpu_millis: config.cpu_millis.unwrap_or_else(|| cpus.saturating_mul(1_000)),
+        memory_bytes: config
+            .memory_bytes
+            .unwrap_or_else(|| (total_memory() / 100 * MEMORY_OFFERED_PERCENT).saturating_mul(machines)),
         disk_free_bytes: disk(&config.data_dir).map_or(0, |(free, _)| free),
     }
 }

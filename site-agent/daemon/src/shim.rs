@@ -4,6 +4,7 @@
 pub(crate) mod connection;
 mod directory;
 mod isolation;
+pub(crate) mod job;
 mod limits;
 pub(crate) mod log;
 mod outputs;
@@ -20,7 +21,7 @@ use std::io;
 use std::os::unix::net::UnixListener;
 use std::process::ExitCode;
 
-pub(crate) use directory::{KEPT, OUT, SOCKET, STDERR, STDOUT, make_private, remove_whatever};
+pub(crate) use directory::{KEPT, OUT, SOCKET, STDERR, STDOUT, keep_logs, make_private, remove_whatever};
 
 use directory::SlotDirectory;
 use limits::Limits;
@@ -35,10 +36,16 @@ pub(crate) const LAST_WORDS: &str = "shim.error";
 /// The argument of a process that only finds out which namespaces it gets.
 pub(crate) const NAMESPACES: &str = "namespaces";
 
+/// The first argument of a process that is a job of a batch system.
+pub(crate) const JOB: &str = "job";
+
 /// The one argument is a [`Setup`]; standard input is the listening socket of the slot.
 pub(crate) fn main(arguments: Vec<OsString>) -> ExitCode {
     if arguments.first().is_some_and(|argument| argument == NAMESPACES) {
         return try_namespaces();
+    }
+    if let Some((_, of_job)) = arguments.split_first().filter(|(first, _)| *first == JOB) {
+        return job::main(of_job);
     }
     let setup: Setup = match arguments.as_slice() {
         [setup] => match serde_json::from_slice(setup.as_encoded_bytes()) {

@@ -27,6 +27,8 @@ pub struct Options {
     pub environment: Vec<(String, String)>,
     pub server_arguments: Vec<String>,
     pub agent_arguments: Vec<String>,
+    /// Further arguments of the agent of one site.
+    pub site_arguments: BTreeMap<&'static str, Vec<String>>,
     /// Further settings of the agent of one site.
     pub site_environment: BTreeMap<&'static str, Vec<(&'static str, String)>>,
     /// Where the control plane keeps its data, if not in the installation's own folder.
@@ -185,6 +187,7 @@ impl Cluster {
         let mut command = atoll(&["agent", "run", "--data-dir"]);
         command.arg(&site.directory).args(["--server", &site.link.address().to_string(), "--import-root", "/"]);
         command.args(&self.options.agent_arguments);
+        command.args(self.options.site_arguments.get(name).into_iter().flatten());
         command.envs(self.options.site_environment.get(name).cloned().unwrap_or_default());
         let child = self.log_to(&mut command, name)?.spawn()?;
         let (key, _) = self

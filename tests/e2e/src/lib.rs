@@ -10,6 +10,7 @@ mod git;
 mod link;
 mod outside;
 mod process;
+mod slurm;
 
 pub use clock::clock_shifter;
 pub use cluster::{Cluster, Options, Run, Site, wait_for};
@@ -20,3 +21,4 @@ pub use git::{GitServer, Repository};
 pub use link::Link;
 pub use outside::{azurite, s3};
 pub use process::{Output, atoll, binary};
+pub use slurm::SlurmCluster;

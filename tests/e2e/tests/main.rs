@@ -22,4 +22,6 @@ mod reuse;
 mod sample;
 mod server_process;
 mod shown;
+mod slurm;
+mod slurm_faults;
 mod transfers;

@@ -195,6 +195,32 @@ pub const ROWS: &[Row] = &[
     row("E6", "two agents have one identity", "the newest session fences the older one"),
     row("E7", "two processes have one state directory", "a lock keeps the second out and says who holds it"),
     row(
+        "F1",
+        "the controller of a Slurm cluster is away while jobs run",
+        "jobs go on, and their own word of their end counts; what is to start waits, and nothing has failed",
+    ),
+    row(
+        "F2",
+        "the agent is killed between the submission of a job and the note of its number, or the answer is lost",
+        "the intention was durable before: the job is looked for by its comment, and its claim keeps a second copy from running",
+    ),
+    row(
+        "F3",
+        "the controller has forgotten a job",
+        "one that has begun speaks for itself as long as it gives signs of life; one that has not is submitted again after a while",
+    ),
+    row(
+        "F4",
+        "a cluster begins a job again, or could not start it",
+        "never at Atoll's wish; if it does, the attempt runs again unless it may start only once; a job that is held is replaced",
+    ),
+    row("F5", "the controller lets go of a job before it was asked", "the word that the job left of its end counts"),
+    row(
+        "F6",
+        "a job reaches its cluster's time limit",
+        "asked to end, it ends what it runs and leaves word; the attempt has timed out, with its logs",
+    ),
+    row(
         "G1",
         "a join token is used again, late, or altered",
         "refused with the reason; the same key may repeat a redemption whose answer was lost",

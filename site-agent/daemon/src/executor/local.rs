@@ -35,16 +35,17 @@ use rustix::event::{EventfdFlags, PollFd, PollFlags, Timespec, eventfd, poll};
 use rustix::io::Errno;
 use site_agent_core::Event;
 use site_agent_core::command::StartInput;
-use site_agent_core::event::{FoundAttempt, Seal};
+use site_agent_core::event::{FoundAttempt, FoundState, Seal};
 use storage_sync_engine::store::{SiteStore, Stored};
 use tokio_util::sync::CancellationToken;
 
 use crate::config::{Exports, Imports, ShimProgram};
-use crate::shim::protocol::{Common, FromShim, Key};
+use crate::executor::slurm::{FoundJob, Jobs, SlurmOptions};
+use crate::shim::protocol::{Common, FromShim, Key, Notice};
 use crate::telemetry::{Meters, Spans, level};
 use crate::withheld::Withheld;
 
-use self::attempts::Attempts;
+use self::attempts::{Attempts, Place};
 use self::collect::Collection;
 use self::recovery::Recovered;
 use self::slots::Slots;
@@ -80,6 +81,8 @@ pub(crate) struct LocalOptions {
     pub meters: Arc<Meters>,
     /// Where what is done is told of, if traces are wanted.
     pub spans: Option<Spans>,
+    /// Where processes are jobs of a cluster.
+    pub slurm: Option<SlurmOptions>,
     /// Cancelled when a thread of the executor cannot go on: then the agent must not either.
     pub failed: CancellationToken,
 }
@@ -121,6 +124,8 @@ pub(crate) enum Order {
         slot: u32,
         ended: Vec<(Key, crate::shim::protocol::End)>,
     },
+    /// What has happened to attempts that are jobs.
+    OfJobs(Vec<Notice>),
     Quit,
 }
 
@@ -165,19 +170,24 @@ impl Executor {
 ///
 /// # Errors
 /// When the slots cannot be read or prepared.
-pub(crate) fn start(options: LocalOptions) -> anyhow::Result<(Executor, Vec<FoundAttempt>, JoinHandle<()>)> {
+pub(crate) fn start(mut options: LocalOptions) -> anyhow::Result<(Executor, Vec<FoundAttempt>, JoinHandle<()>)> {
     let (sender, orders) = channel();
     let bell = Arc::new(eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK)?);
     let executor = Executor { orders: sender, bell: Arc::clone(&bell) };
     let mut slots = Slots::open(&options)?;
     let mut attempts = Attempts::new(Arc::clone(&options.logs));
-    let Recovered { found, stuck } = recovery::recover(&mut slots, &mut attempts, &options.meters)?;
+    let Recovered { mut found, stuck } = recovery::recover(&mut slots, &mut attempts, &options.meters)?;
+    let jobs = match options.slurm.take() {
+        Some(slurm) => Some(start_jobs(slurm, &executor, &mut attempts, &mut found)?),
+        None => None,
+    };
     let workers = Workers::start(&options, &executor, &attempts)?;
     stuck.into_iter().for_each(|slot| workers.clear(slot));
     let (tell, store) = (Arc::clone(&options.tell), options.store.clone());
     let surroundings = orders::Surroundings::new(options.site, options.data_dir.join("scripts"), options.log_bytes_max);
     let local = Local {
         slots,
+        jobs,
         attempts,
         workers,
         orders,
@@ -201,9 +211,32 @@ pub(crate) fn start(options: LocalOptions) -> anyhow::Result<(Executor, Vec<Foun
     Ok((executor, found, thread))
 }
 
+/// Starts what looks after jobs, and takes in those that are there.
+fn start_jobs(
+    options: SlurmOptions,
+    executor: &Executor,
+    attempts: &mut Attempts,
+    found: &mut Vec<FoundAttempt>,
+) -> anyhow::Result<Jobs> {
+    let executor = executor.clone();
+    let (jobs, found_jobs) = Jobs::start(options, move |notices| {
+        executor.order(Order::OfJobs(notices));
+        executor.ring();
+    })?;
+    for FoundJob { key, since } in found_jobs {
+        attempts.adopt(key, Place::Job);
+        attempts.log_at(key, jobs.slot(key), true);
+        let state = since.map_or(FoundState::Queued, |since| FoundState::Running { since });
+        found.push(FoundAttempt { execution: key.execution, attempt: key.attempt, state });
+    }
+    Ok(jobs)
+}
+
 /// The executor's thread.
 struct Local {
     slots: Slots,
+    /// Where processes are jobs of a cluster, and not of this machine.
+    jobs: Option<Jobs>,
     attempts: Attempts,
     workers: Workers,
     orders: Receiver<Order>,
@@ -311,7 +344,7 @@ impl Local {
                 FromShim::Hello(hello) => self.slots.greeted(number, &hello),
                 FromShim::Notices(notices) => {
                     for notice in notices {
-                        self.notice(number, notice);
+                        self.notice(Place::Slot(number), notice);
                     }
                 }
             }

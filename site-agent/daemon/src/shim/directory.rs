@@ -228,6 +228,17 @@ fn is_as_made(path: &Path) -> bool {
     mode.is_ok_and(|mode| mode == 0o700) && is_empty_folder(path)
 }
 
+/// Moves aside what an attempt had written to its logs when nobody watched over it any more.
+pub(crate) fn keep_logs(slot: &Path, key: Key) -> Left {
+    let kept = slot.join(KEPT).join(key.folder());
+    let keep = |name: &str| {
+        let written = fs::metadata(slot.join(name)).is_ok_and(|log| log.len() > 0);
+        // It ends without its log if there is no room for another name.
+        written && make_private(&kept).is_ok() && fs::rename(slot.join(name), kept.join(name)).is_ok()
+    };
+    Left { outputs: LeftOutputs::Nothing, stdout: keep(STDOUT), stderr: keep(STDERR) }
+}
+
 /// Makes a folder that only this user may enter, if it is not there.
 pub(crate) fn make_private(path: &Path) -> io::Result<()> {
     match fs::DirBuilder::new().mode(0o700).create(path) {

@@ -20,6 +20,8 @@ const OWN_MEMORY_MIN: u64 = 32 << 20;
 #[derive(Debug)]
 pub(crate) struct Limits {
     cgroups: SlotCgroups,
+    /// The group that a batch system limits this process in: it is only asked what happened there.
+    of_job: Option<ControlGroup>,
     memory_bytes: Option<u64>,
     cpu_millis: Option<u32>,
     /// How often the kernel had killed something here for its memory, when it was last asked.
@@ -32,7 +34,7 @@ impl Limits {
     /// Moves this process into the slot's groups, so that all it starts is born there.
     pub(crate) fn join(cgroups: SlotCgroups, complaints: &mut Vec<String>) -> Self {
         expose();
-        let mut limits = Self { cgroups, memory_bytes: None, cpu_millis: None, oom_kills: 0, own_data_limit: None };
+        let mut limits = Self { cgroups, ..Self::none() };
         for group in [&mut limits.cgroups.memory, &mut limits.cgroups.cpu, &mut limits.cgroups.pids] {
             if let Some(Err(error)) = group.as_ref().map(|group| enter(&group.folder)) {
                 complaints.push(format!("a control group cannot be entered ({error})"));
@@ -47,6 +49,19 @@ impl Limits {
         limits.lift();
         limits.oom_kills = limits.read_oom_kills();
         limits
+    }
+
+    /// In a job of a batch system, which limits what runs in it. Where it does not, a process inherits its limit of memory.
+    pub(crate) fn of_job() -> Self {
+        expose();
+        let mut limits = Self { of_job: scheduled_memory_group(), ..Self::none() };
+        limits.oom_kills = limits.read_oom_kills();
+        limits
+    }
+
+    fn none() -> Self {
+        let cgroups = SlotCgroups::default();
+        Self { cgroups, of_job: None, memory_bytes: None, cpu_millis: None, oom_kills: 0, own_data_limit: None }
     }
 
     /// A slot that is used again may have limits of its last shim.
@@ -71,6 +86,8 @@ impl Limits {
                 // If memory runs out the kernel is to take what runs here, not the shim that watches over it.
                 let _ = fs::write("/proc/self/oom_score_adj", "500");
             }
+        } else if self.of_job.is_some() {
+            let _ = fs::write("/proc/self/oom_score_adj", "500");
         } else if let Some(bytes) = wanted.memory_bytes {
             let present = getrlimit(Resource::Data);
             let limit = Rlimit { current: Some(bytes.max(OWN_MEMORY_MIN)), maximum: present.maximum };
@@ -86,14 +103,14 @@ impl Limits {
             // Raising a soft limit to what it was is always allowed.
             let _ = setrlimit(Resource::Data, limit);
         }
-        if self.memory_bytes.is_some() {
+        if self.memory_bytes.is_some() || self.of_job.is_some() {
             let _ = fs::write("/proc/self/oom_score_adj", "0");
         }
     }
 
     /// Whether the kernel killed something of the slot for its memory since this was last asked.
     pub(crate) fn ran_out_of_memory(&mut self) -> bool {
-        if self.memory_bytes.is_none() {
+        if self.memory_bytes.is_none() && self.of_job.is_none() {
             return false;
         }
         let now = self.read_oom_kills();
@@ -154,13 +171,39 @@ impl Limits {
     }
 
     fn read_oom_kills(&self) -> u64 {
-        let Some(group) = &self.cgroups.memory else { return 0 };
+        let Some(group) = self.cgroups.memory.as_ref().or(self.of_job.as_ref()) else { return 0 };
         let file = match group.version {
             CgroupVersion::V1 => "memory.oom_control",
             CgroupVersion::V2 => "memory.events",
         };
         fs::read_to_string(group.folder.join(file)).map_or(0, |text| field(&text, "oom_kill"))
     }
+}
+
+/// The group of this process that limits memory, if a batch system has made it for the job.
+fn scheduled_memory_group() -> Option<ControlGroup> {
+    let own = fs::read_to_string("/proc/self/cgroup").ok()?;
+    let (path, version) = scheduled_group(&own)?;
+    let root = match version {
+        CgroupVersion::V1 => "/sys/fs/cgroup/memory",
+        CgroupVersion::V2 => "/sys/fs/cgroup",
+    };
+    let folder = Path::new(root).join(path.trim_start_matches('/'));
+    folder.is_dir().then_some(ControlGroup { folder, version })
+}
+
+/// Which of these lines of `/proc/PID/cgroup` is the group of a job.
+fn scheduled_group(own: &str) -> Option<(&str, CgroupVersion)> {
+    own.lines().find_map(|line| {
+        let mut parts = line.splitn(3, ':').skip(1);
+        let (controllers, path) = (parts.next()?, parts.next()?);
+        let version = match controllers {
+            "" => CgroupVersion::V2,
+            controllers if controllers.split(',').any(|name| name == "memory") => CgroupVersion::V1,
+            _ => return None,
+        };
+        (path.contains("slurm") && path.contains("/job_")).then_some((path, version))
+    })
 }
 
 /// E4: an agent that the kernel is to spare when memory runs out hands that down; what runs here is to be taken first.
@@ -206,7 +249,7 @@ mod tests {
             cpu: group(path, CgroupVersion::V2),
             ..SlotCgroups::default()
         };
-        let mut limits = Limits { cgroups, memory_bytes: None, cpu_millis: None, oom_kills: 3, own_data_limit: None };
+        let mut limits = Limits { cgroups, oom_kills: 3, ..Limits::none() };
         let wanted = Common { memory_bytes: Some(64 << 20), cpu_millis: Some(1_500), ..Common::default() };
         limits.apply(&wanted).unwrap();
         limits.started();
@@ -219,5 +262,14 @@ mod tests {
         limits.apply(&Common::default()).unwrap();
         assert_eq!(fs::read_to_string(path.join("memory.max")).unwrap(), "max");
         assert_eq!(fs::read_to_string(path.join("cpu.max")).unwrap(), "max 100000");
+    }
+
+    #[test]
+    fn a_group_is_that_of_a_job_if_a_batch_system_made_it() {
+        let first = "9:name=systemd:/\n4:memory:/slurm_c1/uid_0/job_4/step_batch/task_0\n0::/\n";
+        let second = "0::/system.slice/slurmstepd.scope/job_4/step_batch/user/task_0\n";
+        assert_eq!(scheduled_group(first), Some(("/slurm_c1/uid_0/job_4/step_batch/task_0", CgroupVersion::V1)));
+        assert!(matches!(scheduled_group(second), Some((_, CgroupVersion::V2))));
+        assert_eq!(scheduled_group("4:memory:/\n0::/user.slice/session-1.scope\n"), None);
     }
 }

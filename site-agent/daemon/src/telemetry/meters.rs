@@ -38,6 +38,9 @@ pub(crate) struct Meters {
     pub(crate) load_millis: Gauge,
     pub(crate) closed: Gauge,
     pub(crate) untraced_spans: Counter,
+    pub(crate) jobs_waiting: Gauge,
+    pub(crate) jobs_running: Gauge,
+    pub(crate) job_wait_seconds: Histogram,
 }
 
 impl Meters {
@@ -78,6 +81,14 @@ impl Meters {
             load_millis: gauge(of, "load_millis", "Load average over a minute, in thousandths"),
             closed: gauge(of, "closed", "Whether the site takes no new work"),
             untraced_spans: counter(of, "untraced_spans", "Spans lost because the exporter was behind"),
+            jobs_waiting: gauge(of, "jobs_waiting", "Jobs of the batch system that have not begun"),
+            jobs_running: gauge(of, "jobs_running", "Jobs of the batch system that have begun and not ended"),
+            job_wait_seconds: registered(
+                of,
+                "job_wait_seconds",
+                "Time from the submission of a job to its begin",
+                Histogram::new(exponential_buckets(0.1, 2.0, 18)),
+            ),
             registry,
         }
     }

@@ -16,7 +16,6 @@ struct Seen {
     version: Answer,
     partitions: Answer,
     can_submit: bool,
-    can_account: bool,
 }
 
 #[derive(Debug, PartialEq, Eq)]
@@ -35,7 +34,6 @@ pub(super) async fn look(commands: &Commands) -> Check {
         version,
         partitions,
         can_submit: ["sbatch", "squeue", "scancel"].iter().all(|program| commands.has(program)),
-        can_account: commands.has("sacct"),
     };
     judge(&seen)
 }
@@ -73,11 +71,6 @@ fn judge_partitions(seen: &Seen, found: String, partitions: &[Partition]) -> Che
     if !partitions.iter().any(|one| one.is_default) {
         let advice = "no partition is the default: steps have to name theirs, or the site's administrator one for all";
         return Check::warning(name, found, advice);
-    }
-    if !seen.can_account {
-        let advice =
-            "install sacct: without it, the end of a job that the controller has forgotten cannot be confirmed";
-        return Check::warning(name, format!("{found}; sacct is missing"), advice);
     }
     Check::ok(name, found)
 }
@@ -177,7 +170,6 @@ gpu|up|infinite|4|idle~
             version: Answer::Said("slurm 22.05.8\n".to_owned()),
             partitions: Answer::Said(partitions.to_owned()),
             can_submit: true,
-            can_account: true,
         }
     }
 
@@ -206,9 +198,8 @@ gpu|up|infinite|4|idle~
     }
 
     #[test]
-    fn what_is_missing_to_submit_is_a_problem_and_to_account_a_warning() {
+    fn what_is_missing_to_submit_is_a_problem() {
         assert_eq!(judge(&Seen { can_submit: false, ..seen(CLUSTER) }).state, CheckState::Problem);
-        assert_eq!(judge(&Seen { can_account: false, ..seen(CLUSTER) }).state, CheckState::Warning);
     }
 
     #[tokio::test]
@@ -224,7 +215,7 @@ gpu|up|infinite|4|idle~
     #[tokio::test]
     async fn a_cluster_that_answers_is_read() {
         let answer = "if [ \"$1\" = --version ]; then echo slurm 23.11.4; else echo 'debug*|up|1:00:00|4|idle'; fi";
-        let programs = [("sinfo", answer), ("sbatch", ""), ("squeue", ""), ("scancel", ""), ("sacct", "")];
+        let programs = [("sinfo", answer), ("sbatch", ""), ("squeue", ""), ("scancel", "")];
         let (_folder, commands) = scripts(&programs);
         let check = look(&commands).await;
         assert_eq!(check.state, CheckState::Ok, "{}", check.found);

@@ -20,14 +20,23 @@ pub(super) struct Known {
     pub step: StepKey,
     /// Of what this process has started.
     pub template: Option<Arc<StepTemplate>>,
-    /// The slot that it was handed to, or ended in.
-    pub slot: Option<u32>,
+    /// Where it was handed to, or ended.
+    pub place: Option<Place>,
     pub phase: Phase,
     pub lent: Option<Lent>,
     /// Whether its slot was told to end it.
     pub killed: bool,
     /// Bytes of what it reads.
     pub bytes_in: u64,
+}
+
+/// Where an attempt runs.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Place {
+    /// In a slot of this machine.
+    Slot(u32),
+    /// In a job of the site's batch system, whose slot is its own.
+    Job,
 }
 
 #[derive(Debug)]
@@ -106,19 +115,25 @@ impl Attempts {
         self.logs.lock().unwrap_or_else(PoisonError::into_inner).insert(key, LogPlace { folder, running });
     }
 
-    /// It has ended; what it left is known.
-    pub(super) fn end(&mut self, key: Key, slot: u32, end: &End) {
+    /// It was handed over by a process before this one.
+    pub(super) fn adopt(&mut self, key: Key, place: Place) -> &mut Known {
         let step = (key.execution.run, key.execution.step);
         let known = self.known.entry(key).or_insert(Known {
             step,
             template: None,
-            slot: None,
+            place: None,
             phase: Phase::Handed { order: None },
             lent: None,
             killed: false,
             bytes_in: 0,
         });
-        known.slot = Some(slot);
+        known.place = Some(place);
+        known
+    }
+
+    /// It has ended; what it left is known.
+    pub(super) fn end(&mut self, key: Key, place: Place, end: &End) {
+        let known = self.adopt(key, place);
         known.phase = Phase::Ended { left: end.left.clone(), ran: Some(Box::new(end.clone())) };
     }
 }

@@ -8,13 +8,13 @@ use atoll_model::session::Usage;
 use atoll_model::time::Timestamp;
 use site_agent_core::event::{Exit, ExitKind, FoundAttempt, FoundState};
 
-use super::attempts::{Attempts, Known, Phase};
+use super::attempts::{Attempts, Place};
 use super::cgroups::AgentCgroups;
 use super::slot::{Slot, SlotState};
 use super::slots::{LostSlot, Slots};
 use super::strays::{self, Search, Unkillable};
 use crate::shim::protocol::{End, EndKind, FromShim, Hello, Key, Left, LeftOutputs, SlotCgroups, ToShim};
-use crate::shim::{KEPT, OUT, STDERR, STDOUT, log, make_private, remove_whatever};
+use crate::shim::{KEPT, OUT, keep_logs, log, remove_whatever};
 use crate::telemetry::Meters;
 
 /// How long what runs may take to end when it is told to.
@@ -48,11 +48,7 @@ pub(super) fn recover(slots: &mut Slots, attempts: &mut Attempts, meters: &Meter
                 if let Some(shim) = slot.shim_mut() {
                     shim.handed.push_back((key, step));
                 }
-                let phase = Phase::Handed { order: None };
-                attempts.insert(
-                    key,
-                    Known { step, template: None, slot: Some(number), phase, lent: None, killed: false, bytes_in: 0 },
-                );
+                attempts.adopt(key, Place::Slot(number));
                 attempts.log_at(key, path.clone(), true);
                 let state = since.map_or(FoundState::Queued, |since| FoundState::Running { since });
                 found.push(FoundAttempt { execution: key.execution, attempt: key.attempt, state });
@@ -72,7 +68,7 @@ pub(super) fn recover(slots: &mut Slots, attempts: &mut Attempts, meters: &Meter
         }
         for (key, end) in ended {
             meters.ended(&end.how);
-            attempts.end(key, number, &end);
+            attempts.end(key, Place::Slot(number), &end);
             attempts.log_at(key, path.join(KEPT).join(key.folder()), false);
             let state = FoundState::Exited(exit(&end, 0));
             found.push(FoundAttempt { execution: key.execution, attempt: key.attempt, state });
@@ -87,12 +83,7 @@ fn take_as_running(number: u32, path: &Path, attempts: &mut Attempts) -> anyhow:
     let unfinished = contents.claimed.into_iter().map(|(key, claim)| (key, claim.at));
     let ended = contents.ended.into_iter().map(|(key, end)| (key, end.started_at));
     let taken = unfinished.chain(ended).map(|(key, since)| {
-        let step = (key.execution.run, key.execution.step);
-        let phase = Phase::Handed { order: None };
-        attempts.insert(
-            key,
-            Known { step, template: None, slot: Some(number), phase, lent: None, killed: false, bytes_in: 0 },
-        );
+        attempts.adopt(key, Place::Slot(number));
         FoundAttempt { execution: key.execution, attempt: key.attempt, state: FoundState::Running { since } }
     });
     Ok(taken.collect())
@@ -129,17 +120,6 @@ pub(super) fn conclude(path: &Path, cgroups: &SlotCgroups) -> anyhow::Result<Vec
     let ended: BTreeMap<Key, End> = contents.ended.into_iter().chain(interrupted).collect();
     settle(path, &ended);
     Ok(ended.into_iter().collect())
-}
-
-/// Moves aside what an attempt had written to its logs when nobody watched over it any more.
-fn keep_logs(path: &Path, key: Key) -> Left {
-    let kept = path.join(KEPT).join(key.folder());
-    let keep = |name: &str| {
-        let written = std::fs::metadata(path.join(name)).is_ok_and(|log| log.len() > 0);
-        // It ends without its log if there is no room for another name.
-        written && make_private(&kept).is_ok() && std::fs::rename(path.join(name), kept.join(name)).is_ok()
-    };
-    Left { outputs: LeftOutputs::Nothing, stdout: keep(STDOUT), stderr: keep(STDERR) }
 }
 
 /// Leaves a slot as what was concluded has it: the next process finds the same, even if the slot is in use again, and

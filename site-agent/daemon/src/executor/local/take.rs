@@ -1,5 +1,6 @@
 //! What the executor does with each order, and with each notice of a shim.
 
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Instant;
 
@@ -12,7 +13,7 @@ use site_agent_core::event::{OutputFailure, StoredOutputs};
 use storage_sync_engine::store::Stored;
 
 use super::actions::ReadyAction;
-use super::attempts::{Known, Phase};
+use super::attempts::{Known, Phase, Place};
 use super::collect::{Collection, with_listing};
 use super::exports::Export;
 use super::imports::Import;
@@ -21,6 +22,7 @@ use super::staging::StagingFailure;
 use super::workers::Staged;
 use super::{Job, Local, Order, orders};
 use crate::clock::wall_clock;
+use crate::executor::slurm::Handed;
 use crate::shim::KEPT;
 use crate::shim::protocol::{End, EndKind, Isolation, Key, Left, Notice, ToShim};
 use crate::telemetry::process_context;
@@ -39,6 +41,7 @@ impl Local {
             Order::LetActionsGo(order) => self.workers.let_actions_go(order),
             Order::DropSealed(seals) => self.workers.job(Job::DropSealed(seals)),
             Order::Cleared { slot, ended } => self.cleared(slot, ended),
+            Order::OfJobs(notices) => notices.into_iter().for_each(|notice| self.notice(Place::Job, notice)),
             Order::Quit => self.quit = true,
         }
     }
@@ -63,7 +66,7 @@ impl Local {
                 let known = Known {
                     step,
                     template: known_by,
-                    slot: None,
+                    place: None,
                     phase: Phase::Handed { order: None },
                     lent: None,
                     killed: false,
@@ -76,7 +79,7 @@ impl Local {
             self.workers.stage(key, entries, &template);
         }
         let phase = Phase::Staging { template, inputs, since: wall_clock(), ahead, killed: false, moving };
-        let known = Known { step, template: known_by, slot: None, phase, lent: None, killed: false, bytes_in };
+        let known = Known { step, template: known_by, place: None, phase, lent: None, killed: false, bytes_in };
         self.attempts.insert(key, known);
     }
 
@@ -133,10 +136,18 @@ impl Local {
                 return self.not_started(key, FailureReason::NotExecutable, super::staging::full_message(&error));
             }
         };
+        if let Some(jobs) = &self.jobs {
+            if let Some(known) = self.attempts.get_mut(key) {
+                known.place = Some(Place::Job);
+                known.phase = Phase::Handed { order: None };
+            }
+            let label = format!("{}.{}", template.workflow, template.step_name);
+            return jobs.hand(Handed { label, common, order });
+        }
         match self.slots.choose(step, ahead) {
             Ok(number) => {
                 if let Some(known) = self.attempts.get_mut(key) {
-                    known.slot = Some(number);
+                    known.place = Some(Place::Slot(number));
                     known.phase = Phase::Handed { order: Some((Arc::clone(&common), order.clone())) };
                 }
                 if let Some(shim) = self.slots.shim_mut(number) {
@@ -240,8 +251,14 @@ impl Local {
                 }
                 Phase::Handed { .. } => {
                     known.killed = true;
-                    if let Some(shim) = known.slot.and_then(|slot| self.slots.shim_mut(slot)) {
-                        shim.say(&ToShim::Kill(key));
+                    match (known.place, &self.jobs) {
+                        (Some(Place::Slot(slot)), _) => {
+                            if let Some(shim) = self.slots.shim_mut(slot) {
+                                shim.say(&ToShim::Kill(key));
+                            }
+                        }
+                        (Some(Place::Job), Some(jobs)) => jobs.kill(key),
+                        (Some(Place::Job) | None, _) => {}
                     }
                 }
                 // Its end was told.
@@ -253,7 +270,7 @@ impl Local {
     fn collect(&mut self, key: Key, template: Arc<StepTemplate>, outputs: bool) {
         let Key { execution, attempt } = key;
         let nothing = |outputs| StoredOutputs { outputs, logs: Logs::default(), bytes_out: 0 };
-        let result = match self.attempts.get(key).map(|known| (&known.phase, known.slot)) {
+        let result = match self.attempts.get(key).map(|known| (&known.phase, known.place)) {
             Some((Phase::Imported { stored }, _)) => {
                 let listed = template.outputs.first().is_some_and(|output| output.listed);
                 let stored = Stored::clone(stored);
@@ -264,11 +281,11 @@ impl Local {
                     logs: Logs::default(),
                 })
             }
-            Some((Phase::Ended { left, ran }, Some(slot))) => {
+            Some((Phase::Ended { left, ran }, Some(place))) => {
                 if let (Some(spans), Some(end)) = (&self.spans, ran) {
                     spans.ran(&template, key, end);
                 }
-                let collection = self.collection(slot, key, template, outputs, left.clone());
+                let collection = self.collection(place, key, template, outputs, left.clone());
                 if !collection.is_empty() {
                     return self.workers.job(Job::Collect(Box::new(collection)));
                 }
@@ -281,38 +298,59 @@ impl Local {
 
     fn release(&mut self, key: Key) {
         let Some(known) = self.attempts.remove(key) else { return };
-        let kept = match (&known.phase, known.slot) {
-            (Phase::Ended { left, .. }, Some(slot)) => {
+        let kept = match (&known.phase, known.place) {
+            (Phase::Ended { left, .. }, Some(place @ Place::Slot(slot))) => {
                 self.slots.forget(slot, key);
-                left.is_kept().then(|| self.slots.path(slot).join(KEPT).join(key.folder()))
+                left.is_kept().then(|| self.folder(place, key).join(KEPT).join(key.folder()))
+            }
+            (_, Some(place @ Place::Job)) => {
+                if let Some(jobs) = &self.jobs {
+                    jobs.forget(key);
+                }
+                Some(self.folder(place, key))
             }
             (Phase::Ended { .. } | Phase::Staging { .. } | Phase::Handed { .. } | Phase::Imported { .. }, _) => None,
         };
-        let check = known.slot.and_then(|slot| self.slots.isolation(slot)) == Some(Isolation::Nothing);
+        let check = match known.place {
+            Some(Place::Slot(slot)) => self.slots.isolation(slot) == Some(Isolation::Nothing),
+            // What its node allows is not known here.
+            Some(Place::Job) => true,
+            None => false,
+        };
         if kept.is_some() || known.lent.is_some() {
             self.workers.release(Job::Release { key, kept, lent: known.lent, check });
         }
     }
 
-    pub(super) fn notice(&mut self, number: u32, notice: Notice) {
+    /// The slot of an attempt: where it works, and what it leaves is kept.
+    fn folder(&self, place: Place, key: Key) -> PathBuf {
+        match (place, &self.jobs) {
+            (Place::Slot(number), _) => self.slots.path(number),
+            (Place::Job, Some(jobs)) => jobs.slot(key),
+            (Place::Job, None) => unreachable!("only a site with jobs has an attempt in one"),
+        }
+    }
+
+    pub(super) fn notice(&mut self, place: Place, notice: Notice) {
         match notice {
             Notice::Started { key, at } => {
                 self.meters.executions_started.inc();
-                self.attempts.log_at(key, self.slots.path(number), true);
+                self.attempts.log_at(key, self.folder(place, key), true);
                 self.events.push(Event::Started { execution: key.execution, attempt: key.attempt, at });
             }
             Notice::Ended { key, end } => {
-                self.taken_off(number, key);
-                self.ended(number, key, &end);
+                self.taken_off(place, key);
+                self.ended(place, key, &end);
             }
             Notice::GivenBack { key, .. } => {
-                self.taken_off(number, key);
+                self.taken_off(place, key);
                 self.killed(key);
             }
         }
     }
 
-    fn taken_off(&mut self, number: u32, key: Key) {
+    fn taken_off(&mut self, place: Place, key: Key) {
+        let Place::Slot(number) = place else { return };
         if let Some(shim) = self.slots.shim_mut(number) {
             if shim.handed.pop_front_if(|(handed, _)| *handed == key).is_none() {
                 shim.handed.retain(|(handed, _)| *handed != key);
@@ -321,11 +359,11 @@ impl Local {
         }
     }
 
-    fn ended(&mut self, number: u32, key: Key, end: &End) {
+    fn ended(&mut self, place: Place, key: Key, end: &End) {
         self.meters.ended(&end.how);
         let bytes_in = self.attempts.get(key).map_or(0, |known| known.bytes_in);
-        self.attempts.end(key, number, end);
-        self.attempts.log_at(key, self.slots.path(number).join(KEPT).join(key.folder()), false);
+        self.attempts.end(key, place, end);
+        self.attempts.log_at(key, self.folder(place, key).join(KEPT).join(key.folder()), false);
         let Key { execution, attempt } = key;
         match &end.how {
             EndKind::NotStarted { message, no_space } => {
@@ -338,17 +376,17 @@ impl Local {
             | EndKind::OutOfMemory
             | EndKind::Killed
             | EndKind::Interrupted { .. } => {
-                let stored = self.values_of(number, key, end);
+                let stored = self.values_of(place, key, end);
                 self.events.push(Event::Exited { execution, attempt, exit: exit(end, bytes_in), stored });
             }
         }
     }
 
     /// What an attempt left, if that is nothing but values: then it is told with its end, and nobody has to ask for it.
-    fn values_of(&self, number: u32, key: Key, end: &End) -> Option<StoredOutputs> {
+    fn values_of(&self, place: Place, key: Key, end: &End) -> Option<StoredOutputs> {
         let template = self.attempts.get(key)?.template.clone()?;
         let outputs = end.how == EndKind::Code(0);
-        let collection = self.collection(number, key, template, outputs, end.left.clone());
+        let collection = self.collection(place, key, template, outputs, end.left.clone());
         let values = collection.values()?;
         if let Some(spans) = &self.spans {
             spans.ran(&collection.template, key, end);
@@ -359,8 +397,8 @@ impl Local {
         Some(values)
     }
 
-    fn collection(&self, slot: u32, key: Key, template: Arc<StepTemplate>, outputs: bool, left: Left) -> Collection {
-        let kept = self.slots.path(slot).join(KEPT).join(key.folder());
+    fn collection(&self, place: Place, key: Key, template: Arc<StepTemplate>, outputs: bool, left: Left) -> Collection {
+        let kept = self.folder(place, key).join(KEPT).join(key.folder());
         let log_bytes_max = self.surroundings.log_bytes_max;
         Collection { key, kept, template, outputs, left, log_bytes_max, since: wall_clock() }
     }
@@ -373,7 +411,7 @@ impl Local {
                 None => self.slots.forget(number, key),
                 Some(Phase::Ended { .. }) => {}
                 Some(Phase::Staging { .. } | Phase::Handed { .. } | Phase::Imported { .. }) => {
-                    self.ended(number, key, &end);
+                    self.ended(Place::Slot(number), key, &end);
                 }
             }
         }
@@ -382,9 +420,9 @@ impl Local {
             .attempts
             .keys()
             .filter(|key| {
-                self.attempts
-                    .get(*key)
-                    .is_some_and(|known| known.slot == Some(number) && matches!(known.phase, Phase::Handed { .. }))
+                self.attempts.get(*key).is_some_and(|known| {
+                    known.place == Some(Place::Slot(number)) && matches!(known.phase, Phase::Handed { .. })
+                })
             })
             .collect();
         for key in unclaimed {
@@ -408,7 +446,7 @@ impl Local {
         match self.slots.choose(step, None) {
             Ok(number) => {
                 if let Some(known) = self.attempts.get_mut(key) {
-                    known.slot = Some(number);
+                    known.place = Some(Place::Slot(number));
                 }
                 if let Some(shim) = self.slots.shim_mut(number) {
                     shim.hand(&common, order, step);

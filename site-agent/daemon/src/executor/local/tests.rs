@@ -42,6 +42,7 @@ fn options(data_dir: &Path) -> (LocalOptions, Receiver<Vec<Event>>) {
         tell: Arc::new(move |events| sender.send(events).unwrap()),
         meters: Arc::new(Meters::new()),
         spans: None,
+        slurm: None,
         failed: CancellationToken::new(),
     };
     (options, told)

@@ -1,0 +1,92 @@
+#!/usr/bin/env bash
+# What a Slurm site takes beside bare `sbatch`, in one run on one cluster of its own: `benches/slurm.sh [JOBS]`, as root.
+# Builds the binary, unless ATOLL names one.
+set -euo pipefail
+cd "$(dirname "$0")/.."
+count=${1:-200}
+. benches/atoll.sh
+atoll=$(readlink -f "$atoll")
+scratch=$(mktemp -d /tmp/atoll-slurm-bench.XXXXXX)
+chmod 755 "$scratch"
+server=
+agent=
+clean_up() {
+    trap - EXIT
+    [ -z "$agent" ] || kill "$agent" 2>/dev/null
+    [ -z "$server" ] || kill "$server" 2>/dev/null
+    wait
+    bash tests/parts/slurm-down.sh "$scratch/slurm"
+    rm -rf "$scratch"
+}
+trap clean_up EXIT
+bash tests/parts/slurm-up.sh bench "$scratch/slurm" >&2
+export SLURM_CONF=$scratch/slurm/slurm.conf
+
+# Each job writes down when it began; how many began in a second, and how long the one that began first and the median waited.
+summary() {
+    python3 - "$1" "$2" "$3" <<'PYTHON'
+import statistics, sys
+name, since, path = sys.argv[1], float(sys.argv[2]), sys.argv[3]
+begun = sorted(float(line) for line in open(path))
+waits = [at - since for at in begun]
+print("| %s | %d | %.2f | %.2f | %.1f |" % (
+    name, len(begun), waits[0], statistics.median(waits), len(begun) / waits[-1]))
+PYTHON
+}
+wait_for() {
+    for _ in $(seq 6000); do
+        [ "$(wc -l <"$1")" -ge "$count" ] && return 0
+        sleep 0.1
+    done
+    echo "$1: only $(wc -l <"$1") of $count" >&2
+    return 1
+}
+
+echo "| jobs of one CPU on a node of 16 | jobs | first begins after, s | median, s | begun in a second |"
+echo "|---|---:|---:|---:|---:|"
+begun=$scratch/bare
+: >"$begun"
+printf '#!/bin/sh\ndate +%%s.%%N >>%s\n' "$begun" >"$scratch/job.sh"
+since=$(date +%s.%N)
+for _ in $(seq "$count"); do
+    sbatch --parsable --output=/dev/null "$scratch/job.sh" >/dev/null
+done
+submitted=$(date +%s.%N)
+rate=$(python3 -c 'import sys; a = sys.argv; print("%.0f" % (int(a[1]) / (float(a[3]) - float(a[2]))))' "$count" "$since" "$submitted")
+wait_for "$begun"
+summary "bare \`sbatch\`, one by one" "$since" "$begun"
+
+begun=$scratch/array
+: >"$begun"
+printf '#!/bin/sh\ndate +%%s.%%N >>%s\n' "$begun" >"$scratch/job.sh"
+array_since=$(date +%s.%N)
+sbatch --parsable --array="0-$((count - 1))" --output=/dev/null "$scratch/job.sh" >/dev/null
+wait_for "$begun"
+summary "bare \`sbatch --array\`" "$array_since" "$begun"
+
+"$atoll" server --data-dir "$scratch/server" --ready-file "$scratch/ready" --bucket "$scratch/bucket" \
+    --listen 127.0.0.1:0 --agent-listen 127.0.0.1:0 >"$scratch/server.log" 2>&1 &
+server=$!
+for _ in $(seq 200); do [ ! -s "$scratch/ready" ] || break; sleep 0.1; done
+read -r ATOLL_URL ATOLL_TOKEN < <(python3 -c 'import json, sys; d = json.load(open(sys.argv[1])); print(d["url"], d["token"])' "$scratch/ready")
+export ATOLL_URL ATOLL_TOKEN
+printf 'executor = "slurm"\ncpus = 1000\nmemory = "100GiB"\n[slurm]\njobs_max = 1000\n' >"$scratch/agent.toml"
+token=$("$atoll" site token create hpc --ttl 10m --json | python3 -c 'import json, sys; print(json.load(sys.stdin)["token"])')
+"$atoll" agent join "$token" --data-dir "$scratch/agent" --config "$scratch/agent.toml" >/dev/null 2>&1
+"$atoll" agent run --data-dir "$scratch/agent" --config "$scratch/agent.toml" >"$scratch/agent.log" 2>&1 &
+agent=$!
+begun=$scratch/atoll
+: >"$begun"
+cat >"$scratch/workflow.yaml" <<WORKFLOW
+workflow: bench
+steps:
+  a:
+    site: hpc
+    foreach: \${{ range($count) }}
+    run: date +%s.%N >>$begun
+WORKFLOW
+since=$(date +%s.%N)
+"$atoll" run "$scratch/workflow.yaml" --json >/dev/null
+wait_for "$begun"
+summary "Atoll, from \`atoll run\`" "$since" "$begun"
+printf '\n`sbatch` itself took %s submissions in a second; Atoll makes one of a fan-out.\n' "$rate"

@@ -1,0 +1,358 @@
+//! What the agent has in the cluster's queue: what is submitted together and when, what each job's word or the controller
+//! says of it, and how it ended.
+//!
+//! - The intention stands in the shared folder before `sbatch` is called. Where its answer was lost, or the agent killed,
+//!   the job is looked for by its comment before it is submitted again.
+//! - A job's own word of its end counts; the controller is asked why where there is none. A controller that is away, or does
+//!   not know a job, says nothing: it is waited for, and what the job says counts.
+//! - Numbers of jobs come again, so nothing is known by them alone.
+
+mod batches;
+mod verdict;
+
+use std::collections::{BTreeMap, VecDeque};
+use std::sync::Arc;
+use std::time::{Duration, Instant, SystemTime};
+
+use atoll_model::time::Timestamp;
+
+use self::batches::Submission;
+use super::calls::{Answer, Call, NotSubmitted};
+use super::listing::Row;
+use super::{Desk, Handed};
+use crate::shim::job::evidence::{Batch, EndedNews, StartedNews};
+use crate::shim::protocol::{End, EndKind, Key, Left, Notice};
+
+/// What is of one step comes within this long: then it is submitted together.
+const GATHERING: Duration = Duration::from_millis(100);
+const GATHERING_MAX: Duration = Duration::from_secs(1);
+/// Between two tries to reach a cluster that cannot be reached, at first and at most.
+const PAUSE: Duration = Duration::from_secs(1);
+const PAUSE_MAX: Duration = Duration::from_secs(60);
+
+/// The agent's jobs.
+#[derive(Debug)]
+pub(super) struct Queue {
+    desk: Desk,
+    jobs: BTreeMap<Key, Job>,
+    batches: BTreeMap<String, Submitted>,
+    /// Not submitted yet, with the name of their step.
+    waiting: VecDeque<Handed>,
+    gathering: Option<(Instant, Instant)>,
+    /// A call is on its way.
+    busy: bool,
+    list_at: Instant,
+    submit_at: Instant,
+    failures: u32,
+    notices: Vec<Notice>,
+    /// How long those waited that have begun since this was taken.
+    pub(super) waits: Vec<Duration>,
+}
+
+/// What was, or is to be, submitted together.
+#[derive(Debug)]
+struct Submitted {
+    batch: Batch,
+    state: Submission,
+    script: String,
+}
+
+/// One attempt.
+#[derive(Debug)]
+struct Job {
+    token: String,
+    index: usize,
+    wish: Wish,
+    cancel_at: Option<Instant>,
+    started: Option<StartedNews>,
+    /// Its own word, where the cluster knows why.
+    told: Option<(End, Instant)>,
+    ended: bool,
+    /// What the controller said of it last.
+    row: Option<Row>,
+    /// Since when the controller, though it answers, does not know it.
+    missing_since: Option<Instant>,
+    /// Since when the controller says that it is over.
+    over_since: Option<Instant>,
+    /// When it last gave a sign of life, by its own clock and by ours.
+    pulse: Option<(SystemTime, Instant)>,
+    /// How often it was submitted because it could not be started.
+    stuck: u32,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Wish {
+    Run,
+    /// The core wants it ended.
+    End,
+    /// The cluster cannot start this job: it is to go, and another to come.
+    Renew,
+}
+
+impl Job {
+    fn new(token: String, index: usize) -> Self {
+        Self {
+            token,
+            index,
+            wish: Wish::Run,
+            cancel_at: None,
+            started: None,
+            told: None,
+            ended: false,
+            row: None,
+            missing_since: None,
+            over_since: None,
+            pulse: None,
+            stuck: 0,
+        }
+    }
+
+    /// How the cluster calls it, which calls what was submitted together by this number.
+    fn number(&self, number: &str, submitted: Option<&Submitted>) -> String {
+        let is_array = submitted.is_some_and(|submitted| submitted.batch.keys.len() > 1);
+        if is_array { format!("{number}_{}", self.index) } else { number.to_owned() }
+    }
+}
+
+impl Queue {
+    /// An attempt is to run.
+    pub(super) fn hand(&mut self, handed: Handed, now: Instant) {
+        let key = handed.order.key;
+        if self.jobs.contains_key(&key) || self.waiting.iter().any(|waiting| waiting.order.key == key) {
+            return;
+        }
+        let (since, _) = self.gathering.unwrap_or((now, now));
+        self.gathering = Some((since, (now + GATHERING).min(since + GATHERING_MAX)));
+        self.waiting.push_back(handed);
+    }
+
+    /// An attempt is to end. What comes of it is told when it has.
+    pub(super) fn kill(&mut self, key: Key, now: Instant) {
+        if let Some(place) = self.waiting.iter().position(|waiting| waiting.order.key == key) {
+            self.waiting.remove(place);
+            if self.waiting.is_empty() {
+                self.gathering = None;
+            }
+            self.notices.push(Notice::GivenBack { key, killed: true });
+            return;
+        }
+        let Some(job) = self.jobs.get_mut(&key) else {
+            return self.notices.push(Notice::GivenBack { key, killed: true });
+        };
+        if job.ended {
+            return;
+        }
+        // From here on its job ends by itself, whenever it comes to run.
+        self.desk.write_cancel(key);
+        (job.wish, job.cancel_at) = (Wish::End, Some(now));
+        if self.batches.get(&job.token).is_some_and(|submitted| submitted.state == Submission::ToDo) {
+            self.give_back(key);
+        }
+    }
+
+    /// The end of an attempt is durable elsewhere.
+    pub(super) fn forget(&mut self, key: Key) {
+        self.desk.remove_news(key);
+        let Some(job) = self.jobs.remove(&key) else { return };
+        self.desk.remove_said(&job.token, job.index);
+        self.drop_if_unused(&job.token);
+    }
+
+    fn drop_if_unused(&mut self, token: &str) {
+        if !self.jobs.values().any(|job| job.token == token) {
+            self.batches.remove(token);
+            self.desk.remove_batch(token);
+        }
+    }
+
+    /// A job has begun.
+    pub(super) fn started(&mut self, key: Key, news: StartedNews) {
+        let Some(job) = self.jobs.get_mut(&key).filter(|job| job.started.is_none()) else { return };
+        let submitted_at = self.batches.get(&job.token).map_or(news.at, |submitted| submitted.batch.at);
+        self.waits.push(news.at.saturating_since(submitted_at));
+        self.notices.push(Notice::Started { key, at: news.at });
+        job.started = Some(news);
+    }
+
+    pub(super) fn is_started(&self, key: Key) -> bool {
+        self.jobs.get(&key).is_none_or(|job| job.started.is_some())
+    }
+
+    pub(super) fn is_ended(&self, key: Key) -> bool {
+        self.jobs.get(&key).is_none_or(|job| job.ended || job.told.is_some())
+    }
+
+    /// A job has left word of its end.
+    pub(super) fn ended(&mut self, key: Key, news: EndedNews, now: Instant) {
+        let EndedNews { end, told } = news;
+        let Some(job) = self.jobs.get_mut(&key).filter(|job| !job.ended) else { return };
+        if told && job.wish == Wish::End {
+            self.end(key, End { how: EndKind::Killed, ..end });
+        } else if told {
+            // Why is known to the controller, which is asked soon.
+            job.told = Some((end, now));
+            self.list_at = now;
+        } else {
+            self.end(key, end);
+        }
+    }
+
+    fn end(&mut self, key: Key, end: End) {
+        if let Some(job) = self.jobs.get_mut(&key) {
+            job.ended = true;
+        }
+        self.notices.push(Notice::Ended { key, end });
+    }
+
+    /// What has happened since it was last asked.
+    pub(super) fn take_notices(&mut self) -> Vec<Notice> {
+        std::mem::take(&mut self.notices)
+    }
+
+    /// Jobs of which no end is known.
+    pub(super) fn unfinished(&self) -> impl Iterator<Item = Key> + '_ {
+        self.jobs.iter().filter(|(_, job)| !job.ended).map(|(key, _)| *key)
+    }
+
+    /// How many more may be in the cluster's queue.
+    fn room(&self) -> usize {
+        (self.desk.settings.jobs_max as usize).saturating_sub(self.unfinished().count())
+    }
+
+    /// How many wait for the cluster, and how many have begun.
+    pub(super) fn levels(&self) -> (usize, usize) {
+        let begun = self.jobs.values().filter(|job| !job.ended && job.started.is_some()).count();
+        (self.waiting.len() + self.unfinished().count() - begun, begun)
+    }
+
+    /// When to ask for the next call, if nothing happens before.
+    pub(super) fn next_look(&self) -> Option<Instant> {
+        if self.busy {
+            return None;
+        }
+        let gathered = self.gathering.filter(|_| self.room() > 0).map(|(_, until)| until.max(self.submit_at));
+        let listed = self.unfinished().next().map(|_| self.list_at);
+        [gathered, listed].into_iter().flatten().min()
+    }
+
+    /// What is to be asked of the cluster next.
+    pub(super) fn next_call(&mut self, now: Instant) -> Option<Call> {
+        if self.busy {
+            return None;
+        }
+        let call = self.next_cancel(now).or_else(|| self.next_submission(now)).or_else(|| self.next_listing(now));
+        self.busy = call.is_some();
+        call
+    }
+
+    fn next_cancel(&mut self, now: Instant) -> Option<Call> {
+        if now < self.submit_at {
+            return None;
+        }
+        let poll = self.desk.settings.poll();
+        let due = |job: &&mut Job| !job.ended && job.cancel_at.is_some_and(|at| at <= now);
+        for job in self.jobs.values_mut().filter(due) {
+            let Some(submitted) = self.batches.get(&job.token) else { continue };
+            let Some(number) = &submitted.batch.job else { continue };
+            job.cancel_at = Some(now + poll);
+            // The controller is to say soon whether it is gone.
+            self.list_at = self.list_at.min(now);
+            return Some(Call::Cancel { job: job.number(number, Some(submitted)), name: submitted.batch.name.clone() });
+        }
+        None
+    }
+
+    fn next_listing(&mut self, now: Instant) -> Option<Call> {
+        if now < self.list_at || self.unfinished().next().is_none() {
+            return None;
+        }
+        self.list_at = now + self.desk.settings.poll();
+        Some(Call::List)
+    }
+
+    /// What came of the last call.
+    pub(super) fn answered(&mut self, answer: Answer, now: Instant) {
+        self.busy = false;
+        match answer {
+            Answer::Submitted { token, result } => self.submitted(&token, result, now),
+            Answer::Cancelled(Ok(())) => {}
+            // It is tried again: a job that is gone is not listed as one that runs.
+            Answer::Cancelled(Err(why)) => self.unreachable("scancel", &why, now),
+            Answer::Listed(Ok(rows)) => {
+                self.reached(now);
+                self.listed(rows, now);
+                self.conclude_told(now);
+            }
+            Answer::Listed(Err(why)) => {
+                self.unreachable("squeue", &why, now);
+                self.list_at = self.list_at.max(self.submit_at);
+                self.conclude_told(now);
+            }
+        }
+    }
+
+    fn submitted(&mut self, token: &str, result: Result<String, NotSubmitted>, now: Instant) {
+        let Some(submitted) = self.batches.get_mut(token) else { return };
+        match result {
+            Ok(number) => {
+                submitted.batch.job = Some(number);
+                submitted.state = Submission::Done;
+                self.desk.write_batch(token, &submitted.batch);
+                self.reached(now);
+            }
+            Err(NotSubmitted::Later(why)) => {
+                submitted.state = Submission::ToDo;
+                self.unreachable("sbatch", &why, now);
+            }
+            Err(NotSubmitted::Unclear(why)) => {
+                submitted.state = Submission::Unclear { looks: 0 };
+                self.unreachable("sbatch", &why, now);
+            }
+            Err(NotSubmitted::Refused(why)) => {
+                let message = format!("Slurm does not take the job in {}: {why}", self.desk.settings.place());
+                for key in submitted.batch.keys.clone() {
+                    let how = EndKind::NotStarted { message: message.clone(), no_space: false };
+                    self.end(key, nothing(how, None));
+                }
+            }
+        }
+    }
+
+    fn reached(&mut self, now: Instant) {
+        if std::mem::take(&mut self.failures) > 0 {
+            self.submit_at = now;
+            tracing::info!("Slurm answers again");
+        }
+    }
+
+    /// F1: what runs goes on, and its word is heard; what waits, waits.
+    fn unreachable(&mut self, program: &str, why: &str, now: Instant) {
+        if self.failures == 0 {
+            tracing::warn!(program, why, "Slurm cannot be reached: what runs goes on, what is to start waits");
+        }
+        self.failures += 1;
+        let pause = PAUSE.saturating_mul(1 << self.failures.min(7)).min(PAUSE_MAX);
+        self.submit_at = now + pause.min(self.desk.settings.poll().saturating_mul(self.failures));
+    }
+}
+
+/// An end of which only the agent knows.
+fn nothing(how: EndKind, started_at: Option<Timestamp>) -> End {
+    let now = crate::clock::wall_clock();
+    End {
+        started_at: started_at.unwrap_or(now),
+        finished_at: now,
+        how,
+        cpu_micros: 0,
+        max_rss_bytes: 0,
+        left: Left::default(),
+    }
+}
+
+/// Whether two were handed for the same step.
+fn go_together(one: &Handed, other: &Handed) -> bool {
+    Arc::ptr_eq(&one.common, &other.common) && one.label == other.label
+}
+
+#[cfg(test)]
+mod tests;

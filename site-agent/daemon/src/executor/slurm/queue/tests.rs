@@ -1,0 +1,240 @@
+//! The queue beside a cluster that a test plays, with times that it says.
+
+#![expect(clippy::unwrap_used, reason = "a test that fails here has failed")]
+
+use std::fs;
+
+use atoll_model::id::{Attempt, ExecutionId, RunId, StepIndex};
+use tempfile::TempDir;
+
+use super::super::listing::{Over, Standing};
+use super::*;
+use crate::config::{ShimProgram, SlurmSettings};
+use crate::shim::job::evidence::{CANCEL, CLAIM, Claim, JobsFolder, STARTED, to_json};
+use crate::shim::protocol::{Common, Order};
+
+struct Played {
+    folder: TempDir,
+    queue: Queue,
+    now: Instant,
+    common: Arc<Common>,
+}
+
+fn key(element: u32) -> Key {
+    let execution = ExecutionId { run: RunId::from_bits(1), step: StepIndex(0), element };
+    Key { execution, attempt: Attempt::FIRST }
+}
+
+fn desk(folder: &TempDir) -> Desk {
+    let settings = SlurmSettings { jobs_max: 3, ..SlurmSettings::default() };
+    let program = ShimProgram { program: "/bin/atoll".into(), arguments: vec!["shim".to_owned()] };
+    let jobs = JobsFolder::new(folder.path().join("jobs"));
+    Desk::open(settings, "agent_1".to_owned(), program, folder.path().to_owned(), jobs).unwrap()
+}
+
+impl Played {
+    fn new() -> Self {
+        let (folder, now) = (tempfile::tempdir().unwrap(), Instant::now());
+        let queue = Queue::open(desk(&folder), now).unwrap();
+        Self { folder, queue, now, common: Arc::default() }
+    }
+
+    /// The agent's process is killed, and another one starts.
+    fn restart(&mut self) {
+        self.queue = Queue::open(desk(&self.folder), self.now).unwrap();
+    }
+
+    fn hand(&mut self, count: u32) {
+        for element in 0..count {
+            let order = Order { key: key(element), environment: Vec::new() };
+            let handed = Handed { label: "flood.model".to_owned(), common: Arc::clone(&self.common), order };
+            self.queue.hand(handed, self.now);
+        }
+    }
+
+    fn after(&mut self, seconds: u64) -> Option<Call> {
+        self.now += Duration::from_secs(seconds);
+        self.queue.next_call(self.now)
+    }
+
+    /// The next submission; what it is called.
+    fn submission(&mut self) -> (String, String) {
+        match self.after(2) {
+            Some(Call::Submit { token, script }) => (token, script),
+            other => panic!("{other:?}"),
+        }
+    }
+
+    fn submitted(&mut self, token: &str, result: Result<&str, NotSubmitted>) {
+        let answer = Answer::Submitted { token: token.to_owned(), result: result.map(str::to_owned) };
+        self.queue.answered(answer, self.now);
+    }
+
+    fn listed(&mut self, rows: &[(&str, u32, Standing)]) -> Vec<Notice> {
+        let mut call = self.after(6);
+        while let Some(Call::Cancel { .. }) = call {
+            self.queue.answered(Answer::Cancelled(Ok(())), self.now);
+            call = self.after(0);
+        }
+        assert_eq!(call, Some(Call::List));
+        let row = |(token, index, standing): &(&str, u32, Standing)| Row {
+            job: "12".to_owned(),
+            index: *index,
+            standing: *standing,
+            words: format!("{standing:?} in partition main"),
+            token: (*token).to_owned(),
+        };
+        self.queue.answered(Answer::Listed(Ok(rows.iter().map(row).collect())), self.now);
+        self.queue.take_notices()
+    }
+
+    fn claim(&self, element: u32, token: &str) {
+        let claim = Claim { token: token.to_owned(), job: "12".to_owned(), restarts: 0, node: "n1".to_owned() };
+        let slot = self.queue.desk.folder.slot(key(element));
+        fs::write(slot.join(CLAIM), to_json(&claim).unwrap()).unwrap();
+        fs::write(self.queue.desk.folder.news().join(format!("{}.{STARTED}", key(element).folder())), "").unwrap();
+    }
+}
+
+#[test]
+fn what_is_of_one_step_is_submitted_together_as_far_as_there_is_room() {
+    let mut played = Played::new();
+    played.hand(5);
+    assert_eq!(played.queue.next_call(played.now), None, "more may come");
+    let (token, script) = played.submission();
+    assert!(script.contains("#SBATCH --array=0-2\n"), "{script}");
+    assert!(script.contains(&format!("#SBATCH --comment=\"atoll agent_1 {token}\"")), "{script}");
+    played.submitted(&token, Ok("12"));
+    // There is room when one has ended.
+    assert_eq!(played.listed(&[(&token, 0, Standing::Running), (&token, 1, Standing::Running)]), []);
+    played.queue.ended(key(0), EndedNews { end: nothing(EndKind::Code(0), None), told: false }, played.now);
+    let (_, script) = played.submission();
+    assert!(!script.contains("--array"), "{script}");
+}
+
+#[test]
+fn f2_what_may_have_been_submitted_is_looked_for_before_it_is_again() {
+    for found in [true, false] {
+        let mut played = Played::new();
+        played.hand(2);
+        let (token, _) = played.submission();
+        if found {
+            played.submitted(&token, Err(NotSubmitted::Unclear("timed out".to_owned())));
+        } else {
+            // Killed before `sbatch` answered.
+            played.restart();
+        }
+        let rows = [(token.as_str(), 0, Standing::Waiting), (token.as_str(), 1, Standing::Waiting)];
+        assert_eq!(played.listed(if found { &rows } else { &[] }), []);
+        if found {
+            assert_eq!(played.after(6), Some(Call::List), "it is known, and not submitted again");
+        } else {
+            assert_eq!(played.listed(&[]), []);
+            assert_eq!(played.submission().0, token, "under the name that the intention has");
+        }
+    }
+}
+
+#[test]
+fn f3_a_job_that_nobody_knows_is_submitted_again_unless_it_has_begun() {
+    let mut played = Played::new();
+    played.hand(2);
+    let (token, _) = played.submission();
+    played.submitted(&token, Ok("12"));
+    played.claim(1, &token);
+    assert_eq!(played.listed(&[]), []);
+    played.now += Duration::from_secs(595);
+    assert_eq!(played.listed(&[]).len(), 1, "what has begun gave no sign of life");
+    let (again, script) = played.submission();
+    assert!(again != token && !script.contains("--array"), "one of two: {script}");
+    played.submitted(&again, Ok("12"));
+    // The first comes up after all: the copy ends at once, and that says nothing.
+    played.claim(0, &token);
+    assert_eq!(played.listed(&[(&again, 0, Standing::Over(Over::Otherwise))]), []);
+}
+
+#[test]
+fn f4_a_job_that_its_cluster_could_not_start_makes_room_for_another() {
+    let mut played = Played::new();
+    played.hand(1);
+    let mut token = played.submission().0;
+    for _ in 0..3 {
+        played.submitted(&token, Ok("12"));
+        assert_eq!(played.listed(&[(&token, 0, Standing::Stuck)]), []);
+        assert!(matches!(played.after(0), Some(Call::Cancel { job, .. }) if job == "12"));
+        played.queue.answered(Answer::Cancelled(Ok(())), played.now);
+        assert_eq!(played.listed(&[(&token, 0, Standing::Over(Over::Otherwise))]), []);
+        token = played.submission().0;
+    }
+    played.submitted(&token, Ok("12"));
+    let notices = played.listed(&[(&token, 0, Standing::Stuck)]);
+    assert!(
+        matches!(&notices[..], [Notice::Ended { end: End { how: EndKind::NotStarted { .. }, .. }, .. }]),
+        "{notices:?}"
+    );
+}
+
+#[test]
+fn what_a_cluster_says_is_told_when_a_job_has_left_no_word() {
+    let cases = [
+        (Over::TimedOut, EndKind::TimedOut),
+        (Over::OutOfMemory, EndKind::OutOfMemory),
+        (
+            Over::Otherwise,
+            EndKind::Interrupted { message: "Slurm says of job 12: Over(Otherwise) in partition main".to_owned() },
+        ),
+    ];
+    for (over, expected) in cases {
+        let mut played = Played::new();
+        played.hand(1);
+        let (token, _) = played.submission();
+        played.submitted(&token, Ok("12"));
+        played.claim(0, &token);
+        let rows = [(token.as_str(), 0, Standing::Over(over))];
+        assert_eq!(played.listed(&rows), [], "its word may be on its way");
+        played.now += Duration::from_secs(10);
+        let notices = played.listed(&rows);
+        assert!(matches!(&notices[..], [Notice::Ended { end, .. }] if end.how == expected), "{notices:?}");
+    }
+}
+
+#[test]
+fn f1_a_controller_that_is_away_ends_nothing_and_loses_nothing() {
+    let mut played = Played::new();
+    played.hand(1);
+    let (token, _) = played.submission();
+    played.submitted(&token, Err(NotSubmitted::Later("Unable to contact slurm controller".to_owned())));
+    for _ in 0..100 {
+        if let Some(call) = played.after(30) {
+            let why = "connect failure".to_owned();
+            match call {
+                Call::Submit { token, .. } => played.submitted(&token, Err(NotSubmitted::Later(why))),
+                Call::List => played.queue.answered(Answer::Listed(Err(why)), played.now),
+                Call::Cancel { .. } => panic!("nobody wants it ended"),
+            }
+        }
+    }
+    assert_eq!(played.queue.take_notices(), []);
+    played.now += PAUSE_MAX;
+    assert_eq!(played.submission().0, token);
+}
+
+#[test]
+fn what_is_not_submitted_yet_is_given_back_at_once_and_what_is_when_it_is_gone() {
+    let mut played = Played::new();
+    played.hand(1);
+    played.queue.kill(key(0), played.now);
+    assert_eq!(played.queue.take_notices(), [Notice::GivenBack { key: key(0), killed: true }]);
+    played.hand(1);
+    let (token, _) = played.submission();
+    played.submitted(&token, Ok("12"));
+    played.queue.kill(key(0), played.now);
+    assert!(played.queue.desk.folder.slot(key(0)).join(CANCEL).exists());
+    assert!(matches!(played.after(0), Some(Call::Cancel { .. })));
+    played.queue.answered(Answer::Cancelled(Ok(())), played.now);
+    assert_eq!(played.queue.take_notices(), []);
+    let notices = played.listed(&[(&token, 0, Standing::Over(Over::Otherwise))]);
+    assert_eq!(notices, [Notice::GivenBack { key: key(0), killed: true }]);
+    played.queue.forget(key(0));
+    assert_eq!(fs::read_dir(played.queue.desk.folder.batches()).unwrap().count(), 0);
+}

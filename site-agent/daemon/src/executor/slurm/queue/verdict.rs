@@ -1,0 +1,173 @@
+//! What the controller's listing means for each job.
+
+use std::collections::BTreeMap;
+use std::time::{Duration, Instant};
+
+use super::super::listing::{Over, Row, Standing};
+use super::{Job, Queue, Wish, nothing};
+use crate::shim::protocol::{End, EndKind, Key, Notice};
+
+/// How long the word of a job that is over may take to be seen here: a shared file system may show it late.
+const WORD_GRACE: Duration = Duration::from_secs(10);
+/// A job that has begun gives a sign of life several times within this long.
+const SILENCE_MIN: Duration = Duration::from_secs(60);
+/// How often a job that its cluster could not start is submitted anew.
+const STUCK_MAX: u32 = 3;
+
+/// What is to be done about a job.
+enum Verdict {
+    Nothing,
+    End(EndKind),
+    GivenBack,
+    /// Cancel it, and submit another.
+    Renew,
+    Again,
+}
+
+impl Queue {
+    pub(super) fn listed(&mut self, rows: Vec<Row>, now: Instant) {
+        let numbers = rows.iter().map(|row| (row.token.clone(), row.job.clone())).collect();
+        self.look_for(&numbers);
+        let mut by_place: BTreeMap<(String, u32), Row> =
+            rows.into_iter().map(|row| ((row.token.clone(), row.index), row)).collect();
+        let (mut again, keys) = (Vec::new(), self.unfinished().collect::<Vec<Key>>());
+        for key in keys {
+            let Some(job) = self.jobs.get(&key) else { continue };
+            // As long as nobody knows whether it was submitted there is nothing to judge.
+            if self.batches.get(&job.token).is_none_or(|submitted| submitted.batch.job.is_none()) {
+                continue;
+            }
+            let place = (job.token.clone(), u32::try_from(job.index).unwrap_or(u32::MAX));
+            match self.judge(key, by_place.remove(&place), now) {
+                Verdict::Nothing => {}
+                Verdict::Again => again.push(key),
+                Verdict::Renew => {
+                    if let Some(job) = self.jobs.get_mut(&key) {
+                        (job.wish, job.cancel_at) = (Wish::Renew, Some(now));
+                        job.stuck += 1;
+                    }
+                }
+                Verdict::GivenBack => self.give_back(key),
+                Verdict::End(how) => self.conclude(key, how),
+            }
+        }
+        if !again.is_empty() {
+            self.submit_again(again);
+        }
+    }
+
+    pub(super) fn give_back(&mut self, key: Key) {
+        if let Some(job) = self.jobs.get_mut(&key) {
+            job.ended = true;
+        }
+        self.notices.push(Notice::GivenBack { key, killed: true });
+    }
+
+    fn judge(&mut self, key: Key, row: Option<Row>, now: Instant) -> Verdict {
+        let Some(row) = row else { return self.judge_missing(key, now) };
+        let claim = self.desk.claim_of(key);
+        let Some(job) = self.jobs.get_mut(&key) else { return Verdict::Nothing };
+        if job.row.as_ref().is_none_or(|known| known.words != row.words) {
+            tracing::info!(execution = %key.execution, job = row.job, index = row.index, state = row.words, "the state of a job");
+        }
+        job.row = Some(row.clone());
+        let over = match row.standing {
+            Standing::Waiting | Standing::Running => {
+                (job.missing_since, job.over_since) = (None, None);
+                return Verdict::Nothing;
+            }
+            Standing::Stuck if job.wish != Wish::Run => return Verdict::Nothing,
+            Standing::Stuck if job.stuck < STUCK_MAX => return Verdict::Renew,
+            Standing::Stuck => {
+                let message = format!("Slurm could not start its job: {}", row.words);
+                return Verdict::End(EndKind::NotStarted { message, no_space: false });
+            }
+            Standing::Over(over) => over,
+        };
+        if claim.as_ref().is_some_and(|claim| claim.token != job.token) {
+            // A copy that has ended at once, because the attempt is in the hands of another job.
+            return self.judge_missing(key, now);
+        }
+        let since = *job.over_since.get_or_insert(now);
+        match (job.wish, &claim) {
+            (Wish::Renew, None) => return Verdict::Again,
+            (Wish::End, None) => return Verdict::GivenBack,
+            (Wish::Run | Wish::Renew | Wish::End, _) => {}
+        }
+        if job.told.is_none() && now.saturating_duration_since(since) < WORD_GRACE {
+            return Verdict::Nothing;
+        }
+        Verdict::End(self.how(key, over, &row, claim.is_some()))
+    }
+
+    /// How a job ended of which the cluster says this, and that has left no word but that it was told to end.
+    fn how(&self, key: Key, over: Over, row: &Row, is_claimed: bool) -> EndKind {
+        let Some(job) = self.jobs.get(&key) else { return EndKind::Killed };
+        let words = format!("Slurm says of job {}: {}", job.number(&row.job, self.batches.get(&job.token)), row.words);
+        match over {
+            Over::TimedOut | Over::OutOfMemory | Over::Otherwise if job.wish == Wish::End => EndKind::Killed,
+            Over::TimedOut => EndKind::TimedOut,
+            Over::OutOfMemory => EndKind::OutOfMemory,
+            Over::Otherwise if !is_claimed => {
+                let said = self.desk.said(&job.token, job.index).map(|said| format!("; it said: {said}"));
+                let message = format!("{words}; it had not begun{}", said.unwrap_or_default());
+                EndKind::NotStarted { message, no_space: false }
+            }
+            Over::Otherwise => EndKind::Interrupted { message: words },
+        }
+    }
+
+    /// F3, F5: the controller answers, and does not know the job: it has forgotten it, or let it go after a while. A job
+    /// that has begun speaks for itself as long as it gives signs of life.
+    fn judge_missing(&mut self, key: Key, now: Instant) -> Verdict {
+        let (patience, poll) = (self.desk.settings.forgotten_after(), self.desk.settings.poll());
+        let (claim, pulse) = (self.desk.claim_of(key), self.desk.pulse(key));
+        let Some(job) = self.jobs.get_mut(&key) else { return Verdict::Nothing };
+        let since = *job.missing_since.get_or_insert(now);
+        if let Some(seen) = pulse
+            && job.pulse.is_none_or(|(known, _)| known != seen)
+        {
+            job.pulse = Some((seen, now));
+        }
+        let heard = job.pulse.map_or(since, |(_, at)| at.max(since));
+        let silent = now.saturating_duration_since(heard);
+        match (&claim, job.wish) {
+            // It can begin no more: it would find that it is not wanted.
+            (None, Wish::End) if silent >= poll => Verdict::GivenBack,
+            (None, Wish::Renew) => Verdict::Again,
+            (None, Wish::Run) if silent >= patience => Verdict::Again,
+            (Some(claim), _) if silent >= patience.max(SILENCE_MIN) => {
+                let (job, node, seconds) = (&claim.job, &claim.node, silent.as_secs());
+                let message =
+                    format!("nothing was heard of job {job} on {node} for {seconds} s, and Slurm does not know it");
+                Verdict::End(EndKind::Interrupted { message })
+            }
+            (None | Some(_), _) => Verdict::Nothing,
+        }
+    }
+
+    /// What was told to end, and why is not to be heard from the controller: then its own word counts.
+    pub(super) fn conclude_told(&mut self, now: Instant) {
+        let told_long_ago = |job: &Job| {
+            let (end, at) = job.told.as_ref().filter(|_| !job.ended)?;
+            (now.saturating_duration_since(*at) > WORD_GRACE).then(|| end.clone())
+        };
+        let late: Vec<(Key, End)> =
+            self.jobs.iter().filter_map(|(key, job)| told_long_ago(job).map(|end| (*key, end))).collect();
+        late.into_iter().for_each(|(key, end)| self.end(key, end));
+    }
+
+    /// Its end, with what its own word has of it, or with what it had written until then.
+    fn conclude(&mut self, key: Key, how: EndKind) {
+        let Some(job) = self.jobs.get(&key) else { return };
+        let end = match (&job.told, &how) {
+            (Some((end, _)), _) => End { how, ..end.clone() },
+            (None, EndKind::NotStarted { .. }) => nothing(how, None),
+            (None, _) => {
+                let started_at = job.started.as_ref().map(|started| started.at);
+                End { left: self.desk.keep_logs(key), ..nothing(how, started_at) }
+            }
+        };
+        self.end(key, end);
+    }
+}

@@ -1,0 +1,151 @@
+//! The folder that an agent shares with the jobs of a batch system: what it has them run, and what they say of it.
+//!
+//! ```text
+//! batches/TOKEN     what was submitted together: the attempt of each element, the name, the cluster's number
+//! news/KEY.started  a job has begun; touched while it lives
+//! news/KEY.ended    how it ended; written last
+//! said/TOKEN.N      what the job said before it was a shim
+//! KEY/              the slot of an attempt, with `order`, `claim` and, if it is to end, `cancel`
+//! ```
+//!
+//! Every file is whole or not there: it is written under another name, synced, and renamed.
+
+use std::fs::{self, File};
+use std::io::{self, Write};
+use std::path::{Path, PathBuf};
+
+use atoll_model::time::Timestamp;
+use rustix::fs::{Mode, OFlags, openat, renameat};
+use serde::de::DeserializeOwned;
+use serde::{Deserialize, Serialize};
+
+use crate::shim::protocol::{Common, End, Key, Order, Setup};
+
+/// Of every file here; a job may be older than the agent, never newer.
+pub(crate) const VERSION: u8 = 1;
+pub(crate) const STARTED: &str = "started";
+pub(crate) const ENDED: &str = "ended";
+pub(crate) const ORDER: &str = "order";
+pub(crate) const CLAIM: &str = "claim";
+pub(crate) const CANCEL: &str = "cancel";
+
+/// What was submitted together.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct Batch {
+    pub version: u8,
+    /// The job's name.
+    pub name: String,
+    /// The attempt of each element of the array.
+    pub keys: Vec<Key>,
+    /// When its submission was intended.
+    pub at: Timestamp,
+    /// The cluster's number for it, once that is known. It may come again.
+    pub job: Option<String>,
+}
+
+/// What a job is to run.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub(crate) struct JobOrder {
+    pub version: u8,
+    pub setup: Setup,
+    pub common: Common,
+    pub order: Order,
+}
+
+/// Which job runs an attempt.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct Claim {
+    pub token: String,
+    /// The cluster's number for it, and how often the cluster has begun it again.
+    pub job: String,
+    pub restarts: u32,
+    pub node: String,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct StartedNews {
+    pub at: Timestamp,
+    pub claim: Claim,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct EndedNews {
+    pub end: End,
+    /// The cluster had it end: why is known there.
+    pub told: bool,
+}
+
+/// Where everything is.
+#[derive(Debug, Clone)]
+pub(crate) struct JobsFolder {
+    path: PathBuf,
+}
+
+impl JobsFolder {
+    pub(crate) fn new(path: PathBuf) -> Self {
+        Self { path }
+    }
+
+    pub(crate) fn path(&self) -> &Path {
+        &self.path
+    }
+
+    pub(crate) fn batches(&self) -> PathBuf {
+        self.path.join("batches")
+    }
+
+    pub(crate) fn news(&self) -> PathBuf {
+        self.path.join("news")
+    }
+
+    pub(crate) fn said(&self) -> PathBuf {
+        self.path.join("said")
+    }
+
+    pub(crate) fn slot(&self, key: Key) -> PathBuf {
+        self.path.join(key.folder())
+    }
+}
+
+/// Writes a file that is whole or not there, whoever is killed and whatever goes down.
+pub(crate) fn write_durably(folder: &File, name: &str, bytes: &[u8]) -> io::Result<()> {
+    let next = format!(".{name}.next");
+    let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::TRUNC | OFlags::CLOEXEC;
+    let mut file = File::from(openat(folder, &next, flags, Mode::from_raw_mode(0o600))?);
+    file.write_all(bytes)?;
+    file.sync_all()?;
+    renameat(folder, &next, folder, name)?;
+    folder.sync_all()
+}
+
+pub(crate) fn to_json(value: &impl Serialize) -> io::Result<Vec<u8>> {
+    serde_json::to_vec(value).map_err(io::Error::from)
+}
+
+/// Reads a file of this folder; nothing if it is not there.
+pub(crate) fn read_json<T: DeserializeOwned>(path: &Path) -> io::Result<Option<T>> {
+    match fs::read(path) {
+        Ok(bytes) => serde_json::from_slice(&bytes).map(Some).map_err(io::Error::from),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
+        Err(error) => Err(error),
+    }
+}
+
+impl JobOrder {
+    pub(crate) fn encode(&self) -> Vec<u8> {
+        postcard::to_extend(self, Vec::new()).expect("an order holds nothing that postcard cannot encode")
+    }
+
+    /// Reads the order in a slot; nothing if there is none.
+    pub(crate) fn read(slot: &Path) -> io::Result<Option<Self>> {
+        let bytes = match fs::read(slot.join(ORDER)) {
+            Ok(bytes) => bytes,
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
+            Err(error) => return Err(error),
+        };
+        match bytes.first() {
+            Some(&VERSION) => postcard::from_bytes(&bytes).map(Some).map_err(io::Error::other),
+            Some(_) | None => Err(io::Error::other("the order was written by another version of Atoll")),
+        }
+    }
+}

@@ -1,0 +1,119 @@
+#!/usr/bin/env bash
+# A real Slurm cluster of one node for tests, private, with a munge of its own. As root.
+#
+#   tests/parts/slurm-up.sh NAME DIR [NETNS ADDRESS]     everything in DIR; in the network namespace, if one is named
+#
+# When it returns the node is idle. DIR/slurm.conf is what SLURM_CONF has to name, from whichever namespace; jobs run in the
+# one named. DIR/log/jobcomp.txt has a line for each job that has ended. Nothing survives tests/parts/slurm-down.sh DIR.
+# Memory is limited by control groups, where jobs can have them (version 1, as a hybrid machine has).
+set -euo pipefail
+
+[ $# -eq 2 ] || [ $# -eq 4 ] || { echo "usage: $0 NAME DIR [NETNS ADDRESS]" >&2; exit 2; }
+name=$1 namespace=${3:-} address=${4:-127.0.0.1}
+mkdir -p "$2"
+directory=$(cd "$2" && pwd)
+parts=$(cd "$(dirname "$0")" && pwd)
+
+for program in slurmctld slurmd munged sbatch; do
+    command -v $program >/dev/null ||
+        { echo "$0: $program is missing: apt-get install slurm-wlm slurm-wlm-basic-plugins munge" >&2; exit 1; }
+done
+[ "$(id -u)" = 0 ] || { echo "$0: a node's daemon runs as root" >&2; exit 1; }
+if [ -e "$directory/slurm.conf" ]; then
+    echo "$0: $directory was used before; run slurm-down.sh first" >&2
+    exit 2
+fi
+if [ ${#directory} -gt 80 ]; then
+    echo "$0: $directory is too long a path for sockets" >&2
+    exit 2
+fi
+
+in_namespace() {
+    # `ip netns exec` would hide the control groups.
+    if [ -n "$namespace" ]; then nsenter --net="/run/netns/$namespace" "$@"; else "$@"; fi
+}
+
+mkdir -p "$directory"/{spool,state,log,run,munge}
+chmod 755 "$directory" "$directory/munge"
+dd if=/dev/urandom bs=1 count=1024 of="$directory/munge/key" status=none
+chmod 600 "$directory/munge/key"
+in_namespace munged --key-file="$directory/munge/key" --socket="$directory/munge/sock" --pid-file="$directory/munge/pid" \
+    --log-file="$directory/munge/log" --seed-file="$directory/munge/seed" --num-threads=2 --force \
+    </dev/null >"$directory/log/munged.out" 2>&1
+
+limits=linux
+if [ -d /sys/fs/cgroup/memory ] && mkdir "/sys/fs/cgroup/memory/slurm-try-$$" 2>/dev/null; then
+    rmdir "/sys/fs/cgroup/memory/slurm-try-$$"
+    limits=cgroup
+fi
+cat >"$directory/cgroup.conf" <<CONFIG
+CgroupPlugin=cgroup/v1
+CgroupMountpoint=/sys/fs/cgroup
+CgroupAutomount=yes
+ConstrainRAMSpace=yes
+CONFIG
+plugins=$(find /usr/lib /usr/lib64 -maxdepth 2 -type d \( -name slurm-wlm -o -name slurm \) 2>/dev/null | head -n 1)
+cat >"$directory/slurm.conf" <<CONFIG
+ClusterName=$name
+SlurmctldHost=$(hostname -s)($address)
+SlurmUser=root
+SlurmdUser=root
+AuthType=auth/munge
+AuthInfo=socket=$directory/munge/sock
+CryptoType=crypto/munge
+SlurmctldPort=6817
+SlurmdPort=6818
+StateSaveLocation=$directory/state
+SlurmdSpoolDir=$directory/spool
+SlurmctldPidFile=$directory/run/slurmctld.pid
+SlurmdPidFile=$directory/run/slurmd.pid
+SlurmctldLogFile=$directory/log/slurmctld.log
+SlurmdLogFile=$directory/log/slurmd.log
+ProctrackType=proctrack/$([ $limits = cgroup ] && echo cgroup || echo linuxproc)
+TaskPlugin=task/$([ $limits = cgroup ] && echo cgroup || echo none)
+MpiDefault=none
+SlurmdParameters=config_overrides
+MailProg=/bin/true
+ReturnToService=2
+SwitchType=switch/none
+SchedulerType=sched/backfill
+SchedulerParameters=sched_min_interval=0,batch_sched_delay=0,bf_interval=1,sched_interval=1
+SelectType=select/cons_tres
+SelectTypeParameters=CR_Core_Memory
+AccountingStorageType=accounting_storage/none
+JobCompType=jobcomp/filetxt
+JobCompLoc=$directory/log/jobcomp.txt
+JobAcctGatherType=jobacct_gather/$limits
+JobAcctGatherFrequency=1
+KillWait=2
+OverTimeLimit=0
+MinJobAge=300
+InactiveLimit=0
+SlurmctldTimeout=30
+SlurmdTimeout=30
+PluginDir=$plugins
+NodeName=$name NodeAddr=$address NodeHostname=$name CPUs=16 RealMemory=8000 State=UNKNOWN
+PartitionName=main Nodes=ALL Default=YES MaxTime=INFINITE DefMemPerCPU=100 State=UP
+PartitionName=small Nodes=ALL MaxTime=5 MaxMemPerNode=64 State=UP
+CONFIG
+cat >"$directory/cluster" <<CLUSTER
+name=$name
+namespace=$namespace
+CLUSTER
+
+give_up() {
+    echo "$0: $1; the logs are in $directory/log" >&2
+    tail -n 20 "$directory"/log/*.out "$directory"/log/*.log >&2 || true
+    bash "$parts/slurm-down.sh" --keep "$directory"
+    exit 1
+}
+bash "$parts/slurm-daemon.sh" "$directory" slurmctld -c || give_up "the controller does not start"
+bash "$parts/slurm-daemon.sh" "$directory" slurmd || give_up "the node does not start"
+for _ in $(seq 200); do
+    SLURM_CONF=$directory/slurm.conf timeout 5 sinfo -h -p main -o %T 2>/dev/null | grep -qx idle && {
+        echo "the Slurm cluster $name is ready: SLURM_CONF=$directory/slurm.conf"
+        exit 0
+    }
+    sleep 0.05
+done
+give_up "the node does not come up"
