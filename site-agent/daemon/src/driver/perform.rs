@@ -51,9 +51,10 @@ pub(crate) struct Running {
 impl Performer {
     pub(super) fn perform(&mut self, commands: Vec<Command>) {
         for command in commands {
-            match command {
-                Command::Send { .. } | Command::Disconnect { .. } => self.running.for_link.push(command),
-                other => self.perform_one(other),
+            if matches!(command, Command::Send { .. } | Command::Disconnect { .. }) {
+                self.running.for_link.push(command);
+            } else {
+                self.perform_one(command);
             }
         }
     }
