@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use anyhow::Context as _;
 use atoll_model::id::JournalId;
-use atoll_model::session::EXPORT_RUNTIME;
+use atoll_model::session::{EXPORT_RUNTIME, PYTHON_RUNTIME};
 use atoll_model::time::Timestamp;
 use site_agent_core::event::{Arrival, Found};
 use site_agent_core::{Agent, Boot, Event};
@@ -158,6 +158,9 @@ impl Running {
         tracing::info!(site = %identity.site, agent = %identity.agent, data_dir = %data_dir.display(), "the agent starts");
         let failed = CancellationToken::new();
         let (spans, traces) = telemetry::start_exporter(config, &identity, meters)?.unzip();
+        let python = find_python(config);
+        let mut runtimes = vec!["command".to_owned(), EXPORT_RUNTIME.to_owned()];
+        runtimes.extend(python.as_ref().map(|_| PYTHON_RUNTIME.to_owned()));
         let (executor, attempts, executing) = local::start(LocalOptions {
             site: identity.site.clone(),
             data_dir: data_dir.clone(),
@@ -167,6 +170,8 @@ impl Running {
             imports: config.imports.clone(),
             exports: config.exports.clone(),
             withheld: withheld.clone(),
+            python,
+            python_settings: config.python.clone(),
             log_bytes_max: LOG_BYTES_MAX,
             logs: places,
             tell: teller(&inbox),
@@ -178,7 +183,7 @@ impl Running {
         let (journal, snapshot, facts, checkpoint_bytes) = recovered.into_parts();
         let clock = Clock::start();
         let boot = Boot { id: boot_number()?, at: clock.booted_at() };
-        let core = core_config(config, &identity, JournalId::from_bits(journal.identity().0), boot);
+        let core = core_config(config, &identity, runtimes, JournalId::from_bits(journal.identity().0), boot);
         let arrivals = arrivals(&store).context("what was fetched cannot be found again")?;
         let (agent, step) = Agent::recover(core, snapshot, facts, Found { attempts, arrivals }, clock.read());
         let tasks = TaskTracker::new();
@@ -232,12 +237,31 @@ fn boot_number() -> anyhow::Result<u128> {
     Ok(id.as_u128())
 }
 
-fn core_config(config: &Config, identity: &Identity, new_journal: JournalId, boot: Boot) -> site_agent_core::Config {
+/// The Python of the site, if it has one. Without it work for Python goes to other sites.
+fn find_python(config: &Config) -> Option<local::Interpreter> {
+    let program = config.python.program();
+    match local::Interpreter::find(program, &config.data_dir) {
+        Ok(interpreter) => Some(interpreter),
+        Err(error) => {
+            let error = format!("{:#}", anyhow::Error::new(error));
+            tracing::warn!(program = %program.display(), error, "there is no Python here that actions can run in");
+            None
+        }
+    }
+}
+
+fn core_config(
+    config: &Config,
+    identity: &Identity,
+    runtimes: Vec<String>,
+    new_journal: JournalId,
+    boot: Boot,
+) -> site_agent_core::Config {
     site_agent_core::Config {
         agent: identity.agent,
         new_journal,
         agent_version: env!("CARGO_PKG_VERSION").to_owned(),
-        runtimes: vec!["command".to_owned(), EXPORT_RUNTIME.to_owned()],
+        runtimes,
         boot,
         capacity: measure::capacity(config),
         outbox_bytes_max: OUTBOX_BYTES_MAX,

@@ -1,6 +1,7 @@
 //! The agent's configuration: a TOML file, then the environment, then flags; each wins over the one before it.
 
 mod outside;
+mod python;
 
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
@@ -15,6 +16,7 @@ use atoll_model::policy::SitePolicy;
 use serde::{Deserialize, Deserializer};
 
 pub use self::outside::{Exports, Imports};
+pub use self::python::PythonSettings;
 use crate::scrub::ScrubSettings;
 
 /// What an agent is told by its administrator.
@@ -60,6 +62,8 @@ pub struct Config {
     pub closed: Option<String>,
     /// Whether what runs is ended when the agent is asked to end, instead of going on without it.
     pub stop_work_on_exit: bool,
+    /// What actions with the runtime `python` run in.
+    pub python: PythonSettings,
     /// The program that shims are started from: this one, unless a test says otherwise.
     pub shim_program: Option<ShimProgram>,
 }
@@ -136,6 +140,7 @@ pub struct Overrides {
     pub otlp_ca_file: Option<PathBuf>,
     pub closed: Option<String>,
     pub stop_work_on_exit: Option<bool>,
+    pub python: Option<PythonSettings>,
     #[serde(skip)]
     pub shim_program: Option<ShimProgram>,
 }
@@ -235,6 +240,7 @@ impl Config {
             closed: said.closed,
             server: said.server,
             stop_work_on_exit: said.stop_work_on_exit.unwrap_or(false),
+            python: said.python.unwrap_or_default().checked()?,
             shim_program: said.shim_program,
         })
     }
@@ -263,6 +269,7 @@ impl Config {
             closed: None,
             server: None,
             stop_work_on_exit: false,
+            python: PythonSettings::default(),
             shim_program: None,
         }
     }
@@ -321,6 +328,7 @@ impl Overrides {
             stop_work_on_exit: parsed(variable, "STOP_WORK_ON_EXIT", |text| {
                 text.parse().map_err(|_| "neither true nor false".to_owned())
             })?,
+            python: parsed(variable, "PYTHON", |text| Ok(PythonSettings::of_program(text.into())))?,
             shim_program: None,
         })
     }
@@ -353,6 +361,7 @@ impl Overrides {
             closed: later.closed.or(self.closed),
             server: later.server.or(self.server),
             stop_work_on_exit: later.stop_work_on_exit.or(self.stop_work_on_exit),
+            python: later.python.or(self.python),
             shim_program: later.shim_program.or(self.shim_program),
         }
     }

@@ -6,6 +6,7 @@
 //! - Two agents never work in one data directory.
 
 mod agent;
+mod calls;
 mod clock;
 mod config;
 mod direct;
@@ -30,9 +31,10 @@ use tokio_util::sync::CancellationToken;
 
 pub use telemetry::start_log;
 
+pub use calls::{CallFigures, measure_calls};
 pub use doctor::{Check, CheckState, Diagnosis};
 
-pub use config::{Config, ConfigError, Exports, Imports, JournalBackend, Overrides, ShimProgram};
+pub use config::{Config, ConfigError, Exports, Imports, JournalBackend, Overrides, PythonSettings, ShimProgram};
 pub use scrub::ScrubSettings;
 
 /// The folder of keys and certificates in the data directory.

@@ -5,11 +5,14 @@ mod actions;
 mod attempts;
 mod cgroups;
 mod collect;
+mod environments;
 mod exports;
 mod imports;
 mod live;
 mod orders;
+mod python;
 mod recovery;
+mod returned;
 mod slot;
 mod slots;
 mod staging;
@@ -39,7 +42,7 @@ use site_agent_core::event::{FoundAttempt, Seal};
 use storage_sync_engine::store::{SiteStore, Stored};
 use tokio_util::sync::CancellationToken;
 
-use crate::config::{Exports, Imports, ShimProgram};
+use crate::config::{Exports, Imports, PythonSettings, ShimProgram};
 use crate::shim::protocol::{Common, FromShim, Key};
 use crate::telemetry::{Meters, Spans, level};
 use crate::withheld::Withheld;
@@ -52,6 +55,7 @@ use self::workers::{Staged, Workers};
 
 pub(crate) use self::cgroups::{Survey, survey};
 pub(crate) use self::live::{LogPlace, LogPlaces};
+pub(crate) use self::python::Interpreter;
 pub(crate) use self::recovery::{has_work, stop_work};
 
 /// A shim that has had nothing to do for this long is let go.
@@ -73,6 +77,10 @@ pub(crate) struct LocalOptions {
     pub imports: Imports,
     pub exports: Exports,
     pub withheld: Withheld,
+    /// The Python that actions run in, if there is one.
+    pub python: Option<Interpreter>,
+    /// How packages for it are installed.
+    pub python_settings: PythonSettings,
     /// Bytes of one log that are kept; the middle of a longer one is dropped.
     pub log_bytes_max: u64,
     pub logs: LogPlaces,
@@ -185,6 +193,7 @@ pub(crate) fn start(options: LocalOptions) -> anyhow::Result<(Executor, Vec<Foun
         tell,
         store,
         surroundings,
+        python: options.python,
         common: None,
         events: Vec::new(),
         meters: options.meters,
@@ -211,6 +220,7 @@ struct Local {
     tell: Tell,
     store: SiteStore,
     surroundings: orders::Surroundings,
+    python: Option<Interpreter>,
     /// What the executions of the last step have in common.
     common: Option<(slot::StepKey, Arc<Common>)>,
     events: Vec<Event>,

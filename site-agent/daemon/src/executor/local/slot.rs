@@ -12,8 +12,11 @@ use std::time::{Duration, Instant};
 
 use atoll_model::id::{RunId, StepIndex};
 
+use super::slots::{Warmth, warmth};
 use crate::config::ShimProgram;
-use crate::shim::protocol::{self, Common, FromShim, Hello, Isolation, Key, Order, PROTOCOL_VERSION, Setup, ToShim};
+use crate::shim::protocol::{
+    self, Common, FromShim, Hello, Isolation, Key, Order, PROTOCOL_VERSION, PROTOCOL_VERSION_CALLS, Setup, ToShim,
+};
 use crate::shim::{LAST_WORDS, SOCKET, log, make_private, remove_whatever};
 
 /// How long a shim may take to greet: it answers whatever it runs, unless the machine is at its end.
@@ -57,6 +60,9 @@ pub(super) struct Shim {
     /// Nothing until it has greeted.
     pub isolation: Option<Isolation>,
     pub idle_since: Instant,
+    /// The worker that waits in it, as far as this process knows.
+    pub warmth: Option<Warmth>,
+    version: u8,
     pub asked_back: bool,
 }
 
@@ -142,6 +148,7 @@ impl Slot {
             }
             Ok(Some(hello)) => {
                 shim.isolation = Some(hello.isolation);
+                shim.version = hello.version;
                 self.state = SlotState::Live(Box::new(shim));
                 Ok(Some(hello))
             }
@@ -175,6 +182,8 @@ impl Shim {
             forget: Vec::new(),
             isolation: None,
             idle_since: Instant::now(),
+            warmth: None,
+            version: PROTOCOL_VERSION,
             asked_back: false,
         })
     }
@@ -216,7 +225,13 @@ impl Shim {
         !self.output.is_empty()
     }
 
+    /// Whether it knows how to call a worker, if that is asked for.
+    pub(super) fn knows(&self, warmth: Option<Warmth>) -> bool {
+        warmth.is_none() || self.version >= PROTOCOL_VERSION_CALLS
+    }
+
     pub(super) fn hand(&mut self, common: &Arc<Common>, order: Order, step: StepKey) {
+        self.warmth = warmth(common);
         self.handed.push_back((order.key, step));
         match self.orders.last_mut() {
             Some((known, orders)) if Arc::ptr_eq(known, common) => orders.push(order),
@@ -237,7 +252,14 @@ impl Shim {
     fn gather(&mut self) {
         for (common, orders) in self.orders.drain(..) {
             let common = Common::clone(&common);
-            protocol::encode(&ToShim::Start { common, orders }, &mut self.output);
+            let message = match common.worker.clone() {
+                Some(worker) => {
+                    let inputs = orders.iter().map(|order| order.inputs.clone()).collect();
+                    ToShim::Call { common, worker, orders, inputs }
+                }
+                None => ToShim::Start { common, orders },
+            };
+            protocol::encode(&message, &mut self.output);
         }
         if !self.forget.is_empty() {
             protocol::encode(&ToShim::Forget(std::mem::take(&mut self.forget)), &mut self.output);

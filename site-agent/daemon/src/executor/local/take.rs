@@ -16,7 +16,10 @@ use super::attempts::{Known, Phase};
 use super::collect::{Collection, with_listing};
 use super::exports::Export;
 use super::imports::Import;
+use super::python;
 use super::recovery::{exit, interrupted};
+use super::returned::returned;
+use super::slots::warmth;
 use super::staging::StagingFailure;
 use super::workers::Staged;
 use super::{Job, Local, Order, orders};
@@ -123,9 +126,12 @@ impl Local {
         let staged = self.workers.staged_folder(key);
         let context =
             self.spans.as_ref().and_then(|_| process_context(template, key)).map(|context| context.to_string());
-        let folder = action.map(|action| action.folder.as_path());
-        let prepared = self.common(template, folder).and_then(|common| {
-            Ok((common, self.surroundings.order(key, template, inputs, &staged, context.as_deref())?))
+        let prepared = self.common(template, action).and_then(|common| {
+            let order = match common.worker {
+                Some(_) => python::order(key, template, inputs, &staged, context.as_deref()),
+                None => self.surroundings.order(key, template, inputs, &staged, context.as_deref())?,
+            };
+            Ok((common, order))
         });
         let (common, order) = match prepared {
             Ok(prepared) => prepared,
@@ -133,7 +139,7 @@ impl Local {
                 return self.not_started(key, FailureReason::NotExecutable, super::staging::full_message(&error));
             }
         };
-        match self.slots.choose(step, ahead) {
+        match self.slots.choose(step, ahead, warmth(&common)) {
             Ok(number) => {
                 if let Some(known) = self.attempts.get_mut(key) {
                     known.slot = Some(number);
@@ -150,7 +156,7 @@ impl Local {
     fn common(
         &mut self,
         template: &StepTemplate,
-        bundle: Option<&std::path::Path>,
+        action: Option<&ReadyAction>,
     ) -> Result<Arc<crate::shim::protocol::Common>, orders::OrderError> {
         let step = (template.run, template.step);
         if let Some((known, common)) = &self.common
@@ -158,7 +164,14 @@ impl Local {
         {
             return Ok(Arc::clone(common));
         }
-        let common = Arc::new(self.surroundings.common(template, bundle)?);
+        let common = match (&template.work, action) {
+            (TemplateWork::Python { .. }, Some(action)) => {
+                let interpreter = self.python.as_ref().ok_or(orders::OrderError::NoPython)?;
+                interpreter.common(&self.surroundings, template, action)?
+            }
+            (_, action) => self.surroundings.common(template, action.map(|action| action.folder.as_path()))?,
+        };
+        let common = Arc::new(common);
         self.common = Some((step, Arc::clone(&common)));
         Ok(common)
     }
@@ -268,6 +281,10 @@ impl Local {
                 if let (Some(spans), Some(end)) = (&self.spans, ran) {
                     spans.ran(&template, key, end);
                 }
+                if let Some(EndKind::Returned { outputs }) = ran.as_deref().map(|end| &end.how) {
+                    let result = returned(&template, outputs).map(nothing);
+                    return self.events.push(Event::OutputsStored { execution, attempt, result });
+                }
                 let collection = self.collection(slot, key, template, outputs, *left);
                 if !collection.is_empty() {
                     return self.workers.job(Job::Collect(Box::new(collection)));
@@ -337,7 +354,9 @@ impl Local {
             | EndKind::TimedOut
             | EndKind::OutOfMemory
             | EndKind::Killed
-            | EndKind::Interrupted { .. } => {
+            | EndKind::Interrupted { .. }
+            | EndKind::Returned { .. }
+            | EndKind::Failed { .. } => {
                 let stored = self.values_of(number, key, end);
                 self.events.push(Event::Exited { execution, attempt, exit: exit(end, bytes_in), stored });
             }
@@ -347,6 +366,14 @@ impl Local {
     /// What an attempt left, if that is nothing but values: then it is told with its end, and nobody has to ask for it.
     fn values_of(&self, number: u32, key: Key, end: &End) -> Option<StoredOutputs> {
         let template = self.attempts.get(key)?.template.clone()?;
+        if let EndKind::Returned { outputs } = &end.how {
+            // What is wrong with them is told when they are asked for.
+            let outputs = returned(&template, outputs).ok()?;
+            if let Some(spans) = &self.spans {
+                spans.ran(&template, key, end);
+            }
+            return Some(StoredOutputs { outputs, logs: Logs::default(), bytes_out: 0 });
+        }
         let outputs = end.how == EndKind::Code(0);
         let collection = self.collection(number, key, template, outputs, end.left);
         let values = collection.values()?;
@@ -405,7 +432,7 @@ impl Local {
             // Of an earlier process of the agent: whether it ran is in no log, so it did not.
             return self.not_started(key, FailureReason::Agent, "the process that was to run it has died".to_owned());
         };
-        match self.slots.choose(step, None) {
+        match self.slots.choose(step, None, warmth(&common)) {
             Ok(number) => {
                 if let Some(known) = self.attempts.get_mut(key) {
                     known.slot = Some(number);
