@@ -51,7 +51,7 @@ pub struct CallFigures {
 /// When there is no Python, or a call does not end as it must.
 pub fn measure_calls(data_dir: &Path, alone: u32, at_once: u32) -> anyhow::Result<CallFigures> {
     let config = Config::for_data_dir(data_dir.to_owned());
-    let python = Interpreter::find(config.python.program(), data_dir)?;
+    let python = Interpreter::find(&config.python, data_dir)?;
     let store = SiteStore::open(&data_dir.join("store"))?;
     let folder = data_dir.join("action");
     std::fs::create_dir(&folder)?;
@@ -75,7 +75,6 @@ pub fn measure_calls(data_dir: &Path, alone: u32, at_once: u32) -> anyhow::Resul
         withheld: Withheld::new(store.clone()),
         store,
         python: Some(python),
-        python_settings: config.python,
         log_bytes_max: 1 << 20,
         logs: Arc::default(),
         tell: Arc::new(tell),

@@ -67,7 +67,7 @@ fn an_action_that_was_just_made_runs() -> Result<()> {
     fs::write(&text, "a\nb\nc\n")?;
     // The folder goes with the run, without having been pushed.
     let workflow = "workflow: w\ninputs: { text: file }\nsteps:\n  a: { action: ./lines, with: { text: \"${{ inputs.text }}\" } }\noutputs: { lines: \"${{ steps.a.outputs.lines }}\" }\n";
-    let shown = cluster.run(workflow, &[&format!("text={}", text.display())])?;
+    let shown = cluster.run(workflow, &[&format!("text=@{}", text.display())])?;
     assert_eq!((&shown["state"], &shown["outputs"]["lines"]), (&json!("succeeded"), &json!(3)), "{shown:#}");
     fs::write(folder.join("main.py"), "def other(): pass\n")?;
     let said = cluster.call(&["action", "check", &path])?;

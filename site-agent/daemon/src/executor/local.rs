@@ -42,7 +42,7 @@ use site_agent_core::event::{FoundAttempt, Seal};
 use storage_sync_engine::store::{SiteStore, Stored};
 use tokio_util::sync::CancellationToken;
 
-use crate::config::{Exports, Imports, PythonSettings, ShimProgram};
+use crate::config::{Exports, Imports, ShimProgram};
 use crate::shim::protocol::{Common, FromShim, Key};
 use crate::telemetry::{Meters, Spans, level};
 use crate::withheld::Withheld;
@@ -79,8 +79,6 @@ pub(crate) struct LocalOptions {
     pub withheld: Withheld,
     /// The Python that actions run in, if there is one.
     pub python: Option<Interpreter>,
-    /// How packages for it are installed.
-    pub python_settings: PythonSettings,
     /// Bytes of one log that are kept; the middle of a longer one is dropped.
     pub log_bytes_max: u64,
     pub logs: LogPlaces,
@@ -148,6 +146,7 @@ pub(crate) fn key(execution: ExecutionId, attempt: Attempt) -> Key {
 pub(crate) struct Executor {
     orders: Sender<Order>,
     bell: Arc<OwnedFd>,
+    has_python: bool,
 }
 
 impl std::fmt::Debug for Executor {
@@ -163,6 +162,11 @@ impl Executor {
         let _ = self.orders.send(order);
     }
 
+    /// Whether actions in Python can run here.
+    pub(crate) fn has_python(&self) -> bool {
+        self.has_python
+    }
+
     pub(crate) fn ring(&self) {
         // A counter that is full rings as well.
         let _ = rustix::io::write(&*self.bell, &1u64.to_ne_bytes());
@@ -176,7 +180,7 @@ impl Executor {
 pub(crate) fn start(options: LocalOptions) -> anyhow::Result<(Executor, Vec<FoundAttempt>, JoinHandle<()>)> {
     let (sender, orders) = channel();
     let bell = Arc::new(eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK)?);
-    let executor = Executor { orders: sender, bell: Arc::clone(&bell) };
+    let executor = Executor { orders: sender, bell: Arc::clone(&bell), has_python: options.python.is_some() };
     let mut slots = Slots::open(&options)?;
     let mut attempts = Attempts::new(Arc::clone(&options.logs));
     let Recovered { found, stuck } = recovery::recover(&mut slots, &mut attempts, &options.meters)?;

@@ -39,7 +39,6 @@ pub(super) type Installed = (EnvironmentName, Result<PathBuf, String>);
 pub(super) struct Environments {
     home: PathBuf,
     interpreter: Interpreter,
-    settings: PythonSettings,
     made: HashMap<EnvironmentName, Made>,
     in_work: HashSet<EnvironmentName>,
     failed: HashMap<EnvironmentName, (Instant, String)>,
@@ -68,7 +67,6 @@ impl Environments {
     pub(super) fn open(
         data_dir: &Path,
         interpreter: Interpreter,
-        settings: PythonSettings,
         tell: Arc<dyn Fn(Installed) + Send + Sync>,
     ) -> io::Result<Self> {
         let home = data_dir.join("environments");
@@ -84,7 +82,7 @@ impl Environments {
                 None => remove_whatever(&folder)?,
             }
         }
-        Ok(Self { home, interpreter, settings, made, in_work: HashSet::new(), failed: HashMap::new(), tell })
+        Ok(Self { home, interpreter, made, in_work: HashSet::new(), failed: HashMap::new(), tell })
     }
 
     /// The environment with what a file asks for, for the action of this bundle.
@@ -125,7 +123,7 @@ impl Environments {
             folder: folder.clone(),
             log: log.clone(),
             program: self.interpreter.program().to_owned(),
-            settings: self.settings.clone(),
+            settings: self.interpreter.settings().clone(),
         };
         let (tell, named) = (Arc::clone(&self.tell), name.to_owned());
         let work = move || {

@@ -17,6 +17,7 @@ use storage_sync_engine::store::Entry;
 
 use super::actions::ReadyAction;
 use super::orders::{OrderError, Surroundings};
+use crate::config::PythonSettings;
 use crate::shim::make_private;
 use crate::shim::protocol::{Common, Key, Order, Worker};
 
@@ -32,6 +33,7 @@ pub(crate) struct Interpreter {
     version: (u32, u32, u32),
     /// The program that calls handlers, as it stands at the site.
     worker: PathBuf,
+    settings: PythonSettings,
 }
 
 /// Why a program is no Python to run actions in.
@@ -48,12 +50,12 @@ pub(crate) enum InterpreterError {
 }
 
 impl Interpreter {
-    /// Asks a program which Python it is, and writes down the worker that it is to run.
+    /// Asks the program of the settings which Python it is, and writes down the worker that it is to run.
     ///
     /// # Errors
     /// When it is none, or one that is too old.
-    pub(crate) fn find(program: &Path, data_dir: &Path) -> Result<Self, InterpreterError> {
-        let asked = Command::new(program).args(["-I", "-c", ASK]).stdin(Stdio::null()).output();
+    pub(crate) fn find(settings: &PythonSettings, data_dir: &Path) -> Result<Self, InterpreterError> {
+        let asked = Command::new(settings.program()).args(["-I", "-c", ASK]).stdin(Stdio::null()).output();
         let said = String::from_utf8_lossy(&asked.map_err(InterpreterError::Start)?.stdout).into_owned();
         let understood = said.trim_end().split_once('\n').and_then(|(program, version)| {
             let mut numbers = version.split(' ').map(str::parse);
@@ -70,11 +72,16 @@ impl Interpreter {
         let folder = data_dir.join("runtimes");
         let worker = folder.join(format!("atoll_worker-{}.py", &blake3::hash(WORKER.as_bytes()).to_hex()[..16]));
         write_worker(&folder, &worker).map_err(|error| InterpreterError::Worker(worker.clone(), error))?;
-        Ok(Self { program, version, worker })
+        Ok(Self { program, version, worker, settings: settings.clone() })
     }
 
     pub(super) fn program(&self) -> &Path {
         &self.program
+    }
+
+    /// Where packages for it come from.
+    pub(super) fn settings(&self) -> &PythonSettings {
+        &self.settings
     }
 
     /// What it is, for what was installed for it.

@@ -13,7 +13,7 @@ use storage_sync_engine::store::Stored;
 
 use super::actions::ReadyAction;
 use super::attempts::{Known, Phase};
-use super::collect::{Collection, with_listing};
+use super::collect::with_listing;
 use super::exports::Export;
 use super::imports::Import;
 use super::python;
@@ -361,35 +361,6 @@ impl Local {
                 self.events.push(Event::Exited { execution, attempt, exit: exit(end, bytes_in), stored });
             }
         }
-    }
-
-    /// What an attempt left, if that is nothing but values: then it is told with its end, and nobody has to ask for it.
-    fn values_of(&self, number: u32, key: Key, end: &End) -> Option<StoredOutputs> {
-        let template = self.attempts.get(key)?.template.clone()?;
-        if let EndKind::Returned { outputs } = &end.how {
-            // What is wrong with them is told when they are asked for.
-            let outputs = returned(&template, outputs).ok()?;
-            if let Some(spans) = &self.spans {
-                spans.ran(&template, key, end);
-            }
-            return Some(StoredOutputs { outputs, logs: Logs::default(), bytes_out: 0 });
-        }
-        let outputs = end.how == EndKind::Code(0);
-        let collection = self.collection(number, key, template, outputs, end.left);
-        let values = collection.values()?;
-        if let Some(spans) = &self.spans {
-            spans.ran(&collection.template, key, end);
-            if !values.outputs.is_empty() {
-                spans.done(&collection.template, key, Work::Outputs, collection.since, wall_clock());
-            }
-        }
-        Some(values)
-    }
-
-    fn collection(&self, slot: u32, key: Key, template: Arc<StepTemplate>, outputs: bool, left: Left) -> Collection {
-        let kept = self.slots.path(slot).join(KEPT).join(key.folder());
-        let log_bytes_max = self.surroundings.log_bytes_max;
-        Collection { key, kept, template, outputs, left, log_bytes_max, since: wall_clock() }
     }
 
     /// A slot is empty after its shim died: what it had claimed has ended, what it had not goes to another.

@@ -18,7 +18,7 @@ use storage_sync_engine::store::SiteStore;
 use tokio_util::sync::CancellationToken;
 
 use super::{LocalOptions, Order, key, start};
-use crate::config::{Exports, Imports, PythonSettings, ShimProgram};
+use crate::config::{Exports, Imports, ShimProgram};
 use crate::shim::SOCKET;
 use crate::shim::protocol::{End, EndKind, FromShim, Hello, Isolation, Left, Notice, PROTOCOL_VERSION, encode};
 use crate::telemetry::Meters;
@@ -38,7 +38,6 @@ fn options(data_dir: &Path) -> (LocalOptions, Receiver<Vec<Event>>) {
         withheld: Withheld::new(store.clone()),
         store,
         python: None,
-        python_settings: PythonSettings::default(),
         log_bytes_max: 1 << 20,
         logs: Arc::default(),
         tell: Arc::new(move |events| sender.send(events).unwrap()),

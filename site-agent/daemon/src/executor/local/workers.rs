@@ -222,8 +222,7 @@ fn environments(options: &LocalOptions, preparations: &Sender<Preparation>) -> a
         let preparations = preparations.lock().unwrap_or_else(PoisonError::into_inner);
         let _ = preparations.send(Preparation::Installed(installed));
     };
-    let settings = options.python_settings.clone();
-    Ok(Some(Environments::open(&options.data_dir, interpreter, settings, Arc::new(tell))?))
+    Ok(Some(Environments::open(&options.data_dir, interpreter, Arc::new(tell))?))
 }
 
 /// Makes inputs and actions ready, and looks for objects, in order.
