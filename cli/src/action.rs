@@ -27,6 +27,9 @@ pub(crate) enum ActionCommand {
         /// The name of the action; that of its folder unless given.
         #[arg(long)]
         name: Option<String>,
+        /// What it is run as.
+        #[arg(long, value_enum, default_value_t)]
+        runtime: init::Template,
     },
     /// Say what is wrong with the folder of an action, and the digest of what it holds.
     Check {
@@ -56,7 +59,7 @@ pub(crate) enum ActionCommand {
 /// When what was asked for cannot be done.
 pub(crate) async fn action(connection: &Connection, command: ActionCommand) -> anyhow::Result<()> {
     match command {
-        ActionCommand::Init { folder, name } => init::init(&folder, name.as_deref()),
+        ActionCommand::Init { folder, name, runtime } => init::init(&folder, name.as_deref(), runtime),
         ActionCommand::Check { folder, json } => check(&Folder::at(folder), json),
         ActionCommand::Schema => {
             output::json(&action_schema());

@@ -8,6 +8,7 @@ mod fleet;
 mod handoff;
 mod latency;
 mod machine;
+mod python;
 mod queue;
 mod shape;
 mod trace;
@@ -73,6 +74,13 @@ enum Bench {
         /// With more than one, the steps alternate between them.
         #[arg(long, default_value_t = 1)]
         sites: u32,
+    },
+    /// Calls of a handler in Python, at an executor alone: the first, one after the other, and many at once.
+    Python {
+        #[arg(long, default_value_t = 1_000)]
+        calls: u32,
+        #[arg(long, default_value_t = 30_000)]
+        at_once: u32,
     },
     /// Memory that waiting executions take, and the time to recover them.
     Queue {
@@ -157,6 +165,7 @@ pub(crate) async fn bench(arguments: BenchArguments) -> anyhow::Result<()> {
         }
         Bench::Latency { runs } => latency::measure(&place, runs).await?,
         Bench::Chain { steps, executor, sites } => chain::measure(&place, steps, executor, sites).await?,
+        Bench::Python { calls, at_once } => python::measure(&place, calls, at_once).await?,
         Bench::Queue { executions } => queue::measure(&place, executions).await?,
         Bench::Agents { count, processes, idle_seconds } => {
             let idle = Duration::from_secs(u64::from(idle_seconds));

@@ -1,5 +1,6 @@
 //! The manifest of an action, `action.yaml`: what it takes, what it yields, and how it is run; and who vouches for it.
 
+mod python;
 mod reference;
 mod signature;
 
@@ -8,13 +9,15 @@ use std::collections::BTreeMap;
 use indexmap::IndexMap;
 use serde::{Deserialize, Serialize};
 
+pub use self::python::{Python, Requirements};
 pub use self::reference::{ActionReference, ParseReferenceError};
 pub use self::signature::{BundleSignature, ParseKeyError, PublicKey};
 use crate::diagnostic::{Diagnostic, Place};
 use crate::id::ObjectId;
 use crate::limits::{ACTION_VERSION_BYTES_MAX, MANIFEST_BYTES_MAX, RUN_LABEL_BYTES_MAX, RUN_LABELS_MAX};
-use crate::reading::Report;
+use crate::reading::{Fields, Report};
 use crate::resources::Resources;
+use crate::session::PYTHON_RUNTIME;
 use crate::value::Type;
 use crate::workflow::{Action, ActionInput, Output, read_resources};
 use crate::yaml::{Kind, Node};
@@ -38,6 +41,25 @@ impl ActionKind {
     }
 }
 
+/// How an action is run. Others will follow, at the end.
+#[derive(Debug, Clone, Default, PartialEq)]
+pub enum Runtime {
+    /// A process of its own for each execution.
+    #[default]
+    Command,
+    /// A function, called in a process that serves many executions.
+    Python(Python),
+}
+
+impl Runtime {
+    pub const fn as_str(&self) -> &'static str {
+        match self {
+            Self::Command => "command",
+            Self::Python(_) => PYTHON_RUNTIME,
+        }
+    }
+}
+
 /// What a manifest says.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Manifest {
@@ -47,7 +69,8 @@ pub struct Manifest {
     pub description: Option<String>,
     /// What people look for it by.
     pub labels: BTreeMap<String, String>,
-    /// Program and arguments.
+    pub runtime: Runtime,
+    /// Program and arguments; empty where the runtime is another.
     pub command: Vec<String>,
     /// Where the file says so.
     pub command_place: Place,
@@ -86,8 +109,20 @@ pub fn parse(file_name: &str, source: &str) -> Result<Manifest, Vec<Diagnostic>>
 }
 
 fn read(report: &mut Report, root: &Node) -> Manifest {
-    let known =
-        ["name", "version", "kind", "runtime", "command", "description", "labels", "inputs", "outputs", "resources"];
+    let known = [
+        "name",
+        "version",
+        "kind",
+        "runtime",
+        "command",
+        "handler",
+        "requirements",
+        "description",
+        "labels",
+        "inputs",
+        "outputs",
+        "resources",
+    ];
     let fields = report.fields(root, "an action", &known);
     let mut required = |name: &str, help: &str| {
         let node = fields.get(name);
@@ -98,19 +133,17 @@ fn read(report: &mut Report, root: &Node) -> Manifest {
     };
     let name = required("name", "write `name: clean`");
     let version = required("version", "write `version: \"1.0\"`");
-    let command = required("command", "write `command: [python3, main.py]`");
     let name_text = name.and_then(|node| report.text(node, "`name`")).unwrap_or_default();
     if let Some(node) = name {
         report.name(name_text, node.place, "an action", true);
     }
     let version = version.map(|node| read_version(report, node)).unwrap_or_default();
     if let Some(node) = fields.get("kind") {
-        check_supported(report, node, "kind", "processor", &["source", "service"]);
+        read_supported(report, node, "kind", &[("processor", ())], &["source", "service"]);
     }
-    if let Some(node) = fields.get("runtime") {
-        check_supported(report, node, "runtime", "command", &["python", "container", "wasm"]);
-    }
-    let command_place = command.map_or(fields.place, |node| node.place);
+    let runtime = read_runtime(report, &fields);
+    let command_place = fields.get("command").map_or(fields.place, |node| node.place);
+    let command = fields.get("command").filter(|_| runtime == Runtime::Command);
     let command = command.map(|node| read_command(report, node)).unwrap_or_default();
     let labels = fields.get("labels").map(|node| read_labels(report, node)).unwrap_or_default();
     let inputs = fields.get("inputs").map(|node| read_inputs(report, node)).unwrap_or_default();
@@ -123,6 +156,7 @@ fn read(report: &mut Report, root: &Node) -> Manifest {
         kind: ActionKind::default(),
         description: description.map(str::to_owned),
         labels,
+        runtime,
         command,
         command_place,
         inputs,
@@ -150,15 +184,38 @@ fn read_version<'node>(report: &mut Report, node: &'node Node) -> &'node str {
     version
 }
 
-/// What is planned is told apart from what is mistyped.
-fn check_supported(report: &mut Report, node: &Node, what: &str, supported: &str, planned: &[&str]) {
-    let said = report.text(node, &format!("`{what}`")).unwrap_or_default();
-    if planned.contains(&said) {
-        let help = Some(format!("write `{what}: {supported}`, the only one so far"));
-        report.error(node.place, format!("`{what}: {said}` is not supported yet"), help);
-    } else if !said.is_empty() {
-        report.word(node, &format!("the {what} of an action"), &[(supported, ())]);
+fn read_runtime(report: &mut Report, fields: &Fields<'_>) -> Runtime {
+    let is_python = fields.get("runtime").and_then(|node| {
+        let supported = [("command", false), (PYTHON_RUNTIME, true)];
+        read_supported(report, node, "runtime", &supported, &["container", "wasm"])
+    });
+    if is_python == Some(true) {
+        return python::read(report, fields).map(Runtime::Python).unwrap_or_default();
     }
+    python::refuse(report, fields);
+    if fields.get("command").is_none() {
+        let help = Some("write `command: [python3, main.py]`".to_owned());
+        report.error(fields.place, "an action needs a `command`", help);
+    }
+    Runtime::Command
+}
+
+/// What is planned is told apart from what is mistyped.
+fn read_supported<T: Copy>(
+    report: &mut Report,
+    node: &Node,
+    what: &str,
+    supported: &[(&str, T)],
+    planned: &[&str],
+) -> Option<T> {
+    let said = report.text(node, &format!("`{what}`"))?;
+    if planned.contains(&said) {
+        let words: Vec<String> = supported.iter().map(|(word, _)| format!("`{what}: {word}`")).collect();
+        let help = Some(format!("write {}", words.join(" or ")));
+        report.error(node.place, format!("`{what}: {said}` is not supported yet"), help);
+        return None;
+    }
+    report.word(node, &format!("the {what} of an action"), supported)
 }
 
 fn read_labels(report: &mut Report, node: &Node) -> BTreeMap<String, String> {

@@ -34,6 +34,8 @@ pub const PROTOCOL_VERSION_MIN: u32 = 1;
 pub const PROTOCOL_VERSION_DELEGATION: u32 = 2;
 /// The runtime of an agent that knows how to publish.
 pub const EXPORT_RUNTIME: &str = "export";
+/// The runtime of an agent whose machine has a Python that actions can run in.
+pub const PYTHON_RUNTIME: &str = "python";
 
 /// From an agent to the control plane.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -391,6 +393,11 @@ pub enum TemplateWork {
         bundle: ObjectRef,
         signatures: Vec<BundleSignature>,
     },
+    /// What `action.yaml` in the bundle says, signed or not. Only for agents with the runtime [`PYTHON_RUNTIME`].
+    Python {
+        bundle: ObjectRef,
+        signatures: Vec<BundleSignature>,
+    },
 }
 
 impl TemplateWork {
@@ -398,14 +405,14 @@ impl TemplateWork {
     pub fn bundle(&self) -> Option<ObjectRef> {
         match self {
             Self::Command { bundle, .. } => *bundle,
-            Self::SignedCommand { bundle, .. } => Some(*bundle),
+            Self::SignedCommand { bundle, .. } | Self::Python { bundle, .. } => Some(*bundle),
             Self::Script(_) | Self::Import { .. } | Self::Null | Self::Export { .. } => None,
         }
     }
 
     pub fn signatures(&self) -> &[BundleSignature] {
         match self {
-            Self::SignedCommand { signatures, .. } => signatures,
+            Self::SignedCommand { signatures, .. } | Self::Python { signatures, .. } => signatures,
             Self::Script(_) | Self::Command { .. } | Self::Import { .. } | Self::Null | Self::Export { .. } => &[],
         }
     }

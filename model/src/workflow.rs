@@ -137,6 +137,7 @@ impl Step {
         };
         match &self.work {
             Work::Action(Action { bundle: Some(bundle), .. }) => Some(*bundle),
+            Work::Python(action) => action.bundle,
             Work::Action(action) => digest("command", &action.command.iter().map(String::as_str).collect::<Vec<_>>()),
             Work::Script(script) => digest("script", &[script]),
             Work::Import { .. } | Work::Null | Work::Export { .. } => None,
@@ -150,6 +151,7 @@ impl Step {
             Work::Export { target: Outside::Path(_), .. }
             | Work::Script(_)
             | Work::Action(_)
+            | Work::Python(_)
             | Work::Import { .. }
             | Work::Null => None,
         }
@@ -177,6 +179,18 @@ pub enum Work {
     Null,
     /// Publishes its one input, a file or directory: at a path of the site, or in a bucket.
     Export { target: Outside, overwrite: bool },
+    /// `action:`, an action with the `python` runtime, which has no command.
+    Python(Action),
+}
+
+impl Work {
+    /// The action that it is, if it is one.
+    pub fn action(&self) -> Option<&Action> {
+        match self {
+            Self::Action(action) | Self::Python(action) => Some(action),
+            Self::Script(_) | Self::Import { .. } | Self::Null | Self::Export { .. } => None,
+        }
+    }
 }
 
 /// An action as a step uses it.
@@ -187,7 +201,8 @@ pub struct Action {
     /// The tree of its folder; nothing while the workflow is only checked.
     pub bundle: Option<ObjectId>,
     pub bundle_bytes: u64,
-    /// Program and arguments; a program without a `/` at its start is looked up in the bundle, then in `PATH`.
+    /// Program and arguments; a program without a `/` at its start is looked up in the bundle, then in `PATH`. Empty for
+    /// an action with the `python` runtime, whose handler stands in its bundle.
     pub command: Vec<String>,
     pub inputs: IndexMap<String, ActionInput>,
     pub outputs: IndexMap<String, Output>,

@@ -1,6 +1,6 @@
 //! What the manifest of an action may say, and how it is told what is wrong with it.
 
-use atoll_model::action::{ActionKind, Manifest, is_version, parse};
+use atoll_model::action::{ActionKind, Manifest, Runtime, is_version, parse};
 use atoll_model::diagnostic::Place;
 use expect_test::{Expect, expect};
 
@@ -36,10 +36,10 @@ fn a_manifest_without_kind_and_runtime_is_a_command_that_ends() {
 #[test]
 fn what_cannot_run_yet_is_told_apart_from_what_does_not_exist() {
     check(
-        "name: a\nversion: '1'\nkind: source\nruntime: python\ncommand: [x]\n",
+        "name: a\nversion: '1'\nkind: source\nruntime: wasm\ncommand: [x]\n",
         expect![[r#"
-            action.yaml:3:7: `kind: source` is not supported yet (write `kind: processor`, the only one so far)
-            action.yaml:4:10: `runtime: python` is not supported yet (write `runtime: command`, the only one so far)
+            action.yaml:3:7: `kind: source` is not supported yet (write `kind: processor`)
+            action.yaml:4:10: `runtime: wasm` is not supported yet (write `runtime: command` or `runtime: python`)
         "#]],
     );
     check(
@@ -47,6 +47,46 @@ fn what_cannot_run_yet_is_told_apart_from_what_does_not_exist() {
         expect![[r#"
             action.yaml:3:7: the kind of an action cannot be `procesor` (did you mean `processor`?)
             action.yaml:4:10: the runtime of an action cannot be `comand` (did you mean `command`?)
+        "#]],
+    );
+}
+
+#[test]
+fn a_python_action_names_a_function_of_a_file_instead_of_a_command() {
+    let manifest = parsed(
+        "name: a\nversion: '1'\nruntime: python\nhandler: lib/main.py:handle_it\nrequirements: lib/requirements.txt\n",
+    );
+    let Runtime::Python(python) = &manifest.runtime else { panic!("{manifest:?}") };
+    assert_eq!((python.file.as_str(), python.function.as_str()), ("lib/main.py", "handle_it"));
+    assert_eq!((python.handler(), manifest.command.len()), ("lib/main.py:handle_it".to_owned(), 0));
+    assert_eq!(
+        python.requirements.as_ref().map(|requirements| requirements.file.as_str()),
+        Some("lib/requirements.txt")
+    );
+    check(
+        "name: a\nversion: '1'\nruntime: python\ncommand: [x]\nrequirements: ../r.txt\n",
+        expect![[r#"
+            action.yaml:1:1: an action with `runtime: python` needs a `handler` (write `handler: main.py:handle`: a file of the folder, and a function in it)
+            action.yaml:4:10: an action with `runtime: python` has a `handler`, and no `command` (write `handler: main.py:handle`: a file of the folder, and a function in it)
+            action.yaml:5:15: `../r.txt` is not the path of a file in the folder of the action (write `requirements: requirements.txt`)
+        "#]],
+    );
+    check(
+        "name: a\nversion: '1'\nruntime: python\nhandler: main:handle\n",
+        expect![[r#"
+            action.yaml:4:10: `main:handle` names no function of a file (write `handler: main.py:handle`: a file of the folder, and a function in it)
+        "#]],
+    );
+    check(
+        "name: a\nversion: '1'\nruntime: python\nhandler: /opt/main.py:handle\n",
+        expect![[r#"
+            action.yaml:4:10: `/opt/main.py` is not the path of a file in the folder of the action
+        "#]],
+    );
+    check(
+        "name: a\nversion: '1'\ncommand: [x]\nhandler: main.py:handle\n",
+        expect![[r#"
+            action.yaml:4:10: `handler` is for actions with `runtime: python` (write `runtime: python` too)
         "#]],
     );
 }

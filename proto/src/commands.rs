@@ -138,6 +138,10 @@ impl From<StepTemplate> for wire::StepTemplate {
             TemplateWork::Export { target, overwrite } => {
                 Work::Export(wire::Export { target: target.into(), overwrite })
             }
+            TemplateWork::Python { bundle, signatures } => {
+                let signatures = signatures.into_iter().map(Into::into).collect();
+                Work::Python(wire::PythonAction { bundle: Some(bundle.into()), signatures })
+            }
         };
         let mut bindings = BindingsWriter::new(template.run);
         template.bindings.into_iter().for_each(|binding| bindings.write(binding));
@@ -171,6 +175,10 @@ impl TryFrom<wire::StepTemplate> for StepTemplate {
             Work::Import(import) => TemplateWork::Import { source: import.source.into(), directory: import.directory },
             Work::Null(wire::Nothing {}) => TemplateWork::Null,
             Work::Export(export) => TemplateWork::Export { target: export.target.into(), overwrite: export.overwrite },
+            Work::Python(wire::PythonAction { bundle, signatures }) => TemplateWork::Python {
+                bundle: required(bundle, "template.python.bundle")?.try_into()?,
+                signatures: signatures.into_iter().map(TryInto::try_into).collect::<Result<_, _>>()?,
+            },
         };
         Ok(Self {
             run,

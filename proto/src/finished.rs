@@ -30,7 +30,8 @@ enumeration!(
         NotExecutable,
         ImportFailed,
         Agent,
-        ExportFailed
+        ExportFailed,
+        ActionFailed
     ]
 );
 enumeration!(

@@ -7,6 +7,7 @@ use std::path::Path;
 
 use anyhow::Context as _;
 use atoll_model::action::MANIFEST_NAME;
+use atoll_model::session::PYTHON_RUNTIME;
 
 use crate::failure::Failure;
 use crate::output::outln;
@@ -15,9 +16,9 @@ const MANIFEST: &str = r#"# `atoll action check` says what is wrong with it, `at
 name: NAME
 version: "0.1"
 kind: processor
-runtime: command
+runtime: RUNTIME
 description: Counts the lines of a text.
-command: [sh, main.sh]
+PROGRAM
 inputs:
   text: { type: file, description: What is counted. }
 outputs:
@@ -25,17 +26,53 @@ outputs:
 resources: { cpu: 1, memory: 256MiB, time: 5m }
 "#;
 
-const PROGRAM: &str = r#"# Each input is a variable of its name: a value, or the path of a file or a directory.
+const SCRIPT: &str = r#"# Each input is a variable of its name: a value, or the path of a file or a directory.
 # Each output is what stands at $ATOLL_OUTPUTS/<its name> at the end. This folder is $ATOLL_ACTION.
 set -eu
 wc -l < "$text" > "$ATOLL_OUTPUTS/lines"
 "#;
 
+const MODULE: &str = r#"# What stands here is run once; then this process calls `handle` for one execution after the other.
+
+
+def handle(text):
+    """Gets each input by its name, files and directories as paths. Returns the outputs, files and directories as paths."""
+    with open(text) as lines:
+        return {"lines": sum(1 for _ in lines)}
+"#;
+
+/// What the action is to be run as.
+#[derive(Debug, Clone, Copy, Default, clap::ValueEnum)]
+pub(crate) enum Template {
+    /// A process of its own for each execution.
+    #[default]
+    Command,
+    /// A function, in a process that serves many executions.
+    Python,
+}
+
+impl Template {
+    const fn runtime(self) -> &'static str {
+        match self {
+            Self::Command => "command",
+            Self::Python => PYTHON_RUNTIME,
+        }
+    }
+
+    /// What the manifest says of the program, the program's file, and what stands in it.
+    const fn program(self) -> (&'static str, &'static str, &'static str) {
+        match self {
+            Self::Command => ("command: [sh, main.sh]", "main.sh", SCRIPT),
+            Self::Python => ("handler: main.py:handle", "main.py", MODULE),
+        }
+    }
+}
+
 /// Makes `action.yaml` and its program.
 ///
 /// # Errors
 /// When there is an action already, or the folder's name is no name for one.
-pub(super) fn init(folder: &Path, name: Option<&str>) -> anyhow::Result<()> {
+pub(super) fn init(folder: &Path, name: Option<&str>, template: Template) -> anyhow::Result<()> {
     let name = match name {
         Some(name) => name.to_owned(),
         None => {
@@ -43,14 +80,15 @@ pub(super) fn init(folder: &Path, name: Option<&str>) -> anyhow::Result<()> {
             path.file_name().map(|name| name.to_string_lossy().into_owned()).unwrap_or_default()
         }
     };
-    let manifest = MANIFEST.replace("NAME", &name);
+    let (said, program, content) = template.program();
+    let manifest = MANIFEST.replace("PROGRAM", said).replace("RUNTIME", template.runtime()).replace("NAME", &name);
     if atoll_model::action::parse(MANIFEST_NAME, &manifest).is_err() {
         let help = "give one with --name: a to z, A to Z, 0 to 9, `_` and `-`, beginning with a letter";
         return Err(Failure::Usage(format!("{name:?} cannot be the name of an action ({help})")).into());
     }
     create_dir_all(folder).with_context(|| format!("cannot make {}", folder.display()))?;
     // The manifest first: where there is one, nothing else is touched.
-    for (file, content) in [(MANIFEST_NAME, manifest.as_str()), ("main.sh", PROGRAM)] {
+    for (file, content) in [(MANIFEST_NAME, manifest.as_str()), (program, content)] {
         let path = folder.join(file);
         let made = OpenOptions::new().write(true).create_new(true).mode(0o644).open(&path);
         let mut made = made.map_err(|error| {

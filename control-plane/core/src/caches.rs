@@ -8,7 +8,7 @@ use atoll_model::expression::{EvaluationError, Scope, evaluate};
 use atoll_model::id::{RunId, StepIndex};
 use atoll_model::session::{Binding, BindingSource};
 use atoll_model::value::{ObjectKind, ObjectRef, Value};
-use atoll_model::workflow::{Step, Work};
+use atoll_model::workflow::Step;
 
 use crate::fact::Items;
 use crate::state::{Run, StepPhase};
@@ -79,7 +79,7 @@ impl Caches {
         for (name, default) in given(definition) {
             shared.add(name, default.clone());
         }
-        if let Work::Action(action) = &definition.work {
+        if let Some(action) = definition.work.action() {
             let bundle = |id| ObjectRef { id, kind: ObjectKind::Tree, bytes: action.bundle_bytes };
             shared.objects.extend(action.bundle.map(bundle));
         }
@@ -140,10 +140,7 @@ impl Caches {
 
 /// Defaults of the action's inputs that the step does not bind.
 fn given(definition: &Step) -> impl Iterator<Item = (&String, &Value)> {
-    let inputs = match &definition.work {
-        Work::Action(action) => Some(&action.inputs),
-        Work::Script(_) | Work::Import { .. } | Work::Null | Work::Export { .. } => None,
-    };
+    let inputs = definition.work.action().map(|action| &action.inputs);
     let unbound = inputs.into_iter().flatten().filter(|(name, _)| !definition.bindings.contains_key(*name));
     unbound.filter_map(|(name, input)| Some((name, input.default.as_ref()?)))
 }

@@ -136,7 +136,7 @@ impl RunPlan {
             confined_by.extend(self.rules(*source, *output).into_iter().flat_map(|rules| &rules.confined_by));
         }
         let mut sources = reads.sources;
-        if let Work::Action(action) = &step.work
+        if let Some(action) = step.work.action()
             && action.bundle.is_some()
         {
             sources.push(Source::Bundle(step.index));

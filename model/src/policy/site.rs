@@ -196,7 +196,9 @@ impl SiteRule {
         let matches = &self.matches;
         let (kind, path) = match &template.work {
             TemplateWork::Script(_) => (Some(WorkKind::Script), None),
-            TemplateWork::Command { .. } | TemplateWork::SignedCommand { .. } => (Some(WorkKind::Action), None),
+            TemplateWork::Command { .. } | TemplateWork::SignedCommand { .. } | TemplateWork::Python { .. } => {
+                (Some(WorkKind::Action), None)
+            }
             TemplateWork::Import { source, .. } => (Some(WorkKind::Import), Some(source)),
             TemplateWork::Export { target, .. } => (Some(WorkKind::Export), Some(target)),
             TemplateWork::Null => (None, None),

@@ -66,6 +66,8 @@ pub enum FailureReason {
     Agent,
     /// A file or directory could not be published, or may not be.
     ExportFailed,
+    /// The action itself says that it failed, and why; or the process that it was called in ended without an answer.
+    ActionFailed,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]

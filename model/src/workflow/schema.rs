@@ -71,11 +71,23 @@ pub fn action_schema() -> Value {
                 "description": "Put it in quotes: 1.10 is not 1.1.",
             },
             "kind": { "const": "processor", "description": "A processor turns inputs into outputs, and ends." },
-            "runtime": { "const": "command", "description": "A process of its own." },
+            "runtime": {
+                "enum": ["command", "python"],
+                "description": "command: a process of its own. python: a function, called in a process that serves many.",
+            },
             "command": {
                 "type": "array", "minItems": 1, "items": { "type": ["string", "number", "boolean"] },
                 "description": "Program and arguments; a program without a `/` at its start is looked up in the folder \
                                 of the action, then in PATH.",
+            },
+            "handler": {
+                "type": "string", "pattern": "\\.py:[^:]+$",
+                "description": "With `runtime: python`: a file of the folder, and a function in it, as `main.py:handle`.",
+            },
+            "requirements": {
+                "type": "string",
+                "description": "With `runtime: python`: a file of the folder that names the packages it needs, as pip \
+                                reads it.",
             },
             "description": { "type": "string" },
             "labels": {
@@ -89,7 +101,10 @@ pub fn action_schema() -> Value {
             "outputs": named(NAME, "#/$defs/output", "Each stands at `$ATOLL_OUTPUTS/<name>` at the end."),
             "resources": { "$ref": "#/$defs/resources" },
         },
-        "required": ["name", "version", "command"],
+        "required": ["name", "version"],
+        "if": { "properties": { "runtime": { "const": "python" } }, "required": ["runtime"] },
+        "then": { "required": ["handler"], "properties": { "command": false } },
+        "else": { "required": ["command"], "properties": { "handler": false, "requirements": false } },
         "additionalProperties": false,
         "$defs": definitions(),
     })

@@ -78,7 +78,7 @@ pub(super) fn read_drafts<'node>(
         let work = read_work(report, entry, &fields, surroundings);
         let outputs = read_step_outputs(report, &fields, &work);
         let index = StepIndex(u16::try_from(others.imports + position).expect("fewer than STEPS_MAX"));
-        let unknown = fields.get("action").is_some() && !matches!(work, Work::Action(_));
+        let unknown = fields.get("action").is_some() && work.action().is_none();
         Draft { name: entry.key.clone(), index, outputs, unknown, place: entry.key_place, work, fields }
     });
     drafts.collect()
@@ -98,6 +98,7 @@ fn read_work(report: &mut Report, step: &Entry, fields: &Fields<'_>, surrounding
         (None, Some(node), false) => {
             let Some(reference) = report.text(node, "an action") else { return Work::Null };
             match surroundings.action(reference) {
+                Ok(action) if action.command.is_empty() => Work::Python(action),
                 Ok(action) => Work::Action(action),
                 Err(message) => {
                     report.error(node.place, message, None);
@@ -170,8 +171,8 @@ fn read_step_outputs(report: &mut Report, fields: &Fields<'_>, work: &Work) -> I
         (Work::Action(_), declared) if fields.get("command").is_some() => {
             declared.map(|node| report.outputs(node)).unwrap_or_default()
         }
-        (Work::Action(action), None) => action.outputs.clone(),
-        (Work::Action(action), Some(node)) => {
+        (Work::Action(action) | Work::Python(action), None) => action.outputs.clone(),
+        (Work::Action(action) | Work::Python(action), Some(node)) => {
             let help = Some("leave `outputs` out: the action declares them".to_owned());
             report.error(node.place, format!("the outputs of the action `{}` are its own", action.name), help);
             action.outputs.clone()
@@ -215,10 +216,7 @@ impl Draft<'_> {
         }
         needs.sort_unstable();
         needs.dedup();
-        let own_resources = match &self.work {
-            Work::Action(action) => action.resources.clone(),
-            Work::Script(_) | Work::Import { .. } | Work::Null | Work::Export { .. } => None,
-        };
+        let own_resources = self.work.action().and_then(|action| action.resources.clone());
         let resources = fields.get("resources").map(|node| read_resources(report, node));
         let starts = [("at-least-once", StartMode::AtLeastOnce), ("at-most-once", StartMode::AtMostOnce)];
         let disconnects = [("finish", OnDisconnect::Finish), ("stop", OnDisconnect::Stop)];
@@ -255,10 +253,7 @@ impl Draft<'_> {
     fn bindings(&self, report: &mut Report, reader: &mut Reader<'_>) -> IndexMap<String, Expression> {
         let mut bindings = IndexMap::new();
         let with = self.fields.get("with").filter(|node| !node.is_null());
-        let action = match &self.work {
-            Work::Action(action) if self.fields.get("command").is_none() => Some(action),
-            Work::Action(_) | Work::Script(_) | Work::Import { .. } | Work::Null | Work::Export { .. } => None,
-        };
+        let action = self.work.action().filter(|_| self.fields.get("command").is_none());
         for entry in with.map(|node| report.entries(node, "`with`")).unwrap_or_default() {
             check_variable(report, &entry.key, entry.key_place, "an input");
             let declared = action.and_then(|action| action.inputs.get(&entry.key));

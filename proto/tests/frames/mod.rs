@@ -158,6 +158,7 @@ fn template() -> impl Strategy<Value = StepTemplate> {
             .prop_map(|(command, bundle)| TemplateWork::Command { command, bundle }),
         (vec(text(), 0..4), object(), vec(signature(), 1..3))
             .prop_map(|(command, bundle, signatures)| { TemplateWork::SignedCommand { command, bundle, signatures } }),
+        (object(), vec(signature(), 0..3)).prop_map(|(bundle, signatures)| TemplateWork::Python { bundle, signatures }),
         (text(), any::<bool>())
             .prop_map(|(source, directory)| TemplateWork::Import { source: source.into(), directory }),
         Just(TemplateWork::Null),
@@ -309,6 +310,7 @@ fn outcome() -> impl Strategy<Value = Outcome> {
             F::ImportFailed,
             F::Agent,
             F::ExportFailed,
+            F::ActionFailed,
         ][..],
     );
     let not_started = select(

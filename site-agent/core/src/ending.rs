@@ -360,5 +360,6 @@ fn outcome_of(how: &ExitKind, ending: Option<Ending>) -> Outcome {
         // Nothing went down.
         ExitKind::Killed => Outcome::Cancelled,
         ExitKind::Interrupted(message) => Outcome::Interrupted { message: message.clone() },
+        ExitKind::Failed { reason, message } => failed(*reason, None, message.clone()),
     }
 }

@@ -149,6 +149,11 @@ pub enum ExitKind {
     Killed,
     /// The machine went down, or the shim died: nobody saw the end.
     Interrupted(String),
+    /// The action said so itself, or the process that it was called in ended without an answer.
+    Failed {
+        reason: FailureReason,
+        message: String,
+    },
 }
 
 /// An output that may be handed over before its digest is known.

@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use anyhow::Context as _;
 use atoll_model::id::JournalId;
-use atoll_model::session::EXPORT_RUNTIME;
+use atoll_model::session::{EXPORT_RUNTIME, PYTHON_RUNTIME};
 use atoll_model::time::Timestamp;
 use site_agent_core::event::{Arrival, Found};
 use site_agent_core::{Agent, Boot, Event};
@@ -170,6 +170,7 @@ impl Running {
             imports: config.imports.clone(),
             exports: config.exports.clone(),
             withheld: withheld.clone(),
+            python: find_python(config),
             log_bytes_max: LOG_BYTES_MAX,
             logs: places,
             tell: teller(&inbox),
@@ -180,8 +181,7 @@ impl Running {
         let recovered = open_journal(&data_dir.join("journal"), config.journal)?;
         let (journal, snapshot, facts, checkpoint_bytes) = recovered.into_parts();
         let clock = Clock::start();
-        let boot = Boot { id: boot_number()?, at: clock.booted_at() };
-        let core = core_config(config, &identity, JournalId::from_bits(journal.identity().0), boot);
+        let core = core_config(config, &identity, executor.has_python(), journal.identity().0, clock.booted_at())?;
         let arrivals = arrivals(&store).context("what was fetched cannot be found again")?;
         let (agent, step) = Agent::recover(core, snapshot, facts, Found { attempts, arrivals }, clock.read());
         let tasks = TaskTracker::new();
@@ -254,19 +254,39 @@ fn boot_number() -> anyhow::Result<u128> {
     Ok(id.as_u128())
 }
 
-fn core_config(config: &Config, identity: &Identity, new_journal: JournalId, boot: Boot) -> site_agent_core::Config {
-    site_agent_core::Config {
+/// The Python of the site, if it has one. Without it work for Python goes to other sites.
+fn find_python(config: &Config) -> Option<local::Interpreter> {
+    let program = config.python.program();
+    match local::Interpreter::find(&config.python, &config.data_dir) {
+        Ok(interpreter) => Some(interpreter),
+        Err(error) => {
+            let error = format!("{:#}", anyhow::Error::new(error));
+            tracing::warn!(program = %program.display(), error, "there is no Python here that actions can run in");
+            None
+        }
+    }
+}
+
+fn core_config(
+    config: &Config,
+    identity: &Identity,
+    has_python: bool,
+    new_journal: u128,
+    booted_at: Timestamp,
+) -> anyhow::Result<site_agent_core::Config> {
+    let runtimes = ["command", EXPORT_RUNTIME].into_iter().chain(has_python.then_some(PYTHON_RUNTIME));
+    Ok(site_agent_core::Config {
         agent: identity.agent,
-        new_journal,
+        new_journal: JournalId::from_bits(new_journal),
         agent_version: env!("CARGO_PKG_VERSION").to_owned(),
-        runtimes: vec!["command".to_owned(), EXPORT_RUNTIME.to_owned()],
-        boot,
+        runtimes: runtimes.map(str::to_owned).collect(),
+        boot: Boot { id: boot_number()?, at: booted_at },
         capacity: measure::capacity(config),
         outbox_bytes_max: OUTBOX_BYTES_MAX,
         disk_free_bytes_min: DISK_FREE_BYTES_MIN,
         disk_bytes: measure::disk_bytes(config),
         policy: config.policy.clone(),
-    }
+    })
 }
 
 /// Shared, because a channel of the standard library is cloned for each thread that sends on it.

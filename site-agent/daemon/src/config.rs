@@ -1,6 +1,7 @@
 //! The agent's configuration: a TOML file, then the environment, then flags; each wins over the one before it.
 
 mod outside;
+mod python;
 mod slurm;
 
 use std::collections::BTreeMap;
@@ -16,6 +17,7 @@ use atoll_model::policy::SitePolicy;
 use serde::{Deserialize, Deserializer};
 
 pub use self::outside::{Exports, Imports};
+pub use self::python::PythonSettings;
 pub use self::slurm::{ExecutorKind, SlurmSettings};
 use crate::scrub::ScrubSettings;
 
@@ -62,6 +64,8 @@ pub struct Config {
     pub closed: Option<String>,
     /// Whether what runs is ended when the agent is asked to end, instead of going on without it.
     pub stop_work_on_exit: bool,
+    /// What actions with the runtime `python` run in.
+    pub python: PythonSettings,
     /// The program that shims are started from: this one, unless a test says otherwise.
     pub shim_program: Option<ShimProgram>,
     /// How executions become jobs, where they do.
@@ -140,6 +144,7 @@ pub struct Overrides {
     pub otlp_ca_file: Option<PathBuf>,
     pub closed: Option<String>,
     pub stop_work_on_exit: Option<bool>,
+    pub python: Option<PythonSettings>,
     #[serde(skip)]
     pub shim_program: Option<ShimProgram>,
     pub executor: Option<ExecutorKind>,
@@ -248,6 +253,7 @@ impl Config {
             closed: said.closed,
             server: said.server,
             stop_work_on_exit: said.stop_work_on_exit.unwrap_or(false),
+            python: said.python.unwrap_or_default().checked()?,
             shim_program: said.shim_program,
             slurm: match said.executor.unwrap_or_default() {
                 ExecutorKind::Local => None,
@@ -280,6 +286,7 @@ impl Config {
             closed: None,
             server: None,
             stop_work_on_exit: false,
+            python: PythonSettings::default(),
             shim_program: None,
             slurm: None,
         }
@@ -339,6 +346,7 @@ impl Overrides {
             stop_work_on_exit: parsed(variable, "STOP_WORK_ON_EXIT", |text| {
                 text.parse().map_err(|_| "neither true nor false".to_owned())
             })?,
+            python: parsed(variable, "PYTHON", |text| Ok(PythonSettings::of_program(text.into())))?,
             shim_program: None,
             executor: None,
             slurm: None,
@@ -373,6 +381,7 @@ impl Overrides {
             closed: later.closed.or(self.closed),
             server: later.server.or(self.server),
             stop_work_on_exit: later.stop_work_on_exit.or(self.stop_work_on_exit),
+            python: later.python.or(self.python),
             shim_program: later.shim_program.or(self.shim_program),
             executor: later.executor.or(self.executor),
             slurm: later.slurm.or(self.slurm),

@@ -6,6 +6,7 @@
 //! - Two agents never work in one data directory.
 
 mod agent;
+mod calls;
 mod clock;
 mod config;
 mod direct;
@@ -30,10 +31,12 @@ use tokio_util::sync::CancellationToken;
 
 pub use telemetry::start_log;
 
+pub use calls::{CallFigures, measure_calls};
 pub use doctor::{Check, CheckState, Diagnosis};
 
 pub use config::{
-    Config, ConfigError, ExecutorKind, Exports, Imports, JournalBackend, Overrides, ShimProgram, SlurmSettings,
+    Config, ConfigError, ExecutorKind, Exports, Imports, JournalBackend, Overrides, PythonSettings, ShimProgram,
+    SlurmSettings,
 };
 pub use scrub::ScrubSettings;
 

@@ -14,6 +14,7 @@ mod runner;
 mod server;
 pub(crate) mod tree;
 mod watch;
+mod worker;
 
 use std::ffi::OsString;
 use std::fs::{self, File};
@@ -101,7 +102,8 @@ fn serve(setup: &Setup) -> io::Result<()> {
     let ended = log::read(&setup.slot)?.ended;
     let log = SlotLog::open(&setup.slot)?;
     let slot = SlotDirectory::prepare(&setup.slot)?;
-    let runner = Runner::new(slot, log, limits, ended);
+    let own_tmp = isolation::gives_tmp(setup, isolation);
+    let runner = Runner::new(slot, log, limits, ended, own_tmp);
     let served = Server::new(listener, runner, isolation, complaints).serve();
     // The agent takes the socket away when it prepares the slot again; in the namespace it is hidden.
     served.map_err(io::Error::from)

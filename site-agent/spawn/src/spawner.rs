@@ -2,7 +2,7 @@
 //! program, or could not.
 #![expect(unsafe_code, reason = "no safe interface starts a process without a hundred calls that it does not need")]
 
-use std::ffi::{c_char, c_int, c_void};
+use std::ffi::{CStr, c_char, c_int, c_void};
 use std::io;
 use std::os::fd::{FromRawFd, OwnedFd};
 use std::ptr;
@@ -31,6 +31,8 @@ struct Task<'a> {
     /// The program's path is the first; a null address ends either.
     arguments: &'a [*const c_char],
     environment: &'a [*const c_char],
+    /// The folder that it sees as `/tmp`; a null address if it sees that of this process.
+    tmp: *const c_char,
     /// Why it did not become another program, or 0.
     error: AtomicI32,
 }
@@ -57,16 +59,44 @@ impl Spawner {
     /// `InvalidInput` when a variable holds a byte 0; when there is no such program or it cannot be run, as `execve` says it;
     /// when the system has no room for another process.
     pub fn spawn(&mut self, program: &Program, more: &[(impl AsRef<[u8]>, impl AsRef<[u8]>)]) -> io::Result<Child> {
+        self.start(program, more, None)
+    }
+
+    /// As [`Self::spawn`], in a mount namespace of its own, where this folder is shown as `/tmp` too.
+    ///
+    /// # Errors
+    /// As those of [`Self::spawn`]; and when this process may make no mount namespace or mount nothing in it.
+    pub fn spawn_with_tmp(
+        &mut self,
+        program: &Program,
+        more: &[(impl AsRef<[u8]>, impl AsRef<[u8]>)],
+        tmp: &CStr,
+    ) -> io::Result<Child> {
+        self.start(program, more, Some(tmp))
+    }
+
+    fn start(
+        &mut self,
+        program: &Program,
+        more: &[(impl AsRef<[u8]>, impl AsRef<[u8]>)],
+        tmp: Option<&CStr>,
+    ) -> io::Result<Child> {
         let more: Vec<Variable> =
             more.iter().map(|(name, value)| Variable::new(name.as_ref(), value.as_ref())).collect::<io::Result<_>>()?;
         let own = program.environment.iter().filter(|own| more.iter().all(|other| other.name() != own.name()));
         let environment: Vec<_> =
             own.chain(&more).map(|variable| variable.text.as_ptr()).chain([ptr::null()]).collect();
         let arguments: Vec<_> = program.arguments.iter().map(|text| text.as_ptr()).chain([ptr::null()]).collect();
-        let task =
-            Task { signals: &self.signals, arguments: &arguments, environment: &environment, error: AtomicI32::new(0) };
+        let task = Task {
+            signals: &self.signals,
+            arguments: &arguments,
+            environment: &environment,
+            tmp: tmp.map_or(ptr::null(), CStr::as_ptr),
+            error: AtomicI32::new(0),
+        };
         let top = self.stack.as_mut_ptr_range().end;
-        let flags = libc::CLONE_VM | libc::CLONE_VFORK | libc::CLONE_PIDFD | libc::SIGCHLD;
+        let apart = if tmp.is_some() { libc::CLONE_NEWNS } else { 0 };
+        let flags = libc::CLONE_VM | libc::CLONE_VFORK | libc::CLONE_PIDFD | libc::SIGCHLD | apart;
         let mut handle: c_int = -1;
         // A handler of this process must not run in the child, whose memory is this process's.
         let mask = SigSet::all().thread_swap_mask(SigmaskHow::SIG_SETMASK)?;
@@ -108,6 +138,7 @@ extern "C" fn become_another(task: *mut c_void) -> c_int {
     // SAFETY: calls of the system that read what lives in `task` or on this stack.
     let done = unsafe {
         set_up(task.signals)
+            .and_then(|()| show_as_tmp(task.tmp))
             .and_then(|()| check(libc::execve(task.arguments[0], task.arguments.as_ptr(), task.environment.as_ptr())))
     };
     task.error.store(done.err().unwrap_or_default(), Ordering::Relaxed);
@@ -127,6 +158,14 @@ unsafe fn set_up(signals: &[c_int]) -> Result<(), c_int> {
         check(libc::sigemptyset(&raw mut none))?;
         check(libc::sigprocmask(libc::SIG_SETMASK, &raw const none, ptr::null_mut()))
     }
+}
+
+/// Shows a folder as `/tmp`, if there is one, to this process and what it starts.
+unsafe fn show_as_tmp(folder: *const c_char) -> Result<(), c_int> {
+    if folder.is_null() {
+        return Ok(());
+    }
+    unsafe { check(libc::mount(folder, c"/tmp".as_ptr(), ptr::null(), libc::MS_BIND, ptr::null())) }
 }
 
 fn check(result: c_int) -> Result<(), c_int> {

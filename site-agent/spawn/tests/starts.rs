@@ -1,7 +1,7 @@
 //! What a program that was started finds, and what is told of its end.
 #![expect(clippy::unwrap_used, reason = "a failed assertion is the result of a test")]
 
-use std::ffi::OsStr;
+use std::ffi::{CString, OsStr};
 use std::fs;
 use std::io::ErrorKind;
 use std::os::fd::AsFd;
@@ -155,4 +155,22 @@ fn arguments_are_handed_on_byte_for_byte() {
         [b"/bin/sh", b"-c".as_slice(), b"printf %s \"$2\" >\"$1\"", b"sh", to.as_os_str().as_bytes(), odd.as_bytes()];
     assert!(run(&Program::new(&command, []).unwrap(), NOTHING_MORE).status.success());
     assert_eq!(fs::read(to).unwrap(), odd.as_bytes());
+}
+
+#[test]
+fn a_folder_is_shown_as_tmp_to_what_is_started_and_to_nobody_else() {
+    // Not below `/tmp`, where it would hide itself.
+    let folder = tempfile::tempdir_in(env!("CARGO_TARGET_TMPDIR")).unwrap();
+    fs::create_dir(folder.path().join("tmp")).unwrap();
+    let tmp = CString::new(folder.path().join("tmp").as_os_str().as_bytes()).unwrap();
+    let program = shell("echo seen > /tmp/atoll-spawn-test", &[]);
+    match Spawner::new().spawn_with_tmp(&program, NOTHING_MORE, &tmp) {
+        // Who may make no mount namespace is told so, and nothing is started.
+        Err(error) => assert_eq!(error.kind(), ErrorKind::PermissionDenied),
+        Ok(child) => {
+            assert!(wait(child).status.success());
+            assert_eq!(fs::read_to_string(folder.path().join("tmp/atoll-spawn-test")).unwrap(), "seen\n");
+            assert!(!Path::new("/tmp/atoll-spawn-test").exists());
+        }
+    }
 }

@@ -3,7 +3,7 @@
 use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Component, Path};
 
-use atoll_model::action::{MANIFEST_NAME, Manifest, parse};
+use atoll_model::action::{MANIFEST_NAME, Manifest, Python, Runtime, parse};
 use atoll_model::diagnostic::{Diagnostic, Place};
 
 use crate::store::error::IngestError;
@@ -45,11 +45,40 @@ pub fn pack_action(folder: &Path, shown: &str) -> Result<PackedAction, ActionFol
     })?;
     let invalid = |diagnostics: Vec<Diagnostic>| ActionFolderError::Invalid { diagnostics, text: Some(text.clone()) };
     let manifest = parse(shown, &text).map_err(invalid)?;
-    if let Some(fault) = program_fault(shown, folder, &manifest) {
+    let fault = match &manifest.runtime {
+        Runtime::Command => program_fault(shown, folder, &manifest),
+        Runtime::Python(python) => python_fault(shown, folder, python),
+    };
+    if let Some(fault) = fault {
         return Err(invalid(vec![fault]));
     }
     let bundle = pack_bundle(folder).map_err(ActionFolderError::Unpackable)?;
     Ok(PackedAction { manifest, text, bundle })
+}
+
+/// What is wrong with the handler, as far as that can be told without running anything.
+fn python_fault(file: &str, folder: &Path, python: &Python) -> Option<Diagnostic> {
+    let fault = |place: Place, message: String, help: &str| {
+        Some(Diagnostic { file: file.to_owned(), place, message, help: Some(help.to_owned()) })
+    };
+    let module = match std::fs::read_to_string(folder.join(&python.file)) {
+        Ok(module) => module,
+        Err(error) => {
+            let message = format!("there is no `{}` in the folder of the action: {error}", python.file);
+            return fault(python.place, message, "add it");
+        }
+    };
+    let mut words = module.split(|letter: char| letter != '_' && !letter.is_alphanumeric());
+    if !words.any(|word| word == python.function) {
+        let message = format!("there is no `{}` in `{}`", python.function, python.file);
+        return fault(python.place, message, &format!("define it: `def {}(inputs):`", python.function));
+    }
+    let requirements = python.requirements.as_ref()?;
+    if folder.join(&requirements.file).is_file() {
+        return None;
+    }
+    let message = format!("there is no file `{}` in the folder of the action", requirements.file);
+    fault(requirements.place, message, "add it")
 }
 
 /// What is wrong with the program, as far as that can be told here: one that is not in the folder is looked up at a site.

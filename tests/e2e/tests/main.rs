@@ -16,6 +16,7 @@ mod history;
 mod kills;
 mod ledger;
 mod publish;
+mod python;
 mod repositories;
 mod restored;
 mod reuse;

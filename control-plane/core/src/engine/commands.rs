@@ -139,6 +139,7 @@ impl ControlPlane {
         let work = match &definition.work {
             Work::Script(script) => TemplateWork::Script(script.clone()),
             Work::Action(action) => self.command_of(run, action),
+            Work::Python(action) => self.python_of(run, action),
             Work::Import { source, directory } => {
                 TemplateWork::Import { source: source.clone(), directory: *directory }
             }
@@ -151,6 +152,7 @@ impl ControlPlane {
             TemplateWork::Script(text) => text.len(),
             TemplateWork::Command { .. }
             | TemplateWork::SignedCommand { .. }
+            | TemplateWork::Python { .. }
             | TemplateWork::Import { .. }
             | TemplateWork::Null
             | TemplateWork::Export { .. } => 256,

@@ -114,7 +114,7 @@ impl ControlPlane {
         let mut objects = Vec::new();
         let mut bytes = 0;
         let definition = run.workflow.step(step);
-        if let Work::Action(action) = &definition.work {
+        if let Some(action) = definition.work.action() {
             let kind = atoll_model::value::ObjectKind::Tree;
             objects.extend(action.bundle.map(|id| ObjectRef { id, kind, bytes: action.bundle_bytes }));
         }

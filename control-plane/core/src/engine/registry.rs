@@ -7,7 +7,7 @@ use atoll_model::id::RunId;
 use atoll_model::limits::{ACTION_MANIFESTS_BYTES_MAX, ACTION_SIGNATURES_MAX};
 use atoll_model::session::TemplateWork;
 use atoll_model::value::{ObjectKind, ObjectRef};
-use atoll_model::workflow::{Action, Work};
+use atoll_model::workflow::Action;
 
 use crate::command::{Rejection, Response};
 use crate::control_plane::ControlPlane;
@@ -25,7 +25,7 @@ impl ControlPlane {
     pub fn deprecations(&self, run: RunId) -> Vec<String> {
         let Some(run) = self.state.runs.get(&run) else { return Vec::new() };
         let advised = run.workflow.steps.iter().filter_map(|step| {
-            let Work::Action(action) = &step.work else { return None };
+            let action = step.work.action()?;
             let deprecation = self.registered(run, action)?.deprecated.as_ref()?;
             let reason = deprecation.reason.as_ref().map(|reason| format!(": {reason}")).unwrap_or_default();
             Some(format!("step {} uses {} {}, which is deprecated{reason}", step.name, action.name, action.version))
@@ -36,12 +36,24 @@ impl ControlPlane {
     /// What agents are to run for an action, with the signatures that its bundle has by now.
     pub(super) fn command_of(&self, run: &Run, action: &Action) -> TemplateWork {
         let command = action.command.clone();
-        let bundle = action.bundle.map(|id| ObjectRef { id, kind: ObjectKind::Tree, bytes: action.bundle_bytes });
-        let signatures = self.registered(run, action).map(|version| version.signatures.clone()).unwrap_or_default();
-        match bundle {
+        let signatures = self.signatures_of(run, action);
+        match bundle_of(action) {
             Some(bundle) if !signatures.is_empty() => TemplateWork::SignedCommand { command, bundle, signatures },
             bundle => TemplateWork::Command { command, bundle },
         }
+    }
+
+    /// As [`Self::command_of`], of an action with the `python` runtime.
+    pub(super) fn python_of(&self, run: &Run, action: &Action) -> TemplateWork {
+        match bundle_of(action) {
+            Some(bundle) => TemplateWork::Python { bundle, signatures: self.signatures_of(run, action) },
+            // Only a workflow that is checked has none, and its steps are not run.
+            None => TemplateWork::Null,
+        }
+    }
+
+    fn signatures_of(&self, run: &Run, action: &Action) -> Vec<BundleSignature> {
+        self.registered(run, action).map(|version| version.signatures.clone()).unwrap_or_default()
     }
 
     /// What was pushed under the name that the action has, if it is the same.
@@ -130,11 +142,15 @@ impl ControlPlane {
     fn live_user(&self, name: &ActionName, bundle: atoll_model::id::ObjectId) -> Option<RunId> {
         let uses = &self.state.objects.get(&bundle)?.uses;
         let uses_it = |run: &&Arc<Run>| {
-            let mut steps = run.workflow.steps.iter();
-            let names = |work: &Work| matches!(work, Work::Action(action) if action.reference() == name.reference);
-            run.is_live() && *run.project == *name.project && steps.any(|step| names(&step.work))
+            let steps = run.workflow.steps.iter();
+            let names = |action: &Action| action.reference() == name.reference;
+            run.is_live() && *run.project == *name.project && steps.filter_map(|step| step.work.action()).any(names)
         };
         let of_bundle = uses.iter().filter(|usage| matches!(usage.source, Source::Bundle(_)));
         of_bundle.filter_map(|usage| self.state.runs.get(&usage.run)).find(uses_it).map(|run| run.id)
     }
+}
+
+fn bundle_of(action: &Action) -> Option<ObjectRef> {
+    action.bundle.map(|id| ObjectRef { id, kind: ObjectKind::Tree, bytes: action.bundle_bytes })
 }

@@ -10,7 +10,7 @@ use atoll_model::limits::{RESULTS_BYTES_MAX, RESULTS_MAX};
 use atoll_model::policy::{Confine, KeyScope, Location, PolicyMatch};
 use atoll_model::session::{Binding, BindingSource, FinishedElement, Outcome};
 use atoll_model::value::ObjectRef;
-use atoll_model::workflow::{Output, Step, Work};
+use atoll_model::workflow::{Output, Step};
 use storage_sync_core::Reach;
 use storage_sync_core::policy::RuleId;
 
@@ -190,10 +190,7 @@ fn objects_of(result: &KnownResult) -> Vec<ObjectRef> {
 /// What the executions of a step have in common that tells them from others. Nothing is the same as what cannot be encoded.
 fn stem(run: &Run, definition: &Step, shared: &Shared) -> Option<Digester> {
     let mut digester = Digester::new("atoll 2026-11 key of a result");
-    let command = match &definition.work {
-        Work::Action(action) => action.command.as_slice(),
-        Work::Script(_) | Work::Import { .. } | Work::Export { .. } | Work::Null => &[],
-    };
+    let command = definition.work.action().map_or(&[][..], |action| &action.command);
     let environment: Vec<_> = definition.environment.iter().collect();
     let output = |(name, output): (_, &Output)| (name, output.r#type.clone(), output.optional, output.listed);
     let outputs: Vec<_> = definition.outputs.iter().map(output).collect();

@@ -6,7 +6,7 @@ use atoll_model::elements::ElementSet;
 use atoll_model::id::{ObjectId, RunId, StepIndex};
 use atoll_model::limits;
 use atoll_model::value::{ObjectKind, ObjectRef, Value};
-use atoll_model::workflow::{Work, Workflow};
+use atoll_model::workflow::Workflow;
 
 use super::{ActivePhase, ObjectState, Phase, Run, Source, State, StepPhase, StepState, Use};
 use crate::fact::Fact;
@@ -273,7 +273,7 @@ pub(crate) fn submitted_objects(
         visit_with_parts(value, &mut |object, parts| objects.push((Source::Input(place), object, parts)));
     }
     for step in &workflow.steps {
-        if let Work::Action(action) = &step.work
+        if let Some(action) = step.work.action()
             && let Some(id) = action.bundle
         {
             let bundle = ObjectRef { id, kind: ObjectKind::Tree, bytes: action.bundle_bytes };

@@ -5,11 +5,14 @@ mod actions;
 mod attempts;
 mod cgroups;
 mod collect;
+mod environments;
 mod exports;
 mod imports;
 mod live;
 mod orders;
+mod python;
 mod recovery;
+mod returned;
 mod slot;
 mod slots;
 mod staging;
@@ -53,6 +56,7 @@ use self::workers::{Staged, Workers};
 
 pub(crate) use self::cgroups::{Survey, survey};
 pub(crate) use self::live::{LogPlace, LogPlaces};
+pub(crate) use self::python::Interpreter;
 pub(crate) use self::recovery::{has_work, stop_work};
 
 /// A shim that has had nothing to do for this long is let go.
@@ -74,6 +78,8 @@ pub(crate) struct LocalOptions {
     pub imports: Imports,
     pub exports: Exports,
     pub withheld: Withheld,
+    /// The Python that actions run in, if there is one.
+    pub python: Option<Interpreter>,
     /// Bytes of one log that are kept; the middle of a longer one is dropped.
     pub log_bytes_max: u64,
     pub logs: LogPlaces,
@@ -145,6 +151,7 @@ pub(crate) fn key(execution: ExecutionId, attempt: Attempt) -> Key {
 pub(crate) struct Executor {
     orders: Sender<Order>,
     bell: Arc<OwnedFd>,
+    has_python: bool,
 }
 
 impl std::fmt::Debug for Executor {
@@ -160,6 +167,11 @@ impl Executor {
         let _ = self.orders.send(order);
     }
 
+    /// Whether actions in Python can run here.
+    pub(crate) fn has_python(&self) -> bool {
+        self.has_python
+    }
+
     pub(crate) fn ring(&self) {
         // A counter that is full rings as well.
         let _ = rustix::io::write(&*self.bell, &1u64.to_ne_bytes());
@@ -173,7 +185,7 @@ impl Executor {
 pub(crate) fn start(mut options: LocalOptions) -> anyhow::Result<(Executor, Vec<FoundAttempt>, JoinHandle<()>)> {
     let (sender, orders) = channel();
     let bell = Arc::new(eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK)?);
-    let executor = Executor { orders: sender, bell: Arc::clone(&bell) };
+    let executor = Executor { orders: sender, bell: Arc::clone(&bell), has_python: options.python.is_some() };
     let mut slots = Slots::open(&options)?;
     let mut attempts = Attempts::new(Arc::clone(&options.logs));
     let Recovered { mut found, stuck } = recovery::recover(&mut slots, &mut attempts, &options.meters)?;
@@ -195,6 +207,7 @@ pub(crate) fn start(mut options: LocalOptions) -> anyhow::Result<(Executor, Vec<
         tell,
         store,
         surroundings,
+        python: options.python,
         common: None,
         events: Vec::new(),
         meters: options.meters,
@@ -244,6 +257,7 @@ struct Local {
     tell: Tell,
     store: SiteStore,
     surroundings: orders::Surroundings,
+    python: Option<Interpreter>,
     /// What the executions of the last step have in common.
     common: Option<(slot::StepKey, Arc<Common>)>,
     events: Vec<Event>,

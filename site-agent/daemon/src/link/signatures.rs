@@ -22,7 +22,11 @@ pub(super) fn drop_false(frame: &mut ControlFrame) {
             | SiteCommand::Withdraw { .. }
             | SiteCommand::Replicate { .. } => continue,
         };
-        let TemplateWork::SignedCommand { bundle, signatures, .. } = work else { continue };
+        let (TemplateWork::SignedCommand { bundle, signatures, .. } | TemplateWork::Python { bundle, signatures }) =
+            work
+        else {
+            continue;
+        };
         signatures.retain(|signature| {
             let holds = is_valid(signature, bundle.id);
             if !holds {

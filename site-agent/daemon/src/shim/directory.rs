@@ -8,6 +8,7 @@ use std::path::{Path, PathBuf};
 
 use rustix::fs::{AtFlags, CWD, FlockOperation, Mode, OFlags, RawDir, flock};
 use rustix::io::Errno;
+use serde_json::{Map, Value as Json};
 
 use super::outputs::{read_small, remove_small};
 use super::protocol::{Key, Left, LeftOutputs, Outputs, SmallOutput};
@@ -40,6 +41,9 @@ pub(crate) struct SlotDirectory {
     told: Vec<SmallOutput>,
     /// Somebody may read the logs.
     watched: bool,
+    /// How often the logs, and the temporary folder, were other ones than before.
+    logs_made: u32,
+    tmp_made: u32,
 }
 
 impl SlotDirectory {
@@ -60,6 +64,8 @@ impl SlotDirectory {
             touched: true,
             told: Vec::new(),
             watched: true,
+            logs_made: 0,
+            tmp_made: 0,
         };
         slot.clean()?;
         slot.adopt()?;
@@ -71,7 +77,55 @@ impl SlotDirectory {
         self.adopt_logs()
     }
 
-    fn adopt_logs(&self) -> io::Result<()> {
+    /// Which logs these are, of those that the slot has had.
+    pub(crate) const fn logs_made(&self) -> u32 {
+        self.logs_made
+    }
+
+    /// Which temporary folder this is.
+    pub(crate) const fn tmp_made(&self) -> u32 {
+        self.tmp_made
+    }
+
+    pub(crate) fn tmp(&self) -> &Path {
+        &self.tmp
+    }
+
+    /// Where everything is that a worker uses, by the names that the action protocol has for it.
+    pub(crate) fn folders(&self) -> [(&'static str, PathBuf); 5] {
+        [
+            ("work", self.work.clone()),
+            ("temporary", self.tmp.clone()),
+            ("outputs", self.out.clone()),
+            ("stdout", self.path.join(STDOUT)),
+            ("stderr", self.path.join(STDERR)),
+        ]
+    }
+
+    /// Whether nothing is left of the execution but what it answered. [`SlotDirectory::bound_logs`] has looked at the slot.
+    pub(crate) fn is_bare(&self) -> bool {
+        let is_silent = |log: &File| log.metadata().is_ok_and(|metadata| metadata.len() == 0);
+        !self.touched || (is_empty_folder(&self.out) && is_silent(&self.stdout) && is_silent(&self.stderr))
+    }
+
+    /// Writes outputs that were answered as values to where a command writes them.
+    pub(crate) fn write_values(&mut self, values: &Map<String, Json>) -> io::Result<()> {
+        self.touched = true;
+        for (name, value) in values.iter().filter(|(name, _)| !name.contains('/')) {
+            let text = match value {
+                Json::Null => continue,
+                // One line break at the end does not count.
+                Json::String(text) if text.ends_with('\n') => format!("{text}\n"),
+                Json::String(text) => text.clone(),
+                other @ (Json::Bool(_) | Json::Number(_) | Json::Array(_) | Json::Object(_)) => other.to_string(),
+            };
+            fs::write(self.out.join(name), text)?;
+        }
+        Ok(())
+    }
+
+    fn adopt_logs(&mut self) -> io::Result<()> {
+        self.logs_made += 1;
         // Room for the last words of what fails because the disk is full; not every file system can give it.
         let _ = rustix::fs::fallocate(&self.stderr, rustix::fs::FallocateFlags::KEEP_SIZE, 0, LAST_WORDS_BYTES);
         rustix::stdio::dup2_stdout(&self.stdout)?;
@@ -178,12 +232,18 @@ impl SlotDirectory {
         // If that does not do, the folder is made anew.
         let told = std::mem::take(&mut self.told);
         let _ = if told.is_empty() { Ok(()) } else { remove_small(&self.out, &told) };
-        for folder in [&self.work, &self.tmp, &self.out] {
+        for folder in [&self.work, &self.out] {
             if !is_as_made(folder) {
                 renewed = true;
                 remove_whatever(folder)?;
                 make_private(folder)?;
             }
+        }
+        // It stays the same folder if that can be: a worker may have it mounted.
+        if !is_as_made(&self.tmp) && (empty(&self.tmp).is_err() || !is_as_made(&self.tmp)) {
+            self.tmp_made += 1;
+            remove_whatever(&self.tmp)?;
+            make_private(&self.tmp)?;
         }
         if renewed {
             self.adopt()?;
@@ -272,6 +332,18 @@ pub(crate) fn remove_whatever(path: &Path) -> io::Result<()> {
         }
         result => result,
     }
+}
+
+/// Removes what is in a folder, and lets its user, and nobody else, use it.
+fn empty(folder: &Path) -> io::Result<()> {
+    if !fs::symlink_metadata(folder)?.is_dir() {
+        return Err(io::ErrorKind::NotADirectory.into());
+    }
+    fs::set_permissions(folder, fs::Permissions::from_mode(0o700))?;
+    for entry in fs::read_dir(folder)? {
+        remove_whatever(&entry?.path())?;
+    }
+    Ok(())
 }
 
 fn remove_once(path: &Path) -> io::Result<()> {

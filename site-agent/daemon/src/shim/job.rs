@@ -161,16 +161,20 @@ struct Job {
 
 impl Job {
     fn run(mut self, order: JobOrder) -> io::Result<ExitCode> {
-        let JobOrder { setup, common, mut order, .. } = order;
+        let JobOrder { setup, mut common, mut order, call, .. } = order;
+        if let Some((worker, inputs)) = call {
+            (common.worker, order.inputs) = (Some(worker), inputs);
+        }
         nix::sys::prctl::set_child_subreaper(true)?;
         let limits = Limits::of_job();
         let mut complaints = Vec::new();
-        isolation::isolate(&setup, &mut complaints);
+        let isolation = isolation::isolate(&setup, &mut complaints);
         complaints.iter().for_each(|complaint| eprintln!("atoll: {complaint}"));
         order.environment.extend(of_cluster());
         let log = SlotLog::open(&setup.slot)?;
         let slot = SlotDirectory::prepare(&setup.slot)?;
-        let mut runner = Runner::new(slot, log, limits, std::collections::BTreeMap::new());
+        let own_tmp = isolation::gives_tmp(&setup, isolation);
+        let mut runner = Runner::new(slot, log, limits, std::collections::BTreeMap::new(), own_tmp);
         runner.enqueue(common, vec![order]);
         let mut pulse_at = Instant::now() + PULSE_INTERVAL;
         loop {
@@ -208,7 +212,7 @@ impl Job {
         let left = left.min(LOOK_INTERVAL);
         let timeout = Timespec { tv_sec: left.as_secs().cast_signed(), tv_nsec: left.subsec_nanos().into() };
         let mut sources = vec![PollFd::from_borrowed_fd(self.asked.as_fd(), PollFlags::IN)];
-        sources.extend(runner.handle().map(|handle| PollFd::from_borrowed_fd(handle, PollFlags::IN)));
+        sources.extend(runner.sources());
         match poll(&mut sources, Some(&timeout)) {
             Ok(_) | Err(Errno::INTR) => Ok(()),
             Err(error) => Err(error.into()),
@@ -219,7 +223,8 @@ impl Job {
     fn leave_word(mut self, mut end: End) -> io::Result<ExitCode> {
         // What a cluster asks to end is asked with all that it started: the child may be heard of first.
         self.hear();
-        let is_own = matches!(end.how, EndKind::Code(0) | EndKind::TimedOut | EndKind::OutOfMemory);
+        let is_own =
+            matches!(end.how, EndKind::Code(0) | EndKind::Returned { .. } | EndKind::TimedOut | EndKind::OutOfMemory);
         let is_cancelled = is_there(&self.slot, CANCEL);
         let told = self.told && !is_own && !is_cancelled;
         if !is_own && is_cancelled {
@@ -239,10 +244,12 @@ fn exit_code(how: &EndKind) -> ExitCode {
     match how {
         EndKind::Code(code) => ExitCode::from(u8::try_from(*code).unwrap_or(1)),
         EndKind::Signal(signal) => ExitCode::from(u8::try_from(128 + signal).unwrap_or(1)),
+        EndKind::Returned { .. } => ExitCode::SUCCESS,
         EndKind::TimedOut
         | EndKind::OutOfMemory
         | EndKind::Killed
         | EndKind::NotStarted { .. }
+        | EndKind::Failed { .. }
         | EndKind::Interrupted { .. } => ExitCode::FAILURE,
     }
 }

@@ -8,6 +8,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use atoll_model::id::{Attempt, ExecutionId};
+use atoll_model::session::FailureReason;
 use atoll_model::time::Timestamp;
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
@@ -15,6 +16,8 @@ use serde::{Deserialize, Serialize};
 pub(crate) const PROTOCOL_VERSION: u8 = 2;
 /// Shims tell small outputs since this version.
 pub(crate) const TELLS_OUTPUTS: u8 = 2;
+/// Shims have workers that are called ([`ToShim::Call`]) since this version.
+pub(crate) const CALLS_WORKERS: u8 = 2;
 
 /// Longest frame either side reads: a batch of orders with their environments stays far below it.
 const FRAME_BYTES_MAX: usize = 64 << 20;
@@ -32,6 +35,13 @@ pub(crate) struct Setup {
     /// Whether to do without namespaces even if they could be had.
     pub no_namespace: bool,
     pub cgroups: SlotCgroups,
+}
+
+impl Setup {
+    /// Whether anything that executions must see is below a folder.
+    pub(crate) fn is_below(&self, folder: &str) -> bool {
+        self.read_only.iter().chain([&self.slot]).any(|path| path.starts_with(folder))
+    }
 }
 
 /// The slot's control groups, of those that the agent could make.
@@ -84,6 +94,17 @@ pub(crate) enum ToShim {
     Forget(Vec<Key>),
     /// Exit, unless there is work or an end that the agent has not said to forget.
     Quit,
+    /// As [`ToShim::Start`], but a worker is called for each, with the inputs of the same place. Only for shims that know
+    /// [`CALLS_WORKERS`].
+    Call { common: Common, worker: Worker, orders: Vec<Order>, inputs: Vec<String> },
+}
+
+/// A process that is called for one execution after the other (`docs/action-protocol.md`). It is started by the command
+/// that the orders have in common, with the numbers of two descriptors as further arguments.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize, Deserialize)]
+pub(crate) struct Worker {
+    /// What it is initialized with, as JSON, but for the folders, which the shim knows.
+    pub initialize: String,
 }
 
 /// What the orders of one batch have in common.
@@ -101,6 +122,38 @@ pub(crate) struct Common {
     pub outputs: Outputs,
     /// Bytes of each log above which its middle is dropped.
     pub log_bytes_max: u64,
+    /// What is called instead of starting the command anew each time. It goes beside this in [`ToShim::Call`], since shims
+    /// of the first version know nothing of it.
+    #[serde(skip)]
+    pub worker: Option<Worker>,
+}
+
+impl Common {
+    /// Whether a worker that was started for the one can be called for the other.
+    pub(crate) fn shares_worker(&self, other: &Self) -> bool {
+        self.of_worker() == other.of_worker()
+    }
+
+    /// What makes up a worker.
+    pub(crate) fn of_worker(&self) -> OfWorker<'_> {
+        OfWorker {
+            command: &self.command,
+            environment: &self.environment,
+            memory_bytes: self.memory_bytes,
+            cpu_millis: self.cpu_millis,
+            worker: self.worker.as_ref(),
+        }
+    }
+}
+
+/// What makes up a worker: another of it needs another worker.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub(crate) struct OfWorker<'a> {
+    command: &'a [Vec<u8>],
+    environment: &'a [(Vec<u8>, Vec<u8>)],
+    memory_bytes: Option<u64>,
+    cpu_millis: Option<u32>,
+    worker: Option<&'a Worker>,
 }
 
 /// What becomes of the outputs folder when the process has succeeded. Version 1 said the first two as `false` and `true`,
@@ -120,6 +173,9 @@ pub(crate) enum Outputs {
 pub(crate) struct Order {
     pub key: Key,
     pub environment: Vec<(Vec<u8>, Vec<u8>)>,
+    /// What a worker is called with, as a JSON object; it goes beside this as [`Common::worker`] does.
+    #[serde(skip)]
+    pub inputs: String,
 }
 
 /// From a shim to an agent.
@@ -197,6 +253,15 @@ pub(crate) enum EndKind {
     },
     /// Nobody saw the end. Never said by a shim; concluded by an agent from the log of one that has died.
     Interrupted {
+        message: String,
+    },
+    /// A worker answered, and all that is left are values: a JSON object.
+    Returned {
+        outputs: Vec<u8>,
+    },
+    /// A worker answered that it failed, or did not answer.
+    Failed {
+        reason: FailureReason,
         message: String,
     },
 }

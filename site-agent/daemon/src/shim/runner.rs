@@ -1,15 +1,17 @@
 //! Runs what a shim was handed, one after the other: claims it, starts it, waits for it, ends everything it started, and
 //! notes how it ended.
 
+mod called;
+
 use std::collections::{BTreeMap, VecDeque};
 use std::io;
-use std::os::fd::{AsFd, BorrowedFd};
 use std::os::unix::process::ExitStatusExt;
 use std::rc::Rc;
 use std::time::{Duration, Instant, SystemTime};
 
 use atoll_model::time::Timestamp;
 use nix::sys::resource::{UsageWho, getrusage};
+use rustix::event::{PollFd, PollFlags};
 use rustix::io::Errno;
 use rustix::process::{Pid, Signal, pidfd_send_signal};
 use site_agent_spawn::{Child, Ended, Spawner};
@@ -20,6 +22,8 @@ use super::log::SlotLog;
 use super::prepared::Prepared;
 use super::protocol::{Common, End, EndKind, Key, Left, Notice, Order, Outputs};
 use super::tree;
+use super::worker::Worker;
+use called::Leaving;
 
 /// How often a running execution is looked at though nothing has happened: orphans are reaped and logs bounded.
 const LOOK_INTERVAL: Duration = Duration::from_secs(1);
@@ -45,15 +49,22 @@ pub(crate) struct Runner {
     dirty: bool,
     prepared: Prepared,
     spawner: Spawner,
+    /// What waits to be called again.
+    worker: Option<Worker>,
+    /// What was asked to end, since something else is to run here.
+    leaving: Option<Leaving>,
+    /// Whether a worker is to see the slot's temporary folder as `/tmp`.
+    own_tmp: bool,
 }
 
 #[derive(Debug)]
 struct Current {
     key: Key,
     common: Rc<Common>,
-    child: Child,
+    process: Process,
     started_at: Timestamp,
-    deadline: Option<Instant>,
+    /// When it is ended, and as what.
+    deadline: Option<(Instant, EndKind)>,
     look_at: Instant,
     /// Its process stands in the log.
     noted: bool,
@@ -61,16 +72,54 @@ struct Current {
     clearing: Option<Clearing>,
 }
 
+/// What carries an execution out.
+#[derive(Debug)]
+enum Process {
+    Own(Child),
+    Called(Box<Worker>),
+}
+
 /// The main process has ended, and something that it started has not.
 #[derive(Debug)]
 struct Clearing {
     ended: Ended,
-    rounds: u32,
+    rounds: Rounds,
+}
+
+/// Rounds of killing everything that is left.
+#[derive(Debug)]
+struct Rounds {
+    count: u32,
     next: Instant,
 }
 
+impl Rounds {
+    /// Whether nothing is left.
+    fn advance(&mut self, limits: &Limits, now: Instant) -> bool {
+        if now >= self.next {
+            self.count += 1;
+            if self.count == 2 {
+                limits.forbid_forks(true);
+            }
+            tree::kill_all_below();
+            self.next = now + CLEARING_INTERVAL_MAX.min(Duration::from_millis(1) * self.count);
+        }
+        let is_over = tree::reap(None);
+        if is_over && self.count >= 2 {
+            limits.forbid_forks(false);
+        }
+        is_over
+    }
+}
+
 impl Runner {
-    pub(crate) fn new(slot: SlotDirectory, log: SlotLog, limits: Limits, ended: BTreeMap<Key, End>) -> Self {
+    pub(crate) fn new(
+        slot: SlotDirectory,
+        log: SlotLog,
+        limits: Limits,
+        ended: BTreeMap<Key, End>,
+        own_tmp: bool,
+    ) -> Self {
         Self {
             slot,
             log,
@@ -83,6 +132,9 @@ impl Runner {
             dirty: false,
             prepared: Prepared::default(),
             spawner: Spawner::new(),
+            worker: None,
+            leaving: None,
+            own_tmp,
         }
     }
 
@@ -105,7 +157,7 @@ impl Runner {
     /// Ends an attempt, running or not. One that is not known here has ended, and its end was told.
     pub(crate) fn kill(&mut self, key: Key) {
         if let Some(current) = self.current.as_mut().filter(|current| current.key == key) {
-            current.stop(EndKind::Killed);
+            current.cancel(Instant::now());
         } else if let Some(place) = self.queue.iter().position(|(_, order)| order.key == key) {
             self.queue.remove(place);
             self.notices.push(Notice::GivenBack { key, killed: true });
@@ -150,16 +202,26 @@ impl Runner {
         self.ended.iter().map(|(key, end)| (*key, end.clone())).collect()
     }
 
-    /// What becomes readable when the running process ends.
-    pub(crate) fn handle(&self) -> Option<BorrowedFd<'_>> {
-        self.current.as_ref().filter(|current| current.clearing.is_none()).map(|current| current.child.as_fd())
+    /// What becomes ready when a process has ended, or something is to be said to a worker or heard of it.
+    pub(crate) fn sources(&self) -> impl Iterator<Item = PollFd<'_>> {
+        let current = self.current.as_ref().filter(|current| current.clearing.is_none());
+        let called = current.filter(|current| current.stopped.is_none()).and_then(|current| match &current.process {
+            Process::Own(_) => None,
+            Process::Called(worker) => Some(worker.sources()),
+        });
+        let waiting = self.worker.as_ref().map(|worker| &worker.child);
+        let leaving = self.leaving.as_ref().and_then(Leaving::child);
+        let children = [current.map(|current| current.process.child()), waiting, leaving];
+        let ends = children.into_iter().flatten().map(|child| PollFd::new(child, PollFlags::IN));
+        ends.chain(called.into_iter().flatten())
     }
 
     /// When to call [`Runner::advance`] if nothing happens before.
     pub(crate) fn next_timeout(&self) -> Option<Instant> {
-        let current = self.current.as_ref()?;
-        let look_at = current.clearing.as_ref().map_or(current.look_at, |clearing| clearing.next);
-        Some(current.deadline.filter(|_| current.stopped.is_none()).map_or(look_at, |deadline| deadline.min(look_at)))
+        let Some(current) = &self.current else { return self.leaving.as_ref().map(Leaving::next) };
+        let look_at = current.clearing.as_ref().map_or(current.look_at, |clearing| clearing.rounds.next);
+        let deadline = current.deadline.as_ref().filter(|_| current.stopped.is_none());
+        Some(deadline.map_or(look_at, |(deadline, _)| look_at.min(*deadline)))
     }
 
     /// Takes what the agent has to be told. Before that stands in the log, which outlives this process; that it outlives
@@ -186,6 +248,9 @@ impl Runner {
                     }
                 }
                 None => {
+                    if !self.is_free_for_next(now) {
+                        return;
+                    }
                     let Some((common, order)) = self.queue.pop_front() else { break };
                     self.start(common, order, now);
                     // It has only just begun; that it ends is heard.
@@ -205,13 +270,13 @@ impl Runner {
         let started_at = now_timestamp();
         let key = order.key;
         match self.try_start(&common, &order, started_at) {
-            Ok(child) => {
+            Ok(process) => {
                 self.notices.push(Notice::Started { key, at: started_at });
                 self.current = Some(Current {
                     key,
-                    deadline: common.time.map(|time| now + time),
+                    deadline: common.time.map(|time| (now + time, EndKind::TimedOut)),
                     common,
-                    child,
+                    process,
                     started_at,
                     look_at: now + NOTE_AFTER,
                     noted: false,
@@ -242,7 +307,7 @@ impl Runner {
         }
     }
 
-    fn try_start(&mut self, common: &Rc<Common>, order: &Order, started_at: Timestamp) -> io::Result<Child> {
+    fn try_start(&mut self, common: &Rc<Common>, order: &Order, started_at: Timestamp) -> io::Result<Process> {
         if std::mem::replace(&mut self.dirty, true) {
             self.slot.clean()?;
         }
@@ -253,12 +318,15 @@ impl Runner {
             self.log.write()?
         }
         self.slot.part_with_watched_logs()?;
+        if common.worker.is_some() {
+            return self.call(common, order);
+        }
         self.limits.apply(common)?;
         // Everything else is inherited as it is: the work directory, no input, the slot's two logs.
         let program = self.prepared.program(common, &self.slot);
         let spawned = program.and_then(|program| self.spawner.spawn(program, &order.environment));
         self.limits.started();
-        spawned
+        Ok(Process::Own(spawned?))
     }
 
     /// Makes the slot as the next execution is to find it, so that what is left takes no room until then. Whoever waits for
@@ -273,45 +341,38 @@ impl Runner {
     fn advance_current(&mut self, now: Instant) -> bool {
         let Some(current) = &mut self.current else { return false };
         if let Some(clearing) = &mut current.clearing {
-            if now >= clearing.next {
-                clearing.rounds += 1;
-                if clearing.rounds == 2 {
-                    self.limits.forbid_forks(true);
-                }
-                tree::kill_all_below();
-                clearing.next = now + CLEARING_INTERVAL_MAX.min(Duration::from_millis(1) * clearing.rounds);
-            }
-            if !tree::reap(None) {
-                return false;
-            }
-            if clearing.rounds >= 2 {
-                self.limits.forbid_forks(false);
-            }
+            let is_over = clearing.rounds.advance(&self.limits, now);
             let ended = clearing.ended;
-            self.finish(ended);
+            if is_over {
+                self.finish(ended);
+            }
+            return is_over;
+        }
+        if let Some((_, reason)) = current.deadline.take_if(|(deadline, _)| now >= *deadline) {
+            current.stop(reason);
+        }
+        if self.hear_worker(now) {
             return true;
         }
-        if current.deadline.is_some_and(|deadline| now >= deadline) {
-            current.stop(EndKind::TimedOut);
-        }
+        let Some(current) = &mut self.current else { return false };
         // That there is nothing to wait for cannot happen to a child that nobody else reaps.
-        match current.child.try_wait().unwrap_or_default() {
+        match current.process.child_mut().try_wait().unwrap_or_default() {
             Some(ended) if tree::reap(None) => {
                 self.finish(ended);
                 true
             }
             Some(ended) => {
-                current.clearing = Some(Clearing { ended, rounds: 0, next: now });
+                current.clearing = Some(Clearing { ended, rounds: Rounds { count: 0, next: now } });
                 self.advance_current(now)
             }
             None => {
                 if now >= current.look_at {
                     current.look_at = now + LOOK_INTERVAL;
                     if !std::mem::replace(&mut current.noted, true) {
-                        self.log.spawned(current.child.id().unsigned_abs());
+                        self.log.spawned(current.process.child().id().unsigned_abs());
                         let _ = self.log.write();
                     }
-                    tree::reap(Pid::from_raw(current.child.id()));
+                    tree::reap(Pid::from_raw(current.process.child().id()));
                     self.slot.bound_logs(current.common.log_bytes_max);
                 }
                 false
@@ -323,17 +384,34 @@ impl Runner {
         let Some(current) = self.current.take() else { return };
         let finished_at = now_timestamp();
         let children_cpu_micros = children_cpu_micros();
-        let cpu_micros = children_cpu_micros - self.children_cpu_micros;
+        let told = if let Process::Called(worker) = &current.process { worker.told_cpu_micros() } else { 0 };
+        let cpu_micros = (children_cpu_micros - self.children_cpu_micros).saturating_sub(told);
         self.children_cpu_micros = children_cpu_micros;
         let ran_out_of_memory = self.limits.ran_out_of_memory();
-        let how = match (ended.status.code(), ended.status.signal(), current.stopped) {
+        let stopped = current.stopped.clone();
+        let how = match (ended.status.code(), ended.status.signal(), stopped) {
             (_, Some(9), Some(reason)) => reason,
-            (Some(0), _, _) => EndKind::Code(0),
+            // One that could have gone on has come to its end; what it is ended for counts, and that it did not answer.
+            (_, _, Some(reason)) if current.process.is_worker() => reason,
+            (Some(0), _, _) if !current.process.is_worker() => EndKind::Code(0),
             _ if ran_out_of_memory => EndKind::OutOfMemory,
+            _ if current.process.is_worker() => called::ended_without_answer(ended.status),
             (Some(code), _, _) => EndKind::Code(code),
             (None, signal, _) => EndKind::Signal(signal.unwrap_or_default()),
         };
         self.slot.bound_logs(current.common.log_bytes_max);
+        self.conclude(&current, how, finished_at, cpu_micros, ended.max_rss_bytes);
+    }
+
+    /// Moves aside what an attempt left that has ended so, and takes note of it.
+    fn conclude(
+        &mut self,
+        current: &Current,
+        how: EndKind,
+        finished_at: Timestamp,
+        cpu_micros: u64,
+        max_rss_bytes: u64,
+    ) {
         let outputs = if how == EndKind::Code(0) { current.common.outputs } else { Outputs::Ignored };
         let (how, left) = match self.slot.keep(current.key, outputs) {
             Ok(left) => (how, left),
@@ -342,15 +420,8 @@ impl Runner {
                 (EndKind::Interrupted { message }, Left::default())
             }
         };
-        let end = End {
-            started_at: current.started_at,
-            finished_at,
-            how,
-            cpu_micros,
-            max_rss_bytes: ended.max_rss_bytes,
-            left,
-        };
-        self.note_end(current.key, end);
+        let started_at = current.started_at;
+        self.note_end(current.key, End { started_at, finished_at, how, cpu_micros, max_rss_bytes, left });
     }
 
     fn note_end(&mut self, key: Key, end: End) {
@@ -365,8 +436,28 @@ impl Current {
         if self.stopped.is_none() && self.clearing.is_none() {
             self.stopped = Some(reason);
             // If it has ended by itself meanwhile, its own end counts.
-            let _ = pidfd_send_signal(&self.child, Signal::KILL);
+            let _ = pidfd_send_signal(self.process.child(), Signal::KILL);
         }
+    }
+}
+
+impl Process {
+    fn child(&self) -> &Child {
+        match self {
+            Self::Own(child) => child,
+            Self::Called(worker) => &worker.child,
+        }
+    }
+
+    fn child_mut(&mut self) -> &mut Child {
+        match self {
+            Self::Own(child) => child,
+            Self::Called(worker) => &mut worker.child,
+        }
+    }
+
+    const fn is_worker(&self) -> bool {
+        matches!(self, Self::Called(_))
     }
 }
 

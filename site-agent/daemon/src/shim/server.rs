@@ -8,7 +8,7 @@ use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::io::Errno;
 
 use super::connection::Connection;
-use super::protocol::{FromShim, Hello, Isolation, PROTOCOL_VERSION, ToShim};
+use super::protocol::{Common, FromShim, Hello, Isolation, Order, PROTOCOL_VERSION, ToShim};
 use super::runner::Runner;
 
 /// How long what the agent has to be told may wait for more while there is more to run: a message, and all that follows
@@ -69,15 +69,13 @@ impl Server {
             let left = until.saturating_duration_since(Instant::now());
             Timespec { tv_sec: left.as_secs().try_into().unwrap_or(i64::MAX), tv_nsec: left.subsec_nanos().into() }
         });
-        let mut sources = Vec::with_capacity(3);
+        let mut sources = Vec::with_capacity(5);
         sources.push(PollFd::from_borrowed_fd(self.listener.as_fd(), PollFlags::IN));
         if let Some(agent) = &self.agent {
             let wanted = if agent.wants_to_write() { PollFlags::IN | PollFlags::OUT } else { PollFlags::IN };
             sources.push(PollFd::from_borrowed_fd(agent.stream.as_fd(), wanted));
         }
-        if let Some(handle) = self.runner.handle() {
-            sources.push(PollFd::from_borrowed_fd(handle, PollFlags::IN));
-        }
+        sources.extend(self.runner.sources());
         match poll(&mut sources, timeout.as_ref()) {
             Ok(_) | Err(Errno::INTR) => {}
             Err(error) => return Err(error),
@@ -145,6 +143,11 @@ impl Server {
         for message in messages {
             match message {
                 ToShim::Start { common, orders } => self.runner.enqueue(common, orders),
+                ToShim::Call { common, worker, orders, inputs } => {
+                    let common = Common { worker: Some(worker), ..common };
+                    let orders = orders.into_iter().zip(inputs).map(|(order, inputs)| Order { inputs, ..order });
+                    self.runner.enqueue(common, orders.collect());
+                }
                 ToShim::Kill(key) => self.runner.kill(key),
                 ToShim::GiveBack { count } => self.runner.give_back(count),
                 ToShim::Forget(keys) => self.runner.forget(keys),

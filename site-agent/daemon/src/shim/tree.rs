@@ -30,6 +30,13 @@ pub(crate) fn reap(except: Option<Pid>) -> bool {
     }
 }
 
+/// Whether anything is below this process but one child of it, and that child.
+pub(crate) fn has_more_than(only: Pid) -> bool {
+    let own = children_of(Pid::from_raw(own_pid())).unwrap_or_else(|_| children_by_scan(own_pid()));
+    let below = || children_of(Some(only)).unwrap_or_else(|_| children_by_scan(only.as_raw_nonzero().get()));
+    own.iter().any(|child| *child != only) || !below().is_empty()
+}
+
 /// Kills everything below this process once. What forks while this goes on is stopped before it is killed, so that a
 /// few rounds reach all of it.
 pub(crate) fn kill_all_below() {

@@ -95,8 +95,8 @@ impl Meters {
 
     pub(crate) fn ended(&self, how: &EndKind) {
         let how = match how {
-            EndKind::Code(0) => "succeeded",
-            EndKind::Code(_) => "failed",
+            EndKind::Code(0) | EndKind::Returned { .. } => "succeeded",
+            EndKind::Code(_) | EndKind::Failed { .. } => "failed",
             EndKind::Signal(_) => "signal",
             EndKind::TimedOut => "timed_out",
             EndKind::OutOfMemory => "out_of_memory",

@@ -97,13 +97,15 @@ impl Spans {
             span.attributes.push(KeyValue::new("process.exit.code", i64::from(code)));
         }
         span.status = match &end.how {
-            EndKind::Code(0) => Status::Ok,
+            EndKind::Code(0) | EndKind::Returned { .. } => Status::Ok,
             EndKind::Code(code) => Status::error(format!("exit code {code}")),
             EndKind::Signal(signal) => Status::error(format!("killed by signal {signal}")),
             EndKind::TimedOut => Status::error("it ran for longer than its time limit"),
             EndKind::OutOfMemory => Status::error("it used more memory than it may"),
             EndKind::Killed => Status::error("cancelled"),
-            EndKind::NotStarted { message, .. } | EndKind::Interrupted { message } => Status::error(message.clone()),
+            EndKind::NotStarted { message, .. }
+            | EndKind::Interrupted { message }
+            | EndKind::Failed { message, .. } => Status::error(message.clone()),
         };
         self.send(span);
     }

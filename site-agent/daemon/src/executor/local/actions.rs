@@ -40,8 +40,10 @@ struct Used {
 #[derive(Debug, Clone)]
 pub(super) struct ReadyAction {
     pub(super) folder: PathBuf,
-    /// Of an action that somebody has signed: nothing else is run of it than what it says itself.
-    manifest: Option<Arc<Manifest>>,
+    /// Of an action of which nothing is run but what it says itself.
+    pub(super) manifest: Option<Arc<Manifest>>,
+    /// The folder of the programs that were installed for it, where it names packages.
+    pub(super) programs: Option<PathBuf>,
 }
 
 impl Actions {
@@ -75,7 +77,7 @@ impl Actions {
         let used = self.used.entry(bundle.id).or_insert(Used { at: Instant::now(), manifest: None });
         used.at = Instant::now();
         let manifest = match &template.work {
-            TemplateWork::SignedCommand { .. } => {
+            TemplateWork::SignedCommand { .. } | TemplateWork::Python { .. } => {
                 let manifest = match &used.manifest {
                     Some(manifest) => Arc::clone(manifest),
                     None => Arc::new(read_manifest(&folder)?),
@@ -89,7 +91,7 @@ impl Actions {
             | TemplateWork::Null
             | TemplateWork::Export { .. } => None,
         };
-        Ok(Some(ReadyAction { folder, manifest }))
+        Ok(Some(ReadyAction { folder, manifest, programs: None }))
     }
 
     fn folder(&self, bundle: ObjectRef) -> Result<PathBuf, StagingFailure> {
@@ -170,12 +172,13 @@ impl ReadyAction {
     /// Why this is not what was signed: a signature is one for `action.yaml` too.
     pub(super) fn differs_from(&self, template: &StepTemplate, inputs: &[StartInput]) -> Option<String> {
         let manifest = self.manifest.as_ref()?;
-        let TemplateWork::SignedCommand { command, .. } = &template.work else { return None };
-        if *command != manifest.command {
+        if let TemplateWork::SignedCommand { command, .. } = &template.work
+            && *command != manifest.command
+        {
             return Some(format!("{command:?} is to be run, and {:?} was signed", manifest.command));
         }
         let unknown = inputs.iter().find(|input| !manifest.inputs.contains_key(&input.name))?;
-        Some(format!("it is given the input {}, and what was signed has none of that name", unknown.name))
+        Some(format!("it is given the input {}, and its action.yaml has none of that name", unknown.name))
     }
 }
 

@@ -30,6 +30,10 @@ pub(super) enum OrderError {
     UnknownProgram { program: String },
     #[error("the action's command is empty")]
     NoCommand,
+    #[error("this site has no Python that actions can run in")]
+    NoPython,
+    #[error("the action's own action.yaml names no Python handler")]
+    NoHandler,
     #[error("{variable} is {bytes} bytes long, more than a variable of the environment can hold: make it a file")]
     TooLong { variable: String, bytes: usize },
     #[error("{variable} holds a NUL character, which a variable of the environment cannot: make it a file")]
@@ -63,20 +67,21 @@ impl Surroundings {
 
     /// What all executions of a step have in common. `bundle` is the folder of its action.
     pub(super) fn common(&self, template: &StepTemplate, bundle: Option<&Path>) -> Result<Common, OrderError> {
-        let mut environment = self.language.clone();
-        let mut set = |name: &str, value: &[u8]| set(&mut environment, name, value.to_vec());
-        set("PATH", self.path.as_bytes())?;
-        for (name, value) in &template.environment {
-            set(name, value.as_bytes())?;
-        }
-        set("ATOLL_RUN", template.run.to_string().as_bytes())?;
-        set("ATOLL_SITE", self.site.as_str().as_bytes())?;
-        set("ATOLL_STEP", template.step_name.as_bytes())?;
-        if let Some(bundle) = bundle {
-            set("ATOLL_ACTION", bundle.as_os_str().as_bytes())?;
-        }
-        Ok(Common {
-            command: self.command(template, bundle)?,
+        let mut environment = self.environment(template, bundle)?;
+        set(&mut environment, "ATOLL_RUN", template.run.to_string().into_bytes())?;
+        set(&mut environment, "ATOLL_STEP", template.step_name.clone().into_bytes())?;
+        Ok(self.common_of(template, self.command(template, bundle)?, environment))
+    }
+
+    /// What is asked for with a command in an environment.
+    pub(super) fn common_of(
+        &self,
+        template: &StepTemplate,
+        command: Vec<Vec<u8>>,
+        environment: Vec<(Vec<u8>, Vec<u8>)>,
+    ) -> Common {
+        Common {
+            command,
             environment,
             memory_bytes: template.resources.memory_bytes,
             cpu_millis: Some(template.resources.cpu_millis),
@@ -84,7 +89,27 @@ impl Surroundings {
             synced_claim: template.start == StartMode::AtMostOnce,
             outputs: becomes_of(&template.outputs),
             log_bytes_max: self.log_bytes_max,
-        })
+            worker: None,
+        }
+    }
+
+    /// The environment of everything that runs for an action, whichever run and step it is of.
+    pub(super) fn environment(
+        &self,
+        template: &StepTemplate,
+        bundle: Option<&Path>,
+    ) -> Result<Vec<(Vec<u8>, Vec<u8>)>, OrderError> {
+        let mut environment = self.language.clone();
+        let mut set = |name: &str, value: &[u8]| set(&mut environment, name, value.to_vec());
+        set("PATH", self.path.as_bytes())?;
+        for (name, value) in &template.environment {
+            set(name, value.as_bytes())?;
+        }
+        set("ATOLL_SITE", self.site.as_str().as_bytes())?;
+        if let Some(bundle) = bundle {
+            set("ATOLL_ACTION", bundle.as_os_str().as_bytes())?;
+        }
+        Ok(environment)
     }
 
     fn command(&self, template: &StepTemplate, bundle: Option<&Path>) -> Result<Vec<Vec<u8>>, OrderError> {
@@ -107,9 +132,10 @@ impl Surroundings {
                 });
                 Ok(std::iter::once(program.into_os_string().into_vec()).chain(arguments).collect())
             }
-            TemplateWork::Import { .. } | TemplateWork::Null | TemplateWork::Export { .. } => {
-                Err(OrderError::NoCommand)
-            }
+            TemplateWork::Import { .. }
+            | TemplateWork::Null
+            | TemplateWork::Export { .. }
+            | TemplateWork::Python { .. } => Err(OrderError::NoCommand),
         }
     }
 
@@ -149,7 +175,7 @@ impl Surroundings {
         if let Some(traceparent) = traceparent.or(template.traceparent.as_deref()) {
             set(&mut environment, "TRACEPARENT", traceparent.as_bytes().to_vec())?;
         }
-        Ok(Order { key, environment })
+        Ok(Order { key, environment, inputs: String::new() })
     }
 }
 

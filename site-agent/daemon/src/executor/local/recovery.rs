@@ -161,6 +161,8 @@ pub(super) fn interrupted(started_at: Timestamp, message: String) -> End {
 pub(super) fn exit(end: &End, bytes_in: u64) -> Exit {
     let how = match &end.how {
         EndKind::Code(code) => ExitKind::Code(*code),
+        EndKind::Returned { .. } => ExitKind::Code(0),
+        EndKind::Failed { reason, message } => ExitKind::Failed { reason: *reason, message: message.clone() },
         EndKind::Signal(signal) => ExitKind::Signal(*signal),
         EndKind::TimedOut => ExitKind::TimedOut,
         EndKind::OutOfMemory => ExitKind::OutOfMemory,

@@ -12,10 +12,12 @@ use std::time::{Duration, Instant};
 
 use atoll_model::id::{RunId, StepIndex};
 
+use super::slots::{Warmth, warmth};
 use crate::config::ShimProgram;
 use crate::shim::connection::Connection;
 use crate::shim::protocol::{
-    self, Common, FromShim, Hello, Isolation, Key, Order, Outputs, PROTOCOL_VERSION, Setup, TELLS_OUTPUTS, ToShim,
+    self, CALLS_WORKERS, Common, FromShim, Hello, Isolation, Key, Order, Outputs, PROTOCOL_VERSION, Setup,
+    TELLS_OUTPUTS, ToShim,
 };
 use crate::shim::{LAST_WORDS, SOCKET, log, make_private, remove_whatever};
 
@@ -59,6 +61,8 @@ pub(super) struct Shim {
     /// Of the protocol that it speaks. One that this process started is of the same program.
     version: u8,
     pub idle_since: Instant,
+    /// The worker that waits in it, as far as this process knows.
+    pub warmth: Option<Warmth>,
     pub asked_back: bool,
 }
 
@@ -176,6 +180,7 @@ impl Shim {
             isolation: None,
             version: PROTOCOL_VERSION,
             idle_since: Instant::now(),
+            warmth: None,
             asked_back: false,
         })
     }
@@ -218,7 +223,13 @@ impl Shim {
         self.connection.wants_to_write()
     }
 
+    /// Whether it knows how to call a worker, if that is asked for.
+    pub(super) fn knows(&self, warmth: Option<Warmth>) -> bool {
+        warmth.is_none() || self.version >= CALLS_WORKERS
+    }
+
     pub(super) fn hand(&mut self, common: &Arc<Common>, order: Order, step: StepKey) {
+        self.warmth = warmth(common);
         self.handed.push_back((order.key, step));
         match self.orders.last_mut() {
             Some((known, orders)) if Arc::ptr_eq(known, common) => orders.push(order),
@@ -242,7 +253,14 @@ impl Shim {
             if common.outputs == Outputs::Told && self.version < TELLS_OUTPUTS {
                 common.outputs = Outputs::Kept;
             }
-            self.connection.say(&ToShim::Start { common, orders });
+            let message = match common.worker.clone() {
+                Some(worker) => {
+                    let inputs = orders.iter().map(|order| order.inputs.clone()).collect();
+                    ToShim::Call { common, worker, orders, inputs }
+                }
+                None => ToShim::Start { common, orders },
+            };
+            self.connection.say(&message);
         }
         if !self.forget.is_empty() {
             self.connection.say(&ToShim::Forget(std::mem::take(&mut self.forget)));

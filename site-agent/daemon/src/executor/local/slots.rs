@@ -1,6 +1,7 @@
 //! The slots of a site: which of them live, and which is next.
 
 use std::collections::BTreeMap;
+use std::hash::{DefaultHasher, Hash as _, Hasher as _};
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
@@ -9,7 +10,22 @@ use super::cgroups::AgentCgroups;
 use super::slot::{Shim, ShimError, Slot, SlotState, StepKey};
 use crate::config::ShimProgram;
 use crate::shim::make_private;
-use crate::shim::protocol::{Hello, Isolation, Key, Setup, SlotCgroups, ToShim};
+use crate::shim::protocol::{Common, Hello, Isolation, Key, Setup, SlotCgroups, ToShim};
+
+/// So many workers wait at most, if other work needs a slot; then the one goes that has waited longest.
+const WARM_IDLE_MAX: usize = 8;
+
+/// Tells workers apart.
+pub(super) type Warmth = u64;
+
+/// The worker that executions call which have this in common, if they call one.
+pub(super) fn warmth(common: &Common) -> Option<Warmth> {
+    let mut hasher = DefaultHasher::new();
+    common.worker.is_some().then(|| {
+        common.of_worker().hash(&mut hasher);
+        hasher.finish()
+    })
+}
 
 #[derive(Debug)]
 pub(super) struct Slots {
@@ -92,10 +108,17 @@ impl Slots {
 
     /// The slot for an attempt: the one with the least to do of those with work of its step if these are as many as the
     /// step has room for (`ahead`), else one that has nothing to do, if need be a new one.
-    pub(super) fn choose(&mut self, step: StepKey, ahead: Option<u32>) -> Result<u32, ShimError> {
+    /// Of idle ones, one whose worker waits for just this is taken first, and one that no worker waits in before one in
+    /// which another does.
+    pub(super) fn choose(
+        &mut self,
+        step: StepKey,
+        ahead: Option<u32>,
+        warmth: Option<Warmth>,
+    ) -> Result<u32, ShimError> {
         if let Some(lanes) = ahead {
             let of_step = self.slots.values().filter_map(|slot| {
-                let queue = &slot.shim()?.handed;
+                let queue = &slot.shim().filter(|shim| shim.knows(warmth))?.handed;
                 // What a slot is handed is of one step but where steps take turns, so the first is nearly always one.
                 queue.iter().any(|(_, handed)| *handed == step).then_some((queue.len(), slot.number))
             });
@@ -106,15 +129,33 @@ impl Slots {
                 return Ok(number);
             }
         }
-        let idle = self.slots.values().find(|slot| slot.shim().is_some_and(|shim| shim.is_idle() && !shim.asked_back));
-        if let Some(slot) = idle {
-            return Ok(slot.number);
+        if let Some(number) = self.idle(warmth) {
+            return Ok(number);
         }
         let empty = self.slots.values().find(|slot| matches!(slot.state, SlotState::Empty)).map(|slot| slot.number);
         let number =
             empty.unwrap_or_else(|| (0..).find(|number| !self.slots.contains_key(number)).expect("numbers do not end"));
         self.start(number)?;
         Ok(number)
+    }
+
+    fn idle(&self, warmth: Option<Warmth>) -> Option<u32> {
+        let idle = || {
+            self.slots.values().filter_map(|slot| {
+                let can_take = |shim: &&Shim| shim.is_idle() && !shim.asked_back && shim.knows(warmth);
+                Some((slot.number, slot.shim().filter(can_take)?))
+            })
+        };
+        let (mut cold, mut others) = (None, 0);
+        for (number, shim) in idle() {
+            match shim.warmth {
+                warm if warm.is_some() && warm == warmth => return Some(number),
+                None => cold = cold.or(Some(number)),
+                Some(_) => others += 1,
+            }
+        }
+        let longest_idle = || idle().min_by_key(|(_, shim)| shim.idle_since).map(|(number, _)| number);
+        cold.or_else(|| (others >= WARM_IDLE_MAX).then(longest_idle).flatten())
     }
 
     fn start(&mut self, number: u32) -> Result<(), ShimError> {

@@ -14,10 +14,13 @@ use storage_sync_engine::store::Stored;
 
 use super::actions::ReadyAction;
 use super::attempts::{Known, Phase, Place};
-use super::collect::{Collection, with_listing};
+use super::collect::with_listing;
 use super::exports::Export;
 use super::imports::Import;
+use super::python;
 use super::recovery::{exit, interrupted};
+use super::returned::returned;
+use super::slots::warmth;
 use super::staging::StagingFailure;
 use super::workers::Staged;
 use super::{Job, Local, Order, orders};
@@ -126,9 +129,12 @@ impl Local {
         let staged = self.workers.staged_folder(key);
         let context =
             self.spans.as_ref().and_then(|_| process_context(template, key)).map(|context| context.to_string());
-        let folder = action.map(|action| action.folder.as_path());
-        let prepared = self.common(template, folder).and_then(|common| {
-            Ok((common, self.surroundings.order(key, template, inputs, &staged, context.as_deref())?))
+        let prepared = self.common(template, action).and_then(|common| {
+            let order = match common.worker {
+                Some(_) => python::order(key, template, inputs, &staged, context.as_deref()),
+                None => self.surroundings.order(key, template, inputs, &staged, context.as_deref())?,
+            };
+            Ok((common, order))
         });
         let (common, order) = match prepared {
             Ok(prepared) => prepared,
@@ -144,7 +150,7 @@ impl Local {
             let label = format!("{}.{}", template.workflow, template.step_name);
             return jobs.hand(Handed { label, common, order });
         }
-        match self.slots.choose(step, ahead) {
+        match self.slots.choose(step, ahead, warmth(&common)) {
             Ok(number) => {
                 if let Some(known) = self.attempts.get_mut(key) {
                     known.place = Some(Place::Slot(number));
@@ -161,7 +167,7 @@ impl Local {
     fn common(
         &mut self,
         template: &StepTemplate,
-        bundle: Option<&std::path::Path>,
+        action: Option<&ReadyAction>,
     ) -> Result<Arc<crate::shim::protocol::Common>, orders::OrderError> {
         let step = (template.run, template.step);
         if let Some((known, common)) = &self.common
@@ -169,7 +175,14 @@ impl Local {
         {
             return Ok(Arc::clone(common));
         }
-        let common = Arc::new(self.surroundings.common(template, bundle)?);
+        let common = match (&template.work, action) {
+            (TemplateWork::Python { .. }, Some(action)) => {
+                let interpreter = self.python.as_ref().ok_or(orders::OrderError::NoPython)?;
+                interpreter.common(&self.surroundings, template, action)?
+            }
+            (_, action) => self.surroundings.common(template, action.map(|action| action.folder.as_path()))?,
+        };
+        let common = Arc::new(common);
         self.common = Some((step, Arc::clone(&common)));
         Ok(common)
     }
@@ -285,6 +298,10 @@ impl Local {
                 if let (Some(spans), Some(end)) = (&self.spans, ran) {
                     spans.ran(&template, key, end);
                 }
+                if let Some(EndKind::Returned { outputs }) = ran.as_deref().map(|end| &end.how) {
+                    let result = returned(&template, outputs).map(nothing);
+                    return self.events.push(Event::OutputsStored { execution, attempt, result });
+                }
                 let collection = self.collection(place, key, template, outputs, left.clone());
                 if !collection.is_empty() {
                     return self.workers.job(Job::Collect(Box::new(collection)));
@@ -323,7 +340,7 @@ impl Local {
     }
 
     /// The slot of an attempt: where it works, and what it leaves is kept.
-    fn folder(&self, place: Place, key: Key) -> PathBuf {
+    pub(super) fn folder(&self, place: Place, key: Key) -> PathBuf {
         match (place, &self.jobs) {
             (Place::Slot(number), _) => self.slots.path(number),
             (Place::Job, Some(jobs)) => jobs.slot(key),
@@ -375,32 +392,13 @@ impl Local {
             | EndKind::TimedOut
             | EndKind::OutOfMemory
             | EndKind::Killed
-            | EndKind::Interrupted { .. } => {
+            | EndKind::Interrupted { .. }
+            | EndKind::Returned { .. }
+            | EndKind::Failed { .. } => {
                 let stored = self.values_of(place, key, end);
                 self.events.push(Event::Exited { execution, attempt, exit: exit(end, bytes_in), stored });
             }
         }
-    }
-
-    /// What an attempt left, if that is nothing but values: then it is told with its end, and nobody has to ask for it.
-    fn values_of(&self, place: Place, key: Key, end: &End) -> Option<StoredOutputs> {
-        let template = self.attempts.get(key)?.template.clone()?;
-        let outputs = end.how == EndKind::Code(0);
-        let collection = self.collection(place, key, template, outputs, end.left.clone());
-        let values = collection.values()?;
-        if let Some(spans) = &self.spans {
-            spans.ran(&collection.template, key, end);
-            if !values.outputs.is_empty() {
-                spans.done(&collection.template, key, Work::Outputs, collection.since, wall_clock());
-            }
-        }
-        Some(values)
-    }
-
-    fn collection(&self, place: Place, key: Key, template: Arc<StepTemplate>, outputs: bool, left: Left) -> Collection {
-        let kept = self.folder(place, key).join(KEPT).join(key.folder());
-        let log_bytes_max = self.surroundings.log_bytes_max;
-        Collection { key, kept, template, outputs, left, log_bytes_max, since: wall_clock() }
     }
 
     /// A slot is empty after its shim died: what it had claimed has ended, what it had not goes to another.
@@ -443,7 +441,7 @@ impl Local {
             // Of an earlier process of the agent: whether it ran is in no log, so it did not.
             return self.not_started(key, FailureReason::Agent, "the process that was to run it has died".to_owned());
         };
-        match self.slots.choose(step, None) {
+        match self.slots.choose(step, None, warmth(&common)) {
             Ok(number) => {
                 if let Some(known) = self.attempts.get_mut(key) {
                     known.place = Some(Place::Slot(number));

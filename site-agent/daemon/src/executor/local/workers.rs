@@ -2,12 +2,12 @@
 
 use std::collections::{BTreeMap, HashMap};
 use std::path::PathBuf;
-use std::sync::Arc;
 use std::sync::mpsc::{Receiver, Sender, channel};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::thread;
 use std::time::Duration;
 
-use atoll_model::session::StepTemplate;
+use atoll_model::session::{FailureReason, StepTemplate};
 use atoll_model::value::{ObjectKind, ObjectRef};
 use atoll_telemetry::Work;
 use site_agent_core::Event;
@@ -17,6 +17,7 @@ use tokio_util::sync::CancellationToken;
 use super::actions::{Actions, ReadyAction};
 use super::attempts::Attempts;
 use super::collect::{self, Collection};
+use super::environments::{Environment, EnvironmentName, Environments, Installed};
 use super::exports::{Export, ExportRules};
 use super::imports::Import;
 use super::recovery::conclude;
@@ -40,15 +41,20 @@ pub(crate) struct Staged {
 }
 
 enum Preparation {
-    Stage {
-        key: Key,
-        entries: Vec<Entry>,
-        template: Arc<StepTemplate>,
-    },
+    Stage(Staging),
+    /// What some wait for was installed, or cannot be.
+    Installed(Installed),
     Locate(ObjectRef),
     LetActionsGo(LetActionsGo),
     /// To be handed on once everything that was asked for before is ready.
     Release(Job),
+}
+
+/// An attempt that is to be made ready.
+struct Staging {
+    key: Key,
+    entries: Vec<Entry>,
+    template: Arc<StepTemplate>,
 }
 
 pub(super) struct Workers {
@@ -84,6 +90,8 @@ impl Workers {
         let preparer = Preparer {
             stage: Arc::clone(&stage),
             actions: Actions::open(options.store.clone(), &options.data_dir)?,
+            environments: environments(options, &preparations)?,
+            waiting: HashMap::new(),
             store: options.store.clone(),
             executor: executor.clone(),
             tell: Arc::clone(&options.tell),
@@ -116,7 +124,7 @@ impl Workers {
     pub(super) fn stage(&self, key: Key, entries: Vec<Entry>, template: &Arc<StepTemplate>) {
         let template = Arc::clone(template);
         // The thread ends with this one.
-        let _ = self.preparations.send(Preparation::Stage { key, entries, template });
+        let _ = self.preparations.send(Preparation::Stage(Staging { key, entries, template }));
     }
 
     pub(super) fn let_actions_go(&self, order: LetActionsGo) {
@@ -200,10 +208,31 @@ impl Workers {
     }
 }
 
+/// Why an action is not ready yet, or never will be.
+enum Lack {
+    Waits(EnvironmentName),
+    Failed(String),
+}
+
+fn environments(options: &LocalOptions, preparations: &Sender<Preparation>) -> anyhow::Result<Option<Environments>> {
+    let Some(interpreter) = options.python.clone() else { return Ok(None) };
+    let preparations = Mutex::new(preparations.clone());
+    // The thread that takes it ends with the agent.
+    let tell = move |installed| {
+        let preparations = preparations.lock().unwrap_or_else(PoisonError::into_inner);
+        let _ = preparations.send(Preparation::Installed(installed));
+    };
+    Ok(Some(Environments::open(&options.data_dir, interpreter, Arc::new(tell))?))
+}
+
 /// Makes inputs and actions ready, and looks for objects, in order.
 struct Preparer {
     stage: Arc<Stage>,
     actions: Actions,
+    /// Where the site has a Python.
+    environments: Option<Environments>,
+    /// What waits for an environment.
+    waiting: HashMap<EnvironmentName, Vec<Staging>>,
     store: SiteStore,
     executor: Executor,
     tell: Tell,
@@ -214,14 +243,18 @@ impl Preparer {
     fn run(mut self, preparations: &Receiver<Preparation>) {
         while let Ok(preparation) = preparations.recv() {
             match preparation {
-                Preparation::Stage { key, entries, template } => {
-                    let staged = self.prepare(key, &entries, &template);
-                    self.executor.order(Order::Staged(key, staged));
-                    self.executor.ring();
+                Preparation::Stage(staging) => self.stage(staging),
+                Preparation::Installed(installed) => {
+                    let waiting = self.waiting.remove(&installed.0).unwrap_or_default();
+                    self.environments.as_mut().expect("installed by these").installed(installed);
+                    waiting.into_iter().for_each(|staging| self.stage(staging));
                 }
                 Preparation::Locate(object) => self.locate(object),
                 Preparation::LetActionsGo(LetActionsGo { needed, idle, then }) => {
                     self.actions.let_go(&needed, idle);
+                    if let Some(environments) = &mut self.environments {
+                        environments.let_go(&needed, idle);
+                    }
                     then();
                 }
                 Preparation::Release(job) => drop(self.jobs.send(job)),
@@ -229,11 +262,37 @@ impl Preparer {
         }
     }
 
-    fn prepare(&mut self, key: Key, entries: &[Entry], template: &StepTemplate) -> Staged {
-        let action = match self.actions.ready(template) {
-            Ok(action) => action,
-            Err(failure) => return Staged { action: None, result: Err(failure) },
+    /// Makes an attempt ready, unless it waits for packages: then it is tried again when they are there.
+    fn stage(&mut self, staging: Staging) {
+        let action = match self.actions.ready(&staging.template) {
+            Ok(Some(action)) => match self.with_packages(action, &staging.template) {
+                Ok(action) => Ok(Some(action)),
+                Err(Lack::Waits(name)) => return self.waiting.entry(name).or_default().push(staging),
+                Err(Lack::Failed(message)) => Err(StagingFailure::new(FailureReason::NotExecutable, message)),
+            },
+            ready => ready,
         };
+        let staged = match action {
+            Ok(action) => self.prepare(staging.key, &staging.entries, action),
+            Err(failure) => Staged { action: None, result: Err(failure) },
+        };
+        self.executor.order(Order::Staged(staging.key, staged));
+        self.executor.ring();
+    }
+
+    fn with_packages(&mut self, action: ReadyAction, template: &StepTemplate) -> Result<ReadyAction, Lack> {
+        let bundle = template.work.bundle().zip(action.requirements());
+        let Some(((bundle, requirements), environments)) = bundle.zip(self.environments.as_mut()) else {
+            return Ok(action);
+        };
+        match environments.ask(&requirements, bundle.id) {
+            Environment::Ready(programs) => Ok(ReadyAction { programs: Some(programs), ..action }),
+            Environment::InWork(name) => Err(Lack::Waits(name)),
+            Environment::Failed(message) => Err(Lack::Failed(message)),
+        }
+    }
+
+    fn prepare(&self, key: Key, entries: &[Entry], action: Option<ReadyAction>) -> Staged {
         let lent = (!entries.is_empty()).then(|| self.stage.materialise(&key.folder(), entries)).transpose();
         Staged { action, result: lent }
     }

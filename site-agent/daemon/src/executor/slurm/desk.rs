@@ -94,7 +94,8 @@ impl Desk {
             cgroups: SlotCgroups::default(),
         };
         let (common, order) = (handed.common.as_ref().clone(), handed.order.clone());
-        fs::write(slot.join(ORDER), JobOrder { version: VERSION, setup, common, order }.encode())
+        let call = common.worker.clone().map(|worker| (worker, order.inputs.clone()));
+        fs::write(slot.join(ORDER), JobOrder { version: VERSION, setup, common, order, call }.encode())
     }
 
     pub(super) fn sync(&self) -> io::Result<()> {

@@ -19,7 +19,7 @@ use rustix::fs::{Mode, OFlags, openat, renameat};
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
-use crate::shim::protocol::{Common, End, Key, Order, Setup};
+use crate::shim::protocol::{Common, End, Key, Order, Setup, Worker};
 
 /// Of every file here; a job may be older than the agent, never newer.
 pub(crate) const VERSION: u8 = 1;
@@ -50,6 +50,8 @@ pub(crate) struct JobOrder {
     pub setup: Setup,
     pub common: Common,
     pub order: Order,
+    /// The worker that is called for it, if one is, and what it is called with.
+    pub call: Option<(Worker, String)>,
 }
 
 /// Which job runs an attempt.

@@ -1,0 +1,295 @@
+//! The packages that actions ask for: installed once at the site for all that ask for the same, kept, and let go with the
+//! folders of actions. They are installed by a thread of their own, so that nothing else waits for it.
+
+use std::collections::{BTreeSet, HashMap, HashSet};
+use std::fs::{self, File};
+use std::io;
+use std::os::unix::process::CommandExt as _;
+use std::path::{Path, PathBuf};
+use std::process::{Command, ExitStatus, Stdio};
+use std::sync::Arc;
+use std::thread;
+use std::time::{Duration, Instant};
+
+use atoll_model::id::ObjectId;
+use rustix::process::{Pid, Signal, kill_process_group};
+
+use super::python::Interpreter;
+use crate::config::PythonSettings;
+use crate::shim::{make_private, remove_whatever};
+
+/// What names packages, in the folder of an environment.
+const REQUIREMENTS: &str = "requirements.txt";
+const ENVIRONMENT: &str = "env";
+/// Stands in the folder of an environment that is whole, and on the disk.
+const READY: &str = "ready";
+/// So long a failure is told to those who ask for the same, before it is tried again.
+const FAILURE_KEPT: Duration = Duration::from_secs(30);
+const INSTALLATION_TIME_MAX: Duration = Duration::from_secs(1_800);
+const LOOK_AGAIN: Duration = Duration::from_millis(20);
+/// Of what is told of a failure; all of it is in the log.
+const REASON_CHARS_MAX: usize = 600;
+
+/// What makes up an environment: digest of requirements and interpreter.
+pub(super) type EnvironmentName = String;
+
+/// An environment was installed at this path, or could not be.
+pub(super) type Installed = (EnvironmentName, Result<PathBuf, String>);
+
+pub(super) struct Environments {
+    home: PathBuf,
+    interpreter: Interpreter,
+    made: HashMap<EnvironmentName, Made>,
+    in_work: HashSet<EnvironmentName>,
+    failed: HashMap<EnvironmentName, (Instant, String)>,
+    /// Takes what a thread has installed.
+    tell: Arc<dyn Fn(Installed) + Send + Sync>,
+}
+
+struct Made {
+    folder: PathBuf,
+    used: Instant,
+    /// Actions that asked for it.
+    bundles: BTreeSet<ObjectId>,
+}
+
+/// What there is of an environment that was asked for.
+pub(super) enum Environment {
+    /// The folder of its programs.
+    Ready(PathBuf),
+    /// Who asked is told when it is there.
+    InWork(EnvironmentName),
+    Failed(String),
+}
+
+impl Environments {
+    /// Finds what earlier processes have installed; what they have not finished goes.
+    pub(super) fn open(
+        data_dir: &Path,
+        interpreter: Interpreter,
+        tell: Arc<dyn Fn(Installed) + Send + Sync>,
+    ) -> io::Result<Self> {
+        let home = data_dir.join("environments");
+        make_private(&home)?;
+        let mut made = HashMap::new();
+        for entry in fs::read_dir(&home)? {
+            let folder = entry?.path();
+            let name = folder.file_name().and_then(|name| name.to_str()).and_then(|name| name.split_once('-'));
+            match name.filter(|_| folder.join(READY).exists()) {
+                Some((name, _)) => {
+                    made.insert(name.to_owned(), Made { folder, used: Instant::now(), bundles: BTreeSet::new() });
+                }
+                None => remove_whatever(&folder)?,
+            }
+        }
+        Ok(Self { home, interpreter, made, in_work: HashSet::new(), failed: HashMap::new(), tell })
+    }
+
+    /// The environment with what a file asks for, for the action of this bundle.
+    pub(super) fn ask(&mut self, requirements: &Path, bundle: ObjectId) -> Environment {
+        let content = match fs::read(requirements) {
+            Ok(content) => content,
+            Err(error) => return Environment::Failed(format!("{} cannot be read: {error}", requirements.display())),
+        };
+        let name = self.name(&content);
+        if let Some(made) = self.made.get_mut(&name) {
+            made.used = Instant::now();
+            made.bundles.insert(bundle);
+            return Environment::Ready(made.folder.join(ENVIRONMENT).join("bin"));
+        }
+        if let Some((_, message)) = self.failed.get(&name).filter(|(at, _)| at.elapsed() < FAILURE_KEPT) {
+            return Environment::Failed(message.clone());
+        }
+        if self.in_work.insert(name.clone()) {
+            self.install(&name, content);
+        }
+        Environment::InWork(name)
+    }
+
+    fn name(&self, requirements: &[u8]) -> EnvironmentName {
+        let mut hasher = blake3::Hasher::new();
+        for part in [requirements, self.interpreter.identity().as_bytes()] {
+            hasher.update(&(part.len() as u64).to_le_bytes());
+            hasher.update(part);
+        }
+        hasher.finalize().to_hex()[..32].to_owned()
+    }
+
+    fn install(&mut self, name: &str, requirements: Vec<u8>) {
+        // What a process before this one has begun may still be written to: no two use the same folder.
+        let folder = self.home.join(format!("{name}-{}", uuid::Uuid::now_v7().simple()));
+        let log = self.home.join(format!("{name}.log"));
+        let installation = Installation {
+            folder: folder.clone(),
+            log: log.clone(),
+            program: self.interpreter.program().to_owned(),
+            settings: self.interpreter.settings().clone(),
+        };
+        let (tell, named) = (Arc::clone(&self.tell), name.to_owned());
+        let work = move || {
+            let result = installation.carry_out(&requirements);
+            if result.is_err() {
+                // It is used by nobody, and goes with the next start if it cannot go now.
+                let _ = remove_whatever(&installation.folder);
+            }
+            tell((named, result.map(|()| installation.folder)));
+        };
+        if let Err(error) = thread::Builder::new().name("atoll-packages".to_owned()).spawn(work) {
+            (self.tell)((name.to_owned(), Err(format!("no thread is to be had: {error}"))));
+        }
+    }
+
+    /// Takes note of what was told.
+    pub(super) fn installed(&mut self, (name, result): Installed) {
+        self.in_work.remove(&name);
+        match result {
+            Ok(folder) => {
+                self.failed.remove(&name);
+                self.made.insert(name, Made { folder, used: Instant::now(), bundles: BTreeSet::new() });
+            }
+            Err(message) => {
+                tracing::warn!(environment = name, message, "the packages of an action cannot be installed");
+                self.failed.insert(name, (Instant::now(), message));
+            }
+        }
+    }
+
+    /// Lets go of what no needed action has asked for, and nobody has used for a while.
+    pub(super) fn let_go(&mut self, needed: &BTreeSet<ObjectId>, idle: Duration) {
+        self.made.retain(|_, made| {
+            let stays = !made.bundles.is_disjoint(needed) || made.used.elapsed() < idle;
+            if !stays && let Err(error) = remove_whatever(&made.folder) {
+                tracing::warn!(folder = %made.folder.display(), %error, "the packages of an action stay");
+            }
+            stays
+        });
+    }
+}
+
+/// What a thread does for one environment.
+struct Installation {
+    folder: PathBuf,
+    log: PathBuf,
+    program: PathBuf,
+    settings: PythonSettings,
+}
+
+impl Installation {
+    fn carry_out(&self, requirements: &[u8]) -> Result<(), String> {
+        let failed = |error: io::Error| format!("the packages of the action cannot be installed: {error}");
+        make_private(&self.folder).map_err(failed)?;
+        fs::write(self.folder.join(REQUIREMENTS), requirements).map_err(failed)?;
+        File::create(&self.log).map_err(failed)?;
+        for mut command in self.commands() {
+            let status = self.run(&mut command).map_err(failed)?;
+            if !status.success() {
+                let reason = reason(&fs::read_to_string(&self.log).unwrap_or_default());
+                let log = self.log.display();
+                return Err(format!(
+                    "the packages of the action cannot be installed: {reason} (all of it is in {log})"
+                ));
+            }
+        }
+        self.finish().map_err(failed)
+    }
+
+    /// With `uv` where the site has it, which is many times as fast.
+    fn commands(&self) -> [Command; 2] {
+        let environment = self.folder.join(ENVIRONMENT);
+        let python = environment.join("bin/python");
+        let (mut make, mut install) = if has_uv() {
+            let (mut make, mut install) = (Command::new("uv"), Command::new("uv"));
+            make.args(["venv", "--no-config", "--no-project", "--python"]).arg(&self.program);
+            install.args(["pip", "install", "--no-config", "--python"]).arg(&python);
+            if self.settings.offline {
+                install.arg("--offline");
+            }
+            (make, install)
+        } else {
+            let (mut make, mut install) = (Command::new(&self.program), Command::new(&python));
+            make.args(["-I", "-m", "venv"]);
+            install.args(["-I", "-m", "pip", "install", "--disable-pip-version-check", "--no-input"]);
+            (make, install)
+        };
+        make.arg(&environment);
+        if self.settings.offline {
+            install.arg("--no-index");
+        } else if let Some(index) = &self.settings.index {
+            install.arg("--index-url").arg(index);
+        }
+        if let Some(wheels) = &self.settings.wheels {
+            install.arg("--find-links").arg(wheels);
+        }
+        install.arg("-r").arg(self.folder.join(REQUIREMENTS));
+        [make, install]
+    }
+
+    fn run(&self, command: &mut Command) -> io::Result<ExitStatus> {
+        let log = File::options().append(true).open(&self.log)?;
+        let mut child = command
+            .current_dir(&self.folder)
+            .stdin(Stdio::null())
+            .stdout(log.try_clone()?)
+            .stderr(log)
+            .process_group(0)
+            .spawn()?;
+        let deadline = Instant::now() + INSTALLATION_TIME_MAX;
+        loop {
+            if let Some(status) = child.try_wait()? {
+                return Ok(status);
+            }
+            if Instant::now() >= deadline {
+                // It may have ended meanwhile.
+                let _ = kill_process_group(Pid::from_child(&child), Signal::KILL);
+                child.wait()?;
+                return Err(io::Error::new(io::ErrorKind::TimedOut, "it takes longer than half an hour"));
+            }
+            thread::sleep(LOOK_AGAIN);
+        }
+    }
+
+    /// What is there is on the disk before it is said to be.
+    fn finish(&self) -> io::Result<()> {
+        let folder = File::open(&self.folder)?;
+        rustix::fs::syncfs(&folder)?;
+        File::create(self.folder.join(READY))?.sync_all()?;
+        folder.sync_all()
+    }
+}
+
+fn has_uv() -> bool {
+    let mut asking = Command::new("uv");
+    asking.arg("--version").stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
+    asking.status().is_ok_and(|status| status.success())
+}
+
+/// What an installer says last of what is wrong.
+fn reason(log: &str) -> String {
+    let lines: Vec<&str> = log.lines().map(str::trim).filter(|line| !line.is_empty()).collect();
+    let is_of_pip = |line: &&&str| line.starts_with("ERROR:");
+    let is_of_uv = |line: &&str| line.starts_with('×') || line.starts_with("error:");
+    let said = match (lines.iter().rfind(is_of_pip), lines.iter().position(is_of_uv)) {
+        (Some(line), _) => (*line).trim_start_matches("ERROR:").trim().to_owned(),
+        (None, Some(first)) => lines[first..].join(" "),
+        (None, None) => lines.last().copied().unwrap_or("nothing is said of why").to_owned(),
+    };
+    said.chars().take(REASON_CHARS_MAX).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn of_what_an_installer_says_the_line_is_told_that_names_the_requirement() {
+        let pip = "Looking in links: /wheels\nERROR: Could not find a version that satisfies the requirement nope==1\n\
+                   ERROR: No matching distribution found for nope==1\n\n[notice] A new release of pip is available\n";
+        assert_eq!(reason(pip), "No matching distribution found for nope==1");
+        let uv = "Using CPython 3.12\n  × No solution found when resolving dependencies:\n  ╰─▶ Because nope was not found\n      in the cache and you require nope==1, we can conclude\n";
+        assert!(
+            reason(uv)
+                .ends_with("╰─▶ Because nope was not found in the cache and you require nope==1, we can conclude")
+        );
+        assert_eq!(reason("bash: no\n"), "bash: no");
+    }
+}

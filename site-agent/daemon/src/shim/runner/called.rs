@@ -1,0 +1,200 @@
+//! Executions that a worker is called for.
+
+use std::io;
+use std::os::unix::process::ExitStatusExt;
+use std::process::ExitStatus;
+use std::rc::Rc;
+use std::time::{Duration, Instant};
+
+use atoll_model::session::FailureReason;
+use serde_json::{Map, Value as Json};
+use site_agent_spawn::Child;
+
+use super::{Current, Process, Rounds, Runner, now_timestamp};
+use crate::shim::directory::SlotDirectory;
+use crate::shim::protocol::{Common, EndKind, Order};
+use crate::shim::tree;
+use crate::shim::worker::{Answer, Worker};
+
+/// How long what is cancelled may take to give up by itself.
+const CANCEL_GRACE: Duration = Duration::from_secs(2);
+/// How long a worker may take to end that is not needed any more.
+const SHUTDOWN_GRACE: Duration = Duration::from_secs(1);
+/// How long a worker may live on that says nothing more.
+const CLOSED_GRACE: Duration = Duration::from_secs(1);
+/// Longest list of values that is told with an end; longer ones are files, as those of a command.
+const RETURNED_BYTES_MAX: usize = 16 << 10;
+
+/// A worker that was asked to end.
+#[derive(Debug)]
+pub(super) struct Leaving {
+    child: Child,
+    has_ended: bool,
+    rounds: Rounds,
+}
+
+impl Leaving {
+    /// What becomes readable when it ends, as long as it has not.
+    pub(super) fn child(&self) -> Option<&Child> {
+        (!self.has_ended).then_some(&self.child)
+    }
+
+    pub(super) const fn next(&self) -> Instant {
+        self.rounds.next
+    }
+}
+
+impl Current {
+    /// Ends it: a worker is asked to give up first, so that it can be called again.
+    pub(super) fn cancel(&mut self, now: Instant) {
+        match &mut self.process {
+            Process::Own(_) => self.stop(EndKind::Killed),
+            Process::Called(worker) if self.clearing.is_none() => {
+                worker.cancel();
+                let at = self.deadline.as_ref().map_or(now + CANCEL_GRACE, |(at, _)| (*at).min(now + CANCEL_GRACE));
+                self.deadline = Some((at, EndKind::Killed));
+            }
+            Process::Called(_) => {}
+        }
+    }
+}
+
+impl Runner {
+    /// Whether what is next in the queue can be started: its worker waits for it, or nothing is there any more of another.
+    pub(super) fn is_free_for_next(&mut self, now: Instant) -> bool {
+        if let Some(worker) = &mut self.worker {
+            let has_ended = worker.child.try_wait().is_ok_and(|ended| ended.is_some());
+            let is_next = |(common, _): &(Rc<Common>, Order)| worker.serves(common, &self.slot);
+            if has_ended || !self.queue.front().is_none_or(is_next) {
+                self.part_with_worker(now);
+            }
+        }
+        let Some(leaving) = &mut self.leaving else { return true };
+        if !leaving.has_ended && leaving.child.try_wait().map_or(true, |ended| ended.is_some()) {
+            leaving.has_ended = true;
+            // Whatever is left of it needs no more time.
+            leaving.rounds.next = now;
+        }
+        let is_over = (leaving.has_ended && tree::reap(None)) || leaving.rounds.advance(&self.limits, now);
+        if is_over {
+            self.leaving = None;
+            self.children_cpu_micros = super::children_cpu_micros();
+        }
+        is_over
+    }
+
+    fn part_with_worker(&mut self, now: Instant) {
+        self.leaving = self.worker.take().map(|worker| Leaving {
+            child: worker.shut_down(),
+            has_ended: false,
+            rounds: Rounds { count: 0, next: now + SHUTDOWN_GRACE },
+        });
+    }
+
+    /// Calls the worker that waits, or a new one.
+    pub(super) fn call(&mut self, common: &Rc<Common>, order: &Order) -> io::Result<Process> {
+        let mut worker = match self.worker.take() {
+            Some(worker) => worker,
+            None => {
+                self.limits.apply(common)?;
+                let started = Worker::start(common, &self.slot, &mut self.spawner, self.own_tmp);
+                self.limits.started();
+                started?
+            }
+        };
+        worker.call(common, order, &self.slot);
+        Ok(Process::Called(Box::new(worker)))
+    }
+
+    /// Hears what the worker says that is called, if one is. Whether the execution is over with it.
+    pub(super) fn hear_worker(&mut self, now: Instant) -> bool {
+        let Some(current) = &mut self.current else { return false };
+        let Process::Called(worker) = &mut current.process else { return false };
+        if current.stopped.is_some() {
+            return false;
+        }
+        match worker.exchange() {
+            Ok(None) => false,
+            Ok(Some(Answer::Outputs(outputs))) => self.answered(Ok(outputs), now),
+            Ok(Some(Answer::Failed(how))) => self.answered(Err(how), now),
+            Ok(Some(Answer::Unusable(how))) => {
+                current.stop(how);
+                false
+            }
+            Ok(Some(Answer::Closed)) => {
+                // Most often because it has ended, of which more is known in a moment.
+                let message = "the process of the action no longer answers: it has closed its end".to_owned();
+                let how = EndKind::Failed { reason: FailureReason::ActionFailed, message };
+                current.deadline = Some((now + CLOSED_GRACE, how));
+                false
+            }
+            Err(what) => {
+                let message = format!("the process of the action breaks the action protocol: {what}");
+                current.stop(EndKind::Failed { reason: FailureReason::ActionFailed, message });
+                false
+            }
+        }
+    }
+
+    /// Takes note of an answer. The worker waits for the next call, unless something is left beside it.
+    fn answered(&mut self, answer: Result<Map<String, Json>, EndKind>, now: Instant) -> bool {
+        let Some(mut current) = self.current.take() else { return false };
+        let Process::Called(worker) = &mut current.process else { return false };
+        let (state, cpu_micros) = (worker.state(), worker.take_cpu_micros());
+        self.slot.bound_logs(current.common.log_bytes_max);
+        let how = match answer {
+            Err(_) if self.limits.ran_out_of_memory() => EndKind::OutOfMemory,
+            Err(EndKind::Killed) if !matches!(current.deadline, Some((_, EndKind::Killed))) => EndKind::Failed {
+                reason: FailureReason::ActionFailed,
+                message: "it says that it was cancelled, and it was not".to_owned(),
+            },
+            Err(how) => how,
+            Ok(outputs) => returned(&mut self.slot, &outputs, state.is_alone).unwrap_or_else(|error| EndKind::Failed {
+                reason: FailureReason::InvalidOutput,
+                message: format!("the outputs cannot be written: {error}"),
+            }),
+        };
+        if !state.is_alone {
+            // What it has started ends with the execution, and with that the worker, which may count on it.
+            current.stop(how);
+            self.current = Some(current);
+            return false;
+        }
+        let is_large = current.common.memory_bytes.is_some_and(|limit| state.now_bytes > limit / 2);
+        let is_spent = is_large || how == EndKind::OutOfMemory;
+        self.conclude(&current, how, now_timestamp(), cpu_micros, state.most_bytes);
+        if let Process::Called(worker) = current.process {
+            self.worker = Some(*worker);
+        }
+        if is_spent {
+            self.part_with_worker(now);
+        }
+        true
+    }
+}
+
+/// How an execution ended whose outputs are these, but for those that are files. Only where it was `quick` to end, nothing is
+/// left of it that could still be written to a log.
+fn returned(slot: &mut SlotDirectory, outputs: &Map<String, Json>, quick: bool) -> io::Result<EndKind> {
+    if outputs.is_empty() {
+        return Ok(EndKind::Code(0));
+    }
+    if quick && slot.is_bare() {
+        let outputs = serde_json::to_vec(outputs)?;
+        if outputs.len() <= RETURNED_BYTES_MAX {
+            return Ok(EndKind::Returned { outputs });
+        }
+    }
+    slot.write_values(outputs)?;
+    Ok(EndKind::Code(0))
+}
+
+/// How an execution ended whose worker did while it was called.
+pub(super) fn ended_without_answer(status: ExitStatus) -> EndKind {
+    let how = match (status.code(), status.signal()) {
+        (Some(code), _) => format!("exited with code {code}"),
+        (None, signal) => format!("was killed by signal {}", signal.unwrap_or_default()),
+    };
+    let message = format!("the process of the action {how} before it answered");
+    EndKind::Failed { reason: FailureReason::ActionFailed, message }
+}
