@@ -165,17 +165,14 @@ impl Calls {
 
 /// The call that has ended with this, if one has, and as it must.
 fn ended(event: Event) -> anyhow::Result<Option<Key>> {
-    match event {
-        Event::Exited { execution, attempt, exit, stored } => {
-            let expected = Value::Integer(i64::from(execution.element) + 1);
-            let is_right = stored.is_some_and(|stored| stored.outputs == [expected]);
-            if exit.how != ExitKind::Code(0) || !is_right {
-                bail!("{execution} ended otherwise: {exit:?}");
-            }
-            Ok(Some(key(execution, attempt)))
-        }
-        Event::NotStarted { message, .. } => bail!("a call was not started: {message}"),
-        #[expect(clippy::wildcard_enum_match_arm, reason = "of all that is told only ends count")]
-        _ => Ok(None),
+    if let Event::NotStarted { message, .. } = &event {
+        bail!("a call was not started: {message}");
     }
+    let Event::Exited { execution, attempt, exit, stored } = event else { return Ok(None) };
+    let expected = Value::Integer(i64::from(execution.element) + 1);
+    let is_right = stored.is_some_and(|stored| stored.outputs == [expected]);
+    if exit.how != ExitKind::Code(0) || !is_right {
+        bail!("{execution} ended otherwise: {exit:?}");
+    }
+    Ok(Some(key(execution, attempt)))
 }
