@@ -9,6 +9,7 @@ mod exports;
 mod imports;
 mod live;
 mod orders;
+mod places;
 mod recovery;
 mod slot;
 mod slots;
