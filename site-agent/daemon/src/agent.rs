@@ -146,8 +146,7 @@ impl Running {
         let store = SiteStore::open(&data_dir.join("store")).context("the site's store cannot be opened")?;
         let (inbox, inputs) = Inbox::new();
         let (link_events, events) = mpsc::channel(LINK_EVENTS_MAX);
-        let places = local::LogPlaces::default();
-        let withheld = Withheld::new(store.clone());
+        let (places, withheld) = (local::LogPlaces::default(), Withheld::new(store.clone()));
         let logs = Arc::new(Logs { store: store.clone(), places: Arc::clone(&places), withheld: withheld.clone() });
         let (link, link_handle) = Link::new(LinkOptions {
             directory: data_dir.join(IDENTITY),
@@ -159,14 +158,13 @@ impl Running {
         tracing::info!(site = %identity.site, agent = %identity.agent, data_dir = %data_dir.display(), "the agent starts");
         let failed = CancellationToken::new();
         let (spans, traces) = telemetry::start_exporter(config, &identity, meters)?.unzip();
-        let program = config.shim_program.clone().map_or_else(ShimProgram::own, Ok)?;
         let (executor, attempts, executing) = local::start(LocalOptions {
             site: identity.site.clone(),
             data_dir: data_dir.clone(),
             slots_dir,
             store: store.clone(),
-            slurm: slurm_options(config, &identity, &program, meters, &failed),
-            program,
+            program: config.shim_program.clone().map_or_else(ShimProgram::own, Ok)?,
+            slurm: slurm_options(config, &identity, meters, &failed)?,
             imports: config.imports.clone(),
             exports: config.exports.clone(),
             withheld: withheld.clone(),
@@ -219,19 +217,19 @@ impl Running {
 fn slurm_options(
     config: &Config,
     identity: &Identity,
-    program: &ShimProgram,
     meters: &Arc<Meters>,
     failed: &CancellationToken,
-) -> Option<SlurmOptions> {
-    config.slurm.clone().map(|settings| SlurmOptions {
+) -> anyhow::Result<Option<SlurmOptions>> {
+    let Some(settings) = config.slurm.clone() else { return Ok(None) };
+    Ok(Some(SlurmOptions {
         settings,
         agent: identity.agent,
         data_dir: config.data_dir.clone(),
         jobs_dir: config.jobs_dir(),
-        program: program.clone(),
+        program: config.shim_program.clone().map_or_else(ShimProgram::own, Ok)?,
         meters: Arc::clone(meters),
         failed: failed.clone(),
-    })
+    }))
 }
 
 /// Fetches that a process before this one has carried to their end, and may not have put on record.

@@ -18,7 +18,7 @@ pub struct SlurmCluster {
 
 impl SlurmCluster {
     /// A cluster of this name; nothing, loudly, where Slurm is not installed or this user is not root. Clusters with
-    /// different places (1 to 9) run beside each other.
+    /// different places (1 to 19) run beside each other.
     ///
     /// # Errors
     /// When it does not start.
@@ -46,7 +46,7 @@ impl SlurmCluster {
 
     /// A namespace of its own with an address that this one reaches.
     fn enter_network(&self, place: u8) -> Result<String> {
-        let (namespace, net) = (&self.namespace, format!("10.79.{}", std::process::id() % 25 * 10 + u32::from(place)));
+        let (namespace, net) = (&self.namespace, format!("10.79.{}", std::process::id() % 12 * 20 + u32::from(place)));
         let (outer, inner) = (format!("ats{}x{place}", std::process::id() % 100_000), "eth0");
         ip(&format!("netns add {namespace}"))?;
         ip(&format!("link add {outer} type veth peer name {inner} netns {namespace}"))?;
@@ -93,6 +93,18 @@ impl SlurmCluster {
         let output = Output::of(&mut command)?;
         ensure!(output.code == 0, "{program} {arguments:?}: {}{}", output.stdout, output.stderr);
         Ok(output.stdout)
+    }
+
+    /// Brings nodes back that the controller has taken out: it does when numbers of jobs come again that a node knows from
+    /// before. What an administrator would do.
+    ///
+    /// # Errors
+    /// When the controller does not answer.
+    pub fn resume(&self) -> Result<()> {
+        if self.ask("sinfo", &["--noheader", "--format=%T"])?.contains("drain") {
+            self.ask("scontrol", &["update", "NodeName=ALL", "State=RESUME"])?;
+        }
+        Ok(())
     }
 
     /// The states of the jobs that are in the queue.

@@ -139,7 +139,7 @@ fn jobs_that_run_and_jobs_that_wait_are_cancelled() -> Result<()> {
 fn what_an_administrator_says_of_jobs_reaches_the_cluster() -> Result<()> {
     let Some(slurm) = SlurmCluster::start("c1", 5)? else { return Ok(()) };
     let cluster = site_on(&slurm, "partition = \"small\"\njobs_max = 2\noptions = [\"--nice=7\", \"--mem=20M\"]\n")?;
-    let workflow = "workflow: said\nsteps:\n  a:\n    foreach: ${{ range(5) }}\n    run: |\n      echo \"$SLURM_JOB_PARTITION $(scontrol show job $SLURM_JOB_ID | grep -o 'Nice=7')\" > \"$ATOLL_OUTPUTS/said\"\n    outputs: { said: string }\noutputs:\n  said: ${{ steps.a.outputs.said }}\n";
+    let workflow = "workflow: said\nsteps:\n  a:\n    foreach: ${{ range(5) }}\n    run: |\n      echo \"$SLURM_JOB_PARTITION $(scontrol show job $SLURM_JOB_ID | grep -m 1 -o 'Nice=7')\" > \"$ATOLL_OUTPUTS/said\"\n    outputs: { said: string }\noutputs:\n  said: ${{ steps.a.outputs.said }}\n";
     let shown = cluster.run(workflow, &[])?;
     assert_eq!(shown["state"], "succeeded", "{:#}", shown["error"]);
     assert_eq!(shown["outputs"]["said"], serde_json::json!(vec!["small Nice=7"; 5]));

@@ -1,10 +1,10 @@
 //! Slurm sites while something fails: rows F1 to F6 of the failure matrix, with a real cluster.
 
 use std::path::Path;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
-use anyhow::Result;
-use e2e_tests::{Cluster, SlurmCluster};
+use anyhow::{Result, ensure};
+use e2e_tests::{Cluster, Run, SlurmCluster};
 use serde_json::Value;
 
 use crate::slurm::{effects, site_on};
@@ -21,6 +21,20 @@ fn started(path: &Path) -> Result<usize> {
     Ok(effects(path)?.keys().filter(|line| line.starts_with("start ")).count())
 }
 
+/// Waits for the end of a run while nodes are brought back that a restarted controller takes out.
+fn end_with(slurm: &SlurmCluster, cluster: &Cluster, run: &Run) -> Result<Value> {
+    let begun = Instant::now();
+    loop {
+        slurm.resume()?;
+        let shown = cluster.show(run)?;
+        if shown["state"] != "running" {
+            return Ok(shown);
+        }
+        ensure!(begun.elapsed() < Duration::from_secs(240), "{shown:#}\n{}", cluster.log("hpc"));
+        std::thread::sleep(Duration::from_millis(500));
+    }
+}
+
 /// All succeeded, and each began and ended once.
 fn check_ran_once(shown: &Value, path: &Path, count: usize, cluster: &Cluster) -> Result<()> {
     assert_eq!(shown["state"], "succeeded", "{:#}\n{}", shown["error"], cluster.log("hpc"));
@@ -33,29 +47,30 @@ fn check_ran_once(shown: &Value, path: &Path, count: usize, cluster: &Cluster) -
 
 #[test]
 fn f1_a_controller_that_is_away_fails_nothing() -> Result<()> {
-    let Some(slurm) = SlurmCluster::start("c1", 1)? else { return Ok(()) };
+    let Some(slurm) = SlurmCluster::start("c1", 11)? else { return Ok(()) };
     let cluster = site_on(&slurm, "")?;
     let path = cluster.directory().join("effects");
-    std::fs::write(&path, "")?;
-    let run = cluster.submit(&workflow(&path, 3, "3"), &[])?;
-    cluster.eventually("all to run", || Ok(started(&path)? == 3))?;
-    slurm.kill("slurmctld")?;
-    // Their own words of their ends count.
-    let shown = cluster.wait_for_end(&run)?;
-    check_ran_once(&shown, &path, 3, &cluster)?;
     // What is to start waits until the controller is back.
     std::fs::write(&path, "")?;
+    slurm.kill("slurmctld")?;
     let run = cluster.submit(&workflow(&path, 2, "0.1"), &[])?;
     cluster.eventually("the agent to say so", || Ok(cluster.log("hpc").contains("Slurm cannot be reached")))?;
     assert_eq!(cluster.show(&run)?["state"], "running");
     slurm.start_daemon("slurmctld", &[])?;
+    let shown = end_with(&slurm, &cluster, &run)?;
+    check_ran_once(&shown, &path, 2, &cluster)?;
+    // What runs goes on, and its own word of its end counts.
+    std::fs::write(&path, "")?;
+    let run = cluster.submit(&workflow(&path, 3, "3"), &[])?;
+    cluster.eventually("all to run", || Ok(started(&path)? == 3))?;
+    slurm.kill("slurmctld")?;
     let shown = cluster.wait_for_end(&run)?;
-    check_ran_once(&shown, &path, 2, &cluster)
+    check_ran_once(&shown, &path, 3, &cluster)
 }
 
 #[test]
 fn f2_an_agent_that_is_killed_around_its_submission_submits_nothing_twice() -> Result<()> {
-    let Some(slurm) = SlurmCluster::start("c1", 2)? else { return Ok(()) };
+    let Some(slurm) = SlurmCluster::start("c1", 12)? else { return Ok(()) };
     let mut cluster = site_on(&slurm, "")?;
     let path = cluster.directory().join("effects");
     // Before the jobs are gathered, around `sbatch`, while they wait to be started, and while they run.
@@ -77,7 +92,7 @@ fn f2_an_agent_that_is_killed_around_its_submission_submits_nothing_twice() -> R
 
 #[test]
 fn f3_jobs_that_the_controller_forgot_are_submitted_again_and_run_once() -> Result<()> {
-    let Some(slurm) = SlurmCluster::start("c1", 3)? else { return Ok(()) };
+    let Some(slurm) = SlurmCluster::start("c1", 13)? else { return Ok(()) };
     let cluster = site_on(&slurm, "forgotten_seconds = 5\n")?;
     let path = cluster.directory().join("effects");
     std::fs::write(&path, "")?;
@@ -86,7 +101,7 @@ fn f3_jobs_that_the_controller_forgot_are_submitted_again_and_run_once() -> Resu
     cluster.eventually("six to wait behind another's", || Ok(slurm.queue()?.len() == 7))?;
     slurm.kill("slurmctld")?;
     slurm.start_daemon("slurmctld", &["-c"])?;
-    let shown = cluster.wait_for_end(&run)?;
+    let shown = end_with(&slurm, &cluster, &run)?;
     check_ran_once(&shown, &path, 6, &cluster)?;
     assert!(cluster.log("hpc").contains("submitted again"), "{}", cluster.log("hpc"));
     Ok(())
@@ -95,7 +110,7 @@ fn f3_jobs_that_the_controller_forgot_are_submitted_again_and_run_once() -> Resu
 /// A controller that has forgotten a job ends it when it hears that a node runs it: then it is tried again.
 #[test]
 fn f3_a_controller_that_is_killed_right_after_a_submission_loses_nothing() -> Result<()> {
-    let Some(slurm) = SlurmCluster::start("c1", 4)? else { return Ok(()) };
+    let Some(slurm) = SlurmCluster::start("c1", 14)? else { return Ok(()) };
     let cluster = site_on(&slurm, "forgotten_seconds = 5\n")?;
     let path = cluster.directory().join("effects");
     std::fs::write(&path, "")?;
@@ -108,12 +123,9 @@ fn f3_a_controller_that_is_killed_right_after_a_submission_loses_nothing() -> Re
     })?;
     slurm.kill("slurmctld")?;
     slurm.start_daemon("slurmctld", &[])?;
-    let mut shown = cluster.wait_for_end(&run);
-    if shown.is_err() {
-        // What the cluster ended without a word is missed after a minute.
-        shown = cluster.wait_for_end(&run);
-    }
-    assert_eq!(shown?["state"], "succeeded", "{}", cluster.log("hpc"));
+    // What the cluster ended without a word is missed after a minute.
+    let shown = end_with(&slurm, &cluster, &run)?;
+    assert_eq!(shown["state"], "succeeded", "{:#}\n{}", shown["error"], cluster.log("hpc"));
     let ends: Vec<(String, usize)> = effects(&path)?.into_iter().filter(|(line, _)| line.starts_with("end ")).collect();
     assert!(ends.len() == 8 && ends.iter().all(|(_, times)| *times == 1), "{ends:?}");
     Ok(())
@@ -121,7 +133,7 @@ fn f3_a_controller_that_is_killed_right_after_a_submission_loses_nothing() -> Re
 
 #[test]
 fn f4_jobs_of_a_node_whose_daemon_died_run_once_it_is_back() -> Result<()> {
-    let Some(slurm) = SlurmCluster::start("c1", 5)? else { return Ok(()) };
+    let Some(slurm) = SlurmCluster::start("c1", 15)? else { return Ok(()) };
     let cluster = site_on(&slurm, "forgotten_seconds = 10\n")?;
     let path = cluster.directory().join("effects");
     std::fs::write(&path, "")?;
@@ -141,7 +153,7 @@ fn f4_jobs_of_a_node_whose_daemon_died_run_once_it_is_back() -> Result<()> {
 
 #[test]
 fn f5_the_end_of_a_job_that_the_controller_has_let_go_of_is_read_from_its_own_word() -> Result<()> {
-    let Some(slurm) = SlurmCluster::start("c1", 6)? else { return Ok(()) };
+    let Some(slurm) = SlurmCluster::start("c1", 16)? else { return Ok(()) };
     let mut cluster = site_on(&slurm, "")?;
     let path = cluster.directory().join("effects");
     std::fs::write(&path, "")?;
@@ -159,18 +171,12 @@ fn f5_the_end_of_a_job_that_the_controller_has_let_go_of_is_read_from_its_own_wo
 
 #[test]
 fn f6_a_job_that_reaches_the_limit_of_its_cluster_has_timed_out() -> Result<()> {
-    let Some(slurm) = SlurmCluster::start("c1", 7)? else { return Ok(()) };
+    let Some(slurm) = SlurmCluster::start("c1", 17)? else { return Ok(()) };
     // The shim keeps the limits of steps; this one is the cluster's own, which is looked at every half a minute.
     let cluster = site_on(&slurm, "options = [\"--time=1\"]\n")?;
     let workflow = "workflow: walltime\nsteps:\n  a:\n    run: |\n      echo begun\n      sleep 300\n";
     let run = cluster.submit(workflow, &[])?;
-    let mut shown = Value::Null;
-    for _ in 0..3 {
-        if let Ok(ended) = cluster.wait_for_end(&run) {
-            shown = ended;
-            break;
-        }
-    }
+    let shown = end_with(&slurm, &cluster, &run)?;
     assert_eq!(shown["state"], "failed", "{}", cluster.log("hpc"));
     assert!(shown["error"]["message"].as_str().unwrap().contains("time limit"), "{:#}", shown["error"]);
     assert_eq!(cluster.call(&["logs", &run.id])?.stdout.trim(), "begun");
@@ -179,14 +185,14 @@ fn f6_a_job_that_reaches_the_limit_of_its_cluster_has_timed_out() -> Result<()> 
 
 #[test]
 fn jobs_that_somebody_else_cancels_are_told_with_slurms_words() -> Result<()> {
-    let Some(slurm) = SlurmCluster::start("c1", 8)? else { return Ok(()) };
+    let Some(slurm) = SlurmCluster::start("c1", 18)? else { return Ok(()) };
     let cluster = site_on(&slurm, "")?;
     let run = cluster.submit("workflow: cancelled\nsteps:\n  a:\n    run: |\n      sleep 300\n", &[])?;
     cluster.eventually("it to run", || Ok(slurm.queue()?.contains(&"RUNNING".to_owned())))?;
     slurm.ask("scancel", &["--user", "root"])?;
-    let shown = cluster.wait_for_end(&run)?;
-    assert_eq!(shown["state"], "failed", "{shown:#}");
-    let message = shown["error"]["message"].as_str().unwrap();
+    // It is tried again, as after every end that nobody here wanted.
+    let shown = cluster.wait_for_run(&run, |shown| shown["executions"][0]["attempt"] == 2)?;
+    let message = shown["executions"][0]["crashes"][0]["message"].as_str().unwrap();
     assert!(message.contains("CANCELLED") && message.contains("partition main"), "{message}");
     Ok(())
 }

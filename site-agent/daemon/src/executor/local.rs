@@ -10,6 +10,7 @@ mod exports;
 mod imports;
 mod live;
 mod orders;
+mod places;
 mod python;
 mod recovery;
 mod returned;

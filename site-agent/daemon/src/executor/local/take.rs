@@ -1,8 +1,6 @@
 //! What the executor does with each order, and with each notice of a shim.
 
-use std::path::PathBuf;
 use std::sync::Arc;
-use std::time::Instant;
 
 use atoll_model::session::{FailureReason, Logs, StepTemplate, TemplateWork};
 use atoll_model::value::Value;
@@ -235,14 +233,14 @@ impl Local {
         self.not_started(key, failure.reason, failure.message);
     }
 
-    fn not_started(&mut self, key: Key, reason: FailureReason, message: String) {
+    pub(super) fn not_started(&mut self, key: Key, reason: FailureReason, message: String) {
         let Key { execution, attempt } = key;
         self.events.push(Event::NotStarted { execution, attempt, reason, message });
         self.release(key);
     }
 
     /// An attempt that was to be ended before it started.
-    fn killed(&mut self, key: Key) {
+    pub(super) fn killed(&mut self, key: Key) {
         let now = wall_clock();
         let end = End { how: EndKind::Killed, ..interrupted(now, String::new()) };
         if let Some(known) = self.attempts.get_mut(key) {
@@ -339,15 +337,6 @@ impl Local {
         }
     }
 
-    /// The slot of an attempt: where it works, and what it leaves is kept.
-    pub(super) fn folder(&self, place: Place, key: Key) -> PathBuf {
-        match (place, &self.jobs) {
-            (Place::Slot(number), _) => self.slots.path(number),
-            (Place::Job, Some(jobs)) => jobs.slot(key),
-            (Place::Job, None) => unreachable!("only a site with jobs has an attempt in one"),
-        }
-    }
-
     pub(super) fn notice(&mut self, place: Place, notice: Notice) {
         match notice {
             Notice::Started { key, at } => {
@@ -366,17 +355,7 @@ impl Local {
         }
     }
 
-    fn taken_off(&mut self, place: Place, key: Key) {
-        let Place::Slot(number) = place else { return };
-        if let Some(shim) = self.slots.shim_mut(number) {
-            if shim.handed.pop_front_if(|(handed, _)| *handed == key).is_none() {
-                shim.handed.retain(|(handed, _)| *handed != key);
-            }
-            shim.idle_since = Instant::now();
-        }
-    }
-
-    fn ended(&mut self, place: Place, key: Key, end: &End) {
+    pub(super) fn ended(&mut self, place: Place, key: Key, end: &End) {
         self.meters.ended(&end.how);
         let bytes_in = self.attempts.get(key).map_or(0, |known| known.bytes_in);
         self.attempts.end(key, place, end);
@@ -398,59 +377,6 @@ impl Local {
                 let stored = self.values_of(place, key, end);
                 self.events.push(Event::Exited { execution, attempt, exit: exit(end, bytes_in), stored });
             }
-        }
-    }
-
-    /// A slot is empty after its shim died: what it had claimed has ended, what it had not goes to another.
-    fn cleared(&mut self, number: u32, ended: Vec<(Key, End)>) {
-        for (key, end) in ended {
-            match self.attempts.get(key).map(|known| &known.phase) {
-                // Over, and told of: the shim died before it heard that it may forget it.
-                None => self.slots.forget(number, key),
-                Some(Phase::Ended { .. }) => {}
-                Some(Phase::Staging { .. } | Phase::Handed { .. } | Phase::Imported { .. }) => {
-                    self.ended(Place::Slot(number), key, &end);
-                }
-            }
-        }
-        self.slots.cleared(number);
-        let unclaimed: Vec<Key> = self
-            .attempts
-            .keys()
-            .filter(|key| {
-                self.attempts.get(*key).is_some_and(|known| {
-                    known.place == Some(Place::Slot(number)) && matches!(known.phase, Phase::Handed { .. })
-                })
-            })
-            .collect();
-        for key in unclaimed {
-            self.hand_again(key);
-        }
-    }
-
-    fn hand_again(&mut self, key: Key) {
-        let Some(Known { step, phase: Phase::Handed { order }, killed, .. }) = self.attempts.get_mut(key) else {
-            return;
-        };
-        let (step, order) = (*step, order.clone());
-        if *killed {
-            // The shim died before it heard of it, and it had not begun.
-            return self.killed(key);
-        }
-        let Some((common, order)) = order else {
-            // Of an earlier process of the agent: whether it ran is in no log, so it did not.
-            return self.not_started(key, FailureReason::Agent, "the process that was to run it has died".to_owned());
-        };
-        match self.slots.choose(step, None, warmth(&common)) {
-            Ok(number) => {
-                if let Some(known) = self.attempts.get_mut(key) {
-                    known.place = Some(Place::Slot(number));
-                }
-                if let Some(shim) = self.slots.shim_mut(number) {
-                    shim.hand(&common, order, step);
-                }
-            }
-            Err(error) => self.not_started(key, FailureReason::Agent, super::staging::full_message(&error)),
         }
     }
 }

@@ -18,7 +18,7 @@ const LOOK_AGAIN: Duration = Duration::from_millis(5);
 #[derive(Debug, PartialEq, Eq)]
 pub(super) enum Call {
     Submit { token: String, script: String },
-    Cancel { job: String, name: String },
+    Cancel { jobs: Vec<String>, name: String },
     List,
 }
 
@@ -81,9 +81,12 @@ impl Caller {
                 Answer::Submitted { token, result: submitted(result) }
             }
             // The name is that of what was submitted together: a number that came again means another's job.
-            Call::Cancel { job, name } => {
-                let result = self.ask("scancel", &["--name", &name, &job], "");
-                Answer::Cancelled(said(result).map(drop))
+            Call::Cancel { jobs, name } => {
+                let arguments: Vec<&str> =
+                    ["--name", name.as_str()].into_iter().chain(jobs.iter().map(String::as_str)).collect();
+                let result = said(self.ask("scancel", &arguments, "")).map(drop);
+                // Those that are gone need no end.
+                Answer::Cancelled(result.or_else(|why| if why.contains("Invalid job id") { Ok(()) } else { Err(why) }))
             }
             Call::List => {
                 let user = rustix::process::geteuid().as_raw().to_string();

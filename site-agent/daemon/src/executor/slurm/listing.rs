@@ -33,8 +33,12 @@ pub(super) enum Standing {
 pub(super) enum Over {
     TimedOut,
     OutOfMemory,
-    /// It ended by itself, was cancelled or preempted, or its node was lost.
-    Otherwise,
+    /// Somebody cancelled it, whether it had begun or not.
+    Cancelled,
+    /// Its node was lost, or given to another.
+    Lost,
+    /// By itself.
+    Ended,
 }
 
 /// The comment of what this agent submits.
@@ -69,9 +73,9 @@ fn standing(state: &str, reason: &str) -> Standing {
     match state {
         "TIMEOUT" | "DEADLINE" => Standing::Over(Over::TimedOut),
         "OUT_OF_MEMORY" => Standing::Over(Over::OutOfMemory),
-        "COMPLETED" | "FAILED" | "CANCELLED" | "PREEMPTED" | "NODE_FAIL" | "BOOT_FAIL" | "REVOKED" => {
-            Standing::Over(Over::Otherwise)
-        }
+        "CANCELLED" => Standing::Over(Over::Cancelled),
+        "PREEMPTED" | "NODE_FAIL" | "BOOT_FAIL" | "REVOKED" => Standing::Over(Over::Lost),
+        "COMPLETED" | "FAILED" => Standing::Over(Over::Ended),
         "PENDING" if reason.replace(' ', "_").starts_with("launch_failed") => Standing::Stuck,
         "REQUEUE_HOLD" | "SPECIAL_EXIT" => Standing::Stuck,
         "PENDING" | "CONFIGURING" | "REQUEUED" | "REQUEUE_FED" => Standing::Waiting,
@@ -101,7 +105,7 @@ mod tests {
         let rows = read(LISTED, "agent_1");
         let standings: Vec<_> = rows.iter().map(|row| (row.token.as_str(), row.index, row.standing)).collect();
         let expected = [
-            ("b", 0, Standing::Over(Over::Otherwise)),
+            ("b", 0, Standing::Over(Over::Ended)),
             ("a", 0, Standing::Running),
             ("a", 1, Standing::Waiting),
             ("c", 0, Standing::Stuck),

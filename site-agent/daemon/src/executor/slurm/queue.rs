@@ -249,17 +249,22 @@ impl Queue {
         if now < self.submit_at {
             return None;
         }
-        let poll = self.desk.settings.poll();
-        let due = |job: &&mut Job| !job.ended && job.cancel_at.is_some_and(|at| at <= now);
-        for job in self.jobs.values_mut().filter(due) {
-            let Some(submitted) = self.batches.get(&job.token) else { continue };
-            let Some(number) = &submitted.batch.job else { continue };
-            job.cancel_at = Some(now + poll);
-            // The controller is to say soon whether it is gone.
-            self.list_at = self.list_at.min(now);
-            return Some(Call::Cancel { job: job.number(number, Some(submitted)), name: submitted.batch.name.clone() });
-        }
-        None
+        let is_due = |job: &Job| !job.ended && job.cancel_at.is_some_and(|at| at <= now);
+        // What was submitted together and is known to the cluster goes together.
+        let (token, submitted) = self.jobs.values().filter(|job| is_due(job)).find_map(|job| {
+            let submitted = self.batches.get_key_value(&job.token)?;
+            submitted.1.batch.job.is_some().then_some(submitted)
+        })?;
+        let number = submitted.batch.job.as_ref()?;
+        let due = self.jobs.values_mut().filter(|job| job.token == *token && is_due(job));
+        let jobs = due.map(|job| {
+            job.cancel_at = Some(now + self.desk.settings.poll());
+            job.number(number, Some(submitted))
+        });
+        let (jobs, name) = (jobs.collect(), submitted.batch.name.clone());
+        // The controller is to say soon whether they are gone.
+        self.list_at = self.list_at.min(now);
+        Some(Call::Cancel { jobs, name })
     }
 
     fn next_listing(&mut self, now: Instant) -> Option<Call> {

@@ -159,8 +159,8 @@ impl Queue {
     pub(super) fn look_for(&mut self, listed: &BTreeMap<String, String>) {
         for (token, submitted) in &mut self.batches {
             let Submission::Unclear { looks } = &mut submitted.state else { continue };
-            let claims = submitted.batch.keys.iter().filter_map(|key| self.desk.claim_of(*key));
-            let claimed = || claims.into_iter().find(|claim| claim.token == *token).map(|claim| claim.job);
+            let mut claims = submitted.batch.keys.iter().filter_map(|key| self.desk.claim_of(*key));
+            let claimed = || claims.find(|claim| claim.token == *token).map(|claim| claim.job);
             if let Some(number) = listed.get(token).cloned().or_else(claimed) {
                 submitted.batch.job = Some(number);
                 submitted.state = Submission::Done;
@@ -200,8 +200,8 @@ impl Desk {
 
     /// What all of a batch have in common.
     fn common(&self, batch: &Batch) -> io::Result<Common> {
-        let slots = batch.keys.iter().map(|key| self.folder.slot(*key));
-        let order = slots.into_iter().find_map(|slot| JobOrder::read(&slot).transpose()).transpose()?;
+        let mut slots = batch.keys.iter().map(|key| self.folder.slot(*key));
+        let order = slots.find_map(|slot| JobOrder::read(&slot).transpose()).transpose()?;
         order.map(|order| order.common).ok_or_else(|| io::Error::other("their orders are gone"))
     }
 }

@@ -150,7 +150,7 @@ fn f3_a_job_that_nobody_knows_is_submitted_again_unless_it_has_begun() {
     played.submitted(&again, Ok("12"));
     // The first comes up after all: the copy ends at once, and that says nothing.
     played.claim(0, &token);
-    assert_eq!(played.listed(&[(&again, 0, Standing::Over(Over::Otherwise))]), []);
+    assert_eq!(played.listed(&[(&again, 0, Standing::Over(Over::Cancelled))]), []);
 }
 
 #[test]
@@ -161,9 +161,9 @@ fn f4_a_job_that_its_cluster_could_not_start_makes_room_for_another() {
     for _ in 0..3 {
         played.submitted(&token, Ok("12"));
         assert_eq!(played.listed(&[(&token, 0, Standing::Stuck)]), []);
-        assert!(matches!(played.after(0), Some(Call::Cancel { job, .. }) if job == "12"));
+        assert!(matches!(played.after(0), Some(Call::Cancel { jobs, .. }) if jobs == ["12"]));
         played.queue.answered(Answer::Cancelled(Ok(())), played.now);
-        assert_eq!(played.listed(&[(&token, 0, Standing::Over(Over::Otherwise))]), []);
+        assert_eq!(played.listed(&[(&token, 0, Standing::Over(Over::Cancelled))]), []);
         token = played.submission().0;
     }
     played.submitted(&token, Ok("12"));
@@ -175,13 +175,32 @@ fn f4_a_job_that_its_cluster_could_not_start_makes_room_for_another() {
 }
 
 #[test]
+fn f4_a_job_that_is_taken_from_its_node_before_it_begins_is_submitted_again() {
+    let mut played = Played::new();
+    played.hand(2);
+    let (token, _) = played.submission();
+    played.submitted(&token, Ok("12"));
+    let rows = [(token.as_str(), 0, Standing::Over(Over::Lost)), (token.as_str(), 1, Standing::Over(Over::Cancelled))];
+    assert_eq!(played.listed(&rows), []);
+    let (again, _) = played.submission();
+    played.submitted(&again, Ok("13"));
+    // What somebody cancelled while it waited does not come again.
+    played.now += Duration::from_secs(10);
+    let notices = played.listed(&[(&again, 0, Standing::Waiting), (&token, 1, Standing::Over(Over::Cancelled))]);
+    assert!(
+        matches!(&notices[..], [Notice::Ended { end: End { how: EndKind::Interrupted { .. }, .. }, .. }]),
+        "{notices:?}"
+    );
+}
+
+#[test]
 fn what_a_cluster_says_is_told_when_a_job_has_left_no_word() {
     let cases = [
         (Over::TimedOut, EndKind::TimedOut),
         (Over::OutOfMemory, EndKind::OutOfMemory),
         (
-            Over::Otherwise,
-            EndKind::Interrupted { message: "Slurm says of job 12: Over(Otherwise) in partition main".to_owned() },
+            Over::Cancelled,
+            EndKind::Interrupted { message: "Slurm says of job 12: Over(Cancelled) in partition main".to_owned() },
         ),
     ];
     for (over, expected) in cases {
@@ -233,7 +252,7 @@ fn what_is_not_submitted_yet_is_given_back_at_once_and_what_is_when_it_is_gone()
     assert!(matches!(played.after(0), Some(Call::Cancel { .. })));
     played.queue.answered(Answer::Cancelled(Ok(())), played.now);
     assert_eq!(played.queue.take_notices(), []);
-    let notices = played.listed(&[(&token, 0, Standing::Over(Over::Otherwise))]);
+    let notices = played.listed(&[(&token, 0, Standing::Over(Over::Cancelled))]);
     assert_eq!(notices, [Notice::GivenBack { key: key(0), killed: true }]);
     played.queue.forget(key(0));
     assert_eq!(fs::read_dir(played.queue.desk.folder.batches()).unwrap().count(), 0);

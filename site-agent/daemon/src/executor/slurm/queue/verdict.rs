@@ -24,6 +24,13 @@ enum Verdict {
     Again,
 }
 
+impl Over {
+    /// Whether the cluster took a job away that had not begun, and had been, or had not been, brought to its node.
+    fn is_taken(self, is_launched: bool) -> bool {
+        self == Self::Lost || self == Self::Cancelled && is_launched
+    }
+}
+
 impl Queue {
     pub(super) fn listed(&mut self, rows: Vec<Row>, now: Instant) {
         let numbers = rows.iter().map(|row| (row.token.clone(), row.job.clone())).collect();
@@ -92,6 +99,13 @@ impl Queue {
         match (job.wish, &claim) {
             (Wish::Renew, None) => return Verdict::Again,
             (Wish::End, None) => return Verdict::GivenBack,
+            // Its node had been told to start it: nobody has cancelled what waited.
+            (Wish::Run, None)
+                if over.is_taken(self.desk.said(&job.token, job.index).is_some()) && job.stuck < STUCK_MAX =>
+            {
+                job.stuck += 1;
+                return Verdict::Again;
+            }
             (Wish::Run | Wish::Renew | Wish::End, _) => {}
         }
         if job.told.is_none() && now.saturating_duration_since(since) < WORD_GRACE {
@@ -105,15 +119,19 @@ impl Queue {
         let Some(job) = self.jobs.get(&key) else { return EndKind::Killed };
         let words = format!("Slurm says of job {}: {}", job.number(&row.job, self.batches.get(&job.token)), row.words);
         match over {
-            Over::TimedOut | Over::OutOfMemory | Over::Otherwise if job.wish == Wish::End => EndKind::Killed,
+            Over::TimedOut | Over::OutOfMemory | Over::Ended | Over::Cancelled | Over::Lost
+                if job.wish == Wish::End =>
+            {
+                EndKind::Killed
+            }
             Over::TimedOut => EndKind::TimedOut,
             Over::OutOfMemory => EndKind::OutOfMemory,
-            Over::Otherwise if !is_claimed => {
+            Over::Ended if !is_claimed => {
                 let said = self.desk.said(&job.token, job.index).map(|said| format!("; it said: {said}"));
                 let message = format!("{words}; it had not begun{}", said.unwrap_or_default());
                 EndKind::NotStarted { message, no_space: false }
             }
-            Over::Otherwise => EndKind::Interrupted { message: words },
+            Over::Ended | Over::Cancelled | Over::Lost => EndKind::Interrupted { message: words },
         }
     }
 
