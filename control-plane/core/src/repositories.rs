@@ -149,7 +149,7 @@ impl ImportReport {
                 from += 1;
             }
             self.log.drain(..from);
-            self.log.insert_str(0, "…");
+            self.log.insert(0, '…');
         }
         self
     }
