@@ -172,7 +172,7 @@ fn the_actions_of_the_examples_are_imported_and_run_as_their_readme_says() -> Re
     let text = cluster.directory().join("text");
     fs::write(&text, "1\n2\n3\n4\n5\n6\n7\n")?;
     let workflow = examples.join("workflow.yaml").display().to_string();
-    let run = cluster.run(&workflow, &[&format!("text={}", text.display())])?;
+    let run = cluster.run(&workflow, &[&format!("text=@{}", text.display())])?;
     assert_eq!((&run["state"], &run["outputs"]["lines"]), (&json!("succeeded"), &json!(5)), "{run:#}");
     Ok(())
 }
