@@ -107,13 +107,16 @@ pub(crate) struct Worker {
     pub initialize: String,
 }
 
+/// Variables of an environment: names and values.
+pub(crate) type Variables = Vec<(Vec<u8>, Vec<u8>)>;
+
 /// What the orders of one batch have in common.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 pub(crate) struct Common {
     /// Program (an absolute path) and arguments.
     pub command: Vec<Vec<u8>>,
     /// The environment, but for what an order adds or replaces.
-    pub environment: Vec<(Vec<u8>, Vec<u8>)>,
+    pub environment: Variables,
     pub memory_bytes: Option<u64>,
     pub cpu_millis: Option<u32>,
     pub time: Option<Duration>,
@@ -172,7 +175,7 @@ pub(crate) enum Outputs {
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub(crate) struct Order {
     pub key: Key,
-    pub environment: Vec<(Vec<u8>, Vec<u8>)>,
+    pub environment: Variables,
     /// What a worker is called with, as a JSON object; it goes beside this as [`Common::worker`] does.
     #[serde(skip)]
     pub inputs: String,

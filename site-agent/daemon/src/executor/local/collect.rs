@@ -348,8 +348,6 @@ fn of_ingest_error(error: &IngestError) -> Failure {
 
 #[cfg(test)]
 mod tests {
-    #![expect(clippy::unwrap_used, reason = "a test that fails here has failed")]
-
     use atoll_model::id::{Attempt, ExecutionId, RunId, StepIndex};
     use atoll_model::resources::Resources;
     use atoll_model::session::TemplateWork;

@@ -16,7 +16,7 @@ use atoll_model::workflow::StartMode;
 use site_agent_core::command::{StartInput, StartValue};
 use storage_sync_engine::store::{Entry, SealId};
 
-use crate::shim::protocol::{Common, Key, Order, Outputs};
+use crate::shim::protocol::{Common, Key, Order, Outputs, Variables};
 
 /// Longest string that Linux takes as one argument or variable, its end included.
 const STRING_BYTES_MAX: usize = 128 << 10;
@@ -50,7 +50,7 @@ pub(super) struct Surroundings {
     pub scripts: PathBuf,
     pub log_bytes_max: u64,
     path: OsString,
-    language: Vec<(Vec<u8>, Vec<u8>)>,
+    language: Variables,
     shell: PathBuf,
 }
 
@@ -74,12 +74,7 @@ impl Surroundings {
     }
 
     /// What is asked for with a command in an environment.
-    pub(super) fn common_of(
-        &self,
-        template: &StepTemplate,
-        command: Vec<Vec<u8>>,
-        environment: Vec<(Vec<u8>, Vec<u8>)>,
-    ) -> Common {
+    pub(super) fn common_of(&self, template: &StepTemplate, command: Vec<Vec<u8>>, environment: Variables) -> Common {
         Common {
             command,
             environment,
@@ -94,11 +89,7 @@ impl Surroundings {
     }
 
     /// The environment of everything that runs for an action, whichever run and step it is of.
-    pub(super) fn environment(
-        &self,
-        template: &StepTemplate,
-        bundle: Option<&Path>,
-    ) -> Result<Vec<(Vec<u8>, Vec<u8>)>, OrderError> {
+    pub(super) fn environment(&self, template: &StepTemplate, bundle: Option<&Path>) -> Result<Variables, OrderError> {
         let mut environment = self.language.clone();
         let mut set = |name: &str, value: &[u8]| set(&mut environment, name, value.to_vec());
         set("PATH", self.path.as_bytes())?;
@@ -226,7 +217,7 @@ fn value_text(name: &str, value: &Value, staged: &Path) -> Vec<u8> {
     }
 }
 
-fn set(environment: &mut Vec<(Vec<u8>, Vec<u8>)>, name: &str, value: Vec<u8>) -> Result<(), OrderError> {
+fn set(environment: &mut Variables, name: &str, value: Vec<u8>) -> Result<(), OrderError> {
     let bytes = name.len() + value.len() + 2;
     if bytes > STRING_BYTES_MAX {
         return Err(OrderError::TooLong { variable: name.to_owned(), bytes: value.len() });

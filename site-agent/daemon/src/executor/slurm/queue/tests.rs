@@ -46,7 +46,7 @@ impl Played {
 
     fn hand(&mut self, count: u32) {
         for element in 0..count {
-            let order = Order { key: key(element), environment: Vec::new() };
+            let order = Order { key: key(element), environment: Vec::new(), inputs: String::new() };
             let handed = Handed { label: "flood.model".to_owned(), common: Arc::clone(&self.common), order };
             self.queue.hand(handed, self.now);
         }
