@@ -166,7 +166,6 @@ pub struct ResourcePlaces {
 }
 
 /// What an execution of a step does.
-#[expect(clippy::large_enum_variant, reason = "there is one for each step, and most steps are actions or scripts")]
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub enum Work {
     /// `run:`, a script for `sh -eu`.
