@@ -65,9 +65,9 @@ impl SlurmSettings {
         if self.poll_seconds == 0 || self.jobs_max == 0 || self.array_max == 0 {
             return wrong("poll_seconds, jobs_max and array_max are at least 1");
         }
-        let is_no_line = |text: &String| text.is_empty() || text.contains('\n');
+        let is_line = |text: &String| !text.is_empty() && !text.contains('\n');
         let named = [&self.partition, &self.account, &self.qos];
-        if named.into_iter().flatten().chain(&self.options).any(is_no_line) {
+        if !(named.into_iter().flatten().all(is_line) && self.options.iter().all(is_line)) {
             return wrong("partition, account, qos and each of options are one line, and not an empty one");
         }
         if let Some(option) = self.options.iter().find(|option| !option.starts_with('-')) {
