@@ -42,6 +42,9 @@ pub(super) enum OrderError {
     Script { path: PathBuf, source: io::Error },
 }
 
+/// Names and values of an environment.
+pub(super) type Variables = Vec<(Vec<u8>, Vec<u8>)>;
+
 /// What every process of the site is given, whatever it is.
 #[derive(Debug, Clone)]
 pub(super) struct Surroundings {
@@ -74,12 +77,7 @@ impl Surroundings {
     }
 
     /// What is asked for with a command in an environment.
-    pub(super) fn common_of(
-        &self,
-        template: &StepTemplate,
-        command: Vec<Vec<u8>>,
-        environment: Vec<(Vec<u8>, Vec<u8>)>,
-    ) -> Common {
+    pub(super) fn common_of(&self, template: &StepTemplate, command: Vec<Vec<u8>>, environment: Variables) -> Common {
         Common {
             command,
             environment,
@@ -94,11 +92,7 @@ impl Surroundings {
     }
 
     /// The environment of everything that runs for an action, whichever run and step it is of.
-    pub(super) fn environment(
-        &self,
-        template: &StepTemplate,
-        bundle: Option<&Path>,
-    ) -> Result<Vec<(Vec<u8>, Vec<u8>)>, OrderError> {
+    pub(super) fn environment(&self, template: &StepTemplate, bundle: Option<&Path>) -> Result<Variables, OrderError> {
         let mut environment = self.language.clone();
         let mut set = |name: &str, value: &[u8]| set(&mut environment, name, value.to_vec());
         set("PATH", self.path.as_bytes())?;
