@@ -42,9 +42,6 @@ pub(super) enum OrderError {
     Script { path: PathBuf, source: io::Error },
 }
 
-/// Names and values of an environment.
-pub(super) type Variables = Vec<(Vec<u8>, Vec<u8>)>;
-
 /// What every process of the site is given, whatever it is.
 #[derive(Debug, Clone)]
 pub(super) struct Surroundings {
