@@ -31,7 +31,7 @@ def main():
                 version("distributed"),
                 calls_per_second=CALLS / seconds(many),
                 one_ms=median_ms(lambda: client.submit(nothing, pure=False).result()),
-                hop_ms=seconds(chain) / CHAIN * 1e3,
+                call_hop_ms=seconds(chain) / CHAIN * 1e3,
             )
 
 

@@ -38,7 +38,7 @@ def main():
             version("parsl"),
             calls_per_second=CALLS / seconds(many),
             one_ms=median_ms(lambda: nothing().result()),
-            hop_ms=seconds(chain) / CHAIN * 1e3,
+            call_hop_ms=seconds(chain) / CHAIN * 1e3,
         )
 
 

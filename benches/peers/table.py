@@ -8,9 +8,11 @@ import sys
 
 COLUMNS = {
     "processes_per_second": ("processes/s", "{:,.0f}"),
-    "calls_per_second": ("empty calls/s", "{:,.0f}"),
+    "calls_per_second": ("Python calls/s", "{:,.0f}"),
+    "nothing_per_second": ("empty/s", "{:,.0f}"),
     "one_ms": ("one, ms", "{:.1f}"),
-    "hop_ms": ("chain, ms a hop", "{:.2f}"),
+    "hop_ms": ("chain of processes, ms a hop", "{:.2f}"),
+    "call_hop_ms": ("chain of calls, ms a hop", "{:.2f}"),
 }
 
 
@@ -34,7 +36,7 @@ def main():
         cells = [cell([r[key] for r in rounds if key in r], form) for key, (_, form) in COLUMNS.items()]
         print(f"| {system} | {version} | " + " | ".join(cells) + " |")
     bare = [result["bare_per_second"] for rounds in systems.values() for result in rounds if "bare_per_second" in result]
-    print(f"| `posix_spawn` alone | – | {cell(bare, '{:,.0f}')} | – | – | – |")
+    print(f"| `posix_spawn` alone | – | {cell(bare, '{:,.0f}')} |" + " – |" * (len(COLUMNS) - 1))
 
 
 main()

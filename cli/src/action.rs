@@ -12,7 +12,7 @@ use clap::Subcommand;
 use serde_json::json;
 
 use self::folder::Folder;
-pub(crate) use self::registry::version_path;
+pub(crate) use self::registry::{push_folder, version_path};
 use crate::diagnostics;
 use crate::failure::Failure;
 use crate::output::{self, outln};

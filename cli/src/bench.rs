@@ -3,6 +3,7 @@
 
 mod agents;
 mod chain;
+mod counting;
 mod engine;
 mod fleet;
 mod handoff;
@@ -52,7 +53,7 @@ enum Bench {
         executions: u32,
         #[arg(long, default_value_t = 1)]
         sites: u32,
-        /// What an execution does: nothing, or a process of `/bin/true`.
+        /// What an execution does: nothing, a process of `/bin/true`, or a call of a handler in Python.
         #[arg(long, value_enum, default_value_t = ExecutorKind::Null)]
         executor: ExecutorKind,
         /// How the executions depend on one another.
@@ -68,7 +69,7 @@ enum Bench {
     Chain {
         #[arg(long, default_value_t = 200)]
         steps: u32,
-        /// What a step does: nothing, or a process that adds one to what it was handed.
+        /// What a step does: nothing, or a process or a handler in Python that adds one to what it was handed.
         #[arg(long, value_enum, default_value_t = ExecutorKind::Process)]
         executor: ExecutorKind,
         /// With more than one, the steps alternate between them.
@@ -128,6 +129,7 @@ enum Bench {
 enum ExecutorKind {
     Null,
     Process,
+    Python,
 }
 
 impl ExecutorKind {
@@ -135,6 +137,7 @@ impl ExecutorKind {
         match self {
             Self::Null => "null",
             Self::Process => "process",
+            Self::Python => "python",
         }
     }
 }

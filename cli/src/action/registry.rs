@@ -1,6 +1,6 @@
 //! Versions of actions at a server.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
@@ -90,25 +90,38 @@ pub(crate) fn version_path(project: &str, reference: &ActionReference) -> String
 }
 
 pub(super) async fn push(client: &Client, arguments: &PushArguments) -> anyhow::Result<()> {
-    let folder = Folder::at(arguments.folder.clone());
-    let packed = tokio::task::spawn_blocking(move || folder.pack()).await??;
-    let bundle = packed.bundle.object().id;
-    let mut signatures = Vec::new();
-    for file in &arguments.keys {
-        let signature = key::read(file)?.sign(bundle);
-        let bytes = URL_SAFE_NO_PAD.encode(signature.bytes());
-        signatures.push(json!({ "key": signature.key.to_string(), "signature": bytes }));
-    }
-    let purpose = Purpose { project: Some(&arguments.project), encrypted: false };
-    send_packed(client, packed.bundle, (b"action".to_vec(), true), &purpose).await?;
-    let path = format!("/projects/{}/actions", segment(&arguments.project));
-    let document = client.post(&path, &json!({ "object": bundle.to_string(), "signatures": signatures })).await?;
+    let document = push_folder(client, &arguments.folder, &arguments.project, &arguments.keys).await?;
     if arguments.json {
         output::json(&document);
     } else {
         describe(&document);
     }
     Ok(())
+}
+
+/// Sends the folder of an action and has it registered, with a signature of each of the keys in these files.
+///
+/// # Errors
+/// When it is not valid, or the server does not take it.
+pub(crate) async fn push_folder(
+    client: &Client,
+    folder: &Path,
+    project: &str,
+    keys: &[PathBuf],
+) -> anyhow::Result<Value> {
+    let folder = Folder::at(folder.to_owned());
+    let packed = tokio::task::spawn_blocking(move || folder.pack()).await??;
+    let bundle = packed.bundle.object().id;
+    let mut signatures = Vec::new();
+    for file in keys {
+        let signature = key::read(file)?.sign(bundle);
+        let bytes = URL_SAFE_NO_PAD.encode(signature.bytes());
+        signatures.push(json!({ "key": signature.key.to_string(), "signature": bytes }));
+    }
+    let purpose = Purpose { project: Some(project), encrypted: false };
+    send_packed(client, packed.bundle, (b"action".to_vec(), true), &purpose).await?;
+    let path = format!("/projects/{}/actions", segment(project));
+    client.post(&path, &json!({ "object": bundle.to_string(), "signatures": signatures })).await
 }
 
 pub(super) async fn list(client: &Client, arguments: &ListArguments) -> anyhow::Result<()> {

@@ -1,10 +1,11 @@
-//! A chain of steps, each after the one before; with processes, each hands a value to the next.
+//! A chain of steps, each after the one before; those that do something hand a value to the next.
 
 use std::fmt::Write as _;
 
 use anyhow::{Context as _, bail};
 use serde_json::{Map, json};
 
+use super::counting::{self, ACTION};
 use super::{ExecutorKind, Findings, Measured, Place, site_name, spread};
 
 pub(super) async fn measure(place: &Place, steps: u32, executor: ExecutorKind, sites: u32) -> anyhow::Result<Findings> {
@@ -24,6 +25,9 @@ async fn run(
     executor: ExecutorKind,
     sites: u32,
 ) -> anyhow::Result<Map<String, serde_json::Value>> {
+    if executor == ExecutorKind::Python {
+        counting::push(&measured.client).await?;
+    }
     let mut per_hop = Vec::new();
     // The first one warms up the slots of every site.
     for warm in [false, true] {
@@ -60,14 +64,16 @@ fn workflow(steps: u32, executor: ExecutorKind, sites: u32) -> String {
         }
         let previous = match step.checked_sub(1) {
             None => "0".to_owned(),
-            Some(previous) => format!("${{{{ steps.s{previous}.outputs.hops }}}}"),
+            Some(previous) => format!("\"${{{{ steps.s{previous}.outputs.hops }}}}\""),
         };
-        write!(
-            text,
-            "  s{step}:\n    site: {site}\n    with: {{ hops: \"{previous}\" }}\n    \
-             run: echo $((hops + 1)) > \"$ATOLL_OUTPUTS/hops\"\n    outputs: {{ hops: integer }}\n"
-        )
-        .expect("writing to a string cannot fail");
+        let work = match executor {
+            ExecutorKind::Python => format!("action: {ACTION}"),
+            ExecutorKind::Null | ExecutorKind::Process => {
+                "run: echo $((hops + 1)) > \"$ATOLL_OUTPUTS/hops\"\n    outputs: { hops: integer }".to_owned()
+            }
+        };
+        write!(text, "  s{step}:\n    site: {site}\n    with: {{ hops: {previous} }}\n    {work}\n")
+            .expect("writing to a string cannot fail");
     }
     text
 }

@@ -6,7 +6,7 @@ use futures::{StreamExt as _, TryStreamExt as _};
 use serde_json::{Map, json};
 
 use super::shape::Shape;
-use super::{ExecutorKind, Findings, Measured, Place, machine};
+use super::{ExecutorKind, Findings, Measured, Place, counting, machine};
 
 /// Long enough that the warm-up of a spawn loop does not count.
 const BARE_SPAWNS: u32 = 3_000;
@@ -48,6 +48,9 @@ async fn run(
     executor: ExecutorKind,
     shape: Shape,
 ) -> anyhow::Result<Map<String, serde_json::Value>> {
+    if executor == ExecutorKind::Python {
+        counting::push(&measured.client).await?;
+    }
     all(measured, &shape.workflows(executions.min(1_000), executor)).await?;
     let (server_before, agents_before) = used(measured)?;
     let workflows = shape.workflows(executions, executor);

@@ -5,6 +5,7 @@ use std::fmt::Write as _;
 use clap::ValueEnum;
 
 use super::ExecutorKind;
+use super::counting::ACTION;
 
 /// Steps of one chain.
 const CHAIN_STEPS: u32 = 1_000;
@@ -48,10 +49,11 @@ impl Shape {
     }
 }
 
-fn work(executor: ExecutorKind) -> &'static str {
+fn work(executor: ExecutorKind) -> String {
     match executor {
-        ExecutorKind::Null => "executor: \"null\"",
-        ExecutorKind::Process => "command: [/bin/true]",
+        ExecutorKind::Null => "executor: \"null\"".to_owned(),
+        ExecutorKind::Process => "command: [/bin/true]".to_owned(),
+        ExecutorKind::Python => format!("action: {ACTION}"),
     }
 }
 

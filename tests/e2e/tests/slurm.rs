@@ -145,3 +145,36 @@ fn what_an_administrator_says_of_jobs_reaches_the_cluster() -> Result<()> {
     assert_eq!(shown["outputs"]["said"], serde_json::json!(vec!["small Nice=7"; 5]));
     Ok(())
 }
+
+#[test]
+fn an_action_in_python_is_called_in_jobs() -> Result<()> {
+    let Some(slurm) = SlurmCluster::start("c1", 6)? else { return Ok(()) };
+    let cluster = site_on(&slurm, "")?;
+    let folder = cluster.directory().join("squares");
+    std::fs::create_dir(&folder)?;
+    std::fs::write(
+        folder.join("action.yaml"),
+        "name: squares\nversion: '1'\nruntime: python\nhandler: main.py:handle\ninputs: { number: integer }\n\
+         outputs: { square: integer, note: file, job: string }\n",
+    )?;
+    std::fs::write(
+        folder.join("main.py"),
+        "import os\n\ndef handle(number):\n    print('squares', number)\n    if number == 3:\n        raise ValueError('no three')\n    \
+         open('note', 'w').write(str(number))\n    \
+         return {'square': number * number, 'note': 'note', 'job': os.environ['SLURM_JOB_ID']}\n",
+    )?;
+    let workflow = |numbers: &str| {
+        format!(
+            "workflow: squares\nsteps:\n  a: {{ action: ./squares, foreach: '${{{{ {numbers} }}}}', with: {{ number: '${{{{ item }}}}' }} }}\n\
+             outputs: {{ squares: '${{{{ steps.a.outputs.square }}}}', jobs: '${{{{ steps.a.outputs.job }}}}' }}\n"
+        )
+    };
+    let shown = cluster.run(&workflow("range(3)"), &[])?;
+    assert_eq!(shown["state"], "succeeded", "{:#}\n{}", shown["error"], cluster.log("hpc"));
+    assert_eq!(shown["outputs"]["squares"], serde_json::json!([0, 1, 4]));
+    let jobs = shown["outputs"]["jobs"].as_array().map(Vec::len);
+    assert!(jobs == Some(3) && !shown["outputs"]["jobs"][0].as_str().unwrap_or_default().is_empty(), "{shown:#}");
+    let failed = cluster.run(&workflow("[3]"), &[])?;
+    assert!(error_of(&failed).contains("ValueError: no three"), "{failed:#}");
+    Ok(())
+}

@@ -23,6 +23,9 @@ const REQUIREMENTS: &str = "requirements.txt";
 const ENVIRONMENT: &str = "env";
 /// Stands in the folder of an environment that is whole, and on the disk.
 const READY: &str = "ready";
+/// Names the actions that have asked for it, for the next process of the agent, by empty files: a call that goes on without
+/// an agent may yet load a package.
+const ASKED_BY: &str = "asked-by";
 /// So long a failure is told to those who ask for the same, before it is tried again.
 const FAILURE_KEPT: Duration = Duration::from_secs(30);
 const INSTALLATION_TIME_MAX: Duration = Duration::from_secs(1_800);
@@ -77,7 +80,8 @@ impl Environments {
             let name = folder.file_name().and_then(|name| name.to_str()).and_then(|name| name.split_once('-'));
             match name.filter(|_| folder.join(READY).exists()) {
                 Some((name, _)) => {
-                    made.insert(name.to_owned(), Made { folder, used: Instant::now(), bundles: BTreeSet::new() });
+                    let (name, bundles) = (name.to_owned(), asked_by(&folder)?);
+                    made.insert(name, Made { folder, used: Instant::now(), bundles });
                 }
                 None => remove_whatever(&folder)?,
             }
@@ -94,7 +98,11 @@ impl Environments {
         let name = self.name(&content);
         if let Some(made) = self.made.get_mut(&name) {
             made.used = Instant::now();
-            made.bundles.insert(bundle);
+            if made.bundles.insert(bundle)
+                && let Err(error) = note(&made.folder, bundle)
+            {
+                return Environment::Failed(format!("{} cannot be noted: {error}", made.folder.display()));
+            }
             return Environment::Ready(made.folder.join(ENVIRONMENT).join("bin"));
         }
         if let Some((_, message)) = self.failed.get(&name).filter(|(at, _)| at.elapsed() < FAILURE_KEPT) {
@@ -164,6 +172,25 @@ impl Environments {
             stays
         });
     }
+}
+
+fn note(folder: &Path, bundle: ObjectId) -> io::Result<()> {
+    let notes = folder.join(ASKED_BY);
+    make_private(&notes)?;
+    File::create(notes.join(bundle.hex())).map(drop)
+}
+
+fn asked_by(folder: &Path) -> io::Result<BTreeSet<ObjectId>> {
+    let notes = match fs::read_dir(folder.join(ASKED_BY)) {
+        Ok(notes) => notes,
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(BTreeSet::new()),
+        Err(error) => return Err(error),
+    };
+    let mut bundles = BTreeSet::new();
+    for entry in notes {
+        bundles.extend(entry?.file_name().to_str().and_then(|hex| format!("b3:{hex}").parse::<ObjectId>().ok()));
+    }
+    Ok(bundles)
 }
 
 /// What a thread does for one environment.
@@ -279,6 +306,31 @@ fn reason(log: &str) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn what_a_process_before_this_one_has_given_out_stays_as_long_as_it_is_needed() {
+        let site = tempfile::tempdir().expect("a temporary directory");
+        let data = site.path();
+        let interpreter = Interpreter::find(&PythonSettings::default(), data).expect("the tests have a Python");
+        let open = || {
+            let tell = Arc::new(|_: Installed| panic!("nothing is installed"));
+            Environments::open(data, interpreter.clone(), tell).expect("they can be read")
+        };
+        let requirements = data.join("requirements.txt");
+        fs::write(&requirements, "six\n").expect("a file");
+        let mut environments = open();
+        let folder = environments.home.join(format!("{}-1", environments.name(b"six\n")));
+        fs::create_dir(&folder).expect("a directory");
+        fs::write(folder.join(READY), "").expect("a file");
+        environments = open();
+        let bundle = ObjectId::from_digest([7; 32]);
+        assert!(matches!(environments.ask(&requirements, bundle), Environment::Ready(_)));
+        let mut next = open();
+        next.let_go(&BTreeSet::from([bundle]), Duration::ZERO);
+        assert!(folder.exists(), "a call of it may go on");
+        next.let_go(&BTreeSet::new(), Duration::ZERO);
+        assert!(!folder.exists());
+    }
 
     #[test]
     fn of_what_an_installer_says_the_line_is_told_that_names_the_requirement() {
