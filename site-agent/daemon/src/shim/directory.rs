@@ -11,7 +11,7 @@ use rustix::io::Errno;
 use serde_json::{Map, Value as Json};
 
 use super::outputs::{read_small, remove_small};
-use super::protocol::{Key, Left, LeftOutputs, Outputs, SmallOutput};
+use super::protocol::{Key, Left, LeftOutputs, Outputs};
 use super::watch::Watch;
 
 pub(crate) const WORK: &str = "work";
@@ -37,8 +37,8 @@ pub(crate) struct SlotDirectory {
     watch: Watch,
     /// Something may have changed since the slot was made ready.
     touched: bool,
-    /// What was told of the outputs folder, and is still in it.
-    told: Vec<SmallOutput>,
+    /// Names of what was told of the outputs folder, and is still in it.
+    told: Vec<Vec<u8>>,
     /// Somebody may read the logs.
     watched: bool,
     /// How often the logs, and the temporary folder, were other ones than before.
@@ -213,7 +213,7 @@ impl SlotDirectory {
             Outputs::Told => match read_small(&self.out) {
                 Some(told) if told.is_empty() => LeftOutputs::Nothing,
                 Some(told) => {
-                    self.told.clone_from(&told);
+                    self.told = told.iter().map(|output| output.name.clone()).collect();
                     LeftOutputs::Told(told)
                 }
                 None => LeftOutputs::Kept,
@@ -229,9 +229,11 @@ impl SlotDirectory {
             return Ok(());
         }
         let mut renewed = false;
-        // If that does not do, the folder is made anew.
         let told = std::mem::take(&mut self.told);
-        let _ = if told.is_empty() { Ok(()) } else { remove_small(&self.out, &told) };
+        if !told.is_empty() {
+            // If that does not do, the folder is made anew.
+            let _ = remove_small(&self.out, &told);
+        }
         for folder in [&self.work, &self.out] {
             if !is_as_made(folder) {
                 renewed = true;

@@ -10,9 +10,9 @@ use rustix::io::Errno;
 
 use super::protocol::SmallOutput;
 
-/// So many files, all together not larger than this, are told with the end of the attempt.
+/// So many files, all together not larger than this, are told with the end of the attempt; so is what a worker answers.
 const FILES_MAX: usize = 16;
-const BYTES_MAX: usize = 16 << 10;
+pub(super) const BYTES_MAX: usize = 16 << 10;
 
 const FOLDER: OFlags = OFlags::RDONLY.union(OFlags::DIRECTORY).union(OFlags::NOFOLLOW).union(OFlags::CLOEXEC);
 const FILE: OFlags = OFlags::RDONLY.union(OFlags::NOFOLLOW).union(OFlags::NONBLOCK).union(OFlags::CLOEXEC);
@@ -42,10 +42,10 @@ pub(super) fn read_small(folder: &Path) -> Option<Vec<SmallOutput>> {
 }
 
 /// Removes from the folder what was told of it.
-pub(super) fn remove_small(folder: &Path, told: &[SmallOutput]) -> io::Result<()> {
+pub(super) fn remove_small(folder: &Path, names: &[Vec<u8>]) -> io::Result<()> {
     let folder = openat(CWD, folder, FOLDER, Mode::empty())?;
-    for output in told {
-        match unlinkat(&folder, output.name.as_slice(), AtFlags::empty()) {
+    for name in names {
+        match unlinkat(&folder, name.as_slice(), AtFlags::empty()) {
             Ok(()) | Err(Errno::NOENT) => {}
             Err(error) => return Err(error.into()),
         }
@@ -82,9 +82,10 @@ mod tests {
         let told = read_small(folder.path()).unwrap();
         let lengths: Vec<usize> = told.iter().map(|output| output.content.len()).collect();
         assert_eq!(lengths.iter().sum::<usize>(), BYTES_MAX);
-        remove_small(folder.path(), &told).unwrap();
+        let names: Vec<Vec<u8>> = told.into_iter().map(|output| output.name).collect();
+        remove_small(folder.path(), &names).unwrap();
         assert_eq!(fs::read_dir(folder.path()).unwrap().count(), 0);
-        remove_small(folder.path(), &told).unwrap();
+        remove_small(folder.path(), &names).unwrap();
     }
 
     #[test]

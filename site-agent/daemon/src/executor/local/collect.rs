@@ -97,7 +97,6 @@ impl Collection {
     /// when it is taken in as everything else.
     pub(super) fn values(&self) -> Option<StoredOutputs> {
         let declared = if self.outputs { self.template.outputs.as_slice() } else { &[] };
-        let is_stored = |output: &TemplateOutput| matches!(output.r#type, Type::File | Type::Directory);
         if self.left.is_kept() || declared.iter().any(is_stored) {
             return None;
         }
@@ -214,7 +213,7 @@ impl Collection {
         let is_sealed = match fs::symlink_metadata(&path) {
             Ok(found) => {
                 check_kind(output, &found)?;
-                matches!(output.r#type, Type::File | Type::Directory) || found.is_dir()
+                is_stored(output) || found.is_dir()
             }
             // It may have been sealed before the agent was killed: then the store knows it still.
             Err(error) if error.kind() == io::ErrorKind::NotFound => true,
@@ -242,6 +241,11 @@ impl Collection {
         let value = read_value(&path, output)?;
         Ok((Gathered::Whole(value.clone()), Some(SealedValue::Whole(Box::new(WholeValue(value))))))
     }
+}
+
+/// Whether it goes into the store, whatever it is.
+pub(super) const fn is_stored(output: &TemplateOutput) -> bool {
+    matches!(output.r#type, Type::File | Type::Directory)
 }
 
 /// Adds the files of a directory where an expression asks for them.

@@ -11,11 +11,12 @@ use std::path::{Path, PathBuf};
 
 use atoll_model::id::SiteName;
 use atoll_model::session::{StepTemplate, TemplateOutput, TemplateWork};
-use atoll_model::value::{FileName, Type, Value};
+use atoll_model::value::{FileName, Value};
 use atoll_model::workflow::StartMode;
 use site_agent_core::command::{StartInput, StartValue};
 use storage_sync_engine::store::{Entry, SealId};
 
+use super::collect::is_stored;
 use crate::shim::protocol::{Common, Key, Order, Outputs, Variables};
 
 /// Longest string that Linux takes as one argument or variable, its end included.
@@ -172,7 +173,6 @@ impl Surroundings {
 
 /// What the shim is to do with the outputs folder.
 fn becomes_of(declared: &[TemplateOutput]) -> Outputs {
-    let is_stored = |output: &TemplateOutput| matches!(output.r#type, Type::File | Type::Directory);
     match declared {
         [] => Outputs::Ignored,
         declared if declared.iter().any(is_stored) => Outputs::Kept,

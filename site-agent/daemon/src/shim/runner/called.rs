@@ -12,6 +12,7 @@ use site_agent_spawn::Child;
 
 use super::{Current, Process, Rounds, Runner, now_timestamp};
 use crate::shim::directory::SlotDirectory;
+use crate::shim::outputs::BYTES_MAX;
 use crate::shim::protocol::{Common, EndKind, Order};
 use crate::shim::tree;
 use crate::shim::worker::{Answer, Worker};
@@ -22,8 +23,6 @@ const CANCEL_GRACE: Duration = Duration::from_secs(2);
 const SHUTDOWN_GRACE: Duration = Duration::from_secs(1);
 /// How long a worker may live on that says nothing more.
 const CLOSED_GRACE: Duration = Duration::from_secs(1);
-/// Longest list of values that is told with an end; longer ones are files, as those of a command.
-const RETURNED_BYTES_MAX: usize = 16 << 10;
 
 /// A worker that was asked to end.
 #[derive(Debug)]
@@ -181,7 +180,8 @@ fn returned(slot: &mut SlotDirectory, outputs: &Map<String, Json>, quick: bool) 
     }
     if quick && slot.is_bare() {
         let outputs = serde_json::to_vec(outputs)?;
-        if outputs.len() <= RETURNED_BYTES_MAX {
+        // Longer ones are files, as those of a command.
+        if outputs.len() <= BYTES_MAX {
             return Ok(EndKind::Returned { outputs });
         }
     }
