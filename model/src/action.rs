@@ -26,17 +26,20 @@ use crate::yaml::{Kind, Node};
 pub const MANIFEST_NAME: &str = "action.yaml";
 
 /// What an action is for. Others will follow, at the end.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 pub enum ActionKind {
     /// Turns inputs into outputs, and ends.
     #[default]
     Processor,
+    /// Stays, and emits records, each of which starts a run.
+    Source,
 }
 
 impl ActionKind {
     pub const fn as_str(self) -> &'static str {
         match self {
             Self::Processor => "processor",
+            Self::Source => "source",
         }
     }
 }
@@ -80,6 +83,23 @@ pub struct Manifest {
 }
 
 impl Manifest {
+    /// The same, if it is of this kind: a step and a source want different ones.
+    ///
+    /// # Errors
+    /// Where an action of its kind belongs.
+    pub fn of_kind(self, wanted: ActionKind) -> Result<Self, String> {
+        let name = &self.name;
+        match (self.kind, wanted) {
+            (ActionKind::Source, ActionKind::Processor) => {
+                Err(format!("the action {name} is a source: it stands below `source:`, and not in a step"))
+            }
+            (ActionKind::Processor, ActionKind::Source) => {
+                Err(format!("the action {name} emits nothing: its action.yaml does not say `kind: source`"))
+            }
+            (ActionKind::Processor, ActionKind::Processor) | (ActionKind::Source, ActionKind::Source) => Ok(self),
+        }
+    }
+
     /// The action with its folder as a tree, or with nothing while it is only checked.
     pub fn into_action(self, bundle: Option<ObjectId>, bundle_bytes: u64) -> Action {
         Action {
@@ -138,9 +158,9 @@ fn read(report: &mut Report, root: &Node) -> Manifest {
         report.name(name_text, node.place, "an action", true);
     }
     let version = version.map(|node| read_version(report, node)).unwrap_or_default();
-    if let Some(node) = fields.get("kind") {
-        read_supported(report, node, "kind", &[("processor", ())], &["source", "service"]);
-    }
+    let kinds = [("processor", ActionKind::Processor), ("source", ActionKind::Source)];
+    let kind = fields.get("kind").and_then(|node| read_supported(report, node, "kind", &kinds, &["service"]));
+    let kind = kind.unwrap_or_default();
     let runtime = read_runtime(report, &fields);
     let command_place = fields.get("command").map_or(fields.place, |node| node.place);
     let command = fields.get("command").filter(|_| runtime == Runtime::Command);
@@ -150,10 +170,13 @@ fn read(report: &mut Report, root: &Node) -> Manifest {
     let outputs = fields.get("outputs").map(|node| report.outputs(node)).unwrap_or_default();
     let resources = fields.get("resources").map(|node| read_resources(report, node));
     let description = fields.get("description").and_then(|node| report.text(node, "`description`"));
+    if kind == ActionKind::Source {
+        check_source(report, &runtime, command_place, &outputs);
+    }
     Manifest {
         name: name_text.to_owned(),
         version: version.to_owned(),
-        kind: ActionKind::default(),
+        kind,
         description: description.map(str::to_owned),
         labels,
         runtime,
@@ -162,6 +185,20 @@ fn read(report: &mut Report, root: &Node) -> Manifest {
         inputs,
         outputs,
         resources,
+    }
+}
+
+/// A source is called in a process that stays, and what it emits travels in the journal.
+fn check_source(report: &mut Report, runtime: &Runtime, place: Place, outputs: &IndexMap<String, Output>) {
+    if *runtime == Runtime::Command {
+        let help = Some(format!("write `runtime: {PYTHON_RUNTIME}` and `handler: main.py:run`"));
+        report.error(place, "a source stays in a process that is called: it has no command", help);
+    }
+    for (name, output) in outputs {
+        if output.r#type.has_files() {
+            let help = Some("emit what tells where it is, and let a step of the workflow fetch it".to_owned());
+            report.error(output.place, format!("a source emits values: `{name}` cannot be {}", output.r#type), help);
+        }
     }
 }
 

@@ -150,6 +150,18 @@ pub const IMPORT_LOG_BYTES_MAX: usize = 16 << 10;
 pub const IMPORT_MESSAGE_BYTES_MAX: usize = 2 << 10;
 /// Faults of one folder that are kept of an import.
 pub const IMPORT_FAULTS_MAX: usize = 10;
+/// Workflows that are deployed at a time: each is in memory and in every checkpoint with its text.
+pub const DEPLOYMENTS_MAX: usize = 1_000;
+/// Records that a source may have emitted and not been told of: as many go over the link in one call.
+pub const EMITTED_AT_ONCE_MAX: usize = 64;
+/// Bytes of a record with its offset and its key, as JSON: as many as are on their way at once fit into one call.
+pub const EMITTED_BYTES_MAX: usize = 32 << 10;
+/// Bytes of the offset of a source: it is in the journal with every record.
+pub const OFFSET_BYTES_MAX: usize = 4 << 10;
+/// Bytes of the key of a record, and how many keys of a source are remembered: those of what it may emit again after it has
+/// failed, and not of all that it ever has.
+pub const EMITTED_KEY_BYTES_MAX: usize = 256;
+pub const EMITTED_KEYS_KEPT: usize = 1_000;
 /// Signatures of one version: more keys than a release goes through; all go along with each step that uses it.
 pub const ACTION_SIGNATURES_MAX: usize = 16;
 /// Bytes of one output: the largest object that a bucket takes, 9,000 parts of 5 GiB.

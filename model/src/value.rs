@@ -57,6 +57,22 @@ impl Type {
             ) => self == given,
         }
     }
+
+    /// Whether a value of it is, or is a list of, files or directories. Of what an object holds nothing is known.
+    pub fn has_files(&self) -> bool {
+        match self {
+            Self::File | Self::Directory => true,
+            Self::List(Some(element)) => element.has_files(),
+            Self::String
+            | Self::Integer
+            | Self::Number
+            | Self::Boolean
+            | Self::Enum(_)
+            | Self::List(None)
+            | Self::Object
+            | Self::Any => false,
+        }
+    }
 }
 
 /// The type in words, as it follows "expected": `an integer`, `a list (each element a file)`.

@@ -10,6 +10,7 @@ mod rules;
 mod schema;
 mod settings;
 mod sites;
+mod source;
 mod steps;
 
 use std::time::Duration;
@@ -20,7 +21,7 @@ use serde::{Deserialize, Serialize};
 pub use self::held::{
     BUCKET_SCHEMES, FetchedFrom, Given, HeldAt, Outside, OutsideUrl, OutsideUrlError, TakenIn, WEB_SCHEMES,
 };
-pub use self::parse::{Surroundings, parse};
+pub use self::parse::{Deployable, Surroundings, parse, parse_deployable};
 pub use self::schema::{action_schema, workflow_schema};
 pub(crate) use self::settings::{check_variable, read_resources};
 pub use self::sites::{SiteFacts, check_sites};

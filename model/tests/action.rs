@@ -36,9 +36,9 @@ fn a_manifest_without_kind_and_runtime_is_a_command_that_ends() {
 #[test]
 fn what_cannot_run_yet_is_told_apart_from_what_does_not_exist() {
     check(
-        "name: a\nversion: '1'\nkind: source\nruntime: wasm\ncommand: [x]\n",
+        "name: a\nversion: '1'\nkind: service\nruntime: wasm\ncommand: [x]\n",
         expect![[r#"
-            action.yaml:3:7: `kind: source` is not supported yet (write `kind: processor`)
+            action.yaml:3:7: `kind: service` is not supported yet (write `kind: processor` or `kind: source`)
             action.yaml:4:10: `runtime: wasm` is not supported yet (write `runtime: command` or `runtime: python`)
         "#]],
     );
@@ -47,6 +47,21 @@ fn what_cannot_run_yet_is_told_apart_from_what_does_not_exist() {
         expect![[r#"
             action.yaml:3:7: the kind of an action cannot be `procesor` (did you mean `processor`?)
             action.yaml:4:10: the runtime of an action cannot be `comand` (did you mean `command`?)
+        "#]],
+    );
+}
+
+#[test]
+fn a_source_is_called_and_emits_values() {
+    let manifest = parsed("name: a\nversion: '1'\nkind: source\nruntime: python\nhandler: main.py:run\n");
+    assert_eq!(manifest.kind, ActionKind::Source);
+    let refused = manifest.of_kind(ActionKind::Processor).expect_err("it is no step");
+    assert_eq!(refused, "the action a is a source: it stands below `source:`, and not in a step");
+    check(
+        "name: a\nversion: '1'\nkind: source\ncommand: [x]\noutputs: { all: list of file }\n",
+        expect![[r#"
+            action.yaml:4:10: a source stays in a process that is called: it has no command (write `runtime: python` and `handler: main.py:run`)
+            action.yaml:5:12: a source emits values: `all` cannot be a list (each element a file) (emit what tells where it is, and let a step of the workflow fetch it)
         "#]],
     );
 }

@@ -8,6 +8,7 @@ use super::order::order_steps;
 use super::outputs::{Published, count_published, read_outputs};
 use super::rules::read_rules;
 use super::settings::read_concurrency;
+use super::source::read_emitter;
 use super::steps::{Draft, Others, read_drafts};
 use crate::diagnostic::{Diagnostic, Place};
 use crate::expression::{Expression, Listed, Names, Reader, StepNames};
@@ -28,6 +29,14 @@ pub trait Surroundings {
     /// Why there is no such action, in a sentence without a full stop.
     fn action(&self, reference: &str) -> Result<Action, String>;
 
+    /// Resolves what stands after `action:` below `source:`, an action of another kind.
+    ///
+    /// # Errors
+    /// As for [`Self::action`].
+    fn source(&self, reference: &str) -> Result<Action, String> {
+        Err(format!("there is no source {reference} here"))
+    }
+
     /// What was given for an input when the workflow was submitted.
     fn given(&self, input: &str) -> Given {
         let _ = input;
@@ -35,19 +44,52 @@ pub trait Surroundings {
     }
 }
 
-const WORKFLOW_FIELDS: &[&str] =
-    &["workflow", "description", "requires", "inputs", "steps", "outputs", "placement", "priority", "concurrency"];
+const WORKFLOW_FIELDS: &[&str] = &[
+    "workflow",
+    "description",
+    "requires",
+    "source",
+    "inputs",
+    "steps",
+    "outputs",
+    "placement",
+    "priority",
+    "concurrency",
+];
 
-/// Parses and checks a workflow file.
+/// What a file says that is to be deployed.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Deployable {
+    pub workflow: Workflow,
+    /// What carries its source out, if it has one: a workflow of one step, which only ends when it is cancelled.
+    pub emitter: Option<Workflow>,
+}
+
+/// Parses and checks a workflow file. What it says of a source is checked too, and plays no part in a single run.
 ///
 /// # Errors
 /// Everything that is wrong with it, in the order of the file.
 pub fn parse(file_name: &str, source: &str, surroundings: &dyn Surroundings) -> Result<Workflow, Vec<Diagnostic>> {
+    parse_deployable(file_name, source, surroundings).map(|deployable| deployable.workflow)
+}
+
+/// As [`parse`], with its source.
+///
+/// # Errors
+/// Everything that is wrong with it, in the order of the file.
+pub fn parse_deployable(
+    file_name: &str,
+    source: &str,
+    surroundings: &dyn Surroundings,
+) -> Result<Deployable, Vec<Diagnostic>> {
     let mut report = Report::new(file_name);
-    let workflow =
-        report.yaml(source, WORKFLOW_BYTES_MAX).and_then(|root| read(&mut report, source, &root, surroundings));
-    match workflow {
-        Some(workflow) if report.is_empty() => Ok(workflow),
+    let deployable = report.yaml(source, WORKFLOW_BYTES_MAX).and_then(|root| {
+        let workflow = read(&mut report, source, &root, surroundings)?;
+        let emitter = read_emitter(&mut report, source, &root, &workflow, surroundings);
+        Some(Deployable { workflow, emitter })
+    });
+    match deployable {
+        Some(deployable) if report.is_empty() => Ok(deployable),
         Some(_) | None => Err(report.into_diagnostics()),
     }
 }

@@ -20,6 +20,7 @@ pub fn workflow_schema() -> Value {
             "description": "Programs that the scripts call; looked for by `atoll dev` before anything runs.",
             "$ref": "#/$defs/texts",
         },
+        "source": source(),
         "inputs": named(NAME, "#/$defs/input", "What a run is given."),
         "steps": named(NAME, "#/$defs/step", "The nodes of the graph; what a step reads decides when it runs."),
         "outputs": {
@@ -57,6 +58,30 @@ pub fn workflow_schema() -> Value {
     })
 }
 
+/// What starts the runs of a workflow that is deployed.
+fn source() -> Value {
+    json!({
+        "type": ["object", "null"],
+        "description": "What starts runs when the workflow is deployed: an action of the kind `source`, whose outputs are \
+                        the inputs of the runs.",
+        "properties": {
+            "action": { "type": "string" },
+            "description": { "type": "string" },
+            "with": { "type": ["object", "null"], "propertyNames": { "pattern": VARIABLE }, "description": "Its inputs." },
+            "site": { "$ref": "#/$defs/selector" },
+            "resources": { "$ref": "#/$defs/resources" },
+            "env": {
+                "type": ["object", "null"],
+                "additionalProperties": { "type": ["string", "number", "boolean"] },
+                "description": "Further environment variables, as plain texts.",
+            },
+            "priority": priority("Added to the priority of the workflow."),
+        },
+        "required": ["action"],
+        "additionalProperties": false,
+    })
+}
+
 /// The schema of `action.yaml`.
 pub fn action_schema() -> Value {
     json!({
@@ -70,7 +95,11 @@ pub fn action_schema() -> Value {
                 "pattern": "^[A-Za-z0-9][A-Za-z0-9.+_-]{0,63}$",
                 "description": "Put it in quotes: 1.10 is not 1.1.",
             },
-            "kind": { "const": "processor", "description": "A processor turns inputs into outputs, and ends." },
+            "kind": {
+                "enum": ["processor", "source"],
+                "description": "A processor turns inputs into outputs, and ends. A source stays, and emits records, each \
+                                of which starts a run.",
+            },
             "runtime": {
                 "enum": ["command", "python"],
                 "description": "command: a process of its own. python: a function, called in a process that serves many.",
@@ -102,6 +131,10 @@ pub fn action_schema() -> Value {
             "resources": { "$ref": "#/$defs/resources" },
         },
         "required": ["name", "version"],
+        "allOf": [{
+            "if": { "properties": { "kind": { "const": "source" } }, "required": ["kind"] },
+            "then": { "properties": { "runtime": { "const": "python" } }, "required": ["runtime"] },
+        }],
         "if": { "properties": { "runtime": { "const": "python" } }, "required": ["runtime"] },
         "then": { "required": ["handler"], "properties": { "command": false } },
         "else": { "required": ["command"], "properties": { "handler": false, "requirements": false } },

@@ -37,6 +37,9 @@ const STEP_FIELDS: &[&str] = &[
     "cache",
 ];
 
+/// What a source may say: it is one execution that stays, and is begun again whatever it ends by.
+const SOURCE_FIELDS: &[&str] = &["action", "description", "with", "site", "resources", "env", "priority"];
+
 /// A step before its expressions are read: they may name steps that come later in the file.
 #[derive(Debug)]
 pub(super) struct Draft<'node> {
@@ -82,6 +85,33 @@ pub(super) fn read_drafts<'node>(
         Draft { name: entry.key.clone(), index, outputs, unknown, place: entry.key_place, work, fields }
     });
     drafts.collect()
+}
+
+/// The step that carries a source out.
+pub(super) fn read_source<'node>(
+    report: &mut Report,
+    entry: &'node Entry,
+    surroundings: &dyn Surroundings,
+) -> Draft<'node> {
+    let fields = report.fields(&entry.value, "a source", SOURCE_FIELDS);
+    let reference = fields.get("action").and_then(|node| Some((node.place, report.text(node, "an action")?)));
+    let work = match reference.map(|(place, reference)| (place, surroundings.source(reference))) {
+        Some((_, Ok(action))) => Work::Python(action),
+        Some((place, Err(message))) => {
+            report.error(place, message, None);
+            Work::Null
+        }
+        None => {
+            if fields.get("action").is_none() {
+                let help = Some("write `action: gauge@1` with an action whose `kind` is `source`".to_owned());
+                report.error(entry.key_place, "a source needs an `action`", help);
+            }
+            Work::Null
+        }
+    };
+    let outputs = work.action().map(|action| action.outputs.clone()).unwrap_or_default();
+    let unknown = work.action().is_none();
+    Draft { name: entry.key.clone(), index: StepIndex(0), outputs, unknown, place: entry.key_place, work, fields }
 }
 
 fn read_work(report: &mut Report, step: &Entry, fields: &Fields<'_>, surroundings: &dyn Surroundings) -> Work {
