@@ -28,6 +28,10 @@ impl ControlPlane {
         self.state.results.check();
         self.state.registry.check();
         self.state.repositories.check();
+        for (name, deployment) in self.state.deployments.iter() {
+            let lives = |run| self.state.runs.get(&run).is_some_and(|run| run.is_live());
+            assert!(deployment.live_run().is_none_or(lives), "the source of {name:?} lives in a run that goes on");
+        }
     }
 
     /// What is counted along is what there is.

@@ -1,5 +1,6 @@
 //! What the control plane asks of its shell. All of it may be lost with the process, and is asked for again after it.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use atoll_model::id::{AgentId, RunId, SiteName, TransferId};
@@ -77,6 +78,13 @@ pub enum Response {
     /// The object is in the bucket.
     Staged {
         copy: BucketCopy,
+    },
+    /// These records of the attempt have started their runs, up to this number; the one behind it was refused, if this says
+    /// why. How far the source has come, with all attempts.
+    Emitted {
+        through: u64,
+        offset: Option<Arc<str>>,
+        refused: Option<String>,
     },
     /// The key that is kept.
     ProjectKey {

@@ -10,6 +10,7 @@ mod commands;
 pub(crate) mod data;
 mod delegate_command;
 mod delegation;
+mod deployments;
 mod direct;
 mod dispatch;
 mod encryption;

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use atoll_model::id::{AgentId, ExecutionId, ObjectId, RunId, SiteName, TokenId, TransferId};
+use atoll_model::id::{AgentId, Attempt, ExecutionId, ObjectId, RunId, SiteName, TokenId, TransferId};
 use atoll_model::placement::Labels;
 use atoll_model::policy::Policy;
 use atoll_model::repository::{RepositoryName, RepositorySource};
@@ -13,6 +13,7 @@ use atoll_model::value::{ObjectRef, Value};
 use atoll_model::workflow::Workflow;
 use indexmap::IndexMap;
 
+use crate::deployments::{Deployed, DeploymentName, EmittedRecord};
 use crate::encryption::{KeyId, WrappedKey};
 use crate::finished::FinishedRun;
 use crate::look_ahead::{Aim, Goal};
@@ -253,6 +254,21 @@ pub enum Request {
         name: ActionName,
         version: Box<ActionVersion>,
         origin: Box<Origin>,
+    },
+    /// A person deploys a workflow. The ids of its runs are minted by the shell.
+    DeployWorkflow {
+        name: DeploymentName,
+        deployed: Box<Deployed>,
+    },
+    UndeployWorkflow {
+        name: DeploymentName,
+    },
+    /// A source has emitted these, in this order, at the site of this agent. Without any: how far has it come?
+    Emit {
+        agent: AgentId,
+        execution: ExecutionId,
+        attempt: Attempt,
+        records: Vec<EmittedRecord>,
     },
     /// The journal is a copy of an earlier time: agents may know more than it does.
     NoteRestored,

@@ -23,6 +23,7 @@ use indexmap::IndexMap;
 use serde::{Deserialize, Serialize};
 
 pub use self::parts::{Items, LogPositions, PinnedAt, ReturnCause, RuleText};
+use crate::deployments::{Deployed, DeploymentName, Emission};
 use crate::encryption::{KeyId, WrappedKey};
 use crate::registry::{ActionName, ActionVersion, Deprecation};
 use crate::repositories::{Import, ImportReport, Origin, Repository};
@@ -566,5 +567,37 @@ pub enum Fact {
     ActionImported {
         name: ActionName,
         origin: Box<Origin>,
+    },
+
+    // Workflows that are deployed.
+    /// In place of what was deployed by this name, if anything was.
+    WorkflowDeployed {
+        name: DeploymentName,
+        deployed: Box<Deployed>,
+        at: Timestamp,
+    },
+    /// The run that carries its source out is, or will be, one of the facts of the same step.
+    SourceBegun {
+        name: DeploymentName,
+    },
+    SourceEnded {
+        name: DeploymentName,
+        run: RunId,
+        state: RunState,
+        message: Option<String>,
+        at: Timestamp,
+    },
+    /// The run that the record starts is one of the facts of the same step.
+    RecordEmitted {
+        name: DeploymentName,
+        emission: Emission,
+        at: Timestamp,
+    },
+    /// It is gone when its source is.
+    WorkflowUndeployed {
+        name: DeploymentName,
+    },
+    DeploymentRemoved {
+        name: DeploymentName,
     },
 }

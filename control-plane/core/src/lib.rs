@@ -29,6 +29,7 @@ mod caches;
 mod check;
 pub mod command;
 mod control_plane;
+mod deployments;
 mod direct;
 mod encryption;
 mod engine;
@@ -54,6 +55,7 @@ mod views;
 
 pub use command::{Command, HolderOffer, Rejection, Response};
 pub use control_plane::{ControlPlane, Step};
+pub use deployments::{Deployed, DeploymentName, Emission, EmittedRecord};
 pub use encryption::{BucketCopy, Encryption, KeyId, WrappedKey};
 pub use event::{Config, ConnectionId, Event, PinPlace, PolicyApplication, ProjectChange, Request, RequestId};
 pub use fact::{Fact, Items, LogPositions, PinnedAt, ReturnCause, RuleText};

@@ -74,11 +74,19 @@ impl Registry {
     /// # Errors
     /// That there is none, and what there is.
     pub fn action(&self, name: &ActionName) -> Result<Action, String> {
+        self.action_of(name, ActionKind::Processor)
+    }
+
+    /// The action that a step names, or that a source does.
+    ///
+    /// # Errors
+    /// As for [`Self::action`], and where it belongs, if it is of another kind.
+    pub fn action_of(&self, name: &ActionName, kind: ActionKind) -> Result<Action, String> {
         let version = self.get(name).ok_or_else(|| self.why_missing(name))?;
         let file = format!("action.yaml of {}", name.reference);
         let manifest = parse(&file, &version.manifest)
             .map_err(|diagnostics| diagnostics.iter().map(ToString::to_string).collect::<Vec<_>>().join("; "))?;
-        Ok(manifest.into_action(Some(version.bundle.id), version.bundle.bytes))
+        Ok(manifest.of_kind(kind)?.into_action(Some(version.bundle.id), version.bundle.bytes))
     }
 
     /// Why there is no such version, and what there is.

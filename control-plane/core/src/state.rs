@@ -3,6 +3,7 @@
 mod claims;
 mod copies;
 mod delegated;
+mod deployments;
 mod ending;
 mod evolve;
 mod evolve_executions;
@@ -32,6 +33,7 @@ use serde::{Deserialize, Serialize};
 pub(crate) use self::claims::{ClaimId, ClaimTerms, Claimed, Claims, StandingHold};
 pub(crate) use self::copies::{Pin, Verification};
 pub(crate) use self::delegated::Delegations;
+pub(crate) use self::deployments::SOURCE;
 pub(crate) use self::evolve_runs::{submitted_objects, visit_with_parts};
 pub(crate) use self::keys::Keys;
 pub(crate) use self::object::{
@@ -44,6 +46,7 @@ pub(crate) use self::row::{Detail, Row, RowState};
 pub(crate) use self::run::{Active, ActivePhase, Decision, Former, Phase, Run, StepPhase, StepState, Tries};
 pub(crate) use self::site::{Agent, Log, Outgoing, Site, Token};
 pub(crate) use self::usage::{ProjectUsage, Projects, Usage};
+use crate::deployments::Deployments;
 use crate::fact::PinnedAt;
 use crate::plan::RunPlan;
 use crate::registry::Registry;
@@ -58,7 +61,7 @@ pub struct Snapshot(pub(crate) State);
 impl Snapshot {
     /// Format of snapshots and facts. Facts are only ever added to, at the end of their list; what changes in a snapshot
     /// is put right by [`Self::upgrade`].
-    pub const FORMAT: u16 = 5;
+    pub const FORMAT: u16 = 6;
 
     /// Makes an encoded snapshot of an earlier format one of this format.
     pub fn upgrade(format: u16, encoded: &mut Vec<u8>) {
@@ -80,6 +83,10 @@ impl Snapshot {
         if format < 5 {
             // Repositories, where versions came from, and the number of the last import.
             encoded.extend([EMPTY; 3]);
+        }
+        if format < 6 {
+            // Deployed workflows.
+            encoded.push(EMPTY);
         }
     }
 }
@@ -138,6 +145,8 @@ pub(crate) struct State {
     pub(crate) refusals: BTreeMap<(RunId, StepIndex), BTreeMap<SiteId, Arc<str>>>,
     /// Not there before format 5 of the journal.
     pub(crate) repositories: Arc<Repositories>,
+    /// Not there before format 6 of the journal.
+    pub(crate) deployments: Deployments,
     /// Runs that have not ended, and what is under way, by project. Both follow from the runs.
     #[serde(skip)]
     pub(crate) live_runs: u64,

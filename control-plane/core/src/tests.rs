@@ -9,6 +9,7 @@ mod crossings;
 mod damage;
 mod data;
 mod delegation;
+mod deployments;
 mod direct;
 mod encryption;
 mod eviction;

@@ -1,5 +1,7 @@
 //! What people see of the state: plain values, made on demand.
 
+mod deployments;
+
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
@@ -12,6 +14,8 @@ use atoll_model::value::{ObjectRef, Value};
 use atoll_model::workflow::Concurrency;
 use indexmap::IndexMap;
 use serde::{Deserialize, Serialize};
+
+pub use self::deployments::{DeploymentState, DeploymentView, SourceView};
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 pub enum RunState {

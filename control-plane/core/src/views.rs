@@ -1,5 +1,6 @@
 //! Views: what people see, made from the state when they ask.
 
+mod deployments;
 mod executions;
 mod planning;
 mod policies;

@@ -217,6 +217,7 @@ impl Keys {
             | Response::Authorised { .. }
             | Response::Offered { .. }
             | Response::Staged { .. }
+            | Response::Emitted { .. }
             | Response::Done => unreachable!("a key is what was asked for"),
         }
     }

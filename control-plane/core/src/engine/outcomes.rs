@@ -67,10 +67,11 @@ impl ControlPlane {
         }
         let run = self.state.run(run_id);
         let state = &run.steps[step.index()];
+        let is_source = self.state.deployments.of_run(run_id).is_some();
         let (mut ended, mut again, mut unknown) = (Vec::with_capacity(elements.len()), Vec::new(), Vec::new());
         for mut finished in elements {
             check_outputs(run, step, &mut finished);
-            match judge(run, step, &mut finished) {
+            match judge(run, step, is_source, &mut finished) {
                 Judgement::Final => ended.push(finished),
                 Judgement::Again { cause, not_before, message } => {
                     again.push((finished.element, cause, not_before, message));
@@ -328,7 +329,8 @@ fn check_outputs(run: &Run, step: StepIndex, finished: &mut FinishedElement) {
     }
 }
 
-fn judge(run: &Run, step: StepIndex, finished: &mut FinishedElement) -> Judgement {
+/// A source is begun again whatever goes down with it, after growing pauses.
+fn judge(run: &Run, step: StepIndex, is_source: bool, finished: &mut FinishedElement) -> Judgement {
     let state = &run.steps[step.index()];
     let active = state.active.get(&finished.element).or_else(|| state.unknown.get(&finished.element));
     let active = active.expect("only current attempts are judged");
@@ -355,6 +357,10 @@ fn judge(run: &Run, step: StepIndex, finished: &mut FinishedElement) -> Judgemen
         Outcome::Cancelled if active.cancelling => Judgement::Final,
         Outcome::Cancelled => stopped(finished, active, at_most_once),
         Outcome::Interrupted { message } if at_most_once => Judgement::Unknown { message },
+        Outcome::Interrupted { message } if is_source => {
+            let not_before = definition.retry.after_failure(tries.crashes).unwrap_or_default();
+            Judgement::Again { cause: ReturnCause::Interrupted, not_before, message }
+        }
         Outcome::Interrupted { message } => {
             if tries.crashes + 1 >= limits::POISON_CRASHES_MAX {
                 let times = limits::POISON_CRASHES_MAX;

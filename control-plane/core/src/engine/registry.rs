@@ -128,6 +128,10 @@ impl ControlPlane {
             let reason = format!("{} is used by {run}, which has not ended; `deprecate` it meanwhile", name.reference);
             return Err(Rejection::Conflict(reason));
         }
+        if let Some(deployed) = self.deployed_user(&name) {
+            let reason = format!("{} is used by the deployed workflow {}: undeploy it", name.reference, deployed.name);
+            return Err(Rejection::Conflict(reason));
+        }
         self.record(Fact::ActionRemoved { name });
         self.agenda.sweep.insert(bundle);
         Ok(Response::Done)

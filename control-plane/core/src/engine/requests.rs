@@ -58,6 +58,9 @@ impl ControlPlane {
             Request::PushImported { number, name, version, origin } => {
                 self.push_imported(number, name, *version, *origin)
             }
+            Request::DeployWorkflow { name, deployed } => self.deploy_workflow(name, *deployed),
+            Request::UndeployWorkflow { name } => self.undeploy_workflow(name),
+            Request::Emit { agent, execution, attempt, records } => self.emit(agent, (execution, attempt), records),
             Request::NoteRestored => self.note_restored(),
             Request::ResolveUnknown { execution, run_again } => self.resolve_unknown(execution, run_again),
         };

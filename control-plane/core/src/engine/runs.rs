@@ -134,6 +134,7 @@ impl ControlPlane {
         let Some((state, outputs, error)) = ended else { return };
         *self.counters.runs_ended.entry(state).or_default() += 1;
         self.record(Fact::RunEnded { run: run_id, state, outputs, error, at: self.now });
+        self.source_ended(run_id);
         self.cancel_pushes_of(run_id);
         self.look_at_copies_of(run_id);
         self.look_at_expired_of(run_id);

@@ -65,7 +65,7 @@ impl ControlPlane {
         Ok(Response::Submitted { run })
     }
 
-    fn check_inputs_sent(
+    pub(crate) fn check_inputs_sent(
         &self,
         workflow: &Workflow,
         inputs: &IndexMap<String, Value>,
@@ -99,7 +99,7 @@ impl ControlPlane {
     }
 
     /// Refuses what no registered site could ever run, and rules that contradict each other or the steps.
-    fn check_possible_sites(&self, workflow: &Workflow, plan: &RunPlan) -> Result<(), Rejection> {
+    pub(crate) fn check_possible_sites(&self, workflow: &Workflow, plan: &RunPlan) -> Result<(), Rejection> {
         let mut possible: Vec<Vec<SiteId>> = Vec::new();
         let candidates = self.candidates();
         for step in &workflow.steps {

@@ -88,6 +88,12 @@ impl Fact {
             | Self::ImportAsked { .. }
             | Self::ImportEnded { .. }
             | Self::ActionImported { .. }
+            | Self::WorkflowDeployed { .. }
+            | Self::SourceBegun { .. }
+            | Self::SourceEnded { .. }
+            | Self::RecordEmitted { .. }
+            | Self::WorkflowUndeployed { .. }
+            | Self::DeploymentRemoved { .. }
             | Self::ReplicaOrdered { .. }
             | Self::ResultsDropped { .. }
             | Self::ReplicaEnded { .. }

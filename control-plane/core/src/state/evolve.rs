@@ -76,6 +76,12 @@ impl State {
             | Fact::ImportAsked { .. }
             | Fact::ImportEnded { .. }
             | Fact::ActionImported { .. } => self.evolve_repositories(fact),
+            Fact::WorkflowDeployed { .. }
+            | Fact::SourceBegun { .. }
+            | Fact::SourceEnded { .. }
+            | Fact::RecordEmitted { .. }
+            | Fact::WorkflowUndeployed { .. }
+            | Fact::DeploymentRemoved { .. } => self.evolve_deployments(fact),
             Fact::ProjectKeyKept { .. } | Fact::EncryptionChosen { .. } => self.evolve_keys(fact),
             Fact::ObjectUploaded { .. }
             | Fact::ObjectFetched { .. }

@@ -1,0 +1,68 @@
+//! Workflows that are deployed.
+
+use std::sync::Arc;
+
+use atoll_model::id::{RunId, SiteName};
+use atoll_model::time::Timestamp;
+
+use crate::deployments::DeploymentName;
+
+/// A workflow that is deployed.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct DeploymentView {
+    pub name: DeploymentName,
+    pub state: DeploymentState,
+    /// Why it is in this state, where that is not plain.
+    pub reason: Option<String>,
+    /// How often something was deployed by this name, until it was gone.
+    pub generation: u32,
+    pub deployed_by: String,
+    pub deployed_at: Timestamp,
+    /// The text of the file.
+    pub text: Arc<str>,
+    pub source: Option<SourceView>,
+    /// Records that have started a run.
+    pub emitted: u64,
+    pub emitted_at: Option<Timestamp>,
+    /// How far the source has come, as JSON, as it says.
+    pub offset: Option<Arc<str>>,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum DeploymentState {
+    /// Its source is on its way to run.
+    Deploying,
+    /// Its source runs, or it has none.
+    Ready,
+    /// Its source is being ended, and then it is gone.
+    Draining,
+    /// Its source has ended by itself, or somebody has cancelled it.
+    Ended,
+    /// Its source cannot run.
+    Failed,
+}
+
+impl DeploymentState {
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Deploying => "deploying",
+            Self::Ready => "ready",
+            Self::Draining => "draining",
+            Self::Ended => "ended",
+            Self::Failed => "failed",
+        }
+    }
+}
+
+/// What emits the records of a deployed workflow.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct SourceView {
+    pub action: String,
+    /// In which it lives: its logs are those of this run.
+    pub run: RunId,
+    /// Where it is.
+    pub site: Option<SiteName>,
+    pub is_running: bool,
+    pub restarts: u32,
+    pub last_error: Option<Arc<str>>,
+}
