@@ -2,6 +2,7 @@
 //! certificate of the connection says, and what that may do is asked of the core at each call.
 
 mod direct;
+mod emitted;
 mod enrolment;
 mod listener;
 mod logs;

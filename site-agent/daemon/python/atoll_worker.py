@@ -21,6 +21,9 @@ INVALID_OUTPUT = -32003
 MISSING_OUTPUT = -32004
 OUT_OF_MEMORY = -32005
 
+# Records that may wait for their answers.
+EMITTED_AT_ONCE = 64
+
 READ_BYTES = 1 << 16
 ENCODER = json.JSONEncoder(ensure_ascii=False, allow_nan=False, separators=(",", ":"))
 
@@ -60,8 +63,16 @@ class Channel:
                 return None
             self.buffer += chunk
 
+    def has_message(self):
+        """Whether something can be received without waiting for it to begin."""
+        import select
+
+        return b"\r\n\r\n" in self.buffer or bool(select.select([self.requests], [], [], 0)[0])
+
     def answer(self, identifier, member, content):
-        message = {"jsonrpc": "2.0", "id": identifier, member: content}
+        self.send({"jsonrpc": "2.0", "id": identifier, member: content})
+
+    def send(self, message):
         body = ENCODER.encode(message).encode()
         data = b"Content-Length: %d\r\n\r\n%b" % (len(body), body)
         while data:
@@ -74,6 +85,121 @@ def content_length(head):
         if name.lower() == b"content-length":
             return int(value)
     raise ValueError("a message without Content-Length")
+
+
+class Refused(Exception):
+    """A record cannot start a run; the message says why."""
+
+    __module__ = "atoll"
+
+
+class Source:
+    """What the function of a source is given: it emits records, and knows how far it has come."""
+
+    def __init__(self, worker):
+        self._worker = worker
+        self._last = 0
+        self._waiting = set()
+        self._answers = {}
+        #: What went with the last record that has started a run, also one of an earlier attempt; None at first.
+        self.offset = None
+
+    def emit(self, record, offset=None, key=None, wait=True):
+        """Starts a run with the values of the record, a dict. Returns when that is certain.
+
+        What is given as the offset is `source.offset` when the source is started again. Of records with the same key
+        only the first starts a run. Without wait it returns before, unless many wait already; see `flush`.
+        """
+        values = {}
+        if not isinstance(record, dict):
+            raise TypeError("a record is a dict of what the source emits, not %s" % shown(record))
+        for name, declared in self._worker.outputs.items():
+            value = record.get(name)
+            if value is not None:
+                try:
+                    values[name] = fitting(value, declared, name, "")
+                except Fault as fault:
+                    raise TypeError(fault.message) from None
+            elif not declared["optional"]:
+                raise TypeError("the record has no %s" % name)
+        unknown = [name for name in record if name not in self._worker.outputs]
+        if unknown:
+            raise TypeError("action.yaml declares no output %s" % unknown[0])
+        content = {"values": values}
+        if offset is not None:
+            content["offset"] = offset
+        if key is not None:
+            content["key"] = str(key)
+        while len(self._waiting) >= EMITTED_AT_ONCE:
+            self._listen()
+        identifier = self._ask("emit", content)
+        if wait:
+            self._wait(identifier)
+            self._raise_refused()
+        if offset is not None:
+            self.offset = offset
+
+    def flush(self):
+        """Returns when all records have started their runs."""
+        while self._waiting:
+            self._listen()
+        self._raise_refused()
+
+    def _begin(self):
+        identifier = self._ask("offset", None)
+        self._wait(identifier)
+        self.offset = self._answers.pop(identifier)["result"]["offset"]
+
+    def _ask(self, method, params):
+        import threading
+
+        if threading.current_thread() is not threading.main_thread():
+            raise RuntimeError("a source emits from the thread that its function was called in")
+        self._last += 1
+        message = {"jsonrpc": "2.0", "id": self._last, "method": method}
+        if params is not None:
+            message["params"] = params
+        # The answer may come before this returns.
+        self._waiting.add(self._last)
+        worker = self._worker
+        worker.hears = True
+        try:
+            # No cancel cuts the message short.
+            worker.channel.send(message)
+        finally:
+            worker.hears = False
+        worker.interrupt(None, None)
+        return self._last
+
+    def _wait(self, identifier):
+        while identifier in self._waiting:
+            self._listen()
+
+    def _listen(self):
+        """Takes the next message. The handler of the signal leaves it alone meanwhile, or has taken it before."""
+        worker = self._worker
+        worker.hears = True
+        try:
+            # What came before the handler was told to leave it alone may be all that was waited for.
+            if not worker.take_heard():
+                worker.heard(worker.channel.receive())
+        finally:
+            worker.hears = False
+        # The signal of what has come meanwhile was passed over.
+        worker.interrupt(None, None)
+
+    def _answered(self, message):
+        identifier = message["id"]
+        if identifier in self._waiting:
+            self._waiting.discard(identifier)
+            if "error" in message or message["result"]:
+                self._answers[identifier] = message
+
+    def _raise_refused(self):
+        refused = [message["error"]["message"] for message in self._answers.values() if "error" in message]
+        self._answers.clear()
+        if refused:
+            raise Refused(refused[0])
 
 
 class Worker:
@@ -89,6 +215,11 @@ class Worker:
         self.known = None
         self.path = None
         self.private_tmp = False
+        self.kind = "processor"
+        self.source = None
+        self.hears = False
+        self.has_heard = False
+        self.missed = False
 
     def serve(self):
         while True:
@@ -103,10 +234,10 @@ class Worker:
                     return
             elif method == "shutdown":
                 return
-            elif identifier is not None:
+            elif method is not None and identifier is not None:
                 error = {"code": METHOD_NOT_FOUND, "message": "there is no method %s" % method}
                 self.channel.answer(identifier, "error", error)
-            # A cancel that came after the end of what it was to cancel asks for nothing more.
+            # A cancel that came after the end of what it was to cancel asks for nothing more, nor does a late answer.
 
     def initialize(self, identifier, params):
         """Loads the handler. Whether there is one."""
@@ -116,10 +247,12 @@ class Worker:
             return False
         self.outputs = params["outputs"]
         self.folders = params["folders"]
+        self.kind = params.get("kind", self.kind)
         self.private_tmp = same_file("/tmp", self.folders["temporary"])
         os.chdir(self.folders["work"])
         try:
-            self.call = load(params["action"], params["handler"], params["inputs"])
+            called = load(params["action"], params["handler"])
+            self.call = calling_source(called) if self.kind == "source" else calling(called, params["inputs"])
         except BaseException as error:
             fault = described(error)
             flush()
@@ -141,7 +274,7 @@ class Worker:
         fault = None
         try:
             self.running = identifier
-            outputs = self.take(self.call(params["inputs"]))
+            outputs = self.carry_out(params["inputs"])
             self.running = None
         except BaseException as error:
             self.running = None
@@ -154,19 +287,56 @@ class Worker:
                 fault = Fault(INVALID_OUTPUT, "the outputs are no JSON: %s" % error)
         self.channel.answer(identifier, "error", {"code": fault.code, "message": fault.message})
 
-    def interrupt(self, _signal, _frame):
-        """Something has come while a handler runs: that it is to end, if anything."""
-        import select
+    def carry_out(self, inputs):
+        if self.kind != "source":
+            return self.take(self.call(inputs))
+        self.source = Source(self)
+        try:
+            self.source._begin()
+            self.call(self.source, inputs)
+            self.source.flush()
+        finally:
+            self.source = None
+        return {}
 
-        if self.running is None or not select.select([self.channel.requests], [], [], 0)[0]:
-            return
-        request = self.channel.receive()
-        if request is None:
+    def interrupt(self, _signal, _frame):
+        """Something has come while a handler runs: that it is to end, if anything, or what a source is answered."""
+        while self.running is not None:
+            if self.hears:
+                # Whoever takes a message now looks again: a signal may come at any line.
+                self.missed = True
+                return
+            self.missed = False
+            if not self.hear_one() and not self.missed:
+                return
+
+    def hear_one(self):
+        """Takes the next message, if there is one."""
+        self.hears = True
+        try:
+            if not self.channel.has_message():
+                return False
+            self.has_heard = True
+            self.heard(self.channel.receive())
+            return True
+        finally:
+            self.hears = False
+
+    def take_heard(self):
+        """Whether something was heard since this was asked."""
+        heard, self.has_heard = self.has_heard, False
+        return heard
+
+    def heard(self, message):
+        if message is None:
             # Nobody waits for the answer any more.
             os._exit(1)
-        if request.get("method") == "cancel" and request["params"]["id"] == self.running:
-            self.running = None
-            raise Cancelled()
+        if message.get("method") == "cancel":
+            if message["params"]["id"] == self.running:
+                self.running = None
+                raise Cancelled()
+        elif "method" not in message and self.source is not None:
+            self.source._answered(message)
 
     def open_logs(self):
         for descriptor, name in ((1, "stdout"), (2, "stderr")):
@@ -231,8 +401,8 @@ class Worker:
             shutil.copy(path, place)
 
 
-def load(folder, handler, inputs):
-    """What calls the handler with a dict of inputs."""
+def load(folder, handler):
+    """The function that the handler names."""
     import importlib.util
 
     file, _, function = handler.rpartition(":")
@@ -250,9 +420,19 @@ def load(folder, handler, inputs):
     called = getattr(module, function, None)
     if not callable(called):
         raise Fault(NOT_LOADED, "%s has no function %s" % (file, function))
+    return called
+
+
+def calling(called, inputs):
+    """What calls the handler with a dict of inputs."""
     if takes_dict(called, inputs):
         return called
     return lambda values: called(**values)
+
+
+def calling_source(called):
+    """What calls the function of a source with the source and a dict of inputs."""
+    return lambda source, values: called(source, **values)
 
 
 def takes_dict(called, inputs):

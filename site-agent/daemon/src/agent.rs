@@ -22,6 +22,7 @@ use crate::clock::Clock;
 use crate::config::{Config, ShimProgram};
 use crate::direct::Direct;
 use crate::driver::{Beginning, Driver, Inbox, Performer, direct_share, open_journal};
+use crate::emitted::{self, Emitted};
 use crate::executor::local::{self, Executor, LocalOptions, Order};
 use crate::executor::slurm::SlurmOptions;
 use crate::link::{Identity, Link, LinkCredentials, LinkEnd, LinkEvent, LinkOptions, http_client};
@@ -62,7 +63,7 @@ pub(crate) async fn run(config: Config, shutdown: CancellationToken) -> anyhow::
     let running = Running::start(&config, slots_dir.clone(), &meters)?;
     let Running { link, inbox, driver, executor, executing, transfers, tasks, traces, failed, direct, withheld } =
         running;
-    let (link, events) = link;
+    let (link, events, emitted) = link;
     let store = transfers.store().clone();
     let mut joined = tokio::task::spawn_blocking(move || driver.join());
     let stopping = CancellationToken::new();
@@ -77,6 +78,7 @@ pub(crate) async fn run(config: Config, shutdown: CancellationToken) -> anyhow::
     tasks.spawn(keep_checkpoints(store.clone(), CHECKPOINT_INTERVAL, stopping.clone()));
     tasks.spawn(keep_scrubbing(config.scrub, store.clone(), inbox.clone(), stopping.clone()));
     tasks.spawn(forward(events, inbox.clone(), Arc::clone(&meters)));
+    tasks.spawn(emitted::hand_on(emitted, direct.1.clone(), executor.clone(), tasks.clone(), stopping.clone()));
     if let Some(listener) = metrics {
         tasks.spawn(telemetry::serve(listener, Arc::clone(&meters), stopping.clone()));
     }
@@ -127,7 +129,7 @@ async fn last_export(traced: Option<tokio::task::JoinHandle<()>>) {
 
 /// Everything of a running agent.
 struct Running {
-    link: (Link, mpsc::Receiver<LinkEvent>),
+    link: (Link, mpsc::Receiver<LinkEvent>, mpsc::UnboundedReceiver<Emitted>),
     inbox: Inbox,
     driver: Driver,
     executor: Executor,
@@ -157,6 +159,7 @@ impl Running {
         let identity = link.identity().clone();
         tracing::info!(site = %identity.site, agent = %identity.agent, data_dir = %data_dir.display(), "the agent starts");
         let failed = CancellationToken::new();
+        let (to_emit, emitted) = mpsc::unbounded_channel();
         let (spans, traces) = telemetry::start_exporter(config, &identity, meters)?.unzip();
         let (executor, attempts, executing) = local::start(LocalOptions {
             site: identity.site.clone(),
@@ -172,6 +175,7 @@ impl Running {
             log_bytes_max: LOG_BYTES_MAX,
             logs: places,
             tell: teller(&inbox),
+            emitted: to_emit,
             meters: Arc::clone(meters),
             spans,
             failed: failed.clone(),
@@ -201,14 +205,9 @@ impl Running {
             meters: Arc::clone(meters),
             withheld: withheld.clone(),
         };
-        let driver = Driver::start(
-            Beginning { agent, step, clock, withheld: withheld.clone() },
-            inputs,
-            journal,
-            checkpoint_bytes,
-            performer,
-        )?;
-        let (link, direct) = ((link, events), (direct, credentials));
+        let beginning = Beginning { agent, step, clock, withheld: withheld.clone() };
+        let driver = Driver::start(beginning, inputs, journal, checkpoint_bytes, performer)?;
+        let (link, direct) = ((link, events, emitted), (direct, credentials));
         Ok(Self { link, inbox, driver, executor, executing, transfers, tasks, traces, failed, direct, withheld })
     }
 }

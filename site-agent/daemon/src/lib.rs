@@ -12,6 +12,7 @@ mod config;
 mod direct;
 mod doctor;
 mod driver;
+mod emitted;
 mod executor;
 pub mod link;
 mod lock;

@@ -3,6 +3,7 @@
 
 pub(crate) mod connection;
 mod directory;
+mod emitting;
 mod isolation;
 pub(crate) mod job;
 mod limits;

@@ -122,6 +122,7 @@ fn subject(response: Response) -> Result<Subject, Status> {
         | Response::Offered { .. }
         | Response::Staged { .. }
         | Response::ProjectKey { .. }
+        | Response::Emitted { .. }
         | Response::Done => Err(Status::internal("the answer does not fit the request")),
     }
 }

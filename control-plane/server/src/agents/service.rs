@@ -3,9 +3,10 @@
 use atoll_proto::v1::agents_server::Agents as Service;
 use atoll_proto::v1::{
     AdvertiseRequest, AdvertiseResponse, AgentBulk, AgentFrame, CompleteUploadRequest, CompleteUploadResponse,
-    DownloadUrlRequest, DownloadUrlResponse, EndBucketProbeRequest, EndBucketProbeResponse, EnrolRequest, Identity,
-    OfferFailedRequest, OfferFailedResponse, OffersRequest, OffersResponse, ProbeBucketRequest, ProbeBucketResponse,
-    ProbeRequest, ProbeResponse, RecoverRequest, RenewCertificateRequest, UploadPlanRequest, UploadPlanResponse,
+    DownloadUrlRequest, DownloadUrlResponse, EmitRequest, EmitResponse, EndBucketProbeRequest, EndBucketProbeResponse,
+    EnrolRequest, Identity, OfferFailedRequest, OfferFailedResponse, OffersRequest, OffersResponse, ProbeBucketRequest,
+    ProbeBucketResponse, ProbeRequest, ProbeResponse, RecoverRequest, RenewCertificateRequest, UploadPlanRequest,
+    UploadPlanResponse,
 };
 use tonic::{Request, Response, Status, Streaming};
 
@@ -51,6 +52,12 @@ impl Service for Calls {
         let peer = Peer::of_request(&request)?;
         let agent = peer.agent()?.0.agent;
         self.0.download_url(agent, request.into_inner()).await.map(Response::new)
+    }
+
+    async fn emit(&self, request: Request<EmitRequest>) -> Result<Response<EmitResponse>, Status> {
+        let peer = Peer::of_request(&request)?;
+        let agent = peer.agent()?.0.agent;
+        self.0.emit(agent, request.into_inner()).await.map(Response::new)
     }
 
     async fn advertise(&self, request: Request<AdvertiseRequest>) -> Result<Response<AdvertiseResponse>, Status> {

@@ -125,6 +125,7 @@ impl Agents {
             | Response::Offered { .. }
             | Response::Staged { .. }
             | Response::ProjectKey { .. }
+            | Response::Emitted { .. }
             | Response::Done => return Err(Status::internal("the answer does not fit the request")),
         };
         let stored = self.stored(&copy).await?;

@@ -102,6 +102,7 @@ pub(super) async fn send(app: &App, run: RunId, object: ObjectRef) -> Result<Htt
         | Response::Authorised { .. }
         | Response::Offered { .. }
         | Response::ProjectKey { .. }
+        | Response::Emitted { .. }
         | Response::Done => unreachable!("an object that is there is what was asked for"),
     };
     let stream = app.bucket.get_stream(stored, None).await?;

@@ -130,6 +130,7 @@ pub(super) async fn submit(
         | Response::Offered { .. }
         | Response::Staged { .. }
         | Response::ProjectKey { .. }
+        | Response::Emitted { .. }
         | Response::Done => run,
     };
     tracing::info!(%run, workflow = workflow_name, "a run was submitted");

@@ -1,10 +1,13 @@
 //! What actions with the runtime `python` run in at a site.
 
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use serde::Deserialize;
 
 use super::ConfigError;
+
+const IDLE: Duration = Duration::from_secs(60);
 
 /// The table `[python]`.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Deserialize)]
@@ -18,6 +21,8 @@ pub struct PythonSettings {
     pub wheels: Option<PathBuf>,
     /// Whether packages come from nowhere but the folder of wheels.
     pub offline: bool,
+    /// How long a worker is kept that has nothing to do: a minute unless given.
+    pub idle_seconds: Option<u64>,
 }
 
 impl PythonSettings {
@@ -31,6 +36,11 @@ impl PythonSettings {
             Some(relative) => Err(ConfigError::RelativePath(relative.clone())),
             None => Ok(self),
         }
+    }
+
+    /// How long a worker is kept that has nothing to do.
+    pub(crate) fn idle(&self) -> Duration {
+        self.idle_seconds.map_or(IDLE, Duration::from_secs)
     }
 
     pub(crate) fn program(&self) -> &Path {

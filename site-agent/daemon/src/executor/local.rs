@@ -41,11 +41,13 @@ use site_agent_core::Event;
 use site_agent_core::command::StartInput;
 use site_agent_core::event::{FoundAttempt, FoundState, Seal};
 use storage_sync_engine::store::{SiteStore, Stored};
+use tokio::sync::mpsc::UnboundedSender;
 use tokio_util::sync::CancellationToken;
 
 use crate::config::{Exports, Imports, ShimProgram};
+use crate::emitted::Emitted;
 use crate::executor::slurm::{FoundJob, Jobs, SlurmOptions};
-use crate::shim::protocol::{Common, FromShim, Key, Notice};
+use crate::shim::protocol::{Common, FromShim, Key, Notice, Taken};
 use crate::telemetry::{Meters, Spans, level};
 use crate::withheld::Withheld;
 
@@ -88,6 +90,8 @@ pub(crate) struct LocalOptions {
     pub meters: Arc<Meters>,
     /// Where what is done is told of, if traces are wanted.
     pub spans: Option<Spans>,
+    /// Takes what sources emit.
+    pub emitted: UnboundedSender<Emitted>,
     /// Where processes are jobs of a cluster.
     pub slurm: Option<SlurmOptions>,
     /// Cancelled when a thread of the executor cannot go on: then the agent must not either.
@@ -133,6 +137,8 @@ pub(crate) enum Order {
     },
     /// What has happened to attempts that are jobs.
     OfJobs(Vec<Notice>),
+    /// What the control plane says of what an attempt has emitted.
+    Taken(Key, Taken),
     Quit,
 }
 
@@ -209,6 +215,8 @@ pub(crate) fn start(mut options: LocalOptions) -> anyhow::Result<(Executor, Vec<
         store,
         surroundings,
         python: options.python,
+        emitted: options.emitted,
+        emitting: BTreeSet::new(),
         common: None,
         events: Vec::new(),
         meters: options.meters,
@@ -259,6 +267,9 @@ struct Local {
     store: SiteStore,
     surroundings: orders::Surroundings,
     python: Option<Interpreter>,
+    emitted: UnboundedSender<Emitted>,
+    /// Attempts that have emitted, and have not ended.
+    emitting: BTreeSet<Key>,
     /// What the executions of the last step have in common.
     common: Option<(slot::StepKey, Arc<Common>)>,
     events: Vec<Event>,
@@ -288,7 +299,8 @@ impl Local {
                 return;
             }
             if Instant::now() >= look_at {
-                self.slots.let_idle_go(SHIM_IDLE_MAX);
+                let warm_max = self.python.as_ref().map_or(SHIM_IDLE_MAX, |python| python.settings().idle());
+                self.slots.let_idle_go(SHIM_IDLE_MAX, warm_max);
                 look_at = Instant::now() + LOOK_INTERVAL;
             }
             let ready = match self.wait(look_at) {
@@ -362,6 +374,7 @@ impl Local {
                         self.notice(Place::Slot(number), notice);
                     }
                 }
+                FromShim::Emitted { key, records } => self.emitted(key, records),
             }
         }
         if gone {

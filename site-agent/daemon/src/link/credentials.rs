@@ -9,8 +9,8 @@ use atoll_model::value::ObjectRef;
 use atoll_proto::v1::encrypted_upload::Plan as EncryptedPlan;
 use atoll_proto::v1::upload_plan_response::Plan;
 use atoll_proto::v1::{
-    AdvertiseRequest, CompleteUploadRequest, DownloadUrlRequest, EncryptedUpload, Key, OfferFailedRequest,
-    OffersRequest, SinglePut, UploadInParts, UploadPlanRequest,
+    AdvertiseRequest, CompleteUploadRequest, DownloadUrlRequest, EmitRequest, EmitResponse, EncryptedUpload, Key,
+    OfferFailedRequest, OffersRequest, SinglePut, UploadInParts, UploadPlanRequest,
 };
 use storage_sync_engine::bucket::{MultipartPlan, UploadPlan, UploadRequest};
 use storage_sync_engine::direct::Offer;
@@ -56,6 +56,12 @@ impl LinkCredentials {
         let mut client = self.connection().await?.client();
         let addresses = addresses.iter().map(SocketAddr::to_string).collect();
         answered(client.advertise(AdvertiseRequest { addresses, relays: true })).await.map(drop)
+    }
+
+    /// Hands on what an attempt has emitted; without records, asks how far its source has come.
+    pub(crate) async fn emit(&self, request: EmitRequest) -> Result<EmitResponse, CredentialError> {
+        let mut client = self.connection().await?.client();
+        answered(client.emit(request)).await
     }
 
     async fn connection(&self) -> Result<Connection, CredentialError> {

@@ -13,11 +13,14 @@ use atoll_model::time::Timestamp;
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
-pub(crate) const PROTOCOL_VERSION: u8 = 2;
+pub(crate) const PROTOCOL_VERSION: u8 = 3;
 /// Shims tell small outputs since this version.
 pub(crate) const TELLS_OUTPUTS: u8 = 2;
 /// Shims have workers that are called ([`ToShim::Call`]) since this version.
 pub(crate) const CALLS_WORKERS: u8 = 2;
+
+/// Shims hand on what sources emit ([`FromShim::Emitted`]) since this version.
+pub(crate) const HANDS_ON_RECORDS: u8 = 3;
 
 /// Longest frame either side reads: a batch of orders with their environments stays far below it.
 const FRAME_BYTES_MAX: usize = 64 << 20;
@@ -97,6 +100,27 @@ pub(crate) enum ToShim {
     /// As [`ToShim::Start`], but a worker is called for each, with the inputs of the same place. Only for shims that know
     /// [`CALLS_WORKERS`].
     Call { common: Common, worker: Worker, orders: Vec<Order>, inputs: Vec<String> },
+    /// Records up to this number have started their runs. Only for shims that know [`HANDS_ON_RECORDS`].
+    Taken { key: Key, taken: Taken },
+}
+
+/// What the control plane says of records.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct Taken {
+    pub through: u64,
+    /// How far the source has come with all its attempts, as JSON.
+    pub offset: Option<String>,
+    /// Why the first record behind them starts no run.
+    pub refused: Option<String>,
+}
+
+/// What a source has emitted.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct Record {
+    /// Each is larger than the one before.
+    pub number: u64,
+    /// As the source says it: JSON.
+    pub record: String,
 }
 
 /// A process that is called for one execution after the other (`docs/action-protocol.md`). It is started by the command
@@ -125,6 +149,9 @@ pub(crate) struct Common {
     pub outputs: Outputs,
     /// Bytes of each log above which its middle is dropped.
     pub log_bytes_max: u64,
+    /// Whether it is a source. Not for the shim: that hands on what anyone emits.
+    #[serde(skip)]
+    pub emits: bool,
     /// What is called instead of starting the command anew each time. It goes beside this in [`ToShim::Call`], since shims
     /// of the first version know nothing of it.
     #[serde(skip)]
@@ -135,6 +162,15 @@ impl Common {
     /// Whether a worker that was started for the one can be called for the other.
     pub(crate) fn shares_worker(&self, other: &Self) -> bool {
         self.of_worker() == other.of_worker()
+    }
+
+    /// The version of this protocol that a shim has to speak for it.
+    pub(crate) fn version(&self) -> u8 {
+        match (&self.worker, self.emits) {
+            (_, true) => HANDS_ON_RECORDS,
+            (Some(_), false) => CALLS_WORKERS,
+            (None, false) => 0,
+        }
     }
 
     /// What makes up a worker.
@@ -187,6 +223,12 @@ pub(crate) enum FromShim {
     Hello(Hello),
     /// What has happened, in order.
     Notices(Vec<Notice>),
+    /// The attempt has emitted these; without any, it asks how far the source has come. What was not answered is said again on
+    /// the next connection.
+    Emitted {
+        key: Key,
+        records: Vec<Record>,
+    },
 }
 
 /// First frame of each connection.

@@ -48,6 +48,7 @@ impl Server {
             } else {
                 flush_at = None;
             }
+            self.hand_on();
             self.runner.clean_up();
             if self.agent.is_some() || !self.runner.is_idle() {
                 idle_since = now;
@@ -109,6 +110,7 @@ impl Server {
             ended: self.runner.ended(),
         };
         agent.say(&FromShim::Hello(hello));
+        self.runner.emit_again();
         self.agent = agent.write().is_ok().then_some(agent);
     }
 
@@ -125,6 +127,16 @@ impl Server {
         }
         // The agent has been woken on this core and is waited for; what there is to clean up here is not.
         rustix::thread::sched_yield();
+    }
+
+    /// What a source emits waits for nothing, as the source waits for it. Without an agent it stays where it is.
+    fn hand_on(&mut self) {
+        let Some(agent) = &mut self.agent else { return };
+        let Some((key, records)) = self.runner.take_emitted() else { return };
+        agent.say(&FromShim::Emitted { key, records });
+        if agent.write().is_err() {
+            self.lose_agent();
+        }
     }
 
     /// What the agent was told it may not have journaled.
@@ -152,6 +164,7 @@ impl Server {
                 ToShim::GiveBack { count } => self.runner.give_back(count),
                 ToShim::Forget(keys) => self.runner.forget(keys),
                 ToShim::Quit => self.quit = true,
+                ToShim::Taken { key, taken } => self.runner.taken(key, &taken),
             }
         }
     }

@@ -21,7 +21,8 @@ use serde_json::{Map, Value as Json, json};
 use site_agent_spawn::{Child, Program, Spawner};
 
 use super::directory::SlotDirectory;
-use super::protocol::{Common, EndKind, Order};
+use super::emitting::{Asked, Emitting};
+use super::protocol::{Common, EndKind, Order, Record, Taken};
 use super::tree;
 
 /// Versions of the action protocol that are spoken here.
@@ -58,6 +59,8 @@ pub(super) struct Worker {
     children: Option<(File, File)>,
     /// CPU time that was told of.
     cpu_micros: u64,
+    /// What it asks for while it is called.
+    emitting: Emitting,
 }
 
 /// What a worker answers to a call, or instead of one.
@@ -84,6 +87,9 @@ pub(super) struct State {
 #[derive(Deserialize)]
 struct Message {
     id: u64,
+    method: Option<String>,
+    #[serde(default)]
+    params: Json,
     result: Option<Returned>,
     error: Option<Fault>,
 }
@@ -141,6 +147,7 @@ impl Worker {
             logs_made: slot.logs_made(),
             tmp_made: slot.tmp_made(),
             cpu_micros: 0,
+            emitting: Emitting::default(),
         };
         let message = json!({ "jsonrpc": "2.0", "id": INITIALIZE, "method": "initialize", "params": params });
         worker.say(message.to_string().as_bytes());
@@ -156,6 +163,7 @@ impl Worker {
     /// Asks it to carry out an execution.
     pub(super) fn call(&mut self, common: &Rc<Common>, order: &Order, slot: &SlotDirectory) {
         self.calls += 1;
+        self.emitting = Emitting::default();
         // What it is started for next is compared by its address first.
         self.common = Rc::clone(common);
         let text = |bytes: &[u8]| Json::from(String::from_utf8_lossy(bytes));
@@ -179,6 +187,24 @@ impl Worker {
     pub(super) fn cancel(&mut self) {
         let message = json!({ "jsonrpc": "2.0", "method": "cancel", "params": { "id": self.calls } });
         self.say(message.to_string().as_bytes());
+        self.send();
+    }
+
+    /// What it has emitted and nobody was told of yet; nothing if it has asked for nothing.
+    pub(super) fn take_emitted(&mut self) -> Option<Vec<Record>> {
+        self.emitting.take()
+    }
+
+    /// Whoever was told of what it has emitted is gone, and may not have handed it on.
+    pub(super) fn emit_again(&mut self) {
+        self.emitting.again();
+    }
+
+    /// Answers what it has asked for, as far as that is known now.
+    pub(super) fn taken(&mut self, taken: &Taken) {
+        for answer in self.emitting.answers(taken) {
+            self.say(answer.as_bytes());
+        }
         self.send();
     }
 
@@ -248,8 +274,12 @@ impl Worker {
         }
     }
 
-    fn heard(&self, message: Message) -> Result<Option<Answer>, String> {
+    fn heard(&mut self, message: Message) -> Result<Option<Answer>, String> {
         match message {
+            Message { id, method: Some(method), params, .. } => {
+                let asked = Asked::new(&method, params)?;
+                self.emitting.ask(id, asked).map(|()| None)
+            }
             Message { id: INITIALIZE, error: Some(fault), .. } => Ok(Some(Answer::Unusable(fault.end()))),
             Message { id: INITIALIZE, result: Some(Returned { protocol: Some(protocol), .. }), .. }
                 if PROTOCOLS.contains(&protocol) =>

@@ -373,6 +373,10 @@ impl Agents for Service {
         Ok(Response::new(v1::OfferFailedResponse {}))
     }
 
+    async fn emit(&self, _: Request<v1::EmitRequest>) -> Result<Response<v1::EmitResponse>, Status> {
+        Err(Status::unavailable("it takes no records"))
+    }
+
     async fn upload_plan(&self, _: Request<v1::UploadPlanRequest>) -> Result<Response<v1::UploadPlanResponse>, Status> {
         Err(Status::not_found("there is no bucket"))
     }

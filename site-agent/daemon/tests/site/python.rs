@@ -494,3 +494,13 @@ async fn other_work_takes_the_place_of_a_process_that_waits() {
     assert!(acting.site.shims().len() > shims);
     assert_eq!(pid(&mut acting).await, Value::Integer(before), "it was left alone, since there was room");
 }
+
+#[tokio::test]
+async fn a_process_that_waits_is_kept_for_as_long_as_the_site_says() {
+    let site = Site::start_with("[python]\nidle_seconds = 0\n").await;
+    let outputs = [("pid", "integer", Type::Integer)];
+    let module = "import os\n\ndef handle():\n    return {\"pid\": os.getpid()}\n";
+    let mut acting = Acting::at(site, "{}", &outputs, module, &[]).await;
+    let [Value::Integer(pid)] = acting.outputs(&[]).await[..] else { panic!("no number") };
+    gone("what waits", Pid::from_raw(i32::try_from(pid).unwrap()).unwrap()).await;
+}

@@ -85,6 +85,7 @@ impl Surroundings {
             synced_claim: template.start == StartMode::AtMostOnce,
             outputs: becomes_of(&template.outputs),
             log_bytes_max: self.log_bytes_max,
+            emits: false,
             worker: None,
         }
     }

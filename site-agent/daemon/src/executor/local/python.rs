@@ -8,7 +8,7 @@ use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
-use atoll_model::action::{Manifest, Python, Runtime};
+use atoll_model::action::{ActionKind, Manifest, Python, Runtime};
 use atoll_model::session::StepTemplate;
 use atoll_model::value::{Type, Value};
 use serde_json::{Map, Value as Json, json};
@@ -108,7 +108,11 @@ impl Interpreter {
         let command = [program.as_os_str(), "-B".as_ref(), self.worker.as_os_str()];
         let command = command.map(|word| word.as_bytes().to_vec()).to_vec();
         let initialize = initialize(&action.folder, manifest, python).to_string();
-        Ok(Common { worker: Some(Worker { initialize }), ..surroundings.common_of(template, command, environment) })
+        let emits = manifest.kind == ActionKind::Source;
+        let common = surroundings.common_of(template, command, environment);
+        // Its records are counted within the attempt, which must never begin twice, even where the machine has lost its power.
+        let synced_claim = common.synced_claim || emits;
+        Ok(Common { worker: Some(Worker { initialize }), emits, synced_claim, ..common })
     }
 }
 
@@ -138,6 +142,7 @@ fn initialize(folder: &Path, manifest: &Manifest, python: &Python) -> Json {
         "handler": python.handler(),
         "inputs": manifest.inputs.keys().collect::<Vec<_>>(),
         "outputs": outputs,
+        "kind": manifest.kind.as_str(),
     })
 }
 

@@ -16,8 +16,7 @@ use super::slots::{Warmth, warmth};
 use crate::config::ShimProgram;
 use crate::shim::connection::Connection;
 use crate::shim::protocol::{
-    self, CALLS_WORKERS, Common, FromShim, Hello, Isolation, Key, Order, Outputs, PROTOCOL_VERSION, Setup,
-    TELLS_OUTPUTS, ToShim,
+    self, Common, FromShim, Hello, Isolation, Key, Order, Outputs, PROTOCOL_VERSION, Setup, TELLS_OUTPUTS, ToShim,
 };
 use crate::shim::{LAST_WORDS, SOCKET, log, make_private, remove_whatever};
 
@@ -197,7 +196,9 @@ impl Shim {
                     stream.set_nonblocking(true)?;
                     return Ok(Some(hello));
                 }
-                Some(FromShim::Notices(_)) => return Err(io::Error::other("it does not greet")),
+                Some(FromShim::Notices(_) | FromShim::Emitted { .. }) => {
+                    return Err(io::Error::other("it does not greet"));
+                }
                 None => {}
             }
             let mut chunk = [0; 4096];
@@ -223,9 +224,8 @@ impl Shim {
         self.connection.wants_to_write()
     }
 
-    /// Whether it knows how to call a worker, if that is asked for.
-    pub(super) fn knows(&self, warmth: Option<Warmth>) -> bool {
-        warmth.is_none() || self.version >= CALLS_WORKERS
+    pub(super) fn speaks(&self, version: u8) -> bool {
+        self.version >= version
     }
 
     pub(super) fn hand(&mut self, common: &Arc<Common>, order: Order, step: StepKey) {

@@ -109,16 +109,17 @@ impl Slots {
     /// The slot for an attempt: the one with the least to do of those with work of its step if these are as many as the
     /// step has room for (`ahead`), else one that has nothing to do, if need be a new one.
     /// Of idle ones, one whose worker waits for just this is taken first, and one that no worker waits in before one in
-    /// which another does.
+    /// which another does. Its shim speaks at least this version of the protocol.
     pub(super) fn choose(
         &mut self,
         step: StepKey,
         ahead: Option<u32>,
         warmth: Option<Warmth>,
+        version: u8,
     ) -> Result<u32, ShimError> {
         if let Some(lanes) = ahead {
             let of_step = self.slots.values().filter_map(|slot| {
-                let queue = &slot.shim().filter(|shim| shim.knows(warmth))?.handed;
+                let queue = &slot.shim().filter(|shim| shim.speaks(version))?.handed;
                 // What a slot is handed is of one step but where steps take turns, so the first is nearly always one.
                 queue.iter().any(|(_, handed)| *handed == step).then_some((queue.len(), slot.number))
             });
@@ -129,7 +130,7 @@ impl Slots {
                 return Ok(number);
             }
         }
-        if let Some(number) = self.idle(warmth) {
+        if let Some(number) = self.idle(warmth, version) {
             return Ok(number);
         }
         let empty = self.slots.values().find(|slot| matches!(slot.state, SlotState::Empty)).map(|slot| slot.number);
@@ -139,10 +140,10 @@ impl Slots {
         Ok(number)
     }
 
-    fn idle(&self, warmth: Option<Warmth>) -> Option<u32> {
+    fn idle(&self, warmth: Option<Warmth>, version: u8) -> Option<u32> {
         let idle = || {
             self.slots.values().filter_map(|slot| {
-                let can_take = |shim: &&Shim| shim.is_idle() && !shim.asked_back && shim.knows(warmth);
+                let can_take = |shim: &&Shim| shim.is_idle() && !shim.asked_back && shim.speaks(version);
                 Some((slot.number, slot.shim().filter(can_take)?))
             })
         };
@@ -187,14 +188,14 @@ impl Slots {
         }
     }
 
-    /// Lets shims go that have had nothing to do for long.
-    pub(super) fn let_idle_go(&mut self, idle_max: Duration) {
+    /// Lets shims go that have had nothing to do for long, and those in which a worker waits after another time.
+    pub(super) fn let_idle_go(&mut self, idle_max: Duration, warm_max: Duration) {
         let now = Instant::now();
         for slot in self.slots.values_mut() {
             if let SlotState::Live(shim) = &mut slot.state
                 && shim.is_idle()
                 && !shim.asked_back
-                && now.saturating_duration_since(shim.idle_since) >= idle_max
+                && now.saturating_duration_since(shim.idle_since) >= shim.warmth.map_or(idle_max, |_| warm_max)
             {
                 shim.asked_back = true;
                 shim.say(&ToShim::Quit);

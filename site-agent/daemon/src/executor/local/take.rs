@@ -23,9 +23,10 @@ use super::staging::StagingFailure;
 use super::workers::Staged;
 use super::{Job, Local, Order, orders};
 use crate::clock::wall_clock;
+use crate::emitted::Emitted;
 use crate::executor::slurm::Handed;
 use crate::shim::KEPT;
-use crate::shim::protocol::{End, EndKind, Isolation, Key, Left, Notice, ToShim};
+use crate::shim::protocol::{End, EndKind, Isolation, Key, Left, Notice, Record, Taken, ToShim};
 use crate::telemetry::process_context;
 
 impl Local {
@@ -43,6 +44,7 @@ impl Local {
             Order::DropSealed(seals) => self.workers.job(Job::DropSealed(seals)),
             Order::Cleared { slot, ended } => self.cleared(slot, ended),
             Order::OfJobs(notices) => notices.into_iter().for_each(|notice| self.notice(Place::Job, notice)),
+            Order::Taken(key, taken) => self.taken(key, taken),
             Order::Quit => self.quit = true,
         }
     }
@@ -140,6 +142,11 @@ impl Local {
                 return self.not_started(key, FailureReason::NotExecutable, super::staging::full_message(&error));
             }
         };
+        if self.jobs.is_some() && common.emits {
+            let why = "a source stays for as long as its workflow is deployed, and the executions of this site are jobs of \
+                       a cluster: let it run at a site with `executor = \"local\"`";
+            return self.not_started(key, FailureReason::NotExecutable, why.to_owned());
+        }
         if let Some(jobs) = &self.jobs {
             if let Some(known) = self.attempts.get_mut(key) {
                 known.place = Some(Place::Job);
@@ -148,7 +155,7 @@ impl Local {
             let label = format!("{}.{}", template.workflow, template.step_name);
             return jobs.hand(Handed { label, common, order });
         }
-        match self.slots.choose(step, ahead, warmth(&common)) {
+        match self.slots.choose(step, ahead, warmth(&common), common.version()) {
             Ok(number) => {
                 if let Some(known) = self.attempts.get_mut(key) {
                     known.place = Some(Place::Slot(number));
@@ -355,7 +362,24 @@ impl Local {
         }
     }
 
+    /// An attempt has emitted, or asks how far its source has come.
+    pub(super) fn emitted(&mut self, key: Key, records: Vec<Record>) {
+        self.emitting.insert(key);
+        // Where nobody listens any more the agent ends, and the shim tells the next one.
+        let _ = self.emitted.send(Emitted::Records { key, records });
+    }
+
+    fn taken(&mut self, key: Key, taken: Taken) {
+        let Some(Place::Slot(slot)) = self.attempts.get(key).and_then(|known| known.place) else { return };
+        if let Some(shim) = self.slots.shim_mut(slot) {
+            shim.say(&ToShim::Taken { key, taken });
+        }
+    }
+
     pub(super) fn ended(&mut self, place: Place, key: Key, end: &End) {
+        if self.emitting.remove(&key) {
+            let _ = self.emitted.send(Emitted::Over(key));
+        }
         self.meters.ended(&end.how);
         let bytes_in = self.attempts.get(key).map_or(0, |known| known.bytes_in);
         self.attempts.end(key, place, end);

@@ -43,6 +43,7 @@ fn options(data_dir: &Path) -> (LocalOptions, Receiver<Vec<Event>>) {
         tell: Arc::new(move |events| sender.send(events).unwrap()),
         meters: Arc::new(Meters::new()),
         spans: None,
+        emitted: tokio::sync::mpsc::unbounded_channel().0,
         slurm: None,
         failed: CancellationToken::new(),
     };

@@ -13,7 +13,7 @@ use site_agent_spawn::Child;
 use super::{Current, Process, Rounds, Runner, now_timestamp};
 use crate::shim::directory::SlotDirectory;
 use crate::shim::outputs::BYTES_MAX;
-use crate::shim::protocol::{Common, EndKind, Order};
+use crate::shim::protocol::{Common, EndKind, Key, Order, Record, Taken};
 use crate::shim::tree;
 use crate::shim::worker::{Answer, Worker};
 
@@ -103,6 +103,34 @@ impl Runner {
         };
         worker.call(common, order, &self.slot);
         Ok(Process::Called(Box::new(worker)))
+    }
+
+    /// What is called now has emitted these, and nobody was told of it yet.
+    pub(crate) fn take_emitted(&mut self) -> Option<(Key, Vec<Record>)> {
+        let (key, worker) = self.called()?;
+        Some((key, worker.take_emitted()?))
+    }
+
+    /// There is another agent, which has heard of nothing.
+    pub(crate) fn emit_again(&mut self) {
+        if let Some((_, worker)) = self.called() {
+            worker.emit_again();
+        }
+    }
+
+    /// Of an attempt that is over nobody waits for an answer.
+    pub(crate) fn taken(&mut self, key: Key, taken: &Taken) {
+        if let Some((_, worker)) = self.called().filter(|(called, _)| *called == key) {
+            worker.taken(taken);
+        }
+    }
+
+    fn called(&mut self) -> Option<(Key, &mut Worker)> {
+        let current = self.current.as_mut().filter(|current| current.stopped.is_none())?;
+        match &mut current.process {
+            Process::Own(_) => None,
+            Process::Called(worker) => Some((current.key, worker)),
+        }
     }
 
     /// Hears what the worker says that is called, if one is. Whether the execution is over with it.
