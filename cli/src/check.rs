@@ -2,7 +2,7 @@
 
 use std::path::{Path, PathBuf};
 
-use clap::{Args, Subcommand};
+use clap::Args;
 use serde_json::{Value, json};
 
 use crate::diagnostics;
@@ -29,12 +29,6 @@ pub(crate) struct PlanArguments {
     /// Print one JSON document.
     #[arg(long)]
     json: bool,
-}
-
-#[derive(Debug, Subcommand)]
-pub(crate) enum WorkflowCommand {
-    /// Print the JSON Schema of a workflow file, for editors.
-    Schema,
 }
 
 /// Checks a file by itself and, where a server is known and there, against its sites.

@@ -24,10 +24,10 @@ mod show;
 mod site;
 mod table;
 mod why;
+mod workflow;
 
 use std::process::ExitCode;
 
-use atoll_model::workflow::workflow_schema;
 use clap::{CommandFactory as _, Parser, Subcommand};
 
 use crate::failure::{Failure, exit_code};
@@ -95,9 +95,9 @@ enum Command {
     Bench(bench::BenchArguments),
     /// Keep a server and a token for later commands.
     Login,
-    /// Workflow files.
+    /// Workflows that are deployed, whose sources start their runs.
     #[command(subcommand)]
-    Workflow(check::WorkflowCommand),
+    Workflow(workflow::WorkflowCommand),
     /// Actions: reusable units of code.
     #[command(subcommand)]
     Action(action::ActionCommand),
@@ -150,6 +150,7 @@ fn perform(arguments: Arguments) -> anyhow::Result<bool> {
             Command::Data(command) => return data::data(connection, command).await,
             Command::Site(command) => return site::site(connection, command).await,
             Command::Repo(command) => return repo::repo(connection, command).await,
+            Command::Workflow(command) => return workflow::workflow(connection, command).await,
             Command::Server(arguments) => serve::server(*arguments).await?,
             Command::Agent(command) => serve::agent(command).await?,
             Command::Check(arguments) => check::check(connection, &arguments).await?,
@@ -166,7 +167,6 @@ fn perform(arguments: Arguments) -> anyhow::Result<bool> {
             Command::Policy(command) => policy::policy(connection, command).await?,
             Command::Bench(arguments) => bench::bench(arguments).await?,
             Command::Login => connection.log_in().await?,
-            Command::Workflow(check::WorkflowCommand::Schema) => output::json(&workflow_schema()),
             Command::Action(command) => action::action(connection, command).await?,
             Command::Completions { shell } => {
                 let mut script = Vec::new();

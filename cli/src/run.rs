@@ -18,7 +18,8 @@ pub(crate) const PROJECT: &str = "default";
 
 #[derive(Debug, Args)]
 pub(crate) struct RunArguments {
-    /// The workflow file.
+    /// The workflow file, or the name of a workflow that is deployed.
+    #[arg(value_name = "FILE_OR_NAME")]
     file: PathBuf,
     /// An input: NAME=VALUE, or NAME=@PATH for a file or a directory.
     #[arg(short = 'i', long = "input", value_name = "NAME=VALUE")]

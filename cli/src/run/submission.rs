@@ -7,7 +7,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 
 use anyhow::Context as _;
-use atoll_model::action::{ActionReference, MANIFEST_NAME};
+use atoll_model::action::{ActionKind, ActionReference, MANIFEST_NAME, Manifest};
 use atoll_model::diagnostic::Diagnostic;
 use atoll_model::suggestion::did_you_mean;
 use atoll_model::value::{Type, from_text};
@@ -75,7 +75,10 @@ impl Submission {
         given: BTreeMap<String, String>,
         registered: Registered<'_>,
     ) -> anyhow::Result<Self> {
-        let text = WorkflowText::open(file)?;
+        let text = match registered.deployed(file).await? {
+            Some(source) => WorkflowText { source, ..WorkflowText::named(file)? },
+            None => WorkflowText::open(file)?,
+        };
         let mut pushed = BTreeMap::new();
         let (workflow, actions) = loop {
             match text.parse(&given, &pushed)? {
@@ -172,6 +175,24 @@ impl Submission {
         Ok(submitted)
     }
 
+    /// Deploys it.
+    ///
+    /// # Errors
+    /// When an action of it is a folder here, or the server refuses.
+    pub(crate) async fn deploy(&self, client: &Client, project: &str) -> anyhow::Result<Value> {
+        if let Some(folder) = self.actions.keys().next() {
+            let reason = format!(
+                "{} names the action {folder}, a folder: what is deployed runs for long, and on its own. Push it with \
+                 `atoll action push {folder}`, and name it as NAME@VERSION",
+                self.file_name
+            );
+            return Err(Failure::Usage(reason).into());
+        }
+        let body = json!({ "source": self.source, "file_name": self.file_name });
+        let path = format!("/projects/{}/workflows", crate::client::segment(project));
+        client.post(&path, &body).await.map_err(|error| self.with_source(error))
+    }
+
     /// What placement would do with it.
     ///
     /// # Errors
@@ -262,9 +283,14 @@ impl WorkflowText {
     fn open(file: &Path) -> anyhow::Result<Self> {
         let source = std::fs::read_to_string(file)
             .map_err(|error| Failure::Usage(format!("cannot read the workflow {}: {error}", file.display())))?;
+        Ok(Self { source, ..Self::named(file)? })
+    }
+
+    /// Of this name, and without a text.
+    fn named(file: &Path) -> anyhow::Result<Self> {
         let shown = file.parent().unwrap_or(Path::new("")).to_owned();
         let folder = std::path::absolute(if shown.as_os_str().is_empty() { Path::new(".") } else { &shown })?;
-        Ok(Self { file_name: file.display().to_string(), folder, shown, source })
+        Ok(Self { file_name: file.display().to_string(), folder, shown, source: String::new() })
     }
 
     fn parse(&self, given: &BTreeMap<String, String>, pushed: &Pushed) -> anyhow::Result<Parsed> {
@@ -290,7 +316,7 @@ fn invalid(diagnostics: Vec<Diagnostic>, file: &str, text: &str) -> Failure {
 }
 
 /// Actions that were looked up, or why there are none, by what stands after `action:`.
-type Pushed = BTreeMap<String, Result<Action, String>>;
+type Pushed = BTreeMap<String, Result<Manifest, String>>;
 
 /// The folder of a workflow file: actions are folders in it, or were pushed.
 struct Folder<'a> {
@@ -306,8 +332,8 @@ struct Folder<'a> {
     broken: RefCell<Vec<Diagnostic>>,
 }
 
-impl Surroundings for Folder<'_> {
-    fn action(&self, reference: &str) -> Result<Action, String> {
+impl Folder<'_> {
+    fn find(&self, reference: &str) -> Result<Manifest, String> {
         if ActionReference::is_meant_by(reference) {
             return self.pushed.get(reference).cloned().unwrap_or_else(|| {
                 self.missing.borrow_mut().insert(reference.to_owned());
@@ -329,7 +355,17 @@ impl Surroundings for Folder<'_> {
             format!("the manifest of the action `{reference}` has {errors}: {shown}")
         })?;
         self.actions.borrow_mut().insert(reference.to_owned(), folder);
-        Ok(manifest.into_action(None, 0))
+        Ok(manifest)
+    }
+}
+
+impl Surroundings for Folder<'_> {
+    fn action(&self, reference: &str) -> Result<Action, String> {
+        Ok(self.find(reference)?.of_kind(ActionKind::Processor)?.into_action(None, 0))
+    }
+
+    fn source(&self, reference: &str) -> Result<Action, String> {
+        Ok(self.find(reference)?.of_kind(ActionKind::Source)?.into_action(None, 0))
     }
 
     fn given(&self, input: &str) -> Given {

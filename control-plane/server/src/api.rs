@@ -5,6 +5,7 @@ mod archive;
 mod audited;
 mod auth;
 mod data;
+mod deployments;
 pub(crate) mod error;
 mod events;
 mod executions;
@@ -146,6 +147,8 @@ fn routes() -> (Router<Arc<App>>, utoipa::openapi::OpenApi) {
         .routes(routes!(repositories::import))
         .routes(routes!(repositories::cancel))
         .routes(routes!(repositories::log))
+        .routes(routes!(deployments::list, deployments::deploy))
+        .routes(routes!(deployments::show, deployments::undeploy))
         .routes(routes!(submit::plan))
         .routes(routes!(submit::check))
         .layer(DefaultBodyLimit::max(BODY_BYTES_MAX))

@@ -1,12 +1,14 @@
 //! Actions that were pushed, looked up at a server.
 
+use std::path::Path;
+
 use anyhow::Context as _;
-use atoll_model::action::{ActionReference, parse};
-use atoll_model::workflow::Action;
+use atoll_model::action::{ActionReference, Manifest, parse};
 
 use crate::action::version_path;
 use crate::client::Client;
 use crate::failure::Failure;
+use crate::workflow;
 
 /// Where `name@version` is looked up.
 #[derive(Debug, Clone, Copy)]
@@ -17,11 +19,22 @@ pub(crate) struct Registered<'a> {
 }
 
 impl Registered<'_> {
+    /// The text of the workflow that is deployed by this name, if there is no file of it and one is.
+    ///
+    /// # Errors
+    /// When the server cannot be asked.
+    pub(super) async fn deployed(&self, file: &Path) -> anyhow::Result<Option<String>> {
+        let name = file.to_str().filter(|name| !name.contains(['/', '.']) && !file.exists());
+        let Some((name, client)) = name.zip(self.client) else { return Ok(None) };
+        let document = workflow::find(client, &workflow::deployed_path(self.project, name)).await?;
+        Ok(document.and_then(|document| Some(document["text"].as_str()?.to_owned())))
+    }
+
     /// The action, or why there is none.
     ///
     /// # Errors
     /// When the server cannot be asked.
-    pub(super) async fn find(&self, text: &str) -> anyhow::Result<Result<Action, String>> {
+    pub(super) async fn find(&self, text: &str) -> anyhow::Result<Result<Manifest, String>> {
         let reference = match text.parse::<ActionReference>() {
             Ok(reference) => reference,
             Err(error) => return Ok(Err(error.to_string())),
@@ -42,8 +55,7 @@ impl Registered<'_> {
         };
         let manifest = document["manifest"].as_str().context("the answer has no manifest")?;
         let file = format!("action.yaml of {reference}");
-        let manifest = parse(&file, manifest)
-            .map_err(|diagnostics| diagnostics.iter().map(ToString::to_string).collect::<Vec<_>>().join("; "));
-        Ok(manifest.map(|manifest| manifest.into_action(None, 0)))
+        Ok(parse(&file, manifest)
+            .map_err(|diagnostics| diagnostics.iter().map(ToString::to_string).collect::<Vec<_>>().join("; ")))
     }
 }

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, PoisonError};
 
-use atoll_model::action::{self, ActionReference};
+use atoll_model::action::{self, ActionKind, ActionReference};
 use atoll_model::value::{Value, from_json};
 use atoll_model::workflow::{Action, Given, Surroundings, TakenIn, Workflow};
 use control_plane_core::{ActionName, Registry, Rejection};
@@ -33,13 +33,16 @@ pub(super) struct Sent {
     registry: Arc<Registry>,
     project: String,
     /// What was resolved already: many steps may name the same.
-    resolved: Mutex<BTreeMap<String, Result<Action, String>>>,
+    resolved: Mutex<BTreeMap<(String, ActionKind), Result<Action, String>>>,
 }
 
 impl Surroundings for Sent {
     fn action(&self, reference: &str) -> Result<Action, String> {
-        let mut resolved = self.resolved.lock().unwrap_or_else(PoisonError::into_inner);
-        resolved.entry(reference.to_owned()).or_insert_with(|| self.resolve(reference)).clone()
+        self.find(reference, ActionKind::Processor)
+    }
+
+    fn source(&self, reference: &str) -> Result<Action, String> {
+        self.find(reference, ActionKind::Source)
     }
 
     fn given(&self, input: &str) -> Given {
@@ -61,10 +64,15 @@ impl Sent {
         Self { actions, inputs, registry, project, resolved: Mutex::default() }
     }
 
-    fn resolve(&self, reference: &str) -> Result<Action, String> {
+    fn find(&self, reference: &str, kind: ActionKind) -> Result<Action, String> {
+        let mut resolved = self.resolved.lock().unwrap_or_else(PoisonError::into_inner);
+        resolved.entry((reference.to_owned(), kind)).or_insert_with(|| self.resolve(reference, kind)).clone()
+    }
+
+    fn resolve(&self, reference: &str, kind: ActionKind) -> Result<Action, String> {
         if ActionReference::is_meant_by(reference) {
             let reference = reference.parse::<ActionReference>().map_err(|error| error.to_string())?;
-            return self.registry.action(&ActionName { project: self.project.clone(), reference });
+            return self.registry.action_of(&ActionName { project: self.project.clone(), reference }, kind);
         }
         let sent =
             self.actions.get(reference).ok_or_else(|| format!("no action {reference} came with the workflow"))?;
@@ -72,7 +80,7 @@ impl Sent {
         let object = object.map_err(|error: atoll_model::id::ParseIdError| error.to_string())?;
         let manifest = action::parse(&format!("{reference}/action.yaml"), &sent.manifest)
             .map_err(|diagnostics| diagnostics.iter().map(ToString::to_string).collect::<Vec<_>>().join("; "))?;
-        Ok(manifest.into_action(object, sent.bytes))
+        Ok(manifest.of_kind(kind)?.into_action(object, sent.bytes))
     }
 
     /// The values that the run brings along, of the types that the workflow declares.

@@ -2,6 +2,7 @@
 
 mod actions;
 mod data;
+mod deployments;
 mod placement;
 mod policies;
 mod projects;
@@ -18,6 +19,7 @@ use serde_json::{Map, Value as Json};
 
 pub(crate) use actions::{ActionBody, ActionsBody};
 pub(crate) use data::{LedgerBody, LedgerEntryBody, ObjectBody, ObjectsBody, VerificationBody};
+pub(crate) use deployments::{DeploymentBody, DeploymentsBody};
 pub(crate) use placement::{CheckBody, ExplanationBody, PlanBody};
 pub(crate) use policies::{PolicyBody, RunRulesBody};
 pub(crate) use projects::{ProjectBody, ProjectsBody};
