@@ -20,6 +20,7 @@ use crate::rng::mix;
 use crate::scenario::Scenario;
 use crate::server::Asker;
 use crate::site::{Site, Standing};
+use crate::sources;
 use crate::workload::{self, Drawn};
 use crate::world::{BucketCopy, Occurrence, World, copy_name};
 
@@ -141,6 +142,10 @@ pub(crate) enum Want {
         project: String,
         source: &'static str,
     },
+    Deploy {
+        generation: u32,
+    },
+    Undeploy,
     /// Take something out that a run has made.
     Take {
         run: RunId,
@@ -206,6 +211,8 @@ impl Want {
             | Self::Remove { .. }
             | Self::SetProject { .. }
             | Self::ApplyPolicy { .. }
+            | Self::Deploy { .. }
+            | Self::Undeploy
             | Self::DeclareLost { .. } => None,
             Self::Take { run, .. } => Some(*run),
         }
@@ -226,6 +233,8 @@ impl Want {
             | Self::Remove { .. }
             | Self::SetProject { .. }
             | Self::ApplyPolicy { .. }
+            | Self::Deploy { .. }
+            | Self::Undeploy
             | Self::DeclareLost { .. } => None,
         }
     }
@@ -404,7 +413,7 @@ impl World {
             // Nothing is to be said of a site that is there, or was removed.
             Err(_) if matches!(wish.want, Want::DeclareLost { .. }) => true,
             // Removed by the request whose answer was lost.
-            Err(Rejection::NotFound(_)) if matches!(wish.want, Want::Remove { .. }) => true,
+            Err(Rejection::NotFound(_)) if matches!(wish.want, Want::Remove { .. } | Want::Undeploy) => true,
             Ok(_) | Err(Rejection::Conflict(_) | Rejection::Forbidden(_) | Rejection::Invalid(_)) => true,
             // It is over, and only the history knows of it.
             Err(Rejection::NotFound(_)) if wish.want.run().is_some_and(|run| self.kept_runs.contains_key(&run)) => true,
@@ -474,6 +483,8 @@ impl World {
                 | Want::DeclareLost { .. }
                 | Want::SetProject { .. }
                 | Want::ApplyPolicy { .. }
+                | Want::Deploy { .. }
+                | Want::Undeploy
                 | Want::Take { .. },
                 _,
             ) => {}
@@ -521,13 +532,20 @@ impl World {
         if let Want::Action { action, deed: Deed::Remove } = want {
             return !self.is_action_missed(*action);
         }
+        // In a fleet there is always one that has just gone.
+        let usable = |site: &Site| self.scenario.is_fleet() || (site.enrolled && site.standing != Standing::Revoked);
+        if matches!(want, Want::Deploy { .. }) {
+            return self.sites.iter().all(usable);
+        }
+        if matches!(want, Want::Undeploy) {
+            let deploys = |wish: &Wish| matches!(wish.want, Want::Deploy { .. }) && !wish.granted;
+            return !self.clients.wishes.iter().any(deploys) && self.has_emitted_all();
+        }
         let Want::Submit { run, drawn, .. } = want else { return true };
         if !drawn.actions.is_subset(&self.clients.pushed) {
             return false;
         }
         let uploads = |wish: &Wish| matches!(&wish.want, Want::Upload { run: of } if of == run) && !wish.granted;
-        // In a fleet there is always one that has just gone.
-        let usable = |site: &Site| self.scenario.is_fleet() || (site.enrolled && site.standing != Standing::Revoked);
         self.sites.iter().all(usable) && !self.clients.wishes.iter().any(uploads)
     }
 
@@ -579,6 +597,8 @@ impl World {
                 }
             }
             Want::Cancel { run } => Request::CancelRun { run: *run, reason: "enough".to_owned() },
+            Want::Deploy { generation } => sources::deploy_request(self.scenario.seed, *generation),
+            Want::Undeploy => Request::UndeployWorkflow { name: sources::name() },
             Want::Drain { site, drained } => {
                 Request::DrainSite { site: self.sites[*site].name.clone(), drained: *drained }
             }

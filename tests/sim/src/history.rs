@@ -15,6 +15,8 @@ use crate::machine::Key;
 
 #[derive(Debug, Default)]
 pub(crate) struct History {
+    /// Values of records that have started a run.
+    pub(crate) emitted: BTreeSet<i64>,
     /// Starts of a process, by attempt.
     pub(crate) starts: BTreeMap<Key, u32>,
     /// Attempts that have a process now, and at which site.

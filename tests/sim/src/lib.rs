@@ -20,6 +20,7 @@ mod scenario;
 mod server;
 mod shell;
 mod site;
+mod sources;
 mod streams;
 mod transfers;
 mod verdict;

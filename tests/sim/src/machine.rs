@@ -9,6 +9,8 @@ use atoll_model::time::Timestamp;
 use atoll_model::value::{ObjectKind, ObjectRef};
 use site_agent_core::event::{Arrival, Exit, Found, FoundAttempt, FoundState};
 
+use crate::sources::Emitting;
+
 pub(crate) type Key = (ExecutionId, Attempt);
 
 #[derive(Debug, Default)]
@@ -30,6 +32,8 @@ pub(crate) struct Machine {
     /// The sites that it waits for with them, which are being given them too.
     pub(crate) relayed_by: BTreeMap<ObjectId, usize>,
     pub(crate) pushing: BTreeMap<TransferId, u64>,
+    /// What sources have emitted that run.
+    pub(crate) emitting: BTreeMap<Key, Emitting>,
     /// What this process has proposed to let go, and nobody has used since.
     pub(crate) watched: BTreeSet<ObjectId>,
 }

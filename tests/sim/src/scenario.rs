@@ -103,6 +103,8 @@ pub struct Scenario {
     pub plain: bool,
     /// Whether some steps run actions that were pushed.
     pub actions: bool,
+    /// Whether a workflow is deployed whose source emits.
+    pub sources: bool,
     /// Whether rules let go of what some runs have made, a while after these have ended.
     pub expires: bool,
     pub restores: Vec<Restore>,
@@ -241,6 +243,7 @@ impl Scenario {
             caches: false,
             plain: false,
             actions: false,
+            sources: false,
             expires: false,
             restores: Vec::new(),
             planned_reboots: Vec::new(),
@@ -305,7 +308,15 @@ impl Scenario {
         let at = copied_at + rng.spread(1_000, unquiet / 2);
         let restore = Restore { copied_at, at, is_told: rng.chance(800) };
         // A version that was pushed since is pushed again by whoever misses it, and nobody here does.
-        Self { restores: vec![restore], journals_lost: 0, revokes: 0, deaths: 0, actions: false, ..self }
+        Self {
+            restores: vec![restore],
+            journals_lost: 0,
+            revokes: 0,
+            deaths: 0,
+            actions: false,
+            sources: false,
+            ..self
+        }
     }
 
     fn drawn_with_journal(seed: u64) -> Self {
@@ -340,6 +351,7 @@ impl Scenario {
             caches: mix(&[seed, 0xCAC4E5]).is_multiple_of(WORLDS_PER_CACHING),
             plain: mix(&[seed, 0xB1A1]).is_multiple_of(WORLDS_PER_PLAIN),
             actions: mix(&[seed, 0xAC7104]).is_multiple_of(WORLDS_PER_ACTIONS),
+            sources: revokes == 0 && deaths == 0 && mix(&[seed, 0x50_0CE]).is_multiple_of(WORLDS_PER_SOURCE),
             expires: mix(&[seed, 0xE4_91_4E]).is_multiple_of(WORLDS_PER_EXPIRING),
             thin: mix(&[seed, 0x7417]).is_multiple_of(WORLDS_PER_THIN),
             long,
@@ -460,6 +472,9 @@ fn bucket_outages(seed: u64, unquiet: Duration) -> Vec<Outage> {
 const WORLDS_PER_PLAIN: u64 = 4;
 /// The same, of those in which some steps run actions that were pushed.
 const WORLDS_PER_ACTIONS: u64 = 3;
+
+/// The same, of those in which a workflow is deployed.
+const WORLDS_PER_SOURCE: u64 = 3;
 
 /// In one of so many worlds rules let go of what runs have made.
 const WORLDS_PER_EXPIRING: u64 = 4;

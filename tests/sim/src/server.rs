@@ -345,6 +345,7 @@ impl World {
                             Answer::Holders(holders.into_iter().map(|holder| holder.agent).collect())
                         }
                         Response::Authorised { copy, .. } => Answer::Copy(copy_name(&copy)),
+                        Response::Emitted { through, offset, refused } => Answer::Emitted { through, offset, refused },
                         Response::Submitted { .. }
                         | Response::Enrolled { .. }
                         | Response::Certify { .. }

@@ -17,6 +17,7 @@ use site_agent_core::{Command, Event};
 
 use crate::machine::{Claim, ClaimState, Key};
 use crate::rng::mix;
+use crate::sources;
 use crate::workload::{self, Behaviour};
 use crate::world::{Occurrence, Process, World};
 
@@ -129,8 +130,9 @@ impl World {
         if self.sites[site].machine.boot != boot {
             return;
         }
-        let behaviour = self.behaviour(key);
-        self.end_process(site, key, behaviour.exit);
+        let emits = self.sites[site].machine.emitting.contains_key(&key);
+        let exit = if emits { self.source_exit(key) } else { self.behaviour(key).exit };
+        self.end_process(site, key, exit);
     }
 
     /// The machine goes down with everything that runs on it, and comes up again.
@@ -202,10 +204,15 @@ impl World {
         let Some(claim) = machine.claims.get_mut(&key) else { return };
         claim.state = ClaimState::Running { since: at };
         let (boot, start) = (machine.boot, claim.template.start);
+        let is_source = sources::is_source(&claim.template.workflow);
         self.history.process_began(key, site, start);
         self.history.last_start = self.elapsed();
         self.trace(|| format!("s{site} * {execution} attempt {attempt} begins"));
-        self.after(behaviour.lasts, Occurrence::ProcessExits { site, boot, key });
+        if is_source {
+            self.source_begins(site, key);
+        } else {
+            self.after(behaviour.lasts, Occurrence::ProcessExits { site, boot, key });
+        }
         let delay = self.rng.micros(10, 1_000);
         self.tell_site(site, delay, Event::Started { execution, attempt, at });
     }
@@ -219,6 +226,8 @@ impl World {
             ClaimState::Running { since } => since,
             ClaimState::Exited(_) => return,
         };
+        self.sites[site].machine.emitting.remove(&key);
+        let Some(claim) = self.sites[site].machine.claims.get_mut(&key) else { return };
         let usage = Usage { bytes_in: claim.bytes_in, ..Usage::default() };
         let exit = Exit { started_at, finished_at, how, usage };
         claim.state = ClaimState::Exited(exit.clone());

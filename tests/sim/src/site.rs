@@ -166,6 +166,7 @@ impl World {
         self.schedule_sync(site);
         self.arm_site(site);
         self.after(Duration::from_millis(1), Occurrence::Connect(site, process));
+        self.emit_again(site);
     }
 
     /// The agent's process is killed; what runs goes on.

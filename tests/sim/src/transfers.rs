@@ -58,9 +58,12 @@ impl World {
         let Some(try_number) = pushing.filter(|_| self.rng.chance(500)) else { return };
         let object = self.rpcs.values().find_map(|rpc| match rpc.ask {
             Ask::Push { object, try_number: of, .. } if of == try_number => Some(object),
-            Ask::Push { .. } | Ask::Fetch { .. } | Ask::Advertise | Ask::Offers { .. } | Ask::OfferFailed { .. } => {
-                None
-            }
+            Ask::Push { .. }
+            | Ask::Fetch { .. }
+            | Ask::Advertise
+            | Ask::Offers { .. }
+            | Ask::OfferFailed { .. }
+            | Ask::Emit(_) => None,
         });
         // Without a call it is being uploaded, and will be answered when it is.
         if let Some(object) = object {
@@ -85,6 +88,7 @@ impl World {
             }
             Ask::Offers { object, .. } => Request::Offers { agent, object: object.id },
             Ask::OfferFailed { object, holder, .. } => Request::OfferFailed { agent, object: object.id, holder },
+            Ask::Emit(emission) => self.emit_request(site, number, &emission),
         };
         // Over the connection of the stream, if there is one.
         let of_stream = self.sites[site].stream.and_then(|stream| self.network.streams.get(&stream)?.server);
@@ -119,7 +123,11 @@ impl World {
                 }
             }
             (Ask::Advertise, _) => {}
-            (Ask::Fetch { .. } | Ask::Push { .. }, Ok(Answer::Holders(_) | Answer::AskAgain(_))) => {
+            (Ask::Emit(emission), result) => self.emit_answered(site, &emission, result),
+            (
+                Ask::Fetch { .. } | Ask::Push { .. },
+                Ok(Answer::Holders(_) | Answer::AskAgain(_) | Answer::Emitted { .. }),
+            ) => {
                 unreachable!("a copy is what was asked for")
             }
             (Ask::Offers { object, intent, try_number }, Ok(Answer::Holders(holders))) if !holders.is_empty() => {
@@ -314,7 +322,7 @@ impl World {
         self.call_after(Duration::ZERO, site, ask);
     }
 
-    fn call_after(&mut self, time: Duration, site: usize, ask: Ask) {
+    pub(crate) fn call_after(&mut self, time: Duration, site: usize, ask: Ask) {
         self.next_call += 1;
         let number = self.next_call;
         let process = self.sites[site].process;

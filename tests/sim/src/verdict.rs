@@ -295,6 +295,7 @@ impl World {
         self.check_expired();
         self.check_reused();
         self.check_published();
+        self.check_emitted();
     }
 
     /// What was taken from another execution, that one has made, by the same work out of the same inputs.

@@ -1,6 +1,7 @@
 //! The world of one seed: virtual time, what is about to happen, everybody in it.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
 use std::time::Duration;
 
 use atoll_model::elements::ElementSet;
@@ -19,6 +20,7 @@ use crate::rng::{Digest, Rng, mix};
 use crate::scenario::Scenario;
 use crate::server::Server;
 use crate::site::Site;
+use crate::sources::Emission;
 
 /// When the world begins.
 const BEGINNING: Timestamp = Timestamp(1_790_000_000_000_000);
@@ -75,6 +77,8 @@ pub(crate) enum Answer {
     AskAgain(Duration),
     /// Where it may be read or written.
     Copy(CopyName),
+    /// Records up to this number have started their runs.
+    Emitted { through: u64, offset: Option<Arc<str>>, refused: Option<String> },
 }
 
 /// A unary call of an agent.
@@ -114,6 +118,7 @@ pub(crate) enum Ask {
         object: ObjectRef,
         try_number: u64,
     },
+    Emit(Emission),
 }
 
 /// Where bytes come from.
@@ -265,6 +270,7 @@ impl World {
         }
         world.enrol_sites();
         world.plan_clients();
+        world.plan_sources();
         world.plan_faults();
         world
     }
@@ -412,6 +418,7 @@ impl World {
         self.history.at = self.elapsed();
         for fact in facts {
             self.history.decided(fact);
+            self.note_emitted(fact);
             if let Fact::RunRemoved { run } = fact {
                 assert!(self.kept_runs.contains_key(run), "{run} is forgotten, and the history does not hold it");
             }

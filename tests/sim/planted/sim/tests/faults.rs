@@ -99,6 +99,9 @@ caught! {
     what_has_expired_goes_from_its_readers_is_caught: "what-has-expired-goes-from-its-readers",
     what_stayed_is_not_asked_for_again_is_caught: "what-stayed-is-not-asked-for-again",
     result_of_other_inputs_is_taken_is_caught: "result-of-other-inputs-is-taken",
+    record_counts_twice_is_caught: "record-counts-twice",
+    record_of_an_earlier_attempt_counts_is_caught: "record-of-an-earlier-attempt-counts",
+    offset_is_forgotten_is_caught: "offset-is-forgotten",
 }
 
 #[test]
