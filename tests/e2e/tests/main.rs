@@ -25,4 +25,5 @@ mod server_process;
 mod shown;
 mod slurm;
 mod slurm_faults;
+mod sources;
 mod transfers;
