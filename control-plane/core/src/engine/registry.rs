@@ -124,12 +124,12 @@ impl ControlPlane {
     /// Forgets a version that no live run uses; its bundle leaves the bucket with it.
     pub(crate) fn remove_action(&mut self, name: ActionName) -> Result<Response, Rejection> {
         let bundle = self.known_version(&name)?.bundle.id;
-        if let Some(run) = self.live_user(&name, bundle) {
-            let reason = format!("{} is used by {run}, which has not ended; `deprecate` it meanwhile", name.reference);
-            return Err(Rejection::Conflict(reason));
-        }
         if let Some(deployed) = self.deployed_user(&name) {
             let reason = format!("{} is used by the deployed workflow {}: undeploy it", name.reference, deployed.name);
+            return Err(Rejection::Conflict(reason));
+        }
+        if let Some(run) = self.live_user(&name, bundle) {
+            let reason = format!("{} is used by {run}, which has not ended; `deprecate` it meanwhile", name.reference);
             return Err(Rejection::Conflict(reason));
         }
         self.record(Fact::ActionRemoved { name });
