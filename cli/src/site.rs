@@ -172,6 +172,9 @@ fn describe(site: &Value) {
     for name in ["running", "queued"] {
         outln!("{name:<10} {}", table::field(site, name));
     }
+    if let Some(wait) = site["batch_wait_seconds"].as_f64() {
+        outln!("{:<10} {wait:.1} s for the batch system", "wait");
+    }
 }
 
 fn quantity((name, value): (&String, &Value)) -> String {

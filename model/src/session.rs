@@ -132,6 +132,8 @@ pub struct Heartbeat {
     pub closed: Option<String>,
     /// Objects that are coming or going, at most [`MOVING_TOLD_MAX`](crate::limits::MOVING_TOLD_MAX) of them.
     pub moving: Vec<Moving>,
+    /// How long work waits there for a batch system, as far as the agent has seen it.
+    pub batch_wait: Option<Duration>,
 }
 
 /// An object that comes to the site, or goes from it to the bucket.

@@ -1,5 +1,7 @@
 //! The frames of a session.
 
+use std::time::Duration;
+
 use atoll_model::id::{CommandSeq, Epoch, ReportSeq, RunId, StepIndex};
 use atoll_model::limits::{FRAME_ELEMENTS_MAX, MOVING_TOLD_MAX};
 use atoll_model::session::{
@@ -158,6 +160,7 @@ impl From<Heartbeat> for wire::Heartbeat {
             load_millis: heartbeat.load_millis,
             closed: heartbeat.closed,
             moving: heartbeat.moving.into_iter().map(Into::into).collect(),
+            batch_wait_ms: heartbeat.batch_wait.map(|wait| u64::try_from(wait.as_millis()).unwrap_or(u64::MAX)),
         }
     }
 }
@@ -176,6 +179,7 @@ impl From<wire::Heartbeat> for Heartbeat {
             closed: message.closed,
             // One that does not say of which object it is tells nobody anything.
             moving: message.moving.into_iter().take(MOVING_TOLD_MAX).filter_map(read_moving).collect(),
+            batch_wait: message.batch_wait_ms.map(Duration::from_millis),
         }
     }
 }

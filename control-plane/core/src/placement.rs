@@ -1,7 +1,8 @@
 //! Placement: a pure function from what a step asks for, the sites, and where its data is, to a site and the reasons.
 //!
 //! Constraints come first: a site that breaks one is out, and the reason is kept. Of the others the one where the work
-//! would end first is chosen: the data that is missing there comes while the work queues there, then the work runs. Half
+//! would end first is chosen: the data that is missing there comes while the work queues there, then it waits for the batch
+//! system, if the site has one, then the work runs. Half
 //! of the time that the next steps would need to get its outputs elsewhere is added (a look-ahead of one step).
 
 use std::collections::BTreeMap;
@@ -33,6 +34,8 @@ pub(crate) struct Candidate<'a> {
     pub(crate) closed: Option<String>,
     /// Executions that are placed there and have not ended.
     pub(crate) outstanding: u32,
+    /// How long work waits there for a batch system, as its agent has seen it.
+    pub(crate) batch_wait_seconds: f64,
 }
 
 /// What an execution asks for.
@@ -70,6 +73,7 @@ pub(crate) struct Assessment {
     /// How many executions of this shape it runs at once.
     pub(crate) slots: u32,
     pub(crate) outstanding: u32,
+    pub(crate) batch_wait_seconds: f64,
     pub(crate) data_seconds: f64,
     pub(crate) run_seconds: f64,
     pub(crate) gravity_seconds: f64,
@@ -85,9 +89,15 @@ impl Assessment {
         f64::from(waiting) * self.run_seconds / f64::from(self.slots)
     }
 
+    /// Until it begins. A job is submitted once its data is there, and what was seen of the batch system's queue was also
+    /// behind what was placed there before.
+    pub(crate) fn wait_seconds(&self, more: u32) -> f64 {
+        (self.data_seconds + self.batch_wait_seconds).max(self.queue_seconds(more))
+    }
+
     /// Lower is better.
     pub(crate) fn score(&self, more: u32) -> f64 {
-        self.data_seconds.max(self.queue_seconds(more)) + self.run_seconds + self.gravity_seconds + self.detour_seconds
+        self.wait_seconds(more) + self.run_seconds + self.gravity_seconds + self.detour_seconds
     }
 
     fn terms(&self) -> BTreeMap<String, f64> {
@@ -99,6 +109,7 @@ impl Assessment {
             ("score", self.score(0)),
         ];
         let others = [
+            ("batch_wait_seconds", self.batch_wait_seconds),
             ("detour_seconds", self.detour_seconds),
             ("missing_bytes", self.missing_bytes as f64),
             ("egress_money", self.egress_money),
@@ -169,6 +180,7 @@ pub(crate) fn assess(
             obstacle: permanent_obstacle(candidate, wanted).or_else(|| candidate.closed.clone()),
             slots: slots(candidate.capacity, wanted.resources),
             outstanding: candidate.outstanding,
+            batch_wait_seconds: candidate.batch_wait_seconds,
             data_seconds: 0.0,
             run_seconds: wanted.run_seconds,
             gravity_seconds: 0.0,

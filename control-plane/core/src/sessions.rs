@@ -73,6 +73,13 @@ pub(crate) struct Presence {
     pub(crate) clock_offset: (Duration, bool),
 }
 
+impl Sessions {
+    /// How long work waits at a site for a batch system, as its agent has seen it.
+    pub(crate) fn batch_wait(&self, site: SiteId) -> Option<Duration> {
+        self.presence.get(&site)?.heartbeat.as_ref()?.batch_wait
+    }
+}
+
 impl Presence {
     pub(crate) fn new(heard_at: Timestamp, sent: CommandSeq, lease: Duration) -> Self {
         Self {

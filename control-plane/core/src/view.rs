@@ -226,6 +226,8 @@ pub struct SiteView {
     pub free: Capacity,
     pub running: u64,
     pub queued: u64,
+    /// How long work waits there for a batch system, as its agent has seen it.
+    pub batch_wait: Option<Duration>,
     pub store_objects: u64,
     pub store_bytes: u64,
     /// Why it takes no work, if it does not.

@@ -264,6 +264,7 @@ impl ControlPlane {
             free,
             running,
             queued: u64::from(site.outstanding).saturating_sub(running),
+            batch_wait: self.sessions.batch_wait(id),
             store_objects: heartbeat.map_or(0, |heartbeat| heartbeat.store_objects),
             store_bytes: heartbeat.map_or(0, |heartbeat| heartbeat.store_bytes),
             reason: site.revoked.clone().or_else(|| self.site_closed(id)),

@@ -447,7 +447,8 @@ fn hello() -> impl Strategy<Value = Hello> {
 
 fn heartbeat() -> impl Strategy<Value = Heartbeat> {
     let moving = vec(moving(), 0..3);
-    ((timestamp(), timestamp()), capacity(), any::<(u32, u32, u64, u64, u32)>(), option::of(text()), moving).prop_map(
+    let numbers = any::<(u32, u32, u64, u64, u32, Option<u32>)>();
+    ((timestamp(), timestamp()), capacity(), numbers, option::of(text()), moving).prop_map(
         |((sent_at, wall_clock), capacity, numbers, closed, moving)| Heartbeat {
             sent_at,
             wall_clock,
@@ -459,6 +460,7 @@ fn heartbeat() -> impl Strategy<Value = Heartbeat> {
             load_millis: numbers.4,
             closed,
             moving,
+            batch_wait: numbers.5.map(|wait| Duration::from_millis(u64::from(wait))),
         },
     )
 }

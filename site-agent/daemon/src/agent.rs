@@ -24,7 +24,7 @@ use crate::direct::Direct;
 use crate::driver::{Beginning, Driver, Inbox, Performer, direct_share, open_journal};
 use crate::emitted::{self, Emitted};
 use crate::executor::local::{self, Executor, LocalOptions, Order};
-use crate::executor::slurm::SlurmOptions;
+use crate::executor::slurm::{BatchWait, SlurmOptions};
 use crate::link::{Identity, Link, LinkCredentials, LinkEnd, LinkEvent, LinkOptions, http_client};
 use crate::logs::Logs;
 use crate::scrub::keep_scrubbing;
@@ -60,7 +60,8 @@ pub(crate) async fn run(config: Config, shutdown: CancellationToken) -> anyhow::
         Some(address) => Some(telemetry::listen(address).await?),
         None => None,
     };
-    let running = Running::start(&config, slots_dir.clone(), &meters)?;
+    let batch_wait = BatchWait::new();
+    let running = Running::start(&config, slots_dir.clone(), &meters, &batch_wait)?;
     let Running { link, inbox, driver, executor, executing, transfers, tasks, traces, failed, direct, withheld } =
         running;
     let (link, events, emitted) = link;
@@ -72,6 +73,7 @@ pub(crate) async fn run(config: Config, shutdown: CancellationToken) -> anyhow::
         transfers.clone(),
         inbox.clone(),
         Arc::clone(&meters),
+        batch_wait,
         stopping.clone(),
     );
     tasks.spawn(measuring);
@@ -143,7 +145,12 @@ struct Running {
 }
 
 impl Running {
-    fn start(config: &Config, slots_dir: PathBuf, meters: &Arc<Meters>) -> anyhow::Result<Self> {
+    fn start(
+        config: &Config,
+        slots_dir: PathBuf,
+        meters: &Arc<Meters>,
+        batch_wait: &BatchWait,
+    ) -> anyhow::Result<Self> {
         let data_dir = &config.data_dir;
         let store = SiteStore::open(&data_dir.join("store")).context("the site's store cannot be opened")?;
         let (inbox, inputs) = Inbox::new();
@@ -167,7 +174,7 @@ impl Running {
             slots_dir,
             store: store.clone(),
             program: config.shim_program.clone().map_or_else(ShimProgram::own, Ok)?,
-            slurm: slurm_options(config, &identity, meters, &failed)?,
+            slurm: slurm_options(config, &identity, meters, batch_wait, &failed)?,
             imports: config.imports.clone(),
             exports: config.exports.clone(),
             withheld: withheld.clone(),
@@ -217,6 +224,7 @@ fn slurm_options(
     config: &Config,
     identity: &Identity,
     meters: &Arc<Meters>,
+    wait: &BatchWait,
     failed: &CancellationToken,
 ) -> anyhow::Result<Option<SlurmOptions>> {
     let Some(settings) = config.slurm.clone() else { return Ok(None) };
@@ -227,6 +235,7 @@ fn slurm_options(
         jobs_dir: config.jobs_dir(),
         program: config.shim_program.clone().map_or_else(ShimProgram::own, Ok)?,
         meters: Arc::clone(meters),
+        wait: wait.clone(),
         failed: failed.clone(),
     }))
 }

@@ -17,6 +17,7 @@ use tokio_util::sync::CancellationToken;
 use crate::clock::wall_clock;
 use crate::config::Config;
 use crate::driver::Inbox;
+use crate::executor::slurm::BatchWait;
 use crate::telemetry::{Meters, level};
 
 const INTERVAL: Duration = Duration::from_secs(2);
@@ -80,6 +81,7 @@ pub(crate) async fn keep_measuring(
     transfers: Transfers,
     inbox: Inbox,
     meters: Arc<Meters>,
+    batch_wait: BatchWait,
     shutdown: CancellationToken,
 ) {
     let mut offered = capacity(&config);
@@ -102,6 +104,7 @@ pub(crate) async fn keep_measuring(
             load_millis: (load * 1_000.0) as u32,
             closed,
             moving: rates.look(&transfers.underway()),
+            batch_wait: batch_wait.get(),
         };
         show(&meters, &heartbeat);
         inbox.tell(vec![Event::Measured { heartbeat }]);

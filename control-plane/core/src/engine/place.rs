@@ -316,6 +316,7 @@ impl ControlPlane {
                     runtimes: &site.runtimes,
                     closed: self.site_closed(id),
                     outstanding,
+                    batch_wait_seconds: self.sessions.batch_wait(id).map_or(0.0, |wait| wait.as_secs_f64()),
                 }
             })
             .collect()

@@ -168,7 +168,7 @@ impl ControlPlane {
         }
         let making = self.assess(run, definition, &candidates, inputs, None);
         let making = making.iter().filter(|assessment| assessment.obstacle.is_none());
-        let soonest = making.map(|assessment| assessment.data_seconds.max(assessment.queue_seconds(0)));
+        let soonest = making.map(|assessment| assessment.wait_seconds(0));
         let soonest = soonest.min_by(f64::total_cmp);
         // Where it cannot be made now, what is there is nearer in any case.
         soonest.is_none_or(|seconds| fetching <= seconds + result.took.as_secs_f64())

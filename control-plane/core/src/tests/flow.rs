@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, VecDeque};
 use std::time::Duration;
 
-use atoll_model::id::{Attempt, ExecutionId, RunId};
+use atoll_model::id::{Attempt, ExecutionId, RunId, StepIndex};
 use atoll_model::limits::DISPATCH_AHEAD;
 use atoll_model::session::{AgentBody, Heartbeat, Outcome, Report, SiteCommand};
 
@@ -346,6 +346,30 @@ fn b5_a_site_whose_agent_takes_nothing_more_is_handed_nothing_until_it_does_agai
     assert_eq!(world.count(run, ExecutionState::Ready), 4);
     say_closed(&mut world, None);
     assert_eq!(world.dispatched("edge").len(), 4);
+}
+
+/// The agent says how long work waits for its batch system.
+fn say_batch_wait(world: &mut World, site: &str, batch_wait: Option<Duration>) {
+    let (now, capacity) = (world.now, world.agents[site].capacity.clone());
+    let heartbeat = Heartbeat { sent_at: now, wall_clock: now, capacity, batch_wait, ..Heartbeat::default() };
+    world.frame(site, AgentBody::Heartbeat(heartbeat));
+}
+
+#[test]
+fn work_goes_where_a_batch_system_lets_it_begin_sooner() {
+    let mut world = World::with_sites(&["edge", "hpc"]);
+    say_batch_wait(&mut world, "hpc", Some(Duration::from_secs(600)));
+    let run = world.submit(&fan("w", 4, ""));
+    assert_eq!((world.dispatched("edge").len(), world.dispatched("hpc").len()), (4, 0));
+    let asked = ExecutionId { run, step: StepIndex(0), element: 0 };
+    let why = world.core.why_execution(asked).expect("it was placed");
+    let hpc = why.sites.iter().find(|verdict| verdict.site.as_str() == "hpc").expect("it was looked at");
+    assert_eq!(hpc.terms["batch_wait_seconds"], 600.0, "{hpc:?}");
+    assert!(hpc.reason.contains("later than the best"), "{}", hpc.reason);
+    say_batch_wait(&mut world, "edge", Some(Duration::from_secs(600)));
+    say_batch_wait(&mut world, "hpc", None);
+    world.submit(&fan("v", 4, ""));
+    assert_eq!((world.dispatched("edge").len(), world.dispatched("hpc").len()), (0, 4));
 }
 
 #[test]

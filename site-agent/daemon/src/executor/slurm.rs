@@ -7,6 +7,7 @@ mod desk;
 mod listing;
 mod queue;
 mod script;
+mod waits;
 
 use std::io;
 use std::path::PathBuf;
@@ -21,6 +22,9 @@ use tokio_util::sync::CancellationToken;
 use self::calls::{Answer, Call, Caller};
 use self::desk::Desk;
 use self::queue::Queue;
+pub(crate) use self::waits::BatchWait;
+use self::waits::Waits;
+use crate::clock::wall_clock;
 use crate::config::{ShimProgram, SlurmSettings};
 use crate::executor::local::Watch;
 use crate::shim::job::evidence::JobsFolder;
@@ -39,6 +43,8 @@ pub(crate) struct SlurmOptions {
     pub jobs_dir: PathBuf,
     pub program: ShimProgram,
     pub meters: Arc<Meters>,
+    /// Where it says how long jobs wait.
+    pub wait: BatchWait,
     pub failed: CancellationToken,
 }
 
@@ -83,7 +89,7 @@ impl Jobs {
         options: SlurmOptions,
         tell: impl Fn(Vec<Notice>) + Send + 'static,
     ) -> anyhow::Result<(Self, Vec<FoundJob>)> {
-        let SlurmOptions { settings, agent, data_dir, jobs_dir, program, meters, failed } = options;
+        let SlurmOptions { settings, agent, data_dir, jobs_dir, program, meters, wait, failed } = options;
         let folder = JobsFolder::new(jobs_dir);
         let agent = agent.to_string();
         let caller = Caller::new(&settings, agent.clone());
@@ -100,7 +106,7 @@ impl Jobs {
         let watch = Watch(failed);
         thread::Builder::new().name("atoll-slurm".to_owned()).spawn(move || {
             let _watch = watch;
-            Clerk { queue, desk, heard: to_hear, calls, meters }.run(&tell);
+            Clerk { queue, desk, heard: to_hear, calls, meters, waits: Waits::default(), wait }.run(&tell);
         })?;
         Ok((Self { heard, folder }, found))
     }
@@ -141,6 +147,8 @@ struct Clerk {
     heard: Receiver<Heard>,
     calls: Sender<Call>,
     meters: Arc<Meters>,
+    waits: Waits,
+    wait: BatchWait,
 }
 
 impl Clerk {
@@ -154,7 +162,7 @@ impl Clerk {
                 // The thread that calls ends with this one.
                 let _ = self.calls.send(call);
             }
-            self.show();
+            self.show(now);
             let notices = self.queue.take_notices();
             if !notices.is_empty() {
                 tell(notices);
@@ -217,12 +225,14 @@ impl Clerk {
         Ok(())
     }
 
-    fn show(&mut self) {
+    fn show(&mut self, now: Instant) {
         let (waiting, running) = self.queue.levels();
         self.meters.jobs_waiting.set(level(waiting));
         self.meters.jobs_running.set(level(running));
         for wait in self.queue.waits.drain(..) {
             self.meters.job_wait_seconds.observe(wait.as_secs_f64());
+            self.waits.begun(wait, now);
         }
+        self.wait.set(self.waits.expected(self.queue.longest_wait(wall_clock()), now));
     }
 }

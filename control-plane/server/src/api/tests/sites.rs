@@ -21,6 +21,7 @@ async fn a_site_is_shown_as_the_contract_prints_it() {
         "free",
         "running",
         "queued",
+        "batch_wait_seconds",
         "store",
     ];
     for field in fields {

@@ -28,6 +28,8 @@ pub(crate) struct SiteBody {
     free: CapacityBody,
     running: u64,
     queued: u64,
+    /// How long work waits there for a batch system, as far as was seen; null where there is none.
+    batch_wait_seconds: Option<f64>,
     store: StoreBody,
     /// Why it takes no work, if it does not.
     reason: Option<String>,
@@ -71,6 +73,7 @@ impl SiteBody {
             free: CapacityBody::new(&view.free),
             running: view.running,
             queued: view.queued,
+            batch_wait_seconds: view.batch_wait.map(|wait| wait.as_secs_f64()),
             store: StoreBody { objects: view.store_objects, bytes: view.store_bytes },
             reason: view.reason.clone(),
             warning: view.warning.clone(),

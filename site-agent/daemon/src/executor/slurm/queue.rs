@@ -225,6 +225,14 @@ impl Queue {
         (self.waiting.len() + self.unfinished().count() - begun, begun)
     }
 
+    /// How long the one has waited that waits longest of those that the cluster has.
+    pub(super) fn longest_wait(&self, now: Timestamp) -> Option<Duration> {
+        let waiting = self.jobs.values().filter(|job| !job.ended && job.started.is_none() && job.wish == Wish::Run);
+        let submitted = waiting.filter_map(|job| self.batches.get(&job.token));
+        let submitted = submitted.filter(|submitted| submitted.batch.job.is_some());
+        submitted.map(|submitted| now.saturating_since(submitted.batch.at)).max()
+    }
+
     /// When to ask for the next call, if nothing happens before.
     pub(super) fn next_look(&self) -> Option<Instant> {
         if self.busy {

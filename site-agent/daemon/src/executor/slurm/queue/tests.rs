@@ -257,3 +257,24 @@ fn what_is_not_submitted_yet_is_given_back_at_once_and_what_is_when_it_is_gone()
     played.queue.forget(key(0));
     assert_eq!(fs::read_dir(played.queue.desk.folder.batches()).unwrap().count(), 0);
 }
+
+#[test]
+fn the_wait_that_is_told_is_that_of_jobs_which_the_cluster_has_and_has_not_begun() {
+    let mut played = Played::new();
+    let soon = Timestamp(crate::clock::wall_clock().0 + 90_000_000);
+    played.hand(2);
+    assert_eq!(played.queue.longest_wait(soon), None);
+    let (token, _) = played.submission();
+    assert_eq!(played.queue.longest_wait(soon), None, "the cluster has not said that it has them");
+    played.submitted(&token, Ok("12"));
+    let wait = played.queue.longest_wait(soon).unwrap();
+    assert!((Duration::from_secs(80)..=Duration::from_secs(90)).contains(&wait), "{wait:?}");
+    let at = crate::clock::wall_clock();
+    for element in 0..2 {
+        assert!(played.queue.longest_wait(soon).is_some());
+        let claim = Claim { token: token.clone(), job: "12".to_owned(), restarts: 0, node: "n1".to_owned() };
+        played.queue.started(key(element), StartedNews { at, claim });
+    }
+    assert_eq!(played.queue.longest_wait(soon), None);
+    assert_eq!(played.queue.waits.len(), 2);
+}
