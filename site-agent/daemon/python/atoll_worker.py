@@ -22,6 +22,8 @@ MISSING_OUTPUT = -32004
 OUT_OF_MEMORY = -32005
 
 READ_BYTES = 1 << 16
+# What a traceback does not begin with.
+OWN_FILES = [__file__]
 ENCODER = json.JSONEncoder(ensure_ascii=False, allow_nan=False, separators=(",", ":"))
 
 
@@ -119,7 +121,7 @@ class Worker:
         self.private_tmp = same_file("/tmp", self.folders["temporary"])
         os.chdir(self.folders["work"])
         try:
-            self.call = load(params["action"], params["handler"], params["inputs"])
+            self.call = self.load_for_ryax(params) if "ryax" in params else self.load(params)
         except BaseException as error:
             fault = described(error)
             flush()
@@ -132,6 +134,24 @@ class Worker:
         self.channel.answer(identifier, "result", {"protocol": PROTOCOL})
         return True
 
+    def load(self, params):
+        """What calls the handler with a dict of inputs, and yields the outputs."""
+        called = find(params["action"], params["handler"])
+        if takes_dict(called, params["inputs"]):
+            return lambda values: self.take(called(values))
+        return lambda values: self.take(called(**values))
+
+    def load_for_ryax(self, params):
+        """The same for a handler that was written for Ryax."""
+        module = import_file("atoll_ryax", params["ryax"]["file"])
+        OWN_FILES.append(module.__file__)
+        adapter = module.Adapter(params, self.place, Fault, (RAISED, INVALID_OUTPUT, MISSING_OUTPUT))
+        adapter.enter()
+        try:
+            return adapter.wrap(find(params["action"], params["handler"]))
+        finally:
+            adapter.leave()
+
     def execute(self, identifier, params):
         if params.get("logs"):
             self.open_logs()
@@ -141,7 +161,7 @@ class Worker:
         fault = None
         try:
             self.running = identifier
-            outputs = self.take(self.call(params["inputs"]))
+            outputs = self.call(params["inputs"])
             self.running = None
         except BaseException as error:
             self.running = None
@@ -231,10 +251,7 @@ class Worker:
             shutil.copy(path, place)
 
 
-def load(folder, handler, inputs):
-    """What calls the handler with a dict of inputs."""
-    import importlib.util
-
+def find(folder, handler):
     file, _, function = handler.rpartition(":")
     path = os.path.join(folder, file)
     name = os.path.splitext(os.path.basename(file))[0]
@@ -243,16 +260,20 @@ def load(folder, handler, inputs):
     sys.path.insert(0, folder)
     if os.path.dirname(path) != folder:
         sys.path.insert(0, os.path.dirname(path))
+    called = getattr(import_file(name, path), function, None)
+    if not callable(called):
+        raise Fault(NOT_LOADED, "%s has no function %s" % (file, function))
+    return called
+
+
+def import_file(name, path):
+    import importlib.util
+
     specification = importlib.util.spec_from_file_location(name, path)
     module = importlib.util.module_from_spec(specification)
     sys.modules[name] = module
     specification.loader.exec_module(module)
-    called = getattr(module, function, None)
-    if not callable(called):
-        raise Fault(NOT_LOADED, "%s has no function %s" % (file, function))
-    if takes_dict(called, inputs):
-        return called
-    return lambda values: called(**values)
+    return module
 
 
 def takes_dict(called, inputs):
@@ -309,7 +330,7 @@ def described(error):
     import traceback
 
     trace = error.__traceback__
-    while trace is not None and trace.tb_frame.f_code.co_filename == __file__:
+    while trace is not None and trace.tb_frame.f_code.co_filename in OWN_FILES:
         trace = trace.tb_next
     traceback.print_exception(type(error), error, trace)
     lines = "".join(traceback.format_exception_only(type(error), error)).strip().splitlines()
