@@ -1,12 +1,14 @@
 //! The folder of an action that was written for Ryax: its code, which is parsed and never run, and its logo.
 
 use std::fs;
+use std::io;
 use std::path::Path;
 
 use atoll_model::action::{Python, Ryax, RyaxKind};
 use atoll_model::diagnostic::{Diagnostic, Place};
+use atoll_model::limits::HANDLER_BYTES_MAX;
 use ruff_python_ast::visitor::{Visitor, walk_stmt};
-use ruff_python_ast::{Stmt, StmtFunctionDef};
+use ruff_python_ast::{Expr, Stmt, StmtFunctionDef};
 use ruff_python_parser::parse_module;
 use ruff_text_size::{Ranged as _, TextRange};
 
@@ -41,23 +43,46 @@ pub(super) fn faults(file: &str, folder: &Path, python: &Python, ryax: &Ryax) ->
 }
 
 fn code_fault(shown: &str, code: &[u8], kind: RyaxKind) -> Option<Diagnostic> {
-    let fault = |place: Place, message: String, help: Option<String>| {
-        Some(Diagnostic { file: shown.to_owned(), place, message, help })
-    };
     let beginning = Place { line: 1, column: 1, start: 0, end: 0 };
-    let Ok(text) = std::str::from_utf8(code) else {
-        return fault(beginning, "it is no text in UTF-8".to_owned(), None);
+    let (place, message, help) = match std::str::from_utf8(code) {
+        Ok(text) if code.len() <= HANDLER_BYTES_MAX => {
+            let text = text.strip_prefix('\u{feff}').unwrap_or(text);
+            on_a_large_stack(text.len(), || look_at(text, kind)).unwrap_or_else(|error| {
+                let message = format!("it cannot be parsed: {error}");
+                Some((beginning, message, None))
+            })?
+        }
+        Ok(_) => {
+            let message = format!("it has {} bytes, more than {HANDLER_BYTES_MAX}", code.len());
+            (beginning, message, Some("keep the function in it, and move the rest to modules beside".to_owned()))
+        }
+        Err(_) => (beginning, "it is no text in UTF-8".to_owned(), None),
     };
-    let text = text.strip_prefix('\u{feff}').unwrap_or(text);
+    Some(Diagnostic { file: shown.to_owned(), place, message, help })
+}
+
+/// Whatever nests in a text takes some stack, when it is parsed and when what came of that is dropped.
+fn on_a_large_stack<T: Send>(bytes: usize, work: impl FnOnce() -> T + Send) -> io::Result<T> {
+    const SHALLOW_BYTES: usize = 8 << 20;
+    const BYTES_PER_LEVEL: usize = 512;
+    std::thread::scope(|scope| {
+        let size = SHALLOW_BYTES + bytes * BYTES_PER_LEVEL;
+        let thread = std::thread::Builder::new().stack_size(size).spawn_scoped(scope, work)?;
+        thread.join().map_err(|_| io::Error::other("the parser has given up"))
+    })
+}
+
+/// What is wrong with the code: where, what, and what would be right.
+fn look_at(text: &str, kind: RyaxKind) -> Option<(Place, String, Option<String>)> {
     let module = match parse_module(text) {
         Ok(module) => module.into_syntax(),
-        Err(error) => return fault(place_of(text, error.location), format!("syntax error: {}", error.error), None),
+        Err(error) => return Some((place_of(text, error.location), format!("syntax error: {}", error.error), None)),
     };
     let mut found = Functions { name: kind.function(), found: Vec::new() };
     found.visit_body(&module.body);
     let is_source = kind == RyaxKind::Source;
     let wanted = if is_source { 2 } else { 1 };
-    let help = || Some(format!("write `{}`", kind.declaration()));
+    let help = Some(format!("write `{}`", kind.declaration()));
     let of_kind = found.found.iter().filter(|function| function.is_async == is_source);
     let functions: Vec<&&StmtFunctionDef> = of_kind.collect();
     if functions.iter().any(|function| function.parameters.len() == wanted) {
@@ -67,14 +92,15 @@ fn code_fault(shown: &str, code: &[u8], kind: RyaxKind) -> Option<Diagnostic> {
         let count = function.parameters.len();
         let arguments = if wanted == 1 { "one argument" } else { "two arguments" };
         let message = format!("wrong number of arguments: `{}` takes {arguments}, not {count}", kind.function());
-        return fault(place_of(text, function.name.range()), message, help());
+        return Some((place_of(text, function.name.range()), message, help));
     }
     if let Some(function) = found.found.first() {
         let is = if is_source { "is no `async` function" } else { "is an `async` function" };
         let message = format!("`{}` {is}, and so is not what is called", kind.function());
-        return fault(place_of(text, function.name.range()), message, help());
+        return Some((place_of(text, function.name.range()), message, help));
     }
-    fault(beginning, format!("there is no function `{}`", kind.function()), help())
+    let beginning = Place { line: 1, column: 1, start: 0, end: 0 };
+    Some((beginning, format!("there is no function `{}`", kind.function()), help))
 }
 
 /// The functions of a name, wherever they are.
@@ -92,6 +118,9 @@ impl<'a> Visitor<'a> for Functions<'a> {
         }
         walk_stmt(self, statement);
     }
+
+    /// No function is defined in an expression.
+    fn visit_expr(&mut self, _: &'a Expr) {}
 }
 
 fn place_of(text: &str, range: TextRange) -> Place {
@@ -160,7 +189,8 @@ mod tests {
 
     fn check(kind: RyaxKind, code: &str, expected: &str) {
         let found = code_fault("a/ryax_handler.py", code.as_bytes(), kind);
-        assert_eq!(found.map(|fault| fault.to_string()).unwrap_or_default(), expected, "{code}");
+        let shown = code.get(..200).unwrap_or(code);
+        assert_eq!(found.map(|fault| fault.to_string()).unwrap_or_default(), expected, "{shown}");
     }
 
     #[test]
@@ -203,6 +233,28 @@ mod tests {
             "async def run(service): pass\n",
             "a/ryax_handler.py:1:11: wrong number of arguments: `run` takes two arguments, not 1 (write `async def run(service, input_values):`)",
         );
+    }
+
+    #[test]
+    fn no_code_is_nested_too_deep() {
+        let most = HANDLER_BYTES_MAX - 64;
+        for (level, close) in
+            [("-", ""), ("(", ")"), ("not ", ""), (".a", ""), ("()", ""), ("1+", ""), ("lambda:", ""), ("[", "]")]
+        {
+            let levels = most / (level.len() + close.len());
+            let nested = format!("x = a{}1{}\n", level.repeat(levels), close.repeat(levels));
+            let nested = if level.starts_with(['.', '(']) && close.is_empty() {
+                nested.replace("1\n", "\n")
+            } else {
+                nested.replace("= a", "= ")
+            };
+            check(RyaxKind::Handler, &format!("{nested}def handle(x): pass\n"), "");
+            // What cannot be parsed is dropped as well.
+            assert!(code_fault("f", format!("{nested}def").as_bytes(), RyaxKind::Handler).is_some());
+        }
+        let large = " ".repeat(HANDLER_BYTES_MAX + 1);
+        let fault = code_fault("f", large.as_bytes(), RyaxKind::Handler).expect("it is too large");
+        assert!(fault.message.contains("more than 524288"), "{fault}");
     }
 
     #[test]
