@@ -85,16 +85,18 @@ fn check(folder: &Folder, as_json: bool) -> anyhow::Result<()> {
         }
     };
     let (manifest, object) = (&packed.manifest, packed.bundle.object());
+    let notes = manifest.ryax().map_or(&[][..], |ryax| &ryax.notes);
     if as_json {
         output::json(&json!({
             "valid": true, "errors": [],
             "action": manifest.name, "version": manifest.version, "digest": object.id.to_string(),
-            "kind": manifest.kind.as_str(), "labels": manifest.labels,
+            "kind": manifest.kind.as_str(), "labels": manifest.labels, "notes": notes,
             "files": packed.bundle.files(), "bytes": object.bytes,
         }));
         return Ok(());
     }
     outln!("{} {} is valid", manifest.name, manifest.version);
     outln!("  {} files, {}, {}", packed.bundle.files(), table::bytes(object.bytes), object.id);
+    notes.iter().for_each(|note| outln!("  {note}"));
     Ok(())
 }

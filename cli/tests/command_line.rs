@@ -209,7 +209,7 @@ fn colours_are_for_terminals_and_for_those_who_force_them() {
 fn actions_are_found_beside_the_file() {
     let folder = Folder::new()
         .with("flows/w.yaml", "workflow: w\nsteps:\n  a: { action: ./clean, with: { csv: 1 } }\n  b: { action: ./dirty }\n  c: { action: ./none }\n")
-        .with("flows/clean/action.yaml", "name: clean\nversion: '1'\ncommand: [./run.sh]\ninputs: { csv: file }\noutputs: { table: file }\n")
+        .with("flows/clean/action.yaml", "name: clean\nversion: '1'\ncommand: [sh, run.sh]\ninputs: { csv: file }\noutputs: { table: file }\n")
         .with("flows/dirty/action.yaml", "name: dirty\ncommand: run.sh\n");
     let output = folder.run(&["check", "flows/w.yaml"]);
     assert_eq!(code(&output), Some(2));
@@ -223,13 +223,13 @@ fn actions_are_found_beside_the_file() {
         3 |   a: { action: ./clean, with: { csv: 1 } }
           |                                      ^
 
-        error: the manifest of the action `./dirty` has 2 errors: flows/dirty/action.yaml
+        error: the action `./dirty` has 2 errors: flows/dirty/action.yaml
          --> flows/w.yaml:4:16
           |
         4 |   b: { action: ./dirty }
           |                ^^^^^^^
 
-        error: there is no action `./none`: flows/none/action.yaml: No such file or directory (os error 2)
+        error: there is no action `./none`: there is no flows/none/action.yaml
          --> flows/w.yaml:5:16
           |
         5 |   c: { action: ./none }

@@ -2,6 +2,7 @@
 
 mod python;
 mod reference;
+mod ryax;
 mod signature;
 
 use std::collections::BTreeMap;
@@ -11,6 +12,7 @@ use serde::{Deserialize, Serialize};
 
 pub use self::python::{Python, Requirements};
 pub use self::reference::{ActionReference, ParseReferenceError};
+pub use self::ryax::{RYAX_METADATA_NAME, Ryax, RyaxKind, RyaxType};
 pub use self::signature::{BundleSignature, ParseKeyError, PublicKey};
 use crate::diagnostic::{Diagnostic, Place};
 use crate::id::ObjectId;
@@ -24,6 +26,8 @@ use crate::yaml::{Kind, Node};
 
 /// The name that a manifest has in the folder of its action.
 pub const MANIFEST_NAME: &str = "action.yaml";
+/// What says what an action is, in the order in which it is looked for in a folder.
+pub const MANIFEST_NAMES: [&str; 2] = [MANIFEST_NAME, RYAX_METADATA_NAME];
 
 /// What an action is for. Others will follow, at the end.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
@@ -115,13 +119,25 @@ impl Manifest {
     }
 }
 
-/// Parses and checks a manifest.
+/// Parses and checks a manifest, of ours or of Ryax.
+///
+/// # Errors
+/// Everything that is wrong with it, in the order of the file; or why it cannot be run.
+pub fn parse(file_name: &str, source: &str) -> Result<Manifest, Vec<Diagnostic>> {
+    let manifest = examine(file_name, source)?;
+    manifest.refusal(file_name).map_or(Ok(manifest), |refusal| Err(vec![refusal]))
+}
+
+/// Parses and checks a manifest, whether it can be run or not ([`Manifest::refusal`]).
 ///
 /// # Errors
 /// Everything that is wrong with it, in the order of the file.
-pub fn parse(file_name: &str, source: &str) -> Result<Manifest, Vec<Diagnostic>> {
+pub fn examine(file_name: &str, source: &str) -> Result<Manifest, Vec<Diagnostic>> {
     let mut report = Report::new(file_name);
-    let manifest = report.yaml(source, MANIFEST_BYTES_MAX).map(|root| read(&mut report, &root));
+    let manifest = report.yaml(source, MANIFEST_BYTES_MAX).and_then(|root| match ryax::is_meant(file_name, &root) {
+        true => ryax::read(&mut report, &root),
+        false => Some(read(&mut report, &root)),
+    });
     match manifest {
         Some(manifest) if report.is_empty() => Ok(manifest),
         Some(_) | None => Err(report.into_diagnostics()),

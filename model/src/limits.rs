@@ -121,6 +121,8 @@ pub const EXPRESSION_DEPTH_MAX: usize = 96;
 pub const EXPRESSION_COST_MAX: u64 = 5_000_000;
 /// Bytes of a manifest of an action: parsed at once in memory.
 pub const MANIFEST_BYTES_MAX: usize = 256 << 10;
+/// Bytes of the file of a handler that is parsed before it is taken: it may be nested once for each byte, and takes stack for it.
+pub const HANDLER_BYTES_MAX: usize = 512 << 10;
 /// Bytes and names in the folder of an action: code that each site fetches once. What is larger is data, and an input.
 pub const BUNDLE_BYTES_MAX: u64 = 1 << 30;
 pub const BUNDLE_ENTRIES_MAX: u64 = 100_000;

@@ -36,8 +36,10 @@ fn take_in(text: &str) {
             }
         }
     }
-    if let Err(diagnostics) = action::parse("action.yaml", text) {
-        assert!(!diagnostics.is_empty());
+    for file in action::MANIFEST_NAMES {
+        if let Err(diagnostics) = action::parse(file, text) {
+            assert!(!diagnostics.is_empty());
+        }
     }
 }
 

@@ -3,10 +3,9 @@
 use std::path::PathBuf;
 
 use anyhow::Context as _;
-use atoll_model::action::MANIFEST_NAME;
 use storage_sync_engine::action_folder::{ActionFolderError, PackedAction, pack_action};
 
-use crate::failure::{Failure, SourceText};
+use crate::failure::Failure;
 
 /// A folder, which may hold an action.
 #[derive(Debug)]
@@ -24,12 +23,10 @@ impl Folder {
     /// # Errors
     /// When there is no manifest, it is wrong, or the folder holds what cannot be sent.
     pub(super) fn pack(&self) -> anyhow::Result<PackedAction> {
-        let file = self.path.join(MANIFEST_NAME).display().to_string();
-        match pack_action(&self.path, &file) {
+        match pack_action(&self.path, &self.path) {
             Ok(packed) => Ok(packed),
-            Err(ActionFolderError::Invalid { diagnostics, text }) => {
-                let source_text = text.map(|text| SourceText { file, text });
-                Err(Failure::Invalid { diagnostics, source_text }.into())
+            Err(ActionFolderError::Invalid(diagnostics)) => {
+                Err(Failure::Invalid { diagnostics, source_text: None }.into())
             }
             Err(ActionFolderError::Unpackable(error)) => {
                 Err(error).with_context(|| format!("{} cannot be packed", self.path.display()))

@@ -7,7 +7,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 
 use anyhow::Context as _;
-use atoll_model::action::{ActionKind, ActionReference, MANIFEST_NAME, Manifest};
+use atoll_model::action::{ActionKind, ActionReference, MANIFEST_NAME, MANIFEST_NAMES, Manifest};
 use atoll_model::diagnostic::Diagnostic;
 use atoll_model::suggestion::did_you_mean;
 use atoll_model::value::{Type, from_text};
@@ -15,6 +15,7 @@ use atoll_model::workflow::{
     Action, FetchedFrom, Given, HeldAt, Outside, SiteFacts, Surroundings, TakenIn, Work, Workflow,
 };
 use serde_json::{Map, Value, json};
+use storage_sync_engine::action_folder::read_action;
 
 pub(crate) use self::registered::Registered;
 use super::upload::Purpose;
@@ -230,7 +231,8 @@ impl Submission {
         }
         let mut actions = Map::new();
         for (reference, folder) in &self.actions {
-            let manifest = std::fs::read_to_string(folder.join(MANIFEST_NAME))?;
+            let invalid = |diagnostics| Failure::Invalid { diagnostics, source_text: None };
+            let (_, manifest) = read_action(folder, folder).map_err(invalid)?;
             let sent = upload::send_bundle(client, folder, &purpose).await?;
             actions.insert(
                 reference.clone(),
@@ -341,18 +343,21 @@ impl Folder<'_> {
             });
         }
         let folder: PathBuf = self.folder.join(reference).components().collect();
-        let shown: PathBuf = self.shown.join(reference).join(MANIFEST_NAME).components().collect();
-        let shown = shown.display().to_string();
-        let text = std::fs::read_to_string(folder.join(MANIFEST_NAME))
-            .map_err(|error| format!("there is no action `{reference}`: {shown}: {error}"))?;
-        let manifest = atoll_model::action::parse(&shown, &text).map_err(|diagnostics| {
-            let count = diagnostics.len();
+        let shown: PathBuf = self.shown.join(reference).components().collect();
+        if !MANIFEST_NAMES.iter().any(|name| folder.join(name).exists()) {
+            let missing = shown.join(MANIFEST_NAME);
+            return Err(format!("there is no action `{reference}`: there is no {}", missing.display()));
+        }
+        let (manifest, _) = read_action(&folder, &shown).map_err(|diagnostics| {
+            let (count, file) = (diagnostics.len(), diagnostics.first().map(|first| first.file.clone()));
             let mut broken = self.broken.borrow_mut();
-            if !broken.iter().any(|known: &Diagnostic| known.file == shown) {
-                broken.extend(diagnostics);
+            for diagnostic in diagnostics {
+                if !broken.contains(&diagnostic) {
+                    broken.push(diagnostic);
+                }
             }
             let errors = if count == 1 { "an error".to_owned() } else { format!("{count} errors") };
-            format!("the manifest of the action `{reference}` has {errors}: {shown}")
+            format!("the action `{reference}` has {errors}: {}", file.unwrap_or_default())
         })?;
         self.actions.borrow_mut().insert(reference.to_owned(), folder);
         Ok(manifest)

@@ -1,5 +1,6 @@
 //! What `action.yaml` says of an action with the runtime `python`.
 
+use super::Ryax;
 use crate::diagnostic::Place;
 use crate::reading::{Fields, Report};
 use crate::yaml::Node;
@@ -13,6 +14,8 @@ pub struct Python {
     /// Where the file says so.
     pub place: Place,
     pub requirements: Option<Requirements>,
+    /// Of an action that was written for Ryax, whose `requirements` need not be there.
+    pub ryax: Option<Box<Ryax>>,
 }
 
 /// The packages that it needs: a file of the folder, in the format of pip.
@@ -53,7 +56,7 @@ pub(super) fn read(report: &mut Report, fields: &Fields<'_>) -> Option<Python> {
         report.error(node.place, format!("`{file}` is not the path of a file in the folder of the action"), None);
         return None;
     }
-    Some(Python { file: file.to_owned(), function: function.to_owned(), place: node.place, requirements })
+    Some(Python { file: file.to_owned(), function: function.to_owned(), place: node.place, requirements, ryax: None })
 }
 
 /// Says that these belong to another runtime.

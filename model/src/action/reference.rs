@@ -5,7 +5,7 @@ use std::str::FromStr;
 
 use serde::{Deserialize, Serialize};
 
-use super::is_version;
+use super::{is_version, ryax};
 use crate::reading::is_name;
 
 /// `name@version`.
@@ -37,7 +37,8 @@ impl FromStr for ActionReference {
     type Err = ParseReferenceError;
 
     fn from_str(text: &str) -> Result<Self, ParseReferenceError> {
-        let parts = text.split_once('@').filter(|(name, version)| is_name(name, true) && is_version(version));
+        let is_right = |name: &str| is_name(name, true) || ryax::is_id(name);
+        let parts = text.split_once('@').filter(|(name, version)| is_right(name) && is_version(version));
         let (name, version) = parts.ok_or_else(|| ParseReferenceError(text.to_owned()))?;
         Ok(Self { name: name.to_owned(), version: version.to_owned() })
     }
@@ -52,7 +53,7 @@ mod tests {
         let reference: ActionReference = "line-count@1.2+b".parse().expect("a reference");
         assert_eq!((reference.name.as_str(), reference.version.as_str()), ("line-count", "1.2+b"));
         assert_eq!(reference.to_string(), "line-count@1.2+b");
-        for text in ["", "clean", "@1", "clean@", "1lean@1", "clean@1@2", "clean@a b"] {
+        for text in ["", "clean", "@1", "clean@", "1Lean@1", "clean@1@2", "clean@a b"] {
             assert!(text.parse::<ActionReference>().is_err(), "{text}");
         }
     }

@@ -11,7 +11,7 @@ use crate::id::StepIndex;
 use crate::limits::{CONCURRENCY_MAX, STEPS_MAX};
 use crate::reading::{Fields, Report};
 use crate::suggestion::did_you_mean;
-use crate::value::Type;
+use crate::value::{Type, Value};
 use crate::workflow::{Action, OnDisconnect, Output, ResourcePlaces, StartMode, Step, Work};
 use crate::yaml::{Entry, Kind, Node};
 
@@ -285,14 +285,20 @@ impl Draft<'_> {
         let with = self.fields.get("with").filter(|node| !node.is_null());
         let action = self.work.action().filter(|_| self.fields.get("command").is_none());
         for entry in with.map(|node| report.entries(node, "`with`")).unwrap_or_default() {
-            check_variable(report, &entry.key, entry.key_place, "an input");
             let declared = action.and_then(|action| action.inputs.get(&entry.key));
+            if declared.is_none() {
+                check_variable(report, &entry.key, entry.key_place, "an input");
+            }
             if let (Some(action), None) = (action, declared) {
                 let help = did_you_mean(&entry.key, action.inputs.keys().map(String::as_str));
                 let message = format!("the action `{}` has no input `{}`", action.name, entry.key.escape_debug());
                 report.error(entry.key_place, message, help);
             }
             let expression = match declared {
+                // What is optional may be left out in so many words.
+                Some(input) if entry.value.is_null() && input.default == Some(Value::Null) => {
+                    Expression::literal(Value::Null, entry.value.place)
+                }
                 Some(input) => reader.typed(&entry.value, &input.r#type, &format!("`{}`", entry.key)),
                 None => reader.expression(&entry.value),
             };

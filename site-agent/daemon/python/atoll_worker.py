@@ -25,6 +25,8 @@ OUT_OF_MEMORY = -32005
 EMITTED_AT_ONCE = 64
 
 READ_BYTES = 1 << 16
+# What a traceback does not begin with.
+OWN_FILES = [__file__]
 ENCODER = json.JSONEncoder(ensure_ascii=False, allow_nan=False, separators=(",", ":"))
 
 
@@ -251,8 +253,7 @@ class Worker:
         self.private_tmp = same_file("/tmp", self.folders["temporary"])
         os.chdir(self.folders["work"])
         try:
-            called = load(params["action"], params["handler"])
-            self.call = calling_source(called) if self.kind == "source" else calling(called, params["inputs"])
+            self.call = self.load_for_ryax(params) if "ryax" in params else self.load(params)
         except BaseException as error:
             fault = described(error)
             flush()
@@ -264,6 +265,27 @@ class Worker:
         self.path = list(sys.path)
         self.channel.answer(identifier, "result", {"protocol": PROTOCOL})
         return True
+
+    def load(self, params):
+        """What calls the handler with a dict of inputs, and yields the outputs; that of a source is given the source before."""
+        called = find(params["action"], params["handler"])
+        if self.kind == "source":
+            return lambda source, values: called(source, **values)
+        if takes_dict(called, params["inputs"]):
+            return lambda values: self.take(called(values))
+        return lambda values: self.take(called(**values))
+
+    def load_for_ryax(self, params):
+        """The same for a handler that was written for Ryax."""
+        module = import_file("atoll_ryax", params["ryax"]["file"])
+        OWN_FILES.append(module.__file__)
+        adapter = module.Adapter(params, self.place, Fault, (RAISED, INVALID_OUTPUT, MISSING_OUTPUT))
+        adapter.enter()
+        try:
+            called = find(params["action"], params["handler"])
+            return adapter.wrap_source(called) if self.kind == "source" else adapter.wrap(called)
+        finally:
+            adapter.leave()
 
     def execute(self, identifier, params):
         if params.get("logs"):
@@ -289,7 +311,7 @@ class Worker:
 
     def carry_out(self, inputs):
         if self.kind != "source":
-            return self.take(self.call(inputs))
+            return self.call(inputs)
         self.source = Source(self)
         try:
             self.source._begin()
@@ -401,10 +423,8 @@ class Worker:
             shutil.copy(path, place)
 
 
-def load(folder, handler):
+def find(folder, handler):
     """The function that the handler names."""
-    import importlib.util
-
     file, _, function = handler.rpartition(":")
     path = os.path.join(folder, file)
     name = os.path.splitext(os.path.basename(file))[0]
@@ -413,26 +433,21 @@ def load(folder, handler):
     sys.path.insert(0, folder)
     if os.path.dirname(path) != folder:
         sys.path.insert(0, os.path.dirname(path))
-    specification = importlib.util.spec_from_file_location(name, path)
-    module = importlib.util.module_from_spec(specification)
-    sys.modules[name] = module
-    specification.loader.exec_module(module)
-    called = getattr(module, function, None)
+    called = getattr(import_file(name, path), function, None)
     if not callable(called):
         raise Fault(NOT_LOADED, "%s has no function %s" % (file, function))
     return called
 
 
-def calling(called, inputs):
-    """What calls the handler with a dict of inputs."""
-    if takes_dict(called, inputs):
-        return called
-    return lambda values: called(**values)
+def import_file(name, path):
+    import importlib.util
 
+    specification = importlib.util.spec_from_file_location(name, path)
+    module = importlib.util.module_from_spec(specification)
+    sys.modules[name] = module
+    specification.loader.exec_module(module)
+    return module
 
-def calling_source(called):
-    """What calls the function of a source with the source and a dict of inputs."""
-    return lambda source, values: called(source, **values)
 
 
 def takes_dict(called, inputs):
@@ -489,7 +504,7 @@ def described(error):
     import traceback
 
     trace = error.__traceback__
-    while trace is not None and trace.tb_frame.f_code.co_filename == __file__:
+    while trace is not None and trace.tb_frame.f_code.co_filename in OWN_FILES:
         trace = trace.tb_next
     traceback.print_exception(type(error), error, trace)
     lines = "".join(traceback.format_exception_only(type(error), error)).strip().splitlines()

@@ -9,6 +9,7 @@ pub(crate) mod job;
 mod limits;
 pub(crate) mod log;
 mod outputs;
+mod own_tmp;
 mod prepared;
 pub(crate) mod protocol;
 mod runner;
@@ -103,7 +104,7 @@ fn serve(setup: &Setup) -> io::Result<()> {
     let ended = log::read(&setup.slot)?.ended;
     let log = SlotLog::open(&setup.slot)?;
     let slot = SlotDirectory::prepare(&setup.slot)?;
-    let own_tmp = isolation::gives_tmp(setup, isolation);
+    let own_tmp = own_tmp::own_tmp(setup, isolation);
     let runner = Runner::new(slot, log, limits, ended, own_tmp);
     let served = Server::new(listener, runner, isolation, complaints).serve();
     // The agent takes the socket away when it prepares the slot again; in the namespace it is hidden.

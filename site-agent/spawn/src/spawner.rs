@@ -33,6 +33,8 @@ struct Task<'a> {
     environment: &'a [*const c_char],
     /// The folder that it sees as `/tmp`; a null address if it sees that of this process.
     tmp: *const c_char,
+    /// What is shown in that folder before: folders, and where.
+    kept: &'a [(&'a CStr, &'a CStr)],
     /// Why it did not become another program, or 0.
     error: AtomicI32,
 }
@@ -59,10 +61,11 @@ impl Spawner {
     /// `InvalidInput` when a variable holds a byte 0; when there is no such program or it cannot be run, as `execve` says it;
     /// when the system has no room for another process.
     pub fn spawn(&mut self, program: &Program, more: &[(impl AsRef<[u8]>, impl AsRef<[u8]>)]) -> io::Result<Child> {
-        self.start(program, more, None)
+        self.start(program, more, None, &[])
     }
 
-    /// As [`Self::spawn`], in a mount namespace of its own, where this folder is shown as `/tmp` too.
+    /// As [`Self::spawn`], in a mount namespace of its own, where this folder is shown as `/tmp` too. First each of the `kept`
+    /// folders is shown at a place that is there already, so that something below `/tmp` can stay where it is.
     ///
     /// # Errors
     /// As those of [`Self::spawn`]; and when this process may make no mount namespace or mount nothing in it.
@@ -71,8 +74,9 @@ impl Spawner {
         program: &Program,
         more: &[(impl AsRef<[u8]>, impl AsRef<[u8]>)],
         tmp: &CStr,
+        kept: &[(&CStr, &CStr)],
     ) -> io::Result<Child> {
-        self.start(program, more, Some(tmp))
+        self.start(program, more, Some(tmp), kept)
     }
 
     fn start(
@@ -80,6 +84,7 @@ impl Spawner {
         program: &Program,
         more: &[(impl AsRef<[u8]>, impl AsRef<[u8]>)],
         tmp: Option<&CStr>,
+        kept: &[(&CStr, &CStr)],
     ) -> io::Result<Child> {
         let more: Vec<Variable> =
             more.iter().map(|(name, value)| Variable::new(name.as_ref(), value.as_ref())).collect::<io::Result<_>>()?;
@@ -92,6 +97,7 @@ impl Spawner {
             arguments: &arguments,
             environment: &environment,
             tmp: tmp.map_or(ptr::null(), CStr::as_ptr),
+            kept,
             error: AtomicI32::new(0),
         };
         let top = self.stack.as_mut_ptr_range().end;
@@ -138,7 +144,7 @@ extern "C" fn become_another(task: *mut c_void) -> c_int {
     // SAFETY: calls of the system that read what lives in `task` or on this stack.
     let done = unsafe {
         set_up(task.signals)
-            .and_then(|()| show_as_tmp(task.tmp))
+            .and_then(|()| show_as_tmp(task.tmp, task.kept))
             .and_then(|()| check(libc::execve(task.arguments[0], task.arguments.as_ptr(), task.environment.as_ptr())))
     };
     task.error.store(done.err().unwrap_or_default(), Ordering::Relaxed);
@@ -160,12 +166,20 @@ unsafe fn set_up(signals: &[c_int]) -> Result<(), c_int> {
     }
 }
 
-/// Shows a folder as `/tmp`, if there is one, to this process and what it starts.
-unsafe fn show_as_tmp(folder: *const c_char) -> Result<(), c_int> {
+/// Shows a folder as `/tmp`, if there is one, to this process and what it starts; and in it what is to stay there.
+unsafe fn show_as_tmp(folder: *const c_char, kept: &[(&CStr, &CStr)]) -> Result<(), c_int> {
     if folder.is_null() {
         return Ok(());
     }
-    unsafe { check(libc::mount(folder, c"/tmp".as_ptr(), ptr::null(), libc::MS_BIND, ptr::null())) }
+    let show = |from: *const c_char, at: *const c_char| {
+        let flags = libc::MS_BIND | libc::MS_REC;
+        // SAFETY: a call of the system that reads two texts, which the caller has.
+        unsafe { check(libc::mount(from, at, ptr::null(), flags, ptr::null())) }
+    };
+    for (from, at) in kept {
+        show(from.as_ptr(), at.as_ptr())?;
+    }
+    show(folder, c"/tmp".as_ptr())
 }
 
 fn check(result: c_int) -> Result<(), c_int> {

@@ -1,9 +1,11 @@
 //! The folder of an action on this machine, as whoever pushes it reads it.
 
+mod ryax;
+
 use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Component, Path};
 
-use atoll_model::action::{MANIFEST_NAME, Manifest, Python, Runtime, parse};
+use atoll_model::action::{MANIFEST_NAME, MANIFEST_NAMES, Manifest, Python, Runtime, examine};
 use atoll_model::diagnostic::{Diagnostic, Place};
 
 use crate::store::error::IngestError;
@@ -22,38 +24,46 @@ pub struct PackedAction {
 #[derive(Debug, thiserror::Error)]
 pub enum ActionFolderError {
     #[error("the action is not valid")]
-    Invalid {
-        diagnostics: Vec<Diagnostic>,
-        /// What they speak of, if it could be read.
-        text: Option<String>,
-    },
+    Invalid(Vec<Diagnostic>),
     #[error("the folder cannot be packed")]
     Unpackable(#[source] IngestError),
 }
 
-/// Reads, checks and hashes the folder of an action, whose manifest is shown under the name `shown`. Blocks.
+/// Reads, checks and hashes the folder of an action, which people know as `shown`. Blocks.
 ///
 /// # Errors
 /// When there is no manifest, it is wrong, or the folder holds what cannot be sent.
-pub fn pack_action(folder: &Path, shown: &str) -> Result<PackedAction, ActionFolderError> {
-    let text = std::fs::read_to_string(folder.join(MANIFEST_NAME)).map_err(|error| {
-        let is_missing = error.kind() == std::io::ErrorKind::NotFound;
-        let help = is_missing.then(|| format!("`atoll action init {}` makes one", folder.display()));
-        let place = Place { line: 1, column: 1, start: 0, end: 0 };
-        let fault = Diagnostic { file: shown.to_owned(), place, message: format!("it cannot be read: {error}"), help };
-        ActionFolderError::Invalid { diagnostics: vec![fault], text: None }
-    })?;
-    let invalid = |diagnostics: Vec<Diagnostic>| ActionFolderError::Invalid { diagnostics, text: Some(text.clone()) };
-    let manifest = parse(shown, &text).map_err(invalid)?;
-    let fault = match &manifest.runtime {
-        Runtime::Command => program_fault(shown, folder, &manifest),
-        Runtime::Python(python) => python_fault(shown, folder, python),
-    };
-    if let Some(fault) = fault {
-        return Err(invalid(vec![fault]));
-    }
+pub fn pack_action(folder: &Path, shown: &Path) -> Result<PackedAction, ActionFolderError> {
+    let (manifest, text) = read_action(folder, shown).map_err(ActionFolderError::Invalid)?;
     let bundle = pack_bundle(folder).map_err(ActionFolderError::Unpackable)?;
     Ok(PackedAction { manifest, text, bundle })
+}
+
+/// Reads and checks the folder of an action: what its manifest says, and its text. Blocks.
+///
+/// # Errors
+/// When there is no manifest, or something is wrong with it or with what it speaks of.
+pub fn read_action(folder: &Path, shown: &Path) -> Result<(Manifest, String), Vec<Diagnostic>> {
+    let name = MANIFEST_NAMES.into_iter().find(|name| folder.join(name).exists()).unwrap_or(MANIFEST_NAME);
+    let file = shown.join(name).display().to_string();
+    let text = std::fs::read_to_string(folder.join(name)).map_err(|error| {
+        let is_missing = error.kind() == std::io::ErrorKind::NotFound;
+        let help = is_missing.then(|| format!("`atoll action init {}` makes one", shown.display()));
+        let place = Place { line: 1, column: 1, start: 0, end: 0 };
+        vec![Diagnostic { file: file.clone(), place, message: format!("it cannot be read: {error}"), help }]
+    })?;
+    let manifest = examine(&file, &text)?;
+    let mut faults: Vec<Diagnostic> = match &manifest.runtime {
+        Runtime::Command => program_fault(&file, folder, &manifest).into_iter().collect(),
+        Runtime::Python(python) => match &python.ryax {
+            Some(ryax) => ryax::faults(&file, folder, python, ryax),
+            None => python_fault(&file, folder, python).into_iter().collect(),
+        },
+    };
+    if faults.is_empty() {
+        faults.extend(manifest.refusal(&file));
+    }
+    if faults.is_empty() { Ok((manifest, text)) } else { Err(faults) }
 }
 
 /// What is wrong with the handler, as far as that can be told without running anything.

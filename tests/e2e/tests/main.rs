@@ -20,6 +20,7 @@ mod python;
 mod repositories;
 mod restored;
 mod reuse;
+mod ryax;
 mod sample;
 mod server_process;
 mod shown;

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use atoll_model::action::{ActionReference, BundleSignature, MANIFEST_NAME, Manifest, parse};
+use atoll_model::action::{ActionReference, BundleSignature, MANIFEST_NAME, MANIFEST_NAMES, Manifest, parse};
 use atoll_model::id::ObjectId;
 use atoll_model::limits::{ACTION_SIGNATURES_MAX, BUNDLE_BYTES_MAX, BUNDLE_ENTRIES_MAX, MANIFEST_BYTES_MAX};
 use atoll_model::time::Timestamp;
@@ -98,9 +98,9 @@ pub(super) async fn push(
 ) -> Result<(StatusCode, Json<ActionBody>), ApiError> {
     let object: ObjectId = parse_id(&body.object)?;
     let signatures = signatures(object, &body.signatures)?;
-    let (bundle, source) = manifest_of(&app, object).await?;
+    let (bundle, file, source) = manifest_of(&app, object).await?;
     let Manifest { name, version, kind, description, labels, .. } =
-        parse(MANIFEST_NAME, &source).map_err(ApiError::InvalidAction)?;
+        parse(file, &source).map_err(ApiError::InvalidAction)?;
     let reference = ActionReference { name, version };
     let action = ActionName { project, reference };
     let pushed = ActionVersion {
@@ -135,8 +135,8 @@ fn signatures(bundle: ObjectId, given: &[SignatureBody]) -> Result<Vec<BundleSig
     Ok(signatures.into_values().collect())
 }
 
-/// The text of `action.yaml` in a folder that was sent in: what counts is what sites will find there.
-async fn manifest_of(app: &App, object: ObjectId) -> Result<(ObjectRef, String), ApiError> {
+/// What says what an action is in a folder that was sent in, and its text: what counts is what sites will find there.
+async fn manifest_of(app: &App, object: ObjectId) -> Result<(ObjectRef, &'static str, String), ApiError> {
     let invalid = |reason: String| ApiError::from(Rejection::Invalid(reason));
     let (known, encryption) = app.handle.query(move |core| (core.object(object), core.encryption_of(object))).await?;
     let not_sent = || invalid(format!("{object} was not sent in"));
@@ -154,14 +154,17 @@ async fn manifest_of(app: &App, object: ObjectId) -> Result<(ObjectRef, String),
         let limits = format!("{BUNDLE_BYTES_MAX} bytes or {BUNDLE_ENTRIES_MAX} files");
         return Err(invalid(format!("the folder of an action has no more than {limits}: make data an input")));
     }
-    let file = contents.listing().into_iter().flatten().find(|file| file.path == MANIFEST_NAME.as_bytes());
-    let file = file.ok_or_else(|| invalid(format!("there is no {MANIFEST_NAME} in the folder")))?;
+    let files: Vec<_> = contents.listing().into_iter().flatten().collect();
+    let found = MANIFEST_NAMES
+        .into_iter()
+        .find_map(|name| Some((name, files.iter().find(|file| file.path == name.as_bytes())?)));
+    let (name, file) = found.ok_or_else(|| invalid(format!("there is no {MANIFEST_NAME} in the folder")))?;
     if file.bytes > MANIFEST_BYTES_MAX as u64 {
-        return Err(invalid(format!("{MANIFEST_NAME} has {} bytes, more than {MANIFEST_BYTES_MAX}", file.bytes)));
+        return Err(invalid(format!("{name} has {} bytes, more than {MANIFEST_BYTES_MAX}", file.bytes)));
     }
     let bytes = app.bucket.read_file(&contents, file.object).await?;
-    let text = String::from_utf8(bytes).map_err(|_| invalid(format!("{MANIFEST_NAME} is no text in UTF-8")))?;
-    Ok((bundle, text))
+    let text = String::from_utf8(bytes).map_err(|_| invalid(format!("{name} is no text in UTF-8")))?;
+    Ok((bundle, name, text))
 }
 
 /// The version that a path names.

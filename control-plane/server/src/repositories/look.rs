@@ -1,10 +1,10 @@
 //! One look at a repository: fetched, listed, laid out, each folder checked and packed, and what is new pushed.
 
 use std::collections::BTreeMap;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::sync::Arc;
 
-use atoll_model::action::{ActionReference, MANIFEST_NAME, Manifest};
+use atoll_model::action::{ActionReference, Manifest};
 use atoll_model::id::ObjectId;
 use atoll_model::limits::{
     BUNDLE_BYTES_MAX, IMPORT_TIME_MAX, PACKED_AT_ONCE, REPOSITORY_ACTIONS_MAX, REPOSITORY_BYTES_MAX,
@@ -49,9 +49,7 @@ enum LookError {
     NoSubdir { commit: String, subdir: String },
     #[error("it has {bytes} bytes, more than {REPOSITORY_BYTES_MAX}: name the folder with the actions (`--subdir`)")]
     TooLarge { bytes: u64 },
-    #[error(
-        "it has {folders} folders with {MANIFEST_NAME}, more than {REPOSITORY_ACTIONS_MAX}: name one folder (`--subdir`)"
-    )]
+    #[error("it has {folders} folders of actions, more than {REPOSITORY_ACTIONS_MAX}: name one folder (`--subdir`)")]
     TooMany { folders: usize },
     #[error(transparent)]
     Core(#[from] Rejection),
@@ -149,7 +147,7 @@ impl Looking<'_> {
             return Err(LookError::TooMany { folders: tree.folders.len() });
         }
         let count = tree.folders.len();
-        self.log.say(&format!("{} files, {} bytes, {count} folders with {MANIFEST_NAME}", tree.files, tree.bytes));
+        self.log.say(&format!("{} files, {} bytes, {count} folders of actions", tree.files, tree.bytes));
         Ok(tree)
     }
 
@@ -253,15 +251,14 @@ async fn check(laid_out: PathBuf, path: String, fault: Option<String>) -> Checke
         return Checked { path, packed: Err(Finding::Failed(fault)) };
     }
     let folder = laid_out.join(&path);
-    let shown = Path::new(&path).join(MANIFEST_NAME);
-    let shown = shown.strip_prefix(".").unwrap_or(&shown).display().to_string();
+    let shown = PathBuf::from(if path == "." { "" } else { &path });
     let packed = tokio::task::spawn_blocking(move || pack_action(&folder, &shown)).await;
     let packed = match packed {
         Ok(Ok(packed)) if packed.bundle.object().bytes > BUNDLE_BYTES_MAX => {
             Err(Finding::Failed(format!("it has more than {BUNDLE_BYTES_MAX} bytes: make data an input")))
         }
         Ok(Ok(packed)) => Ok(packed),
-        Ok(Err(ActionFolderError::Invalid { diagnostics, .. })) => Err(Finding::Invalid(diagnostics)),
+        Ok(Err(ActionFolderError::Invalid(diagnostics))) => Err(Finding::Invalid(diagnostics)),
         Ok(Err(ActionFolderError::Unpackable(error))) => Err(Finding::Failed(format!("it cannot be packed: {error}"))),
         Err(error) => Err(Finding::Failed(format!("it could not be read to its end: {error}"))),
     };

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use atoll_model::action::MANIFEST_NAME;
+use atoll_model::action::MANIFEST_NAMES;
 
 /// What is in a commit, or in a folder of it.
 #[derive(Debug, Default, PartialEq, Eq)]
@@ -31,9 +31,11 @@ impl Tree {
                 continue;
             }
             let (folder, name) = path.rsplit_once('/').unwrap_or((".", &path));
-            if name == MANIFEST_NAME {
-                let fault = (mode == "120000").then(|| format!("{MANIFEST_NAME} is a symbolic link"));
-                tree.folders.insert(folder.to_owned(), fault);
+            if MANIFEST_NAMES.contains(&name) {
+                let fault = tree.folders.entry(folder.to_owned()).or_default();
+                if mode == "120000" {
+                    *fault = Some(format!("{name} is a symbolic link"));
+                }
             }
         }
         for (folder, fault) in &mut tree.folders {
@@ -64,7 +66,7 @@ mod tests {
                        100755 blob bbbb       5\tlib/count/main.sh\0\
                        100644 blob cccc     100\tlib/count/action.yaml\0\
                        120000 blob dddd       9\tlib/link/action.yaml\0\
-                       100644 blob eeee       1\tlib/counted/action.yaml\0\
+                       100644 blob eeee       1\tlib/counted/ryax_metadata.yaml\0\
                        160000 commit ffff       -\tlib/count/vendor\0";
         let tree = Tree::read(listing.as_bytes());
         assert_eq!((tree.files, tree.bytes), (6, 127));

@@ -17,6 +17,7 @@ use super::watch::Watch;
 pub(crate) const WORK: &str = "work";
 pub(crate) const TMP: &str = "tmp";
 pub(crate) const OUT: &str = "out";
+const OWN_TMP: &str = "own-tmp";
 pub(crate) const STDOUT: &str = "stdout";
 pub(crate) const STDERR: &str = "stderr";
 /// What attempts left, in a folder for each, until the agent has taken it in.
@@ -89,6 +90,11 @@ impl SlotDirectory {
 
     pub(crate) fn tmp(&self) -> &Path {
         &self.tmp
+    }
+
+    /// What a worker that empties it by itself sees as `/tmp`.
+    pub(crate) fn own_tmp(&self) -> PathBuf {
+        self.path.join(OWN_TMP)
     }
 
     /// Where everything is that a worker uses, by the names that the action protocol has for it.

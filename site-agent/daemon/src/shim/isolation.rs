@@ -103,8 +103,3 @@ fn hide(path: &Path) -> io::Result<()> {
     }
     Ok(())
 }
-
-/// Whether what runs can be given the slot's temporary folder as `/tmp`.
-pub(super) fn gives_tmp(setup: &Setup, isolation: Isolation) -> bool {
-    isolation != Isolation::Nothing && !setup.is_below("/tmp")
-}

@@ -20,11 +20,11 @@ use rustix::fs::{AtFlags, Mode, OFlags, Timestamps, UTIME_NOW, openat, statat, s
 use rustix::io::Errno;
 
 use super::directory::SlotDirectory;
-use super::isolation;
 use super::limits::Limits;
 use super::log::SlotLog;
 use super::protocol::{End, EndKind, Key, Left, Notice};
 use super::runner::Runner;
+use super::{isolation, own_tmp};
 use crate::clock::wall_clock;
 use evidence::{
     Batch, CANCEL, CLAIM, Claim, ENDED, EndedNews, JobOrder, JobsFolder, STARTED, StartedNews, read_json, to_json,
@@ -173,7 +173,7 @@ impl Job {
         order.environment.extend(of_cluster());
         let log = SlotLog::open(&setup.slot)?;
         let slot = SlotDirectory::prepare(&setup.slot)?;
-        let own_tmp = isolation::gives_tmp(&setup, isolation);
+        let own_tmp = own_tmp::own_tmp(&setup, isolation);
         let mut runner = Runner::new(slot, log, limits, std::collections::BTreeMap::new(), own_tmp);
         runner.enqueue(common, vec![order]);
         let mut pulse_at = Instant::now() + PULSE_INTERVAL;

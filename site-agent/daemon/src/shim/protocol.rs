@@ -40,13 +40,6 @@ pub(crate) struct Setup {
     pub cgroups: SlotCgroups,
 }
 
-impl Setup {
-    /// Whether anything that executions must see is below a folder.
-    pub(crate) fn is_below(&self, folder: &str) -> bool {
-        self.read_only.iter().chain([&self.slot]).any(|path| path.starts_with(folder))
-    }
-}
-
 /// The slot's control groups, of those that the agent could make.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default)]

@@ -19,6 +19,7 @@ use site_agent_spawn::{Child, Ended, Spawner};
 use super::directory::SlotDirectory;
 use super::limits::Limits;
 use super::log::SlotLog;
+use super::own_tmp::OwnTmp;
 use super::prepared::Prepared;
 use super::protocol::{Common, End, EndKind, Key, Left, Notice, Order, Outputs};
 use super::tree;
@@ -53,8 +54,7 @@ pub(crate) struct Runner {
     worker: Option<Worker>,
     /// What was asked to end, since something else is to run here.
     leaving: Option<Leaving>,
-    /// Whether a worker is to see the slot's temporary folder as `/tmp`.
-    own_tmp: bool,
+    own_tmp: OwnTmp,
 }
 
 #[derive(Debug)]
@@ -118,7 +118,7 @@ impl Runner {
         log: SlotLog,
         limits: Limits,
         ended: BTreeMap<Key, End>,
-        own_tmp: bool,
+        own_tmp: OwnTmp,
     ) -> Self {
         Self {
             slot,

@@ -1,7 +1,6 @@
 //! A process that is called for one execution after the other, and what is said to it and by it: the shim's end of
 //! `docs/action-protocol.md`.
 
-use std::ffi::CString;
 use std::fs::File;
 use std::io::{self, Read, Write};
 use std::os::fd::AsRawFd;
@@ -22,6 +21,7 @@ use site_agent_spawn::{Child, Program, Spawner};
 
 use super::directory::SlotDirectory;
 use super::emitting::{Asked, Emitting};
+use super::own_tmp::{OwnTmp, Tmp};
 use super::protocol::{Common, EndKind, Order, Record, Taken};
 use super::tree;
 
@@ -108,12 +108,12 @@ struct Fault {
 }
 
 impl Worker {
-    /// Starts one, and tells it what it will be called for. `own_tmp`: it is to see the slot's temporary folder as `/tmp`.
+    /// Starts one, and tells it what it will be called for.
     pub(super) fn start(
         common: &Rc<Common>,
         slot: &SlotDirectory,
         spawner: &mut Spawner,
-        own_tmp: bool,
+        own_tmp: &OwnTmp,
     ) -> io::Result<Self> {
         let terms = common.worker.as_ref().ok_or_else(|| io::Error::other("no worker is asked for"))?;
         let mut params: Map<String, Json> = serde_json::from_str(&terms.initialize)?;
@@ -132,7 +132,8 @@ impl Worker {
             // Nothing else is started before both are closed here.
             rustix::io::fcntl_setfd(theirs, FdFlags::empty())?;
         }
-        let child = spawn(&command, common, slot, spawner, own_tmp)?;
+        let tmp = Tmp::of(own_tmp, slot, &mut params, &command)?;
+        let child = spawn(&command, common, slot, spawner, tmp.as_ref())?;
         let mut worker = Self {
             status: File::open(format!("/proc/{}/status", child.id()))?,
             children: children_lists(child.id()),
@@ -375,18 +376,20 @@ fn spawn(
     common: &Common,
     slot: &SlotDirectory,
     spawner: &mut Spawner,
-    own_tmp: bool,
+    tmp: Option<&Tmp>,
 ) -> io::Result<Child> {
     let of_slot = slot.environment();
     let of_slot = of_slot.iter().map(|(name, path)| (name.as_bytes(), path.as_os_str().as_bytes()));
     let of_step = common.environment.iter().map(|(name, value)| (name.as_slice(), value.as_slice()));
     let program = Program::new(command, of_slot.chain(of_step))?;
     const NOTHING_MORE: &[(&[u8], &[u8])] = &[];
-    if own_tmp {
-        let tmp = CString::new(slot.tmp().as_os_str().as_bytes())?;
-        return spawner.spawn_with_tmp(&program, NOTHING_MORE, &tmp);
+    match tmp {
+        Some(Tmp { folder, kept }) => {
+            let kept: Vec<_> = kept.iter().map(|(from, at)| (from.as_c_str(), at.as_c_str())).collect();
+            spawner.spawn_with_tmp(&program, NOTHING_MORE, folder, &kept)
+        }
+        None => spawner.spawn(&program, NOTHING_MORE),
     }
-    spawner.spawn(&program, NOTHING_MORE)
 }
 
 fn content_length(header: &[u8]) -> Option<usize> {

@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use atoll_model::action::{MANIFEST_NAME, Manifest, parse};
+use atoll_model::action::{MANIFEST_NAME, MANIFEST_NAMES, Manifest, parse};
 use atoll_model::id::ObjectId;
 use atoll_model::session::{FailureReason, StepTemplate, TemplateWork};
 use atoll_model::value::ObjectRef;
@@ -160,9 +160,10 @@ fn bundle_of(folder: &Path) -> Option<ObjectId> {
 
 fn read_manifest(folder: &Path) -> Result<Manifest, StagingFailure> {
     let unusable = |message: String| StagingFailure::new(FailureReason::NotExecutable, message);
-    let text = fs::read_to_string(folder.join(MANIFEST_NAME))
-        .map_err(|error| unusable(format!("the {MANIFEST_NAME} of the action cannot be read: {error}")))?;
-    parse(MANIFEST_NAME, &text).map_err(|diagnostics| {
+    let name = MANIFEST_NAMES.into_iter().find(|name| folder.join(name).exists()).unwrap_or(MANIFEST_NAME);
+    let text = fs::read_to_string(folder.join(name))
+        .map_err(|error| unusable(format!("the {name} of the action cannot be read: {error}")))?;
+    parse(name, &text).map_err(|diagnostics| {
         let problems: Vec<String> = diagnostics.iter().map(ToString::to_string).collect();
         unusable(problems.join("; "))
     })

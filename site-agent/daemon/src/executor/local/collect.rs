@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use atoll_model::limits::{LISTING_FILES_MAX, VALUE_BYTES_MAX};
-use atoll_model::session::{FailureReason, Logs, StepTemplate, TemplateOutput};
+use atoll_model::session::{FailureReason, Logs, StepTemplate, TemplateOutput, TemplateWork};
 use atoll_model::time::Timestamp;
 use atoll_model::value::{Type, Value, from_output};
 use rustix::fs::{CWD, Mode, OFlags, openat};
@@ -17,6 +17,9 @@ use storage_sync_engine::store::{IngestError, SealId, SiteStore, StoreError, Sto
 use super::staging::full_message;
 use crate::shim::protocol::{Key, Left, LeftOutputs};
 use crate::shim::{OUT, STDERR, STDOUT};
+
+/// In the folder of outputs, those that keep the names that they were given.
+const NAMED: &str = ".named";
 
 /// What is to be taken in of one attempt.
 #[derive(Debug)]
@@ -200,6 +203,22 @@ impl Collection {
         }
     }
 
+    /// Where an output stands: under its name; or, of an action in Python, alone in a folder of that name under its own.
+    fn path_of(&self, output: &TemplateOutput) -> PathBuf {
+        let out = self.kept.join(OUT);
+        let only_entry = || {
+            let named = out.join(NAMED);
+            let folder = named.join(&output.name);
+            // No link leads to what somebody else has.
+            let is_folder = |path: &Path| fs::symlink_metadata(path).is_ok_and(|found| found.is_dir());
+            let mut entries =
+                (is_folder(&named) && is_folder(&folder)).then(|| fs::read_dir(&folder).ok()).flatten()?;
+            Some(entries.next()?.ok()?.path()).filter(|_| entries.next().is_none())
+        };
+        let may_be_named = is_stored(output) && matches!(self.template.work, TemplateWork::Python { .. });
+        may_be_named.then(only_entry).flatten().unwrap_or_else(|| out.join(&output.name))
+    }
+
     fn gather_one(
         &self,
         store: &SiteStore,
@@ -209,7 +228,7 @@ impl Collection {
             let value = value_of(content, output)?;
             return Ok((Gathered::Whole(value.clone()), Some(SealedValue::Whole(Box::new(WholeValue(value))))));
         }
-        let path = self.kept.join(OUT).join(&output.name);
+        let path = self.path_of(output);
         let is_sealed = match fs::symlink_metadata(&path) {
             Ok(found) => {
                 check_kind(output, &found)?;

@@ -89,13 +89,9 @@ impl Environments {
         Ok(Self { home, interpreter, made, in_work: HashSet::new(), failed: HashMap::new(), tell })
     }
 
-    /// The environment with what a file asks for, for the action of this bundle.
-    pub(super) fn ask(&mut self, requirements: &Path, bundle: ObjectId) -> Environment {
-        let content = match fs::read(requirements) {
-            Ok(content) => content,
-            Err(error) => return Environment::Failed(format!("{} cannot be read: {error}", requirements.display())),
-        };
-        let name = self.name(&content);
+    /// The environment with what is asked for, in the format of pip, for the action of this bundle.
+    pub(super) fn ask(&mut self, requirements: Vec<u8>, bundle: ObjectId) -> Environment {
+        let name = self.name(&requirements);
         if let Some(made) = self.made.get_mut(&name) {
             made.used = Instant::now();
             if made.bundles.insert(bundle)
@@ -109,7 +105,7 @@ impl Environments {
             return Environment::Failed(message.clone());
         }
         if self.in_work.insert(name.clone()) {
-            self.install(&name, content);
+            self.install(&name, requirements);
         }
         Environment::InWork(name)
     }
@@ -316,15 +312,13 @@ mod tests {
             let tell = Arc::new(|_: Installed| panic!("nothing is installed"));
             Environments::open(data, interpreter.clone(), tell).expect("they can be read")
         };
-        let requirements = data.join("requirements.txt");
-        fs::write(&requirements, "six\n").expect("a file");
         let mut environments = open();
         let folder = environments.home.join(format!("{}-1", environments.name(b"six\n")));
         fs::create_dir(&folder).expect("a directory");
         fs::write(folder.join(READY), "").expect("a file");
         environments = open();
         let bundle = ObjectId::from_digest([7; 32]);
-        assert!(matches!(environments.ask(&requirements, bundle), Environment::Ready(_)));
+        assert!(matches!(environments.ask(b"six\n".to_vec(), bundle), Environment::Ready(_)));
         let mut next = open();
         next.let_go(&BTreeSet::from([bundle]), Duration::ZERO);
         assert!(folder.exists(), "a call of it may go on");

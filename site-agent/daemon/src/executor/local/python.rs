@@ -8,7 +8,7 @@ use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
-use atoll_model::action::{ActionKind, Manifest, Python, Runtime};
+use atoll_model::action::{ActionKind, Manifest, Python, Runtime, Ryax, RyaxType};
 use atoll_model::session::StepTemplate;
 use atoll_model::value::{Type, Value};
 use serde_json::{Map, Value as Json, json};
@@ -22,6 +22,8 @@ use crate::shim::make_private;
 use crate::shim::protocol::{Common, Key, Order, Worker};
 
 const WORKER: &str = include_str!("../../../python/atoll_worker.py");
+/// What the worker loads for actions that were written for Ryax.
+const RYAX: &str = include_str!("../../../python/atoll_ryax.py");
 /// The oldest version that the worker runs in.
 const VERSION_MIN: (u32, u32) = (3, 8);
 const ASK: &str = "import sys; print(sys.executable); print(*sys.version_info[:3])";
@@ -33,6 +35,7 @@ pub(crate) struct Interpreter {
     version: (u32, u32, u32),
     /// The program that calls handlers, as it stands at the site.
     worker: PathBuf,
+    ryax: PathBuf,
     settings: PythonSettings,
 }
 
@@ -70,9 +73,15 @@ impl Interpreter {
             return Err(InterpreterError::Old { major, minor });
         }
         let folder = data_dir.join("runtimes");
-        let worker = folder.join(format!("atoll_worker-{}.py", &blake3::hash(WORKER.as_bytes()).to_hex()[..16]));
-        write_worker(&folder, &worker).map_err(|error| InterpreterError::Worker(worker.clone(), error))?;
-        Ok(Self { program, version, worker, settings: settings.clone() })
+        let write = |name: &str, content: &str| {
+            let place = folder.join(format!("{name}-{}.py", &blake3::hash(content.as_bytes()).to_hex()[..16]));
+            match write_runtime(&folder, &place, content) {
+                Ok(()) => Ok(place),
+                Err(error) => Err(InterpreterError::Worker(place, error)),
+            }
+        };
+        let (worker, ryax) = (write("atoll_worker", WORKER)?, write("atoll_ryax", RYAX)?);
+        Ok(Self { program, version, worker, ryax, settings: settings.clone() })
     }
 
     pub(super) fn program(&self) -> &Path {
@@ -107,7 +116,11 @@ impl Interpreter {
         }
         let command = [program.as_os_str(), "-B".as_ref(), self.worker.as_os_str()];
         let command = command.map(|word| word.as_bytes().to_vec()).to_vec();
-        let initialize = initialize(&action.folder, manifest, python).to_string();
+        let mut initialize = initialize(&action.folder, manifest, python);
+        if let Some(ryax) = &python.ryax {
+            initialize["ryax"] = ryax_terms(&self.ryax, manifest, ryax);
+        }
+        let initialize = initialize.to_string();
         let emits = manifest.kind == ActionKind::Source;
         let common = surroundings.common_of(template, command, environment);
         // Its records are counted within the attempt, which must never begin twice, even where the machine has lost its power.
@@ -116,14 +129,38 @@ impl Interpreter {
     }
 }
 
-fn write_worker(folder: &Path, worker: &Path) -> io::Result<()> {
+fn write_runtime(folder: &Path, place: &Path, content: &str) -> io::Result<()> {
     make_private(folder)?;
-    if fs::read(worker).is_ok_and(|content| content == WORKER.as_bytes()) {
+    if fs::read(place).is_ok_and(|there| there == content.as_bytes()) {
         return Ok(());
     }
-    let next = worker.with_extension("next");
-    fs::write(&next, WORKER)?;
-    fs::rename(&next, worker)
+    let next = place.with_extension("next");
+    fs::write(&next, content)?;
+    fs::rename(&next, place)
+}
+
+/// What is told beside for an action of Ryax: the types that it declares, which say more than ours.
+fn ryax_terms(file: &Path, manifest: &Manifest, ryax: &Ryax) -> Json {
+    let described = |r#type: &RyaxType| match r#type {
+        RyaxType::Enum(values) => json!({ "type": r#type.word(), "values": values }),
+        RyaxType::Bytes
+        | RyaxType::String
+        | RyaxType::Integer
+        | RyaxType::Float
+        | RyaxType::Boolean
+        | RyaxType::File
+        | RyaxType::Directory
+        | RyaxType::Table => json!({ "type": r#type.word() }),
+    };
+    let inputs: Map<String, Json> =
+        ryax.inputs.iter().map(|(name, r#type)| (name.clone(), described(r#type))).collect();
+    let outputs = ryax.outputs.iter().map(|(name, r#type)| {
+        let mut output = described(r#type);
+        output["optional"] = json!(manifest.outputs.get(name).is_some_and(|declared| declared.optional));
+        (name.clone(), output)
+    });
+    let outputs: Map<String, Json> = outputs.collect();
+    json!({ "file": file.to_string_lossy(), "inputs": inputs, "outputs": outputs, "script": ryax.takes_script })
 }
 
 /// What a worker is told before it is called, but for what only its shim knows.
@@ -214,10 +251,20 @@ fn value_json(name: &str, value: &Value, staged: &Path) -> Json {
 }
 
 impl ReadyAction {
-    /// The file that names the packages it needs, if it needs any.
-    pub(super) fn requirements(&self) -> Option<PathBuf> {
-        let (_, python) = self.python()?;
-        Some(self.folder.join(&python.requirements.as_ref()?.file))
+    /// What names the packages it needs, if it needs any.
+    ///
+    /// # Errors
+    /// When that cannot be read; the message says why.
+    pub(super) fn requirements(&self) -> Result<Option<Vec<u8>>, String> {
+        let named = self.python().and_then(|(_, python)| Some((python.requirements.as_ref()?, python.ryax.is_some())));
+        let Some((requirements, is_ryax)) = named else { return Ok(None) };
+        let path = self.folder.join(&requirements.file);
+        match fs::read(&path) {
+            Ok(content) if is_ryax => Ok(requirements_of_ryax(&String::from_utf8_lossy(&content))),
+            Ok(content) => Ok(Some(content)),
+            Err(error) if is_ryax && error.kind() == io::ErrorKind::NotFound => Ok(None),
+            Err(error) => Err(format!("{} cannot be read: {error}", path.display())),
+        }
     }
 
     /// What its `action.yaml` says of the runtime `python`, if that is its runtime.
@@ -227,5 +274,40 @@ impl ReadyAction {
             Runtime::Python(python) => Some((manifest, python)),
             Runtime::Command => None,
         }
+    }
+}
+
+/// The lines of a file of Ryax that name a package or an option of pip, if any names a package: there are such files without a
+/// single requirement, and with lines that mean nothing.
+fn requirements_of_ryax(content: &str) -> Option<Vec<u8>> {
+    let lines = content.lines().map(|line| line.split(" #").next().unwrap_or_default().trim());
+    let kept: Vec<&str> = lines.filter(|line| line.starts_with('-') || names_a_package(line)).collect();
+    let asks = kept.iter().any(|line| !line.starts_with('-') || line.starts_with("-r") || line.starts_with("-e"));
+    asks.then(|| (kept.join("\n") + "\n").into_bytes())
+}
+
+fn names_a_package(line: &str) -> bool {
+    let of_name = |letter: char| letter.is_ascii_alphanumeric() || "._-".contains(letter);
+    let end = line.find(|letter| !of_name(letter)).unwrap_or(line.len());
+    let (name, rest) = (&line[..end], line[end..].trim_start());
+    let is_url = line.contains("://") && !line.contains(' ');
+    let is_name = name.starts_with(|first: char| first.is_ascii_alphanumeric());
+    is_url || is_name && (rest.is_empty() || rest.starts_with(['=', '<', '>', '!', '~', '[', '@', ';', '(']))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn of_requirements_of_ryax_what_means_nothing_is_left_out() {
+        let kept = |content| requirements_of_ryax(content).map(|kept| String::from_utf8(kept).expect("text"));
+        assert_eq!(kept(""), None);
+        assert_eq!(kept("# nothing\n\n   \n--no-binary :all:\n"), None);
+        assert_eq!(kept("there is nothing to install here\n"), None);
+        assert_eq!(
+            kept("numpy==1.26 # arrays\nrequests [socks] >= 2\nsome words\n-i https://example.org/simple\n").as_deref(),
+            Some("numpy==1.26\nrequests [socks] >= 2\n-i https://example.org/simple\n")
+        );
     }
 }

@@ -281,11 +281,11 @@ impl Preparer {
     }
 
     fn with_packages(&mut self, action: ReadyAction, template: &StepTemplate) -> Result<ReadyAction, Lack> {
-        let bundle = template.work.bundle().zip(action.requirements());
+        let bundle = template.work.bundle().zip(action.requirements().map_err(Lack::Failed)?);
         let Some(((bundle, requirements), environments)) = bundle.zip(self.environments.as_mut()) else {
             return Ok(action);
         };
-        match environments.ask(&requirements, bundle.id) {
+        match environments.ask(requirements, bundle.id) {
             Environment::Ready(programs) => Ok(ReadyAction { programs: Some(programs), ..action }),
             Environment::InWork(name) => Err(Lack::Waits(name)),
             Environment::Failed(message) => Err(Lack::Failed(message)),

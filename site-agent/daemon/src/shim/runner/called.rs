@@ -96,7 +96,7 @@ impl Runner {
             Some(worker) => worker,
             None => {
                 self.limits.apply(common)?;
-                let started = Worker::start(common, &self.slot, &mut self.spawner, self.own_tmp);
+                let started = Worker::start(common, &self.slot, &mut self.spawner, &self.own_tmp);
                 self.limits.started();
                 started?
             }

@@ -1,0 +1,5 @@
+import logging
+
+
+def handle(inputs):
+    logging.warning("announced: %s", inputs["text"])

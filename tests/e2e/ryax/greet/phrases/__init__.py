@@ -1,0 +1,2 @@
+def hello(word, name):
+    return f"{word}, {name}!"

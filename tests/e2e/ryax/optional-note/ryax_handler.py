@@ -1,0 +1,2 @@
+def handle(inputs):
+    return {"said": repr(sorted(inputs.items())), "unsaid": None, "undeclared": object()}

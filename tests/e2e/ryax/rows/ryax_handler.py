@@ -1,0 +1,2 @@
+def handle(inputs):
+    return [{"name": str(n), "square": n * n} for n in range(inputs["count"])]
