@@ -22,7 +22,7 @@ pub use self::held::{
 };
 pub use self::parse::{Surroundings, parse};
 pub use self::schema::{action_schema, workflow_schema};
-pub(crate) use self::settings::{check_variable, read_resources};
+pub(crate) use self::settings::{check_variable, read_demands};
 pub use self::sites::{SiteFacts, check_sites};
 use crate::action::ActionReference;
 use crate::diagnostic::Place;

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use atoll_model::id::{AgentId, Attempt, ExecutionId, JournalId, ObjectId, RunId, StepIndex, TokenId, TransferId};
 use atoll_model::limits::VALUE_DEPTH_MAX;
-use atoll_model::resources::{Capacity, Resources};
+use atoll_model::resources::{Capacity, Confinement, Resources};
 use atoll_model::value::{ObjectKind, ObjectRef, Type};
 use bytes::Bytes;
 
@@ -249,8 +249,10 @@ impl From<wire::Capacity> for Capacity {
 
 impl From<Resources> for wire::Resources {
     fn from(resources: Resources) -> Self {
-        let Resources { cpu_millis, memory_bytes, time } = resources;
-        Self { cpu_millis, memory_bytes, time: time.map(Into::into) }
+        let Resources { cpu_millis, memory_bytes, time, confinement } = resources;
+        let Confinement { isolation, network, scratch_bytes } = confinement;
+        let isolation = isolation.map(|profile| profile.as_str().to_owned()).unwrap_or_default();
+        Self { cpu_millis, memory_bytes, time: time.map(Into::into), isolation, network, scratch_bytes }
     }
 }
 
@@ -258,8 +260,13 @@ impl TryFrom<wire::Resources> for Resources {
     type Error = WireError;
 
     fn try_from(message: wire::Resources) -> Result<Self, WireError> {
-        let wire::Resources { cpu_millis, memory_bytes, time } = message;
-        Ok(Self { cpu_millis, memory_bytes, time: time.map(Duration::try_from).transpose()? })
+        let wire::Resources { cpu_millis, memory_bytes, time, isolation, network, scratch_bytes } = message;
+        let isolation = match isolation.as_str() {
+            "" => None,
+            named => Some(named.parse().map_err(|_| WireError::UnknownKind { field: "isolation" })?),
+        };
+        let confinement = Confinement { isolation, network, scratch_bytes };
+        Ok(Self { cpu_millis, memory_bytes, time: time.map(Duration::try_from).transpose()?, confinement })
     }
 }
 

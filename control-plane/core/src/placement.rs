@@ -8,7 +8,7 @@ use std::collections::BTreeMap;
 
 use atoll_model::id::{RunId, SiteId, SiteName, StepIndex};
 use atoll_model::placement::{EGRESS_PRICE_LABEL, Labels, SiteSelector, SiteVerdict};
-use atoll_model::resources::{Capacity, Resources};
+use atoll_model::resources::{Capacity, IsolationProfile, Resources};
 
 /// Bytes per second through the bucket until something was measured: a modest wide-area link.
 pub(crate) const BANDWIDTH_DEFAULT: f64 = 50e6;
@@ -131,6 +131,10 @@ pub(crate) fn permanent_obstacle(candidate: &Candidate<'_>, wanted: &Requirement
     if let Some(memory) = wanted.resources.memory_bytes.filter(|memory| *memory > capacity.memory_bytes) {
         let (asked, there) = (memory >> 20, capacity.memory_bytes >> 20);
         return Some(format!("the step asks for {asked} MiB of memory, and it has {there} MiB"));
+    }
+    let is_strict = wanted.resources.confinement.isolation == Some(IsolationProfile::Strict);
+    if is_strict && !candidate.runtimes.iter().any(|known| known == IsolationProfile::STRICT_RUNTIME) {
+        return Some("it cannot give `isolation: strict` (`atoll site doctor` says there why)".to_owned());
     }
     match wanted.runtime {
         Some(runtime) if !candidate.runtimes.is_empty() && !candidate.runtimes.iter().any(|known| known == runtime) => {

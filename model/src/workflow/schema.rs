@@ -5,6 +5,7 @@ use serde_json::{Map, Value, json};
 
 use crate::limits::{CONCURRENCY_MAX, PRIORITY_MAX, PRIORITY_MIN, RUN_LABELS_MAX};
 use crate::policy::said_fields;
+use crate::resources::IsolationProfile;
 
 const DIALECT: &str = "https://json-schema.org/draft/2020-12/schema";
 const NAME: &str = "^[A-Za-z_][A-Za-z0-9_-]{0,62}$";
@@ -100,6 +101,8 @@ pub fn action_schema() -> Value {
             "inputs": named(VARIABLE, "#/$defs/input", "Each becomes an environment variable of its name."),
             "outputs": named(NAME, "#/$defs/output", "Each stands at `$ATOLL_OUTPUTS/<name>` at the end."),
             "resources": { "$ref": "#/$defs/resources" },
+            "isolation": { "$ref": "#/$defs/isolation" },
+            "network": { "$ref": "#/$defs/network" },
         },
         "required": ["name", "version"],
         "if": { "properties": { "runtime": { "const": "python" } }, "required": ["runtime"] },
@@ -178,9 +181,22 @@ fn definitions() -> Value {
                 "cpu": quantity("CPUs: 2, 0.5, 500m. One by default."),
                 "memory": quantity("Memory that it may use: 512MiB. Enforced."),
                 "time": quantity("How long one attempt may run: 5m, 1h30m."),
+                "scratch": quantity("What it may write to its own folders: 1GiB. Enforced."),
             }),
             &[],
         ),
+    );
+    define(
+        "isolation",
+        json!({
+            "enum": IsolationProfile::ALL.map(IsolationProfile::as_str),
+            "description": "How it is kept from everything else, at least: the stricter of what the step, the action and \
+                            the site say.",
+        }),
+    );
+    define(
+        "network",
+        json!({ "type": "boolean", "description": "Whether it reaches the network where its isolation would keep it from it." }),
     );
     let labels = json!({
         "type": "object", "minProperties": 1,
@@ -259,6 +275,8 @@ fn step() -> Value {
             "when": { "type": ["string", "boolean"], "description": "The step is skipped where this is false." },
             "site": { "$ref": "#/$defs/selector", "description": "Where it may run; anywhere where it is left out." },
             "resources": { "$ref": "#/$defs/resources" },
+            "isolation": { "$ref": "#/$defs/isolation" },
+            "network": { "$ref": "#/$defs/network" },
             "retry": {
                 "anyOf": [
                     { "type": "integer", "minimum": 1, "maximum": crate::limits::ATTEMPTS_MAX },

@@ -10,7 +10,7 @@ use atoll_model::expression::{Expression, Form};
 use atoll_model::id::{
     AgentId, Attempt, CommandSeq, Epoch, ExecutionId, JournalId, ObjectId, ReportSeq, RunId, StepIndex, TransferId,
 };
-use atoll_model::resources::{Capacity, Resources};
+use atoll_model::resources::{Capacity, Confinement, IsolationProfile, Resources};
 use atoll_model::session::{
     AgentBody, AgentFrame, Binding, BindingSource, ControlBody, ControlFrame, Credits, Delegation, DirectShare,
     Dispatch, DispatchElements, FailureReason, FaultLocation, FinishedElement, GivenInput, Goodbye, Heartbeat, Hello,
@@ -165,8 +165,12 @@ fn template() -> impl Strategy<Value = StepTemplate> {
         (text(), any::<bool>())
             .prop_map(|(target, overwrite)| TemplateWork::Export { target: target.into(), overwrite }),
     ];
-    let resources = (any::<u32>(), option::of(any::<u64>()), option::of(duration()))
-        .prop_map(|(cpu_millis, memory_bytes, time)| Resources { cpu_millis, memory_bytes, time });
+    let isolation = option::of(select(&IsolationProfile::ALL[..]));
+    let confinement = (isolation, any::<bool>(), option::of(any::<u64>()))
+        .prop_map(|(isolation, network, scratch_bytes)| Confinement { isolation, network, scratch_bytes });
+    let resources = (any::<u32>(), option::of(any::<u64>()), option::of(duration()), confinement).prop_map(
+        |(cpu_millis, memory_bytes, time, confinement)| Resources { cpu_millis, memory_bytes, time, confinement },
+    );
     let output = (text(), declared_type(), any::<bool>(), any::<bool>())
         .prop_map(|(name, r#type, optional, listed)| TemplateOutput { name, r#type, optional, listed });
     let modes = (

@@ -8,6 +8,7 @@ use std::time::Duration;
 
 use anyhow::Context as _;
 use atoll_model::id::JournalId;
+use atoll_model::resources::IsolationProfile;
 use atoll_model::session::{EXPORT_RUNTIME, PYTHON_RUNTIME};
 use atoll_model::time::Timestamp;
 use site_agent_core::event::{Arrival, Found};
@@ -49,17 +50,19 @@ const SLOTS_NOTE: &str = "slots-at";
 const LAST_EXPORT_MAX: Duration = Duration::from_secs(2);
 
 /// Runs the agent until `shutdown`.
-pub(crate) async fn run(config: Config, shutdown: CancellationToken) -> anyhow::Result<()> {
+pub(crate) async fn run(mut config: Config, shutdown: CancellationToken) -> anyhow::Result<()> {
     make_folders(&config)?;
     let _lock = lock::lock(&config.data_dir)?;
     let _work_lock = config.work_dir.as_deref().map(lock::lock).transpose()?;
     let slots_dir = settle_slots(&config)?;
+    let isolation = confining(&config)?;
+    config.closed = config.closed.or_else(|| isolation.refuses_all());
     let meters = Arc::new(Meters::new());
     let metrics = match config.metrics_listen {
         Some(address) => Some(telemetry::listen(address).await?),
         None => None,
     };
-    let running = Running::start(&config, slots_dir.clone(), &meters)?;
+    let running = Running::start(&config, slots_dir.clone(), &isolation, &meters)?;
     let Running { link, inbox, driver, executor, executing, transfers, tasks, traces, failed, direct, withheld } =
         running;
     let (link, events) = link;
@@ -141,7 +144,12 @@ struct Running {
 }
 
 impl Running {
-    fn start(config: &Config, slots_dir: PathBuf, meters: &Arc<Meters>) -> anyhow::Result<Self> {
+    fn start(
+        config: &Config,
+        slots_dir: PathBuf,
+        isolation: &local::Confining,
+        meters: &Arc<Meters>,
+    ) -> anyhow::Result<Self> {
         let data_dir = &config.data_dir;
         let store = SiteStore::open(&data_dir.join("store")).context("the site's store cannot be opened")?;
         let (inbox, inputs) = Inbox::new();
@@ -164,6 +172,7 @@ impl Running {
             slots_dir,
             store: store.clone(),
             program: config.shim_program.clone().map_or_else(ShimProgram::own, Ok)?,
+            isolation: isolation.clone(),
             slurm: slurm_options(config, &identity, meters, &failed)?,
             imports: config.imports.clone(),
             exports: config.exports.clone(),
@@ -179,7 +188,13 @@ impl Running {
         let recovered = open_journal(&data_dir.join("journal"), config.journal)?;
         let (journal, snapshot, facts, checkpoint_bytes) = recovered.into_parts();
         let clock = Clock::start();
-        let core = core_config(config, &identity, executor.has_python(), journal.identity().0, clock.booted_at())?;
+        let core = core_config(
+            config,
+            &identity,
+            (executor.has_python(), isolation),
+            journal.identity().0,
+            clock.booted_at(),
+        )?;
         let arrivals = arrivals(&store).context("what was fetched cannot be found again")?;
         let (agent, step) = Agent::recover(core, snapshot, facts, Found { attempts, arrivals }, clock.read());
         let tasks = TaskTracker::new();
@@ -252,6 +267,19 @@ fn boot_number() -> anyhow::Result<u128> {
     Ok(id.as_u128())
 }
 
+/// How executions are kept apart here. Without the strictest profile, work that asks for it goes to other sites.
+fn confining(config: &Config) -> anyhow::Result<local::Confining> {
+    if config.slurm.is_some() {
+        return Ok(local::Confining::of_jobs(config.isolation.clone()));
+    }
+    let program = config.shim_program.clone().map_or_else(ShimProgram::own, Ok)?;
+    let confining = local::Confining::try_out(config.isolation.clone(), &program);
+    if let Err(why) = &confining.strict {
+        tracing::warn!(why, "steps with `isolation: strict` cannot run here");
+    }
+    Ok(confining)
+}
+
 /// The Python of the site, if it has one. Without it work for Python goes to other sites.
 fn find_python(config: &Config) -> Option<local::Interpreter> {
     let program = config.python.program();
@@ -268,11 +296,12 @@ fn find_python(config: &Config) -> Option<local::Interpreter> {
 fn core_config(
     config: &Config,
     identity: &Identity,
-    has_python: bool,
+    (has_python, isolation): (bool, &local::Confining),
     new_journal: u128,
     booted_at: Timestamp,
 ) -> anyhow::Result<site_agent_core::Config> {
     let runtimes = ["command", EXPORT_RUNTIME].into_iter().chain(has_python.then_some(PYTHON_RUNTIME));
+    let runtimes = runtimes.chain(isolation.strict.is_ok().then_some(IsolationProfile::STRICT_RUNTIME));
     Ok(site_agent_core::Config {
         agent: identity.agent,
         new_journal: JournalId::from_bits(new_journal),

@@ -1,5 +1,6 @@
 //! The agent's configuration: a TOML file, then the environment, then flags; each wins over the one before it.
 
+mod isolation;
 mod outside;
 mod python;
 mod slurm;
@@ -16,6 +17,7 @@ use atoll_model::limits::EVICTION_IDLE;
 use atoll_model::policy::SitePolicy;
 use serde::{Deserialize, Deserializer};
 
+pub use self::isolation::IsolationSettings;
 pub use self::outside::{Exports, Imports};
 pub use self::python::PythonSettings;
 pub use self::slurm::{ExecutorKind, SlurmSettings};
@@ -70,6 +72,8 @@ pub struct Config {
     pub shim_program: Option<ShimProgram>,
     /// How executions become jobs, where they do.
     pub slurm: Option<SlurmSettings>,
+    /// How executions are kept apart.
+    pub isolation: IsolationSettings,
 }
 
 /// How a shim is started: `program arguments… DIRECTORY`.
@@ -149,6 +153,7 @@ pub struct Overrides {
     pub shim_program: Option<ShimProgram>,
     pub executor: Option<ExecutorKind>,
     pub slurm: Option<SlurmSettings>,
+    pub isolation: Option<IsolationSettings>,
 }
 
 #[derive(Debug, thiserror::Error)]
@@ -259,6 +264,7 @@ impl Config {
                 ExecutorKind::Local => None,
                 ExecutorKind::Slurm => Some(said.slurm.unwrap_or_default().checked()?),
             },
+            isolation: said.isolation.unwrap_or_default().checked()?,
         })
     }
 
@@ -289,6 +295,7 @@ impl Config {
             python: PythonSettings::default(),
             shim_program: None,
             slurm: None,
+            isolation: IsolationSettings::default(),
         }
     }
 }
@@ -350,6 +357,7 @@ impl Overrides {
             shim_program: None,
             executor: None,
             slurm: None,
+            isolation: None,
         })
     }
 
@@ -385,6 +393,7 @@ impl Overrides {
             shim_program: later.shim_program.or(self.shim_program),
             executor: later.executor.or(self.executor),
             slurm: later.slurm.or(self.slurm),
+            isolation: later.isolation.or(self.isolation),
         }
     }
 }

@@ -5,6 +5,7 @@ mod actions;
 mod attempts;
 mod cgroups;
 mod collect;
+mod confining;
 mod environments;
 mod exports;
 mod imports;
@@ -56,6 +57,7 @@ use self::slots::Slots;
 use self::workers::{Staged, Workers};
 
 pub(crate) use self::cgroups::{Survey, survey};
+pub(crate) use self::confining::Confining;
 pub(crate) use self::live::{LogPlace, LogPlaces};
 pub(crate) use self::python::Interpreter;
 pub(crate) use self::recovery::{has_work, stop_work};
@@ -90,6 +92,8 @@ pub(crate) struct LocalOptions {
     pub spans: Option<Spans>,
     /// Where processes are jobs of a cluster.
     pub slurm: Option<SlurmOptions>,
+    /// What executions are kept from.
+    pub isolation: Confining,
     /// Cancelled when a thread of the executor cannot go on: then the agent must not either.
     pub failed: CancellationToken,
 }
@@ -197,7 +201,11 @@ pub(crate) fn start(mut options: LocalOptions) -> anyhow::Result<(Executor, Vec<
     let workers = Workers::start(&options, &executor, &attempts)?;
     stuck.into_iter().for_each(|slot| workers.clear(slot));
     let (tell, store) = (Arc::clone(&options.tell), options.store.clone());
-    let surroundings = orders::Surroundings::new(options.site, options.data_dir.join("scripts"), options.log_bytes_max);
+    let around = confining::Surroundings {
+        hidden: vec![options.data_dir.clone(), options.slots_dir.clone()],
+        staged: options.data_dir.join(staging::STAGED),
+    };
+    let surroundings = orders::Surroundings::new(options.site, options.data_dir.clone(), options.log_bytes_max);
     let local = Local {
         slots,
         jobs,
@@ -208,6 +216,7 @@ pub(crate) fn start(mut options: LocalOptions) -> anyhow::Result<(Executor, Vec<
         tell,
         store,
         surroundings,
+        isolation: (options.isolation, around),
         python: options.python,
         common: None,
         events: Vec::new(),
@@ -258,6 +267,7 @@ struct Local {
     tell: Tell,
     store: SiteStore,
     surroundings: orders::Surroundings,
+    isolation: (Confining, confining::Surroundings),
     python: Option<Interpreter>,
     /// What the executions of the last step have in common.
     common: Option<(slot::StepKey, Arc<Common>)>,

@@ -13,11 +13,14 @@ use atoll_model::time::Timestamp;
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
-pub(crate) const PROTOCOL_VERSION: u8 = 2;
+pub(crate) const PROTOCOL_VERSION: u8 = 3;
 /// Shims tell small outputs since this version.
 pub(crate) const TELLS_OUTPUTS: u8 = 2;
 /// Shims have workers that are called ([`ToShim::Call`]) since this version.
 pub(crate) const CALLS_WORKERS: u8 = 2;
+
+/// Shims know of [`ToShim::Under`] since this version.
+pub(crate) const KEEPS_TERMS: u8 = 3;
 
 /// Longest frame either side reads: a batch of orders with their environments stays far below it.
 const FRAME_BYTES_MAX: usize = 64 << 20;
@@ -35,6 +38,18 @@ pub(crate) struct Setup {
     /// Whether to do without namespaces even if they could be had.
     pub no_namespace: bool,
     pub cgroups: SlotCgroups,
+}
+
+/// How the shim of a slot of this machine is to be set up.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub(crate) struct SlotSetup {
+    #[serde(flatten)]
+    pub setup: Setup,
+    /// Whether the shim and all that it starts give up what rights alone could do.
+    pub confined: bool,
+    /// Processes and threads at a time, where they can be counted; the usual number if nothing.
+    pub processes_max: Option<u32>,
 }
 
 impl Setup {
@@ -97,6 +112,29 @@ pub(crate) enum ToShim {
     /// As [`ToShim::Start`], but a worker is called for each, with the inputs of the same place. Only for shims that know
     /// [`CALLS_WORKERS`].
     Call { common: Common, worker: Worker, orders: Vec<Order>, inputs: Vec<String> },
+    /// A start or call, under terms. Only for shims that know [`KEEPS_TERMS`].
+    Under { terms: Terms, start: Box<Self> },
+}
+
+/// What executions are started under beside their limits.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
+pub(crate) struct Terms {
+    /// What each is kept from, if it is kept from everything else.
+    pub enclosed: Option<Enclosed>,
+    /// Bytes that each may write to its own folders.
+    pub scratch_bytes: Option<u64>,
+}
+
+/// What an execution sees that is kept from everything else.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
+pub(crate) struct Enclosed {
+    pub network: bool,
+    /// Folders of which it sees nothing but its own.
+    pub hidden: Vec<PathBuf>,
+    /// What it sees there all the same, read-only.
+    pub shown: Vec<PathBuf>,
+    /// The folder in which its inputs are, by its key.
+    pub staged: PathBuf,
 }
 
 /// A process that is called for one execution after the other (`docs/action-protocol.md`). It is started by the command
@@ -129,6 +167,13 @@ pub(crate) struct Common {
     /// of the first version know nothing of it.
     #[serde(skip)]
     pub worker: Option<Worker>,
+    /// It goes beside this too, in [`ToShim::Under`].
+    #[serde(skip)]
+    pub terms: Terms,
+    /// Whether what is started must not be able to do what rights alone could do. Slots are of one kind or the other, so
+    /// their shims need not be told.
+    #[serde(skip)]
+    pub confined: bool,
 }
 
 impl Common {
@@ -145,6 +190,8 @@ impl Common {
             memory_bytes: self.memory_bytes,
             cpu_millis: self.cpu_millis,
             worker: self.worker.as_ref(),
+            terms: &self.terms,
+            confined: self.confined,
         }
     }
 }
@@ -157,6 +204,8 @@ pub(crate) struct OfWorker<'a> {
     memory_bytes: Option<u64>,
     cpu_millis: Option<u32>,
     worker: Option<&'a Worker>,
+    terms: &'a Terms,
+    confined: bool,
 }
 
 /// What becomes of the outputs folder when the process has succeeded. Version 1 said the first two as `false` and `true`,

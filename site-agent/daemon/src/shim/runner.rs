@@ -14,13 +14,15 @@ use nix::sys::resource::{UsageWho, getrusage};
 use rustix::event::{PollFd, PollFlags};
 use rustix::io::Errno;
 use rustix::process::{Pid, Signal, pidfd_send_signal};
-use site_agent_spawn::{Child, Ended, Spawner};
+use site_agent_spawn::{Child, Circumstances, Ended, Spawner};
 
 use super::directory::SlotDirectory;
+use super::enclosure::enclosure;
 use super::limits::Limits;
 use super::log::SlotLog;
 use super::prepared::Prepared;
-use super::protocol::{Common, End, EndKind, Key, Left, Notice, Order, Outputs};
+use super::protocol::{Common, End, EndKind, Key, Left, Notice, Order, Outputs, Terms};
+use super::scratch::Scratch;
 use super::tree;
 use super::worker::Worker;
 use called::Leaving;
@@ -70,6 +72,7 @@ struct Current {
     noted: bool,
     stopped: Option<EndKind>,
     clearing: Option<Clearing>,
+    scratch: Option<Scratch>,
 }
 
 /// What carries an execution out.
@@ -220,8 +223,12 @@ impl Runner {
     pub(crate) fn next_timeout(&self) -> Option<Instant> {
         let Some(current) = &self.current else { return self.leaving.as_ref().map(Leaving::next) };
         let look_at = current.clearing.as_ref().map_or(current.look_at, |clearing| clearing.rounds.next);
-        let deadline = current.deadline.as_ref().filter(|_| current.stopped.is_none());
-        Some(deadline.map_or(look_at, |(deadline, _)| look_at.min(*deadline)))
+        if current.stopped.is_some() || current.clearing.is_some() {
+            return Some(look_at);
+        }
+        let deadline = current.deadline.as_ref().map(|(deadline, _)| *deadline);
+        let scratch = current.scratch.as_ref().map(Scratch::next);
+        [Some(look_at), deadline, scratch].into_iter().flatten().min()
     }
 
     /// Takes what the agent has to be told. Before that stands in the log, which outlives this process; that it outlives
@@ -271,6 +278,7 @@ impl Runner {
         let key = order.key;
         match self.try_start(&common, &order, started_at) {
             Ok(process) => {
+                let scratch = common.terms.scratch_bytes.map(|bytes| Scratch::new(bytes, now));
                 self.notices.push(Notice::Started { key, at: started_at });
                 self.current = Some(Current {
                     key,
@@ -282,6 +290,7 @@ impl Runner {
                     noted: false,
                     stopped: None,
                     clearing: None,
+                    scratch,
                 });
             }
             Err(error) => {
@@ -324,7 +333,17 @@ impl Runner {
         self.limits.apply(common)?;
         // Everything else is inherited as it is: the work directory, no input, the slot's two logs.
         let program = self.prepared.program(common, &self.slot);
-        let spawned = program.and_then(|program| self.spawner.spawn(program, &order.environment));
+        let spawned = program.and_then(|program| match &common.terms {
+            Terms { enclosed: None, scratch_bytes: None } => self.spawner.spawn(program, &order.environment),
+            Terms { enclosed, scratch_bytes } => {
+                let enclosure =
+                    enclosed.as_ref().map(|enclosed| enclosure(enclosed, self.slot.own_folders(), Some(order.key)));
+                let enclosure = enclosure.transpose()?;
+                let (tmp, file_bytes_max) = (None, *scratch_bytes);
+                let circumstances = Circumstances { tmp, enclosure: enclosure.as_ref(), file_bytes_max };
+                self.spawner.spawn_under(program, &order.environment, circumstances)
+            }
+        });
         self.limits.started();
         Ok(Process::Own(spawned?))
     }
@@ -375,6 +394,10 @@ impl Runner {
                     tree::reap(Pid::from_raw(current.process.child().id()));
                     self.slot.bound_logs(current.common.log_bytes_max);
                 }
+                let scratch = current.scratch.as_mut().filter(|scratch| now >= scratch.next());
+                if let Some(spent) = scratch.and_then(|scratch| scratch.look(&self.slot, now)) {
+                    current.stop(spent);
+                }
                 false
             }
         }
@@ -412,6 +435,10 @@ impl Runner {
         cpu_micros: u64,
         max_rss_bytes: u64,
     ) {
+        let how = match &current.scratch {
+            Some(scratch) => scratch.judge(how, &self.slot),
+            None => how,
+        };
         let outputs = if how == EndKind::Code(0) { current.common.outputs } else { Outputs::Ignored };
         let (how, left) = match self.slot.keep(current.key, outputs) {
             Ok(left) => (how, left),

@@ -2,11 +2,12 @@
 //! `docs/action-protocol.md`.
 
 use std::ffi::CString;
-use std::fs::File;
+use std::fs::{self, File};
 use std::io::{self, Read, Write};
 use std::os::fd::AsRawFd;
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::FileExt;
+use std::path::{Path, PathBuf};
 use std::rc::Rc;
 
 use atoll_model::session::FailureReason;
@@ -18,10 +19,11 @@ use rustix::pipe::{PipeFlags, pipe_with};
 use rustix::process::Pid;
 use serde::Deserialize;
 use serde_json::{Map, Value as Json, json};
-use site_agent_spawn::{Child, Program, Spawner};
+use site_agent_spawn::{Child, Circumstances, Program, Spawner};
 
 use super::directory::SlotDirectory;
-use super::protocol::{Common, EndKind, Order};
+use super::enclosure::enclosure;
+use super::protocol::{Common, EndKind, Key, Order};
 use super::tree;
 
 /// Versions of the action protocol that are spoken here.
@@ -102,12 +104,13 @@ struct Fault {
 }
 
 impl Worker {
-    /// Starts one, and tells it what it will be called for. `own_tmp`: it is to see the slot's temporary folder as `/tmp`.
+    /// Starts one for this execution and those after it, and tells it what it will be called for. `own_tmp`: it is to see the slot's temporary folder as `/tmp`.
     pub(super) fn start(
         common: &Rc<Common>,
         slot: &SlotDirectory,
         spawner: &mut Spawner,
         own_tmp: bool,
+        key: Key,
     ) -> io::Result<Self> {
         let terms = common.worker.as_ref().ok_or_else(|| io::Error::other("no worker is asked for"))?;
         let mut params: Map<String, Json> = serde_json::from_str(&terms.initialize)?;
@@ -126,7 +129,7 @@ impl Worker {
             // Nothing else is started before both are closed here.
             rustix::io::fcntl_setfd(theirs, FdFlags::empty())?;
         }
-        let child = spawn(&command, common, slot, spawner, own_tmp)?;
+        let child = spawn(&command, common, slot, spawner, (own_tmp, key))?;
         let mut worker = Self {
             status: File::open(format!("/proc/{}/status", child.id()))?,
             children: children_lists(child.id()),
@@ -306,6 +309,18 @@ impl Worker {
         }
     }
 
+    /// Whether it has anything in a folder open or mapped, so that it could be changed after it was moved. What cannot be
+    /// looked at counts as held.
+    pub(super) fn holds(&self, folder: &Path) -> bool {
+        let own = PathBuf::from(format!("/proc/{}", self.child.id()));
+        let Ok(open) = fs::read_dir(own.join("fd")) else { return true };
+        let is_inside = |path: PathBuf| path.starts_with(folder);
+        let is_open = open.flatten().filter_map(|entry| fs::read_link(entry.path()).ok()).any(is_inside);
+        let Ok(maps) = fs::read(own.join("maps")) else { return true };
+        let folder = folder.as_os_str().as_bytes();
+        is_open || maps.windows(folder.len()).any(|window| window == folder)
+    }
+
     fn is_alone(&self, has_one_thread: bool) -> bool {
         let Some(pid) = Pid::from_raw(self.child.id()) else { return false };
         let Some((own, below)) = self.children.as_ref().filter(|_| has_one_thread) else {
@@ -345,18 +360,27 @@ fn spawn(
     common: &Common,
     slot: &SlotDirectory,
     spawner: &mut Spawner,
-    own_tmp: bool,
+    (own_tmp, key): (bool, Key),
 ) -> io::Result<Child> {
     let of_slot = slot.environment();
     let of_slot = of_slot.iter().map(|(name, path)| (name.as_bytes(), path.as_os_str().as_bytes()));
     let of_step = common.environment.iter().map(|(name, value)| (name.as_slice(), value.as_slice()));
     let program = Program::new(command, of_slot.chain(of_step))?;
     const NOTHING_MORE: &[(&[u8], &[u8])] = &[];
-    if own_tmp {
-        let tmp = CString::new(slot.tmp().as_os_str().as_bytes())?;
-        return spawner.spawn_with_tmp(&program, NOTHING_MORE, &tmp);
-    }
-    spawner.spawn(&program, NOTHING_MORE)
+    let enclosure = common
+        .terms
+        .enclosed
+        .as_ref()
+        .map(|enclosed| enclosure(enclosed, slot.own_folders(), Some(key)))
+        .transpose()?;
+    let own_tmp = own_tmp && enclosure.is_none();
+    let tmp = own_tmp.then(|| CString::new(slot.tmp().as_os_str().as_bytes())).transpose()?;
+    let circumstances = Circumstances {
+        tmp: tmp.as_deref(),
+        enclosure: enclosure.as_ref(),
+        file_bytes_max: common.terms.scratch_bytes,
+    };
+    spawner.spawn_under(&program, NOTHING_MORE, circumstances)
 }
 
 fn content_length(header: &[u8]) -> Option<usize> {

@@ -16,8 +16,9 @@ use atoll_model::workflow::StartMode;
 use site_agent_core::command::{StartInput, StartValue};
 use storage_sync_engine::store::{Entry, SealId};
 
+use super::actions::ReadyAction;
 use super::collect::is_stored;
-use crate::shim::protocol::{Common, Key, Order, Outputs, Variables};
+use crate::shim::protocol::{Common, Key, Order, Outputs, Terms, Variables};
 
 /// Longest string that Linux takes as one argument or variable, its end included.
 const STRING_BYTES_MAX: usize = 128 << 10;
@@ -31,6 +32,8 @@ pub(super) enum OrderError {
     UnknownProgram { program: String },
     #[error("the action's command is empty")]
     NoCommand,
+    #[error("this site cannot give it `isolation: strict`: {why}")]
+    NoStrict { why: String },
     #[error("this site has no Python that actions can run in")]
     NoPython,
     #[error("the action's own action.yaml names no Python handler")]
@@ -49,6 +52,8 @@ pub(super) struct Surroundings {
     pub site: SiteName,
     /// Where scripts stand that are too long for an argument.
     pub scripts: PathBuf,
+    /// Where the agent keeps everything.
+    data_dir: PathBuf,
     pub log_bytes_max: u64,
     path: OsString,
     language: Variables,
@@ -56,14 +61,15 @@ pub(super) struct Surroundings {
 }
 
 impl Surroundings {
-    pub(super) fn new(site: SiteName, scripts: PathBuf, log_bytes_max: u64) -> Self {
+    pub(super) fn new(site: SiteName, data_dir: PathBuf, log_bytes_max: u64) -> Self {
+        let scripts = data_dir.join("scripts");
         let path = env::var_os("PATH").unwrap_or_else(|| DEFAULT_PATH.into());
         let language = ["LANG", "LC_ALL", "TZ"]
             .into_iter()
             .filter_map(|name| Some((name.into(), env::var_os(name)?.into_vec())))
             .collect();
         let shell = in_path("sh", &path).unwrap_or_else(|| PathBuf::from("/bin/sh"));
-        Self { site, scripts, log_bytes_max, path, language, shell }
+        Self { site, scripts, data_dir, log_bytes_max, path, language, shell }
     }
 
     /// What all executions of a step have in common. `bundle` is the folder of its action.
@@ -86,7 +92,21 @@ impl Surroundings {
             outputs: becomes_of(&template.outputs),
             log_bytes_max: self.log_bytes_max,
             worker: None,
+            terms: Terms::default(),
+            confined: false,
         }
+    }
+
+    /// What is started for the step that stands among the agent's own files.
+    pub(super) fn needs(&self, common: &Common, action: Option<&ReadyAction>) -> Vec<PathBuf> {
+        let words = common.command.iter().map(|word| PathBuf::from(std::ffi::OsStr::from_bytes(word)));
+        let environment = action.and_then(|action| action.programs.as_ref()?.parent());
+        let folders = action.map(|action| action.folder.as_path()).into_iter().chain(environment);
+        let folders: Vec<PathBuf> = folders.map(Path::to_owned).collect();
+        let is_apart = |word: &PathBuf| word.is_absolute() && !folders.iter().any(|folder| word.starts_with(folder));
+        // The other words are what they are; what is no file is passed over.
+        let files: Vec<PathBuf> = words.filter(|word| is_apart(word) && word.starts_with(&self.data_dir)).collect();
+        folders.into_iter().chain(files).collect()
     }
 
     /// The environment of everything that runs for an action, whichever run and step it is of.
@@ -276,6 +296,7 @@ mod tests {
     }
 
     fn surroundings(folder: &Path) -> Surroundings {
+        fs::create_dir_all(folder.join("scripts")).unwrap();
         Surroundings::new("edge".parse().unwrap(), folder.to_owned(), 1 << 20)
     }
 

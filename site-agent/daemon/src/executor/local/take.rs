@@ -18,7 +18,7 @@ use super::imports::Import;
 use super::python;
 use super::recovery::{exit, interrupted};
 use super::returned::returned;
-use super::slots::warmth;
+use super::slots::Wanted;
 use super::staging::StagingFailure;
 use super::workers::Staged;
 use super::{Job, Local, Order, orders};
@@ -148,7 +148,7 @@ impl Local {
             let label = format!("{}.{}", template.workflow, template.step_name);
             return jobs.hand(Handed { label, common, order });
         }
-        match self.slots.choose(step, ahead, warmth(&common)) {
+        match self.slots.choose(step, ahead, Wanted::by(&common)) {
             Ok(number) => {
                 if let Some(known) = self.attempts.get_mut(key) {
                     known.place = Some(Place::Slot(number));
@@ -180,7 +180,9 @@ impl Local {
             }
             (_, action) => self.surroundings.common(template, action.map(|action| action.folder.as_path()))?,
         };
-        let common = Arc::new(common);
+        let (isolation, around) = &self.isolation;
+        let needs = self.surroundings.needs(&common, action);
+        let common = Arc::new(isolation.confine(common, template, around, needs)?);
         self.common = Some((step, Arc::clone(&common)));
         Ok(common)
     }
