@@ -132,6 +132,9 @@ pub(crate) fn permanent_obstacle(candidate: &Candidate<'_>, wanted: &Requirement
         let (asked, there) = (memory >> 20, capacity.memory_bytes >> 20);
         return Some(format!("the step asks for {asked} MiB of memory, and it has {there} MiB"));
     }
+    if let Some((what, there)) = capacity.lacks(wanted.resources) {
+        return Some(format!("the step asks for {what}, and it has {there}"));
+    }
     let is_strict = wanted.resources.confinement.isolation == Some(IsolationProfile::Strict);
     if is_strict && !candidate.runtimes.iter().any(|known| known == IsolationProfile::STRICT_RUNTIME) {
         return Some("it cannot give `isolation: strict` (`atoll site doctor` says there why)".to_owned());
@@ -158,7 +161,7 @@ pub(crate) fn slots(capacity: Option<&Capacity>, resources: &Resources) -> u32 {
         .memory_bytes
         .filter(|memory| *memory > 0)
         .map_or(u32::MAX, |memory| u32::try_from(capacity.memory_bytes / memory).unwrap_or(u32::MAX));
-    by_cpu.min(by_memory).max(1)
+    by_cpu.min(by_memory).min(capacity.times(resources)).max(1)
 }
 
 /// Looks at every site.

@@ -3,7 +3,7 @@
 
 use serde_json::{Map, Value, json};
 
-use crate::limits::{CONCURRENCY_MAX, PRIORITY_MAX, PRIORITY_MIN, RUN_LABELS_MAX};
+use crate::limits::{CONCURRENCY_MAX, GPUS_MAX, PRIORITY_MAX, PRIORITY_MIN, RUN_LABELS_MAX};
 use crate::policy::said_fields;
 use crate::resources::IsolationProfile;
 
@@ -182,6 +182,25 @@ fn definitions() -> Value {
                 "memory": quantity("Memory that it may use: 512MiB. Enforced."),
                 "time": quantity("How long one attempt may run: 5m, 1h30m."),
                 "scratch": quantity("What it may write to its own folders: 1GiB. Enforced."),
+                "gpu": {
+                    "description": "GPUs that nobody else uses meanwhile; of a kind that the site names.",
+                    "anyOf": [
+                        { "type": "integer", "minimum": 1, "maximum": GPUS_MAX },
+                        record(
+                            json!({
+                                "count": { "type": "integer", "minimum": 1, "maximum": GPUS_MAX },
+                                "kind": { "type": "string" },
+                            }),
+                            &[],
+                        ),
+                    ],
+                },
+                "named": {
+                    "type": "object",
+                    "description": "Of what a site has a number of, by its name: { licences: 0.5 }.",
+                    "propertyNames": { "pattern": NAME },
+                    "additionalProperties": { "type": ["string", "number"] },
+                },
             }),
             &[],
         ),

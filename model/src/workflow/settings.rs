@@ -1,15 +1,16 @@
 //! What a step says of how it is run: resources, retries, its environment.
 
+use std::collections::BTreeMap;
 use std::time::Duration;
 
 use indexmap::IndexMap;
 
 use crate::diagnostic::Place;
 use crate::expression::Expression;
-use crate::limits::{ATTEMPTS_MAX, CACHE_MAX, CONCURRENCY_MAX};
+use crate::limits::{ATTEMPTS_MAX, CACHE_MAX, CONCURRENCY_MAX, GPUS_MAX};
 use crate::reading::{Fields, Report};
-use crate::resources::{Confinement, IsolationProfile, Resources};
-use crate::units::{parse_cpu, parse_duration, parse_size};
+use crate::resources::{Confinement, Gpus, IsolationProfile, Resources};
+use crate::units::{parse_amount, parse_cpu, parse_duration, parse_size};
 use crate::workflow::{Cache, Concurrency, Retry, StartMode};
 use crate::yaml::{Kind, Node};
 
@@ -48,7 +49,7 @@ impl Demands {
 }
 
 fn read_resources(report: &mut Report, node: &Node) -> Resources {
-    let fields = report.fields(node, "`resources`", &["cpu", "memory", "time", "scratch"]);
+    let fields = report.fields(node, "`resources`", &["cpu", "memory", "time", "scratch", "gpu", "named"]);
     let cpu = fields
         .get("cpu")
         .and_then(|node| report.parsed_with(node, "`cpu`", |text| parse_cpu(text).map_err(|error| error.to_string())));
@@ -78,7 +79,35 @@ fn read_resources(report: &mut Report, node: &Node) -> Resources {
         memory_bytes: memory,
         time,
         confinement: Confinement { scratch_bytes, ..Confinement::default() },
+        gpus: fields.get("gpu").and_then(|node| read_gpus(report, node)),
+        named: fields.get("named").map(|node| read_named(report, node)).unwrap_or_default(),
     }
+}
+
+/// Reads `gpu: 2` or `gpu: { count: 2, kind: a100 }`.
+fn read_gpus(report: &mut Report, node: &Node) -> Option<Gpus> {
+    let what = "the number of GPUs";
+    if matches!(node.kind, Kind::Scalar { .. }) {
+        return report.integer(node, what, 1..=GPUS_MAX).map(|count| Gpus { count, kind: None });
+    }
+    let fields = report.fields(node, "`gpu`", &["count", "kind"]);
+    let count = fields.get("count").map_or(Some(1), |node| report.integer(node, what, 1..=GPUS_MAX));
+    let kind = fields.get("kind").and_then(|node| report.text(node, "the kind of a GPU")).map(str::to_owned);
+    Some(Gpus { count: count?, kind })
+}
+
+/// Reads `named: { licences: 0.5 }`.
+fn read_named(report: &mut Report, node: &Node) -> BTreeMap<String, u32> {
+    let mut named = BTreeMap::new();
+    for entry in report.entries(node, "`named`") {
+        if !report.name(&entry.key, entry.key_place, "a resource", true) {
+            continue;
+        }
+        let parse = |text: &str| parse_amount(text).map_err(|error| error.to_string());
+        let amount = report.parsed_with(&entry.value, &format!("`{}`", entry.key), parse);
+        named.extend(amount.map(|amount| (entry.key.clone(), amount)));
+    }
+    named
 }
 
 /// Reads `concurrency: { executions, runs }`.

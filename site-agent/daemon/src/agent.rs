@@ -20,7 +20,7 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use crate::clock::Clock;
-use crate::config::{Config, ShimProgram};
+use crate::config::{Config, ShimProgram, found_gpus};
 use crate::direct::Direct;
 use crate::driver::{Beginning, Driver, Inbox, Performer, direct_share, open_journal};
 use crate::executor::local::{self, Executor, LocalOptions, Order};
@@ -56,6 +56,8 @@ pub(crate) async fn run(mut config: Config, shutdown: CancellationToken) -> anyh
     let _work_lock = config.work_dir.as_deref().map(lock::lock).transpose()?;
     let slots_dir = settle_slots(&config)?;
     let isolation = confining(&config)?;
+    // Those of a cluster are not this machine's.
+    config.gpus = config.gpus.or_else(|| config.slurm.is_none().then(found_gpus));
     config.closed = config.closed.or_else(|| isolation.refuses_all());
     let meters = Arc::new(Meters::new());
     let metrics = match config.metrics_listen {
@@ -173,6 +175,7 @@ impl Running {
             store: store.clone(),
             program: config.shim_program.clone().map_or_else(ShimProgram::own, Ok)?,
             isolation: isolation.clone(),
+            gpus: config.gpus.clone().unwrap_or_default(),
             slurm: slurm_options(config, &identity, meters, &failed)?,
             imports: config.imports.clone(),
             exports: config.exports.clone(),

@@ -73,6 +73,7 @@ pub fn measure_calls(data_dir: &Path, alone: u32, at_once: u32) -> anyhow::Resul
         slots_dir: slots_dir.clone(),
         program,
         isolation,
+        gpus: Vec::new(),
         imports: config.imports,
         exports: config.exports,
         withheld: Withheld::new(store.clone()),

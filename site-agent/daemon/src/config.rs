@@ -1,6 +1,7 @@
 //! The agent's configuration: a TOML file, then the environment, then flags; each wins over the one before it.
 
 mod isolation;
+mod offered;
 mod outside;
 mod python;
 mod slurm;
@@ -18,6 +19,7 @@ use atoll_model::policy::SitePolicy;
 use serde::{Deserialize, Deserializer};
 
 pub use self::isolation::IsolationSettings;
+pub(crate) use self::offered::found_gpus;
 pub use self::outside::{Exports, Imports};
 pub use self::python::PythonSettings;
 pub use self::slurm::{ExecutorKind, SlurmSettings};
@@ -74,6 +76,10 @@ pub struct Config {
     pub slurm: Option<SlurmSettings>,
     /// How executions are kept apart.
     pub isolation: IsolationSettings,
+    /// The kind of each GPU, by index; those that are found if nothing.
+    pub gpus: Option<Vec<String>>,
+    /// What else there is a number of, in thousandths.
+    pub resources: BTreeMap<String, u32>,
 }
 
 /// How a shim is started: `program arguments… DIRECTORY`.
@@ -154,6 +160,9 @@ pub struct Overrides {
     pub executor: Option<ExecutorKind>,
     pub slurm: Option<SlurmSettings>,
     pub isolation: Option<IsolationSettings>,
+    pub gpus: Option<Vec<String>>,
+    /// Amounts by name, whole ones or parts.
+    pub resources: Option<BTreeMap<String, f64>>,
 }
 
 #[derive(Debug, thiserror::Error)]
@@ -180,6 +189,8 @@ pub enum ConfigError {
     Hours(String),
     #[error("work_dir = {work}: it must be neither the data directory ({data}) nor above it", work = work.display(), data = data.display())]
     WorkDir { work: PathBuf, data: PathBuf },
+    #[error("resources: {name} = {amount}: an amount is from 0 to 1,000,000, and its name has no space")]
+    Amount { name: String, amount: f64 },
     #[error("slurm: {0}")]
     Slurm(String),
     #[error("no data directory is given, and there is no HOME to put it in")]
@@ -265,6 +276,8 @@ impl Config {
                 ExecutorKind::Slurm => Some(said.slurm.unwrap_or_default().checked()?),
             },
             isolation: said.isolation.unwrap_or_default().checked()?,
+            gpus: said.gpus,
+            resources: offered::amounts(said.resources.unwrap_or_default())?,
         })
     }
 
@@ -296,6 +309,8 @@ impl Config {
             shim_program: None,
             slurm: None,
             isolation: IsolationSettings::default(),
+            gpus: None,
+            resources: BTreeMap::new(),
         }
     }
 }
@@ -358,6 +373,8 @@ impl Overrides {
             executor: None,
             slurm: None,
             isolation: None,
+            gpus: None,
+            resources: None,
         })
     }
 
@@ -394,6 +411,8 @@ impl Overrides {
             executor: later.executor.or(self.executor),
             slurm: later.slurm.or(self.slurm),
             isolation: later.isolation.or(self.isolation),
+            gpus: later.gpus.or(self.gpus),
+            resources: later.resources.or(self.resources),
         }
     }
 }

@@ -8,6 +8,7 @@ mod collect;
 mod confining;
 mod environments;
 mod exports;
+mod gpus;
 mod imports;
 mod live;
 mod orders;
@@ -58,6 +59,7 @@ use self::workers::{Staged, Workers};
 
 pub(crate) use self::cgroups::{Survey, survey};
 pub(crate) use self::confining::Confining;
+pub(crate) use self::gpus::counted;
 pub(crate) use self::live::{LogPlace, LogPlaces};
 pub(crate) use self::python::Interpreter;
 pub(crate) use self::recovery::{has_work, stop_work};
@@ -94,6 +96,8 @@ pub(crate) struct LocalOptions {
     pub slurm: Option<SlurmOptions>,
     /// What executions are kept from.
     pub isolation: Confining,
+    /// The kinds of this machine's GPUs, by index.
+    pub gpus: Vec<String>,
     /// Cancelled when a thread of the executor cannot go on: then the agent must not either.
     pub failed: CancellationToken,
 }
@@ -198,6 +202,7 @@ pub(crate) fn start(mut options: LocalOptions) -> anyhow::Result<(Executor, Vec<
         Some(slurm) => Some(start_jobs(slurm, &executor, &mut attempts, &mut found)?),
         None => None,
     };
+    let gpus = gpus::HeldGpus::open(&options.data_dir, std::mem::take(&mut options.gpus), attempts.keys())?;
     let workers = Workers::start(&options, &executor, &attempts)?;
     stuck.into_iter().for_each(|slot| workers.clear(slot));
     let (tell, store) = (Arc::clone(&options.tell), options.store.clone());
@@ -217,6 +222,7 @@ pub(crate) fn start(mut options: LocalOptions) -> anyhow::Result<(Executor, Vec<
         store,
         surroundings,
         isolation: (options.isolation, around),
+        gpus,
         python: options.python,
         common: None,
         events: Vec::new(),
@@ -268,6 +274,7 @@ struct Local {
     store: SiteStore,
     surroundings: orders::Surroundings,
     isolation: (Confining, confining::Surroundings),
+    gpus: gpus::HeldGpus,
     python: Option<Interpreter>,
     /// What the executions of the last step have in common.
     common: Option<(slot::StepKey, Arc<Common>)>,

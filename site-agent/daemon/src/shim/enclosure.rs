@@ -16,6 +16,8 @@ const NAMES_ONLY: &str = "size=1m,mode=0755";
 /// Devices without which programs do not run.
 const DEVICES: [&str; 5] = ["null", "zero", "full", "random", "urandom"];
 const DEVICES_FOLDER: &str = "/dev";
+const DEVICE_LINKS: [(&str, &str); 4] =
+    [("fd", "/proc/self/fd"), ("stdin", "fd/0"), ("stdout", "fd/1"), ("stderr", "fd/2")];
 /// Sockets of the machine's services are here, and some of them would do anything for this user.
 const SERVICES_FOLDER: &str = "/run";
 const TEMPORARY_FOLDERS: [&str; 2] = ["/tmp", "/var/tmp"];
@@ -28,9 +30,8 @@ const RESOLVER: &str = "/etc/resolv.conf";
 /// When this machine's calls are not known, or a path is none.
 pub(super) fn enclosure(enclosed: &Enclosed, own: [&Path; 3], key: Option<Key>) -> io::Result<Enclosure> {
     let filter = Filter::strict().ok_or_else(|| io::Error::other("no filter for calls of this kind of machine"))?;
-    let covers = outermost(&enclosed.hidden);
     let [work, tmp, out] = own;
-    let mut plan = Plan { enclosure: Enclosure::new(enclosed.network, work, filter)?, covers, shown: Vec::new() };
+    let mut plan = Plan { enclosure: Enclosure::new(enclosed.network, work, filter)?, shown: Vec::new() };
     for folder in [work, tmp, out] {
         plan.show(folder, true)?;
     }
@@ -39,13 +40,16 @@ pub(super) fn enclosure(enclosed: &Enclosed, own: [&Path; 3], key: Option<Key>) 
         plan.show(path, false)?;
     }
     let resolver = PathBuf::from(RESOLVER).canonicalize().ok().filter(|_| enclosed.network);
-    plan.shown_at_services(resolver.as_deref())?;
-    plan.carry_out(tmp)
+    if let Some(resolver) = resolver.filter(|resolver| resolver.starts_with(SERVICES_FOLDER)) {
+        plan.show(&resolver, false)?;
+    }
+    let of_machine = [SERVICES_FOLDER, DEVICES_FOLDER].map(PathBuf::from);
+    let covers: Vec<PathBuf> = enclosed.hidden.iter().cloned().chain(of_machine).collect();
+    plan.carry_out(&outermost(&covers), tmp, &enclosed.devices)
 }
 
 struct Plan {
     enclosure: Enclosure,
-    covers: Vec<PathBuf>,
     shown: Vec<Shown>,
 }
 
@@ -65,19 +69,10 @@ impl Plan {
         Ok(())
     }
 
-    fn shown_at_services(&mut self, resolver: Option<&Path>) -> io::Result<()> {
-        let services = Path::new(SERVICES_FOLDER);
-        if let Some(resolver) = resolver.filter(|resolver| resolver.starts_with(services)) {
-            self.show(resolver, false)?;
-        }
-        if services.is_dir() {
-            self.covers.push(services.to_owned());
-        }
-        Ok(())
-    }
-
-    fn carry_out(mut self, tmp: &Path) -> io::Result<Enclosure> {
-        let devices = DEVICES.map(|name| Path::new(DEVICES_FOLDER).join(name));
+    fn carry_out(mut self, covers: &[PathBuf], tmp: &Path, more_devices: &[String]) -> io::Result<Enclosure> {
+        let at = |name: &str| Path::new(DEVICES_FOLDER).join(name);
+        let more = more_devices.iter().map(|name| at(name)).filter(|device| device.exists());
+        let devices: Vec<PathBuf> = DEVICES.into_iter().map(at).chain(more).collect();
         let devices = devices.iter().map(|device| Ok((device, self.enclosure.take(device)?)));
         let devices = devices.collect::<io::Result<Vec<_>>>()?;
         let mut temporary = Vec::new();
@@ -88,26 +83,27 @@ impl Plan {
         for (folder, taken) in temporary {
             enclosure.put(taken, folder, true)?;
         }
-        // What is below a temporary folder is covered with it.
-        let is_covered = |cover: &PathBuf| TEMPORARY_FOLDERS.iter().any(|folder| cover.starts_with(folder));
-        let covers: Vec<PathBuf> = self.covers.iter().filter(|cover| !is_covered(cover)).cloned().collect();
-        for cover in &covers {
+        for cover in covers {
             enclosure.cover(cover, NAMES_ONLY)?;
         }
+        let shared = at("shm");
+        enclosure.make_folder(&shared)?;
+        enclosure.cover(&shared, SHARED_MEMORY)?;
         let around: Vec<&Path> = covers.iter().map(PathBuf::as_path).chain(TEMPORARY_FOLDERS.map(Path::new)).collect();
         for shown in &self.shown {
             make_place(enclosure, shown, &around)?;
             enclosure.put(shown.taken, &shown.path, shown.writable)?;
         }
-        for cover in &covers {
-            enclosure.close(cover)?;
-        }
-        enclosure.cover(Path::new(DEVICES_FOLDER), NAMES_ONLY)?;
         for (device, taken) in devices {
             enclosure.make_file(device)?;
             enclosure.put(taken, device, false)?;
         }
-        finish_devices(enclosure)?;
+        for (name, target) in DEVICE_LINKS {
+            enclosure.make_link(&at(name), target)?;
+        }
+        for cover in covers {
+            enclosure.close(cover)?;
+        }
         enclosure.show_processes(Path::new("/proc"))?;
         Ok(self.enclosure)
     }
@@ -122,21 +118,12 @@ fn make_place(enclosure: &mut Enclosure, shown: &Shown, covers: &[&Path]) -> io:
     if shown.is_folder { enclosure.make_folder(&shown.path) } else { enclosure.make_file(&shown.path) }
 }
 
-fn finish_devices(enclosure: &mut Enclosure) -> io::Result<()> {
-    let devices = Path::new(DEVICES_FOLDER);
-    let own = [("fd", "/proc/self/fd"), ("stdin", "fd/0"), ("stdout", "fd/1"), ("stderr", "fd/2")];
-    for (name, target) in own {
-        enclosure.make_link(&devices.join(name), target)?;
-    }
-    let shared = devices.join("shm");
-    enclosure.make_folder(&shared)?;
-    enclosure.cover(&shared, SHARED_MEMORY)?;
-    enclosure.close(devices)
-}
-
-/// Those of the folders that are there and not below others of them.
+/// Those of the folders that are there and not below others of them, or below a temporary folder, which is covered whole.
 fn outermost(folders: &[PathBuf]) -> Vec<PathBuf> {
-    let is_inner = |folder: &PathBuf| folders.iter().any(|other| other != folder && folder.starts_with(other));
+    let is_inner = |folder: &PathBuf| {
+        folders.iter().any(|other| other != folder && folder.starts_with(other))
+            || TEMPORARY_FOLDERS.iter().any(|temporary| folder.starts_with(temporary))
+    };
     folders.iter().filter(|folder| folder.is_dir() && !is_inner(folder)).cloned().collect()
 }
 

@@ -135,6 +135,8 @@ pub(crate) struct Enclosed {
     pub shown: Vec<PathBuf>,
     /// The folder in which its inputs are, by its key.
     pub staged: PathBuf,
+    /// Devices that it sees beside those that every program needs, by their names; what is not there is passed over.
+    pub devices: Vec<String>,
 }
 
 /// A process that is called for one execution after the other (`docs/action-protocol.md`). It is started by the command
@@ -174,6 +176,9 @@ pub(crate) struct Common {
     /// their shims need not be told.
     #[serde(skip)]
     pub confined: bool,
+    /// What a job of a cluster is submitted with.
+    #[serde(skip)]
+    pub job_options: Vec<String>,
 }
 
 impl Common {

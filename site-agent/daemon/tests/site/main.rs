@@ -17,6 +17,7 @@ mod policy;
 mod python;
 mod restarts;
 mod room;
+mod shared;
 mod shims;
 mod site;
 mod telemetry;

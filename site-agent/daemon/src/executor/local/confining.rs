@@ -73,6 +73,7 @@ impl Confining {
             hidden: surroundings.hidden.iter().chain(&self.settings.hide).cloned().collect(),
             shown,
             staged: surroundings.staged.clone(),
+            devices: Vec::new(),
         });
         let confined = profile >= IsolationProfile::Standard;
         Ok(Common { terms: Terms { enclosed, scratch_bytes }, confined, ..common })

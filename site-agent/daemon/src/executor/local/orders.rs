@@ -10,6 +10,7 @@ use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 
 use atoll_model::id::SiteName;
+use atoll_model::resources::Resources;
 use atoll_model::session::{StepTemplate, TemplateOutput, TemplateWork};
 use atoll_model::value::{FileName, Value};
 use atoll_model::workflow::StartMode;
@@ -94,6 +95,7 @@ impl Surroundings {
             worker: None,
             terms: Terms::default(),
             confined: false,
+            job_options: job_options(&template.resources),
         }
     }
 
@@ -191,6 +193,17 @@ impl Surroundings {
     }
 }
 
+/// What a cluster gives beside CPUs and memory, in its own words.
+fn job_options(resources: &Resources) -> Vec<String> {
+    let gpus = resources.gpus.as_ref().map(|gpus| match &gpus.kind {
+        Some(kind) => format!("--gres=gpu:{kind}:{}", gpus.count),
+        None => format!("--gres=gpu:{}", gpus.count),
+    });
+    let licences = resources.named.iter().map(|(name, millis)| format!("{name}:{}", millis.div_ceil(1_000)));
+    let licences: Vec<String> = licences.collect();
+    gpus.into_iter().chain((!licences.is_empty()).then(|| format!("--licenses={}", licences.join(",")))).collect()
+}
+
 /// What the shim is to do with the outputs folder.
 fn becomes_of(declared: &[TemplateOutput]) -> Outputs {
     match declared {
@@ -272,7 +285,7 @@ mod tests {
     #![expect(clippy::unwrap_used, reason = "a test that fails here has failed")]
 
     use atoll_model::id::{Attempt, ExecutionId, RunId, StepIndex};
-    use atoll_model::resources::Resources;
+    use atoll_model::resources::Gpus;
     use atoll_model::workflow::OnDisconnect;
 
     use super::*;
@@ -380,5 +393,16 @@ mod tests {
         let command = surroundings(folder.path()).common(&template(work), Some(folder.path())).unwrap().command;
         assert_eq!(command[1], folder.path().join("lib/main.py").as_os_str().as_bytes());
         assert_eq!(command[2..], words[2..].iter().map(|word| word.as_bytes().to_vec()).collect::<Vec<_>>());
+    }
+
+    #[test]
+    fn a_cluster_is_asked_for_gpus_and_licences_in_its_own_words() {
+        let gpus = Some(Gpus { count: 2, kind: Some("a100".to_owned()) });
+        let named = [("matlab", 1_500), ("abaqus", 1_000)].map(|(name, millis)| (name.to_owned(), millis)).into();
+        let asked = Resources { gpus, named, ..Resources::default() };
+        assert_eq!(job_options(&asked), ["--gres=gpu:a100:2", "--licenses=abaqus:1,matlab:2"]);
+        let any = Resources { gpus: Some(Gpus { count: 1, kind: None }), ..Resources::default() };
+        assert_eq!(job_options(&any), ["--gres=gpu:1"]);
+        assert!(job_options(&Resources::default()).is_empty());
     }
 }
