@@ -141,7 +141,6 @@ fn one_or_more(item: &Value) -> Value {
 
 fn definitions() -> Value {
     let site_name = json!({ "type": "string", "pattern": SITE });
-    let quantity = |description: &str| json!({ "type": ["string", "number"], "description": description });
     let mut definitions = Map::new();
     let mut define = |name: &str, schema: Value| definitions.insert(name.to_owned(), schema);
     define("texts", one_or_more(&json!({ "type": "string" })));
@@ -174,37 +173,7 @@ fn definitions() -> Value {
         ),
     );
     define("output", with("optional", json!({ "type": "boolean", "description": "Whether a step may leave it out." })));
-    define(
-        "resources",
-        record(
-            json!({
-                "cpu": quantity("CPUs: 2, 0.5, 500m. One by default."),
-                "memory": quantity("Memory that it may use: 512MiB. Enforced."),
-                "time": quantity("How long one attempt may run: 5m, 1h30m."),
-                "scratch": quantity("What it may write to its own folders: 1GiB. Enforced."),
-                "gpu": {
-                    "description": "GPUs that nobody else uses meanwhile; of a kind that the site names.",
-                    "anyOf": [
-                        { "type": "integer", "minimum": 1, "maximum": GPUS_MAX },
-                        record(
-                            json!({
-                                "count": { "type": "integer", "minimum": 1, "maximum": GPUS_MAX },
-                                "kind": { "type": "string" },
-                            }),
-                            &[],
-                        ),
-                    ],
-                },
-                "named": {
-                    "type": "object",
-                    "description": "Of what a site has a number of, by its name: { licences: 0.5 }.",
-                    "propertyNames": { "pattern": NAME },
-                    "additionalProperties": { "type": ["string", "number"] },
-                },
-            }),
-            &[],
-        ),
-    );
+    define("resources", resources());
     define(
         "isolation",
         json!({
@@ -213,10 +182,8 @@ fn definitions() -> Value {
                             the site say.",
         }),
     );
-    define(
-        "network",
-        json!({ "type": "boolean", "description": "Whether it reaches the network where its isolation would keep it from it." }),
-    );
+    let network = "Whether it reaches the network where its isolation would keep it from it.";
+    define("network", json!({ "type": "boolean", "description": network }));
     let labels = json!({
         "type": "object", "minProperties": 1,
         "additionalProperties": { "type": ["string", "number", "boolean"] },
@@ -233,6 +200,28 @@ fn definitions() -> Value {
     define("rule", rule());
     define("step", step());
     Value::Object(definitions)
+}
+
+fn resources() -> Value {
+    let quantity = |description: &str| json!({ "type": ["string", "number"], "description": description });
+    let gpus = json!({ "type": "integer", "minimum": 1, "maximum": GPUS_MAX });
+    let fields = json!({
+        "cpu": quantity("CPUs: 2, 0.5, 500m. One by default."),
+        "memory": quantity("Memory that it may use: 512MiB. Enforced."),
+        "time": quantity("How long one attempt may run: 5m, 1h30m."),
+        "scratch": quantity("What it may write to its own folders: 1GiB. Enforced."),
+        "gpu": {
+            "description": "GPUs that nobody else uses meanwhile; of a kind that the site names.",
+            "anyOf": [gpus, record(json!({ "count": gpus, "kind": { "type": "string" } }), &[])],
+        },
+        "named": {
+            "type": "object",
+            "description": "Of what a site has a number of, by its name: { licences: 0.5 }.",
+            "propertyNames": { "pattern": NAME },
+            "additionalProperties": { "type": ["string", "number"] },
+        },
+    });
+    record(fields, &[])
 }
 
 fn published(site_name: &Value) -> Value {

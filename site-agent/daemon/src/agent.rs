@@ -55,10 +55,7 @@ pub(crate) async fn run(mut config: Config, shutdown: CancellationToken) -> anyh
     let _lock = lock::lock(&config.data_dir)?;
     let _work_lock = config.work_dir.as_deref().map(lock::lock).transpose()?;
     let slots_dir = settle_slots(&config)?;
-    let isolation = confining(&config)?;
-    // Those of a cluster are not this machine's.
-    config.gpus = config.gpus.or_else(|| config.slurm.is_none().then(found_gpus));
-    config.closed = config.closed.or_else(|| isolation.refuses_all());
+    let isolation = look_around(&mut config)?;
     let meters = Arc::new(Meters::new());
     let metrics = match config.metrics_listen {
         Some(address) => Some(telemetry::listen(address).await?),
@@ -168,26 +165,10 @@ impl Running {
         tracing::info!(site = %identity.site, agent = %identity.agent, data_dir = %data_dir.display(), "the agent starts");
         let failed = CancellationToken::new();
         let (spans, traces) = telemetry::start_exporter(config, &identity, meters)?.unzip();
-        let (executor, attempts, executing) = local::start(LocalOptions {
-            site: identity.site.clone(),
-            data_dir: data_dir.clone(),
-            slots_dir,
-            store: store.clone(),
-            program: config.shim_program.clone().map_or_else(ShimProgram::own, Ok)?,
-            isolation: isolation.clone(),
-            gpus: config.gpus.clone().unwrap_or_default(),
-            slurm: slurm_options(config, &identity, meters, &failed)?,
-            imports: config.imports.clone(),
-            exports: config.exports.clone(),
-            withheld: withheld.clone(),
-            python: find_python(config),
-            log_bytes_max: LOG_BYTES_MAX,
-            logs: places,
-            tell: teller(&inbox),
-            meters: Arc::clone(meters),
-            spans,
-            failed: failed.clone(),
-        })?;
+        let stored = (&store, &withheld, places);
+        let told = (teller(&inbox), meters, spans, &failed);
+        let options = local_options(config, &identity, slots_dir, isolation, stored, told)?;
+        let (executor, attempts, executing) = local::start(options)?;
         let recovered = open_journal(&data_dir.join("journal"), config.journal)?;
         let (journal, snapshot, facts, checkpoint_bytes) = recovered.into_parts();
         let clock = Clock::start();
@@ -231,6 +212,37 @@ impl Running {
     }
 }
 
+/// What the executor works with.
+fn local_options(
+    config: &Config,
+    identity: &Identity,
+    slots_dir: PathBuf,
+    isolation: &local::Confining,
+    (store, withheld, logs): (&SiteStore, &Withheld, local::LogPlaces),
+    (tell, meters, spans, failed): (local::Tell, &Arc<Meters>, Option<telemetry::Spans>, &CancellationToken),
+) -> anyhow::Result<LocalOptions> {
+    Ok(LocalOptions {
+        site: identity.site.clone(),
+        data_dir: config.data_dir.clone(),
+        slots_dir,
+        store: store.clone(),
+        program: config.shim_program.clone().map_or_else(ShimProgram::own, Ok)?,
+        isolation: isolation.clone(),
+        gpus: config.gpus.clone().unwrap_or_default(),
+        slurm: slurm_options(config, identity, meters, failed)?,
+        imports: config.imports.clone(),
+        exports: config.exports.clone(),
+        withheld: withheld.clone(),
+        python: find_python(config),
+        log_bytes_max: LOG_BYTES_MAX,
+        logs,
+        tell,
+        meters: Arc::clone(meters),
+        spans,
+        failed: failed.clone(),
+    })
+}
+
 /// How executions become jobs, where the administrator says so.
 fn slurm_options(
     config: &Config,
@@ -268,6 +280,17 @@ fn boot_number() -> anyhow::Result<u128> {
     let id = boot_id().context("the system does not say which start of the machine this is")?;
     let id: uuid::Uuid = id.parse().with_context(|| format!("{id:?} is no number of a start of the machine"))?;
     Ok(id.as_u128())
+}
+
+/// Finds out what the machine has and allows, as far as the configuration leaves it to that.
+fn look_around(config: &mut Config) -> anyhow::Result<local::Confining> {
+    let isolation = confining(config)?;
+    // Those of a cluster are not this machine's.
+    if config.gpus.is_none() && config.slurm.is_none() {
+        config.gpus = Some(found_gpus());
+    }
+    config.closed = config.closed.take().or_else(|| isolation.refuses_all());
+    Ok(isolation)
 }
 
 /// How executions are kept apart here. Without the strictest profile, work that asks for it goes to other sites.

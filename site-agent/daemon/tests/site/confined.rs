@@ -56,7 +56,7 @@ async fn what_is_strict_reads_neither_files_of_others_nor_keys_nor_the_journal()
     site.trace("ready").await;
     let (data, agent) = (site.data().display().to_string(), site.agent_pid());
     let look = format!(
-        "{{ cat {data}/slots/*/work/mine
+        "{{ cat {data}/slots/*/*/mine
 for root in '' /proc/{agent}/root; do find $root{data}/identity $root{data}/journal $root{data}/store -type f; done
 }} > found 2>/dev/null || :
 if [ -s found ]; then echo something; else echo nothing; fi > $ATOLL_OUTPUTS/said"
