@@ -21,7 +21,7 @@ use crate::reading::{Fields, Report};
 use crate::resources::Resources;
 use crate::session::PYTHON_RUNTIME;
 use crate::value::Type;
-use crate::workflow::{Action, ActionInput, Output, read_resources};
+use crate::workflow::{Action, ActionInput, Output, read_demands};
 use crate::yaml::{Kind, Node};
 
 /// The name that a manifest has in the folder of its action.
@@ -158,6 +158,8 @@ fn read(report: &mut Report, root: &Node) -> Manifest {
         "inputs",
         "outputs",
         "resources",
+        "isolation",
+        "network",
     ];
     let fields = report.fields(root, "an action", &known);
     let mut required = |name: &str, help: &str| {
@@ -184,7 +186,7 @@ fn read(report: &mut Report, root: &Node) -> Manifest {
     let labels = fields.get("labels").map(|node| read_labels(report, node)).unwrap_or_default();
     let inputs = fields.get("inputs").map(|node| read_inputs(report, node)).unwrap_or_default();
     let outputs = fields.get("outputs").map(|node| report.outputs(node)).unwrap_or_default();
-    let resources = fields.get("resources").map(|node| read_resources(report, node));
+    let resources = read_demands(report, &fields).over(None);
     let description = fields.get("description").and_then(|node| report.text(node, "`description`"));
     if kind == ActionKind::Source {
         check_source(report, &runtime, command_place, &outputs);

@@ -71,6 +71,8 @@ pub const DISPATCH_AHEAD_TIME: Duration = Duration::from_secs(5);
 /// Steps of the innermost loops of one look ahead over a run, roughly: about a tenth of a second at most, during which
 /// nobody else is served; with a quarter of it, one in ten of the recorded workflows moves a tenth more bytes.
 pub const LOOK_AHEAD_EFFORT: usize = 2_000_000;
+/// GPUs that one execution may ask for: more than any machine has, and most clusters give.
+pub const GPUS_MAX: u32 = 4_096;
 /// Crashes of an agent while an execution runs there, after which the execution is given up as poisonous.
 pub const POISON_CRASHES_MAX: u32 = 3;
 /// The same for one version of an action, whatever its runs, if none of its executions succeeds in between: it is not

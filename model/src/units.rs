@@ -13,6 +13,7 @@ pub struct ParseQuantityError {
 
 const DURATION: &str = "a duration: write `250ms`, `30s`, `5m`, `1h30m` or `2d`";
 const SIZE: &str = "a size: write `512MiB`, `10GB` or a number of bytes";
+const AMOUNT: &str = "an amount: write `2` or `0.5`, at least one thousandth";
 const CPUS: &str = "a number of CPUs: write `2`, `0.5` or `500m`, at least one thousandth";
 
 /// Parses `250ms`, `5s`, `1.5h`, `1h30m`, `2d`; units go from large to small, each at most once.
@@ -123,6 +124,16 @@ pub fn parse_cpu(text: &str) -> Result<u32, ParseQuantityError> {
         "m" => number,
         _ => return Err(error()),
     };
+    if (1.0..=1e9).contains(&millis) { Ok(millis.round() as u32) } else { Err(error()) }
+}
+
+/// Parses a number of something, `2` or `0.5`; the result is in thousandths.
+///
+/// # Errors
+/// When the text is anything else, or less than one thousandth.
+pub fn parse_amount(text: &str) -> Result<u32, ParseQuantityError> {
+    let error = || ParseQuantityError { text: shown(text), expected: AMOUNT };
+    let millis = text.trim().parse::<f64>().map_err(|_| error())? * 1_000.0;
     if (1.0..=1e9).contains(&millis) { Ok(millis.round() as u32) } else { Err(error()) }
 }
 

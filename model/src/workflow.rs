@@ -23,7 +23,7 @@ pub use self::held::{
 };
 pub use self::parse::{Deployable, Surroundings, parse, parse_deployable};
 pub use self::schema::{action_schema, workflow_schema};
-pub(crate) use self::settings::{check_variable, read_resources};
+pub(crate) use self::settings::{check_variable, read_demands};
 pub use self::sites::{SiteFacts, check_sites};
 use crate::action::ActionReference;
 use crate::diagnostic::Place;

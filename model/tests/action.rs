@@ -2,6 +2,7 @@
 
 use atoll_model::action::{ActionKind, Manifest, Runtime, is_version, parse};
 use atoll_model::diagnostic::Place;
+use atoll_model::resources::{Confinement, IsolationProfile};
 use expect_test::{Expect, expect};
 
 const CLEAN: &str = include_str!("samples/clean.action.yaml");
@@ -137,6 +138,23 @@ fn labels_are_texts_with_names() {
         expect![[r#"
             action.yaml:5:3: there are 41 labels, more than 32
             action.yaml:45:3: the name and the value of a label have at most 256 bytes
+        "#]],
+    );
+}
+
+#[test]
+fn how_it_is_kept_from_everything_else_stands_beside_what_it_asks_for() {
+    let manifest =
+        parsed("name: a\nversion: '1'\ncommand: [x]\nisolation: strict\nnetwork: true\nresources: { scratch: 1MiB }\n");
+    let asked = manifest.resources.expect("it asks for something").confinement;
+    let isolation = Some(IsolationProfile::Strict);
+    assert_eq!(asked, Confinement { isolation, network: true, scratch_bytes: Some(1 << 20) });
+    check(
+        "name: a\nversion: '1'\ncommand: [x]\nisolation: strickt\nnetwork: 7\nresources: { scratch: 0 }\n",
+        expect![[r#"
+            action.yaml:4:12: `isolation` cannot be `strickt` (did you mean `strict`?)
+            action.yaml:5:10: `network` is true or false, not a number
+            action.yaml:6:23: `scratch`: nothing runs without room for its outputs: write `1MiB` or more
         "#]],
     );
 }

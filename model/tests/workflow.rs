@@ -492,7 +492,12 @@ fn site(name: &str, tier: &str, memory: Option<u64>) -> SiteFacts {
     SiteFacts {
         name: name.parse().expect("valid"),
         labels: BTreeMap::from([("tier".to_owned(), tier.to_owned())]),
-        capacity: memory.map(|memory_bytes| Capacity { cpu_millis: 4_000, memory_bytes, disk_free_bytes: 1 << 40 }),
+        capacity: memory.map(|memory_bytes| Capacity {
+            cpu_millis: 4_000,
+            memory_bytes,
+            disk_free_bytes: 1 << 40,
+            ..Capacity::default()
+        }),
     }
 }
 

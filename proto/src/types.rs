@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use atoll_model::id::{AgentId, Attempt, ExecutionId, JournalId, ObjectId, RunId, StepIndex, TokenId, TransferId};
 use atoll_model::limits::VALUE_DEPTH_MAX;
-use atoll_model::resources::{Capacity, Resources};
+use atoll_model::resources::{Capacity, Confinement, Gpus, Resources};
 use atoll_model::value::{ObjectKind, ObjectRef, Type};
 use bytes::Bytes;
 
@@ -235,22 +235,28 @@ impl TryFrom<wire::Duration> for Duration {
 
 impl From<Capacity> for wire::Capacity {
     fn from(capacity: Capacity) -> Self {
-        let Capacity { cpu_millis, memory_bytes, disk_free_bytes } = capacity;
-        Self { cpu_millis, memory_bytes, disk_free_bytes }
+        let Capacity { cpu_millis, memory_bytes, disk_free_bytes, gpus, named } = capacity;
+        let (gpus, named) = (gpus.into_iter().collect(), named.into_iter().collect());
+        Self { cpu_millis, memory_bytes, disk_free_bytes, gpus, named }
     }
 }
 
 impl From<wire::Capacity> for Capacity {
     fn from(message: wire::Capacity) -> Self {
-        let wire::Capacity { cpu_millis, memory_bytes, disk_free_bytes } = message;
-        Self { cpu_millis, memory_bytes, disk_free_bytes }
+        let wire::Capacity { cpu_millis, memory_bytes, disk_free_bytes, gpus, named } = message;
+        let (gpus, named) = (gpus.into_iter().collect(), named.into_iter().collect());
+        Self { cpu_millis, memory_bytes, disk_free_bytes, gpus, named }
     }
 }
 
 impl From<Resources> for wire::Resources {
     fn from(resources: Resources) -> Self {
-        let Resources { cpu_millis, memory_bytes, time } = resources;
-        Self { cpu_millis, memory_bytes, time: time.map(Into::into) }
+        let Resources { cpu_millis, memory_bytes, time, confinement, gpus, named } = resources;
+        let Confinement { isolation, network, scratch_bytes } = confinement;
+        let isolation = isolation.map(|profile| profile.as_str().to_owned()).unwrap_or_default();
+        let (gpus, gpu_kind) = gpus.map_or((0, String::new()), |gpus| (gpus.count, gpus.kind.unwrap_or_default()));
+        let (time, named) = (time.map(Into::into), named.into_iter().collect());
+        Self { cpu_millis, memory_bytes, time, isolation, network, scratch_bytes, gpus, gpu_kind, named }
     }
 }
 
@@ -258,8 +264,26 @@ impl TryFrom<wire::Resources> for Resources {
     type Error = WireError;
 
     fn try_from(message: wire::Resources) -> Result<Self, WireError> {
-        let wire::Resources { cpu_millis, memory_bytes, time } = message;
-        Ok(Self { cpu_millis, memory_bytes, time: time.map(Duration::try_from).transpose()? })
+        let wire::Resources {
+            cpu_millis,
+            memory_bytes,
+            time,
+            isolation,
+            network,
+            scratch_bytes,
+            gpus,
+            gpu_kind,
+            named,
+        } = message;
+        let kind = Some(gpu_kind).filter(|kind| !kind.is_empty());
+        let gpus = (gpus > 0).then_some(Gpus { count: gpus, kind });
+        let isolation = match isolation.as_str() {
+            "" => None,
+            named => Some(named.parse().map_err(|_| WireError::UnknownKind { field: "isolation" })?),
+        };
+        let confinement = Confinement { isolation, network, scratch_bytes };
+        let (time, named) = (time.map(Duration::try_from).transpose()?, named.into_iter().collect());
+        Ok(Self { cpu_millis, memory_bytes, time, confinement, gpus, named })
     }
 }
 

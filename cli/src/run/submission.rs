@@ -451,6 +451,12 @@ fn hold_where_the_file_is(workflow: &Workflow, folder: &Path, inputs: &mut BTree
     }
 }
 
+/// Numbers by name, so many times as much.
+fn amounts(document: &Value, times: f64) -> BTreeMap<String, u32> {
+    let entries = document.as_object().into_iter().flatten();
+    entries.map(|(name, amount)| (name.clone(), (amount.as_f64().unwrap_or(0.0) * times).round() as u32)).collect()
+}
+
 fn site_facts(document: &Value) -> anyhow::Result<SiteFacts> {
     let name = document["site"].as_str().context("a site without a name")?.parse()?;
     let labels = document["labels"].as_object().into_iter().flatten();
@@ -461,6 +467,8 @@ fn site_facts(document: &Value) -> anyhow::Result<SiteFacts> {
         cpu_millis: (capacity["cpus"].as_f64().unwrap_or(0.0) * 1_000.0).round() as u32,
         memory_bytes,
         disk_free_bytes: capacity["disk_free_bytes"].as_u64().unwrap_or(0),
+        gpus: amounts(&capacity["gpus"], 1.0),
+        named: amounts(&capacity["named"], 1_000.0),
     });
     Ok(SiteFacts { name, labels, capacity })
 }

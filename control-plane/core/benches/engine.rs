@@ -82,7 +82,12 @@ impl Bench {
             protocol_min: 1,
             protocol_max: 1,
             agent_version: String::new(),
-            capacity: Capacity { cpu_millis: 4_000, memory_bytes: 8 << 30, disk_free_bytes: 1 << 40 },
+            capacity: Capacity {
+                cpu_millis: 4_000,
+                memory_bytes: 8 << 30,
+                disk_free_bytes: 1 << 40,
+                ..Capacity::default()
+            },
             runtimes: vec!["command".to_owned()],
             last_command: CommandSeq(0),
             acknowledged_report: ReportSeq(0),

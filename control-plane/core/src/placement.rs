@@ -9,7 +9,7 @@ use std::collections::BTreeMap;
 
 use atoll_model::id::{RunId, SiteId, SiteName, StepIndex};
 use atoll_model::placement::{EGRESS_PRICE_LABEL, Labels, SiteSelector, SiteVerdict};
-use atoll_model::resources::{Capacity, Resources};
+use atoll_model::resources::{Capacity, IsolationProfile, Resources};
 
 /// Bytes per second through the bucket until something was measured: a modest wide-area link.
 pub(crate) const BANDWIDTH_DEFAULT: f64 = 50e6;
@@ -143,6 +143,13 @@ pub(crate) fn permanent_obstacle(candidate: &Candidate<'_>, wanted: &Requirement
         let (asked, there) = (memory >> 20, capacity.memory_bytes >> 20);
         return Some(format!("the step asks for {asked} MiB of memory, and it has {there} MiB"));
     }
+    if let Some((what, there)) = capacity.lacks(wanted.resources) {
+        return Some(format!("the step asks for {what}, and it has {there}"));
+    }
+    let is_strict = wanted.resources.confinement.isolation == Some(IsolationProfile::Strict);
+    if is_strict && !candidate.runtimes.iter().any(|known| known == IsolationProfile::STRICT_RUNTIME) {
+        return Some("it cannot give `isolation: strict` (`atoll site doctor` says there why)".to_owned());
+    }
     match wanted.runtime {
         Some(runtime) if !candidate.runtimes.is_empty() && !candidate.runtimes.iter().any(|known| known == runtime) => {
             Some(format!("it has no runtime {runtime}"))
@@ -165,7 +172,7 @@ pub(crate) fn slots(capacity: Option<&Capacity>, resources: &Resources) -> u32 {
         .memory_bytes
         .filter(|memory| *memory > 0)
         .map_or(u32::MAX, |memory| u32::try_from(capacity.memory_bytes / memory).unwrap_or(u32::MAX));
-    by_cpu.min(by_memory).max(1)
+    by_cpu.min(by_memory).min(capacity.times(resources)).max(1)
 }
 
 /// Looks at every site.

@@ -78,7 +78,7 @@ fn alike(number: usize, processors: u32) -> RecordedSite {
     RecordedSite {
         name: site_name(number).parse().expect("a valid name"),
         labels: Labels::default(),
-        capacity: Capacity { cpu_millis, memory_bytes: 1 << 50, disk_free_bytes: 1 << 60 },
+        capacity: Capacity { cpu_millis, memory_bytes: 1 << 50, disk_free_bytes: 1 << 60, ..Capacity::default() },
         runtimes: vec!["command".to_owned()],
         listens: true,
     }

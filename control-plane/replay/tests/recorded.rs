@@ -53,7 +53,12 @@ fn site(name: &str, cpus: u32) -> RecordedSite {
     RecordedSite {
         name: name.parse().unwrap(),
         labels: BTreeMap::from([("egress-price-per-gb".to_owned(), "0.09".to_owned())]),
-        capacity: Capacity { cpu_millis: cpus * 1_000, memory_bytes: 1 << 40, disk_free_bytes: 1 << 50 },
+        capacity: Capacity {
+            cpu_millis: cpus * 1_000,
+            memory_bytes: 1 << 40,
+            disk_free_bytes: 1 << 50,
+            ..Capacity::default()
+        },
         runtimes: vec!["command".to_owned()],
         listens: false,
     }

@@ -3,8 +3,9 @@
 
 use serde_json::{Map, Value, json};
 
-use crate::limits::{CONCURRENCY_MAX, PRIORITY_MAX, PRIORITY_MIN, RUN_LABELS_MAX};
+use crate::limits::{CONCURRENCY_MAX, GPUS_MAX, PRIORITY_MAX, PRIORITY_MIN, RUN_LABELS_MAX};
 use crate::policy::said_fields;
+use crate::resources::IsolationProfile;
 
 const DIALECT: &str = "https://json-schema.org/draft/2020-12/schema";
 const NAME: &str = "^[A-Za-z_][A-Za-z0-9_-]{0,62}$";
@@ -129,6 +130,8 @@ pub fn action_schema() -> Value {
             "inputs": named(VARIABLE, "#/$defs/input", "Each becomes an environment variable of its name."),
             "outputs": named(NAME, "#/$defs/output", "Each stands at `$ATOLL_OUTPUTS/<name>` at the end."),
             "resources": { "$ref": "#/$defs/resources" },
+            "isolation": { "$ref": "#/$defs/isolation" },
+            "network": { "$ref": "#/$defs/network" },
         },
         "required": ["name", "version"],
         "allOf": [{
@@ -171,7 +174,6 @@ fn one_or_more(item: &Value) -> Value {
 
 fn definitions() -> Value {
     let site_name = json!({ "type": "string", "pattern": SITE });
-    let quantity = |description: &str| json!({ "type": ["string", "number"], "description": description });
     let mut definitions = Map::new();
     let mut define = |name: &str, schema: Value| definitions.insert(name.to_owned(), schema);
     define("texts", one_or_more(&json!({ "type": "string" })));
@@ -204,17 +206,17 @@ fn definitions() -> Value {
         ),
     );
     define("output", with("optional", json!({ "type": "boolean", "description": "Whether a step may leave it out." })));
+    define("resources", resources());
     define(
-        "resources",
-        record(
-            json!({
-                "cpu": quantity("CPUs: 2, 0.5, 500m. One by default."),
-                "memory": quantity("Memory that it may use: 512MiB. Enforced."),
-                "time": quantity("How long one attempt may run: 5m, 1h30m."),
-            }),
-            &[],
-        ),
+        "isolation",
+        json!({
+            "enum": IsolationProfile::ALL.map(IsolationProfile::as_str),
+            "description": "How it is kept from everything else, at least: the stricter of what the step, the action and \
+                            the site say.",
+        }),
     );
+    let network = "Whether it reaches the network where its isolation would keep it from it.";
+    define("network", json!({ "type": "boolean", "description": network }));
     let labels = json!({
         "type": "object", "minProperties": 1,
         "additionalProperties": { "type": ["string", "number", "boolean"] },
@@ -231,6 +233,28 @@ fn definitions() -> Value {
     define("rule", rule());
     define("step", step());
     Value::Object(definitions)
+}
+
+fn resources() -> Value {
+    let quantity = |description: &str| json!({ "type": ["string", "number"], "description": description });
+    let gpus = json!({ "type": "integer", "minimum": 1, "maximum": GPUS_MAX });
+    let fields = json!({
+        "cpu": quantity("CPUs: 2, 0.5, 500m. One by default."),
+        "memory": quantity("Memory that it may use: 512MiB. Enforced."),
+        "time": quantity("How long one attempt may run: 5m, 1h30m."),
+        "scratch": quantity("What it may write to its own folders: 1GiB. Enforced."),
+        "gpu": {
+            "description": "GPUs that nobody else uses meanwhile; of a kind that the site names.",
+            "anyOf": [gpus, record(json!({ "count": gpus, "kind": { "type": "string" } }), &[])],
+        },
+        "named": {
+            "type": "object",
+            "description": "Of what a site has a number of, by its name: { licences: 0.5 }.",
+            "propertyNames": { "pattern": NAME },
+            "additionalProperties": { "type": ["string", "number"] },
+        },
+    });
+    record(fields, &[])
 }
 
 fn published(site_name: &Value) -> Value {
@@ -292,6 +316,8 @@ fn step() -> Value {
             "when": { "type": ["string", "boolean"], "description": "The step is skipped where this is false." },
             "site": { "$ref": "#/$defs/selector", "description": "Where it may run; anywhere where it is left out." },
             "resources": { "$ref": "#/$defs/resources" },
+            "isolation": { "$ref": "#/$defs/isolation" },
+            "network": { "$ref": "#/$defs/network" },
             "retry": {
                 "anyOf": [
                     { "type": "integer", "minimum": 1, "maximum": crate::limits::ATTEMPTS_MAX },

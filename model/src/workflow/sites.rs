@@ -141,6 +141,16 @@ impl Check<'_> {
             wanted.cpu_millis <= capacity.cpu_millis
                 && wanted.memory_bytes.is_none_or(|memory| memory <= capacity.memory_bytes)
         };
+        if let Some((site, (what, there))) = capacities
+            .iter()
+            .map(|(site, capacity)| capacity.lacks(wanted).map(|lacks| (site, lacks)))
+            .collect::<Option<Vec<_>>>()
+            .and_then(|lacking| lacking.into_iter().next())
+        {
+            let message = format!("step `{}` asks for {what}, and no site has that where it may run", step.name);
+            self.report.error(place_of(step), message, Some(format!("`{site}` has {there}")));
+            return;
+        }
         if !capacities.iter().any(|(_, capacity)| fits(capacity)) {
             let message =
                 format!("no site where step `{}` may run has both the memory and the CPUs that it asks for", step.name);

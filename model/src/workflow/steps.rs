@@ -4,7 +4,7 @@ use indexmap::IndexMap;
 
 use super::parse::Surroundings;
 use super::rules::read_selector;
-use super::settings::{check_variable, read_cache, read_environment, read_resources, read_retry};
+use super::settings::{check_variable, read_cache, read_demands, read_environment, read_retry};
 use crate::diagnostic::Place;
 use crate::expression::{Expression, Form, Listed, Names, Reader};
 use crate::id::StepIndex;
@@ -35,6 +35,8 @@ const STEP_FIELDS: &[&str] = &[
     "priority",
     "max_parallel",
     "cache",
+    "isolation",
+    "network",
 ];
 
 /// What a source may say: it is one execution that stays, and is begun again whatever it ends by.
@@ -246,8 +248,8 @@ impl Draft<'_> {
         }
         needs.sort_unstable();
         needs.dedup();
-        let own_resources = self.work.action().and_then(|action| action.resources.clone());
-        let resources = fields.get("resources").map(|node| read_resources(report, node));
+        let own_resources = self.work.action().and_then(|action| action.resources.as_ref());
+        let resources = read_demands(report, &fields).over(own_resources);
         let starts = [("at-least-once", StartMode::AtLeastOnce), ("at-most-once", StartMode::AtMostOnce)];
         let disconnects = [("finish", OnDisconnect::Finish), ("stop", OnDisconnect::Stop)];
         let start = fields.get("start").and_then(|node| report.word(node, "`start`", &starts));
@@ -267,7 +269,7 @@ impl Draft<'_> {
             when,
             site: fields.get("site").map(|node| read_selector(report, node, "`site`")).unwrap_or_default(),
             resource_places: resource_places(&fields, self.place),
-            resources: resources.or(own_resources).unwrap_or_default(),
+            resources: resources.unwrap_or_default(),
             retry: fields.get("retry").map(|node| read_retry(report, node)).unwrap_or_default(),
             outputs: self.outputs,
             needs,

@@ -10,7 +10,7 @@ use atoll_model::expression::{Expression, Form};
 use atoll_model::id::{
     AgentId, Attempt, CommandSeq, Epoch, ExecutionId, JournalId, ObjectId, ReportSeq, RunId, StepIndex, TransferId,
 };
-use atoll_model::resources::{Capacity, Resources};
+use atoll_model::resources::{Capacity, Confinement, Gpus, IsolationProfile, Resources};
 use atoll_model::session::{
     AgentBody, AgentFrame, Binding, BindingSource, ControlBody, ControlFrame, Credits, Delegation, DirectShare,
     Dispatch, DispatchElements, FailureReason, FaultLocation, FinishedElement, GivenInput, Goodbye, Heartbeat, Hello,
@@ -165,8 +165,21 @@ fn template() -> impl Strategy<Value = StepTemplate> {
         (text(), any::<bool>())
             .prop_map(|(target, overwrite)| TemplateWork::Export { target: target.into(), overwrite }),
     ];
-    let resources = (any::<u32>(), option::of(any::<u64>()), option::of(duration()))
-        .prop_map(|(cpu_millis, memory_bytes, time)| Resources { cpu_millis, memory_bytes, time });
+    let isolation = option::of(select(&IsolationProfile::ALL[..]));
+    let confinement = (isolation, any::<bool>(), option::of(any::<u64>()))
+        .prop_map(|(isolation, network, scratch_bytes)| Confinement { isolation, network, scratch_bytes });
+    let gpus = option::of((1u32.., option::of("[a-z0-9-]{1,9}")).prop_map(|(count, kind)| Gpus { count, kind }));
+    let others = (gpus, btree_map(text(), any::<u32>(), 0..3));
+    let resources = (any::<u32>(), option::of(any::<u64>()), option::of(duration()), confinement, others).prop_map(
+        |(cpu_millis, memory_bytes, time, confinement, (gpus, named))| Resources {
+            cpu_millis,
+            memory_bytes,
+            time,
+            confinement,
+            gpus,
+            named,
+        },
+    );
     let output = (text(), declared_type(), any::<bool>(), any::<bool>())
         .prop_map(|(name, r#type, optional, listed)| TemplateOutput { name, r#type, optional, listed });
     let modes = (
@@ -410,11 +423,16 @@ fn report() -> impl Strategy<Value = Report> {
 }
 
 fn capacity() -> impl Strategy<Value = Capacity> {
-    any::<(u32, u64, u64)>().prop_map(|(cpu_millis, memory_bytes, disk_free_bytes)| Capacity {
-        cpu_millis,
-        memory_bytes,
-        disk_free_bytes,
-    })
+    let amounts = || btree_map(text(), any::<u32>(), 0..3);
+    (any::<(u32, u64, u64)>(), amounts(), amounts()).prop_map(
+        |((cpu_millis, memory_bytes, disk_free_bytes), gpus, named)| Capacity {
+            cpu_millis,
+            memory_bytes,
+            disk_free_bytes,
+            gpus,
+            named,
+        },
+    )
 }
 
 fn hello() -> impl Strategy<Value = Hello> {

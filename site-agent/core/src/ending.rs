@@ -10,7 +10,6 @@ use crate::delegation::AfterFailure;
 use crate::event::{Exit, ExitKind, FoundState, OutputFailure, SealedOutput, StoredOutputs};
 use crate::fact::Fact;
 use crate::readiness::visit_stored;
-use crate::room::Cost;
 use crate::state::{Active, AttemptKey, Ending};
 
 /// What this process knows of an active attempt.
@@ -56,7 +55,7 @@ impl Agent {
         let step = (key.0.run, key.0.step);
         let terms = self.state.active[&key].terms.as_ref();
         let template = terms.and_then(|terms| self.state.template(step, terms.template));
-        let cost = template.map(|template| Cost::from(&template.resources));
+        let cost = template.map(|template| self.room.cost(&template.resources));
         let mut launch = match found {
             FoundState::Queued => Launch::default(),
             FoundState::Running { since } => Launch { started_at: Some(since), ..Launch::default() },

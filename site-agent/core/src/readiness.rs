@@ -9,7 +9,6 @@ use crate::agent::Agent;
 use crate::command::{StartInput, StartValue};
 use crate::event::{SealedOutput, SealedValue};
 use crate::queue::Waits;
-use crate::room::Cost;
 use crate::state::{AttemptKey, Item, Standing, StepKey, Terms};
 
 #[derive(Debug)]
@@ -40,8 +39,8 @@ impl Agent {
         if let Some(reason) = self.config.policy.refuses_run(template) {
             return Readiness::Doomed(NotStartedReason::Refused, reason);
         }
-        let work = needs_room(template).then(|| Cost::from(&template.resources));
-        if work.is_some_and(|cost| !self.room.could_fit(cost)) {
+        let work = needs_room(template).then(|| self.room.cost(&template.resources));
+        if work.is_some_and(|cost| !self.room.could_fit(&cost)) {
             return Readiness::Doomed(NotStartedReason::Impossible, "it asks for more than the site has".to_owned());
         }
         let mut waits = Waits::default();

@@ -10,15 +10,43 @@ use crate::config::{AHEAD, AHEAD_MAX, SHORT};
 use crate::state::StepKey;
 
 /// What one execution takes.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub(crate) struct Cost {
     cpu_millis: u64,
     memory_bytes: u64,
+    /// GPUs and what else there is a number of, in thousandths.
+    others: BTreeMap<String, u64>,
+    /// Whether it has something of its own, which those that wait behind it cannot take over.
+    has_own: bool,
 }
 
-impl From<&Resources> for Cost {
-    fn from(resources: &Resources) -> Self {
-        Self { cpu_millis: resources.cpu_millis.into(), memory_bytes: resources.memory_bytes.unwrap_or(0) }
+impl Cost {
+    /// Whether so much more fits beside what is used.
+    fn has_room(&self, used: &Self, more: &Self) -> bool {
+        let of = |others: &BTreeMap<String, u64>, name: &str| others.get(name).copied().unwrap_or(0);
+        used.cpu_millis + more.cpu_millis <= self.cpu_millis
+            && used.memory_bytes + more.memory_bytes <= self.memory_bytes
+            && more.others.iter().all(|(name, more)| of(&used.others, name) + more <= of(&self.others, name))
+    }
+
+    fn add(&mut self, more: &Self) {
+        self.cpu_millis += more.cpu_millis;
+        self.memory_bytes += more.memory_bytes;
+        for (name, more) in &more.others {
+            *self.others.entry(name.clone()).or_default() += more;
+        }
+    }
+
+    fn subtract(&mut self, less: &Self) {
+        self.cpu_millis -= less.cpu_millis;
+        self.memory_bytes -= less.memory_bytes;
+        for (name, less) in &less.others {
+            let left = self.others.get_mut(name).expect("what is given back was taken");
+            *left -= less;
+            if *left == 0 {
+                self.others.remove(name);
+            }
+        }
     }
 }
 
@@ -33,6 +61,8 @@ pub(crate) enum Admission {
 
 #[derive(Debug)]
 pub(crate) struct Room {
+    /// As it was told, by which is found which GPUs are meant.
+    offered: Capacity,
     capacity: Cost,
     used: Cost,
     steps: BTreeMap<StepKey, InFlight>,
@@ -52,36 +82,50 @@ struct InFlight {
 
 impl Room {
     pub(crate) fn new(capacity: &Capacity) -> Self {
-        let mut room = Self { capacity: Cost::default(), used: Cost::default(), steps: BTreeMap::new() };
+        let (offered, none) = (Capacity::default(), Cost::default());
+        let mut room = Self { offered, capacity: none.clone(), used: none, steps: BTreeMap::new() };
         room.set_capacity(capacity);
         room
     }
 
+    /// What an execution takes that asks for this. What asks for GPUs that are not there takes more than there is.
+    pub(crate) fn cost(&self, resources: &Resources) -> Cost {
+        let others = resources.others(&self.offered);
+        Cost {
+            cpu_millis: if others.is_some() { resources.cpu_millis.into() } else { u64::from(u32::MAX) + 1 },
+            memory_bytes: resources.memory_bytes.unwrap_or(0),
+            others: others.unwrap_or_default(),
+            has_own: resources.gpus.is_some(),
+        }
+    }
+
     pub(crate) fn set_capacity(&mut self, capacity: &Capacity) {
-        self.capacity = Cost { cpu_millis: capacity.cpu_millis.into(), memory_bytes: capacity.memory_bytes };
+        self.capacity = Cost {
+            cpu_millis: capacity.cpu_millis.into(),
+            memory_bytes: capacity.memory_bytes,
+            others: capacity.others(),
+            has_own: false,
+        };
+        self.offered = capacity.clone();
     }
 
     /// Whether it would fit if nothing else ran.
-    pub(crate) fn could_fit(&self, cost: Cost) -> bool {
-        cost.cpu_millis <= self.capacity.cpu_millis && cost.memory_bytes <= self.capacity.memory_bytes
+    pub(crate) fn could_fit(&self, cost: &Cost) -> bool {
+        self.capacity.has_room(&Cost::default(), cost)
     }
 
     /// Reserves room for one more of a step, or a place behind those of it that run if they are short.
-    pub(crate) fn admit(&mut self, step: StepKey, cost: Cost, may_queue: bool) -> Option<Admission> {
-        let room = self.used;
-        let (capacity, entry) = (self.capacity, self.steps.entry(step).or_default());
+    pub(crate) fn admit(&mut self, step: StepKey, cost: &Cost, may_queue: bool) -> Option<Admission> {
+        let entry = self.steps.entry(step).or_default();
         if entry.own == 0 {
-            entry.cost = cost;
+            entry.cost.clone_from(cost);
         }
-        let fits = room.cpu_millis + entry.cost.cpu_millis <= capacity.cpu_millis
-            && room.memory_bytes + entry.cost.memory_bytes <= capacity.memory_bytes;
-        if fits {
+        if self.capacity.has_room(&self.used, &entry.cost) {
             entry.own += 1;
-            self.used.cpu_millis += entry.cost.cpu_millis;
-            self.used.memory_bytes += entry.cost.memory_bytes;
+            self.used.add(&entry.cost);
             return Some(Admission::Own);
         }
-        if may_queue && entry.ahead < entry.own * entry.depth() {
+        if may_queue && !entry.cost.has_own && entry.ahead < entry.own * entry.depth() {
             entry.ahead += 1;
             return Some(Admission::Ahead(entry.own));
         }
@@ -95,8 +139,7 @@ impl Room {
             entry.cost = cost;
         }
         entry.own += 1;
-        self.used.cpu_millis += entry.cost.cpu_millis;
-        self.used.memory_bytes += entry.cost.memory_bytes;
+        self.used.add(&entry.cost);
     }
 
     /// One of a step has ended, after running for this long.
@@ -111,8 +154,7 @@ impl Room {
             return;
         }
         entry.own -= 1;
-        self.used.cpu_millis -= entry.cost.cpu_millis;
-        self.used.memory_bytes -= entry.cost.memory_bytes;
+        self.used.subtract(&entry.cost);
     }
 
     /// Drops what was learnt of the steps of a run that is forgotten, but for those of which something runs.
@@ -125,8 +167,7 @@ impl Room {
         let mut used = Cost::default();
         let mut count = 0;
         for entry in self.steps.values() {
-            used.cpu_millis += entry.cost.cpu_millis * u64::from(entry.own);
-            used.memory_bytes += entry.cost.memory_bytes * u64::from(entry.own);
+            (0..entry.own).for_each(|_| used.add(&entry.cost));
             count += (entry.own + entry.ahead) as usize;
             assert!(entry.own > 0 || entry.ahead == 0, "nothing queues behind nothing");
         }

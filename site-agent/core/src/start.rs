@@ -16,7 +16,7 @@ use crate::ending::Launch;
 use crate::fact::Fact;
 use crate::queue::{Place, Turn};
 use crate::readiness::{Readiness, needs_room};
-use crate::room::{Admission, Cost};
+use crate::room::Admission;
 use crate::state::{Ending, Item, StepKey};
 
 /// One look at all that is ready.
@@ -223,10 +223,10 @@ impl Agent {
             return (0, true);
         }
         let most = most.min(item.elements.len());
-        let cost = Cost::from(&template.resources);
+        let cost = self.room.cost(&template.resources);
         let mut admissions = Vec::new();
         while admissions.len() < most as usize
-            && let Some(admission) = self.room.admit(key, cost, stalled.is_none())
+            && let Some(admission) = self.room.admit(key, &cost, stalled.is_none())
         {
             admissions.push(admission);
         }

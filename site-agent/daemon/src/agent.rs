@@ -8,6 +8,7 @@ use std::time::Duration;
 
 use anyhow::Context as _;
 use atoll_model::id::JournalId;
+use atoll_model::resources::IsolationProfile;
 use atoll_model::session::{EXPORT_RUNTIME, PYTHON_RUNTIME};
 use atoll_model::time::Timestamp;
 use site_agent_core::event::{Arrival, Found};
@@ -19,7 +20,7 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use crate::clock::Clock;
-use crate::config::{Config, ShimProgram};
+use crate::config::{Config, ShimProgram, found_gpus};
 use crate::direct::Direct;
 use crate::driver::{Beginning, Driver, Inbox, Performer, direct_share, open_journal};
 use crate::emitted::{self, Emitted};
@@ -50,18 +51,19 @@ const SLOTS_NOTE: &str = "slots-at";
 const LAST_EXPORT_MAX: Duration = Duration::from_secs(2);
 
 /// Runs the agent until `shutdown`.
-pub(crate) async fn run(config: Config, shutdown: CancellationToken) -> anyhow::Result<()> {
+pub(crate) async fn run(mut config: Config, shutdown: CancellationToken) -> anyhow::Result<()> {
     make_folders(&config)?;
     let _lock = lock::lock(&config.data_dir)?;
     let _work_lock = config.work_dir.as_deref().map(lock::lock).transpose()?;
     let slots_dir = settle_slots(&config)?;
+    let isolation = look_around(&mut config)?;
     let meters = Arc::new(Meters::new());
     let metrics = match config.metrics_listen {
         Some(address) => Some(telemetry::listen(address).await?),
         None => None,
     };
     let batch_wait = BatchWait::new();
-    let running = Running::start(&config, slots_dir.clone(), &meters, &batch_wait)?;
+    let running = Running::start(&config, slots_dir.clone(), &isolation, &meters, &batch_wait)?;
     let Running { link, inbox, driver, executor, executing, transfers, tasks, traces, failed, direct, withheld } =
         running;
     let (link, events, emitted) = link;
@@ -148,6 +150,7 @@ impl Running {
     fn start(
         config: &Config,
         slots_dir: PathBuf,
+        isolation: &local::Confining,
         meters: &Arc<Meters>,
         batch_wait: &BatchWait,
     ) -> anyhow::Result<Self> {
@@ -168,29 +171,21 @@ impl Running {
         let failed = CancellationToken::new();
         let (to_emit, emitted) = mpsc::unbounded_channel();
         let (spans, traces) = telemetry::start_exporter(config, &identity, meters)?.unzip();
-        let (executor, attempts, executing) = local::start(LocalOptions {
-            site: identity.site.clone(),
-            data_dir: data_dir.clone(),
-            slots_dir,
-            store: store.clone(),
-            program: config.shim_program.clone().map_or_else(ShimProgram::own, Ok)?,
-            slurm: slurm_options(config, &identity, meters, batch_wait, &failed)?,
-            imports: config.imports.clone(),
-            exports: config.exports.clone(),
-            withheld: withheld.clone(),
-            python: find_python(config),
-            log_bytes_max: LOG_BYTES_MAX,
-            logs: places,
-            tell: teller(&inbox),
-            emitted: to_emit,
-            meters: Arc::clone(meters),
-            spans,
-            failed: failed.clone(),
-        })?;
+        let stored = (&store, &withheld, places);
+        let told = (teller(&inbox), to_emit, spans);
+        let measured = (meters, batch_wait, &failed);
+        let options = local_options(config, &identity, (slots_dir, isolation), stored, told, measured)?;
+        let (executor, attempts, executing) = local::start(options)?;
         let recovered = open_journal(&data_dir.join("journal"), config.journal)?;
         let (journal, snapshot, facts, checkpoint_bytes) = recovered.into_parts();
         let clock = Clock::start();
-        let core = core_config(config, &identity, executor.has_python(), journal.identity().0, clock.booted_at())?;
+        let core = core_config(
+            config,
+            &identity,
+            (executor.has_python(), isolation),
+            journal.identity().0,
+            clock.booted_at(),
+        )?;
         let arrivals = arrivals(&store).context("what was fetched cannot be found again")?;
         let (agent, step) = Agent::recover(core, snapshot, facts, Found { attempts, arrivals }, clock.read());
         let tasks = TaskTracker::new();
@@ -217,6 +212,38 @@ impl Running {
         let (link, direct) = ((link, events, emitted), (direct, credentials));
         Ok(Self { link, inbox, driver, executor, executing, transfers, tasks, traces, failed, direct, withheld })
     }
+}
+
+/// What the executor works with.
+fn local_options(
+    config: &Config,
+    identity: &Identity,
+    (slots_dir, isolation): (PathBuf, &local::Confining),
+    (store, withheld, logs): (&SiteStore, &Withheld, local::LogPlaces),
+    (tell, emitted, spans): (local::Tell, mpsc::UnboundedSender<emitted::Emitted>, Option<telemetry::Spans>),
+    (meters, batch_wait, failed): (&Arc<Meters>, &BatchWait, &CancellationToken),
+) -> anyhow::Result<LocalOptions> {
+    Ok(LocalOptions {
+        site: identity.site.clone(),
+        data_dir: config.data_dir.clone(),
+        slots_dir,
+        store: store.clone(),
+        program: config.shim_program.clone().map_or_else(ShimProgram::own, Ok)?,
+        isolation: isolation.clone(),
+        gpus: config.gpus.clone().unwrap_or_default(),
+        slurm: slurm_options(config, identity, meters, batch_wait, failed)?,
+        imports: config.imports.clone(),
+        exports: config.exports.clone(),
+        withheld: withheld.clone(),
+        python: find_python(config),
+        log_bytes_max: LOG_BYTES_MAX,
+        logs,
+        tell,
+        emitted,
+        meters: Arc::clone(meters),
+        spans,
+        failed: failed.clone(),
+    })
 }
 
 /// How executions become jobs, where the administrator says so.
@@ -260,6 +287,30 @@ fn boot_number() -> anyhow::Result<u128> {
     Ok(id.as_u128())
 }
 
+/// Finds out what the machine has and allows, as far as the configuration leaves it to that.
+fn look_around(config: &mut Config) -> anyhow::Result<local::Confining> {
+    let isolation = confining(config)?;
+    // Those of a cluster are not this machine's.
+    if config.gpus.is_none() && config.slurm.is_none() {
+        config.gpus = Some(found_gpus());
+    }
+    config.closed = config.closed.take().or_else(|| isolation.refuses_all());
+    Ok(isolation)
+}
+
+/// How executions are kept apart here. Without the strictest profile, work that asks for it goes to other sites.
+fn confining(config: &Config) -> anyhow::Result<local::Confining> {
+    if config.slurm.is_some() {
+        return Ok(local::Confining::of_jobs(config.isolation.clone()));
+    }
+    let program = config.shim_program.clone().map_or_else(ShimProgram::own, Ok)?;
+    let confining = local::Confining::try_out(config.isolation.clone(), &program);
+    if let Err(why) = &confining.strict {
+        tracing::warn!(why, "steps with `isolation: strict` cannot run here");
+    }
+    Ok(confining)
+}
+
 /// The Python of the site, if it has one. Without it work for Python goes to other sites.
 fn find_python(config: &Config) -> Option<local::Interpreter> {
     let program = config.python.program();
@@ -276,11 +327,12 @@ fn find_python(config: &Config) -> Option<local::Interpreter> {
 fn core_config(
     config: &Config,
     identity: &Identity,
-    has_python: bool,
+    (has_python, isolation): (bool, &local::Confining),
     new_journal: u128,
     booted_at: Timestamp,
 ) -> anyhow::Result<site_agent_core::Config> {
     let runtimes = ["command", EXPORT_RUNTIME].into_iter().chain(has_python.then_some(PYTHON_RUNTIME));
+    let runtimes = runtimes.chain(isolation.strict.is_ok().then_some(IsolationProfile::STRICT_RUNTIME));
     Ok(site_agent_core::Config {
         agent: identity.agent,
         new_journal: JournalId::from_bits(new_journal),

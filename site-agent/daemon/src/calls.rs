@@ -20,7 +20,7 @@ use storage_sync_engine::store::SiteStore;
 use tokio_util::sync::CancellationToken;
 
 use crate::config::{Config, ShimProgram};
-use crate::executor::local::{self, Executor, Interpreter, LocalOptions, Order, key};
+use crate::executor::local::{self, Confining, Executor, Interpreter, LocalOptions, Order, key};
 use crate::shim::protocol::Key;
 use crate::telemetry::Meters;
 use crate::withheld::Withheld;
@@ -65,11 +65,15 @@ pub fn measure_calls(data_dir: &Path, alone: u32, at_once: u32) -> anyhow::Resul
         let _ = sender.lock().unwrap_or_else(PoisonError::into_inner).send(events);
     };
     let slots_dir = config.slots_dir();
+    let program = ShimProgram::own()?;
+    let isolation = Confining::try_out(config.isolation, &program);
     let (executor, _, thread) = local::start(LocalOptions {
         site: "bench".parse::<SiteName>()?,
         data_dir: data_dir.to_owned(),
         slots_dir: slots_dir.clone(),
-        program: ShimProgram::own()?,
+        program,
+        isolation,
+        gpus: Vec::new(),
         imports: config.imports,
         exports: config.exports,
         withheld: Withheld::new(store.clone()),

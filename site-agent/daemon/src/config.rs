@@ -1,5 +1,8 @@
 //! The agent's configuration: a TOML file, then the environment, then flags; each wins over the one before it.
 
+mod isolation;
+mod joined;
+mod offered;
 mod outside;
 mod python;
 mod slurm;
@@ -16,6 +19,8 @@ use atoll_model::limits::EVICTION_IDLE;
 use atoll_model::policy::SitePolicy;
 use serde::{Deserialize, Deserializer};
 
+pub use self::isolation::IsolationSettings;
+pub(crate) use self::offered::found_gpus;
 pub use self::outside::{Exports, Imports};
 pub use self::python::PythonSettings;
 pub use self::slurm::{ExecutorKind, SlurmSettings};
@@ -70,6 +75,12 @@ pub struct Config {
     pub shim_program: Option<ShimProgram>,
     /// How executions become jobs, where they do.
     pub slurm: Option<SlurmSettings>,
+    /// How executions are kept apart.
+    pub isolation: IsolationSettings,
+    /// The kind of each GPU, by index; those that are found if nothing.
+    pub gpus: Option<Vec<String>>,
+    /// What else there is a number of, in thousandths.
+    pub resources: BTreeMap<String, u32>,
 }
 
 /// How a shim is started: `program arguments… DIRECTORY`.
@@ -149,6 +160,10 @@ pub struct Overrides {
     pub shim_program: Option<ShimProgram>,
     pub executor: Option<ExecutorKind>,
     pub slurm: Option<SlurmSettings>,
+    pub isolation: Option<IsolationSettings>,
+    pub gpus: Option<Vec<String>>,
+    /// Amounts by name, whole ones or parts.
+    pub resources: Option<BTreeMap<String, f64>>,
 }
 
 #[derive(Debug, thiserror::Error)]
@@ -175,6 +190,8 @@ pub enum ConfigError {
     Hours(String),
     #[error("work_dir = {work}: it must be neither the data directory ({data}) nor above it", work = work.display(), data = data.display())]
     WorkDir { work: PathBuf, data: PathBuf },
+    #[error("resources: {name} = {amount}: an amount is from 0 to 1,000,000, and its name has no space")]
+    Amount { name: String, amount: f64 },
     #[error("slurm: {0}")]
     Slurm(String),
     #[error("no data directory is given, and there is no HOME to put it in")]
@@ -259,6 +276,9 @@ impl Config {
                 ExecutorKind::Local => None,
                 ExecutorKind::Slurm => Some(said.slurm.unwrap_or_default().checked()?),
             },
+            isolation: said.isolation.unwrap_or_default().checked()?,
+            gpus: said.gpus,
+            resources: offered::amounts(said.resources.unwrap_or_default())?,
         })
     }
 
@@ -289,6 +309,9 @@ impl Config {
             python: PythonSettings::default(),
             shim_program: None,
             slurm: None,
+            isolation: IsolationSettings::default(),
+            gpus: None,
+            resources: BTreeMap::new(),
         }
     }
 }
@@ -350,42 +373,10 @@ impl Overrides {
             shim_program: None,
             executor: None,
             slurm: None,
+            isolation: None,
+            gpus: None,
+            resources: None,
         })
-    }
-
-    /// What `later` says where it says anything, else what this says. Labels are joined.
-    fn with(mut self, later: Self) -> Self {
-        self.labels.extend(later.labels);
-        Self {
-            data_dir: later.data_dir.or(self.data_dir),
-            work_dir: later.work_dir.or(self.work_dir),
-            cpus: later.cpus.or(self.cpus),
-            memory: later.memory.or(self.memory),
-            labels: self.labels,
-            policy: later.policy.or(self.policy),
-            imports: later.imports.or(self.imports),
-            import_urls: later.import_urls.or(self.import_urls),
-            exports: later.exports.or(self.exports),
-            journal: later.journal.or(self.journal),
-            metrics_listen: later.metrics_listen.or(self.metrics_listen),
-            direct_listen: later.direct_listen.or(self.direct_listen),
-            direct_addresses: later.direct_addresses.or(self.direct_addresses),
-            direct_to: later.direct_to.or(self.direct_to),
-            direct_rate: later.direct_rate.or(self.direct_rate),
-            evict_idle_seconds: later.evict_idle_seconds.or(self.evict_idle_seconds),
-            scrub_days: later.scrub_days.or(self.scrub_days),
-            scrub_rate: later.scrub_rate.or(self.scrub_rate),
-            scrub_hours: later.scrub_hours.or(self.scrub_hours),
-            otlp: later.otlp.or(self.otlp),
-            otlp_ca_file: later.otlp_ca_file.or(self.otlp_ca_file),
-            closed: later.closed.or(self.closed),
-            server: later.server.or(self.server),
-            stop_work_on_exit: later.stop_work_on_exit.or(self.stop_work_on_exit),
-            python: later.python.or(self.python),
-            shim_program: later.shim_program.or(self.shim_program),
-            executor: later.executor.or(self.executor),
-            slurm: later.slurm.or(self.slurm),
-        }
     }
 }
 

@@ -36,8 +36,8 @@ pub use calls::{CallFigures, measure_calls};
 pub use doctor::{Check, CheckState, Diagnosis};
 
 pub use config::{
-    Config, ConfigError, ExecutorKind, Exports, Imports, JournalBackend, Overrides, PythonSettings, ShimProgram,
-    SlurmSettings,
+    Config, ConfigError, ExecutorKind, Exports, Imports, IsolationSettings, JournalBackend, Overrides, PythonSettings,
+    ShimProgram, SlurmSettings,
 };
 pub use scrub::ScrubSettings;
 

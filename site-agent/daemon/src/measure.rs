@@ -17,6 +17,7 @@ use tokio_util::sync::CancellationToken;
 use crate::clock::wall_clock;
 use crate::config::Config;
 use crate::driver::Inbox;
+use crate::executor::local::counted;
 use crate::executor::slurm::BatchWait;
 use crate::telemetry::{Meters, level};
 
@@ -41,6 +42,8 @@ pub(crate) fn capacity(config: &Config) -> Capacity {
             .memory_bytes
             .unwrap_or_else(|| (total_memory() / 100 * MEMORY_OFFERED_PERCENT).saturating_mul(machines)),
         disk_free_bytes: disk(&config.data_dir).map_or(0, |(free, _)| free),
+        gpus: counted(config.gpus.as_deref().unwrap_or_default()),
+        named: config.resources.clone(),
     }
 }
 

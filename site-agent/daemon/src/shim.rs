@@ -4,6 +4,7 @@
 pub(crate) mod connection;
 mod directory;
 mod emitting;
+mod enclosure;
 mod isolation;
 pub(crate) mod job;
 mod limits;
@@ -13,6 +14,7 @@ mod own_tmp;
 mod prepared;
 pub(crate) mod protocol;
 mod runner;
+mod scratch;
 mod server;
 pub(crate) mod tree;
 mod watch;
@@ -29,7 +31,7 @@ pub(crate) use directory::{KEPT, OUT, SOCKET, STDERR, STDOUT, keep_logs, make_pr
 use directory::SlotDirectory;
 use limits::Limits;
 use log::SlotLog;
-use protocol::{Isolation, Setup};
+use protocol::{Isolation, SlotSetup};
 use runner::Runner;
 use server::Server;
 
@@ -39,25 +41,31 @@ pub(crate) const LAST_WORDS: &str = "shim.error";
 /// The argument of a process that only finds out which namespaces it gets.
 pub(crate) const NAMESPACES: &str = "namespaces";
 
+/// The argument of a process that only tries whether a program can be kept from everything else.
+pub(crate) const STRICT: &str = "strict";
+
 /// The first argument of a process that is a job of a batch system.
 pub(crate) const JOB: &str = "job";
 
-/// The one argument is a [`Setup`]; standard input is the listening socket of the slot.
+/// The one argument is a [`SlotSetup`]; standard input is the listening socket of the slot.
 pub(crate) fn main(arguments: Vec<OsString>) -> ExitCode {
     if arguments.first().is_some_and(|argument| argument == NAMESPACES) {
         return try_namespaces();
     }
+    if arguments.first().is_some_and(|argument| argument == STRICT) {
+        return try_strict();
+    }
     if let Some((_, of_job)) = arguments.split_first().filter(|(first, _)| *first == JOB) {
         return job::main(of_job);
     }
-    let setup: Setup = match arguments.as_slice() {
+    let setup: SlotSetup = match arguments.as_slice() {
         [setup] => match serde_json::from_slice(setup.as_encoded_bytes()) {
             Ok(setup) => setup,
             Err(error) => return refuse(&format!("its argument is not a setup: {error}")),
         },
         _ => return refuse("it takes one argument"),
     };
-    let last_words = setup.slot.join(LAST_WORDS);
+    let last_words = setup.setup.slot.join(LAST_WORDS);
     std::panic::set_hook(Box::new({
         let last_words = last_words.clone();
         // Standard error is the log of what runs in the slot.
@@ -85,12 +93,23 @@ fn try_namespaces() -> ExitCode {
     ExitCode::SUCCESS
 }
 
+fn try_strict() -> ExitCode {
+    match isolation::enter_namespace().and_then(|_| enclosure::try_out()) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("{error}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
 fn refuse(why: &str) -> ExitCode {
     eprintln!("atoll shim is started by an agent, never by hand: {why}");
     ExitCode::from(2)
 }
 
-fn serve(setup: &Setup) -> io::Result<()> {
+fn serve(wanted: &SlotSetup) -> io::Result<()> {
+    let setup = &wanted.setup;
     // A leader of a session of its own hears nothing of the terminal or the service that started the agent. It fails
     // only for one that is such a leader already.
     let _ = nix::unistd::setsid();
@@ -99,8 +118,11 @@ fn serve(setup: &Setup) -> io::Result<()> {
     rustix::stdio::dup2_stdin(File::open("/dev/null")?)?;
     nix::sys::prctl::set_child_subreaper(true)?;
     let mut complaints = Vec::new();
-    let limits = Limits::join(setup.cgroups.clone(), &mut complaints);
+    let limits = Limits::join(setup.cgroups.clone(), wanted.processes_max, &mut complaints);
     let isolation = isolation::isolate(setup, &mut complaints);
+    if wanted.confined {
+        isolation::give_up_rights(&mut complaints);
+    }
     let ended = log::read(&setup.slot)?.ended;
     let log = SlotLog::open(&setup.slot)?;
     let slot = SlotDirectory::prepare(&setup.slot)?;

@@ -3,6 +3,7 @@
 //! Each has an identity, a link and a core of its own, as any agent; all of them end with the process, so nothing is on a
 //! disk. Work that is nothing is done; any other is refused.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
@@ -26,7 +27,13 @@ use crate::link::{EnrolError, Held, Link, LinkEnd, LinkEvent, LinkHandle, LogReq
 const JOINING_MAX: usize = 32;
 /// Events of the link that wait for the core.
 const EVENTS_MAX: usize = 16;
-const CAPACITY: Capacity = Capacity { cpu_millis: 1_000, memory_bytes: 1 << 30, disk_free_bytes: 1 << 40 };
+const CAPACITY: Capacity = Capacity {
+    cpu_millis: 1_000,
+    memory_bytes: 1 << 30,
+    disk_free_bytes: 1 << 40,
+    gpus: BTreeMap::new(),
+    named: BTreeMap::new(),
+};
 
 /// How many of the agents of a process have a session that is ready.
 #[derive(Debug, Default)]

@@ -8,9 +8,15 @@
 //! A [`Program`] is made once and started as often as needed by a [`Spawner`], which gives a [`Child`] to wait for.
 
 mod child;
+mod confined;
+mod enclosure;
+mod filter;
 mod program;
 mod spawner;
 
 pub use child::{Child, Ended};
+pub use confined::{filters_of, give_up_rights};
+pub use enclosure::{Enclosure, Taken};
+pub use filter::Filter;
 pub use program::Program;
-pub use spawner::Spawner;
+pub use spawner::{Circumstances, Spawner};

@@ -6,11 +6,13 @@ use std::ffi::{CStr, c_char, c_int, c_void};
 use std::io;
 use std::os::fd::{FromRawFd, OwnedFd};
 use std::ptr;
-use std::sync::atomic::{AtomicI32, Ordering};
+use std::sync::atomic::{AtomicI32, AtomicUsize, Ordering};
 
 use nix::sys::signal::{SigSet, SigmaskHow};
 
 use crate::child::Child;
+use crate::confined;
+use crate::enclosure::Enclosure;
 use crate::program::{Program, Variable};
 
 /// What a child needs before it becomes another program is a few hundred bytes, and what the C library needs for its calls.
@@ -35,8 +37,27 @@ struct Task<'a> {
     tmp: *const c_char,
     /// What is shown in that folder before: folders, and where.
     kept: &'a [(&'a CStr, &'a CStr)],
+    enclosure: Option<&'a Enclosure>,
+    /// Most bytes of a file that it writes.
+    file_bytes_max: Option<u64>,
     /// Why it did not become another program, or 0.
     error: AtomicI32,
+    /// How much of the enclosure was set up by then; all of it if more.
+    done: AtomicUsize,
+}
+
+/// How a program is started.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct Circumstances<'a> {
+    /// A folder that is shown as `/tmp` too, in a mount namespace of its own.
+    pub tmp: Option<&'a CStr>,
+    /// Each of these folders is shown before at a place that is there already, so that something below `/tmp` can stay where
+    /// it is.
+    pub kept: &'a [(&'a CStr, &'a CStr)],
+    /// What it is enclosed in.
+    pub enclosure: Option<&'a Enclosure>,
+    /// Most bytes of a file that it writes.
+    pub file_bytes_max: Option<u64>,
 }
 
 impl Spawner {
@@ -61,31 +82,20 @@ impl Spawner {
     /// `InvalidInput` when a variable holds a byte 0; when there is no such program or it cannot be run, as `execve` says it;
     /// when the system has no room for another process.
     pub fn spawn(&mut self, program: &Program, more: &[(impl AsRef<[u8]>, impl AsRef<[u8]>)]) -> io::Result<Child> {
-        self.start(program, more, None, &[])
+        self.spawn_under(program, more, Circumstances::default())
     }
 
-    /// As [`Self::spawn`], in a mount namespace of its own, where this folder is shown as `/tmp` too. First each of the `kept`
-    /// folders is shown at a place that is there already, so that something below `/tmp` can stay where it is.
+    /// As [`Self::spawn`], under other circumstances.
     ///
     /// # Errors
-    /// As those of [`Self::spawn`]; and when this process may make no mount namespace or mount nothing in it.
-    pub fn spawn_with_tmp(
+    /// As those of [`Self::spawn`]; and when this process may make no namespaces, or may not mount in them what is to be seen.
+    pub fn spawn_under(
         &mut self,
         program: &Program,
         more: &[(impl AsRef<[u8]>, impl AsRef<[u8]>)],
-        tmp: &CStr,
-        kept: &[(&CStr, &CStr)],
+        circumstances: Circumstances<'_>,
     ) -> io::Result<Child> {
-        self.start(program, more, Some(tmp), kept)
-    }
-
-    fn start(
-        &mut self,
-        program: &Program,
-        more: &[(impl AsRef<[u8]>, impl AsRef<[u8]>)],
-        tmp: Option<&CStr>,
-        kept: &[(&CStr, &CStr)],
-    ) -> io::Result<Child> {
+        let Circumstances { tmp, kept, enclosure, file_bytes_max } = circumstances;
         let more: Vec<Variable> =
             more.iter().map(|(name, value)| Variable::new(name.as_ref(), value.as_ref())).collect::<io::Result<_>>()?;
         let own = program.environment.iter().filter(|own| more.iter().all(|other| other.name() != own.name()));
@@ -98,10 +108,14 @@ impl Spawner {
             environment: &environment,
             tmp: tmp.map_or(ptr::null(), CStr::as_ptr),
             kept,
+            enclosure,
+            file_bytes_max,
             error: AtomicI32::new(0),
+            done: AtomicUsize::new(usize::MAX),
         };
         let top = self.stack.as_mut_ptr_range().end;
         let apart = if tmp.is_some() { libc::CLONE_NEWNS } else { 0 };
+        let apart = apart | enclosure.map_or(0, |enclosure| enclosure.namespaces);
         let flags = libc::CLONE_VM | libc::CLONE_VFORK | libc::CLONE_PIDFD | libc::SIGCHLD | apart;
         let mut handle: c_int = -1;
         // A handler of this process must not run in the child, whose memory is this process's.
@@ -125,7 +139,14 @@ impl Spawner {
             error => {
                 // SAFETY: nothing is written. It is gone, and this reaps it.
                 unsafe { libc::waitpid(pid, ptr::null_mut(), 0) };
-                Err(io::Error::from_raw_os_error(error))
+                let error = io::Error::from_raw_os_error(error);
+                match enclosure.filter(|_| task.done.load(Ordering::Relaxed) < usize::MAX) {
+                    Some(enclosure) => {
+                        let what = enclosure.described(task.done.load(Ordering::Relaxed));
+                        Err(io::Error::new(error.kind(), format!("it cannot be enclosed: {what}: {error}")))
+                    }
+                    None => Err(error),
+                }
             }
         }
     }
@@ -145,6 +166,8 @@ extern "C" fn become_another(task: *mut c_void) -> c_int {
     let done = unsafe {
         set_up(task.signals)
             .and_then(|()| show_as_tmp(task.tmp, task.kept))
+            .and_then(|()| task.file_bytes_max.map_or(Ok(()), |bytes| limit_files(bytes)))
+            .and_then(|()| task.enclosure.map_or(Ok(()), |enclosure| confined::enter(enclosure, &task.done)))
             .and_then(|()| check(libc::execve(task.arguments[0], task.arguments.as_ptr(), task.environment.as_ptr())))
     };
     task.error.store(done.err().unwrap_or_default(), Ordering::Relaxed);
@@ -182,7 +205,13 @@ unsafe fn show_as_tmp(folder: *const c_char, kept: &[(&CStr, &CStr)]) -> Result<
     show(folder, c"/tmp".as_ptr())
 }
 
-fn check(result: c_int) -> Result<(), c_int> {
+/// Limits what files may grow to.
+unsafe fn limit_files(bytes: u64) -> Result<(), c_int> {
+    let limit = libc::rlimit { rlim_cur: bytes, rlim_max: bytes };
+    unsafe { check(libc::setrlimit(libc::RLIMIT_FSIZE, &raw const limit)) }
+}
+
+pub(crate) fn check(result: c_int) -> Result<(), c_int> {
     // SAFETY: the address of this thread's last error is always good to read.
     if result == 0 { Ok(()) } else { Err(unsafe { *libc::__errno_location() }) }
 }

@@ -12,7 +12,7 @@ use std::path::Path;
 
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::signal::{SigSet, Signal};
-use site_agent_spawn::{Child, Ended, Program, Spawner};
+use site_agent_spawn::{Child, Circumstances, Ended, Program, Spawner};
 
 const NOTHING_MORE: &[(&[u8], &[u8])] = &[];
 
@@ -164,7 +164,11 @@ fn a_folder_is_shown_as_tmp_to_what_is_started_and_to_nobody_else() {
     fs::create_dir(folder.path().join("tmp")).unwrap();
     let tmp = CString::new(folder.path().join("tmp").as_os_str().as_bytes()).unwrap();
     let program = shell("echo seen > /tmp/atoll-spawn-test", &[]);
-    match Spawner::new().spawn_with_tmp(&program, NOTHING_MORE, &tmp, &[]) {
+    match Spawner::new().spawn_under(
+        &program,
+        NOTHING_MORE,
+        Circumstances { tmp: Some(&tmp), ..Circumstances::default() },
+    ) {
         // Who may make no mount namespace is told so, and nothing is started.
         Err(error) => assert_eq!(error.kind(), ErrorKind::PermissionDenied),
         Ok(child) => {

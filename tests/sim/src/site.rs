@@ -93,6 +93,7 @@ impl Site {
                 cpu_millis: rng.between(2, 4) as u32 * 1_000,
                 memory_bytes: 8 << 30,
                 disk_free_bytes: 1 << 40,
+                ..Capacity::default()
             },
         }
     }

@@ -192,6 +192,11 @@ pub const ROWS: &[Row] = &[
         "memory runs out and the kernel takes the agent",
         "executions are in groups of their own and are taken first; an agent that was taken finds them again",
     ),
+    row(
+        "E5",
+        "an action forks without end, or opens all files that it can",
+        "processes of one execution are counted and limited, open files too; others get theirs, and nothing of it is left",
+    ),
     row("E6", "two agents have one identity", "the newest session fences the older one"),
     row("E7", "two processes have one state directory", "a lock keeps the second out and says who holds it"),
     row(
@@ -262,7 +267,12 @@ pub const ROWS: &[Row] = &[
     row(
         "G11",
         "an output changes while it is taken in",
-        "it is not committed, and nothing that was made from it counts",
+        "it is not committed, and nothing that was made from it counts; a process that stays and holds it open does not stay",
+    ),
+    row(
+        "G12",
+        "an action floods its logs",
+        "the middle of a log is dropped as it grows, and the log says how much; the outcome is not held up",
     ),
 ];
 

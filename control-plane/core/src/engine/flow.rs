@@ -220,6 +220,7 @@ impl ControlPlane {
 }
 
 fn slots(capacity: Option<&Capacity>, load: Load) -> u32 {
-    let resources = Resources { cpu_millis: load.cpu_millis.max(1), memory_bytes: load.memory_bytes, time: None };
+    let resources =
+        Resources { cpu_millis: load.cpu_millis.max(1), memory_bytes: load.memory_bytes, ..Resources::default() };
     placement::slots(capacity, &resources)
 }

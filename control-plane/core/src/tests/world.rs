@@ -250,7 +250,12 @@ impl World {
             last_report: ReportSeq(0),
             acknowledged_report: ReportSeq(0),
             kept: Vec::new(),
-            capacity: Capacity { cpu_millis: 4_000, memory_bytes: 8 << 30, disk_free_bytes: 1 << 40 },
+            capacity: Capacity {
+                cpu_millis: 4_000,
+                memory_bytes: 8 << 30,
+                disk_free_bytes: 1 << 40,
+                ..Capacity::default()
+            },
             runtimes: ["command", EXPORT_RUNTIME].map(str::to_owned).to_vec(),
             frames: VecDeque::new(),
             commands: VecDeque::new(),

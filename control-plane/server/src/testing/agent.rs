@@ -79,7 +79,12 @@ impl Agent {
             protocol_min: PROTOCOL_VERSION_MIN,
             protocol_max: PROTOCOL_VERSION_MIN,
             agent_version: "0.1.0".to_owned(),
-            capacity: Capacity { cpu_millis: 8_000, memory_bytes: 8 << 30, disk_free_bytes: 1 << 40 },
+            capacity: Capacity {
+                cpu_millis: 8_000,
+                memory_bytes: 8 << 30,
+                disk_free_bytes: 1 << 40,
+                ..Capacity::default()
+            },
             runtimes: vec!["command".to_owned()],
             last_command: CommandSeq(0),
             acknowledged_report: ReportSeq(0),

@@ -42,7 +42,12 @@ pub(crate) fn config() -> Config {
         agent_version: "0.1.0".to_owned(),
         runtimes: vec!["command".to_owned()],
         boot: Boot { id: 3, at: Timestamp(500_000_000) },
-        capacity: Capacity { cpu_millis: 2_000, memory_bytes: 1 << 30, disk_free_bytes: 1 << 40 },
+        capacity: Capacity {
+            cpu_millis: 2_000,
+            memory_bytes: 1 << 30,
+            disk_free_bytes: 1 << 40,
+            ..Capacity::default()
+        },
         outbox_bytes_max: 1 << 30,
         disk_free_bytes_min: 1 << 30,
         disk_bytes: 0,

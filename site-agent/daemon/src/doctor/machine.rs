@@ -2,6 +2,7 @@
 
 use std::path::Path;
 
+use atoll_model::resources::IsolationProfile;
 use nix::sys::resource::{Resource, getrlimit};
 use rustix::process::{PidfdFlags, getpid, pidfd_open};
 
@@ -10,7 +11,7 @@ use super::report::{Check, shown_bytes};
 use crate::config::{Config, ShimProgram};
 use crate::executor::local::{Survey, survey};
 use crate::measure;
-use crate::shim::NAMESPACES;
+use crate::shim::{NAMESPACES, STRICT};
 
 /// Slots, connections and files that are being fetched take one each, and there may be hundreds of them.
 const OPEN_FILES_FEW: u64 = 1_024;
@@ -27,6 +28,9 @@ pub(super) struct Seen {
     open_files: (u64, u64),
     /// What the shim got, or why it got nothing.
     namespaces: Result<String, String>,
+    /// Why nothing can be kept from everything else, if it cannot.
+    strict: Result<(), String>,
+    strict_is_least: bool,
     settings: Settings,
     bubblewrap: Answer,
     cgroups: Survey,
@@ -57,7 +61,9 @@ pub(super) async fn look(config: &Config, commands: &Commands) -> Seen {
         cpus: f64::from(capacity.cpu_millis) / 1_000.0,
         memory_bytes: capacity.memory_bytes,
         open_files: getrlimit(Resource::RLIMIT_NOFILE).unwrap_or((0, 0)),
-        namespaces: namespaces(config, commands).await,
+        namespaces: try_shim(config, commands, NAMESPACES).await,
+        strict: strict(config, commands).await,
+        strict_is_least: config.isolation.minimum == IsolationProfile::Strict,
         settings: Settings::read(Path::new("/proc/sys")),
         bubblewrap: commands.ask("bwrap", &["--version"]).await,
         cgroups: survey(),
@@ -65,13 +71,20 @@ pub(super) async fn look(config: &Config, commands: &Commands) -> Seen {
 }
 
 /// Has a shim try, since a process that has threads may not.
-async fn namespaces(config: &Config, commands: &Commands) -> Result<String, String> {
+async fn try_shim(config: &Config, commands: &Commands, what: &str) -> Result<String, String> {
     let shim = config.shim_program.clone().map_or_else(ShimProgram::own, Ok).map_err(|error| error.to_string())?;
-    let arguments = shim.arguments.iter().map(String::as_str).chain([NAMESPACES]);
+    let arguments = shim.arguments.iter().map(String::as_str).chain([what]);
     match commands.run(&shim.program, &arguments.collect::<Vec<_>>()).await {
         Answer::Said(text) => Ok(text.trim().to_owned()),
         other @ (Answer::Missing | Answer::Late(_) | Answer::Failed(_)) => Err(other.complaint().unwrap_or_default()),
     }
+}
+
+async fn strict(config: &Config, commands: &Commands) -> Result<(), String> {
+    if config.slurm.is_some() {
+        return Err("executions are jobs of a cluster, whose nodes keep them apart as they do".to_owned());
+    }
+    try_shim(config, commands, STRICT).await.map(drop)
 }
 
 impl Settings {
@@ -106,7 +119,13 @@ impl Settings {
 }
 
 pub(super) fn judge(seen: &Seen) -> Vec<Check> {
-    vec![judge_kernel(seen), judge_open_files(seen.open_files), judge_namespaces(seen), judge_cgroups(&seen.cgroups)]
+    vec![
+        judge_kernel(seen),
+        judge_open_files(seen.open_files),
+        judge_namespaces(seen),
+        judge_isolation(seen),
+        judge_cgroups(&seen.cgroups),
+    ]
 }
 
 fn judge_kernel(seen: &Seen) -> Check {
@@ -154,6 +173,24 @@ fn judge_namespaces(seen: &Seen) -> Check {
             seen.settings.advice(),
         ),
     }
+}
+
+fn judge_isolation(seen: &Seen) -> Check {
+    let name = "isolation";
+    let Err(why) = &seen.strict else {
+        return Check::ok(name, "steps with `isolation: strict` can run").with("strict", true);
+    };
+    let found = format!("steps with `isolation: strict` cannot run here: {why}");
+    let check = if seen.strict_is_least {
+        let advice =
+            "the site takes no work like this: have what is named allowed, or lower `minimum` under `[isolation]`";
+        Check::problem(name, found, advice)
+    } else {
+        let advice = "nothing, if no step asks for it; else use Linux 5.12 or newer and have what runs the agent (a container, a \
+                      seccomp filter) allow namespaces and mounts in them";
+        Check::warning(name, found, advice)
+    };
+    check.with("strict", false)
 }
 
 fn judge_cgroups(survey: &Survey) -> Check {
@@ -205,6 +242,8 @@ mod tests {
             cpus: 8.0,
             memory_bytes: 16_000_000_000,
             open_files: (1_024, 524_288),
+            strict: namespaces.clone().map(drop),
+            strict_is_least: false,
             namespaces,
             settings: Settings::default(),
             bubblewrap: Answer::Missing,
@@ -217,6 +256,15 @@ mod tests {
         let checks = judge(&seen(Ok("user and mount namespaces".to_owned())));
         assert!(checks.iter().all(|check| check.state == CheckState::Ok), "{checks:#?}");
         assert_eq!(checks[0].found, "Linux 6.1.0 on x86_64; offers 8 CPUs and 16.0 GB");
+    }
+
+    #[test]
+    fn a_site_that_cannot_give_what_it_demands_is_a_problem_and_else_a_warning() {
+        let seen = seen(Err("EPERM".to_owned()));
+        let check = judge_isolation(&seen);
+        assert_eq!(check.state, CheckState::Warning);
+        assert!(check.found.contains("EPERM"), "{check:?}");
+        assert_eq!(judge_isolation(&Seen { strict_is_least: true, ..seen }).state, CheckState::Problem);
     }
 
     #[test]

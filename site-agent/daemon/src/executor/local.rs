@@ -5,8 +5,10 @@ mod actions;
 mod attempts;
 mod cgroups;
 mod collect;
+mod confining;
 mod environments;
 mod exports;
+mod gpus;
 mod imports;
 mod live;
 mod orders;
@@ -58,6 +60,8 @@ use self::slots::Slots;
 use self::workers::{Staged, Workers};
 
 pub(crate) use self::cgroups::{Survey, survey};
+pub(crate) use self::confining::Confining;
+pub(crate) use self::gpus::counted;
 pub(crate) use self::live::{LogPlace, LogPlaces};
 pub(crate) use self::python::Interpreter;
 pub(crate) use self::recovery::{has_work, stop_work};
@@ -94,6 +98,10 @@ pub(crate) struct LocalOptions {
     pub emitted: UnboundedSender<Emitted>,
     /// Where processes are jobs of a cluster.
     pub slurm: Option<SlurmOptions>,
+    /// What executions are kept from.
+    pub isolation: Confining,
+    /// The kinds of this machine's GPUs, by index.
+    pub gpus: Vec<String>,
     /// Cancelled when a thread of the executor cannot go on: then the agent must not either.
     pub failed: CancellationToken,
 }
@@ -200,10 +208,15 @@ pub(crate) fn start(mut options: LocalOptions) -> anyhow::Result<(Executor, Vec<
         Some(slurm) => Some(start_jobs(slurm, &executor, &mut attempts, &mut found)?),
         None => None,
     };
+    let gpus = gpus::HeldGpus::open(&options.data_dir, std::mem::take(&mut options.gpus), attempts.keys())?;
     let workers = Workers::start(&options, &executor, &attempts)?;
     stuck.into_iter().for_each(|slot| workers.clear(slot));
     let (tell, store) = (Arc::clone(&options.tell), options.store.clone());
-    let surroundings = orders::Surroundings::new(options.site, options.data_dir.join("scripts"), options.log_bytes_max);
+    let around = confining::Surroundings {
+        hidden: vec![options.data_dir.clone(), options.slots_dir.clone()],
+        staged: options.data_dir.join(staging::STAGED),
+    };
+    let surroundings = orders::Surroundings::new(options.site, options.data_dir.clone(), options.log_bytes_max);
     let local = Local {
         slots,
         jobs,
@@ -214,6 +227,8 @@ pub(crate) fn start(mut options: LocalOptions) -> anyhow::Result<(Executor, Vec<
         tell,
         store,
         surroundings,
+        isolation: (options.isolation, around),
+        gpus,
         python: options.python,
         emitted: options.emitted,
         emitting: BTreeSet::new(),
@@ -266,6 +281,8 @@ struct Local {
     tell: Tell,
     store: SiteStore,
     surroundings: orders::Surroundings,
+    isolation: (Confining, confining::Surroundings),
+    gpus: gpus::HeldGpus,
     python: Option<Interpreter>,
     emitted: UnboundedSender<Emitted>,
     /// Attempts that have emitted, and have not ended.

@@ -97,6 +97,11 @@ impl SlotDirectory {
         self.path.join(OWN_TMP)
     }
 
+    /// The folders that an execution may write to: its work directory, its temporary one, its outputs.
+    pub(crate) fn own_folders(&self) -> [&Path; 3] {
+        [&self.work, &self.tmp, &self.out]
+    }
+
     /// Where everything is that a worker uses, by the names that the action protocol has for it.
     pub(crate) fn folders(&self) -> [(&'static str, PathBuf); 5] {
         [

@@ -9,6 +9,7 @@ use std::path::Path;
 use nix::sched::{CloneFlags, unshare};
 use rustix::fs::{StatVfsMountFlags, statvfs};
 use rustix::mount::{MountFlags, MountPropagationFlags, mount, mount_bind, mount_change, mount_remount};
+use site_agent_spawn::Filter;
 
 use super::directory::SOCKET;
 
@@ -102,4 +103,13 @@ fn hide(path: &Path) -> io::Result<()> {
         Err(error) => return Err(error),
     }
     Ok(())
+}
+
+/// Has this process, and so all that it starts, do without what only rights could do.
+pub(super) fn give_up_rights(complaints: &mut Vec<String>) {
+    let Some(filter) = Filter::standard() else { return };
+    if let Err(error) = site_agent_spawn::give_up_rights(&filter) {
+        complaints
+            .push(format!("calls of the system cannot be refused ({error}): what runs has all of its user's rights"));
+    }
 }

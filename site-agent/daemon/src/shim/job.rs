@@ -161,7 +161,8 @@ struct Job {
 
 impl Job {
     fn run(mut self, order: JobOrder) -> io::Result<ExitCode> {
-        let JobOrder { setup, mut common, mut order, call, .. } = order;
+        let JobOrder { setup, mut common, mut order, call, terms, .. } = order;
+        common.terms = terms;
         if let Some((worker, inputs)) = call {
             (common.worker, order.inputs) = (Some(worker), inputs);
         }

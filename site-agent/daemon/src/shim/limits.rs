@@ -10,7 +10,10 @@ use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use super::protocol::{CgroupVersion, Common, ControlGroup, SlotCgroups};
 
 /// Processes and threads in one slot: more than any honest build starts, less than what takes a machine down.
-const PIDS_MAX: &str = "8192";
+const PIDS_MAX: u32 = 8_192;
+/// Files that one process has open: more than programs need that were not written for it, so few that all processes of a slot
+/// together leave some of what a machine has.
+const OPEN_FILES_MAX: u64 = 65_536;
 /// Microseconds over which the share of a CPU is measured out.
 const CPU_PERIOD_MICROS: u64 = 100_000;
 /// Below this the shim itself could not go on under a limit of its own data segment.
@@ -20,6 +23,7 @@ const OWN_MEMORY_MIN: u64 = 32 << 20;
 #[derive(Debug)]
 pub(crate) struct Limits {
     cgroups: SlotCgroups,
+    processes_max: u32,
     /// The group that a batch system limits this process in: it is only asked what happened there.
     of_job: Option<ControlGroup>,
     memory_bytes: Option<u64>,
@@ -32,9 +36,11 @@ pub(crate) struct Limits {
 
 impl Limits {
     /// Moves this process into the slot's groups, so that all it starts is born there.
-    pub(crate) fn join(cgroups: SlotCgroups, complaints: &mut Vec<String>) -> Self {
+    pub(crate) fn join(cgroups: SlotCgroups, processes_max: Option<u32>, complaints: &mut Vec<String>) -> Self {
         expose();
-        let mut limits = Self { cgroups, ..Self::none() };
+        limit_open_files();
+        let processes_max = processes_max.unwrap_or(PIDS_MAX);
+        let mut limits = Self { cgroups, processes_max, ..Self::none() };
         for group in [&mut limits.cgroups.memory, &mut limits.cgroups.cpu, &mut limits.cgroups.pids] {
             if let Some(Err(error)) = group.as_ref().map(|group| enter(&group.folder)) {
                 complaints.push(format!("a control group cannot be entered ({error})"));
@@ -45,7 +51,7 @@ impl Limits {
             complaints.push(format!("a control group cannot be entered ({error})"));
             limits.cgroups.unified = None;
         }
-        limits.set_pids_max(PIDS_MAX);
+        limits.set_pids_max(limits.processes_max);
         limits.lift();
         limits.oom_kills = limits.read_oom_kills();
         limits
@@ -61,7 +67,15 @@ impl Limits {
 
     fn none() -> Self {
         let cgroups = SlotCgroups::default();
-        Self { cgroups, of_job: None, memory_bytes: None, cpu_millis: None, oom_kills: 0, own_data_limit: None }
+        Self {
+            cgroups,
+            processes_max: PIDS_MAX,
+            of_job: None,
+            memory_bytes: None,
+            cpu_millis: None,
+            oom_kills: 0,
+            own_data_limit: None,
+        }
     }
 
     /// A slot that is used again may have limits of its last shim.
@@ -120,13 +134,13 @@ impl Limits {
 
     /// While everything is killed nothing may fork; afterwards it may again.
     pub(crate) fn forbid_forks(&self, forbid: bool) {
-        self.set_pids_max(if forbid { "0" } else { PIDS_MAX });
+        self.set_pids_max(if forbid { 0 } else { self.processes_max });
     }
 
-    fn set_pids_max(&self, maximum: &str) {
+    fn set_pids_max(&self, maximum: u32) {
         if let Some(group) = &self.cgroups.pids {
             // A root group has no such file; then forks cannot be forbidden.
-            let _ = fs::write(group.folder.join("pids.max"), maximum);
+            let _ = fs::write(group.folder.join("pids.max"), maximum.to_string());
         }
     }
 
@@ -214,6 +228,15 @@ fn expose() {
         // Anybody may make himself the likelier one.
         let _ = fs::write(SCORE, "0");
     }
+}
+
+/// E5: what runs has no more files open at a time than leaves some to others, whatever the agent may have.
+fn limit_open_files() {
+    let present = getrlimit(Resource::Nofile);
+    let most = |limit: Option<u64>| Some(limit.map_or(OPEN_FILES_MAX, |limit| limit.min(OPEN_FILES_MAX)));
+    let limit = Rlimit { current: most(present.current), maximum: most(present.maximum) };
+    // Lowering both is always allowed.
+    let _ = setrlimit(Resource::Nofile, limit);
 }
 
 fn enter(folder: &Path) -> io::Result<()> {

@@ -21,6 +21,8 @@ pub(crate) const CALLS_WORKERS: u8 = 2;
 
 /// Shims hand on what sources emit ([`FromShim::Emitted`]) since this version.
 pub(crate) const HANDS_ON_RECORDS: u8 = 3;
+/// Shims know of [`ToShim::Under`] since this version.
+pub(crate) const KEEPS_TERMS: u8 = 3;
 
 /// Longest frame either side reads: a batch of orders with their environments stays far below it.
 const FRAME_BYTES_MAX: usize = 64 << 20;
@@ -38,6 +40,18 @@ pub(crate) struct Setup {
     /// Whether to do without namespaces even if they could be had.
     pub no_namespace: bool,
     pub cgroups: SlotCgroups,
+}
+
+/// How the shim of a slot of this machine is to be set up.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub(crate) struct SlotSetup {
+    #[serde(flatten)]
+    pub setup: Setup,
+    /// Whether the shim and all that it starts give up what rights alone could do.
+    pub confined: bool,
+    /// Processes and threads at a time, where they can be counted; the usual number if nothing.
+    pub processes_max: Option<u32>,
 }
 
 /// The slot's control groups, of those that the agent could make.
@@ -95,6 +109,8 @@ pub(crate) enum ToShim {
     Call { common: Common, worker: Worker, orders: Vec<Order>, inputs: Vec<String> },
     /// Records up to this number have started their runs. Only for shims that know [`HANDS_ON_RECORDS`].
     Taken { key: Key, taken: Taken },
+    /// A start or call, under terms. Only for shims that know [`KEEPS_TERMS`].
+    Under { terms: Terms, start: Box<Self> },
 }
 
 /// What the control plane says of records.
@@ -114,6 +130,29 @@ pub(crate) struct Record {
     pub number: u64,
     /// As the source says it: JSON.
     pub record: String,
+}
+
+/// What executions are started under beside their limits.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
+pub(crate) struct Terms {
+    /// What each is kept from, if it is kept from everything else.
+    pub enclosed: Option<Enclosed>,
+    /// Bytes that each may write to its own folders.
+    pub scratch_bytes: Option<u64>,
+}
+
+/// What an execution sees that is kept from everything else.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
+pub(crate) struct Enclosed {
+    pub network: bool,
+    /// Folders of which it sees nothing but its own.
+    pub hidden: Vec<PathBuf>,
+    /// What it sees there all the same, read-only.
+    pub shown: Vec<PathBuf>,
+    /// The folder in which its inputs are, by its key.
+    pub staged: PathBuf,
+    /// Devices that it sees beside those that every program needs, by their names; what is not there is passed over.
+    pub devices: Vec<String>,
 }
 
 /// A process that is called for one execution after the other (`docs/action-protocol.md`). It is started by the command
@@ -149,6 +188,16 @@ pub(crate) struct Common {
     /// of the first version know nothing of it.
     #[serde(skip)]
     pub worker: Option<Worker>,
+    /// It goes beside this too, in [`ToShim::Under`].
+    #[serde(skip)]
+    pub terms: Terms,
+    /// Whether what is started must not be able to do what rights alone could do. Slots are of one kind or the other, so
+    /// their shims need not be told.
+    #[serde(skip)]
+    pub confined: bool,
+    /// What a job of a cluster is submitted with.
+    #[serde(skip)]
+    pub job_options: Vec<String>,
 }
 
 impl Common {
@@ -159,11 +208,12 @@ impl Common {
 
     /// The version of this protocol that a shim has to speak for it.
     pub(crate) fn version(&self) -> u8 {
-        match (&self.worker, self.emits) {
-            (_, true) => HANDS_ON_RECORDS,
-            (Some(_), false) => CALLS_WORKERS,
-            (None, false) => 0,
-        }
+        let needs = [
+            (self.worker.is_some(), CALLS_WORKERS),
+            (self.emits, HANDS_ON_RECORDS),
+            (self.terms != Terms::default(), KEEPS_TERMS),
+        ];
+        needs.into_iter().filter_map(|(needed, version)| needed.then_some(version)).max().unwrap_or_default()
     }
 
     /// What makes up a worker.
@@ -174,6 +224,8 @@ impl Common {
             memory_bytes: self.memory_bytes,
             cpu_millis: self.cpu_millis,
             worker: self.worker.as_ref(),
+            terms: &self.terms,
+            confined: self.confined,
         }
     }
 }
@@ -186,6 +238,8 @@ pub(crate) struct OfWorker<'a> {
     memory_bytes: Option<u64>,
     cpu_millis: Option<u32>,
     worker: Option<&'a Worker>,
+    terms: &'a Terms,
+    confined: bool,
 }
 
 /// What becomes of the outputs folder when the process has succeeded. Version 1 said the first two as `false` and `true`,

@@ -2,9 +2,9 @@
 //! notes how it ended.
 
 mod called;
+mod starting;
 
 use std::collections::{BTreeMap, VecDeque};
-use std::io;
 use std::os::unix::process::ExitStatusExt;
 use std::rc::Rc;
 use std::time::{Duration, Instant, SystemTime};
@@ -12,7 +12,6 @@ use std::time::{Duration, Instant, SystemTime};
 use atoll_model::time::Timestamp;
 use nix::sys::resource::{UsageWho, getrusage};
 use rustix::event::{PollFd, PollFlags};
-use rustix::io::Errno;
 use rustix::process::{Pid, Signal, pidfd_send_signal};
 use site_agent_spawn::{Child, Ended, Spawner};
 
@@ -22,6 +21,7 @@ use super::log::SlotLog;
 use super::own_tmp::OwnTmp;
 use super::prepared::Prepared;
 use super::protocol::{Common, End, EndKind, Key, Left, Notice, Order, Outputs};
+use super::scratch::Scratch;
 use super::tree;
 use super::worker::Worker;
 use called::Leaving;
@@ -70,6 +70,7 @@ struct Current {
     noted: bool,
     stopped: Option<EndKind>,
     clearing: Option<Clearing>,
+    scratch: Option<Scratch>,
 }
 
 /// What carries an execution out.
@@ -220,8 +221,12 @@ impl Runner {
     pub(crate) fn next_timeout(&self) -> Option<Instant> {
         let Some(current) = &self.current else { return self.leaving.as_ref().map(Leaving::next) };
         let look_at = current.clearing.as_ref().map_or(current.look_at, |clearing| clearing.rounds.next);
-        let deadline = current.deadline.as_ref().filter(|_| current.stopped.is_none());
-        Some(deadline.map_or(look_at, |(deadline, _)| look_at.min(*deadline)))
+        if current.stopped.is_some() || current.clearing.is_some() {
+            return Some(look_at);
+        }
+        let deadline = current.deadline.as_ref().map(|(deadline, _)| *deadline);
+        let scratch = current.scratch.as_ref().map(Scratch::next);
+        [Some(look_at), deadline, scratch].into_iter().flatten().min()
     }
 
     /// Takes what the agent has to be told. Before that stands in the log, which outlives this process; that it outlives
@@ -264,69 +269,6 @@ impl Runner {
             // What cannot be rewritten now is rewritten when there is room.
             let _ = self.log.rewrite_if_long(self.ended.iter());
         }
-    }
-
-    fn start(&mut self, common: Rc<Common>, order: Order, now: Instant) {
-        let started_at = now_timestamp();
-        let key = order.key;
-        match self.try_start(&common, &order, started_at) {
-            Ok(process) => {
-                self.notices.push(Notice::Started { key, at: started_at });
-                self.current = Some(Current {
-                    key,
-                    deadline: common.time.map(|time| (now + time, EndKind::TimedOut)),
-                    common,
-                    process,
-                    started_at,
-                    look_at: now + NOTE_AFTER,
-                    noted: false,
-                    stopped: None,
-                    clearing: None,
-                });
-            }
-            Err(error) => {
-                let program = common.command.first().map(|program| String::from_utf8_lossy(program).into_owned());
-                let why = match Errno::from_io_error(&error) {
-                    Some(Errno::NOEXEC) => {
-                        "it is neither a program for this machine nor a script that begins with `#!` and what runs it"
-                            .to_owned()
-                    }
-                    _ => error.to_string(),
-                };
-                let message = format!("{} cannot be started: {why}", program.unwrap_or_default());
-                let end = End {
-                    started_at,
-                    finished_at: started_at,
-                    how: EndKind::NotStarted { message, no_space: error.kind() == io::ErrorKind::StorageFull },
-                    cpu_micros: 0,
-                    max_rss_bytes: 0,
-                    left: Left::default(),
-                };
-                self.note_end(key, end);
-            }
-        }
-    }
-
-    fn try_start(&mut self, common: &Rc<Common>, order: &Order, started_at: Timestamp) -> io::Result<Process> {
-        if std::mem::replace(&mut self.dirty, true) {
-            self.slot.clean()?;
-        }
-        self.log.claimed(order.key, started_at);
-        if common.synced_claim {
-            self.log.sync()?
-        } else {
-            self.log.write()?
-        }
-        self.slot.part_with_watched_logs()?;
-        if common.worker.is_some() {
-            return self.call(common, order);
-        }
-        self.limits.apply(common)?;
-        // Everything else is inherited as it is: the work directory, no input, the slot's two logs.
-        let program = self.prepared.program(common, &self.slot);
-        let spawned = program.and_then(|program| self.spawner.spawn(program, &order.environment));
-        self.limits.started();
-        Ok(Process::Own(spawned?))
     }
 
     /// Makes the slot as the next execution is to find it, so that what is left takes no room until then. Whoever waits for
@@ -375,6 +317,10 @@ impl Runner {
                     tree::reap(Pid::from_raw(current.process.child().id()));
                     self.slot.bound_logs(current.common.log_bytes_max);
                 }
+                let scratch = current.scratch.as_mut().filter(|scratch| now >= scratch.next());
+                if let Some(spent) = scratch.and_then(|scratch| scratch.look(&self.slot, now)) {
+                    current.stop(spent);
+                }
                 false
             }
         }
@@ -412,6 +358,10 @@ impl Runner {
         cpu_micros: u64,
         max_rss_bytes: u64,
     ) {
+        let how = match &current.scratch {
+            Some(scratch) => scratch.judge(how, &self.slot),
+            None => how,
+        };
         let outputs = if how == EndKind::Code(0) { current.common.outputs } else { Outputs::Ignored };
         let (how, left) = match self.slot.keep(current.key, outputs) {
             Ok(left) => (how, left),

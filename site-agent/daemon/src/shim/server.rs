@@ -8,7 +8,7 @@ use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::io::Errno;
 
 use super::connection::Connection;
-use super::protocol::{Common, FromShim, Hello, Isolation, Order, PROTOCOL_VERSION, ToShim};
+use super::protocol::{Common, FromShim, Hello, Isolation, Order, PROTOCOL_VERSION, Terms, ToShim};
 use super::runner::Runner;
 
 /// How long what the agent has to be told may wait for more while there is more to run: a message, and all that follows
@@ -153,10 +153,15 @@ impl Server {
             self.lose_agent();
         }
         for message in messages {
+            let (message, terms) = if let ToShim::Under { terms, start } = message {
+                (*start, terms)
+            } else {
+                (message, Terms::default())
+            };
             match message {
-                ToShim::Start { common, orders } => self.runner.enqueue(common, orders),
+                ToShim::Start { common, orders } => self.runner.enqueue(Common { terms, ..common }, orders),
                 ToShim::Call { common, worker, orders, inputs } => {
-                    let common = Common { worker: Some(worker), ..common };
+                    let common = Common { worker: Some(worker), terms, ..common };
                     let orders = orders.into_iter().zip(inputs).map(|(order, inputs)| Order { inputs, ..order });
                     self.runner.enqueue(common, orders.collect());
                 }
@@ -165,6 +170,8 @@ impl Server {
                 ToShim::Forget(keys) => self.runner.forget(keys),
                 ToShim::Quit => self.quit = true,
                 ToShim::Taken { key, taken } => self.runner.taken(key, &taken),
+                // Nobody says that terms are under terms.
+                ToShim::Under { .. } => {}
             }
         }
     }

@@ -50,7 +50,7 @@ pub(crate) fn kill_all_below() {
 }
 
 /// Every process below this one, parents before their children.
-fn descendants() -> Vec<Pid> {
+pub(crate) fn descendants() -> Vec<Pid> {
     with_descendants(children_of(Pid::from_raw(own_pid())).unwrap_or_else(|_| children_by_scan(own_pid())))
 }
 

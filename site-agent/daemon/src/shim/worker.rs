@@ -1,11 +1,12 @@
 //! A process that is called for one execution after the other, and what is said to it and by it: the shim's end of
 //! `docs/action-protocol.md`.
 
-use std::fs::File;
+use std::fs::{self, File};
 use std::io::{self, Read, Write};
 use std::os::fd::AsRawFd;
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::FileExt;
+use std::path::{Path, PathBuf};
 use std::rc::Rc;
 
 use atoll_model::session::FailureReason;
@@ -17,12 +18,13 @@ use rustix::pipe::{PipeFlags, pipe_with};
 use rustix::process::Pid;
 use serde::Deserialize;
 use serde_json::{Map, Value as Json, json};
-use site_agent_spawn::{Child, Program, Spawner};
+use site_agent_spawn::{Child, Circumstances, Program, Spawner};
 
 use super::directory::SlotDirectory;
 use super::emitting::{Asked, Emitting};
+use super::enclosure::enclosure;
 use super::own_tmp::{OwnTmp, Tmp};
-use super::protocol::{Common, EndKind, Order, Record, Taken};
+use super::protocol::{Common, EndKind, Key, Order, Record, Taken};
 use super::tree;
 
 /// Versions of the action protocol that are spoken here.
@@ -108,12 +110,13 @@ struct Fault {
 }
 
 impl Worker {
-    /// Starts one, and tells it what it will be called for.
+    /// Starts one for this execution and those after it, and tells it what it will be called for.
     pub(super) fn start(
         common: &Rc<Common>,
         slot: &SlotDirectory,
         spawner: &mut Spawner,
         own_tmp: &OwnTmp,
+        key: Key,
     ) -> io::Result<Self> {
         let terms = common.worker.as_ref().ok_or_else(|| io::Error::other("no worker is asked for"))?;
         let mut params: Map<String, Json> = serde_json::from_str(&terms.initialize)?;
@@ -132,8 +135,12 @@ impl Worker {
             // Nothing else is started before both are closed here.
             rustix::io::fcntl_setfd(theirs, FdFlags::empty())?;
         }
-        let tmp = Tmp::of(own_tmp, slot, &mut params, &command)?;
-        let child = spawn(&command, common, slot, spawner, tmp.as_ref())?;
+        let tmp = match &common.terms.enclosed {
+            // It sees the slot's temporary folder.
+            Some(_) => None,
+            None => Tmp::of(own_tmp, slot, &mut params, &command)?,
+        };
+        let child = spawn(&command, common, slot, spawner, (tmp.as_ref(), key))?;
         let mut worker = Self {
             status: File::open(format!("/proc/{}/status", child.id()))?,
             children: children_lists(child.id()),
@@ -337,6 +344,18 @@ impl Worker {
         }
     }
 
+    /// Whether it has anything in a folder open or mapped, so that it could be changed after it was moved. What cannot be
+    /// looked at counts as held.
+    pub(super) fn holds(&self, folder: &Path) -> bool {
+        let own = PathBuf::from(format!("/proc/{}", self.child.id()));
+        let Ok(open) = fs::read_dir(own.join("fd")) else { return true };
+        let is_inside = |path: PathBuf| path.starts_with(folder);
+        let is_open = open.flatten().filter_map(|entry| fs::read_link(entry.path()).ok()).any(is_inside);
+        let Ok(maps) = fs::read(own.join("maps")) else { return true };
+        let folder = folder.as_os_str().as_bytes();
+        is_open || maps.windows(folder.len()).any(|window| window == folder)
+    }
+
     fn is_alone(&self, has_one_thread: bool) -> bool {
         let Some(pid) = Pid::from_raw(self.child.id()) else { return false };
         let Some((own, below)) = self.children.as_ref().filter(|_| has_one_thread) else {
@@ -376,20 +395,24 @@ fn spawn(
     common: &Common,
     slot: &SlotDirectory,
     spawner: &mut Spawner,
-    tmp: Option<&Tmp>,
+    (tmp, key): (Option<&Tmp>, Key),
 ) -> io::Result<Child> {
     let of_slot = slot.environment();
     let of_slot = of_slot.iter().map(|(name, path)| (name.as_bytes(), path.as_os_str().as_bytes()));
     let of_step = common.environment.iter().map(|(name, value)| (name.as_slice(), value.as_slice()));
     let program = Program::new(command, of_slot.chain(of_step))?;
     const NOTHING_MORE: &[(&[u8], &[u8])] = &[];
-    match tmp {
-        Some(Tmp { folder, kept }) => {
-            let kept: Vec<_> = kept.iter().map(|(from, at)| (from.as_c_str(), at.as_c_str())).collect();
-            spawner.spawn_with_tmp(&program, NOTHING_MORE, folder, &kept)
-        }
-        None => spawner.spawn(&program, NOTHING_MORE),
-    }
+    let enclosed = common.terms.enclosed.as_ref();
+    let enclosure = enclosed.map(|enclosed| enclosure(enclosed, slot.own_folders(), Some(key))).transpose()?;
+    let kept: Vec<_> =
+        tmp.iter().flat_map(|tmp| &tmp.kept).map(|(from, at)| (from.as_c_str(), at.as_c_str())).collect();
+    let circumstances = Circumstances {
+        tmp: tmp.map(|tmp| tmp.folder.as_c_str()),
+        kept: &kept,
+        enclosure: enclosure.as_ref(),
+        file_bytes_max: common.terms.scratch_bytes,
+    };
+    spawner.spawn_under(&program, NOTHING_MORE, circumstances)
 }
 
 fn content_length(header: &[u8]) -> Option<usize> {

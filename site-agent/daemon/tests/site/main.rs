@@ -4,6 +4,7 @@
 #![expect(clippy::wildcard_enum_match_arm, reason = "a test looks for one kind among many")]
 
 mod authority;
+mod confined;
 mod control;
 mod elsewhere;
 mod ends;
@@ -16,6 +17,7 @@ mod policy;
 mod python;
 mod restarts;
 mod room;
+mod shared;
 mod shims;
 mod site;
 mod telemetry;

@@ -64,6 +64,36 @@ fn reason(outcome: Outcome) -> (FailureReason, String) {
 }
 
 #[tokio::test]
+async fn g12_floods_of_logs_take_little_of_the_disk_say_what_was_dropped_and_hold_nobody_up() {
+    use std::os::unix::fs::MetadataExt as _;
+    let mut site = Site::start().await;
+    let flood = "head -c 150000000 /dev/zero | tr '\\0' x; head -c 150000000 /dev/zero | tr '\\0' y >&2\n";
+    let flooding = site.run(&format!("{flood}echo > @/flooded; until [ -e @/gate ]; do sleep 0.02; done"));
+    site.trace("flooded").await;
+    let limit = 64 << 20;
+    for name in ["stdout", "stderr"] {
+        let log = site.slots().remove(0).join(name);
+        eventually("the middle is dropped while it runs", || {
+            let found = log.metadata().unwrap();
+            assert_eq!(found.len(), 150_000_000);
+            (found.blocks() * 512 <= limit + (1 << 20)).then_some(())
+        })
+        .await;
+    }
+    let other = site.run("exit 0");
+    assert_eq!(site.control.finished(other).await.outcome, Outcome::Succeeded);
+    site.open_gate("gate");
+    let end = site.control.finished(flooding).await;
+    assert_eq!(end.outcome, Outcome::Succeeded);
+    for log in [end.logs.stdout.unwrap(), end.logs.stderr.unwrap()] {
+        let hex = log.id.hex();
+        let text = std::fs::read(site.data().join("store/objects").join(&hex[..2]).join(&hex[2..])).unwrap();
+        let words = format!("[{} bytes of this log were dropped here]", 150_000_000 - limit);
+        assert!(text.windows(words.len()).any(|part| part == words.as_bytes()), "{} bytes", text.len());
+    }
+}
+
+#[tokio::test]
 async fn g5_a_log_without_end_keeps_its_beginning_and_its_end() {
     let mut site = Site::start().await;
     let execution = site.run("echo first; head -c 80000000 /dev/zero | tr '\\0' x; echo; echo last");

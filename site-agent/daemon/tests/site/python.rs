@@ -71,7 +71,7 @@ impl Acting {
         self.begin_step(step, inputs)
     }
 
-    fn begin_step(&mut self, step: StepTemplate, inputs: &[(&str, Value)]) -> ExecutionId {
+    pub(super) fn begin_step(&mut self, step: StepTemplate, inputs: &[(&str, Value)]) -> ExecutionId {
         let binding = |(name, value): &(&str, Value)| Binding {
             name: (*name).to_owned(),
             source: BindingSource::Value(value.clone()),
@@ -503,4 +503,44 @@ async fn a_process_that_waits_is_kept_for_as_long_as_the_site_says() {
     let mut acting = Acting::at(site, "{}", &outputs, module, &[]).await;
     let [Value::Integer(pid)] = acting.outputs(&[]).await[..] else { panic!("no number") };
     gone("what waits", Pid::from_raw(i32::try_from(pid).unwrap()).unwrap()).await;
+}
+
+#[tokio::test]
+async fn g11_a_worker_that_holds_an_output_open_changes_it_no_more_once_it_was_taken_in() {
+    let module = "
+import mmap, os
+held = []
+def handle(way, number):
+    for thing in held:
+        thing.seek(0)
+        thing.write(b'changed!')
+        thing.flush()
+    path = os.environ['ATOLL_OUTPUTS'] + '/text'
+    file = open(path, 'w+b')
+    file.write(b'original')
+    file.flush()
+    if way == 'open':
+        held.append(file)
+    elif way == 'mapped':
+        held.append(mmap.mmap(file.fileno(), 8))
+        file.close()
+    else:
+        file.close()
+    return {'pid': os.getpid()}
+";
+    let outputs = [("text", "file", Type::File), ("pid", "integer", Type::Integer)];
+    let site = Site::start().await;
+    let mut acting = Acting::at(site, "{ way: string, number: integer }", &outputs, module, &[]).await;
+    for (way, stays) in [("closed", true), ("open", false), ("mapped", false)] {
+        let mut pids = BTreeSet::new();
+        for number in 0..2 {
+            let ended = acting.outputs(&[("way", text(way)), ("number", Value::Integer(number))]).await;
+            let [Value::File(file), Value::Integer(pid)] = ended.as_slice() else { panic!("{ended:?}") };
+            pids.insert(*pid);
+            let hex = file.object.hex();
+            let object = acting.site.data().join("store/objects").join(&hex[..2]).join(&hex[2..]);
+            assert_eq!(std::fs::read(object).unwrap(), b"original", "{way}");
+        }
+        assert_eq!(pids.len() == 1, stays, "{way}: a worker that lets go is called again");
+    }
 }

@@ -28,7 +28,14 @@ async fn a_site_is_shown_as_the_contract_prints_it() {
         assert!(members(site).contains(&field), "{field} is not in {site}");
     }
     assert_eq!((&site["site"], &site["state"]), (&"edge".into(), &"ready".into()));
-    assert_eq!(site["capacity"], json!({ "cpus": 8.0, "memory_bytes": 8_u64 << 30, "disk_free_bytes": 1_u64 << 40 }));
+    let capacity = json!({
+        "cpus": 8.0,
+        "memory_bytes": 8_u64 << 30,
+        "disk_free_bytes": 1_u64 << 40,
+        "gpus": {},
+        "named": {},
+    });
+    assert_eq!(site["capacity"], capacity);
     assert_eq!(members(&site["store"]), ["objects", "bytes"]);
     assert_eq!(plane.get("/sites/edge").await.0, 200);
 }

@@ -42,6 +42,10 @@ pub(crate) struct CapacityBody {
     cpus: f64,
     memory_bytes: u64,
     disk_free_bytes: u64,
+    /// How many, by kind.
+    gpus: BTreeMap<String, u32>,
+    /// What else the site has a number of, by name.
+    named: BTreeMap<String, f64>,
 }
 
 #[derive(Debug, Serialize, ToSchema)]
@@ -56,6 +60,8 @@ impl CapacityBody {
             cpus: f64::from(capacity.cpu_millis) / 1_000.0,
             memory_bytes: capacity.memory_bytes,
             disk_free_bytes: capacity.disk_free_bytes,
+            gpus: capacity.gpus.clone(),
+            named: capacity.named.iter().map(|(name, millis)| (name.clone(), f64::from(*millis) / 1_000.0)).collect(),
         }
     }
 }

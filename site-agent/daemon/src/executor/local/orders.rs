@@ -10,14 +10,16 @@ use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 
 use atoll_model::id::SiteName;
+use atoll_model::resources::Resources;
 use atoll_model::session::{StepTemplate, TemplateOutput, TemplateWork};
 use atoll_model::value::{FileName, Value};
 use atoll_model::workflow::StartMode;
 use site_agent_core::command::{StartInput, StartValue};
 use storage_sync_engine::store::{Entry, SealId};
 
+use super::actions::ReadyAction;
 use super::collect::is_stored;
-use crate::shim::protocol::{Common, Key, Order, Outputs, Variables};
+use crate::shim::protocol::{Common, Key, Order, Outputs, Terms, Variables};
 
 /// Longest string that Linux takes as one argument or variable, its end included.
 const STRING_BYTES_MAX: usize = 128 << 10;
@@ -31,6 +33,8 @@ pub(super) enum OrderError {
     UnknownProgram { program: String },
     #[error("the action's command is empty")]
     NoCommand,
+    #[error("this site cannot give it `isolation: strict`: {why}")]
+    NoStrict { why: String },
     #[error("this site has no Python that actions can run in")]
     NoPython,
     #[error("the action's own action.yaml names no Python handler")]
@@ -49,6 +53,8 @@ pub(super) struct Surroundings {
     pub site: SiteName,
     /// Where scripts stand that are too long for an argument.
     pub scripts: PathBuf,
+    /// Where the agent keeps everything.
+    data_dir: PathBuf,
     pub log_bytes_max: u64,
     path: OsString,
     language: Variables,
@@ -56,14 +62,15 @@ pub(super) struct Surroundings {
 }
 
 impl Surroundings {
-    pub(super) fn new(site: SiteName, scripts: PathBuf, log_bytes_max: u64) -> Self {
+    pub(super) fn new(site: SiteName, data_dir: PathBuf, log_bytes_max: u64) -> Self {
+        let scripts = data_dir.join("scripts");
         let path = env::var_os("PATH").unwrap_or_else(|| DEFAULT_PATH.into());
         let language = ["LANG", "LC_ALL", "TZ"]
             .into_iter()
             .filter_map(|name| Some((name.into(), env::var_os(name)?.into_vec())))
             .collect();
         let shell = in_path("sh", &path).unwrap_or_else(|| PathBuf::from("/bin/sh"));
-        Self { site, scripts, log_bytes_max, path, language, shell }
+        Self { site, scripts, data_dir, log_bytes_max, path, language, shell }
     }
 
     /// What all executions of a step have in common. `bundle` is the folder of its action.
@@ -87,7 +94,22 @@ impl Surroundings {
             log_bytes_max: self.log_bytes_max,
             emits: false,
             worker: None,
+            terms: Terms::default(),
+            confined: false,
+            job_options: job_options(&template.resources),
         }
+    }
+
+    /// What is started for the step that stands among the agent's own files.
+    pub(super) fn needs(&self, common: &Common, action: Option<&ReadyAction>) -> Vec<PathBuf> {
+        let words = common.command.iter().map(|word| PathBuf::from(std::ffi::OsStr::from_bytes(word)));
+        let environment = action.and_then(|action| action.programs.as_ref()?.parent());
+        let folders = action.map(|action| action.folder.as_path()).into_iter().chain(environment);
+        let folders: Vec<PathBuf> = folders.map(Path::to_owned).collect();
+        let is_apart = |word: &PathBuf| word.is_absolute() && !folders.iter().any(|folder| word.starts_with(folder));
+        // The other words are what they are; what is no file is passed over.
+        let files: Vec<PathBuf> = words.filter(|word| is_apart(word) && word.starts_with(&self.data_dir)).collect();
+        folders.into_iter().chain(files).collect()
     }
 
     /// The environment of everything that runs for an action, whichever run and step it is of.
@@ -172,6 +194,17 @@ impl Surroundings {
     }
 }
 
+/// What a cluster gives beside CPUs and memory, in its own words.
+fn job_options(resources: &Resources) -> Vec<String> {
+    let gpus = resources.gpus.as_ref().map(|gpus| match &gpus.kind {
+        Some(kind) => format!("--gres=gpu:{kind}:{}", gpus.count),
+        None => format!("--gres=gpu:{}", gpus.count),
+    });
+    let licences = resources.named.iter().map(|(name, millis)| format!("{name}:{}", millis.div_ceil(1_000)));
+    let licences: Vec<String> = licences.collect();
+    gpus.into_iter().chain((!licences.is_empty()).then(|| format!("--licenses={}", licences.join(",")))).collect()
+}
+
 /// What the shim is to do with the outputs folder.
 fn becomes_of(declared: &[TemplateOutput]) -> Outputs {
     match declared {
@@ -253,7 +286,7 @@ mod tests {
     #![expect(clippy::unwrap_used, reason = "a test that fails here has failed")]
 
     use atoll_model::id::{Attempt, ExecutionId, RunId, StepIndex};
-    use atoll_model::resources::Resources;
+    use atoll_model::resources::Gpus;
     use atoll_model::workflow::OnDisconnect;
 
     use super::*;
@@ -277,6 +310,7 @@ mod tests {
     }
 
     fn surroundings(folder: &Path) -> Surroundings {
+        fs::create_dir_all(folder.join("scripts")).unwrap();
         Surroundings::new("edge".parse().unwrap(), folder.to_owned(), 1 << 20)
     }
 
@@ -360,5 +394,16 @@ mod tests {
         let command = surroundings(folder.path()).common(&template(work), Some(folder.path())).unwrap().command;
         assert_eq!(command[1], folder.path().join("lib/main.py").as_os_str().as_bytes());
         assert_eq!(command[2..], words[2..].iter().map(|word| word.as_bytes().to_vec()).collect::<Vec<_>>());
+    }
+
+    #[test]
+    fn a_cluster_is_asked_for_gpus_and_licences_in_its_own_words() {
+        let gpus = Some(Gpus { count: 2, kind: Some("a100".to_owned()) });
+        let named = [("matlab", 1_500), ("abaqus", 1_000)].map(|(name, millis)| (name.to_owned(), millis)).into();
+        let asked = Resources { gpus, named, ..Resources::default() };
+        assert_eq!(job_options(&asked), ["--gres=gpu:a100:2", "--licenses=abaqus:1,matlab:2"]);
+        let any = Resources { gpus: Some(Gpus { count: 1, kind: None }), ..Resources::default() };
+        assert_eq!(job_options(&any), ["--gres=gpu:1"]);
+        assert!(job_options(&Resources::default()).is_empty());
     }
 }

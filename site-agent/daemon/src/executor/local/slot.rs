@@ -11,12 +11,14 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use atoll_model::id::{RunId, StepIndex};
+use site_agent_spawn::filters_of;
 
-use super::slots::{Warmth, warmth};
+use super::slots::{Wanted, Warmth, warmth};
 use crate::config::ShimProgram;
 use crate::shim::connection::Connection;
 use crate::shim::protocol::{
-    self, Common, FromShim, Hello, Isolation, Key, Order, Outputs, PROTOCOL_VERSION, Setup, TELLS_OUTPUTS, ToShim,
+    self, Common, FromShim, Hello, Isolation, Key, Order, Outputs, PROTOCOL_VERSION, SlotSetup, TELLS_OUTPUTS, Terms,
+    ToShim,
 };
 use crate::shim::{LAST_WORDS, SOCKET, log, make_private, remove_whatever};
 
@@ -60,6 +62,8 @@ pub(super) struct Shim {
     /// Of the protocol that it speaks. One that this process started is of the same program.
     version: u8,
     pub idle_since: Instant,
+    /// Whether it has given up what rights alone could do; nothing if that is not known, and then it gets nothing more to do.
+    pub confined: Option<bool>,
     /// The worker that waits in it, as far as this process knows.
     pub warmth: Option<Warmth>,
     pub asked_back: bool,
@@ -98,7 +102,7 @@ impl Slot {
     }
 
     /// Starts a shim. The slot's log must have been read, and the strays of its last shim ended.
-    pub(super) fn start(&mut self, program: &ShimProgram, setup: &Setup) -> Result<(), ShimError> {
+    pub(super) fn start(&mut self, program: &ShimProgram, setup: &SlotSetup) -> Result<(), ShimError> {
         let prepare = |source| ShimError::Prepare { path: self.path.clone(), source };
         make_private(&self.path).map_err(prepare)?;
         let mut ended = log::read(&self.path).map_err(prepare)?.ended;
@@ -110,6 +114,7 @@ impl Slot {
         remove_whatever(&self.path.join(LAST_WORDS)).map_err(prepare)?;
         let listener = UnixListener::bind(&socket).map_err(prepare)?;
         let stream = UnixStream::connect(&socket).map_err(prepare)?;
+        let confined = setup.confined;
         let setup = serde_json::to_string(setup).map_err(|error| prepare(error.into()))?;
         let child = Command::new(&program.program)
             .args(&program.arguments)
@@ -121,6 +126,7 @@ impl Slot {
             .map_err(|source| ShimError::Start { program: program.program.clone(), source })?;
         let mut shim = Shim::new(stream).map_err(prepare)?;
         shim.child = Some(child);
+        shim.confined = Some(confined);
         self.state = SlotState::Live(Box::new(shim));
         self.forgotten.clear();
         Ok(())
@@ -148,6 +154,9 @@ impl Slot {
             Ok(Some(hello)) => {
                 shim.isolation = Some(hello.isolation);
                 shim.version = hello.version;
+                let filters = (filters_of(hello.pid), filters_of(std::process::id()));
+                // What it has beyond this process is its own doing.
+                shim.confined = if let (Some(of_shim), Some(own)) = filters { Some(of_shim > own) } else { None };
                 self.state = SlotState::Live(Box::new(shim));
                 Ok(Some(hello))
             }
@@ -178,6 +187,7 @@ impl Shim {
             forget: Vec::new(),
             isolation: None,
             version: PROTOCOL_VERSION,
+            confined: None,
             idle_since: Instant::now(),
             warmth: None,
             asked_back: false,
@@ -224,8 +234,9 @@ impl Shim {
         self.connection.wants_to_write()
     }
 
-    pub(super) fn speaks(&self, version: u8) -> bool {
-        self.version >= version
+    /// Whether it can do what is asked for, as it is asked for.
+    pub(super) fn suits(&self, wanted: Wanted) -> bool {
+        self.confined == Some(wanted.confined) && self.version >= wanted.version
     }
 
     pub(super) fn hand(&mut self, common: &Arc<Common>, order: Order, step: StepKey) {
@@ -253,14 +264,16 @@ impl Shim {
             if common.outputs == Outputs::Told && self.version < TELLS_OUTPUTS {
                 common.outputs = Outputs::Kept;
             }
-            let message = match common.worker.clone() {
+            let terms = std::mem::take(&mut common.terms);
+            let start = match common.worker.clone() {
                 Some(worker) => {
                     let inputs = orders.iter().map(|order| order.inputs.clone()).collect();
                     ToShim::Call { common, worker, orders, inputs }
                 }
                 None => ToShim::Start { common, orders },
             };
-            self.connection.say(&message);
+            let is_plain = terms == Terms::default();
+            self.connection.say(&if is_plain { start } else { ToShim::Under { terms, start: Box::new(start) } });
         }
         if !self.forget.is_empty() {
             self.connection.say(&ToShim::Forget(std::mem::take(&mut self.forget)));

@@ -10,7 +10,7 @@ use super::cgroups::AgentCgroups;
 use super::slot::{Shim, ShimError, Slot, SlotState, StepKey};
 use crate::config::ShimProgram;
 use crate::shim::make_private;
-use crate::shim::protocol::{Common, Hello, Isolation, Key, Setup, SlotCgroups, ToShim};
+use crate::shim::protocol::{Common, Hello, Isolation, Key, Setup, SlotCgroups, SlotSetup, ToShim};
 
 /// So many workers wait at most, if other work needs a slot; then the one goes that has waited longest.
 const WARM_IDLE_MAX: usize = 8;
@@ -27,9 +27,25 @@ pub(super) fn warmth(common: &Common) -> Option<Warmth> {
     })
 }
 
+/// What a slot must be for executions that have this in common.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Wanted {
+    pub(super) warmth: Option<Warmth>,
+    pub(super) confined: bool,
+    /// Of the protocol that its shim speaks, at least.
+    pub(super) version: u8,
+}
+
+impl Wanted {
+    pub(super) fn by(common: &Common) -> Self {
+        Self { warmth: warmth(common), confined: common.confined, version: common.version() }
+    }
+}
+
 #[derive(Debug)]
 pub(super) struct Slots {
     folder: PathBuf,
+    processes_max: Option<u32>,
     data_dir: PathBuf,
     program: ShimProgram,
     cgroups: AgentCgroups,
@@ -66,7 +82,8 @@ impl Slots {
             );
         }
         let (data_dir, program) = (options.data_dir.clone(), options.program.clone());
-        Ok(Self { folder, data_dir, program, cgroups, slots, complained: false })
+        let processes_max = options.isolation.settings.processes;
+        Ok(Self { folder, processes_max, data_dir, program, cgroups, slots, complained: false })
     }
 
     pub(super) fn all_mut(&mut self) -> impl Iterator<Item = &mut Slot> {
@@ -109,17 +126,11 @@ impl Slots {
     /// The slot for an attempt: the one with the least to do of those with work of its step if these are as many as the
     /// step has room for (`ahead`), else one that has nothing to do, if need be a new one.
     /// Of idle ones, one whose worker waits for just this is taken first, and one that no worker waits in before one in
-    /// which another does. Its shim speaks at least this version of the protocol.
-    pub(super) fn choose(
-        &mut self,
-        step: StepKey,
-        ahead: Option<u32>,
-        warmth: Option<Warmth>,
-        version: u8,
-    ) -> Result<u32, ShimError> {
+    /// which another does.
+    pub(super) fn choose(&mut self, step: StepKey, ahead: Option<u32>, wanted: Wanted) -> Result<u32, ShimError> {
         if let Some(lanes) = ahead {
             let of_step = self.slots.values().filter_map(|slot| {
-                let queue = &slot.shim().filter(|shim| shim.speaks(version))?.handed;
+                let queue = &slot.shim().filter(|shim| shim.suits(wanted))?.handed;
                 // What a slot is handed is of one step but where steps take turns, so the first is nearly always one.
                 queue.iter().any(|(_, handed)| *handed == step).then_some((queue.len(), slot.number))
             });
@@ -130,27 +141,27 @@ impl Slots {
                 return Ok(number);
             }
         }
-        if let Some(number) = self.idle(warmth, version) {
+        if let Some(number) = self.idle(wanted) {
             return Ok(number);
         }
         let empty = self.slots.values().find(|slot| matches!(slot.state, SlotState::Empty)).map(|slot| slot.number);
         let number =
             empty.unwrap_or_else(|| (0..).find(|number| !self.slots.contains_key(number)).expect("numbers do not end"));
-        self.start(number)?;
+        self.start(number, wanted.confined)?;
         Ok(number)
     }
 
-    fn idle(&self, warmth: Option<Warmth>, version: u8) -> Option<u32> {
+    fn idle(&self, wanted: Wanted) -> Option<u32> {
         let idle = || {
             self.slots.values().filter_map(|slot| {
-                let can_take = |shim: &&Shim| shim.is_idle() && !shim.asked_back && shim.speaks(version);
+                let can_take = |shim: &&Shim| shim.is_idle() && !shim.asked_back && shim.suits(wanted);
                 Some((slot.number, slot.shim().filter(can_take)?))
             })
         };
         let (mut cold, mut others) = (None, 0);
         for (number, shim) in idle() {
             match shim.warmth {
-                warm if warm.is_some() && warm == warmth => return Some(number),
+                warm if warm.is_some() && warm == wanted.warmth => return Some(number),
                 None => cold = cold.or(Some(number)),
                 Some(_) => others += 1,
             }
@@ -159,7 +170,7 @@ impl Slots {
         cold.or_else(|| (others >= WARM_IDLE_MAX).then(longest_idle).flatten())
     }
 
-    fn start(&mut self, number: u32) -> Result<(), ShimError> {
+    fn start(&mut self, number: u32, confined: bool) -> Result<(), ShimError> {
         let setup = Setup {
             slot: self.path(number),
             read_only: if self.folder.starts_with(&self.data_dir) {
@@ -172,7 +183,7 @@ impl Slots {
             cgroups: self.cgroups.for_slot(number),
         };
         let slot = self.slots.entry(number).or_insert_with(|| Slot::new(&self.folder, number));
-        slot.start(&self.program, &setup)
+        slot.start(&self.program, &SlotSetup { setup, confined, processes_max: self.processes_max })
     }
 
     pub(super) fn greeted(&mut self, number: u32, hello: &Hello) {

@@ -25,6 +25,9 @@ pub(crate) struct StagingFailure {
     pub damaged: Option<ObjectRef>,
 }
 
+/// The folder of all inputs, in the agent's data directory.
+pub(super) const STAGED: &str = "staged";
+
 impl StagingFailure {
     pub(super) fn new(reason: FailureReason, message: String) -> Self {
         Self { reason, message, damaged: None }
@@ -67,7 +70,7 @@ pub(super) struct Stage {
 impl Stage {
     pub(super) fn new(store: SiteStore, imports: Imports, exports: ExportRules) -> io::Result<Self> {
         let data_dir = &exports.data_dir;
-        let staged = data_dir.join("staged");
+        let staged = data_dir.join(STAGED);
         make_private(&staged)?;
         Ok(Self { store, staged, imports, exports })
     }

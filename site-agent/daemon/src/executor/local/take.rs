@@ -18,7 +18,7 @@ use super::imports::Import;
 use super::python;
 use super::recovery::{exit, interrupted};
 use super::returned::returned;
-use super::slots::warmth;
+use super::slots::Wanted;
 use super::staging::StagingFailure;
 use super::workers::Staged;
 use super::{Job, Local, Order, orders};
@@ -26,7 +26,7 @@ use crate::clock::wall_clock;
 use crate::emitted::Emitted;
 use crate::executor::slurm::Handed;
 use crate::shim::KEPT;
-use crate::shim::protocol::{End, EndKind, Isolation, Key, Left, Notice, Record, Taken, ToShim};
+use crate::shim::protocol::{Common, End, EndKind, Isolation, Key, Left, Notice, Record, Taken, ToShim};
 use crate::telemetry::process_context;
 
 impl Local {
@@ -155,7 +155,11 @@ impl Local {
             let label = format!("{}.{}", template.workflow, template.step_name);
             return jobs.hand(Handed { label, common, order });
         }
-        match self.slots.choose(step, ahead, warmth(&common), common.version()) {
+        let common = match self.with_gpus(key, template, common) {
+            Ok(common) => common,
+            Err(message) => return self.not_started(key, FailureReason::Agent, message),
+        };
+        match self.slots.choose(step, ahead, Wanted::by(&common)) {
             Ok(number) => {
                 if let Some(known) = self.attempts.get_mut(key) {
                     known.place = Some(Place::Slot(number));
@@ -169,11 +173,22 @@ impl Local {
         }
     }
 
+    /// What is started, with the GPUs that the attempt has for itself.
+    fn with_gpus(&mut self, key: Key, template: &StepTemplate, common: Arc<Common>) -> Result<Arc<Common>, String> {
+        let Some(wanted) = &template.resources.gpus else { return Ok(common) };
+        match self.gpus.take(key, wanted, &common) {
+            Ok(Some(own)) => Ok(Arc::new(own)),
+            // The core gives out no more than there are.
+            Ok(None) => Err(format!("{wanted} are not free here")),
+            Err(error) => Err(format!("which GPUs it has cannot be noted: {error}")),
+        }
+    }
+
     fn common(
         &mut self,
         template: &StepTemplate,
         action: Option<&ReadyAction>,
-    ) -> Result<Arc<crate::shim::protocol::Common>, orders::OrderError> {
+    ) -> Result<Arc<Common>, orders::OrderError> {
         let step = (template.run, template.step);
         if let Some((known, common)) = &self.common
             && *known == step
@@ -187,7 +202,9 @@ impl Local {
             }
             (_, action) => self.surroundings.common(template, action.map(|action| action.folder.as_path()))?,
         };
-        let common = Arc::new(common);
+        let (isolation, around) = &self.isolation;
+        let needs = self.surroundings.needs(&common, action);
+        let common = Arc::new(isolation.confine(common, template, around, needs)?);
         self.common = Some((step, Arc::clone(&common)));
         Ok(common)
     }
@@ -248,6 +265,7 @@ impl Local {
 
     /// An attempt that was to be ended before it started.
     pub(super) fn killed(&mut self, key: Key) {
+        self.gpus.release(key);
         let now = wall_clock();
         let end = End { how: EndKind::Killed, ..interrupted(now, String::new()) };
         if let Some(known) = self.attempts.get_mut(key) {
@@ -319,6 +337,7 @@ impl Local {
     }
 
     fn release(&mut self, key: Key) {
+        self.gpus.release(key);
         let Some(known) = self.attempts.remove(key) else { return };
         let kept = match (&known.phase, known.place) {
             (Phase::Ended { left, .. }, Some(place @ Place::Slot(slot))) => {
@@ -380,6 +399,7 @@ impl Local {
         if self.emitting.remove(&key) {
             let _ = self.emitted.send(Emitted::Over(key));
         }
+        self.gpus.release(key);
         self.meters.ended(&end.how);
         let bytes_in = self.attempts.get(key).map_or(0, |known| known.bytes_in);
         self.attempts.end(key, place, end);

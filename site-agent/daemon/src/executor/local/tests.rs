@@ -17,8 +17,8 @@ use site_agent_core::event::FoundState;
 use storage_sync_engine::store::SiteStore;
 use tokio_util::sync::CancellationToken;
 
-use super::{LocalOptions, Order, key, start};
-use crate::config::{Exports, Imports, ShimProgram};
+use super::{Confining, LocalOptions, Order, key, start};
+use crate::config::{Exports, Imports, IsolationSettings, ShimProgram};
 use crate::shim::SOCKET;
 use crate::shim::protocol::{End, EndKind, FromShim, Hello, Isolation, Left, Notice, PROTOCOL_VERSION, encode};
 use crate::telemetry::Meters;
@@ -45,6 +45,8 @@ fn options(data_dir: &Path) -> (LocalOptions, Receiver<Vec<Event>>) {
         spans: None,
         emitted: tokio::sync::mpsc::unbounded_channel().0,
         slurm: None,
+        isolation: Confining { settings: IsolationSettings::default(), strict: Ok(()) },
+        gpus: Vec::new(),
         failed: CancellationToken::new(),
     };
     (options, told)

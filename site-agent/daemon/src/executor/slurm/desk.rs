@@ -95,7 +95,8 @@ impl Desk {
         };
         let (common, order) = (handed.common.as_ref().clone(), handed.order.clone());
         let call = common.worker.clone().map(|worker| (worker, order.inputs.clone()));
-        fs::write(slot.join(ORDER), JobOrder { version: VERSION, setup, common, order, call }.encode())
+        let terms = common.terms.clone();
+        fs::write(slot.join(ORDER), JobOrder { version: VERSION, setup, common, order, call, terms }.encode())
     }
 
     pub(super) fn sync(&self) -> io::Result<()> {

@@ -42,6 +42,7 @@ pub(super) fn script(
     if let Some(time) = common.time {
         option(format!("--time={}", time.saturating_add(TIME_MARGIN).as_secs().div_ceil(60)));
     }
+    common.job_options.iter().for_each(|text| option(text.clone()));
     let named = [("partition", &settings.partition), ("account", &settings.account), ("qos", &settings.qos)];
     for (name, value) in named {
         if let Some(value) = value {

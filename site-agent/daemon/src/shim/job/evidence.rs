@@ -19,7 +19,7 @@ use rustix::fs::{Mode, OFlags, openat, renameat};
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
-use crate::shim::protocol::{Common, End, Key, Order, Setup, Worker};
+use crate::shim::protocol::{Common, End, Key, Order, Setup, Terms, Worker};
 
 /// Of every file here; a job may be older than the agent, never newer.
 pub(crate) const VERSION: u8 = 1;
@@ -52,6 +52,9 @@ pub(crate) struct JobOrder {
     pub order: Order,
     /// The worker that is called for it, if one is, and what it is called with.
     pub call: Option<(Worker, String)>,
+    /// Stands after everything else; what was written before there were any says none.
+    #[serde(skip)]
+    pub terms: Terms,
 }
 
 /// Which job runs an attempt.
@@ -135,7 +138,15 @@ pub(crate) fn read_json<T: DeserializeOwned>(path: &Path) -> io::Result<Option<T
 
 impl JobOrder {
     pub(crate) fn encode(&self) -> Vec<u8> {
-        postcard::to_extend(self, Vec::new()).expect("an order holds nothing that postcard cannot encode")
+        let order = postcard::to_extend(self, Vec::new());
+        let whole = order.and_then(|order| postcard::to_extend(&self.terms, order));
+        whole.expect("an order holds nothing that postcard cannot encode")
+    }
+
+    fn decode(bytes: &[u8]) -> Result<Self, postcard::Error> {
+        let (order, rest): (Self, _) = postcard::take_from_bytes(bytes)?;
+        let terms = if rest.is_empty() { Terms::default() } else { postcard::from_bytes(rest)? };
+        Ok(Self { terms, ..order })
     }
 
     /// Reads the order in a slot; nothing if there is none.
@@ -146,7 +157,7 @@ impl JobOrder {
             Err(error) => return Err(error),
         };
         match bytes.first() {
-            Some(&VERSION) => postcard::from_bytes(&bytes).map(Some).map_err(io::Error::other),
+            Some(&VERSION) => Self::decode(&bytes).map(Some).map_err(io::Error::other),
             Some(_) | None => Err(io::Error::other("the order was written by another version of Atoll")),
         }
     }

@@ -13,7 +13,7 @@ use site_agent_spawn::Child;
 use super::{Current, Process, Rounds, Runner, now_timestamp};
 use crate::shim::directory::SlotDirectory;
 use crate::shim::outputs::BYTES_MAX;
-use crate::shim::protocol::{Common, EndKind, Key, Order, Record, Taken};
+use crate::shim::protocol::{Common, EndKind, Key, Order, Outputs, Record, Taken};
 use crate::shim::tree;
 use crate::shim::worker::{Answer, Worker};
 
@@ -96,7 +96,7 @@ impl Runner {
             Some(worker) => worker,
             None => {
                 self.limits.apply(common)?;
-                let started = Worker::start(common, &self.slot, &mut self.spawner, &self.own_tmp);
+                let started = Worker::start(common, &self.slot, &mut self.spawner, &self.own_tmp, order.key);
                 self.limits.started();
                 started?
             }
@@ -168,6 +168,8 @@ impl Runner {
         let Some(mut current) = self.current.take() else { return false };
         let Process::Called(worker) = &mut current.process else { return false };
         let (state, cpu_micros) = (worker.state(), worker.take_cpu_micros());
+        // G11: what it could still change is not taken in while it lives.
+        let lets_go = current.common.outputs != Outputs::Kept || !worker.holds(self.slot.own_folders()[2]);
         self.slot.bound_logs(current.common.log_bytes_max);
         let how = match answer {
             Err(_) if self.limits.ran_out_of_memory() => EndKind::OutOfMemory,
@@ -181,14 +183,15 @@ impl Runner {
                 message: format!("the outputs cannot be written: {error}"),
             }),
         };
-        if !state.is_alone {
+        if !(state.is_alone && lets_go) {
             // What it has started ends with the execution, and with that the worker, which may count on it.
             current.stop(how);
             self.current = Some(current);
             return false;
         }
         let is_large = current.common.memory_bytes.is_some_and(|limit| state.now_bytes > limit / 2);
-        let is_spent = is_large || how == EndKind::OutOfMemory;
+        // One that is kept from everything else would bring to the next what it saw.
+        let is_spent = is_large || how == EndKind::OutOfMemory || current.common.terms.enclosed.is_some();
         self.conclude(&current, how, now_timestamp(), cpu_micros, state.most_bytes);
         if let Process::Called(worker) = current.process {
             self.worker = Some(*worker);

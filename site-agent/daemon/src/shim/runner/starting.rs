@@ -1,0 +1,94 @@
+//! From an order to a process.
+
+use std::io;
+use std::rc::Rc;
+use std::time::Instant;
+
+use atoll_model::time::Timestamp;
+use rustix::io::Errno;
+use site_agent_spawn::Circumstances;
+
+use super::{Current, NOTE_AFTER, Process, Runner, now_timestamp};
+use crate::shim::enclosure::enclosure;
+use crate::shim::protocol::{Common, End, EndKind, Left, Notice, Order, Terms};
+use crate::shim::scratch::Scratch;
+
+impl Runner {
+    pub(super) fn start(&mut self, common: Rc<Common>, order: Order, now: Instant) {
+        let started_at = now_timestamp();
+        let key = order.key;
+        match self.try_start(&common, &order, started_at) {
+            Ok(process) => {
+                let scratch = common.terms.scratch_bytes.map(|bytes| Scratch::new(bytes, now));
+                self.notices.push(Notice::Started { key, at: started_at });
+                self.current = Some(Current {
+                    key,
+                    deadline: common.time.map(|time| (now + time, EndKind::TimedOut)),
+                    common,
+                    process,
+                    started_at,
+                    look_at: now + NOTE_AFTER,
+                    noted: false,
+                    stopped: None,
+                    clearing: None,
+                    scratch,
+                });
+            }
+            Err(error) => {
+                let program = common.command.first().map(|program| String::from_utf8_lossy(program).into_owned());
+                let why = match Errno::from_io_error(&error) {
+                    Some(Errno::NOEXEC) => {
+                        "it is neither a program for this machine nor a script that begins with `#!` and what runs it"
+                            .to_owned()
+                    }
+                    _ => error.to_string(),
+                };
+                let message = format!("{} cannot be started: {why}", program.unwrap_or_default());
+                let end = End {
+                    started_at,
+                    finished_at: started_at,
+                    how: EndKind::NotStarted { message, no_space: error.kind() == io::ErrorKind::StorageFull },
+                    cpu_micros: 0,
+                    max_rss_bytes: 0,
+                    left: Left::default(),
+                };
+                self.note_end(key, end);
+            }
+        }
+    }
+
+    fn try_start(&mut self, common: &Rc<Common>, order: &Order, started_at: Timestamp) -> io::Result<Process> {
+        if std::mem::replace(&mut self.dirty, true) {
+            self.slot.clean()?;
+        }
+        self.log.claimed(order.key, started_at);
+        if common.synced_claim {
+            self.log.sync()?
+        } else {
+            self.log.write()?
+        }
+        self.slot.part_with_watched_logs()?;
+        if common.worker.is_some() {
+            return self.call(common, order);
+        }
+        self.limits.apply(common)?;
+        // Everything else is inherited as it is: the work directory, no input, the slot's two logs.
+        let program = self.prepared.program(common, &self.slot);
+        let spawned = program.and_then(|program| match &common.terms {
+            Terms { enclosed: None, scratch_bytes: None } => self.spawner.spawn(program, &order.environment),
+            Terms { enclosed, scratch_bytes } => {
+                let enclosure =
+                    enclosed.as_ref().map(|enclosed| enclosure(enclosed, self.slot.own_folders(), Some(order.key)));
+                let enclosure = enclosure.transpose()?;
+                let circumstances = Circumstances {
+                    enclosure: enclosure.as_ref(),
+                    file_bytes_max: *scratch_bytes,
+                    ..Circumstances::default()
+                };
+                self.spawner.spawn_under(program, &order.environment, circumstances)
+            }
+        });
+        self.limits.started();
+        Ok(Process::Own(spawned?))
+    }
+}
