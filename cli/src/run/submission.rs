@@ -11,9 +11,7 @@ use atoll_model::action::{ActionReference, MANIFEST_NAME};
 use atoll_model::diagnostic::Diagnostic;
 use atoll_model::suggestion::did_you_mean;
 use atoll_model::value::{Type, from_text};
-use atoll_model::workflow::{
-    Action, FetchedFrom, Given, HeldAt, Outside, SiteFacts, Surroundings, TakenIn, Work, Workflow,
-};
+use atoll_model::workflow::{FetchedFrom, Given, HeldAt, Outside, SiteFacts, Surroundings, TakenIn, Work, Workflow};
 use serde_json::{Map, Value, json};
 
 pub(crate) use self::registered::Registered;
@@ -290,7 +288,7 @@ fn invalid(diagnostics: Vec<Diagnostic>, file: &str, text: &str) -> Failure {
 }
 
 /// Actions that were looked up, or why there are none, by what stands after `action:`.
-type Pushed = BTreeMap<String, Result<Action, String>>;
+type Pushed = BTreeMap<String, Result<Work, String>>;
 
 /// The folder of a workflow file: actions are folders in it, or were pushed.
 struct Folder<'a> {
@@ -307,7 +305,7 @@ struct Folder<'a> {
 }
 
 impl Surroundings for Folder<'_> {
-    fn action(&self, reference: &str) -> Result<Action, String> {
+    fn action(&self, reference: &str) -> Result<Work, String> {
         if ActionReference::is_meant_by(reference) {
             return self.pushed.get(reference).cloned().unwrap_or_else(|| {
                 self.missing.borrow_mut().insert(reference.to_owned());
@@ -329,7 +327,7 @@ impl Surroundings for Folder<'_> {
             format!("the manifest of the action `{reference}` has {errors}: {shown}")
         })?;
         self.actions.borrow_mut().insert(reference.to_owned(), folder);
-        Ok(manifest.into_action(None, 0))
+        Ok(manifest.into_work(None, 0))
     }
 
     fn given(&self, input: &str) -> Given {

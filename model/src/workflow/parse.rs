@@ -17,7 +17,7 @@ use crate::placement::SiteSelector;
 use crate::reading::{Fields, Report};
 use crate::resources::Resources;
 use crate::value::Type;
-use crate::workflow::{Action, Input, OnDisconnect, Output, ResourcePlaces, Retry, StartMode, Step, Work, Workflow};
+use crate::workflow::{Input, OnDisconnect, Output, ResourcePlaces, Retry, StartMode, Step, Work, Workflow};
 use crate::yaml::Node;
 
 /// What a workflow file refers to and does not hold itself.
@@ -26,7 +26,7 @@ pub trait Surroundings {
     ///
     /// # Errors
     /// Why there is no such action, in a sentence without a full stop.
-    fn action(&self, reference: &str) -> Result<Action, String>;
+    fn action(&self, reference: &str) -> Result<Work, String>;
 
     /// What was given for an input when the workflow was submitted.
     fn given(&self, input: &str) -> Given {

@@ -72,8 +72,9 @@ pub fn action_schema() -> Value {
             },
             "kind": { "const": "processor", "description": "A processor turns inputs into outputs, and ends." },
             "runtime": {
-                "enum": ["command", "python"],
-                "description": "command: a process of its own. python: a function, called in a process that serves many.",
+                "enum": ["command", "python", "container"],
+                "description": "command: a process of its own. python: a function, called in a process that serves many. \
+                                container: a container of its own.",
             },
             "command": {
                 "type": "array", "minItems": 1, "items": { "type": ["string", "number", "boolean"] },
@@ -89,6 +90,15 @@ pub fn action_schema() -> Value {
                 "description": "With `runtime: python`: a file of the folder that names the packages it needs, as pip \
                                 reads it.",
             },
+            "image": {
+                "type": "string", "pattern": "@sha256:[0-9a-f]{64}$|^\\./.",
+                "description": "With `runtime: container`: an image of a registry with its digest, as \
+                                `docker.io/library/debian@sha256:…`, or an archive of one in the folder, as `./image.tar`.",
+            },
+            "network": {
+                "type": "boolean",
+                "description": "With `runtime: container`: whether it may use the network of the site. Not unless it says so.",
+            },
             "description": { "type": "string" },
             "labels": {
                 "type": ["object", "null"],
@@ -103,8 +113,13 @@ pub fn action_schema() -> Value {
         },
         "required": ["name", "version"],
         "if": { "properties": { "runtime": { "const": "python" } }, "required": ["runtime"] },
-        "then": { "required": ["handler"], "properties": { "command": false } },
-        "else": { "required": ["command"], "properties": { "handler": false, "requirements": false } },
+        "then": { "required": ["handler"], "properties": { "command": false, "image": false, "network": false } },
+        "else": {
+            "properties": { "handler": false, "requirements": false },
+            "if": { "properties": { "runtime": { "const": "container" } }, "required": ["runtime"] },
+            "then": { "required": ["image"] },
+            "else": { "required": ["command"], "properties": { "image": false, "network": false } },
+        },
         "additionalProperties": false,
         "$defs": definitions(),
     })

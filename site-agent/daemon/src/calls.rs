@@ -75,6 +75,7 @@ pub fn measure_calls(data_dir: &Path, alone: u32, at_once: u32) -> anyhow::Resul
         withheld: Withheld::new(store.clone()),
         store,
         python: Some(python),
+        engine: None,
         slurm: None,
         log_bytes_max: 1 << 20,
         logs: Arc::default(),

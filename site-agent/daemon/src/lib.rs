@@ -17,6 +17,7 @@ pub mod link;
 mod lock;
 mod logs;
 mod measure;
+mod programs;
 mod scrub;
 mod shim;
 pub mod simulated;
@@ -35,8 +36,8 @@ pub use calls::{CallFigures, measure_calls};
 pub use doctor::{Check, CheckState, Diagnosis};
 
 pub use config::{
-    Config, ConfigError, ExecutorKind, Exports, Imports, JournalBackend, Overrides, PythonSettings, ShimProgram,
-    SlurmSettings,
+    Config, ConfigError, ContainerSettings, EngineChoice, ExecutorKind, Exports, Imports, JournalBackend, Overrides,
+    PythonSettings, ShimProgram, SlurmSettings,
 };
 pub use scrub::ScrubSettings;
 

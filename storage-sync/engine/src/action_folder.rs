@@ -3,7 +3,7 @@
 use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Component, Path};
 
-use atoll_model::action::{MANIFEST_NAME, Manifest, Python, Runtime, parse};
+use atoll_model::action::{Container, Image, MANIFEST_NAME, Manifest, Python, Runtime, parse};
 use atoll_model::diagnostic::{Diagnostic, Place};
 
 use crate::store::error::IngestError;
@@ -48,6 +48,7 @@ pub fn pack_action(folder: &Path, shown: &str) -> Result<PackedAction, ActionFol
     let fault = match &manifest.runtime {
         Runtime::Command => program_fault(shown, folder, &manifest),
         Runtime::Python(python) => python_fault(shown, folder, python),
+        Runtime::Container(container) => container_fault(shown, folder, container),
     };
     if let Some(fault) = fault {
         return Err(invalid(vec![fault]));
@@ -79,6 +80,17 @@ fn python_fault(file: &str, folder: &Path, python: &Python) -> Option<Diagnostic
     }
     let message = format!("there is no file `{}` in the folder of the action", requirements.file);
     fault(requirements.place, message, "add it")
+}
+
+/// What is wrong with the image, as far as that can be told without a registry.
+fn container_fault(file: &str, folder: &Path, container: &Container) -> Option<Diagnostic> {
+    let Image::Archive(archive) = &container.image else { return None };
+    if folder.join(archive).is_file() {
+        return None;
+    }
+    let message = format!("there is no file `{archive}` in the folder of the action");
+    let help = Some(format!("make it: `podman save --output {archive} IMAGE`, or with docker"));
+    Some(Diagnostic { file: file.to_owned(), place: container.place, message, help })
 }
 
 /// What is wrong with the program, as far as that can be told here: one that is not in the folder is looked up at a site.

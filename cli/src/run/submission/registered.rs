@@ -2,7 +2,7 @@
 
 use anyhow::Context as _;
 use atoll_model::action::{ActionReference, parse};
-use atoll_model::workflow::Action;
+use atoll_model::workflow::Work;
 
 use crate::action::version_path;
 use crate::client::Client;
@@ -21,7 +21,7 @@ impl Registered<'_> {
     ///
     /// # Errors
     /// When the server cannot be asked.
-    pub(super) async fn find(&self, text: &str) -> anyhow::Result<Result<Action, String>> {
+    pub(super) async fn find(&self, text: &str) -> anyhow::Result<Result<Work, String>> {
         let reference = match text.parse::<ActionReference>() {
             Ok(reference) => reference,
             Err(error) => return Ok(Err(error.to_string())),
@@ -44,6 +44,6 @@ impl Registered<'_> {
         let file = format!("action.yaml of {reference}");
         let manifest = parse(&file, manifest)
             .map_err(|diagnostics| diagnostics.iter().map(ToString::to_string).collect::<Vec<_>>().join("; "));
-        Ok(manifest.map(|manifest| manifest.into_action(None, 0)))
+        Ok(manifest.map(|manifest| manifest.into_work(None, 0)))
     }
 }

@@ -5,7 +5,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use atoll_model::action::{self, ActionReference};
 use atoll_model::value::{Value, from_json};
-use atoll_model::workflow::{Action, Given, Surroundings, TakenIn, Workflow};
+use atoll_model::workflow::{Given, Surroundings, TakenIn, Work, Workflow};
 use control_plane_core::{ActionName, Registry, Rejection};
 use indexmap::IndexMap;
 use serde::Deserialize;
@@ -33,11 +33,11 @@ pub(super) struct Sent {
     registry: Arc<Registry>,
     project: String,
     /// What was resolved already: many steps may name the same.
-    resolved: Mutex<BTreeMap<String, Result<Action, String>>>,
+    resolved: Mutex<BTreeMap<String, Result<Work, String>>>,
 }
 
 impl Surroundings for Sent {
-    fn action(&self, reference: &str) -> Result<Action, String> {
+    fn action(&self, reference: &str) -> Result<Work, String> {
         let mut resolved = self.resolved.lock().unwrap_or_else(PoisonError::into_inner);
         resolved.entry(reference.to_owned()).or_insert_with(|| self.resolve(reference)).clone()
     }
@@ -61,7 +61,7 @@ impl Sent {
         Self { actions, inputs, registry, project, resolved: Mutex::default() }
     }
 
-    fn resolve(&self, reference: &str) -> Result<Action, String> {
+    fn resolve(&self, reference: &str) -> Result<Work, String> {
         if ActionReference::is_meant_by(reference) {
             let reference = reference.parse::<ActionReference>().map_err(|error| error.to_string())?;
             return self.registry.action(&ActionName { project: self.project.clone(), reference });
@@ -72,7 +72,7 @@ impl Sent {
         let object = object.map_err(|error: atoll_model::id::ParseIdError| error.to_string())?;
         let manifest = action::parse(&format!("{reference}/action.yaml"), &sent.manifest)
             .map_err(|diagnostics| diagnostics.iter().map(ToString::to_string).collect::<Vec<_>>().join("; "))?;
-        Ok(manifest.into_action(object, sent.bytes))
+        Ok(manifest.into_work(object, sent.bytes))
     }
 
     /// The values that the run brings along, of the types that the workflow declares.

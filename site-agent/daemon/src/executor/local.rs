@@ -5,8 +5,10 @@ mod actions;
 mod attempts;
 mod cgroups;
 mod collect;
+mod containers;
 mod environments;
 mod exports;
+mod images;
 mod imports;
 mod live;
 mod orders;
@@ -56,6 +58,7 @@ use self::slots::Slots;
 use self::workers::{Staged, Workers};
 
 pub(crate) use self::cgroups::{Survey, survey};
+pub(crate) use self::containers::ContainerEngine;
 pub(crate) use self::live::{LogPlace, LogPlaces};
 pub(crate) use self::python::Interpreter;
 pub(crate) use self::recovery::{has_work, stop_work};
@@ -81,6 +84,8 @@ pub(crate) struct LocalOptions {
     pub withheld: Withheld,
     /// The Python that actions run in, if there is one.
     pub python: Option<Interpreter>,
+    /// What starts containers, if there is anything.
+    pub engine: Option<ContainerEngine>,
     /// Bytes of one log that are kept; the middle of a longer one is dropped.
     pub log_bytes_max: u64,
     pub logs: LogPlaces,
@@ -153,6 +158,7 @@ pub(crate) struct Executor {
     orders: Sender<Order>,
     bell: Arc<OwnedFd>,
     has_python: bool,
+    has_containers: bool,
 }
 
 impl std::fmt::Debug for Executor {
@@ -173,6 +179,11 @@ impl Executor {
         self.has_python
     }
 
+    /// Whether containers can run here.
+    pub(crate) fn has_containers(&self) -> bool {
+        self.has_containers
+    }
+
     pub(crate) fn ring(&self) {
         // A counter that is full rings as well.
         let _ = rustix::io::write(&*self.bell, &1u64.to_ne_bytes());
@@ -186,7 +197,12 @@ impl Executor {
 pub(crate) fn start(mut options: LocalOptions) -> anyhow::Result<(Executor, Vec<FoundAttempt>, JoinHandle<()>)> {
     let (sender, orders) = channel();
     let bell = Arc::new(eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK)?);
-    let executor = Executor { orders: sender, bell: Arc::clone(&bell), has_python: options.python.is_some() };
+    let executor = Executor {
+        orders: sender,
+        bell: Arc::clone(&bell),
+        has_python: options.python.is_some(),
+        has_containers: options.engine.is_some(),
+    };
     let mut slots = Slots::open(&options)?;
     let mut attempts = Attempts::new(Arc::clone(&options.logs));
     let Recovered { mut found, stuck } = recovery::recover(&mut slots, &mut attempts, &options.meters)?;
@@ -209,6 +225,7 @@ pub(crate) fn start(mut options: LocalOptions) -> anyhow::Result<(Executor, Vec<
         store,
         surroundings,
         python: options.python,
+        engine: options.engine,
         common: None,
         events: Vec::new(),
         meters: options.meters,
@@ -259,6 +276,7 @@ struct Local {
     store: SiteStore,
     surroundings: orders::Surroundings,
     python: Option<Interpreter>,
+    engine: Option<ContainerEngine>,
     /// What the executions of the last step have in common.
     common: Option<(slot::StepKey, Arc<Common>)>,
     events: Vec<Event>,

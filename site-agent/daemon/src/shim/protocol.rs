@@ -13,11 +13,15 @@ use atoll_model::time::Timestamp;
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
-pub(crate) const PROTOCOL_VERSION: u8 = 2;
+use super::container::Container;
+
+pub(crate) const PROTOCOL_VERSION: u8 = 3;
 /// Shims tell small outputs since this version.
 pub(crate) const TELLS_OUTPUTS: u8 = 2;
 /// Shims have workers that are called ([`ToShim::Call`]) since this version.
 pub(crate) const CALLS_WORKERS: u8 = 2;
+/// Shims run containers ([`ToShim::Contain`]) since this version.
+pub(crate) const RUNS_CONTAINERS: u8 = 3;
 
 /// Longest frame either side reads: a batch of orders with their environments stays far below it.
 const FRAME_BYTES_MAX: usize = 64 << 20;
@@ -97,6 +101,8 @@ pub(crate) enum ToShim {
     /// As [`ToShim::Start`], but a worker is called for each, with the inputs of the same place. Only for shims that know
     /// [`CALLS_WORKERS`].
     Call { common: Common, worker: Worker, orders: Vec<Order>, inputs: Vec<String> },
+    /// As [`ToShim::Start`], but each runs in a container of its own. Only for shims that know [`RUNS_CONTAINERS`].
+    Contain { common: Common, container: Box<Container>, orders: Vec<Order> },
 }
 
 /// A process that is called for one execution after the other (`docs/action-protocol.md`). It is started by the command
@@ -113,7 +119,7 @@ pub(crate) type Variables = Vec<(Vec<u8>, Vec<u8>)>;
 /// What the orders of one batch have in common.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 pub(crate) struct Common {
-    /// Program (an absolute path) and arguments.
+    /// Program (an absolute path) and arguments; in a container as the image knows them, and none if its own are meant.
     pub command: Vec<Vec<u8>>,
     /// The environment, but for what an order adds or replaces.
     pub environment: Variables,
@@ -129,6 +135,9 @@ pub(crate) struct Common {
     /// of the first version know nothing of it.
     #[serde(skip)]
     pub worker: Option<Worker>,
+    /// What the command runs in, which goes beside this in [`ToShim::Contain`].
+    #[serde(skip)]
+    pub container: Option<Box<Container>>,
 }
 
 impl Common {

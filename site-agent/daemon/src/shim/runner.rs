@@ -2,6 +2,8 @@
 //! notes how it ended.
 
 mod called;
+mod contained;
+mod process;
 
 use std::collections::{BTreeMap, VecDeque};
 use std::io;
@@ -14,8 +16,9 @@ use nix::sys::resource::{UsageWho, getrusage};
 use rustix::event::{PollFd, PollFlags};
 use rustix::io::Errno;
 use rustix::process::{Pid, Signal, pidfd_send_signal};
-use site_agent_spawn::{Child, Ended, Spawner};
+use site_agent_spawn::{Ended, Spawner};
 
+use super::container;
 use super::directory::SlotDirectory;
 use super::limits::Limits;
 use super::log::SlotLog;
@@ -24,6 +27,7 @@ use super::protocol::{Common, End, EndKind, Key, Left, Notice, Order, Outputs};
 use super::tree;
 use super::worker::Worker;
 use called::Leaving;
+use process::Process;
 
 /// How often a running execution is looked at though nothing has happened: orphans are reaped and logs bounded.
 const LOOK_INTERVAL: Duration = Duration::from_secs(1);
@@ -55,6 +59,10 @@ pub(crate) struct Runner {
     leaving: Option<Leaving>,
     /// Whether a worker is to see the slot's temporary folder as `/tmp`.
     own_tmp: bool,
+    /// Whether a container may be noted in the slot that is to be removed.
+    contained: bool,
+    /// What the kernel had ended for its memory when the last container was started.
+    oom_kills_of_machine: u64,
 }
 
 #[derive(Debug)]
@@ -70,13 +78,6 @@ struct Current {
     noted: bool,
     stopped: Option<EndKind>,
     clearing: Option<Clearing>,
-}
-
-/// What carries an execution out.
-#[derive(Debug)]
-enum Process {
-    Own(Child),
-    Called(Box<Worker>),
 }
 
 /// The main process has ended, and something that it started has not.
@@ -135,6 +136,8 @@ impl Runner {
             worker: None,
             leaving: None,
             own_tmp,
+            contained: false,
+            oom_kills_of_machine: 0,
         }
     }
 
@@ -206,7 +209,7 @@ impl Runner {
     pub(crate) fn sources(&self) -> impl Iterator<Item = PollFd<'_>> {
         let current = self.current.as_ref().filter(|current| current.clearing.is_none());
         let called = current.filter(|current| current.stopped.is_none()).and_then(|current| match &current.process {
-            Process::Own(_) => None,
+            Process::Own(_) | Process::Contained(_) => None,
             Process::Called(worker) => Some(worker.sources()),
         });
         let waiting = self.worker.as_ref().map(|worker| &worker.child);
@@ -321,6 +324,9 @@ impl Runner {
         if common.worker.is_some() {
             return self.call(common, order);
         }
+        if let Some(container) = &common.container {
+            return self.contain(common, container, order);
+        }
         self.limits.apply(common)?;
         // Everything else is inherited as it is: the work directory, no input, the slot's two logs.
         let program = self.prepared.program(common, &self.slot);
@@ -333,7 +339,9 @@ impl Runner {
     /// the end of the last one is told of it before. The next start tries again if this fails.
     pub(crate) fn clean_up(&mut self) {
         if self.dirty && self.current.is_none() {
-            self.dirty = self.slot.clean().is_err();
+            let is_removed = !self.contained || container::remove_noted(self.slot.path()).is_ok();
+            self.contained = !is_removed;
+            self.dirty = self.slot.clean().is_err() || !is_removed;
         }
     }
 
@@ -387,6 +395,12 @@ impl Runner {
         let told = if let Process::Called(worker) = &current.process { worker.told_cpu_micros() } else { 0 };
         let cpu_micros = (children_cpu_micros - self.children_cpu_micros).saturating_sub(told);
         self.children_cpu_micros = children_cpu_micros;
+        if let Some(container) = &current.common.container {
+            let how = self.end_of_contained(&current, container, ended);
+            self.slot.bound_logs(current.common.log_bytes_max);
+            // How much memory it used the engine does not say.
+            return self.conclude(&current, how, finished_at, cpu_micros, 0);
+        }
         let ran_out_of_memory = self.limits.ran_out_of_memory();
         let stopped = current.stopped.clone();
         let how = match (ended.status.code(), ended.status.signal(), stopped) {
@@ -438,26 +452,6 @@ impl Current {
             // If it has ended by itself meanwhile, its own end counts.
             let _ = pidfd_send_signal(self.process.child(), Signal::KILL);
         }
-    }
-}
-
-impl Process {
-    fn child(&self) -> &Child {
-        match self {
-            Self::Own(child) => child,
-            Self::Called(worker) => &worker.child,
-        }
-    }
-
-    fn child_mut(&mut self) -> &mut Child {
-        match self {
-            Self::Own(child) => child,
-            Self::Called(worker) => &mut worker.child,
-        }
-    }
-
-    const fn is_worker(&self) -> bool {
-        matches!(self, Self::Called(_))
     }
 }
 

@@ -4,6 +4,7 @@
 #![expect(clippy::wildcard_enum_match_arm, reason = "a test looks for one kind among many")]
 
 mod authority;
+mod containers;
 mod control;
 mod elsewhere;
 mod ends;

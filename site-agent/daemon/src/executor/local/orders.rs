@@ -35,6 +35,10 @@ pub(super) enum OrderError {
     NoPython,
     #[error("the action's own action.yaml names no Python handler")]
     NoHandler,
+    #[error("this site has nothing that starts containers")]
+    NoEngine,
+    #[error("the action's own action.yaml names no image")]
+    NoContainer,
     #[error("{variable} is {bytes} bytes long, more than a variable of the environment can hold: make it a file")]
     TooLong { variable: String, bytes: usize },
     #[error("{variable} holds a NUL character, which a variable of the environment cannot: make it a file")]
@@ -86,6 +90,7 @@ impl Surroundings {
             outputs: becomes_of(&template.outputs),
             log_bytes_max: self.log_bytes_max,
             worker: None,
+            container: None,
         }
     }
 
@@ -101,6 +106,20 @@ impl Surroundings {
         if let Some(bundle) = bundle {
             set("ATOLL_ACTION", bundle.as_os_str().as_bytes())?;
         }
+        Ok(environment)
+    }
+
+    /// The environment in a container, where nothing is as it is at the site. `bundle` is the folder of its action there.
+    pub(super) fn environment_inside(&self, template: &StepTemplate, bundle: &str) -> Result<Variables, OrderError> {
+        let mut environment = Variables::new();
+        let mut set = |name: &str, value: &[u8]| set(&mut environment, name, value.to_vec());
+        for (name, value) in &template.environment {
+            set(name, value.as_bytes())?;
+        }
+        set("ATOLL_SITE", self.site.as_str().as_bytes())?;
+        set("ATOLL_ACTION", bundle.as_bytes())?;
+        set("ATOLL_RUN", template.run.to_string().as_bytes())?;
+        set("ATOLL_STEP", template.step_name.as_bytes())?;
         Ok(environment)
     }
 
@@ -127,7 +146,8 @@ impl Surroundings {
             TemplateWork::Import { .. }
             | TemplateWork::Null
             | TemplateWork::Export { .. }
-            | TemplateWork::Python { .. } => Err(OrderError::NoCommand),
+            | TemplateWork::Python { .. }
+            | TemplateWork::Container { .. } => Err(OrderError::NoCommand),
         }
     }
 
@@ -229,7 +249,7 @@ fn set(environment: &mut Variables, name: &str, value: Vec<u8>) -> Result<(), Or
     Ok(())
 }
 
-fn in_path(program: &str, path: &OsString) -> Option<PathBuf> {
+pub(super) fn in_path(program: &str, path: &OsString) -> Option<PathBuf> {
     if program.contains('/') {
         return None;
     }

@@ -7,7 +7,7 @@ use atoll_model::session::FailureReason;
 
 use super::Local;
 use super::attempts::{Known, Phase, Place};
-use super::slots::warmth;
+use super::slots::Wanted;
 use super::staging::full_message;
 use crate::shim::protocol::{End, Key};
 
@@ -71,7 +71,7 @@ impl Local {
             // Of an earlier process of the agent: whether it ran is in no log, so it did not.
             return self.not_started(key, FailureReason::Agent, "the process that was to run it has died".to_owned());
         };
-        match self.slots.choose(step, None, warmth(&common)) {
+        match self.slots.choose(step, None, Wanted::by(&common)) {
             Ok(number) => {
                 if let Some(known) = self.attempts.get_mut(key) {
                     known.place = Some(Place::Slot(number));

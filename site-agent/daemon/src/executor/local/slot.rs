@@ -12,14 +12,14 @@ use std::time::{Duration, Instant};
 
 use atoll_model::id::{RunId, StepIndex};
 
-use super::slots::{Warmth, warmth};
+use super::slots::{Wanted, Warmth, warmth};
 use crate::config::ShimProgram;
 use crate::shim::connection::Connection;
 use crate::shim::protocol::{
-    self, CALLS_WORKERS, Common, FromShim, Hello, Isolation, Key, Order, Outputs, PROTOCOL_VERSION, Setup,
-    TELLS_OUTPUTS, ToShim,
+    self, CALLS_WORKERS, Common, FromShim, Hello, Isolation, Key, Order, Outputs, PROTOCOL_VERSION, RUNS_CONTAINERS,
+    Setup, TELLS_OUTPUTS, ToShim,
 };
-use crate::shim::{LAST_WORDS, SOCKET, log, make_private, remove_whatever};
+use crate::shim::{LAST_WORDS, SOCKET, UNPROTECTED, log, make_private, remove_whatever};
 
 /// How long a shim may take to greet: it answers whatever it runs, unless the machine is at its end.
 const GREETING_TIMEOUT: Duration = Duration::from_secs(30);
@@ -64,6 +64,8 @@ pub(super) struct Shim {
     /// The worker that waits in it, as far as this process knows.
     pub warmth: Option<Warmth>,
     pub asked_back: bool,
+    /// Whether it has no namespaces of its own, which engines of containers want to make themselves.
+    pub is_plain: bool,
 }
 
 /// A shim that cannot be used.
@@ -111,6 +113,7 @@ impl Slot {
         remove_whatever(&self.path.join(LAST_WORDS)).map_err(prepare)?;
         let listener = UnixListener::bind(&socket).map_err(prepare)?;
         let stream = UnixStream::connect(&socket).map_err(prepare)?;
+        let is_plain = setup.no_namespace;
         let setup = serde_json::to_string(setup).map_err(|error| prepare(error.into()))?;
         let child = Command::new(&program.program)
             .args(&program.arguments)
@@ -122,6 +125,7 @@ impl Slot {
             .map_err(|source| ShimError::Start { program: program.program.clone(), source })?;
         let mut shim = Shim::new(stream).map_err(prepare)?;
         shim.child = Some(child);
+        shim.is_plain = is_plain;
         self.state = SlotState::Live(Box::new(shim));
         self.forgotten.clear();
         Ok(())
@@ -149,6 +153,9 @@ impl Slot {
             Ok(Some(hello)) => {
                 shim.isolation = Some(hello.isolation);
                 shim.version = hello.version;
+                // One that was to have some, and could not, has complained.
+                let is_unprotected = hello.complaints.iter().any(|complaint| complaint.ends_with(UNPROTECTED));
+                shim.is_plain = hello.isolation == Isolation::Nothing && !is_unprotected;
                 self.state = SlotState::Live(Box::new(shim));
                 Ok(Some(hello))
             }
@@ -182,6 +189,7 @@ impl Shim {
             idle_since: Instant::now(),
             warmth: None,
             asked_back: false,
+            is_plain: false,
         })
     }
 
@@ -223,9 +231,11 @@ impl Shim {
         self.connection.wants_to_write()
     }
 
-    /// Whether it knows how to call a worker, if that is asked for.
-    pub(super) fn knows(&self, warmth: Option<Warmth>) -> bool {
-        warmth.is_none() || self.version >= CALLS_WORKERS
+    /// Whether it knows how to run what is asked for, and is made for it.
+    pub(super) fn fits(&self, wanted: Wanted) -> bool {
+        (wanted.warmth.is_none() || self.version >= CALLS_WORKERS)
+            && (!wanted.plain || self.version >= RUNS_CONTAINERS)
+            && wanted.plain == self.is_plain
     }
 
     pub(super) fn hand(&mut self, common: &Arc<Common>, order: Order, step: StepKey) {
@@ -258,7 +268,10 @@ impl Shim {
                     let inputs = orders.iter().map(|order| order.inputs.clone()).collect();
                     ToShim::Call { common, worker, orders, inputs }
                 }
-                None => ToShim::Start { common, orders },
+                None => match common.container.clone() {
+                    Some(container) => ToShim::Contain { common, container, orders },
+                    None => ToShim::Start { common, orders },
+                },
             };
             self.connection.say(&message);
         }

@@ -27,6 +27,21 @@ pub(super) fn warmth(common: &Common) -> Option<Warmth> {
     })
 }
 
+/// What an execution asks of the shim that is to run it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Wanted {
+    /// The worker that it calls.
+    pub warmth: Option<Warmth>,
+    /// One without namespaces of its own.
+    pub plain: bool,
+}
+
+impl Wanted {
+    pub(super) fn by(common: &Common) -> Self {
+        Self { warmth: warmth(common), plain: common.container.is_some() }
+    }
+}
+
 #[derive(Debug)]
 pub(super) struct Slots {
     folder: PathBuf,
@@ -110,15 +125,10 @@ impl Slots {
     /// step has room for (`ahead`), else one that has nothing to do, if need be a new one.
     /// Of idle ones, one whose worker waits for just this is taken first, and one that no worker waits in before one in
     /// which another does.
-    pub(super) fn choose(
-        &mut self,
-        step: StepKey,
-        ahead: Option<u32>,
-        warmth: Option<Warmth>,
-    ) -> Result<u32, ShimError> {
+    pub(super) fn choose(&mut self, step: StepKey, ahead: Option<u32>, wanted: Wanted) -> Result<u32, ShimError> {
         if let Some(lanes) = ahead {
             let of_step = self.slots.values().filter_map(|slot| {
-                let queue = &slot.shim().filter(|shim| shim.knows(warmth))?.handed;
+                let queue = &slot.shim().filter(|shim| shim.fits(wanted))?.handed;
                 // What a slot is handed is of one step but where steps take turns, so the first is nearly always one.
                 queue.iter().any(|(_, handed)| *handed == step).then_some((queue.len(), slot.number))
             });
@@ -129,27 +139,27 @@ impl Slots {
                 return Ok(number);
             }
         }
-        if let Some(number) = self.idle(warmth) {
+        if let Some(number) = self.idle(wanted) {
             return Ok(number);
         }
         let empty = self.slots.values().find(|slot| matches!(slot.state, SlotState::Empty)).map(|slot| slot.number);
         let number =
             empty.unwrap_or_else(|| (0..).find(|number| !self.slots.contains_key(number)).expect("numbers do not end"));
-        self.start(number)?;
+        self.start(number, wanted.plain)?;
         Ok(number)
     }
 
-    fn idle(&self, warmth: Option<Warmth>) -> Option<u32> {
+    fn idle(&self, wanted: Wanted) -> Option<u32> {
         let idle = || {
             self.slots.values().filter_map(|slot| {
-                let can_take = |shim: &&Shim| shim.is_idle() && !shim.asked_back && shim.knows(warmth);
+                let can_take = |shim: &&Shim| shim.is_idle() && !shim.asked_back && shim.fits(wanted);
                 Some((slot.number, slot.shim().filter(can_take)?))
             })
         };
         let (mut cold, mut others) = (None, 0);
         for (number, shim) in idle() {
             match shim.warmth {
-                warm if warm.is_some() && warm == warmth => return Some(number),
+                warm if warm.is_some() && warm == wanted.warmth => return Some(number),
                 None => cold = cold.or(Some(number)),
                 Some(_) => others += 1,
             }
@@ -158,7 +168,7 @@ impl Slots {
         cold.or_else(|| (others >= WARM_IDLE_MAX).then(longest_idle).flatten())
     }
 
-    fn start(&mut self, number: u32) -> Result<(), ShimError> {
+    fn start(&mut self, number: u32, plain: bool) -> Result<(), ShimError> {
         let setup = Setup {
             slot: self.path(number),
             read_only: if self.folder.starts_with(&self.data_dir) {
@@ -167,7 +177,7 @@ impl Slots {
                 vec![self.data_dir.clone(), self.folder.clone()]
             },
             hidden: ["identity", "journal"].map(|name| self.data_dir.join(name)).to_vec(),
-            no_namespace: false,
+            no_namespace: plain,
             cgroups: self.cgroups.for_slot(number),
         };
         let slot = self.slots.entry(number).or_insert_with(|| Slot::new(&self.folder, number));

@@ -1,5 +1,6 @@
 //! What the executor does with each order, and with each notice of a shim.
 
+use std::path::PathBuf;
 use std::sync::Arc;
 
 use atoll_model::session::{FailureReason, Logs, StepTemplate, TemplateWork};
@@ -18,13 +19,14 @@ use super::imports::Import;
 use super::python;
 use super::recovery::{exit, interrupted};
 use super::returned::returned;
-use super::slots::warmth;
+use super::slots::Wanted;
 use super::staging::StagingFailure;
 use super::workers::Staged;
 use super::{Job, Local, Order, orders};
 use crate::clock::wall_clock;
 use crate::executor::slurm::Handed;
 use crate::shim::KEPT;
+use crate::shim::container::INPUTS;
 use crate::shim::protocol::{End, EndKind, Isolation, Key, Left, Notice, ToShim};
 use crate::telemetry::process_context;
 
@@ -124,7 +126,8 @@ impl Local {
             return self.not_started(key, FailureReason::NotExecutable, why);
         }
         let step = (template.run, template.step);
-        let staged = self.workers.staged_folder(key);
+        let is_contained = matches!(template.work, TemplateWork::Container { .. });
+        let staged = if is_contained { PathBuf::from(INPUTS) } else { self.workers.staged_folder(key) };
         let context =
             self.spans.as_ref().and_then(|_| process_context(template, key)).map(|context| context.to_string());
         let prepared = self.common(template, action).and_then(|common| {
@@ -148,7 +151,7 @@ impl Local {
             let label = format!("{}.{}", template.workflow, template.step_name);
             return jobs.hand(Handed { label, common, order });
         }
-        match self.slots.choose(step, ahead, warmth(&common)) {
+        match self.slots.choose(step, ahead, Wanted::by(&common)) {
             Ok(number) => {
                 if let Some(known) = self.attempts.get_mut(key) {
                     known.place = Some(Place::Slot(number));
@@ -177,6 +180,10 @@ impl Local {
             (TemplateWork::Python { .. }, Some(action)) => {
                 let interpreter = self.python.as_ref().ok_or(orders::OrderError::NoPython)?;
                 interpreter.common(&self.surroundings, template, action)?
+            }
+            (TemplateWork::Container { .. }, Some(action)) => {
+                let engine = self.engine.as_ref().ok_or(orders::OrderError::NoEngine)?;
+                engine.common(&self.surroundings, template, action, &self.workers.staged_home())?
             }
             (_, action) => self.surroundings.common(template, action.map(|action| action.folder.as_path()))?,
         };
@@ -374,6 +381,10 @@ impl Local {
             | EndKind::Interrupted { .. }
             | EndKind::Returned { .. }
             | EndKind::Failed { .. } => {
+                if matches!(&end.how, EndKind::Failed { reason: FailureReason::NotExecutable, .. }) {
+                    // Somebody may have removed the image.
+                    self.workers.doubt_images();
+                }
                 let stored = self.values_of(place, key, end);
                 self.events.push(Event::Exited { execution, attempt, exit: exit(end, bytes_in), stored });
             }

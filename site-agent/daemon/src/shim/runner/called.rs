@@ -47,7 +47,7 @@ impl Current {
     /// Ends it: a worker is asked to give up first, so that it can be called again.
     pub(super) fn cancel(&mut self, now: Instant) {
         match &mut self.process {
-            Process::Own(_) => self.stop(EndKind::Killed),
+            Process::Own(_) | Process::Contained(_) => self.stop(EndKind::Killed),
             Process::Called(worker) if self.clearing.is_none() => {
                 worker.cancel();
                 let at = self.deadline.as_ref().map_or(now + CANCEL_GRACE, |(at, _)| (*at).min(now + CANCEL_GRACE));
