@@ -179,11 +179,10 @@ impl Running {
         })?;
         let recovered = open_journal(&data_dir.join("journal"), config.journal)?;
         let (journal, snapshot, facts, checkpoint_bytes) = recovered.into_parts();
-        let clock = Clock::start();
+        let (clock, tasks) = (Clock::start(), TaskTracker::new());
         let core = core_config(config, &identity, &executor, journal.identity().0, clock.booted_at())?;
         let arrivals = arrivals(&store).context("what was fetched cannot be found again")?;
         let (agent, step) = Agent::recover(core, snapshot, facts, Found { attempts, arrivals }, clock.read());
-        let tasks = TaskTracker::new();
         let client = http_client(&identity).context("no client for transfers")?;
         let credentials = link_handle.credentials();
         let direct = Direct::new(&identity, data_dir).context("no client for other agents")?;
