@@ -11,10 +11,12 @@ atoll=$(readlink -f "$atoll")
 scratch=$(mktemp -d /tmp/atoll-container-bench.XXXXXX)
 image=localhost/atoll-bench-$$
 dev=
+id=
 clean_up() {
     trap - EXIT
     [ -z "$dev" ] || { kill "$dev" 2>/dev/null; wait "$dev" || true; }
-    podman rmi --force "$image" $(podman images --quiet --filter "reference=localhost/atoll:*" --filter "since=$image") >/dev/null 2>&1 || true
+    # By its id it goes with the name that the site has given it.
+    [ -z "$id" ] || podman rmi --force "$id" >/dev/null
     rm -rf "$scratch"
 }
 trap clean_up EXIT
@@ -23,7 +25,7 @@ mkdir -p "$scratch/root/bin" "$scratch/action"
 cp /bin/busybox "$scratch/root/bin/"
 ln -s busybox "$scratch/root/bin/true"
 echo "$$" >"$scratch/root/unique"
-tar -C "$scratch/root" -c . | podman import --quiet - "$image" >/dev/null
+id=$(tar -C "$scratch/root" -c . | podman import --quiet - "$image")
 podman save --quiet --output "$scratch/action/image.tar" "$image"
 printf 'name: nothing\nversion: "1"\nruntime: container\nimage: ./image.tar\ncommand: ["true"]\n' >"$scratch/action/action.yaml"
 {

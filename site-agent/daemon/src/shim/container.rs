@@ -272,14 +272,18 @@ pub(crate) fn forget(slot: &Path) {
     let _ = fs::remove_file(slot.join(NOTE));
 }
 
-/// Removes what may be left in a slot.
-pub(crate) fn remove_noted(slot: &Path) -> Result<(), LeftContainer> {
+/// Has the engine end and remove what runs in a slot, while what belongs to it is still there: of a container that is killed
+/// behind its back it leaves control groups and more. One that is only just being made may escape: the note stays.
+pub(crate) fn end_noted(slot: &Path) -> Result<(), LeftContainer> {
     // One that was not written whole was for nothing: what it speaks of is started afterwards.
     let noted = fs::read(slot.join(NOTE)).ok().and_then(|note| serde_json::from_slice::<Removal>(&note).ok());
-    if let Some(removal) = noted {
-        removal.carry_out()?;
-        forget(slot);
-    }
+    noted.map_or(Ok(()), |removal| removal.carry_out())
+}
+
+/// Removes what may be left in a slot, once nothing runs there any more that could make another.
+pub(crate) fn remove_noted(slot: &Path) -> Result<(), LeftContainer> {
+    end_noted(slot)?;
+    forget(slot);
     Ok(())
 }
 

@@ -159,8 +159,9 @@ impl Runner {
 
     /// Ends an attempt, running or not. One that is not known here has ended, and its end was told.
     pub(crate) fn kill(&mut self, key: Key) {
-        if let Some(current) = self.current.as_mut().filter(|current| current.key == key) {
-            current.cancel(Instant::now());
+        if self.current.as_ref().is_some_and(|current| current.key == key) {
+            self.end_container();
+            self.current.iter_mut().for_each(|current| current.cancel(Instant::now()));
         } else if let Some(place) = self.queue.iter().position(|(_, order)| order.key == key) {
             self.queue.remove(place);
             self.notices.push(Notice::GivenBack { key, killed: true });
@@ -357,7 +358,8 @@ impl Runner {
             return is_over;
         }
         if let Some((_, reason)) = current.deadline.take_if(|(deadline, _)| now >= *deadline) {
-            current.stop(reason);
+            self.end_container();
+            self.current.iter_mut().for_each(|current| current.stop(reason.clone()));
         }
         if self.hear_worker(now) {
             return true;
@@ -370,6 +372,10 @@ impl Runner {
                 true
             }
             Some(ended) => {
+                if ended.status.code().is_none() {
+                    self.end_container();
+                }
+                let Some(current) = &mut self.current else { return false };
                 current.clearing = Some(Clearing { ended, rounds: Rounds { count: 0, next: now } });
                 self.advance_current(now)
             }

@@ -37,6 +37,7 @@ fn has_podman() -> bool {
         return true;
     }
     eprintln!("SKIPPED: there is no podman that answers, or no static busybox (busybox-static)");
+    assert!(std::env::var_os("CI").is_none(), "CI has podman");
     false
 }
 
@@ -93,6 +94,7 @@ impl Registry {
         command.arg("serve").arg(file).stdout(Stdio::null()).stderr(Stdio::null());
         let Ok(process) = command.spawn() else {
             eprintln!("SKIPPED: there is no registry (docker-registry)");
+            assert!(std::env::var_os("CI").is_none(), "CI has a registry");
             return None;
         };
         Some(Self { folder, address, process })
@@ -206,6 +208,12 @@ impl Containing {
         eventually("the end of all containers", || self.containers().is_empty().then_some(())).await;
     }
 
+    /// The number that podman has given to the one container that runs.
+    fn id(&self) -> String {
+        let prefix = format!("name=^atoll-{}", &blake3_hex(self.site.data())[..12]);
+        told(&["ps", "--no-trunc", "--filter", &prefix, "--format", "{{.ID}}"])
+    }
+
     fn log(&self, object: Option<ObjectRef>) -> String {
         let hex = object.unwrap().id.hex();
         fs::read_to_string(self.site.data().join("store/objects").join(&hex[..2]).join(&hex[2..])).unwrap()
@@ -216,14 +224,25 @@ impl Drop for Containing {
     fn drop(&mut self) {
         let archive = self.site.scratch().join("action/image.tar");
         if let Ok(content) = fs::read(&archive) {
-            // It was made for this test alone.
-            podman(&["rmi", "--force", &format!("localhost/atoll:{}", blake3::hash(&content).to_hex())]);
+            // It was made for this test alone, and has the name too that it has in the archive.
+            let tag = format!("localhost/atoll:{}", blake3::hash(&content).to_hex());
+            let known = podman(&["image", "inspect", "--format", "{{.Id}}", &tag]);
+            if known.status.success() {
+                podman(&["rmi", "--force", String::from_utf8_lossy(&known.stdout).trim()]);
+            }
         }
     }
 }
 
 fn blake3_hex(path: &Path) -> String {
     blake3::hash(path.as_os_str().as_encoded_bytes()).to_hex().to_string()
+}
+
+/// Control groups of a container, which its engine makes and takes away.
+fn groups_of(id: &str) -> String {
+    assert_eq!(id.len(), 64, "{id}");
+    let found = Command::new("find").args(["/sys/fs/cgroup", "-name", &format!("*{id}*")]).output().unwrap();
+    String::from_utf8_lossy(&found.stdout).into_owned()
 }
 
 fn failure(end: FinishedElement) -> (FailureReason, String) {
@@ -367,9 +386,11 @@ async fn a_container_that_is_cancelled_or_takes_too_long_ends_with_all_that_is_i
     }
     let mut acting = Containing::of_archive(&[], &format!("sleep 600 & {GATED}")).await;
     let execution = acting.begin("starts").await;
-    assert_eq!(acting.containers().len(), 1);
+    let id = acting.id();
+    assert_ne!(groups_of(&id), "");
     acting.site.cancel(execution);
     assert_eq!(acting.site.control.finished(execution).await.outcome, Outcome::Cancelled);
+    assert_eq!(groups_of(&id), "");
     assert_eq!(acting.containers(), [] as [String; 0], "it is gone before that is told");
     let limit = Resources { time: Some(Duration::from_secs(2)), cpu_millis: 500, ..Resources::default() };
     let (reason, _) = failure(acting.run_with(limit).await);
@@ -422,16 +443,17 @@ async fn a_container_that_nobody_watches_over_any_more_is_ended() {
     }
     let mut acting = Containing::of_archive(&[], GATED).await;
     let execution = acting.begin("starts").await;
-    let running = acting.site.shims();
+    let (running, id) = (acting.site.shims(), acting.id());
     acting.site.kill_agent();
     for shim in running {
         kill_process(shim, Signal::KILL).unwrap();
     }
-    assert_eq!(acting.containers().len(), 1);
+    assert_ne!(groups_of(&id), "");
     acting.site.start_agent().await;
     let end = acting.site.control.finished(execution).await;
     assert!(matches!(end.outcome, Outcome::Interrupted { .. }), "{:?}", end.outcome);
     assert_eq!(acting.containers(), [] as [String; 0], "nothing of it runs beside a next attempt");
+    assert_eq!(groups_of(&id), "");
     // … and the same where the agent is there when it happens.
     let execution = {
         fs::remove_file(acting.site.scratch().join("starts")).unwrap();

@@ -13,7 +13,7 @@ use super::cgroups::AgentCgroups;
 use super::slot::{Slot, SlotState};
 use super::slots::{LostSlot, Slots};
 use super::strays::{self, Search, Unkillable};
-use crate::shim::container::{LeftContainer, remove_noted};
+use crate::shim::container::{LeftContainer, end_noted, remove_noted};
 use crate::shim::protocol::{End, EndKind, FromShim, Hello, Key, Left, LeftOutputs, SlotCgroups, ToShim};
 use crate::shim::{KEPT, OUT, keep_logs, log, remove_whatever};
 use crate::telemetry::Meters;
@@ -108,6 +108,9 @@ pub(super) fn conclude(path: &Path, cgroups: &SlotCgroups) -> anyhow::Result<Vec
         .filter(|(_, claim)| claim.boot == boot)
         .map(|(key, claim)| (*key, claim.clone()))
         .collect();
+    if let Err(error) = end_noted(path) {
+        tracing::warn!(path = %path.display(), %error, "what runs in a container is killed behind its engine's back");
+    }
     strays::end(&Search { slot: path, cgroups, claims: &here })?;
     remove_noted(path)?;
     let interrupted = contents.claimed.into_iter().map(|(key, claim)| {

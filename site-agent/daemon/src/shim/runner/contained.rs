@@ -52,6 +52,18 @@ impl Runner {
         Ok(Process::Contained(spawned?))
     }
 
+    /// Has the engine end the current execution, if it is one of its own. Whatever comes of it, all that is left is killed
+    /// next.
+    pub(super) fn end_container(&self) {
+        let is_contained = |current: &Current| {
+            matches!(current.process, Process::Contained(_)) && current.stopped.is_none() && current.clearing.is_none()
+        };
+        if self.current.as_ref().is_some_and(is_contained) {
+            // It is asked once more when everything has been killed.
+            let _ = container::end_noted(self.slot.path());
+        }
+    }
+
     /// How an execution ended whose engine's program has ended, and everything that was below this process. Unless it came
     /// to its end by itself its container is removed first, so that nothing of it runs beside a next attempt.
     pub(super) fn end_of_contained(&mut self, current: &Current, container: &Container, ended: Ended) -> EndKind {
