@@ -21,6 +21,7 @@ packages=(
     ceph-mon ceph-osd radosgw ceph-common       # a real S3 server
     postgresql                                  # the store of several servers
     slurm-wlm slurm-wlm-basic-plugins munge     # two real clusters as sites
+    podman runc busybox-static docker-registry  # containers
     python3 curl                                # the example, and the scripts under tests/parts
     iproute2 iptables nftables                  # sites as network namespaces
     util-linux mount procps                     # file systems and processes of a test's own

@@ -1,5 +1,6 @@
 //! The manifest of an action, `action.yaml`: what it takes, what it yields, and how it is run; and who vouches for it.
 
+mod container;
 mod python;
 mod reference;
 mod ryax;
@@ -10,6 +11,7 @@ use std::collections::BTreeMap;
 use indexmap::IndexMap;
 use serde::{Deserialize, Serialize};
 
+pub use self::container::{Container, Image};
 pub use self::python::{Python, Requirements};
 pub use self::reference::{ActionReference, ParseReferenceError};
 pub use self::ryax::{RYAX_METADATA_NAME, Ryax, RyaxKind, RyaxType};
@@ -19,9 +21,9 @@ use crate::id::ObjectId;
 use crate::limits::{ACTION_VERSION_BYTES_MAX, MANIFEST_BYTES_MAX, RUN_LABEL_BYTES_MAX, RUN_LABELS_MAX};
 use crate::reading::{Fields, Report};
 use crate::resources::Resources;
-use crate::session::PYTHON_RUNTIME;
+use crate::session::{CONTAINER_RUNTIME, PYTHON_RUNTIME};
 use crate::value::Type;
-use crate::workflow::{Action, ActionInput, Output, read_demands};
+use crate::workflow::{Action, ActionInput, Output, Work, read_demands};
 use crate::yaml::{Kind, Node};
 
 /// The name that a manifest has in the folder of its action.
@@ -56,6 +58,8 @@ pub enum Runtime {
     Command,
     /// A function, called in a process that serves many executions.
     Python(Python),
+    /// A container of its own for each execution.
+    Container(Container),
 }
 
 impl Runtime {
@@ -63,6 +67,7 @@ impl Runtime {
         match self {
             Self::Command => "command",
             Self::Python(_) => PYTHON_RUNTIME,
+            Self::Container(_) => CONTAINER_RUNTIME,
         }
     }
 }
@@ -77,7 +82,7 @@ pub struct Manifest {
     /// What people look for it by.
     pub labels: BTreeMap<String, String>,
     pub runtime: Runtime,
-    /// Program and arguments; empty where the runtime is another.
+    /// Program and arguments; empty where the runtime is `python`, or the program of an image is meant.
     pub command: Vec<String>,
     /// Where the file says so.
     pub command_place: Place,
@@ -104,9 +109,9 @@ impl Manifest {
         }
     }
 
-    /// The action with its folder as a tree, or with nothing while it is only checked.
-    pub fn into_action(self, bundle: Option<ObjectId>, bundle_bytes: u64) -> Action {
-        Action {
+    /// What a step does that names the action, with its folder as a tree, or with nothing while it is only checked.
+    pub fn into_work(self, bundle: Option<ObjectId>, bundle_bytes: u64) -> Work {
+        let action = Action {
             name: self.name,
             version: self.version,
             bundle,
@@ -115,6 +120,11 @@ impl Manifest {
             inputs: self.inputs,
             outputs: self.outputs,
             resources: self.resources,
+        };
+        match self.runtime {
+            Runtime::Command => Work::Action(action),
+            Runtime::Python(_) => Work::Python(action),
+            Runtime::Container(_) => Work::Container(action),
         }
     }
 }
@@ -122,17 +132,8 @@ impl Manifest {
 /// Parses and checks a manifest, of ours or of Ryax.
 ///
 /// # Errors
-/// Everything that is wrong with it, in the order of the file; or why it cannot be run.
-pub fn parse(file_name: &str, source: &str) -> Result<Manifest, Vec<Diagnostic>> {
-    let manifest = examine(file_name, source)?;
-    manifest.refusal(file_name).map_or(Ok(manifest), |refusal| Err(vec![refusal]))
-}
-
-/// Parses and checks a manifest, whether it can be run or not ([`Manifest::refusal`]).
-///
-/// # Errors
 /// Everything that is wrong with it, in the order of the file.
-pub fn examine(file_name: &str, source: &str) -> Result<Manifest, Vec<Diagnostic>> {
+pub fn parse(file_name: &str, source: &str) -> Result<Manifest, Vec<Diagnostic>> {
     let mut report = Report::new(file_name);
     let manifest = report.yaml(source, MANIFEST_BYTES_MAX).and_then(|root| match ryax::is_meant(file_name, &root) {
         true => ryax::read(&mut report, &root),
@@ -153,6 +154,7 @@ fn read(report: &mut Report, root: &Node) -> Manifest {
         "command",
         "handler",
         "requirements",
+        "image",
         "description",
         "labels",
         "inputs",
@@ -181,7 +183,7 @@ fn read(report: &mut Report, root: &Node) -> Manifest {
     let kind = kind.unwrap_or_default();
     let runtime = read_runtime(report, &fields);
     let command_place = fields.get("command").map_or(fields.place, |node| node.place);
-    let command = fields.get("command").filter(|_| runtime == Runtime::Command);
+    let command = fields.get("command").filter(|_| !matches!(runtime, Runtime::Python(_)));
     let command = command.map(|node| read_command(report, node)).unwrap_or_default();
     let labels = fields.get("labels").map(|node| read_labels(report, node)).unwrap_or_default();
     let inputs = fields.get("inputs").map(|node| read_inputs(report, node)).unwrap_or_default();
@@ -208,10 +210,15 @@ fn read(report: &mut Report, root: &Node) -> Manifest {
 
 /// A source is called in a process that stays, and what it emits travels in the journal.
 fn check_source(report: &mut Report, runtime: &Runtime, place: Place, outputs: &IndexMap<String, Output>) {
-    if *runtime == Runtime::Command {
+    if !matches!(runtime, Runtime::Python(_)) {
         let help = Some(format!("write `runtime: {PYTHON_RUNTIME}` and `handler: main.py:run`"));
         report.error(place, "a source stays in a process that is called: it has no command", help);
     }
+    check_emitted(report, outputs);
+}
+
+/// A record is made of values.
+fn check_emitted(report: &mut Report, outputs: &IndexMap<String, Output>) {
     for (name, output) in outputs {
         if output.r#type.has_files() {
             let help = Some("emit what tells where it is, and let a step of the workflow fetch it".to_owned());
@@ -239,20 +246,43 @@ fn read_version<'node>(report: &mut Report, node: &'node Node) -> &'node str {
     version
 }
 
+/// The words for runtimes.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Named {
+    Command,
+    Python,
+    Container,
+}
+
 fn read_runtime(report: &mut Report, fields: &Fields<'_>) -> Runtime {
-    let is_python = fields.get("runtime").and_then(|node| {
-        let supported = [("command", false), (PYTHON_RUNTIME, true)];
-        read_supported(report, node, "runtime", &supported, &["container", "wasm"])
+    let named = fields.get("runtime").and_then(|node| {
+        let supported =
+            [("command", Named::Command), (PYTHON_RUNTIME, Named::Python), (CONTAINER_RUNTIME, Named::Container)];
+        read_supported(report, node, "runtime", &supported, &["wasm"])
     });
-    if is_python == Some(true) {
-        return python::read(report, fields).map(Runtime::Python).unwrap_or_default();
+    let named = named.unwrap_or(Named::Command);
+    if named != Named::Python {
+        python::refuse(report, fields);
     }
-    python::refuse(report, fields);
-    if fields.get("command").is_none() {
-        let help = Some("write `command: [python3, main.py]`".to_owned());
-        report.error(fields.place, "an action needs a `command`", help);
+    if named != Named::Container {
+        container::refuse(report, fields);
     }
-    Runtime::Command
+    match named {
+        Named::Python => python::read(report, fields).map(Runtime::Python).unwrap_or_default(),
+        Named::Container => container::read(report, fields).map(Runtime::Container).unwrap_or_default(),
+        Named::Command => {
+            if fields.get("command").is_none() {
+                let help = Some("write `command: [python3, main.py]`".to_owned());
+                report.error(fields.place, "an action needs a `command`", help);
+            }
+            Runtime::Command
+        }
+    }
+}
+
+/// Whether a path stays in the folder that it is relative to.
+fn is_inside(path: &str) -> bool {
+    !path.contains('\0') && path.split('/').all(|part| !matches!(part, "" | "." | ".."))
 }
 
 /// What is planned is told apart from what is mistyped.

@@ -36,6 +36,8 @@ pub const PROTOCOL_VERSION_DELEGATION: u32 = 2;
 pub const EXPORT_RUNTIME: &str = "export";
 /// The runtime of an agent whose machine has a Python that actions can run in.
 pub const PYTHON_RUNTIME: &str = "python";
+/// The runtime of an agent whose machine can start containers.
+pub const CONTAINER_RUNTIME: &str = "container";
 
 /// From an agent to the control plane.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -400,6 +402,11 @@ pub enum TemplateWork {
         bundle: ObjectRef,
         signatures: Vec<BundleSignature>,
     },
+    /// What `action.yaml` in the bundle says, signed or not. Only for agents with the runtime [`CONTAINER_RUNTIME`].
+    Container {
+        bundle: ObjectRef,
+        signatures: Vec<BundleSignature>,
+    },
 }
 
 impl TemplateWork {
@@ -407,14 +414,18 @@ impl TemplateWork {
     pub fn bundle(&self) -> Option<ObjectRef> {
         match self {
             Self::Command { bundle, .. } => *bundle,
-            Self::SignedCommand { bundle, .. } | Self::Python { bundle, .. } => Some(*bundle),
+            Self::SignedCommand { bundle, .. } | Self::Python { bundle, .. } | Self::Container { bundle, .. } => {
+                Some(*bundle)
+            }
             Self::Script(_) | Self::Import { .. } | Self::Null | Self::Export { .. } => None,
         }
     }
 
     pub fn signatures(&self) -> &[BundleSignature] {
         match self {
-            Self::SignedCommand { signatures, .. } | Self::Python { signatures, .. } => signatures,
+            Self::SignedCommand { signatures, .. }
+            | Self::Python { signatures, .. }
+            | Self::Container { signatures, .. } => signatures,
             Self::Script(_) | Self::Command { .. } | Self::Import { .. } | Self::Null | Self::Export { .. } => &[],
         }
     }

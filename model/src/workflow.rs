@@ -138,7 +138,7 @@ impl Step {
         };
         match &self.work {
             Work::Action(Action { bundle: Some(bundle), .. }) => Some(*bundle),
-            Work::Python(action) => action.bundle,
+            Work::Python(action) | Work::Container(action) => action.bundle,
             Work::Action(action) => digest("command", &action.command.iter().map(String::as_str).collect::<Vec<_>>()),
             Work::Script(script) => digest("script", &[script]),
             Work::Import { .. } | Work::Null | Work::Export { .. } => None,
@@ -153,6 +153,7 @@ impl Step {
             | Work::Script(_)
             | Work::Action(_)
             | Work::Python(_)
+            | Work::Container(_)
             | Work::Import { .. }
             | Work::Null => None,
         }
@@ -181,13 +182,15 @@ pub enum Work {
     Export { target: Outside, overwrite: bool },
     /// `action:`, an action with the `python` runtime, which has no command.
     Python(Action),
+    /// `action:`, an action with the `container` runtime, whose image its manifest names.
+    Container(Action),
 }
 
 impl Work {
     /// The action that it is, if it is one.
     pub fn action(&self) -> Option<&Action> {
         match self {
-            Self::Action(action) | Self::Python(action) => Some(action),
+            Self::Action(action) | Self::Python(action) | Self::Container(action) => Some(action),
             Self::Script(_) | Self::Import { .. } | Self::Null | Self::Export { .. } => None,
         }
     }
@@ -202,7 +205,7 @@ pub struct Action {
     pub bundle: Option<ObjectId>,
     pub bundle_bytes: u64,
     /// Program and arguments; a program without a `/` at its start is looked up in the bundle, then in `PATH`. Empty for
-    /// an action with the `python` runtime, whose handler stands in its bundle.
+    /// an action with the `python` runtime, whose handler stands in its bundle, and of a container that runs its image's.
     pub command: Vec<String>,
     pub inputs: IndexMap<String, ActionInput>,
     pub outputs: IndexMap<String, Output>,

@@ -1,6 +1,6 @@
 //! What the manifest of an action may say, and how it is told what is wrong with it.
 
-use atoll_model::action::{ActionKind, Manifest, Runtime, is_version, parse};
+use atoll_model::action::{ActionKind, Image, Manifest, Runtime, is_version, parse};
 use atoll_model::diagnostic::Place;
 use atoll_model::resources::{Confinement, IsolationProfile};
 use expect_test::{Expect, expect};
@@ -40,7 +40,7 @@ fn what_cannot_run_yet_is_told_apart_from_what_does_not_exist() {
         "name: a\nversion: '1'\nkind: service\nruntime: wasm\ncommand: [x]\n",
         expect![[r#"
             action.yaml:3:7: `kind: service` is not supported yet (write `kind: processor` or `kind: source`)
-            action.yaml:4:10: `runtime: wasm` is not supported yet (write `runtime: command` or `runtime: python`)
+            action.yaml:4:10: `runtime: wasm` is not supported yet (write `runtime: command` or `runtime: python` or `runtime: container`)
         "#]],
     );
     check(
@@ -103,6 +103,68 @@ fn a_python_action_names_a_function_of_a_file_instead_of_a_command() {
         "name: a\nversion: '1'\ncommand: [x]\nhandler: main.py:handle\n",
         expect![[r#"
             action.yaml:4:10: `handler` is for actions with `runtime: python` (write `runtime: python` too)
+        "#]],
+    );
+}
+
+#[test]
+fn a_container_action_names_its_image_by_digest_or_as_a_file_of_the_folder() {
+    let digest = format!("sha256:{}", "0123456789abcdef".repeat(4));
+    let image = |text: &str| {
+        let manifest = parsed(&format!("name: a\nversion: '1'\nruntime: container\nimage: '{text}'\n"));
+        let Runtime::Container(container) = &manifest.runtime else { panic!("{manifest:?}") };
+        assert_eq!((&manifest.resources, manifest.command.len()), (&None, 0));
+        container.image.clone()
+    };
+    for name in ["docker.io/library/debian", "localhost/a", "localhost:5000/a/b", "registry.example.org/team/tool"] {
+        let reference = format!("{name}@{digest}");
+        assert_eq!(image(&reference), Image::Registry(reference.clone()));
+        assert_eq!(image(&format!("{name}:12@{digest}")), Image::Registry(reference), "a tag beside a digest");
+    }
+    assert_eq!(image("./images/tool.tar"), Image::Archive("images/tool.tar".to_owned()));
+    let manifest = parsed(
+        "name: a\nversion: '1'\nruntime: container\nimage: ./image.tar\nnetwork: true\ncommand: [sh, main.sh]\n",
+    );
+    assert_eq!(manifest.command, ["sh", "main.sh"]);
+    assert!(manifest.resources.expect("it asks for the network").confinement.network);
+}
+
+#[test]
+fn an_image_that_may_be_another_tomorrow_is_refused_with_what_to_do() {
+    let wrong = |text: &str| {
+        let source = format!("name: a\nversion: '1'\nruntime: container\nimage: '{text}'\n");
+        let diagnostics = parse("action.yaml", &source).expect_err("an image that cannot be had");
+        format!("{}", diagnostics[0])
+    };
+    let digest = format!("sha256:{}", "0123456789abcdef".repeat(4));
+    for (text, expected) in [
+        ("docker.io/library/debian:12".to_owned(), "has no digest, and may be another image tomorrow"),
+        ("docker.io/library/debian@sha256:12".to_owned(), "has no digest: that is `sha256:`"),
+        (format!("debian@{digest}"), "names no registry"),
+        (format!("library/debian@{digest}"), "names no registry"),
+        (format!("-v/:/mnt@{digest}"), "is no image"),
+        ("--privileged".to_owned(), "is no image"),
+        ("./../image.tar".to_owned(), "is not the path of a file in the folder"),
+    ] {
+        let said = wrong(&text);
+        assert!(said.starts_with("action.yaml:4:8: ") && said.contains(expected), "{text}: {said}");
+    }
+}
+
+#[test]
+fn what_belongs_to_another_runtime_is_said_with_its_place() {
+    check(
+        "name: a\nversion: '1'\nruntime: container\nhandler: main.py:handle\n",
+        expect![[r#"
+            action.yaml:1:1: an action with `runtime: container` needs an `image` (write `image: docker.io/library/debian@sha256:…`, or `image: ./image.tar` for a file of the folder)
+            action.yaml:4:10: `handler` is for actions with `runtime: python` (write `runtime: python` too)
+        "#]],
+    );
+    check(
+        "name: a\nversion: '1'\ncommand: [x]\nimage: ./image.tar\nnetwork: yes please\n",
+        expect![[r#"
+            action.yaml:4:8: `image` is for actions with `runtime: container` (write `runtime: container` too)
+            action.yaml:5:10: `network` is true or false, not `yes please`
         "#]],
     );
 }

@@ -7,13 +7,13 @@ use std::time::Instant;
 use atoll_model::expression::{Elements, EvaluationError, Expression, Form, Scope, evaluate, evaluate_elements};
 use atoll_model::id::{ObjectId, StepIndex};
 use atoll_model::value::{DirectoryRef, FileName, FileRef, ListedFile, Type, Value};
-use atoll_model::workflow::{Action, Surroundings, Workflow, parse};
+use atoll_model::workflow::{Surroundings, Work, Workflow, parse};
 use expect_test::{Expect, expect};
 
 struct Nothing;
 
 impl Surroundings for Nothing {
-    fn action(&self, reference: &str) -> Result<Action, String> {
+    fn action(&self, reference: &str) -> Result<Work, String> {
         Err(format!("there is no action `{reference}`"))
     }
 }

@@ -3,7 +3,7 @@
 mod samples;
 
 use atoll_model::action;
-use atoll_model::workflow::{Action, SiteFacts, Surroundings, check_sites, parse};
+use atoll_model::workflow::{SiteFacts, Surroundings, Work, check_sites, parse};
 use proptest::prelude::*;
 
 const EVERYTHING: &str = include_str!("samples/everything.yaml");
@@ -12,11 +12,11 @@ const CLEAN: &str = include_str!("samples/clean.action.yaml");
 struct Clean;
 
 impl Surroundings for Clean {
-    fn action(&self, reference: &str) -> Result<Action, String> {
+    fn action(&self, reference: &str) -> Result<Work, String> {
         if reference.len() > 12 {
             return Err("no".to_owned());
         }
-        Ok(action::parse("action.yaml", CLEAN).expect("valid").into_action(None, 0))
+        Ok(action::parse("action.yaml", CLEAN).expect("valid").into_work(None, 0))
     }
 }
 

@@ -1,13 +1,13 @@
 //! Inputs that a site takes in: where they are said to be, and what is wrong with it.
 
 use atoll_model::diagnostic::Diagnostic;
-use atoll_model::workflow::{Action, Given, HeldAt, Outside, Surroundings, TakenIn, Work, Workflow, parse};
+use atoll_model::workflow::{Given, HeldAt, Outside, Surroundings, TakenIn, Work, Workflow, parse};
 use expect_test::{Expect, expect};
 
 struct With(Given);
 
 impl Surroundings for With {
-    fn action(&self, _: &str) -> Result<Action, String> {
+    fn action(&self, _: &str) -> Result<Work, String> {
         Err("none".into())
     }
     fn given(&self, _: &str) -> Given {

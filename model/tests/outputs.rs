@@ -4,13 +4,13 @@ use std::collections::BTreeMap;
 
 use atoll_model::diagnostic::Diagnostic;
 use atoll_model::id::StepIndex;
-use atoll_model::workflow::{Action, Outside, SiteFacts, Surroundings, Work, Workflow, check_sites, parse};
+use atoll_model::workflow::{Outside, SiteFacts, Surroundings, Work, Workflow, check_sites, parse};
 use expect_test::{Expect, expect};
 
 struct Nothing;
 
 impl Surroundings for Nothing {
-    fn action(&self, _: &str) -> Result<Action, String> {
+    fn action(&self, _: &str) -> Result<Work, String> {
         Err("none".into())
     }
 }

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use atoll_model::action::{ActionReference, Manifest, RyaxKind, RyaxType, examine, parse};
+use atoll_model::action::{ActionKind, ActionReference, Manifest, RyaxKind, RyaxType, parse};
 use atoll_model::value::{Type, Value};
 use expect_test::{Expect, expect};
 
@@ -194,13 +194,24 @@ fn what_cannot_be_run_is_refused_in_clear_words() {
         "#]],
     );
     let source = with("  dynamic_outputs: true\n").replace("Processor", "Trigger");
+    let source = parsed(&source);
+    assert_eq!(source.kind, ActionKind::Source);
+    assert!(source.ryax().expect("of Ryax").notes[0].contains("dynamic_outputs"));
+}
+
+#[test]
+fn a_source_emits_values_of_the_types_that_it_declares() {
+    let outputs = "  outputs: [{ name: level, human_name: L, help: H, type: float }, { name: rows, human_name: R, help: H, type: table }]\n";
+    let source = |outputs: &str| with(outputs).replace("Processor", "Source");
+    let outputs_of =
+        |manifest: Manifest| manifest.outputs.into_values().map(|output| output.r#type).collect::<Vec<_>>();
+    assert_eq!(outputs_of(parsed(&source(outputs))), [Type::Number, Type::List(None)]);
+    assert_eq!(outputs_of(parsed(&with(outputs))), [Type::Any, Type::Any], "a handler may return a list of them");
     check(
-        &source,
+        &source("  outputs: [{ name: photo, human_name: P, help: H, type: file }]\n"),
         expect![[r#"
-            a/ryax_metadata.yaml:2:7: `count-lines` is a source of Ryax, and only processors and publishers can be run (start its runs with `atoll run`)
         "#]],
     );
-    assert!(examine(FILE, &source).is_ok(), "nothing is wrong with it");
 }
 
 #[test]

@@ -3,7 +3,7 @@
 mod samples;
 
 use atoll_model::action;
-use atoll_model::workflow::{Action, Surroundings, action_schema, parse, workflow_schema};
+use atoll_model::workflow::{Surroundings, Work, action_schema, parse, workflow_schema};
 use serde_json::Value;
 
 const EVERYTHING: &str = include_str!("samples/everything.yaml");
@@ -13,8 +13,8 @@ const CLEAN: &str = include_str!("samples/clean.action.yaml");
 struct Clean;
 
 impl Surroundings for Clean {
-    fn action(&self, _: &str) -> Result<Action, String> {
-        Ok(action::parse("action.yaml", CLEAN).expect("valid").into_action(None, 0))
+    fn action(&self, _: &str) -> Result<Work, String> {
+        Ok(action::parse("action.yaml", CLEAN).expect("valid").into_work(None, 0))
     }
 }
 
@@ -34,6 +34,10 @@ fn the_samples_fit_the_schema_of_the_workflow_file() {
         assert_eq!(problems(&workflow_schema(), &json(sample)), Vec::<String>::new());
     }
     assert_eq!(problems(&action_schema(), &json(CLEAN)), Vec::<String>::new());
+    for said in ["image: ./image.tar", "image: ./image.tar\nnetwork: true\ncommand: [x]"] {
+        let container = format!("name: a\nversion: '1'\nruntime: container\n{said}\n");
+        assert_eq!(problems(&action_schema(), &json(&container)), Vec::<String>::new());
+    }
 }
 
 #[test]
@@ -79,6 +83,10 @@ fn what_the_parser_refuses_of_an_action_for_its_shape_the_schema_refuses_too() {
         "name: a\nversion: '1'\ncommand: []\n",
         "name: a\nversion: '1'\ncommand: [x]\nkind: source\n",
         "name: a\nversion: '1'\ncommand: [x]\nruntime: python\n",
+        "name: a\nversion: '1'\nruntime: container\n",
+        "name: a\nversion: '1'\nruntime: container\nimage: docker.io/library/debian:12\n",
+        "name: a\nversion: '1'\ncommand: [x]\nimage: ./image.tar\n",
+        "name: a\nversion: '1'\ncommand: [x]\nnetwork: true\n",
         "name: a\nversion: '1'\ncommand: [x]\nlabels: { a=b: c }\n",
         "name: a\nversion: '1'\ncommand: [x]\nlabels: { a: [b] }\n",
         "name: a\nversion: '1'\ncommand: [x]\ninputs: { a-b: file }\n",

@@ -2,7 +2,7 @@
 
 use atoll_model::action::{self, ActionKind};
 use atoll_model::diagnostic::Diagnostic;
-use atoll_model::workflow::{Action, Deployable, Surroundings, Work, parse, parse_deployable, workflow_schema};
+use atoll_model::workflow::{Deployable, Surroundings, Work, parse, parse_deployable, workflow_schema};
 use expect_test::{Expect, expect};
 
 const GAUGE: &str = "name: gauge\nversion: '1'\nkind: source\nruntime: python\nhandler: main.py:run\n\
@@ -12,19 +12,19 @@ const GAUGE: &str = "name: gauge\nversion: '1'\nkind: source\nruntime: python\nh
 struct Gauges;
 
 impl Surroundings for Gauges {
-    fn action(&self, reference: &str) -> Result<Action, String> {
+    fn action(&self, reference: &str) -> Result<Work, String> {
         self.find(reference, ActionKind::Processor)
     }
 
-    fn source(&self, reference: &str) -> Result<Action, String> {
+    fn source(&self, reference: &str) -> Result<Work, String> {
         self.find(reference, ActionKind::Source)
     }
 }
 
 impl Gauges {
-    fn find(&self, reference: &str, kind: ActionKind) -> Result<Action, String> {
+    fn find(&self, reference: &str, kind: ActionKind) -> Result<Work, String> {
         match reference {
-            "gauge@1" => Ok(action::parse("action.yaml", GAUGE).expect("valid").of_kind(kind)?.into_action(None, 0)),
+            "gauge@1" => Ok(action::parse("action.yaml", GAUGE).expect("valid").of_kind(kind)?.into_work(None, 0)),
             _ => Err(format!("there is no action `{reference}`")),
         }
     }

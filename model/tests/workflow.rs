@@ -12,7 +12,7 @@ use atoll_model::placement::PushMode;
 use atoll_model::resources::Capacity;
 use atoll_model::value::{Type, Value};
 use atoll_model::workflow::{
-    Action, OnDisconnect, Outside, SiteFacts, StartMode, Surroundings, Work, Workflow, check_sites, parse,
+    OnDisconnect, Outside, SiteFacts, StartMode, Surroundings, Work, Workflow, check_sites, parse,
 };
 use expect_test::{Expect, expect};
 
@@ -23,9 +23,9 @@ const CLEAN: &str = include_str!("samples/clean.action.yaml");
 struct Actions;
 
 impl Surroundings for Actions {
-    fn action(&self, reference: &str) -> Result<Action, String> {
+    fn action(&self, reference: &str) -> Result<Work, String> {
         match reference {
-            "clean@1.2" | "./clean" => Ok(action::parse("action.yaml", CLEAN).expect("valid").into_action(None, 0)),
+            "clean@1.2" | "./clean" => Ok(action::parse("action.yaml", CLEAN).expect("valid").into_work(None, 0)),
             _ => Err(format!("there is no action `{reference}`")),
         }
     }

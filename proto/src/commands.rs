@@ -142,6 +142,10 @@ impl From<StepTemplate> for wire::StepTemplate {
                 let signatures = signatures.into_iter().map(Into::into).collect();
                 Work::Python(wire::PythonAction { bundle: Some(bundle.into()), signatures })
             }
+            TemplateWork::Container { bundle, signatures } => {
+                let signatures = signatures.into_iter().map(Into::into).collect();
+                Work::Container(wire::ContainerAction { bundle: Some(bundle.into()), signatures })
+            }
         };
         let mut bindings = BindingsWriter::new(template.run);
         template.bindings.into_iter().for_each(|binding| bindings.write(binding));
@@ -177,6 +181,10 @@ impl TryFrom<wire::StepTemplate> for StepTemplate {
             Work::Export(export) => TemplateWork::Export { target: export.target.into(), overwrite: export.overwrite },
             Work::Python(wire::PythonAction { bundle, signatures }) => TemplateWork::Python {
                 bundle: required(bundle, "template.python.bundle")?.try_into()?,
+                signatures: signatures.into_iter().map(TryInto::try_into).collect::<Result<_, _>>()?,
+            },
+            Work::Container(wire::ContainerAction { bundle, signatures }) => TemplateWork::Container {
+                bundle: required(bundle, "template.container.bundle")?.try_into()?,
                 signatures: signatures.into_iter().map(TryInto::try_into).collect::<Result<_, _>>()?,
             },
         };

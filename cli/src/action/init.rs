@@ -7,7 +7,7 @@ use std::path::Path;
 
 use anyhow::Context as _;
 use atoll_model::action::MANIFEST_NAME;
-use atoll_model::session::PYTHON_RUNTIME;
+use atoll_model::session::{CONTAINER_RUNTIME, PYTHON_RUNTIME};
 
 use crate::failure::Failure;
 use crate::output::outln;
@@ -32,6 +32,11 @@ set -eu
 wc -l < "$text" > "$ATOLL_OUTPUTS/lines"
 "#;
 
+const CONTAINER: &str = r#"# An image of a registry with its digest, or an archive of one in this folder: `podman save --output image.tar IMAGE`.
+image: ./image.tar
+# Without a command the image's own is run.
+command: [sh, main.sh]"#;
+
 const MODULE: &str = r#"# What stands here is run once; then this process calls `handle` for one execution after the other.
 
 
@@ -49,6 +54,8 @@ pub(crate) enum Template {
     Command,
     /// A function, in a process that serves many executions.
     Python,
+    /// A container of its own for each execution.
+    Container,
 }
 
 impl Template {
@@ -56,6 +63,7 @@ impl Template {
         match self {
             Self::Command => "command",
             Self::Python => PYTHON_RUNTIME,
+            Self::Container => CONTAINER_RUNTIME,
         }
     }
 
@@ -64,6 +72,7 @@ impl Template {
         match self {
             Self::Command => ("command: [sh, main.sh]", "main.sh", SCRIPT),
             Self::Python => ("handler: main.py:handle", "main.py", MODULE),
+            Self::Container => (CONTAINER, "main.sh", SCRIPT),
         }
     }
 }

@@ -11,9 +11,7 @@ use atoll_model::action::{ActionKind, ActionReference, MANIFEST_NAME, MANIFEST_N
 use atoll_model::diagnostic::Diagnostic;
 use atoll_model::suggestion::did_you_mean;
 use atoll_model::value::{Type, from_text};
-use atoll_model::workflow::{
-    Action, FetchedFrom, Given, HeldAt, Outside, SiteFacts, Surroundings, TakenIn, Work, Workflow,
-};
+use atoll_model::workflow::{FetchedFrom, Given, HeldAt, Outside, SiteFacts, Surroundings, TakenIn, Work, Workflow};
 use serde_json::{Map, Value, json};
 use storage_sync_engine::action_folder::read_action;
 
@@ -365,12 +363,12 @@ impl Folder<'_> {
 }
 
 impl Surroundings for Folder<'_> {
-    fn action(&self, reference: &str) -> Result<Action, String> {
-        Ok(self.find(reference)?.of_kind(ActionKind::Processor)?.into_action(None, 0))
+    fn action(&self, reference: &str) -> Result<Work, String> {
+        Ok(self.find(reference)?.of_kind(ActionKind::Processor)?.into_work(None, 0))
     }
 
-    fn source(&self, reference: &str) -> Result<Action, String> {
-        Ok(self.find(reference)?.of_kind(ActionKind::Source)?.into_action(None, 0))
+    fn source(&self, reference: &str) -> Result<Work, String> {
+        Ok(self.find(reference)?.of_kind(ActionKind::Source)?.into_work(None, 0))
     }
 
     fn given(&self, input: &str) -> Given {

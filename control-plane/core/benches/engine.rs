@@ -14,13 +14,13 @@ use atoll_model::session::{
 };
 use atoll_model::time::Timestamp;
 use atoll_model::value::Value;
-use atoll_model::workflow::{Action, Surroundings, parse};
+use atoll_model::workflow::{Surroundings, Work, parse};
 use control_plane_core::{Command, Config, ConnectionId, ControlPlane, Event, Fact, Request, RequestId};
 
 struct Nothing;
 
 impl Surroundings for Nothing {
-    fn action(&self, reference: &str) -> Result<Action, String> {
+    fn action(&self, reference: &str) -> Result<Work, String> {
         Err(format!("there is no action {reference}"))
     }
 }

@@ -50,7 +50,9 @@ impl Kind {
 
     pub(crate) fn new(workflow: &Workflow, step: &Step) -> Self {
         match &step.work {
-            Work::Action(action) | Work::Python(action) => Self::hash([&action.name, "@", &action.version]),
+            Work::Action(action) | Work::Python(action) | Work::Container(action) => {
+                Self::hash([&action.name, "@", &action.version])
+            }
             Work::Script(_) | Work::Import { .. } | Work::Export { .. } => {
                 Self::hash([&workflow.name, "/", &step.name])
             }

@@ -9,7 +9,7 @@ use atoll_model::placement::Labels;
 use atoll_model::suggestion::did_you_mean;
 use atoll_model::time::Timestamp;
 use atoll_model::value::ObjectRef;
-use atoll_model::workflow::Action;
+use atoll_model::workflow::Work;
 use serde::{Deserialize, Serialize};
 
 /// A version of an action in a project.
@@ -73,7 +73,7 @@ impl Registry {
     ///
     /// # Errors
     /// That there is none, and what there is.
-    pub fn action(&self, name: &ActionName) -> Result<Action, String> {
+    pub fn action(&self, name: &ActionName) -> Result<Work, String> {
         self.action_of(name, ActionKind::Processor)
     }
 
@@ -81,12 +81,12 @@ impl Registry {
     ///
     /// # Errors
     /// As for [`Self::action`], and where it belongs, if it is of another kind.
-    pub fn action_of(&self, name: &ActionName, kind: ActionKind) -> Result<Action, String> {
+    pub fn action_of(&self, name: &ActionName, kind: ActionKind) -> Result<Work, String> {
         let version = self.get(name).ok_or_else(|| self.why_missing(name))?;
         let file = format!("action.yaml of {}", name.reference);
         let manifest = parse(&file, &version.manifest)
             .map_err(|diagnostics| diagnostics.iter().map(ToString::to_string).collect::<Vec<_>>().join("; "))?;
-        Ok(manifest.of_kind(kind)?.into_action(Some(version.bundle.id), version.bundle.bytes))
+        Ok(manifest.of_kind(kind)?.into_work(Some(version.bundle.id), version.bundle.bytes))
     }
 
     /// Why there is no such version, and what there is.

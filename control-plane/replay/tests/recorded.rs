@@ -8,7 +8,7 @@ use atoll_model::id::{ObjectId, RunId, StepIndex};
 use atoll_model::policy::parse;
 use atoll_model::resources::Capacity;
 use atoll_model::value::{FileName, FileRef, Value};
-use atoll_model::workflow::{Action, Surroundings, parse as parse_workflow};
+use atoll_model::workflow::{Surroundings, Work, parse as parse_workflow};
 use control_plane_core::look_ahead::{Aim, Goal, Links};
 use control_plane_core::view::RunTags;
 use control_plane_core::{RecordedExecution, RecordedSite, Recording};
@@ -21,7 +21,7 @@ const BYTES: u64 = 10_000_000;
 struct Nothing;
 
 impl Surroundings for Nothing {
-    fn action(&self, reference: &str) -> Result<Action, String> {
+    fn action(&self, reference: &str) -> Result<Work, String> {
         Err(format!("there is no action {reference}"))
     }
 }

@@ -1,6 +1,6 @@
 //! What `action.yaml` says of an action with the runtime `python`.
 
-use super::Ryax;
+use super::{Ryax, is_inside};
 use crate::diagnostic::Place;
 use crate::reading::{Fields, Report};
 use crate::yaml::Node;
@@ -83,8 +83,4 @@ fn is_identifier(text: &str) -> bool {
     !text.starts_with(|first: char| first.is_ascii_digit())
         && !text.is_empty()
         && text.chars().all(|letter| letter == '_' || letter.is_alphanumeric())
-}
-
-fn is_inside(path: &str) -> bool {
-    !path.contains('\0') && path.split('/').all(|part| !matches!(part, "" | "." | ".."))
 }

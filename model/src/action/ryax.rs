@@ -9,8 +9,8 @@ use indexmap::IndexMap;
 
 use self::fields::{At, read_inputs, read_outputs};
 use self::quantities::read_resources;
-use super::{ActionKind, Manifest, Python, Requirements, Runtime, is_version};
-use crate::diagnostic::{Diagnostic, Place};
+use super::{ActionKind, Manifest, Python, Requirements, Runtime, check_emitted, is_version};
+use crate::diagnostic::Place;
 use crate::limits::ACTION_VERSION_BYTES_MAX;
 use crate::reading::Report;
 use crate::suggestion::did_you_mean;
@@ -127,9 +127,11 @@ impl RyaxType {
         }
     }
 
-    /// What it is as an output: a handler may return one result or a list of them, and says which only by doing so.
-    fn as_output(&self) -> Type {
+    /// What it is as an output of this kind of code: a handler may return one result or a list of them, and says which only by
+    /// doing so, and a source emits them one by one.
+    fn as_output(&self, kind: RyaxKind) -> Type {
         match self {
+            _ if kind == RyaxKind::Source => self.as_input(),
             Self::File => Type::File,
             Self::Directory => Type::Directory,
             Self::Bytes | Self::String | Self::Integer | Self::Float | Self::Boolean | Self::Enum(_) | Self::Table => {
@@ -152,19 +154,11 @@ pub(super) fn is_id(text: &str) -> bool {
 }
 
 impl Manifest {
-    /// Why this action cannot be run although nothing is wrong with it. `file` is the name that it is shown under.
-    pub fn refusal(&self, file: &str) -> Option<Diagnostic> {
-        let ryax = self.ryax().filter(|ryax| ryax.kind == RyaxKind::Source)?;
-        let message = format!("`{}` is a source of Ryax, and only processors and publishers can be run", self.name);
-        let help = "start its runs with `atoll run`".to_owned();
-        Some(Diagnostic { file: file.to_owned(), place: ryax.kind_place, message, help: Some(help) })
-    }
-
     /// What it is for Ryax, if it was written for that.
     pub fn ryax(&self) -> Option<&Ryax> {
         match &self.runtime {
             Runtime::Python(python) => python.ryax.as_deref(),
-            Runtime::Command => None,
+            Runtime::Command | Runtime::Container(_) => None,
         }
     }
 }
@@ -245,10 +239,13 @@ fn read_spec(report: &mut Report, node: &Node, kind: RyaxKind, kind_place: Place
         fields.get(free).map(|node| report.entries(node, &format!("`spec.{free}`")));
     }
     let takes_script = fields.get("addons").is_some_and(|node| has_entry(node, HPC));
-    read_dynamic_outputs(report, fields.get("dynamic_outputs"), kind);
-    let asked = fields.get("resources").map(|node| read_resources(report, node));
+    let is_dynamic = fields.get("dynamic_outputs").is_some_and(|node| read_dynamic_outputs(report, node, kind));
+    let resources = fields.get("resources").map(|node| read_resources(report, node));
     let (mut inputs, input_types) = read_inputs(report, fields.get("inputs"));
-    let (outputs, output_types) = read_outputs(report, fields.get("outputs"));
+    let (outputs, output_types) = read_outputs(report, fields.get("outputs"), kind);
+    if kind == RyaxKind::Source {
+        check_emitted(report, &outputs);
+    }
     if takes_script {
         let script = ActionInput { r#type: Type::String, default: Some(Value::Null) };
         inputs.entry(CUSTOM_SCRIPT.to_owned()).or_insert(script);
@@ -260,8 +257,10 @@ fn read_spec(report: &mut Report, node: &Node, kind: RyaxKind, kind_place: Place
             dependencies.join(", ")
         ));
     }
-    if asked.as_ref().is_some_and(|(_, gpu)| *gpu) {
-        notes.push("`spec.resources.gpu` is passed over: no GPU is set aside".to_owned());
+    if is_dynamic {
+        notes.push(
+            "`spec.dynamic_outputs` is passed over: what is not in `spec.outputs` starts runs without it".to_owned(),
+        );
     }
     let takes_script = takes_script && !input_types.contains_key(CUSTOM_SCRIPT);
     let ryax = Ryax { kind, kind_place, inputs: input_types, outputs: output_types, logo, takes_script, notes };
@@ -276,7 +275,10 @@ fn read_spec(report: &mut Report, node: &Node, kind: RyaxKind, kind_place: Place
     name.filter(|_| is_python).map(|name| Manifest {
         name,
         version: version.unwrap_or_else(|| NO_VERSION.to_owned()),
-        kind: ActionKind::Processor,
+        kind: match kind {
+            RyaxKind::Handler => ActionKind::Processor,
+            RyaxKind::Source => ActionKind::Source,
+        },
         description: description.or(human_name),
         labels: BTreeMap::new(),
         runtime: Runtime::Python(python),
@@ -284,7 +286,7 @@ fn read_spec(report: &mut Report, node: &Node, kind: RyaxKind, kind_place: Place
         command_place: kind_place,
         inputs,
         outputs,
-        resources: asked.map(|(resources, _)| resources),
+        resources,
     })
 }
 
@@ -330,14 +332,15 @@ fn read_version(report: &mut Report, node: &Node) -> String {
     said.to_owned()
 }
 
-fn read_dynamic_outputs(report: &mut Report, node: Option<&Node>, kind: RyaxKind) {
-    let Some(node) = node else { return };
-    if report.boolean(node, "`spec.dynamic_outputs`") == Some(true) && kind != RyaxKind::Source {
+fn read_dynamic_outputs(report: &mut Report, node: &Node, kind: RyaxKind) -> bool {
+    let is_dynamic = report.boolean(node, "`spec.dynamic_outputs`") == Some(true);
+    if is_dynamic && kind != RyaxKind::Source {
         let help = Some("leave it out, or write `kind: Source`".to_owned());
         report.error(node.place, "only a source has dynamic outputs", help);
     }
+    is_dynamic
 }
 
-fn output(r#type: &RyaxType, optional: bool, place: Place) -> Output {
-    Output { r#type: r#type.as_output(), optional, listed: false, place }
+fn output(r#type: &RyaxType, kind: RyaxKind, optional: bool, place: Place) -> Output {
+    Output { r#type: r#type.as_output(kind), optional, listed: false, place }
 }

@@ -196,9 +196,10 @@ impl SiteRule {
         let matches = &self.matches;
         let (kind, path) = match &template.work {
             TemplateWork::Script(_) => (Some(WorkKind::Script), None),
-            TemplateWork::Command { .. } | TemplateWork::SignedCommand { .. } | TemplateWork::Python { .. } => {
-                (Some(WorkKind::Action), None)
-            }
+            TemplateWork::Command { .. }
+            | TemplateWork::SignedCommand { .. }
+            | TemplateWork::Python { .. }
+            | TemplateWork::Container { .. } => (Some(WorkKind::Action), None),
             TemplateWork::Import { source, .. } => (Some(WorkKind::Import), Some(source)),
             TemplateWork::Export { target, .. } => (Some(WorkKind::Export), Some(target)),
             TemplateWork::Null => (None, None),

@@ -18,7 +18,7 @@ use crate::placement::SiteSelector;
 use crate::reading::{Fields, Report};
 use crate::resources::Resources;
 use crate::value::Type;
-use crate::workflow::{Action, Input, OnDisconnect, Output, ResourcePlaces, Retry, StartMode, Step, Work, Workflow};
+use crate::workflow::{Input, OnDisconnect, Output, ResourcePlaces, Retry, StartMode, Step, Work, Workflow};
 use crate::yaml::Node;
 
 /// What a workflow file refers to and does not hold itself.
@@ -27,13 +27,13 @@ pub trait Surroundings {
     ///
     /// # Errors
     /// Why there is no such action, in a sentence without a full stop.
-    fn action(&self, reference: &str) -> Result<Action, String>;
+    fn action(&self, reference: &str) -> Result<Work, String>;
 
     /// Resolves what stands after `action:` below `source:`, an action of another kind.
     ///
     /// # Errors
     /// As for [`Self::action`].
-    fn source(&self, reference: &str) -> Result<Action, String> {
+    fn source(&self, reference: &str) -> Result<Work, String> {
         Err(format!("there is no source {reference} here"))
     }
 

@@ -102,8 +102,9 @@ pub fn action_schema() -> Value {
                                 of which starts a run.",
             },
             "runtime": {
-                "enum": ["command", "python"],
-                "description": "command: a process of its own. python: a function, called in a process that serves many.",
+                "enum": ["command", "python", "container"],
+                "description": "command: a process of its own. python: a function, called in a process that serves many. \
+                                container: a container of its own.",
             },
             "command": {
                 "type": "array", "minItems": 1, "items": { "type": ["string", "number", "boolean"] },
@@ -118,6 +119,11 @@ pub fn action_schema() -> Value {
                 "type": "string",
                 "description": "With `runtime: python`: a file of the folder that names the packages it needs, as pip \
                                 reads it.",
+            },
+            "image": {
+                "type": "string", "pattern": "@sha256:[0-9a-f]{64}$|^\\./.",
+                "description": "With `runtime: container`: an image of a registry with its digest, as \
+                                `docker.io/library/debian@sha256:…`, or an archive of one in the folder, as `./image.tar`.",
             },
             "description": { "type": "string" },
             "labels": {
@@ -139,8 +145,13 @@ pub fn action_schema() -> Value {
             "then": { "properties": { "runtime": { "const": "python" } }, "required": ["runtime"] },
         }],
         "if": { "properties": { "runtime": { "const": "python" } }, "required": ["runtime"] },
-        "then": { "required": ["handler"], "properties": { "command": false } },
-        "else": { "required": ["command"], "properties": { "handler": false, "requirements": false } },
+        "then": { "required": ["handler"], "properties": { "command": false, "image": false } },
+        "else": {
+            "properties": { "handler": false, "requirements": false },
+            "if": { "properties": { "runtime": { "const": "container" } }, "required": ["runtime"] },
+            "then": { "required": ["image"] },
+            "else": { "required": ["command"], "properties": { "image": false } },
+        },
         "additionalProperties": false,
         "$defs": definitions(),
     })
@@ -215,7 +226,7 @@ fn definitions() -> Value {
                             the site say.",
         }),
     );
-    let network = "Whether it reaches the network where its isolation would keep it from it.";
+    let network = "Whether it reaches the network where its isolation or its container would keep it from it.";
     define("network", json!({ "type": "boolean", "description": network }));
     let labels = json!({
         "type": "object", "minProperties": 1,

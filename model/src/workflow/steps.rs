@@ -98,7 +98,7 @@ pub(super) fn read_source<'node>(
     let fields = report.fields(&entry.value, "a source", SOURCE_FIELDS);
     let reference = fields.get("action").and_then(|node| Some((node.place, report.text(node, "an action")?)));
     let work = match reference.map(|(place, reference)| (place, surroundings.source(reference))) {
-        Some((_, Ok(action))) => Work::Python(action),
+        Some((_, Ok(work))) => work,
         Some((place, Err(message))) => {
             report.error(place, message, None);
             Work::Null
@@ -130,8 +130,7 @@ fn read_work(report: &mut Report, step: &Entry, fields: &Fields<'_>, surrounding
         (None, Some(node), false) => {
             let Some(reference) = report.text(node, "an action") else { return Work::Null };
             match surroundings.action(reference) {
-                Ok(action) if action.command.is_empty() => Work::Python(action),
-                Ok(action) => Work::Action(action),
+                Ok(work) => work,
                 Err(message) => {
                     report.error(node.place, message, None);
                     // Of which nothing is known, so that nothing more is said about how it is used.
@@ -203,8 +202,8 @@ fn read_step_outputs(report: &mut Report, fields: &Fields<'_>, work: &Work) -> I
         (Work::Action(_), declared) if fields.get("command").is_some() => {
             declared.map(|node| report.outputs(node)).unwrap_or_default()
         }
-        (Work::Action(action) | Work::Python(action), None) => action.outputs.clone(),
-        (Work::Action(action) | Work::Python(action), Some(node)) => {
+        (Work::Action(action) | Work::Python(action) | Work::Container(action), None) => action.outputs.clone(),
+        (Work::Action(action) | Work::Python(action) | Work::Container(action), Some(node)) => {
             let help = Some("leave `outputs` out: the action declares them".to_owned());
             report.error(node.place, format!("the outputs of the action `{}` are its own", action.name), help);
             action.outputs.clone()

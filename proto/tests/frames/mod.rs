@@ -159,6 +159,8 @@ fn template() -> impl Strategy<Value = StepTemplate> {
         (vec(text(), 0..4), object(), vec(signature(), 1..3))
             .prop_map(|(command, bundle, signatures)| { TemplateWork::SignedCommand { command, bundle, signatures } }),
         (object(), vec(signature(), 0..3)).prop_map(|(bundle, signatures)| TemplateWork::Python { bundle, signatures }),
+        (object(), vec(signature(), 0..3))
+            .prop_map(|(bundle, signatures)| TemplateWork::Container { bundle, signatures }),
         (text(), any::<bool>())
             .prop_map(|(source, directory)| TemplateWork::Import { source: source.into(), directory }),
         Just(TemplateWork::Null),

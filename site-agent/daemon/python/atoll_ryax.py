@@ -65,9 +65,26 @@ class Adapter:
 
         return call
 
+    def wrap_source(self, run):
+        def call(source, values):
+            import asyncio
+
+            self.enter()
+            self.is_used = True
+            try:
+                given = {name: self.given(name, value) for name, value in values.items()}
+                self.calling(lambda: asyncio.run(run(Service(self, source), given)))
+            finally:
+                self.leave()
+
+        return call
+
     def handle(self, handler, given):
+        return self.calling(lambda: handler(given))
+
+    def calling(self, call):
         try:
-            return handler(given)
+            return call()
         except Exception as error:
             if not any(known.__name__ == "RyaxException" for known in type(error).__mro__):
                 raise
@@ -205,6 +222,36 @@ class Adapter:
             found = {os.fsdecode(name): os.fsdecode(value) for name, _, value in variables}
         os.unlink(exports)
         return {name: found[name] for name in self.outputs if name in found}
+
+
+class Service:
+    """What the function of a source is given (RyaxSourceProtocol)."""
+
+    def __init__(self, adapter, source):
+        self.adapter = adapter
+        self.source = source
+
+    async def create_run(self, data, running_time=0.001, status=None):
+        """Starts a run with these outputs. Returns when that is certain."""
+        if getattr(status, "name", "DONE") == "ERROR":
+            print("the source says that it could not start a run", file=sys.stderr, flush=True)
+            return
+        if not isinstance(data, dict):
+            self.adapter.refuse("create_run was given %s, and a dict of outputs is asked for" % named(data))
+        record = {}
+        for name, declared in self.adapter.outputs.items():
+            value = data.get(name)
+            if value is not None:
+                record[name] = self.adapter.fitting(name, declared, value)
+            elif not declared["optional"]:
+                raise self.adapter.fault(self.adapter.missing, "the output %s is missing" % name)
+        self.source.emit(record)
+
+    async def create_run_error(self):
+        await self.create_run({}, status=types.SimpleNamespace(name="ERROR"))
+
+    def get_output_definitions(self):
+        return {name: dict(declared, name=name) for name, declared in self.adapter.outputs.items()}
 
 
 def empty(folder, kept):

@@ -9,7 +9,7 @@ use std::time::Duration;
 use anyhow::Context as _;
 use atoll_model::id::JournalId;
 use atoll_model::resources::IsolationProfile;
-use atoll_model::session::{EXPORT_RUNTIME, PYTHON_RUNTIME};
+use atoll_model::session::{CONTAINER_RUNTIME, EXPORT_RUNTIME, PYTHON_RUNTIME};
 use atoll_model::time::Timestamp;
 use site_agent_core::event::{Arrival, Found};
 use site_agent_core::{Agent, Boot, Event};
@@ -178,17 +178,10 @@ impl Running {
         let (executor, attempts, executing) = local::start(options)?;
         let recovered = open_journal(&data_dir.join("journal"), config.journal)?;
         let (journal, snapshot, facts, checkpoint_bytes) = recovered.into_parts();
-        let clock = Clock::start();
-        let core = core_config(
-            config,
-            &identity,
-            (executor.has_python(), isolation),
-            journal.identity().0,
-            clock.booted_at(),
-        )?;
+        let (clock, tasks) = (Clock::start(), TaskTracker::new());
+        let core = core_config(config, &identity, (&executor, isolation), journal.identity().0, clock.booted_at())?;
         let arrivals = arrivals(&store).context("what was fetched cannot be found again")?;
         let (agent, step) = Agent::recover(core, snapshot, facts, Found { attempts, arrivals }, clock.read());
-        let tasks = TaskTracker::new();
         let client = http_client(&identity).context("no client for transfers")?;
         let credentials = link_handle.credentials();
         let direct = Direct::new(&identity, data_dir).context("no client for other agents")?;
@@ -236,6 +229,7 @@ fn local_options(
         exports: config.exports.clone(),
         withheld: withheld.clone(),
         python: find_python(config),
+        engine: find_engine(config),
         log_bytes_max: LOG_BYTES_MAX,
         logs,
         tell,
@@ -324,15 +318,41 @@ fn find_python(config: &Config) -> Option<local::Interpreter> {
     }
 }
 
+/// What starts containers at the site, if anything does. Without it work for containers goes to other sites.
+fn find_engine(config: &Config) -> Option<local::ContainerEngine> {
+    if config.slurm.is_some() {
+        // Nodes of a cluster have their own images, and what is here says nothing of what is there.
+        return None;
+    }
+    match local::ContainerEngine::find(&config.container, &config.data_dir, &config.slots_dir()) {
+        Ok(found) => {
+            if let Some(engine) = &found {
+                tracing::info!(program = %engine.program().display(), "containers can run here");
+            }
+            found
+        }
+        Err(error) => {
+            let error = format!("{:#}", anyhow::Error::new(error));
+            tracing::warn!(error, "no containers can run here");
+            None
+        }
+    }
+}
+
 fn core_config(
     config: &Config,
     identity: &Identity,
-    (has_python, isolation): (bool, &local::Confining),
+    (executor, isolation): (&Executor, &local::Confining),
     new_journal: u128,
     booted_at: Timestamp,
 ) -> anyhow::Result<site_agent_core::Config> {
-    let runtimes = ["command", EXPORT_RUNTIME].into_iter().chain(has_python.then_some(PYTHON_RUNTIME));
-    let runtimes = runtimes.chain(isolation.strict.is_ok().then_some(IsolationProfile::STRICT_RUNTIME));
+    let found = [
+        (PYTHON_RUNTIME, executor.has_python()),
+        (CONTAINER_RUNTIME, executor.has_containers()),
+        (IsolationProfile::STRICT_RUNTIME, isolation.strict.is_ok()),
+    ];
+    let found = found.into_iter().filter_map(|(runtime, is_there)| is_there.then_some(runtime));
+    let runtimes = ["command", EXPORT_RUNTIME].into_iter().chain(found);
     Ok(site_agent_core::Config {
         agent: identity.agent,
         new_journal: JournalId::from_bits(new_journal),

@@ -80,6 +80,7 @@ pub fn measure_calls(data_dir: &Path, alone: u32, at_once: u32) -> anyhow::Resul
         store,
         python: Some(python),
         emitted: tokio::sync::mpsc::unbounded_channel().0,
+        engine: None,
         slurm: None,
         log_bytes_max: 1 << 20,
         logs: Arc::default(),

@@ -1,10 +1,12 @@
 //! The agent's configuration: a TOML file, then the environment, then flags; each wins over the one before it.
 
+mod container;
 mod isolation;
 mod joined;
 mod offered;
 mod outside;
 mod python;
+mod sizes;
 mod slurm;
 
 use std::collections::BTreeMap;
@@ -17,12 +19,14 @@ use atoll_model::diagnostic::Diagnostic;
 use atoll_model::id::SiteName;
 use atoll_model::limits::EVICTION_IDLE;
 use atoll_model::policy::SitePolicy;
-use serde::{Deserialize, Deserializer};
+use serde::Deserialize;
 
+pub use self::container::{ContainerSettings, EngineChoice};
 pub use self::isolation::IsolationSettings;
 pub(crate) use self::offered::found_gpus;
 pub use self::outside::{Exports, Imports};
 pub use self::python::PythonSettings;
+use self::sizes::{deserialize_bytes, parse_bytes};
 pub use self::slurm::{ExecutorKind, SlurmSettings};
 use crate::scrub::ScrubSettings;
 
@@ -71,6 +75,8 @@ pub struct Config {
     pub stop_work_on_exit: bool,
     /// What actions with the runtime `python` run in.
     pub python: PythonSettings,
+    /// What actions with the runtime `container` are started by.
+    pub container: ContainerSettings,
     /// The program that shims are started from: this one, unless a test says otherwise.
     pub shim_program: Option<ShimProgram>,
     /// How executions become jobs, where they do.
@@ -156,6 +162,7 @@ pub struct Overrides {
     pub closed: Option<String>,
     pub stop_work_on_exit: Option<bool>,
     pub python: Option<PythonSettings>,
+    pub container: Option<ContainerSettings>,
     #[serde(skip)]
     pub shim_program: Option<ShimProgram>,
     pub executor: Option<ExecutorKind>,
@@ -194,6 +201,8 @@ pub enum ConfigError {
     Amount { name: String, amount: f64 },
     #[error("slurm: {0}")]
     Slurm(String),
+    #[error("container: {0}")]
+    Container(String),
     #[error("no data directory is given, and there is no HOME to put it in")]
     NoHome,
 }
@@ -271,6 +280,7 @@ impl Config {
             server: said.server,
             stop_work_on_exit: said.stop_work_on_exit.unwrap_or(false),
             python: said.python.unwrap_or_default().checked()?,
+            container: said.container.unwrap_or_default().checked()?,
             shim_program: said.shim_program,
             slurm: match said.executor.unwrap_or_default() {
                 ExecutorKind::Local => None,
@@ -307,6 +317,7 @@ impl Config {
             server: None,
             stop_work_on_exit: false,
             python: PythonSettings::default(),
+            container: ContainerSettings::default(),
             shim_program: None,
             slurm: None,
             isolation: IsolationSettings::default(),
@@ -370,6 +381,7 @@ impl Overrides {
                 text.parse().map_err(|_| "neither true nor false".to_owned())
             })?,
             python: parsed(variable, "PYTHON", |text| Ok(PythonSettings::of_program(text.into())))?,
+            container: None,
             shim_program: None,
             executor: None,
             slurm: None,
@@ -423,38 +435,6 @@ fn parse_labels(text: &str) -> Result<BTreeMap<String, String>, String> {
             Some(_) | None => Err(format!("{pair:?} is not a label: NAME=VALUE")),
         })
         .collect()
-}
-
-/// Reads a size: a number of bytes, or one with `KB`, `MB`, `GB`, `TB`, `KiB`, `MiB`, `GiB`, `TiB`.
-fn parse_bytes(text: &str) -> Result<u64, String> {
-    let wrong = || format!("{text:?} is not a size such as 512MiB");
-    let digits = text.find(|character: char| !character.is_ascii_digit()).unwrap_or(text.len());
-    let unit = match text[digits..].trim() {
-        "" | "B" => 1,
-        "KB" => 1_000,
-        "MB" => 1_000_000,
-        "GB" => 1_000_000_000,
-        "TB" => 1_000_000_000_000,
-        "KiB" => 1 << 10,
-        "MiB" => 1 << 20,
-        "GiB" => 1 << 30,
-        "TiB" => 1 << 40,
-        _ => return Err(wrong()),
-    };
-    text[..digits].parse::<u64>().ok().and_then(|number| number.checked_mul(unit)).ok_or_else(wrong)
-}
-
-fn deserialize_bytes<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<u64>, D::Error> {
-    #[derive(Deserialize)]
-    #[serde(untagged)]
-    enum Size {
-        Bytes(u64),
-        Text(String),
-    }
-    match Size::deserialize(deserializer)? {
-        Size::Bytes(bytes) => Ok(Some(bytes)),
-        Size::Text(text) => parse_bytes(&text).map(Some).map_err(serde::de::Error::custom),
-    }
 }
 
 #[cfg(test)]

@@ -4,6 +4,7 @@
 mod batch;
 mod commands;
 mod containers;
+mod engine;
 mod identity;
 mod machine;
 mod ports;
@@ -67,6 +68,9 @@ pub(crate) async fn diagnose(config: &Config, token: Option<&str>) -> Result<Dia
     checks.extend(machine::judge(&machine));
     checks.extend(batch);
     checks.extend(containers);
+    let settings = config.clone();
+    let engine = tokio::task::spawn_blocking(move || engine::look(&settings));
+    checks.extend(engine.await.expect("a look does not panic"));
     Ok(Diagnosis { site, server: addresses, data_dir: config.data_dir.clone(), checks })
 }
 

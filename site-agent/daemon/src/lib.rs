@@ -18,6 +18,7 @@ pub mod link;
 mod lock;
 mod logs;
 mod measure;
+mod programs;
 mod scrub;
 mod shim;
 pub mod simulated;
@@ -36,8 +37,8 @@ pub use calls::{CallFigures, measure_calls};
 pub use doctor::{Check, CheckState, Diagnosis};
 
 pub use config::{
-    Config, ConfigError, ExecutorKind, Exports, Imports, IsolationSettings, JournalBackend, Overrides, PythonSettings,
-    ShimProgram, SlurmSettings,
+    Config, ConfigError, ContainerSettings, EngineChoice, ExecutorKind, Exports, Imports, IsolationSettings,
+    JournalBackend, Overrides, PythonSettings, ShimProgram, SlurmSettings,
 };
 pub use scrub::ScrubSettings;
 

@@ -2,6 +2,7 @@
 //! started it, and answers the next one. See `ARCHITECTURE.md`, "Shims and slots".
 
 pub(crate) mod connection;
+pub(crate) mod container;
 mod directory;
 mod emitting;
 mod enclosure;
@@ -25,6 +26,8 @@ use std::fs::{self, File};
 use std::io;
 use std::os::unix::net::UnixListener;
 use std::process::ExitCode;
+
+pub(crate) use isolation::UNPROTECTED;
 
 pub(crate) use directory::{KEPT, OUT, SOCKET, STDERR, STDOUT, keep_logs, make_private, remove_whatever};
 

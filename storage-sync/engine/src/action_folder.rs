@@ -5,7 +5,7 @@ mod ryax;
 use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Component, Path};
 
-use atoll_model::action::{MANIFEST_NAME, MANIFEST_NAMES, Manifest, Python, Runtime, examine};
+use atoll_model::action::{Container, Image, MANIFEST_NAME, MANIFEST_NAMES, Manifest, Python, Runtime, parse};
 use atoll_model::diagnostic::{Diagnostic, Place};
 
 use crate::store::error::IngestError;
@@ -52,17 +52,15 @@ pub fn read_action(folder: &Path, shown: &Path) -> Result<(Manifest, String), Ve
         let place = Place { line: 1, column: 1, start: 0, end: 0 };
         vec![Diagnostic { file: file.clone(), place, message: format!("it cannot be read: {error}"), help }]
     })?;
-    let manifest = examine(&file, &text)?;
-    let mut faults: Vec<Diagnostic> = match &manifest.runtime {
+    let manifest = parse(&file, &text)?;
+    let faults: Vec<Diagnostic> = match &manifest.runtime {
         Runtime::Command => program_fault(&file, folder, &manifest).into_iter().collect(),
         Runtime::Python(python) => match &python.ryax {
             Some(ryax) => ryax::faults(&file, folder, python, ryax),
             None => python_fault(&file, folder, python).into_iter().collect(),
         },
+        Runtime::Container(container) => container_fault(&file, folder, container).into_iter().collect(),
     };
-    if faults.is_empty() {
-        faults.extend(manifest.refusal(&file));
-    }
     if faults.is_empty() { Ok((manifest, text)) } else { Err(faults) }
 }
 
@@ -89,6 +87,17 @@ fn python_fault(file: &str, folder: &Path, python: &Python) -> Option<Diagnostic
     }
     let message = format!("there is no file `{}` in the folder of the action", requirements.file);
     fault(requirements.place, message, "add it")
+}
+
+/// What is wrong with the image, as far as that can be told without a registry.
+fn container_fault(file: &str, folder: &Path, container: &Container) -> Option<Diagnostic> {
+    let Image::Archive(archive) = &container.image else { return None };
+    if folder.join(archive).is_file() {
+        return None;
+    }
+    let message = format!("there is no file `{archive}` in the folder of the action");
+    let help = Some(format!("make it: `podman save --output {archive} IMAGE`, or with docker"));
+    Some(Diagnostic { file: file.to_owned(), place: container.place, message, help })
 }
 
 /// What is wrong with the program, as far as that can be told here: one that is not in the folder is looked up at a site.

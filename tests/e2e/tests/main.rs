@@ -4,6 +4,7 @@
 mod actions;
 mod bad_input;
 mod bucket_moods;
+mod containers;
 mod cut_off;
 mod data;
 mod doctor;

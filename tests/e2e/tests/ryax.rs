@@ -137,13 +137,13 @@ fn the_example_runs_as_it_stands_and_has_a_script_on_demand() -> Result<()> {
 }
 
 #[test]
-fn sources_of_ryax_are_checked_wholly_and_not_taken_yet() -> Result<()> {
+fn sources_of_ryax_are_checked_wholly() -> Result<()> {
     let folder = tempfile::tempdir()?;
     let mut count = 0;
     for entry in fs::read_dir(root()?.join("tests/e2e/ryax/sources"))? {
         let source = entry?.path();
         let checked = check(&source)?;
-        assert!(messages(&checked)[0].contains("is a source of Ryax"), "{checked:#}");
+        assert_eq!((&checked["valid"], &checked["kind"]), (&json!(true), &json!("source")), "{checked:#}");
         let copied = folder.path().join("source");
         fs::create_dir_all(&copied)?;
         fs::copy(source.join("ryax_metadata.yaml"), copied.join("ryax_metadata.yaml"))?;
@@ -152,6 +152,50 @@ fn sources_of_ryax_are_checked_wholly_and_not_taken_yet() -> Result<()> {
         count += 1;
     }
     assert_eq!(count, 3);
+    Ok(())
+}
+
+#[test]
+fn sources_of_ryax_start_the_runs_of_workflows_that_are_deployed() -> Result<()> {
+    let cluster = Cluster::start(Options { sites: vec!["edge"], ..Options::default() })?;
+    for name in ["metronome", "just-once", "any-form"] {
+        let folder = root()?.join("tests/e2e/ryax/sources").join(name);
+        let pushed = cluster.call(&["action", "push", &folder.display().to_string()])?;
+        ensure!(pushed.code == 0, "{name}: {} {}", pushed.stdout, pushed.stderr);
+    }
+    let deploy = |name: &str, source: &str, input: &str| -> Result<()> {
+        let file = cluster.directory().join(format!("{name}.yaml"));
+        let text = format!(
+            "workflow: {name}\nsource: {source}\ninputs: {{ {input} }}\nsteps: {{ next: {{ executor: null }} }}\noutputs: {{ it: \"${{{{ inputs.{} }}}}\" }}\n",
+            input.split(':').next().unwrap_or_default()
+        );
+        fs::write(&file, text)?;
+        let deployed = cluster.call(&["workflow", "deploy", &file.display().to_string(), "--json"])?;
+        ensure!(deployed.code == 0, "{name}: {} {}", deployed.stdout, deployed.stderr);
+        Ok(())
+    };
+    let outputs_of = |name: &str| -> Result<Vec<Value>> {
+        let listed = cluster.call(&["runs", "--workflow", name, "--state", "succeeded", "--json"])?.json()?;
+        let runs = listed["runs"].as_array().context("runs")?;
+        Ok(runs.iter().rev().map(|run| run["outputs"]["it"].clone()).collect())
+    };
+    deploy("ticking", "{ action: metronome@1.0, with: { period: 0.05 } }", "tick: integer")?;
+    cluster.eventually("three runs", || Ok(outputs_of("ticking")?.len() >= 3))?;
+    let mut ticks: Vec<i64> = outputs_of("ticking")?.iter().filter_map(Value::as_i64).collect();
+    ticks.sort_unstable();
+    assert_eq!(ticks[..3], [1, 2, 3]);
+    deploy("once", "{ action: just-once@1.0 }", "at: string")?;
+    cluster.eventually("it has ended", || {
+        Ok(cluster.call(&["workflow", "show", "once", "--json"])?.json()?["state"] == "ended")
+    })?;
+    cluster.eventually("its run", || Ok(outputs_of("once")?.len() == 1))?;
+    deploy("form", "{ action: any-form@1.0 }", "name: { type: string, default: none }")?;
+    cluster.eventually("it says that it could not", || {
+        let shown = cluster.call(&["workflow", "show", "form", "--json"])?.json()?;
+        let run = shown["source"]["run"].as_str().context("its run")?.to_owned();
+        Ok(cluster.call(&["logs", &run])?.stdout.contains("could not start a run"))
+    })?;
+    assert_eq!(outputs_of("form")?.len(), 0);
     Ok(())
 }
 

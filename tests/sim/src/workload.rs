@@ -8,7 +8,7 @@ use atoll_model::action::ActionReference;
 use atoll_model::id::{Attempt, ExecutionId, ObjectId, StepIndex};
 use atoll_model::session::TemplateOutput;
 use atoll_model::value::{FileName, FileRef, ObjectKind, ObjectRef, Type, Value};
-use atoll_model::workflow::{Action, ActionInput, Output, Surroundings, Workflow, parse};
+use atoll_model::workflow::{Action, ActionInput, Output, Surroundings, Work, Workflow, parse};
 use site_agent_core::event::ExitKind;
 
 use crate::rng::{Rng, mix};
@@ -45,7 +45,7 @@ pub(crate) const ZONES: [&str; 2] = ["north", "south"];
 struct Pushed;
 
 impl Surroundings for Pushed {
-    fn action(&self, reference: &str) -> Result<Action, String> {
+    fn action(&self, reference: &str) -> Result<Work, String> {
         let reference = reference.parse::<ActionReference>().map_err(|error| error.to_string())?;
         let number = reference.name.trim_start_matches("tool-");
         let number = number.parse::<u64>().map_err(|error| error.to_string())?;
@@ -55,7 +55,7 @@ impl Surroundings for Pushed {
         let outputs = file.into_iter().chain(values).map(|(name, output)| (name.to_owned(), output));
         let input = |name: &str| (name.to_owned(), ActionInput { r#type: Type::Any, default: Some(Value::Null) });
         let bundle = bundle(number);
-        Ok(Action {
+        Ok(Work::Action(Action {
             name: reference.name,
             version: reference.version,
             bundle: Some(bundle.id),
@@ -64,7 +64,7 @@ impl Surroundings for Pushed {
             inputs: ["a0", "a1", "more", "item", "text", "data"].iter().map(|name| input(name)).collect(),
             outputs: outputs.collect(),
             resources: None,
-        })
+        }))
     }
 }
 

@@ -140,6 +140,7 @@ impl ControlPlane {
             Work::Script(script) => TemplateWork::Script(script.clone()),
             Work::Action(action) => self.command_of(run, action),
             Work::Python(action) => self.python_of(run, action),
+            Work::Container(action) => self.container_of(run, action),
             Work::Import { source, directory } => {
                 TemplateWork::Import { source: source.clone(), directory: *directory }
             }
@@ -153,6 +154,7 @@ impl ControlPlane {
             TemplateWork::Command { .. }
             | TemplateWork::SignedCommand { .. }
             | TemplateWork::Python { .. }
+            | TemplateWork::Container { .. }
             | TemplateWork::Import { .. }
             | TemplateWork::Null
             | TemplateWork::Export { .. } => 256,

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use atoll_model::elements::ElementSet;
 use atoll_model::id::{Attempt, ExecutionId, RunId, SiteId, StepIndex};
-use atoll_model::session::{EXPORT_RUNTIME, PYTHON_RUNTIME};
+use atoll_model::session::{CONTAINER_RUNTIME, EXPORT_RUNTIME, PYTHON_RUNTIME};
 use atoll_model::value::ObjectRef;
 use atoll_model::workflow::{Step, Work};
 
@@ -418,6 +418,7 @@ pub(crate) fn requirement(step: &Step, run_seconds: f64) -> Requirement<'_> {
         Work::Script(_) | Work::Action(_) => Some("command"),
         Work::Export { .. } => Some(EXPORT_RUNTIME),
         Work::Python(_) => Some(PYTHON_RUNTIME),
+        Work::Container(_) => Some(CONTAINER_RUNTIME),
         Work::Import { .. } | Work::Null => None,
     };
     Requirement { selector: &step.site, resources: &step.resources, runtime, run_seconds }

@@ -6,7 +6,7 @@ use std::time::Duration;
 use atoll_model::id::{Attempt, ExecutionId, RunId};
 use atoll_model::session::Outcome;
 use atoll_model::value::Value;
-use atoll_model::workflow::{Action, Deployable, Output, Surroundings, parse_deployable};
+use atoll_model::workflow::{Action, Deployable, Output, Surroundings, Work, parse_deployable};
 use indexmap::IndexMap;
 
 use super::registry::{bundle, name, push};
@@ -22,11 +22,11 @@ const FED: &str = "workflow: fed\nsource: { action: clean@1, site: edge }\ninput
 struct Gauge;
 
 impl Surroundings for Gauge {
-    fn action(&self, reference: &str) -> Result<Action, String> {
+    fn action(&self, reference: &str) -> Result<Work, String> {
         Err(format!("there is no action {reference}"))
     }
 
-    fn source(&self, reference: &str) -> Result<Action, String> {
+    fn source(&self, reference: &str) -> Result<Work, String> {
         let (name, version) = reference.split_once('@').ok_or("no version")?;
         let number = Output {
             r#type: atoll_model::value::Type::Integer,
@@ -34,7 +34,7 @@ impl Surroundings for Gauge {
             listed: false,
             place: Default::default(),
         };
-        Ok(Action {
+        Ok(Work::Python(Action {
             name: name.to_owned(),
             version: version.to_owned(),
             bundle: Some(bundle(1).id),
@@ -43,7 +43,7 @@ impl Surroundings for Gauge {
             inputs: IndexMap::new(),
             outputs: IndexMap::from_iter([("n".to_owned(), number)]),
             resources: None,
-        })
+        }))
     }
 }
 

@@ -6,7 +6,7 @@ use std::time::Duration;
 use atoll_model::id::{ObjectId, RunId};
 use atoll_model::session::Outcome;
 use atoll_model::value::{ObjectKind, ObjectRef};
-use atoll_model::workflow::{Action, Surroundings, Workflow, parse};
+use atoll_model::workflow::{Surroundings, Work, Workflow, parse};
 
 use super::world::{World, interrupted, object};
 use crate::view::RunState;
@@ -46,9 +46,9 @@ impl Version {
 }
 
 impl Surroundings for Version {
-    fn action(&self, _: &str) -> Result<Action, String> {
+    fn action(&self, _: &str) -> Result<Work, String> {
         let manifest = atoll_model::action::parse("action.yaml", MANIFEST).map_err(|errors| format!("{errors:?}"))?;
-        Ok(manifest.into_action(Some(self.bundle()), 100))
+        Ok(manifest.into_work(Some(self.bundle()), 100))
     }
 }
 

@@ -5,10 +5,10 @@ use std::time::Duration;
 
 use atoll_model::action::{ActionKind, ActionReference, BundleSignature, PublicKey};
 use atoll_model::id::{Attempt, ExecutionId, ObjectId, RunId};
-use atoll_model::session::{NotStartedReason, Outcome, SiteCommand, TemplateWork};
+use atoll_model::session::{CONTAINER_RUNTIME, NotStartedReason, Outcome, SiteCommand, TemplateWork};
 use atoll_model::time::Timestamp;
 use atoll_model::value::{ObjectKind, ObjectRef};
-use atoll_model::workflow::{Action, Surroundings, parse};
+use atoll_model::workflow::{Surroundings, Work, parse};
 
 use super::world::{World, object};
 use crate::view::{RunState, RunTags};
@@ -55,7 +55,7 @@ pub(super) fn push(world: &mut World, named: &str, number: u8, signatures: &[u8]
 struct Pushed(Arc<Registry>);
 
 impl Surroundings for Pushed {
-    fn action(&self, reference: &str) -> Result<Action, String> {
+    fn action(&self, reference: &str) -> Result<Work, String> {
         let reference = reference.parse::<ActionReference>().map_err(|error| error.to_string())?;
         self.0.action(&ActionName { project: "default".to_owned(), reference })
     }
@@ -151,6 +151,25 @@ fn sites_are_given_the_signatures_that_a_bundle_has() {
     });
     let (command, signatures) = (vec!["./clean".to_owned()], vec![signature(1), signature(2)]);
     assert_eq!(prepared, Some(TemplateWork::SignedCommand { command, bundle: bundle(20), signatures }));
+}
+
+#[test]
+fn a_container_goes_to_a_site_that_can_start_one_as_its_bundle_alone() {
+    let mut world = World::with_sites(&["edge"]);
+    world.join("hpc", &[]);
+    world.agents.get_mut("hpc").unwrap().runtimes = vec!["command".to_owned(), CONTAINER_RUNTIME.to_owned()];
+    world.connect("hpc");
+    world.carry_out_deletes();
+    world.ask(Request::RecordUpload { object: bundle(20), key: None }).unwrap();
+    let manifest = "name: clean\nversion: \"1.0\"\nruntime: container\nimage: ./image.tar\n";
+    let version = Box::new(ActionVersion { manifest: Arc::from(manifest), ..*version(20, &[1]) });
+    world.ask(Request::PushAction { name: name("1.0"), version }).unwrap();
+    submit(&mut world, USES);
+    let prepared = world.commands("hpc").into_iter().find_map(|command| match command {
+        SiteCommand::Prepare(template) => Some(template.work),
+        _ => None,
+    });
+    assert_eq!(prepared, Some(TemplateWork::Container { bundle: bundle(20), signatures: vec![signature(1)] }));
 }
 
 fn refused(answer: Result<Response, Rejection>) -> String {

@@ -17,7 +17,7 @@ use atoll_model::session::{
 };
 use atoll_model::time::Timestamp;
 use atoll_model::value::{FileName, FileRef, ObjectKind, ObjectRef, Value};
-use atoll_model::workflow::{Action, Surroundings, Workflow, parse};
+use atoll_model::workflow::{Surroundings, Work, Workflow, parse};
 use indexmap::IndexMap;
 
 use crate::view::{ExecutionState, RunState, RunTags};
@@ -29,7 +29,7 @@ use crate::{
 struct Nothing;
 
 impl Surroundings for Nothing {
-    fn action(&self, reference: &str) -> Result<Action, String> {
+    fn action(&self, reference: &str) -> Result<Work, String> {
         Err(format!("there is no action {reference}"))
     }
 }

@@ -96,14 +96,14 @@ fn read_record(workflow: &Workflow, said: &v1::EmittedRecord) -> Result<EmittedR
 #[cfg(test)]
 mod tests {
     use atoll_model::value::Value;
-    use atoll_model::workflow::{Action, Surroundings, parse};
+    use atoll_model::workflow::{Surroundings, Work, parse};
 
     use super::*;
 
     struct Nothing;
 
     impl Surroundings for Nothing {
-        fn action(&self, reference: &str) -> Result<Action, String> {
+        fn action(&self, reference: &str) -> Result<Work, String> {
             Err(format!("there is no action {reference}"))
         }
     }

@@ -5,7 +5,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use atoll_model::action::{self, ActionKind, ActionReference};
 use atoll_model::value::{Value, from_json};
-use atoll_model::workflow::{Action, Given, Surroundings, TakenIn, Workflow};
+use atoll_model::workflow::{Given, Surroundings, TakenIn, Work, Workflow};
 use control_plane_core::{ActionName, Registry, Rejection};
 use indexmap::IndexMap;
 use serde::Deserialize;
@@ -33,15 +33,15 @@ pub(super) struct Sent {
     registry: Arc<Registry>,
     project: String,
     /// What was resolved already: many steps may name the same.
-    resolved: Mutex<BTreeMap<(String, ActionKind), Result<Action, String>>>,
+    resolved: Mutex<BTreeMap<(String, ActionKind), Result<Work, String>>>,
 }
 
 impl Surroundings for Sent {
-    fn action(&self, reference: &str) -> Result<Action, String> {
+    fn action(&self, reference: &str) -> Result<Work, String> {
         self.find(reference, ActionKind::Processor)
     }
 
-    fn source(&self, reference: &str) -> Result<Action, String> {
+    fn source(&self, reference: &str) -> Result<Work, String> {
         self.find(reference, ActionKind::Source)
     }
 
@@ -64,12 +64,12 @@ impl Sent {
         Self { actions, inputs, registry, project, resolved: Mutex::default() }
     }
 
-    fn find(&self, reference: &str, kind: ActionKind) -> Result<Action, String> {
+    fn find(&self, reference: &str, kind: ActionKind) -> Result<Work, String> {
         let mut resolved = self.resolved.lock().unwrap_or_else(PoisonError::into_inner);
         resolved.entry((reference.to_owned(), kind)).or_insert_with(|| self.resolve(reference, kind)).clone()
     }
 
-    fn resolve(&self, reference: &str, kind: ActionKind) -> Result<Action, String> {
+    fn resolve(&self, reference: &str, kind: ActionKind) -> Result<Work, String> {
         if ActionReference::is_meant_by(reference) {
             let reference = reference.parse::<ActionReference>().map_err(|error| error.to_string())?;
             return self.registry.action_of(&ActionName { project: self.project.clone(), reference }, kind);
@@ -80,7 +80,7 @@ impl Sent {
         let object = object.map_err(|error: atoll_model::id::ParseIdError| error.to_string())?;
         let manifest = action::parse(&format!("{reference}/action.yaml"), &sent.manifest)
             .map_err(|diagnostics| diagnostics.iter().map(ToString::to_string).collect::<Vec<_>>().join("; "))?;
-        Ok(manifest.of_kind(kind)?.into_action(object, sent.bytes))
+        Ok(manifest.of_kind(kind)?.into_work(object, sent.bytes))
     }
 
     /// The values that the run brings along, of the types that the workflow declares.

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use atoll_model::id::RunId;
-use atoll_model::workflow::{Action, Surroundings, parse};
+use atoll_model::workflow::{Surroundings, Work, parse};
 use control_plane_core::view::{ExecutionPage, LedgerFilter, RunFilter};
 use control_plane_core::{Rejection, Request, Response};
 use storage_sync_journal::{JournalError, MemoryDisk};
@@ -17,7 +17,7 @@ use crate::testing::{Core, Schema, fresh};
 struct Alone;
 
 impl Surroundings for Alone {
-    fn action(&self, reference: &str) -> Result<Action, String> {
+    fn action(&self, reference: &str) -> Result<Work, String> {
         Err(format!("there is no action {reference}"))
     }
 }

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use atoll_model::id::{RunId, TokenId};
-use atoll_model::workflow::{Action, Surroundings, parse};
+use atoll_model::workflow::{Surroundings, Work, parse};
 use control_plane_core::view::{RunState, RunTags};
 use control_plane_core::{Config, ControlPlane, Event, Request, RequestId};
 
@@ -21,7 +21,7 @@ const DAY: Duration = Duration::from_secs(24 * 3_600);
 struct Alone;
 
 impl Surroundings for Alone {
-    fn action(&self, reference: &str) -> Result<Action, String> {
+    fn action(&self, reference: &str) -> Result<Work, String> {
         Err(format!("there is no action {reference}"))
     }
 }

@@ -6,7 +6,7 @@ use std::ops::RangeInclusive;
 
 use indexmap::IndexMap;
 
-use super::{RyaxType, output};
+use super::{RyaxKind, RyaxType, output};
 use crate::reading::{Fields, Report};
 use crate::suggestion::did_you_mean;
 use crate::value::Value;
@@ -139,10 +139,11 @@ pub(super) fn read_inputs(
 pub(super) fn read_outputs(
     report: &mut Report,
     node: Option<&Node>,
+    kind: RyaxKind,
 ) -> (IndexMap<String, Output>, IndexMap<String, RyaxType>) {
     let (mut outputs, mut types) = (IndexMap::new(), IndexMap::new());
     for Declared { name, r#type, optional, fields, .. } in read_declared(report, node, "outputs", 64, &[]) {
-        outputs.insert(name.clone(), output(&r#type, optional, fields.place));
+        outputs.insert(name.clone(), output(&r#type, kind, optional, fields.place));
         types.insert(name, r#type);
     }
     (outputs, types)

@@ -4,19 +4,19 @@ use std::time::Duration;
 
 use super::fields::At;
 use crate::reading::Report;
-use crate::resources::Resources;
+use crate::resources::{Gpus, Resources};
 use crate::value::Value;
 use crate::yaml::Node;
 
 /// An action gets more than this.
 const MEMORY_BYTES_MIN: u64 = 32 << 20;
 
-/// Reads `spec.resources`: what is asked for, and whether a GPU is.
-pub(super) fn read_resources(report: &mut Report, node: &Node) -> (Resources, bool) {
+/// Reads `spec.resources`.
+pub(super) fn read_resources(report: &mut Report, node: &Node) -> Resources {
     let at = At::top().key("spec").key("resources");
     let mut resources = Resources::default();
     let Some(fields) = at.mapping(report, node, &["cpu", "memory", "time", "gpu"], &[]) else {
-        return (resources, false);
+        return resources;
     };
     let mut invalid = |name: &str, node: &Node, expected: &str| {
         let message = format!("`{}` is {expected}, not {}", at.key(name), node.described());
@@ -40,13 +40,14 @@ pub(super) fn read_resources(report: &mut Report, node: &Node) -> (Resources, bo
             invalid("time", node, "a number with the unit s, m, h or d, or one of seconds, and at least 1s");
         }
     }
-    let gpu = fields.get("gpu");
-    if let Some(node) = gpu
-        && !matches!(node.to_value(), Value::Integer(count) if count >= 1)
-    {
-        invalid("gpu", node, "a number of GPUs, at least 1");
+    if let Some(node) = fields.get("gpu") {
+        let count = if let Value::Integer(count) = node.to_value() { u32::try_from(count).ok() } else { None };
+        resources.gpus = count.filter(|count| *count >= 1).map(|count| Gpus { count, kind: None });
+        if resources.gpus.is_none() {
+            invalid("gpu", node, "a number of GPUs, at least 1");
+        }
     }
-    (resources, gpu.is_some())
+    resources
 }
 
 fn number(node: &Node) -> Option<f64> {

@@ -32,6 +32,7 @@ impl Overrides {
             server: later.server.or(self.server),
             stop_work_on_exit: later.stop_work_on_exit.or(self.stop_work_on_exit),
             python: later.python.or(self.python),
+            container: later.container.or(self.container),
             shim_program: later.shim_program.or(self.shim_program),
             executor: later.executor.or(self.executor),
             slurm: later.slurm.or(self.slurm),

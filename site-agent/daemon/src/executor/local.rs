@@ -6,9 +6,11 @@ mod attempts;
 mod cgroups;
 mod collect;
 mod confining;
+mod containers;
 mod environments;
 mod exports;
 mod gpus;
+mod images;
 mod imports;
 mod live;
 mod orders;
@@ -61,6 +63,7 @@ use self::workers::{Staged, Workers};
 
 pub(crate) use self::cgroups::{Survey, survey};
 pub(crate) use self::confining::Confining;
+pub(crate) use self::containers::ContainerEngine;
 pub(crate) use self::gpus::counted;
 pub(crate) use self::live::{LogPlace, LogPlaces};
 pub(crate) use self::python::Interpreter;
@@ -87,6 +90,8 @@ pub(crate) struct LocalOptions {
     pub withheld: Withheld,
     /// The Python that actions run in, if there is one.
     pub python: Option<Interpreter>,
+    /// What starts containers, if there is anything.
+    pub engine: Option<ContainerEngine>,
     /// Bytes of one log that are kept; the middle of a longer one is dropped.
     pub log_bytes_max: u64,
     pub logs: LogPlaces,
@@ -167,6 +172,7 @@ pub(crate) struct Executor {
     orders: Sender<Order>,
     bell: Arc<OwnedFd>,
     has_python: bool,
+    has_containers: bool,
 }
 
 impl std::fmt::Debug for Executor {
@@ -187,6 +193,11 @@ impl Executor {
         self.has_python
     }
 
+    /// Whether containers can run here.
+    pub(crate) fn has_containers(&self) -> bool {
+        self.has_containers
+    }
+
     pub(crate) fn ring(&self) {
         // A counter that is full rings as well.
         let _ = rustix::io::write(&*self.bell, &1u64.to_ne_bytes());
@@ -200,7 +211,12 @@ impl Executor {
 pub(crate) fn start(mut options: LocalOptions) -> anyhow::Result<(Executor, Vec<FoundAttempt>, JoinHandle<()>)> {
     let (sender, orders) = channel();
     let bell = Arc::new(eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK)?);
-    let executor = Executor { orders: sender, bell: Arc::clone(&bell), has_python: options.python.is_some() };
+    let executor = Executor {
+        orders: sender,
+        bell: Arc::clone(&bell),
+        has_python: options.python.is_some(),
+        has_containers: options.engine.is_some(),
+    };
     let mut slots = Slots::open(&options)?;
     let mut attempts = Attempts::new(Arc::clone(&options.logs));
     let Recovered { mut found, stuck } = recovery::recover(&mut slots, &mut attempts, &options.meters)?;
@@ -232,6 +248,7 @@ pub(crate) fn start(mut options: LocalOptions) -> anyhow::Result<(Executor, Vec<
         python: options.python,
         emitted: options.emitted,
         emitting: BTreeSet::new(),
+        engine: options.engine,
         common: None,
         events: Vec::new(),
         meters: options.meters,
@@ -287,6 +304,7 @@ struct Local {
     emitted: UnboundedSender<Emitted>,
     /// Attempts that have emitted, and have not ended.
     emitting: BTreeSet<Key>,
+    engine: Option<ContainerEngine>,
     /// What the executions of the last step have in common.
     common: Option<(slot::StepKey, Arc<Common>)>,
     events: Vec<Event>,

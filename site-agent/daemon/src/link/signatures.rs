@@ -22,8 +22,9 @@ pub(super) fn drop_false(frame: &mut ControlFrame) {
             | SiteCommand::Withdraw { .. }
             | SiteCommand::Replicate { .. } => continue,
         };
-        let (TemplateWork::SignedCommand { bundle, signatures, .. } | TemplateWork::Python { bundle, signatures }) =
-            work
+        let (TemplateWork::SignedCommand { bundle, signatures, .. }
+        | TemplateWork::Python { bundle, signatures }
+        | TemplateWork::Container { bundle, signatures }) = work
         else {
             continue;
         };

@@ -1,7 +1,7 @@
 //! The directory of a slot: what an execution finds empty, and what it leaves.
 
 use std::fs::{self, File, OpenOptions};
-use std::io;
+use std::io::{self, Read as _, Seek as _, SeekFrom};
 use std::mem::MaybeUninit;
 use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
@@ -100,6 +100,29 @@ impl SlotDirectory {
     /// The folders that an execution may write to: its work directory, its temporary one, its outputs.
     pub(crate) fn own_folders(&self) -> [&Path; 3] {
         [&self.work, &self.tmp, &self.out]
+    }
+
+    pub(crate) fn path(&self) -> &Path {
+        &self.path
+    }
+
+    pub(crate) fn work(&self) -> &Path {
+        &self.work
+    }
+
+    pub(crate) fn out(&self) -> &Path {
+        &self.out
+    }
+
+    /// The end of what was written to standard error.
+    pub(crate) fn last_of_stderr(&self) -> String {
+        let mut text = Vec::new();
+        let read = File::open(self.path.join(STDERR)).and_then(|mut log| {
+            let length = log.metadata()?.len();
+            log.seek(SeekFrom::Start(length.saturating_sub(LAST_WORDS_BYTES)))?;
+            log.take(LAST_WORDS_BYTES).read_to_end(&mut text)
+        });
+        read.map(|_| String::from_utf8_lossy(&text).into_owned()).unwrap_or_default()
     }
 
     /// Where everything is that a worker uses, by the names that the action protocol has for it.

@@ -15,6 +15,9 @@ use super::directory::SOCKET;
 
 use super::protocol::{Isolation, Setup};
 
+/// What is said of a slot that has no namespaces and was to have some.
+pub(crate) const UNPROTECTED: &str = "lent files are checked after each use";
+
 /// Puts this process, and so all that it starts, into a mount namespace of its own. What could not be had is said in
 /// `complaints`.
 pub(crate) fn isolate(setup: &Setup, complaints: &mut Vec<String>) -> Isolation {
@@ -24,16 +27,14 @@ pub(crate) fn isolate(setup: &Setup, complaints: &mut Vec<String>) -> Isolation 
     let isolation = match enter_namespace() {
         Ok(isolation) => isolation,
         Err(error) => {
-            complaints
-                .push(format!("no mount namespace is to be had ({error}): lent files are checked after each use"));
+            complaints.push(format!("no mount namespace is to be had ({error}): {UNPROTECTED}"));
             return Isolation::Nothing;
         }
     };
     match protect(setup) {
         Ok(()) => isolation,
         Err(error) => {
-            complaints
-                .push(format!("folders cannot be shown read-only ({error}): lent files are checked after each use"));
+            complaints.push(format!("folders cannot be shown read-only ({error}): {UNPROTECTED}"));
             Isolation::Nothing
         }
     }

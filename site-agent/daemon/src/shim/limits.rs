@@ -244,7 +244,7 @@ fn enter(folder: &Path) -> io::Result<()> {
 }
 
 /// The number after a name at the start of a line; 0 if there is none.
-fn field(text: &str, name: &str) -> u64 {
+pub(super) fn field(text: &str, name: &str) -> u64 {
     text.lines()
         .filter_map(|line| line.split_once(' '))
         .find(|(field, _)| *field == name)

@@ -13,11 +13,15 @@ use atoll_model::time::Timestamp;
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
+use super::container::Container;
+
 pub(crate) const PROTOCOL_VERSION: u8 = 3;
 /// Shims tell small outputs since this version.
 pub(crate) const TELLS_OUTPUTS: u8 = 2;
 /// Shims have workers that are called ([`ToShim::Call`]) since this version.
 pub(crate) const CALLS_WORKERS: u8 = 2;
+/// Shims run containers ([`ToShim::Contain`]) since this version.
+pub(crate) const RUNS_CONTAINERS: u8 = 3;
 
 /// Shims hand on what sources emit ([`FromShim::Emitted`]) since this version.
 pub(crate) const HANDS_ON_RECORDS: u8 = 3;
@@ -111,6 +115,8 @@ pub(crate) enum ToShim {
     Taken { key: Key, taken: Taken },
     /// A start or call, under terms. Only for shims that know [`KEEPS_TERMS`].
     Under { terms: Terms, start: Box<Self> },
+    /// As [`ToShim::Start`], but each runs in a container of its own. Only for shims that know [`RUNS_CONTAINERS`].
+    Contain { common: Common, container: Box<Container>, orders: Vec<Order> },
 }
 
 /// What the control plane says of records.
@@ -169,7 +175,7 @@ pub(crate) type Variables = Vec<(Vec<u8>, Vec<u8>)>;
 /// What the orders of one batch have in common.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 pub(crate) struct Common {
-    /// Program (an absolute path) and arguments.
+    /// Program (an absolute path) and arguments; in a container as the image knows them, and none if its own are meant.
     pub command: Vec<Vec<u8>>,
     /// The environment, but for what an order adds or replaces.
     pub environment: Variables,
@@ -188,6 +194,9 @@ pub(crate) struct Common {
     /// of the first version know nothing of it.
     #[serde(skip)]
     pub worker: Option<Worker>,
+    /// What the command runs in, which goes beside this in [`ToShim::Contain`].
+    #[serde(skip)]
+    pub container: Option<Box<Container>>,
     /// It goes beside this too, in [`ToShim::Under`].
     #[serde(skip)]
     pub terms: Terms,
@@ -210,6 +219,7 @@ impl Common {
     pub(crate) fn version(&self) -> u8 {
         let needs = [
             (self.worker.is_some(), CALLS_WORKERS),
+            (self.container.is_some(), RUNS_CONTAINERS),
             (self.emits, HANDS_ON_RECORDS),
             (self.terms != Terms::default(), KEEPS_TERMS),
         ];

@@ -2,6 +2,8 @@
 //! notes how it ended.
 
 mod called;
+mod contained;
+mod process;
 mod starting;
 
 use std::collections::{BTreeMap, VecDeque};
@@ -13,8 +15,9 @@ use atoll_model::time::Timestamp;
 use nix::sys::resource::{UsageWho, getrusage};
 use rustix::event::{PollFd, PollFlags};
 use rustix::process::{Pid, Signal, pidfd_send_signal};
-use site_agent_spawn::{Child, Ended, Spawner};
+use site_agent_spawn::{Ended, Spawner};
 
+use super::container;
 use super::directory::SlotDirectory;
 use super::limits::Limits;
 use super::log::SlotLog;
@@ -25,6 +28,7 @@ use super::scratch::Scratch;
 use super::tree;
 use super::worker::Worker;
 use called::Leaving;
+use process::Process;
 
 /// How often a running execution is looked at though nothing has happened: orphans are reaped and logs bounded.
 const LOOK_INTERVAL: Duration = Duration::from_secs(1);
@@ -55,6 +59,10 @@ pub(crate) struct Runner {
     /// What was asked to end, since something else is to run here.
     leaving: Option<Leaving>,
     own_tmp: OwnTmp,
+    /// Whether a container may be noted in the slot that is to be removed.
+    contained: bool,
+    /// What the kernel had ended for its memory when the last container was started.
+    oom_kills_of_machine: u64,
 }
 
 #[derive(Debug)]
@@ -71,13 +79,6 @@ struct Current {
     stopped: Option<EndKind>,
     clearing: Option<Clearing>,
     scratch: Option<Scratch>,
-}
-
-/// What carries an execution out.
-#[derive(Debug)]
-enum Process {
-    Own(Child),
-    Called(Box<Worker>),
 }
 
 /// The main process has ended, and something that it started has not.
@@ -136,6 +137,8 @@ impl Runner {
             worker: None,
             leaving: None,
             own_tmp,
+            contained: false,
+            oom_kills_of_machine: 0,
         }
     }
 
@@ -157,8 +160,9 @@ impl Runner {
 
     /// Ends an attempt, running or not. One that is not known here has ended, and its end was told.
     pub(crate) fn kill(&mut self, key: Key) {
-        if let Some(current) = self.current.as_mut().filter(|current| current.key == key) {
-            current.cancel(Instant::now());
+        if self.current.as_ref().is_some_and(|current| current.key == key) {
+            self.end_container();
+            self.current.iter_mut().for_each(|current| current.cancel(Instant::now()));
         } else if let Some(place) = self.queue.iter().position(|(_, order)| order.key == key) {
             self.queue.remove(place);
             self.notices.push(Notice::GivenBack { key, killed: true });
@@ -207,7 +211,7 @@ impl Runner {
     pub(crate) fn sources(&self) -> impl Iterator<Item = PollFd<'_>> {
         let current = self.current.as_ref().filter(|current| current.clearing.is_none());
         let called = current.filter(|current| current.stopped.is_none()).and_then(|current| match &current.process {
-            Process::Own(_) => None,
+            Process::Own(_) | Process::Contained(_) => None,
             Process::Called(worker) => Some(worker.sources()),
         });
         let waiting = self.worker.as_ref().map(|worker| &worker.child);
@@ -275,7 +279,9 @@ impl Runner {
     /// the end of the last one is told of it before. The next start tries again if this fails.
     pub(crate) fn clean_up(&mut self) {
         if self.dirty && self.current.is_none() {
-            self.dirty = self.slot.clean().is_err();
+            let is_removed = !self.contained || container::remove_noted(self.slot.path()).is_ok();
+            self.contained = !is_removed;
+            self.dirty = self.slot.clean().is_err() || !is_removed;
         }
     }
 
@@ -291,7 +297,8 @@ impl Runner {
             return is_over;
         }
         if let Some((_, reason)) = current.deadline.take_if(|(deadline, _)| now >= *deadline) {
-            current.stop(reason);
+            self.end_container();
+            self.current.iter_mut().for_each(|current| current.stop(reason.clone()));
         }
         if self.hear_worker(now) {
             return true;
@@ -304,6 +311,10 @@ impl Runner {
                 true
             }
             Some(ended) => {
+                if ended.status.code().is_none() {
+                    self.end_container();
+                }
+                let Some(current) = &mut self.current else { return false };
                 current.clearing = Some(Clearing { ended, rounds: Rounds { count: 0, next: now } });
                 self.advance_current(now)
             }
@@ -333,6 +344,12 @@ impl Runner {
         let told = if let Process::Called(worker) = &current.process { worker.told_cpu_micros() } else { 0 };
         let cpu_micros = (children_cpu_micros - self.children_cpu_micros).saturating_sub(told);
         self.children_cpu_micros = children_cpu_micros;
+        if let Some(container) = &current.common.container {
+            let how = self.end_of_contained(&current, container, ended);
+            self.slot.bound_logs(current.common.log_bytes_max);
+            // How much memory it used the engine does not say.
+            return self.conclude(&current, how, finished_at, cpu_micros, 0);
+        }
         let ran_out_of_memory = self.limits.ran_out_of_memory();
         let stopped = current.stopped.clone();
         let how = match (ended.status.code(), ended.status.signal(), stopped) {
@@ -388,26 +405,6 @@ impl Current {
             // If it has ended by itself meanwhile, its own end counts.
             let _ = pidfd_send_signal(self.process.child(), Signal::KILL);
         }
-    }
-}
-
-impl Process {
-    fn child(&self) -> &Child {
-        match self {
-            Self::Own(child) => child,
-            Self::Called(worker) => &worker.child,
-        }
-    }
-
-    fn child_mut(&mut self) -> &mut Child {
-        match self {
-            Self::Own(child) => child,
-            Self::Called(worker) => &mut worker.child,
-        }
-    }
-
-    const fn is_worker(&self) -> bool {
-        matches!(self, Self::Called(_))
     }
 }
 

@@ -165,6 +165,9 @@ impl Server {
                     let orders = orders.into_iter().zip(inputs).map(|(order, inputs)| Order { inputs, ..order });
                     self.runner.enqueue(common, orders.collect());
                 }
+                ToShim::Contain { common, container, orders } => {
+                    self.runner.enqueue(Common { container: Some(container), ..common }, orders);
+                }
                 ToShim::Kill(key) => self.runner.kill(key),
                 ToShim::GiveBack { count } => self.runner.give_back(count),
                 ToShim::Forget(keys) => self.runner.forget(keys),

@@ -5,6 +5,7 @@
 
 mod authority;
 mod confined;
+mod containers;
 mod control;
 mod elsewhere;
 mod ends;

@@ -44,6 +44,8 @@ pub(super) struct ReadyAction {
     pub(super) manifest: Option<Arc<Manifest>>,
     /// The folder of the programs that were installed for it, where it names packages.
     pub(super) programs: Option<PathBuf>,
+    /// What the site's engine knows its image as, where it runs in one.
+    pub(super) image: Option<String>,
 }
 
 impl Actions {
@@ -77,7 +79,7 @@ impl Actions {
         let used = self.used.entry(bundle.id).or_insert(Used { at: Instant::now(), manifest: None });
         used.at = Instant::now();
         let manifest = match &template.work {
-            TemplateWork::SignedCommand { .. } | TemplateWork::Python { .. } => {
+            TemplateWork::SignedCommand { .. } | TemplateWork::Python { .. } | TemplateWork::Container { .. } => {
                 let manifest = match &used.manifest {
                     Some(manifest) => Arc::clone(manifest),
                     None => Arc::new(read_manifest(&folder)?),
@@ -91,7 +93,7 @@ impl Actions {
             | TemplateWork::Null
             | TemplateWork::Export { .. } => None,
         };
-        Ok(Some(ReadyAction { folder, manifest, programs: None }))
+        Ok(Some(ReadyAction { folder, manifest, programs: None, image: None }))
     }
 
     fn folder(&self, bundle: ObjectRef) -> Result<PathBuf, StagingFailure> {

@@ -64,6 +64,10 @@ impl Confining {
         let asked = &template.resources.confinement;
         let profile = self.settings.profile(asked.isolation);
         let scratch_bytes = self.settings.scratch_bytes(profile, asked.scratch_bytes);
+        if common.container.is_some() {
+            // That is what it is enclosed in, and engines need rights of their own.
+            return Ok(Common { terms: Terms { enclosed: None, scratch_bytes }, ..common });
+        }
         let is_strict = profile == IsolationProfile::Strict;
         if let Some(why) = self.strict.as_ref().err().filter(|_| is_strict) {
             return Err(OrderError::NoStrict { why: why.clone() });

@@ -39,6 +39,10 @@ pub(super) enum OrderError {
     NoPython,
     #[error("the action's own action.yaml names no Python handler")]
     NoHandler,
+    #[error("this site has nothing that starts containers")]
+    NoEngine,
+    #[error("the action's own action.yaml names no image")]
+    NoContainer,
     #[error("{variable} is {bytes} bytes long, more than a variable of the environment can hold: make it a file")]
     TooLong { variable: String, bytes: usize },
     #[error("{variable} holds a NUL character, which a variable of the environment cannot: make it a file")]
@@ -94,6 +98,7 @@ impl Surroundings {
             log_bytes_max: self.log_bytes_max,
             emits: false,
             worker: None,
+            container: None,
             terms: Terms::default(),
             confined: false,
             job_options: job_options(&template.resources),
@@ -127,6 +132,20 @@ impl Surroundings {
         Ok(environment)
     }
 
+    /// The environment in a container, where nothing is as it is at the site. `bundle` is the folder of its action there.
+    pub(super) fn environment_inside(&self, template: &StepTemplate, bundle: &str) -> Result<Variables, OrderError> {
+        let mut environment = Variables::new();
+        let mut set = |name: &str, value: &[u8]| set(&mut environment, name, value.to_vec());
+        for (name, value) in &template.environment {
+            set(name, value.as_bytes())?;
+        }
+        set("ATOLL_SITE", self.site.as_str().as_bytes())?;
+        set("ATOLL_ACTION", bundle.as_bytes())?;
+        set("ATOLL_RUN", template.run.to_string().as_bytes())?;
+        set("ATOLL_STEP", template.step_name.as_bytes())?;
+        Ok(environment)
+    }
+
     fn command(&self, template: &StepTemplate, bundle: Option<&Path>) -> Result<Vec<Vec<u8>>, OrderError> {
         let shell = || self.shell.as_os_str().as_bytes().to_vec();
         match &template.work {
@@ -150,7 +169,8 @@ impl Surroundings {
             TemplateWork::Import { .. }
             | TemplateWork::Null
             | TemplateWork::Export { .. }
-            | TemplateWork::Python { .. } => Err(OrderError::NoCommand),
+            | TemplateWork::Python { .. }
+            | TemplateWork::Container { .. } => Err(OrderError::NoCommand),
         }
     }
 
@@ -263,7 +283,7 @@ fn set(environment: &mut Variables, name: &str, value: Vec<u8>) -> Result<(), Or
     Ok(())
 }
 
-fn in_path(program: &str, path: &OsString) -> Option<PathBuf> {
+pub(super) fn in_path(program: &str, path: &OsString) -> Option<PathBuf> {
     if program.contains('/') {
         return None;
     }

@@ -272,7 +272,7 @@ impl ReadyAction {
         let manifest = self.manifest.as_deref()?;
         match &manifest.runtime {
             Runtime::Python(python) => Some((manifest, python)),
-            Runtime::Command => None,
+            Runtime::Command | Runtime::Container(_) => None,
         }
     }
 }

@@ -13,6 +13,7 @@ use super::cgroups::AgentCgroups;
 use super::slot::{Slot, SlotState};
 use super::slots::{LostSlot, Slots};
 use super::strays::{self, Search, Unkillable};
+use crate::shim::container::{LeftContainer, end_noted, remove_noted};
 use crate::shim::protocol::{End, EndKind, FromShim, Hello, Key, Left, LeftOutputs, SlotCgroups, ToShim};
 use crate::shim::{KEPT, OUT, keep_logs, log, remove_whatever};
 use crate::telemetry::Meters;
@@ -56,7 +57,7 @@ pub(super) fn recover(slots: &mut Slots, attempts: &mut Attempts, meters: &Meter
         } else {
             match conclude(&path, &cgroups) {
                 Ok(concluded) => ended.extend(concluded),
-                Err(error) if error.is::<Unkillable>() => {
+                Err(error) if error.is::<Unkillable>() || error.is::<LeftContainer>() => {
                     tracing::error!(slot = number, %error, "a slot is out of use");
                     slot.state = SlotState::Clearing;
                     found.extend(take_as_running(number, &path, attempts)?);
@@ -107,7 +108,11 @@ pub(super) fn conclude(path: &Path, cgroups: &SlotCgroups) -> anyhow::Result<Vec
         .filter(|(_, claim)| claim.boot == boot)
         .map(|(key, claim)| (*key, claim.clone()))
         .collect();
+    if let Err(error) = end_noted(path) {
+        tracing::warn!(path = %path.display(), %error, "what runs in a container is killed behind its engine's back");
+    }
     strays::end(&Search { slot: path, cgroups, claims: &here })?;
+    remove_noted(path)?;
     let interrupted = contents.claimed.into_iter().map(|(key, claim)| {
         let message = if claim.boot == boot {
             "the process that watched over it has died".to_owned()
@@ -198,6 +203,12 @@ pub(crate) fn has_work(slots_dir: &Path) -> anyhow::Result<bool> {
     Ok(false)
 }
 
+fn left_container(slot: &Path) {
+    if let Err(error) = remove_noted(slot) {
+        tracing::warn!(slot = %slot.display(), %error, "the next agent tries it again");
+    }
+}
+
 /// Ends everything that runs in the slots of an agent that does not run. Its ends stay in the slots' logs
 /// for the next agent.
 ///
@@ -208,7 +219,10 @@ pub(crate) fn stop_work(data_dir: &Path, slots_dir: &Path) -> anyhow::Result<()>
     for entry in entries {
         let Some(number) = entry?.file_name().to_str().and_then(|name| name.parse().ok()) else { continue };
         let mut slot = Slot::new(slots_dir, number);
-        let Some(hello) = slot.connect()? else { continue };
+        let Some(hello) = slot.connect()? else {
+            left_container(&slot.path);
+            continue;
+        };
         let Some(shim) = slot.shim_mut() else { continue };
         let mut left: Vec<Key> = hello.queued.iter().rev().copied().collect();
         left.extend(hello.running.map(|(key, _)| key));
@@ -236,6 +250,7 @@ pub(crate) fn stop_work(data_dir: &Path, slots_dir: &Path) -> anyhow::Result<()>
             // It may have gone meanwhile.
             let _ = rustix::process::kill_process(pid, rustix::process::Signal::KILL);
         }
+        left_container(&slot.path);
     }
     let cgroups = AgentCgroups::make(data_dir);
     let deadline = Instant::now() + GROUPS_PATIENCE;

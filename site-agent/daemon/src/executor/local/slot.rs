@@ -20,7 +20,7 @@ use crate::shim::protocol::{
     self, Common, FromShim, Hello, Isolation, Key, Order, Outputs, PROTOCOL_VERSION, SlotSetup, TELLS_OUTPUTS, Terms,
     ToShim,
 };
-use crate::shim::{LAST_WORDS, SOCKET, log, make_private, remove_whatever};
+use crate::shim::{LAST_WORDS, SOCKET, UNPROTECTED, log, make_private, remove_whatever};
 
 /// How long a shim may take to greet: it answers whatever it runs, unless the machine is at its end.
 const GREETING_TIMEOUT: Duration = Duration::from_secs(30);
@@ -67,6 +67,8 @@ pub(super) struct Shim {
     /// The worker that waits in it, as far as this process knows.
     pub warmth: Option<Warmth>,
     pub asked_back: bool,
+    /// Whether it has no namespaces of its own, which engines of containers want to make themselves.
+    pub is_plain: bool,
 }
 
 /// A shim that cannot be used.
@@ -114,7 +116,7 @@ impl Slot {
         remove_whatever(&self.path.join(LAST_WORDS)).map_err(prepare)?;
         let listener = UnixListener::bind(&socket).map_err(prepare)?;
         let stream = UnixStream::connect(&socket).map_err(prepare)?;
-        let confined = setup.confined;
+        let made = (setup.confined, setup.setup.no_namespace);
         let setup = serde_json::to_string(setup).map_err(|error| prepare(error.into()))?;
         let child = Command::new(&program.program)
             .args(&program.arguments)
@@ -126,7 +128,7 @@ impl Slot {
             .map_err(|source| ShimError::Start { program: program.program.clone(), source })?;
         let mut shim = Shim::new(stream).map_err(prepare)?;
         shim.child = Some(child);
-        shim.confined = Some(confined);
+        (shim.confined, shim.is_plain) = (Some(made.0), made.1);
         self.state = SlotState::Live(Box::new(shim));
         self.forgotten.clear();
         Ok(())
@@ -157,6 +159,9 @@ impl Slot {
                 let filters = (filters_of(hello.pid), filters_of(std::process::id()));
                 // What it has beyond this process is its own doing.
                 shim.confined = if let (Some(of_shim), Some(own)) = filters { Some(of_shim > own) } else { None };
+                // One that was to have some, and could not, has complained.
+                let is_unprotected = hello.complaints.iter().any(|complaint| complaint.ends_with(UNPROTECTED));
+                shim.is_plain = hello.isolation == Isolation::Nothing && !is_unprotected;
                 self.state = SlotState::Live(Box::new(shim));
                 Ok(Some(hello))
             }
@@ -191,6 +196,7 @@ impl Shim {
             idle_since: Instant::now(),
             warmth: None,
             asked_back: false,
+            is_plain: false,
         })
     }
 
@@ -234,9 +240,9 @@ impl Shim {
         self.connection.wants_to_write()
     }
 
-    /// Whether it can do what is asked for, as it is asked for.
+    /// Whether it can do what is asked for, and is made for it.
     pub(super) fn suits(&self, wanted: Wanted) -> bool {
-        self.confined == Some(wanted.confined) && self.version >= wanted.version
+        self.confined == Some(wanted.confined) && self.is_plain == wanted.plain && self.version >= wanted.version
     }
 
     pub(super) fn hand(&mut self, common: &Arc<Common>, order: Order, step: StepKey) {
@@ -270,7 +276,10 @@ impl Shim {
                     let inputs = orders.iter().map(|order| order.inputs.clone()).collect();
                     ToShim::Call { common, worker, orders, inputs }
                 }
-                None => ToShim::Start { common, orders },
+                None => match common.container.clone() {
+                    Some(container) => ToShim::Contain { common, container, orders },
+                    None => ToShim::Start { common, orders },
+                },
             };
             let is_plain = terms == Terms::default();
             self.connection.say(&if is_plain { start } else { ToShim::Under { terms, start: Box::new(start) } });

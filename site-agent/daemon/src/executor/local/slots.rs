@@ -30,15 +30,23 @@ pub(super) fn warmth(common: &Common) -> Option<Warmth> {
 /// What a slot must be for executions that have this in common.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Wanted {
+    /// The worker that they call.
     pub(super) warmth: Option<Warmth>,
     pub(super) confined: bool,
+    /// Without namespaces of its own.
+    pub(super) plain: bool,
     /// Of the protocol that its shim speaks, at least.
     pub(super) version: u8,
 }
 
 impl Wanted {
     pub(super) fn by(common: &Common) -> Self {
-        Self { warmth: warmth(common), confined: common.confined, version: common.version() }
+        Self {
+            warmth: warmth(common),
+            confined: common.confined,
+            plain: common.container.is_some(),
+            version: common.version(),
+        }
     }
 }
 
@@ -147,7 +155,7 @@ impl Slots {
         let empty = self.slots.values().find(|slot| matches!(slot.state, SlotState::Empty)).map(|slot| slot.number);
         let number =
             empty.unwrap_or_else(|| (0..).find(|number| !self.slots.contains_key(number)).expect("numbers do not end"));
-        self.start(number, wanted.confined)?;
+        self.start(number, wanted)?;
         Ok(number)
     }
 
@@ -170,7 +178,7 @@ impl Slots {
         cold.or_else(|| (others >= WARM_IDLE_MAX).then(longest_idle).flatten())
     }
 
-    fn start(&mut self, number: u32, confined: bool) -> Result<(), ShimError> {
+    fn start(&mut self, number: u32, wanted: Wanted) -> Result<(), ShimError> {
         let setup = Setup {
             slot: self.path(number),
             read_only: if self.folder.starts_with(&self.data_dir) {
@@ -179,11 +187,11 @@ impl Slots {
                 vec![self.data_dir.clone(), self.folder.clone()]
             },
             hidden: ["identity", "journal"].map(|name| self.data_dir.join(name)).to_vec(),
-            no_namespace: false,
+            no_namespace: wanted.plain,
             cgroups: self.cgroups.for_slot(number),
         };
         let slot = self.slots.entry(number).or_insert_with(|| Slot::new(&self.folder, number));
-        slot.start(&self.program, &SlotSetup { setup, confined, processes_max: self.processes_max })
+        slot.start(&self.program, &SlotSetup { setup, confined: wanted.confined, processes_max: self.processes_max })
     }
 
     pub(super) fn greeted(&mut self, number: u32, hello: &Hello) {

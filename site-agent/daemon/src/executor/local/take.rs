@@ -1,5 +1,6 @@
 //! What the executor does with each order, and with each notice of a shim.
 
+use std::path::PathBuf;
 use std::sync::Arc;
 
 use atoll_model::session::{FailureReason, Logs, StepTemplate, TemplateWork};
@@ -26,6 +27,7 @@ use crate::clock::wall_clock;
 use crate::emitted::Emitted;
 use crate::executor::slurm::Handed;
 use crate::shim::KEPT;
+use crate::shim::container::INPUTS;
 use crate::shim::protocol::{Common, End, EndKind, Isolation, Key, Left, Notice, Record, Taken, ToShim};
 use crate::telemetry::process_context;
 
@@ -126,7 +128,8 @@ impl Local {
             return self.not_started(key, FailureReason::NotExecutable, why);
         }
         let step = (template.run, template.step);
-        let staged = self.workers.staged_folder(key);
+        let is_contained = matches!(template.work, TemplateWork::Container { .. });
+        let staged = if is_contained { PathBuf::from(INPUTS) } else { self.workers.staged_folder(key) };
         let context =
             self.spans.as_ref().and_then(|_| process_context(template, key)).map(|context| context.to_string());
         let prepared = self.common(template, action).and_then(|common| {
@@ -199,6 +202,10 @@ impl Local {
             (TemplateWork::Python { .. }, Some(action)) => {
                 let interpreter = self.python.as_ref().ok_or(orders::OrderError::NoPython)?;
                 interpreter.common(&self.surroundings, template, action)?
+            }
+            (TemplateWork::Container { .. }, Some(action)) => {
+                let engine = self.engine.as_ref().ok_or(orders::OrderError::NoEngine)?;
+                engine.common(&self.surroundings, template, action, &self.workers.staged_home())?
             }
             (_, action) => self.surroundings.common(template, action.map(|action| action.folder.as_path()))?,
         };
@@ -418,6 +425,10 @@ impl Local {
             | EndKind::Interrupted { .. }
             | EndKind::Returned { .. }
             | EndKind::Failed { .. } => {
+                if matches!(&end.how, EndKind::Failed { reason: FailureReason::NotExecutable, .. }) {
+                    // Somebody may have removed the image.
+                    self.workers.doubt_images();
+                }
                 let stored = self.values_of(place, key, end);
                 self.events.push(Event::Exited { execution, attempt, exit: exit(end, bytes_in), stored });
             }

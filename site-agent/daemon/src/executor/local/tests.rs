@@ -38,6 +38,7 @@ fn options(data_dir: &Path) -> (LocalOptions, Receiver<Vec<Event>>) {
         withheld: Withheld::new(store.clone()),
         store,
         python: None,
+        engine: None,
         log_bytes_max: 1 << 20,
         logs: Arc::default(),
         tell: Arc::new(move |events| sender.send(events).unwrap()),

@@ -19,6 +19,7 @@ use super::attempts::Attempts;
 use super::collect::{self, Collection};
 use super::environments::{Environment, EnvironmentName, Environments, Installed};
 use super::exports::{Export, ExportRules};
+use super::images::{ImageName, ImageState, Images, Pulled};
 use super::imports::Import;
 use super::recovery::conclude;
 use super::slots::LostSlot;
@@ -44,6 +45,10 @@ enum Preparation {
     Stage(Staging),
     /// What some wait for was installed, or cannot be.
     Installed(Installed),
+    /// An image that some wait for is there, or cannot be had.
+    Pulled(Pulled),
+    /// A container could not be started.
+    DoubtImages,
     Locate(ObjectRef),
     LetActionsGo(LetActionsGo),
     /// To be handed on once everything that was asked for before is ready.
@@ -92,6 +97,8 @@ impl Workers {
             actions: Actions::open(options.store.clone(), &options.data_dir)?,
             environments: environments(options, &preparations)?,
             waiting: HashMap::new(),
+            images: images(options, &preparations)?,
+            waiting_for_image: HashMap::new(),
             store: options.store.clone(),
             executor: executor.clone(),
             tell: Arc::clone(&options.tell),
@@ -130,6 +137,15 @@ impl Workers {
     pub(super) fn let_actions_go(&self, order: LetActionsGo) {
         // Where it has ended, nothing is to be done any more.
         let _ = self.preparations.send(Preparation::LetActionsGo(order));
+    }
+
+    /// Where the inputs of attempts are made ready, each in a folder of its own.
+    pub(super) fn staged_home(&self) -> PathBuf {
+        self.stage.staged("")
+    }
+
+    pub(super) fn doubt_images(&self) {
+        let _ = self.preparations.send(Preparation::DoubtImages);
     }
 
     pub(super) fn locate(&self, object: ObjectRef) {
@@ -211,6 +227,7 @@ impl Workers {
 /// Why an action is not ready yet, or never will be.
 enum Lack {
     Waits(EnvironmentName),
+    WaitsForImage(ImageName),
     Failed(String),
 }
 
@@ -225,6 +242,17 @@ fn environments(options: &LocalOptions, preparations: &Sender<Preparation>) -> a
     Ok(Some(Environments::open(&options.data_dir, interpreter, Arc::new(tell))?))
 }
 
+fn images(options: &LocalOptions, preparations: &Sender<Preparation>) -> anyhow::Result<Option<Images>> {
+    let Some(engine) = options.engine.clone() else { return Ok(None) };
+    let preparations = Mutex::new(preparations.clone());
+    // The thread that takes it ends with the agent.
+    let tell = move |pulled| {
+        let preparations = preparations.lock().unwrap_or_else(PoisonError::into_inner);
+        let _ = preparations.send(Preparation::Pulled(pulled));
+    };
+    Ok(Some(Images::open(&options.data_dir, engine, Arc::new(tell))?))
+}
+
 /// Makes inputs and actions ready, and looks for objects, in order.
 struct Preparer {
     stage: Arc<Stage>,
@@ -233,6 +261,9 @@ struct Preparer {
     environments: Option<Environments>,
     /// What waits for an environment.
     waiting: HashMap<EnvironmentName, Vec<Staging>>,
+    /// Where the site has what starts containers.
+    images: Option<Images>,
+    waiting_for_image: HashMap<ImageName, Vec<Staging>>,
     store: SiteStore,
     executor: Executor,
     tell: Tell,
@@ -249,6 +280,12 @@ impl Preparer {
                     self.environments.as_mut().expect("installed by these").installed(installed);
                     waiting.into_iter().for_each(|staging| self.stage(staging));
                 }
+                Preparation::Pulled(pulled) => {
+                    let waiting = self.waiting_for_image.remove(&pulled.0).unwrap_or_default();
+                    self.images.as_mut().expect("pulled by these").pulled(pulled);
+                    waiting.into_iter().for_each(|staging| self.stage(staging));
+                }
+                Preparation::DoubtImages => self.images.iter_mut().for_each(Images::doubt),
                 Preparation::Locate(object) => self.locate(object),
                 Preparation::LetActionsGo(LetActionsGo { needed, idle, then }) => {
                     self.actions.let_go(&needed, idle);
@@ -265,9 +302,12 @@ impl Preparer {
     /// Makes an attempt ready, unless it waits for packages: then it is tried again when they are there.
     fn stage(&mut self, staging: Staging) {
         let action = match self.actions.ready(&staging.template) {
-            Ok(Some(action)) => match self.with_packages(action, &staging.template) {
+            Ok(Some(action)) => match self.with_all(action, &staging.template) {
                 Ok(action) => Ok(Some(action)),
                 Err(Lack::Waits(name)) => return self.waiting.entry(name).or_default().push(staging),
+                Err(Lack::WaitsForImage(name)) => {
+                    return self.waiting_for_image.entry(name).or_default().push(staging);
+                }
                 Err(Lack::Failed(message)) => Err(StagingFailure::new(FailureReason::NotExecutable, message)),
             },
             ready => ready,
@@ -278,6 +318,20 @@ impl Preparer {
         };
         self.executor.order(Order::Staged(staging.key, staged));
         self.executor.ring();
+    }
+
+    /// Adds what an action needs beside its folder.
+    fn with_all(&mut self, action: ReadyAction, template: &StepTemplate) -> Result<ReadyAction, Lack> {
+        let action = self.with_packages(action, template)?;
+        let declared = action.container().map(|(_, container)| container.image.clone());
+        let Some(((bundle, image), images)) = template.work.bundle().zip(declared).zip(self.images.as_mut()) else {
+            return Ok(action);
+        };
+        match images.ask(&image, &action.folder, bundle.id) {
+            ImageState::Ready(image) => Ok(ReadyAction { image: Some(image), ..action }),
+            ImageState::InWork(name) => Err(Lack::WaitsForImage(name)),
+            ImageState::Failed(message) => Err(Lack::Failed(message)),
+        }
     }
 
     fn with_packages(&mut self, action: ReadyAction, template: &StepTemplate) -> Result<ReadyAction, Lack> {

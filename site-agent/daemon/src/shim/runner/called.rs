@@ -47,7 +47,7 @@ impl Current {
     /// Ends it: a worker is asked to give up first, so that it can be called again.
     pub(super) fn cancel(&mut self, now: Instant) {
         match &mut self.process {
-            Process::Own(_) => self.stop(EndKind::Killed),
+            Process::Own(_) | Process::Contained(_) => self.stop(EndKind::Killed),
             Process::Called(worker) if self.clearing.is_none() => {
                 worker.cancel();
                 let at = self.deadline.as_ref().map_or(now + CANCEL_GRACE, |(at, _)| (*at).min(now + CANCEL_GRACE));
@@ -128,7 +128,7 @@ impl Runner {
     fn called(&mut self) -> Option<(Key, &mut Worker)> {
         let current = self.current.as_mut().filter(|current| current.stopped.is_none())?;
         match &mut current.process {
-            Process::Own(_) => None,
+            Process::Own(_) | Process::Contained(_) => None,
             Process::Called(worker) => Some((current.key, worker)),
         }
     }

@@ -71,6 +71,9 @@ impl Runner {
         if common.worker.is_some() {
             return self.call(common, order);
         }
+        if let Some(container) = &common.container {
+            return self.contain(common, container, order);
+        }
         self.limits.apply(common)?;
         // Everything else is inherited as it is: the work directory, no input, the slot's two logs.
         let program = self.prepared.program(common, &self.slot);

@@ -1,0 +1,239 @@
+//! The images that actions run in: had once at the site for all that name the same, by threads of their own, so that nothing
+//! else waits for it and no execution's time runs.
+
+use std::collections::{HashMap, HashSet};
+use std::fs::{self, File};
+use std::io;
+use std::os::unix::process::CommandExt as _;
+use std::path::{Path, PathBuf};
+use std::process::{Command, ExitStatus, Stdio};
+use std::sync::Arc;
+use std::thread;
+use std::time::{Duration, Instant};
+
+use atoll_model::action::Image;
+use atoll_model::id::ObjectId;
+
+use super::containers::ContainerEngine;
+use crate::programs::{ask, wait};
+use crate::shim::container::Engine;
+use crate::shim::make_private;
+
+/// So long a failure is told to those who ask for the same, before it is tried again.
+const FAILURE_KEPT: Duration = Duration::from_secs(30);
+const PULL_TIME_MAX: Duration = Duration::from_secs(1_800);
+const QUESTION_TIME_MAX: Duration = Duration::from_secs(30);
+/// Of what is told of a failure; all of it is in the log.
+const REASON_CHARS_MAX: usize = 600;
+/// What an engine knows the images by that came in an archive: the tag is the archive's digest.
+const OF_ARCHIVES: &str = "localhost/atoll";
+
+/// What makes up an image: its name with its digest, or the bundle and the path of its archive.
+pub(super) type ImageName = String;
+
+/// An image is there, and the engine knows it as this; or it cannot be had.
+pub(super) type Pulled = (ImageName, Result<String, String>);
+
+pub(super) struct Images {
+    home: PathBuf,
+    engine: ContainerEngine,
+    ready: HashMap<ImageName, String>,
+    in_work: HashSet<ImageName>,
+    failed: HashMap<ImageName, (Instant, String)>,
+    /// Takes what a thread has found out.
+    tell: Arc<dyn Fn(Pulled) + Send + Sync>,
+}
+
+/// What there is of an image that was asked for.
+pub(super) enum ImageState {
+    /// What the engine knows it as.
+    Ready(String),
+    /// Who asked is told when it is there.
+    InWork(ImageName),
+    Failed(String),
+}
+
+impl Images {
+    pub(super) fn open(
+        data_dir: &Path,
+        engine: ContainerEngine,
+        tell: Arc<dyn Fn(Pulled) + Send + Sync>,
+    ) -> io::Result<Self> {
+        let home = data_dir.join("images");
+        make_private(&home)?;
+        let (ready, in_work, failed) = Default::default();
+        Ok(Self { home, engine, ready, in_work, failed, tell })
+    }
+
+    /// The image of the action that stands in this folder.
+    pub(super) fn ask(&mut self, image: &Image, action: &Path, bundle: ObjectId) -> ImageState {
+        let (name, source) = match image {
+            Image::Registry(reference) => (reference.clone(), Source::Registry(reference.clone())),
+            Image::Archive(path) => (format!("{bundle}/{path}"), Source::Archive(action.join(path))),
+        };
+        if let Some(image) = self.ready.get(&name) {
+            return ImageState::Ready(image.clone());
+        }
+        if let Some((_, message)) = self.failed.get(&name).filter(|(at, _)| at.elapsed() < FAILURE_KEPT) {
+            return ImageState::Failed(message.clone());
+        }
+        if self.in_work.insert(name.clone()) {
+            self.pull(&name, source);
+        }
+        ImageState::InWork(name)
+    }
+
+    fn pull(&self, name: &str, source: Source) {
+        let log = self.home.join(format!("{}.log", &blake3::hash(name.as_bytes()).to_hex()[..32]));
+        let engine = (self.engine.engine, self.engine.program.clone());
+        let pull = Pull { engine: engine.0, program: engine.1, home: self.home.clone(), source, log };
+        let (tell, named) = (Arc::clone(&self.tell), name.to_owned());
+        let work = move || tell((named, pull.carry_out()));
+        if let Err(error) = thread::Builder::new().name("atoll-image".to_owned()).spawn(work) {
+            (self.tell)((name.to_owned(), Err(format!("no thread is to be had: {error}"))));
+        }
+    }
+
+    /// Takes note of what was told.
+    pub(super) fn pulled(&mut self, (name, result): Pulled) {
+        self.in_work.remove(&name);
+        match result {
+            Ok(image) => {
+                self.failed.remove(&name);
+                self.ready.insert(name, image);
+            }
+            Err(message) => {
+                tracing::warn!(image = name, message, "the image of an action cannot be had");
+                self.failed.insert(name, (Instant::now(), message));
+            }
+        }
+    }
+
+    /// A container could not be started: whether its image is still there is asked again.
+    pub(super) fn doubt(&mut self) {
+        self.ready.clear();
+    }
+}
+
+#[derive(Debug)]
+enum Source {
+    Registry(String),
+    /// A file of this machine.
+    Archive(PathBuf),
+}
+
+/// What a thread does for one image.
+struct Pull {
+    engine: Engine,
+    program: PathBuf,
+    home: PathBuf,
+    source: Source,
+    log: PathBuf,
+}
+
+impl Pull {
+    fn carry_out(&self) -> Result<String, String> {
+        let had = File::create(&self.log).and_then(|_| match &self.source {
+            Source::Registry(reference) if self.engine == Engine::Apptainer => {
+                self.as_file(reference.as_bytes(), "pull", &[format!("docker://{reference}")])
+            }
+            Source::Registry(reference) => self.pull(reference),
+            Source::Archive(path) => {
+                let digest = digest(path)?;
+                if self.engine == Engine::Apptainer {
+                    let forms = ["docker-archive", "oci-archive"].map(|form| format!("{form}:{}", path.display()));
+                    self.as_file(digest.as_bytes(), "build", &forms)
+                } else {
+                    self.load(path, &digest)
+                }
+            }
+        });
+        had.map_err(|error| {
+            let what = match &self.source {
+                Source::Registry(reference) => reference.clone(),
+                Source::Archive(path) => path.file_name().unwrap_or_default().to_string_lossy().into_owned(),
+            };
+            format!("the image {what} cannot be had: {error} (all of it is in {})", self.log.display())
+        })
+    }
+
+    fn pull(&self, reference: &str) -> io::Result<String> {
+        if !self.has(reference) {
+            self.run(&["pull", "--quiet", reference])?;
+        }
+        Ok(reference.to_owned())
+    }
+
+    /// Loads an archive. Whatever names of images are in it, the engine then knows it by its digest.
+    fn load(&self, path: &Path, digest: &str) -> io::Result<String> {
+        let tag = format!("{OF_ARCHIVES}:{digest}");
+        if self.has(&tag) {
+            return Ok(tag);
+        }
+        let said = self.run(&["load", "--input", &path.to_string_lossy()])?;
+        match loaded(&said).as_slice() {
+            [image] => self.run(&["tag", image, &tag]).map(|_| tag),
+            [] => Err(io::Error::other("there is no image in it")),
+            several => Err(io::Error::other(format!("there are {} images in it: save one alone", several.len()))),
+        }
+    }
+
+    /// Makes the one file that Apptainer runs, in the first of these forms that it is in.
+    fn as_file(&self, name: &[u8], how: &str, forms: &[String]) -> io::Result<String> {
+        let file = self.home.join(format!("{}.sif", &blake3::hash(name).to_hex()[..32]));
+        let next = file.with_extension("next");
+        let mut outcome = Ok(());
+        for form in forms.iter().filter(|_| !file.exists()) {
+            outcome = self.run(&[how, "--force", &next.to_string_lossy(), form]).map(drop);
+            if outcome.is_ok() {
+                File::open(&next)?.sync_all()?;
+                fs::rename(&next, &file)?;
+            }
+        }
+        outcome.map(|()| file.to_string_lossy().into_owned())
+    }
+
+    fn has(&self, image: &str) -> bool {
+        let mut asking = Command::new(&self.program);
+        asking.args(["image", "inspect", "--format", "{{.Id}}", image]);
+        ask(&mut asking, QUESTION_TIME_MAX).is_ok_and(|said| said.status.success())
+    }
+
+    /// Runs the engine; what it said since is in the log, and returned.
+    fn run(&self, words: &[&str]) -> io::Result<String> {
+        let before = usize::try_from(fs::metadata(&self.log)?.len()).unwrap_or_default();
+        let log = File::options().append(true).open(&self.log)?;
+        let mut command = Command::new(&self.program);
+        command.args(words).stdin(Stdio::null()).stdout(log.try_clone()?).stderr(log).process_group(0);
+        let status: ExitStatus = wait(&mut command.spawn()?, PULL_TIME_MAX)?;
+        let said = fs::read(&self.log)?.get(before..).map(String::from_utf8_lossy).unwrap_or_default().into_owned();
+        if status.success() { Ok(said) } else { Err(io::Error::other(reason(&said))) }
+    }
+}
+
+fn digest(path: &Path) -> io::Result<String> {
+    let mut hasher = blake3::Hasher::new();
+    hasher.update_reader(File::open(path)?)?;
+    Ok(hasher.finalize().to_hex().to_string())
+}
+
+/// What an engine says that it has loaded.
+fn loaded(said: &str) -> Vec<&str> {
+    let named = |line| {
+        ["Loaded image: ", "Loaded image ID: ", "Loaded image(s): "]
+            .iter()
+            .find_map(|begin| str::strip_prefix(line, begin))
+    };
+    said.lines().filter_map(named).flat_map(|names| names.split(',')).map(str::trim).collect()
+}
+
+/// What an engine says last of what is wrong.
+fn reason(said: &str) -> String {
+    let lines: Vec<&str> = said.lines().map(str::trim).filter(|line| !line.is_empty()).collect();
+    let is_error = |line: &&&str| ["Error", "FATAL", "error"].iter().any(|begin| line.starts_with(begin));
+    let line = lines.iter().rfind(is_error).or(lines.last()).copied().unwrap_or("nothing is said of why");
+    line.chars().take(REASON_CHARS_MAX).collect()
+}
+
+#[cfg(test)]
+mod tests;

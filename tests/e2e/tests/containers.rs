@@ -1,0 +1,98 @@
+//! Actions that are containers, from the folder that somebody makes to the container at a site.
+
+use std::fs;
+use std::os::unix::fs::symlink;
+use std::path::Path;
+use std::process::Command;
+
+use anyhow::{Context as _, Result, ensure};
+use e2e_tests::{Cluster, Options};
+use serde_json::{Value, json};
+
+/// Whether this machine has what these tests need. A complete run of the tests takes no for a failure.
+fn has_podman() -> bool {
+    let works = Command::new("podman").arg("info").output().is_ok_and(|said| said.status.success());
+    if works && Path::new("/bin/busybox").exists() {
+        return true;
+    }
+    eprintln!("SKIPPED: there is no podman that answers, or no static busybox (busybox-static)");
+    assert!(std::env::var_os("CI").is_none(), "CI has podman");
+    false
+}
+
+fn podman(arguments: &[&str]) -> Result<String> {
+    let said = Command::new("podman").args(arguments).output()?;
+    ensure!(said.status.success(), "podman {arguments:?}: {}", String::from_utf8_lossy(&said.stderr));
+    Ok(String::from_utf8_lossy(&said.stdout).into_owned())
+}
+
+/// An image with a shell, in an archive; podman itself does not know it any more. Returns its id.
+fn write_image(scratch: &Path, archive: &Path) -> Result<String> {
+    let root = scratch.join("root");
+    fs::create_dir_all(root.join("bin"))?;
+    fs::copy("/bin/busybox", root.join("bin/busybox"))?;
+    for name in ["sh", "cat", "wc", "ls"] {
+        symlink("busybox", root.join("bin").join(name))?;
+    }
+    let unique = scratch.file_name().context("a folder")?.to_string_lossy().to_lowercase();
+    fs::write(root.join("unique"), &unique)?;
+    let (name, packed) = (format!("localhost/{unique}"), scratch.join("root.tar").display().to_string());
+    let packing = Command::new("tar").arg("-C").arg(&root).args(["-cf", &packed, "."]).status()?;
+    ensure!(packing.success(), "tar");
+    let id = podman(&["import", "--quiet", &packed, &name])?;
+    podman(&["save", "--quiet", "--output", &archive.display().to_string(), &name])?;
+    podman(&["rmi", &name])?;
+    Ok(id.trim().trim_start_matches("sha256:").to_owned())
+}
+
+const WORKFLOW: &str = r#"workflow: lines
+steps:
+  make: { site: hpc, foreach: "${{ range(4) }}", with: { n: "${{ index }}" }, run: 'seq 1 "$n" > "$ATOLL_OUTPUTS/text"', outputs: { text: file } }
+  count: { site: edge, action: line-count@0.1, foreach: "${{ steps.make.outputs.text }}", with: { text: "${{ item }}" } }
+outputs:
+  lines: ${{ steps.count.outputs.lines }}
+"#;
+
+#[test]
+fn an_action_that_was_just_made_runs_in_a_container_at_a_site_without_a_registry() -> Result<()> {
+    if !has_podman() {
+        return Ok(());
+    }
+    let cluster = Cluster::two_sites()?;
+    let folder = cluster.directory().join("line-count");
+    let path = folder.display().to_string();
+    let made = cluster.call(&["action", "init", "--runtime", "container", &path])?;
+    ensure!(made.code == 0, "{} {}", made.stdout, made.stderr);
+    let checked = cluster.call(&["action", "check", &path])?;
+    ensure!(checked.code == 2 && checked.stderr.contains("there is no file `image.tar`"), "{}", checked.stderr);
+    ensure!(checked.stderr.contains("podman save"), "what to do: {}", checked.stderr);
+    let image = write_image(cluster.directory(), &folder.join("image.tar"))?;
+    let pushed = cluster.call(&["action", "push", &path])?;
+    ensure!(pushed.code == 0, "{} {}", pushed.stdout, pushed.stderr);
+    let shown = cluster.run(WORKFLOW, &[])?;
+    assert_eq!((&shown["state"], &shown["outputs"]["lines"]), (&json!("succeeded"), &json!([0, 1, 2, 3])), "{shown:#}");
+    podman(&["rmi", "--force", &image])?;
+    Ok(())
+}
+
+#[test]
+fn a_site_without_an_engine_gets_no_containers_and_says_why() -> Result<()> {
+    if !has_podman() {
+        return Ok(());
+    }
+    let cluster = Cluster::start(Options { sites: vec!["edge"], ..Options::default() })?;
+    let settings = cluster.directory().join("none.toml");
+    fs::write(&settings, "[container]\nengine = \"none\"\n")?;
+    let doctor = |more: &[&str]| -> Result<Value> {
+        let said = cluster.call(&[&["site", "doctor", "--json", "--data-dir"], more].concat())?;
+        let diagnosis: Value = serde_json::from_str(&said.stdout).with_context(|| said.stderr.clone())?;
+        let checks = diagnosis["checks"].as_array().context("checks")?;
+        Ok(checks.iter().find(|check| check["check"] == "containers").cloned().unwrap_or_default())
+    };
+    let data = cluster.directory().join("nowhere").display().to_string();
+    let found = doctor(&[&data])?;
+    ensure!(found["state"] == "ok" && found["figures"]["start_ms"].as_u64() > Some(0), "{found}");
+    let none = doctor(&[&data, "--config", &settings.display().to_string()])?;
+    ensure!(none["state"] == "skipped", "{none}");
+    Ok(())
+}
