@@ -215,7 +215,7 @@ fn how_it_is_kept_from_everything_else_stands_beside_what_it_asks_for() {
         "name: a\nversion: '1'\ncommand: [x]\nisolation: strickt\nnetwork: 7\nresources: { scratch: 0 }\n",
         expect![[r#"
             action.yaml:4:12: `isolation` cannot be `strickt` (did you mean `strict`?)
-            action.yaml:5:10: `network` is true or false, not a number
+            action.yaml:5:10: `network` is true or false, not `7`
             action.yaml:6:23: `scratch`: nothing runs without room for its outputs: write `1MiB` or more
         "#]],
     );

@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use atoll_model::action::{ActionKind, ActionReference, Manifest, RyaxKind, RyaxType, parse};
+use atoll_model::resources::Gpus;
 use atoll_model::value::{Type, Value};
 use expect_test::{Expect, expect};
 
@@ -174,9 +175,9 @@ fn resources_are_read_in_the_units_of_ryax() {
             a/ryax_metadata.yaml:8:47: `spec.resources` has no field `disk` (known: `cpu`, `memory`, `time`, `gpu`)
         "#]],
     );
-    let notes =
-        parsed(&with("  dependencies: [ffmpeg]\n  resources: { gpu: 1 }\n")).ryax().expect("of Ryax").notes.clone();
-    assert_eq!(notes.len(), 2, "{notes:?}");
+    let manifest = parsed(&with("  dependencies: [ffmpeg]\n  resources: { gpu: 2 }\n"));
+    assert_eq!(manifest.ryax().expect("of Ryax").notes.len(), 1);
+    assert_eq!(manifest.resources.expect("resources").gpus, Some(Gpus { count: 2, kind: None }));
 }
 
 #[test]
@@ -210,6 +211,7 @@ fn a_source_emits_values_of_the_types_that_it_declares() {
     check(
         &source("  outputs: [{ name: photo, human_name: P, help: H, type: file }]\n"),
         expect![[r#"
+            a/ryax_metadata.yaml:8:13: a source emits values: `photo` cannot be a file (emit what tells where it is, and let a step of the workflow fetch it)
         "#]],
     );
 }

@@ -86,7 +86,7 @@ fn what_the_parser_refuses_of_an_action_for_its_shape_the_schema_refuses_too() {
         "name: a\nversion: '1'\nruntime: container\n",
         "name: a\nversion: '1'\nruntime: container\nimage: docker.io/library/debian:12\n",
         "name: a\nversion: '1'\ncommand: [x]\nimage: ./image.tar\n",
-        "name: a\nversion: '1'\ncommand: [x]\nnetwork: true\n",
+        "name: a\nversion: '1'\ncommand: [x]\nnetwork: perhaps\n",
         "name: a\nversion: '1'\ncommand: [x]\nlabels: { a=b: c }\n",
         "name: a\nversion: '1'\ncommand: [x]\nlabels: { a: [b] }\n",
         "name: a\nversion: '1'\ncommand: [x]\ninputs: { a-b: file }\n",

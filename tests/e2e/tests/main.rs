@@ -7,6 +7,7 @@ mod bucket_moods;
 mod containers;
 mod cut_off;
 mod data;
+mod demo;
 mod doctor;
 mod encrypted;
 mod example;

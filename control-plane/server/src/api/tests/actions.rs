@@ -77,7 +77,7 @@ async fn what_is_no_action_is_refused_with_the_reason() {
     let broken = send(&plane, Some("name: clean\nversion: '1.0'\nkind: source\ncommand: [x]\n"), "true\n").await;
     let (status, refused) = push(&plane, &broken, json!([])).await;
     assert_eq!((status, &refused["error"]["code"]), (422, &json!("invalid_action")), "{refused}");
-    assert_eq!(refused["error"]["diagnostics"][0]["line"], 3);
+    assert_eq!(refused["error"]["diagnostics"][0]["line"], 4);
     let (status, refused) = push(&plane, &format!("b3:{}", "0".repeat(64)), json!([])).await;
     assert_eq!(status, 422, "{refused}");
     assert!(refused.to_string().contains("was not sent in"), "{refused}");
