@@ -330,7 +330,8 @@ impl Runner {
                 }
                 let scratch = current.scratch.as_mut().filter(|scratch| now >= scratch.next());
                 if let Some(spent) = scratch.and_then(|scratch| scratch.look(&self.slot, now)) {
-                    current.stop(spent);
+                    self.end_container();
+                    self.current.iter_mut().for_each(|current| current.stop(spent.clone()));
                 }
                 false
             }

@@ -166,7 +166,8 @@ impl Server {
                     self.runner.enqueue(common, orders.collect());
                 }
                 ToShim::Contain { common, container, orders } => {
-                    self.runner.enqueue(Common { container: Some(container), ..common }, orders);
+                    let common = Common { container: Some(container), terms, ..common };
+                    self.runner.enqueue(common, orders);
                 }
                 ToShim::Kill(key) => self.runner.kill(key),
                 ToShim::GiveBack { count } => self.runner.give_back(count),

@@ -416,6 +416,20 @@ async fn memory_that_ran_out_is_told_from_failure() {
 }
 
 #[tokio::test]
+async fn a_container_writes_no_more_to_its_folders_than_it_may() {
+    if !has_podman() {
+        return;
+    }
+    let script = "for i in 1 2 3 4; do dd if=/dev/zero of=/atoll/work/$i bs=10M count=1; done; sleep 60";
+    let mut acting = Containing::of_archive(&[], script).await;
+    let mut resources = Resources::default();
+    resources.confinement.scratch_bytes = Some(20_000_000);
+    let (reason, message) = failure(acting.run_with(resources).await);
+    assert_eq!(reason, FailureReason::NoSpace, "{message}");
+    acting.nothing_is_left().await;
+}
+
+#[tokio::test]
 async fn a_container_that_runs_is_found_again_by_the_next_agent() {
     if !has_podman() {
         return;
