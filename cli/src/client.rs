@@ -75,6 +75,20 @@ impl Client {
         Ok(self.send(self.request(Method::GET, path)).await?.json().await?)
     }
 
+    /// As [`Self::get`], or why the server has nothing there.
+    pub(crate) async fn look_up(&self, path: &str) -> anyhow::Result<Result<Value, String>> {
+        match self.get(path).await {
+            Ok(document) => Ok(Ok(document)),
+            Err(error) => match error.downcast::<Failure>()? {
+                Failure::Failed(reason) => Ok(Err(reason)),
+                other @ (Failure::Usage(_)
+                | Failure::Invalid { .. }
+                | Failure::Unreachable(_)
+                | Failure::Unauthorised(_)) => Err(other.into()),
+            },
+        }
+    }
+
     pub(crate) async fn post(&self, path: &str, body: &Value) -> anyhow::Result<Value> {
         let response = self.send(self.request(Method::POST, path).json(body)).await?;
         if response.status() == StatusCode::NO_CONTENT {

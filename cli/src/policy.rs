@@ -11,6 +11,7 @@ use crate::client::segment;
 use crate::diagnostics;
 use crate::failure::{Failure, SourceText};
 use crate::output::{self, outln};
+use crate::run::PROJECT;
 use crate::settings::Connection;
 use crate::table;
 
@@ -31,7 +32,7 @@ pub(crate) enum PolicyCommand {
 #[derive(Debug, Args)]
 pub(crate) struct ApplyArguments {
     file: PathBuf,
-    #[arg(long, default_value = "default")]
+    #[arg(long, default_value = PROJECT)]
     project: String,
     /// Only if this version holds until then (0: none at all).
     #[arg(long, value_name = "VERSION")]
@@ -44,7 +45,7 @@ pub(crate) struct ApplyArguments {
 #[derive(Debug, Args)]
 pub(crate) struct SimulateArguments {
     file: PathBuf,
-    #[arg(long, default_value = "default")]
+    #[arg(long, default_value = PROJECT)]
     project: String,
     /// Only runs of this workflow.
     #[arg(long)]
@@ -59,7 +60,7 @@ pub(crate) struct SimulateArguments {
 
 #[derive(Debug, Args)]
 pub(crate) struct ShowArguments {
-    #[arg(long, default_value = "default")]
+    #[arg(long, default_value = PROJECT)]
     project: String,
     /// What the rules of its project and its workflow say of each of its outputs and inputs.
     #[arg(long, conflicts_with = "project")]

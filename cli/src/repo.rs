@@ -13,6 +13,7 @@ use serde_json::{Value, json};
 use crate::client::{Client, segment};
 use crate::failure::Failure;
 use crate::output::{self, outln};
+use crate::run::PROJECT;
 use crate::settings::Connection;
 use crate::table;
 
@@ -25,7 +26,7 @@ pub(crate) enum RepoCommand {
     Add(AddArguments),
     /// List the repositories of a project.
     List {
-        #[arg(long, default_value = "default")]
+        #[arg(long, default_value = PROJECT)]
         project: String,
         /// Print one JSON document.
         #[arg(long)]
@@ -62,7 +63,7 @@ pub(crate) struct AddArguments {
     /// Import it by the clock, from now on: `1h`.
     #[arg(long, value_name = "DURATION")]
     every: Option<String>,
-    #[arg(long, default_value = "default")]
+    #[arg(long, default_value = PROJECT)]
     project: String,
     /// Do not wait for what it holds.
     #[arg(long)]
@@ -76,7 +77,7 @@ pub(crate) struct AddArguments {
 pub(crate) struct RepoArguments {
     #[arg(value_name = "NAME")]
     repository: String,
-    #[arg(long, default_value = "default")]
+    #[arg(long, default_value = PROJECT)]
     project: String,
     /// Print one JSON document.
     #[arg(long)]

@@ -9,7 +9,6 @@ use clap::{Args, Subcommand};
 use serde_json::{Value, json};
 
 use crate::client::{Client, segment};
-use crate::failure::Failure;
 use crate::output::{self, outln};
 use crate::run::{PROJECT, Registered, Submission};
 use crate::settings::Connection;
@@ -137,7 +136,7 @@ async fn undeploy(client: &Client, arguments: &UndeployArguments) -> anyhow::Res
     let began = Instant::now();
     let mut is_gone = false;
     while !is_gone && !arguments.no_wait && began.elapsed() < PATIENCE {
-        is_gone = find(client, &path).await?.is_none();
+        is_gone = client.look_up(&path).await?.is_err();
         if !is_gone {
             tokio::time::sleep(ASK_AGAIN).await;
         }
@@ -149,20 +148,6 @@ async fn undeploy(client: &Client, arguments: &UndeployArguments) -> anyhow::Res
         outln!("workflow {workflow} of project {project}: {state}");
     }
     Ok(is_gone || arguments.no_wait)
-}
-
-/// The deployed workflow, if there is one.
-pub(crate) async fn find(client: &Client, path: &str) -> anyhow::Result<Option<Value>> {
-    match client.get(path).await {
-        Ok(document) => Ok(Some(document)),
-        Err(error) => match error.downcast::<Failure>()? {
-            Failure::Failed(_) => Ok(None),
-            other @ (Failure::Usage(_)
-            | Failure::Invalid { .. }
-            | Failure::Unreachable(_)
-            | Failure::Unauthorised(_)) => Err(other.into()),
-        },
-    }
 }
 
 async fn list(client: &Client, project: &str, as_json: bool) -> anyhow::Result<()> {

@@ -12,6 +12,7 @@ use super::key;
 use crate::client::{Client, segment};
 use crate::failure::Failure;
 use crate::output::{self, outln};
+use crate::run::PROJECT;
 use crate::run::upload::{Purpose, send_packed};
 use crate::table;
 
@@ -20,7 +21,7 @@ use atoll_model::action::ActionReference;
 #[derive(Debug, Args)]
 pub(crate) struct PushArguments {
     folder: PathBuf,
-    #[arg(long, default_value = "default")]
+    #[arg(long, default_value = PROJECT)]
     project: String,
     /// A key that signs it; may be given more than once.
     #[arg(long = "key", value_name = "FILE")]
@@ -34,7 +35,7 @@ pub(crate) struct PushArguments {
 pub(crate) struct ListArguments {
     /// Only versions of this action.
     name: Option<String>,
-    #[arg(long, default_value = "default")]
+    #[arg(long, default_value = PROJECT)]
     project: String,
     /// Only those with this label; may be given more than once.
     #[arg(long = "label", value_name = "KEY=VALUE")]
@@ -48,7 +49,7 @@ pub(crate) struct ListArguments {
 pub(crate) struct VersionArguments {
     #[arg(value_name = "NAME@VERSION")]
     action: String,
-    #[arg(long, default_value = "default")]
+    #[arg(long, default_value = PROJECT)]
     project: String,
     /// Print one JSON document.
     #[arg(long)]

@@ -51,17 +51,20 @@ class Adapter:
                 os.unlink(link)
         self.links = []
 
+    def __enter__(self):
+        self.enter()
+        self.is_used = True
+
+    def __exit__(self, *_error):
+        self.leave()
+
     def wrap(self, handler):
         def call(values):
-            self.enter()
-            self.is_used = True
-            try:
+            with self:
                 script = values.pop(SCRIPT, None) if self.takes_script else None
                 given = {name: self.given(name, value) for name, value in values.items()}
                 returned = self.run(script, given) if script else self.handle(handler, given)
                 return self.answer(self.merged(returned))
-            finally:
-                self.leave()
 
         return call
 
@@ -69,13 +72,9 @@ class Adapter:
         def call(source, values):
             import asyncio
 
-            self.enter()
-            self.is_used = True
-            try:
+            with self:
                 given = {name: self.given(name, value) for name, value in values.items()}
                 self.calling(lambda: asyncio.run(run(Service(self, source), given)))
-            finally:
-                self.leave()
 
         return call
 
@@ -234,8 +233,7 @@ class Service:
     async def create_run(self, data, running_time=0.001, status=None):
         """Starts a run with these outputs. Returns when that is certain."""
         if getattr(status, "name", "DONE") == "ERROR":
-            print("the source says that it could not start a run", file=sys.stderr, flush=True)
-            return
+            return await self.create_run_error()
         if not isinstance(data, dict):
             self.adapter.refuse("create_run was given %s, and a dict of outputs is asked for" % named(data))
         record = {}
@@ -248,7 +246,7 @@ class Service:
         self.source.emit(record)
 
     async def create_run_error(self):
-        await self.create_run({}, status=types.SimpleNamespace(name="ERROR"))
+        print("the source says that it could not start a run", file=sys.stderr, flush=True)
 
     def get_output_definitions(self):
         return {name: dict(declared, name=name) for name, declared in self.adapter.outputs.items()}

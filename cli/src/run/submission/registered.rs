@@ -7,7 +7,6 @@ use atoll_model::action::{ActionReference, Manifest, parse};
 
 use crate::action::version_path;
 use crate::client::Client;
-use crate::failure::Failure;
 use crate::workflow;
 
 /// Where `name@version` is looked up.
@@ -26,8 +25,8 @@ impl Registered<'_> {
     pub(super) async fn deployed(&self, file: &Path) -> anyhow::Result<Option<String>> {
         let name = file.to_str().filter(|name| !name.contains(['/', '.']) && !file.exists());
         let Some((name, client)) = name.zip(self.client) else { return Ok(None) };
-        let document = workflow::find(client, &workflow::deployed_path(self.project, name)).await?;
-        Ok(document.and_then(|document| Some(document["text"].as_str()?.to_owned())))
+        let document = client.look_up(&workflow::deployed_path(self.project, name)).await?;
+        Ok(document.ok().and_then(|document| Some(document["text"].as_str()?.to_owned())))
     }
 
     /// The action, or why there is none.
@@ -43,15 +42,9 @@ impl Registered<'_> {
             let what = format!("{reference} is looked up at a server, and none is known");
             return Ok(Err(format!("{what}: set ATOLL_URL and ATOLL_TOKEN, or use `atoll login`")));
         };
-        let document = match client.get(&version_path(self.project, &reference)).await {
+        let document = match client.look_up(&version_path(self.project, &reference)).await? {
             Ok(document) => document,
-            Err(error) => match error.downcast::<Failure>()? {
-                Failure::Failed(reason) => return Ok(Err(reason)),
-                other @ (Failure::Usage(_)
-                | Failure::Invalid { .. }
-                | Failure::Unreachable(_)
-                | Failure::Unauthorised(_)) => return Err(other.into()),
-            },
+            Err(reason) => return Ok(Err(reason)),
         };
         let manifest = document["manifest"].as_str().context("the answer has no manifest")?;
         let file = format!("action.yaml of {reference}");

@@ -6,8 +6,7 @@ use std::sync::Arc;
 use atoll_model::diagnostic::Diagnostic;
 use atoll_model::id::RunId;
 use atoll_model::workflow::{Deployable, check_sites, parse_deployable};
-use axum::extract::rejection::PathRejection;
-use axum::extract::{FromRequestParts, Path, State};
+use axum::extract::{FromRequestParts, State};
 use axum::{Extension, Json};
 use control_plane_core::{Deployed, DeploymentName, Request};
 use http::StatusCode;
@@ -19,7 +18,7 @@ use uuid::Uuid;
 
 use super::App;
 use super::error::{ApiError, ErrorBody};
-use super::extract::{Admitted, Body, Id};
+use super::extract::{Admitted, Body, Id, two_names};
 use super::surroundings::Sent;
 use super::tokens::Person;
 use super::views::{DeploymentBody, DeploymentsBody};
@@ -90,9 +89,7 @@ impl<S: Send + Sync> FromRequestParts<S> for Named {
     type Rejection = ApiError;
 
     async fn from_request_parts(parts: &mut Parts, state: &S) -> Result<Self, ApiError> {
-        let path = Path::<(String, String)>::from_request_parts(parts, state).await;
-        let Path((project, name)) =
-            path.map_err(|rejection: PathRejection| ApiError::bad_request(rejection.body_text()))?;
+        let (project, name) = two_names(parts, state).await?;
         Ok(Self(DeploymentName { project, name }))
     }
 }

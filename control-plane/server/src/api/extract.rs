@@ -62,6 +62,14 @@ where
     }
 }
 
+/// The two names in the path.
+pub(super) async fn two_names(parts: &mut Parts, state: &(impl Send + Sync)) -> Result<(String, String), ApiError> {
+    let path = axum::extract::Path::<(String, String)>::from_request_parts(parts, state).await;
+    let axum::extract::Path(names) =
+        path.map_err(|rejection: PathRejection| ApiError::bad_request(rejection.body_text()))?;
+    Ok(names)
+}
+
 /// Reads an id or a name.
 pub(crate) fn parse<T: FromStr<Err: Display>>(text: &str) -> Result<T, ApiError> {
     text.parse().map_err(|error: T::Err| ApiError::bad_request(error.to_string()))

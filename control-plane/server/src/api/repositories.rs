@@ -4,8 +4,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use atoll_model::repository::{RepositoryError, RepositoryName, RepositorySource};
-use axum::extract::rejection::PathRejection;
-use axum::extract::{FromRequestParts, Path, State};
+use axum::extract::{FromRequestParts, State};
 use axum::{Extension, Json};
 use control_plane_core::{ImportMode, Request};
 use http::StatusCode;
@@ -15,7 +14,7 @@ use utoipa::ToSchema;
 
 use super::App;
 use super::error::{ApiError, ErrorBody};
-use super::extract::{Body, Id, parse};
+use super::extract::{Body, Id, parse, two_names};
 use super::tokens::Person;
 use super::views::{RepositoriesBody, RepositoryBody, RepositoryLogBody};
 
@@ -80,9 +79,7 @@ impl<S: Send + Sync> FromRequestParts<S> for Named {
     type Rejection = ApiError;
 
     async fn from_request_parts(parts: &mut Parts, state: &S) -> Result<Self, ApiError> {
-        let path = Path::<(String, String)>::from_request_parts(parts, state).await;
-        let Path((project, name)) =
-            path.map_err(|rejection: PathRejection| ApiError::bad_request(rejection.body_text()))?;
+        let (project, name) = two_names(parts, state).await?;
         let name = RepositoryName::new(&project, &name);
         Ok(Self(name.map_err(|error| ApiError::bad_request(error.to_string()))?))
     }

@@ -13,6 +13,7 @@ use std::time::Duration;
 use rustix::process::{Resource, getegid, geteuid, getrlimit};
 use serde::{Deserialize, Serialize};
 
+use super::limits::PIDS_MAX;
 use super::protocol::{Common, Key, Order};
 use crate::programs::ask;
 
@@ -23,8 +24,6 @@ const WORK: &str = "/atoll/work";
 const OUTPUTS: &str = "/atoll/outputs";
 const TMP: &str = "/tmp";
 
-/// Processes and threads in one container, as in a slot.
-const PIDS_MAX: u64 = 8192;
 /// The note in a slot that says how what may be left there is removed.
 const NOTE: &str = "container";
 /// How long an engine may take to end and remove a container, or to say how it ended.
@@ -305,7 +304,8 @@ fn variables<'a>(common: &'a Common, order: &'a Order) -> Vec<(&'a [u8], &'a [u8
 pub(crate) fn own_limits() -> Vec<String> {
     let shown = |limit: Option<u64>| limit.map_or_else(|| "-1".to_owned(), |limit| limit.to_string());
     let files = getrlimit(Resource::Nofile);
-    let processes = getrlimit(Resource::Nproc).maximum.map_or(PIDS_MAX, |maximum| maximum.min(PIDS_MAX));
+    let most = u64::from(PIDS_MAX);
+    let processes = getrlimit(Resource::Nproc).maximum.map_or(most, |maximum| maximum.min(most));
     vec![
         format!("--ulimit=nofile={}:{}", shown(files.current), shown(files.maximum)),
         format!("--ulimit=nproc={processes}:{processes}"),

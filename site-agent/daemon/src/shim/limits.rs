@@ -10,7 +10,7 @@ use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use super::protocol::{CgroupVersion, Common, ControlGroup, SlotCgroups};
 
 /// Processes and threads in one slot: more than any honest build starts, less than what takes a machine down.
-const PIDS_MAX: u32 = 8_192;
+pub(super) const PIDS_MAX: u32 = 8_192;
 /// Files that one process has open: more than programs need that were not written for it, so few that all processes of a slot
 /// together leave some of what a machine has.
 const OPEN_FILES_MAX: u64 = 65_536;

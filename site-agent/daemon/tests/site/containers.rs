@@ -420,7 +420,7 @@ async fn a_container_writes_no_more_to_its_folders_than_it_may() {
     if !has_podman() {
         return;
     }
-    let script = "for i in 1 2 3 4; do dd if=/dev/zero of=/atoll/work/$i bs=10M count=1; done; sleep 60";
+    let script = "for i in 1 2 3 4; do dd if=/dev/zero of=$i bs=10M count=1; done; sleep 60";
     let mut acting = Containing::of_archive(&[], script).await;
     let mut resources = Resources::default();
     resources.confinement.scratch_bytes = Some(20_000_000);

@@ -12,10 +12,10 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use atoll_model::id::ObjectId;
-use rustix::process::{Pid, Signal, kill_process_group};
 
 use super::python::Interpreter;
 use crate::config::PythonSettings;
+use crate::programs::wait;
 use crate::shim::{make_private, remove_whatever};
 
 /// What names packages, in the folder of an environment.
@@ -29,7 +29,6 @@ const ASKED_BY: &str = "asked-by";
 /// So long a failure is told to those who ask for the same, before it is tried again.
 const FAILURE_KEPT: Duration = Duration::from_secs(30);
 const INSTALLATION_TIME_MAX: Duration = Duration::from_secs(1_800);
-const LOOK_AGAIN: Duration = Duration::from_millis(20);
 /// Of what is told of a failure; all of it is in the log.
 const REASON_CHARS_MAX: usize = 600;
 
@@ -256,19 +255,7 @@ impl Installation {
             .stderr(log)
             .process_group(0)
             .spawn()?;
-        let deadline = Instant::now() + INSTALLATION_TIME_MAX;
-        loop {
-            if let Some(status) = child.try_wait()? {
-                return Ok(status);
-            }
-            if Instant::now() >= deadline {
-                // It may have ended meanwhile.
-                let _ = kill_process_group(Pid::from_child(&child), Signal::KILL);
-                child.wait()?;
-                return Err(io::Error::new(io::ErrorKind::TimedOut, "it takes longer than half an hour"));
-            }
-            thread::sleep(LOOK_AGAIN);
-        }
+        wait(&mut child, INSTALLATION_TIME_MAX)
     }
 
     /// What is there is on the disk before it is said to be.

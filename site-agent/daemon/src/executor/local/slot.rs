@@ -116,11 +116,10 @@ impl Slot {
         remove_whatever(&self.path.join(LAST_WORDS)).map_err(prepare)?;
         let listener = UnixListener::bind(&socket).map_err(prepare)?;
         let stream = UnixStream::connect(&socket).map_err(prepare)?;
-        let made = (setup.confined, setup.setup.no_namespace);
-        let setup = serde_json::to_string(setup).map_err(|error| prepare(error.into()))?;
+        let argument = serde_json::to_string(setup).map_err(|error| prepare(error.into()))?;
         let child = Command::new(&program.program)
             .args(&program.arguments)
-            .arg(setup)
+            .arg(argument)
             .stdin(Stdio::from(OwnedFd::from(listener)))
             .stdout(Stdio::null())
             .stderr(Stdio::null())
@@ -128,7 +127,7 @@ impl Slot {
             .map_err(|source| ShimError::Start { program: program.program.clone(), source })?;
         let mut shim = Shim::new(stream).map_err(prepare)?;
         shim.child = Some(child);
-        (shim.confined, shim.is_plain) = (Some(made.0), made.1);
+        (shim.confined, shim.is_plain) = (Some(setup.confined), setup.setup.no_namespace);
         self.state = SlotState::Live(Box::new(shim));
         self.forgotten.clear();
         Ok(())
