@@ -25,7 +25,7 @@ use crate::direct::Direct;
 use crate::driver::{Beginning, Driver, Inbox, Performer, direct_share, open_journal};
 use crate::emitted::{self, Emitted};
 use crate::executor::local::{self, Executor, LocalOptions, Order};
-use crate::executor::slurm::{BatchWait, SlurmOptions};
+use crate::executor::batch::{BatchWait, SlurmOptions};
 use crate::link::{Identity, Link, LinkCredentials, LinkEnd, LinkEvent, LinkOptions, http_client};
 use crate::logs::Logs;
 use crate::scrub::keep_scrubbing;

@@ -18,7 +18,7 @@ use crate::clock::wall_clock;
 use crate::config::Config;
 use crate::driver::Inbox;
 use crate::executor::local::counted;
-use crate::executor::slurm::BatchWait;
+use crate::executor::batch::BatchWait;
 use crate::telemetry::{Meters, level};
 
 const INTERVAL: Duration = Duration::from_secs(2);

@@ -50,7 +50,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::config::{Exports, Imports, ShimProgram};
 use crate::emitted::Emitted;
-use crate::executor::slurm::{FoundJob, Jobs, SlurmOptions};
+use crate::executor::batch::{FoundJob, Jobs, SlurmOptions};
 use crate::shim::protocol::{Common, FromShim, Key, Notice, Taken};
 use crate::telemetry::{Meters, Spans, level};
 use crate::withheld::Withheld;
