@@ -16,6 +16,16 @@ pub enum ExecutorKind {
     Local,
     /// Jobs of a Slurm cluster.
     Slurm,
+    /// Jobs of PBS Professional or OpenPBS, by a template.
+    Pbs,
+    /// Jobs of IBM Spectrum LSF, by a template.
+    Lsf,
+    /// Jobs of Flux, by a template.
+    Flux,
+    /// Jobs of HTCondor, by a template.
+    Htcondor,
+    /// Jobs of a system that the site's own template describes.
+    Template,
 }
 
 /// What the administrator of a Slurm site says of its jobs.
@@ -126,6 +136,6 @@ mod tests {
             assert!(load(&format!("executor = 'slurm'\n[slurm]\n{wrong}\n")).is_err(), "{wrong}");
         }
         assert!(load("executor = 'slurm'\n[slurm]\nqueue = 'x'\n").is_err());
-        assert!(load("executor = 'pbs'\n").is_err());
+        assert!(load("executor = 'nqs'\n").is_err());
     }
 }

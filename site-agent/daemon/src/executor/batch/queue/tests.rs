@@ -7,7 +7,8 @@ use std::fs;
 use atoll_model::id::{Attempt, ExecutionId, RunId, StepIndex};
 use tempfile::TempDir;
 
-use super::super::listing::{Over, Standing};
+use super::super::slurm::Slurm;
+use super::super::system::{Over, Standing};
 use super::*;
 use crate::config::{ShimProgram, SlurmSettings};
 use crate::shim::job::evidence::{CANCEL, CLAIM, Claim, JobsFolder, STARTED, to_json};
@@ -29,7 +30,8 @@ fn desk(folder: &TempDir) -> Desk {
     let settings = SlurmSettings { jobs_max: 3, ..SlurmSettings::default() };
     let program = ShimProgram { program: "/bin/atoll".into(), arguments: vec!["shim".to_owned()] };
     let jobs = JobsFolder::new(folder.path().join("jobs"));
-    Desk::open(settings, "agent_1".to_owned(), program, folder.path().to_owned(), jobs).unwrap()
+    let slurm = Arc::new(Slurm::new(settings, "agent_1".to_owned()));
+    Desk::open(slurm, program, folder.path().to_owned(), jobs).unwrap()
 }
 
 impl Played {
@@ -60,7 +62,7 @@ impl Played {
     /// The next submission; what it is called.
     fn submission(&mut self) -> (String, String) {
         match self.after(2) {
-            Some(Call::Submit { token, script }) => (token, script),
+            Some(Call::Submit { token, request }) => (token, request.input),
             other => panic!("{other:?}"),
         }
     }
@@ -76,7 +78,7 @@ impl Played {
             self.queue.answered(Answer::Cancelled(Ok(())), self.now);
             call = self.after(0);
         }
-        assert_eq!(call, Some(Call::List));
+        assert!(matches!(call, Some(Call::List(_))), "{call:?}");
         let row = |(token, index, standing): &(&str, u32, Standing)| Row {
             job: "12".to_owned(),
             index: *index,
@@ -127,7 +129,8 @@ fn f2_what_may_have_been_submitted_is_looked_for_before_it_is_again() {
         let rows = [(token.as_str(), 0, Standing::Waiting), (token.as_str(), 1, Standing::Waiting)];
         assert_eq!(played.listed(if found { &rows } else { &[] }), []);
         if found {
-            assert_eq!(played.after(6), Some(Call::List), "it is known, and not submitted again");
+            let call = played.after(6);
+            assert!(matches!(call, Some(Call::List(_))), "it is known, and not submitted again: {call:?}");
         } else {
             assert_eq!(played.listed(&[]), []);
             assert_eq!(played.submission().0, token, "under the name that the intention has");
@@ -228,7 +231,7 @@ fn f1_a_controller_that_is_away_ends_nothing_and_loses_nothing() {
             let why = "connect failure".to_owned();
             match call {
                 Call::Submit { token, .. } => played.submitted(&token, Err(NotSubmitted::Later(why))),
-                Call::List => played.queue.answered(Answer::Listed(Err(why)), played.now),
+                Call::List(_) => played.queue.answered(Answer::Listed(Err(why)), played.now),
                 Call::Cancel { .. } => panic!("nobody wants it ended"),
             }
         }
