@@ -136,6 +136,17 @@ pub struct Heartbeat {
     pub moving: Vec<Moving>,
     /// How long work waits there for a batch system, as far as the agent has seen it.
     pub batch_wait: Option<Duration>,
+    /// Executions that wait for a batch system, at most [`WAITING_TOLD_MAX`](crate::limits::WAITING_TOLD_MAX) of them.
+    pub waiting: Vec<WaitingJob>,
+}
+
+/// An attempt that has not begun because a batch system has not begun its job.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct WaitingJob {
+    pub execution: ExecutionId,
+    pub attempt: Attempt,
+    /// What it waits for, in the system's own words.
+    pub why: String,
 }
 
 /// An object that comes to the site, or goes from it to the bucket.

@@ -197,9 +197,11 @@ def pbs(cluster, words):
             end(*LOST["pbs"])
         print(f"{number}.pbs")
     elif cluster.program == "qselect":
+        if "-x" in words and cluster.has("no-history"):
+            end("qselect: PBS is not configured to maintain job history", 1)
         name = words[words.index("-N") + 1]
         for job in cluster.jobs():
-            if job["name"] == name:
+            if job["name"] == name and ("-x" in words or job["is"] not in OVER):
                 print(f"{job['number']}.pbs")
     elif cluster.program == "qdel":
         done = cluster.cancel(number_of(words[0]))

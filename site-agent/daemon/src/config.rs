@@ -298,10 +298,7 @@ impl Config {
             python: said.python.unwrap_or_default().checked()?,
             container: said.container.unwrap_or_default().checked()?,
             shim_program: said.shim_program,
-            slurm: match executor == ExecutorKind::Slurm {
-                true => Some(said.slurm.unwrap_or_default().checked()?),
-                false => None,
-            },
+            slurm: said.slurm.unwrap_or_default().of(executor)?,
             batch: said.batch.unwrap_or_default().of(executor)?,
             isolation: said.isolation.unwrap_or_default().checked()?,
             gpus: said.gpus,

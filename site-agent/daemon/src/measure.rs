@@ -108,6 +108,7 @@ pub(crate) async fn keep_measuring(
             closed,
             moving: rates.look(&transfers.underway()),
             batch_wait: batch_wait.get(),
+            waiting: batch_wait.waiting(),
         };
         show(&meters, &heartbeat);
         inbox.tell(vec![Event::Measured { heartbeat }]);

@@ -132,3 +132,16 @@ fn a_system_that_is_away_fails_nothing_and_one_that_refuses_says_why() -> Result
     assert!(error.contains("PBS does not take the job in queue nope: qsub: Unknown queue"), "{shown:#}");
     Ok(())
 }
+
+#[test]
+fn what_a_job_waits_for_is_shown_in_its_system_s_words_and_one_that_waits_is_cancelled() -> Result<()> {
+    let played = Played::new()?;
+    std::fs::write(played.path("full"), "")?;
+    let cluster = played.site("pbs", "")?;
+    let run = cluster.submit("workflow: waits\nsteps:\n  a:\n    run: |\n      true\n", &[])?;
+    let why = "PBS: job 12.pbs is Q (Not Running: Insufficient amount of resource: ncpus)";
+    cluster.wait_for_run(&run, |shown| shown["executions"][0]["waiting_for"] == why)?;
+    cluster.call(&["cancel", &run.id])?;
+    assert_eq!(cluster.wait_for_end(&run)?["state"], "cancelled");
+    Ok(())
+}

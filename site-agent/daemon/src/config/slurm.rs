@@ -70,7 +70,12 @@ impl Default for SlurmSettings {
 }
 
 impl SlurmSettings {
-    pub(super) fn checked(self) -> Result<Self, ConfigError> {
+    /// Nothing where executions are no jobs of Slurm.
+    pub(super) fn of(self, kind: ExecutorKind) -> Result<Option<Self>, ConfigError> {
+        if kind == ExecutorKind::Slurm { self.checked().map(Some) } else { Ok(None) }
+    }
+
+    fn checked(self) -> Result<Self, ConfigError> {
         let wrong = |message: &str| Err(ConfigError::Slurm(message.to_owned()));
         if self.poll_seconds == 0 || self.jobs_max == 0 || self.array_max == 0 {
             return wrong("poll_seconds, jobs_max and array_max are at least 1");

@@ -246,5 +246,6 @@ impl Clerk {
             self.waits.begun(wait, now);
         }
         self.wait.set(self.waits.expected(self.queue.longest_wait(wall_clock()), now));
+        self.wait.set_waiting(self.queue.reasons());
     }
 }

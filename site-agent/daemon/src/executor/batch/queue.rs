@@ -8,6 +8,7 @@
 //! - Numbers of jobs come again, so nothing is known by them alone.
 
 mod batches;
+mod reasons;
 mod verdict;
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
@@ -44,6 +45,8 @@ pub(super) struct Queue {
     list_at: Instant,
     submit_at: Instant,
     failures: u32,
+    /// Why the cluster cannot be reached, if it cannot.
+    trouble: Option<String>,
     notices: Vec<Notice>,
     /// How long those waited that have begun since this was taken.
     pub(super) waits: Vec<Duration>,
@@ -338,6 +341,7 @@ impl Queue {
     }
 
     fn reached(&mut self, now: Instant) {
+        self.trouble = None;
         if std::mem::take(&mut self.failures) > 0 {
             self.submit_at = now;
             tracing::info!("{} answers again", self.desk.system.title());
@@ -350,6 +354,7 @@ impl Queue {
             let title = self.desk.system.title();
             tracing::warn!(why, "{title} cannot be reached: what runs goes on, what is to start waits");
         }
+        self.trouble = Some(why.to_owned());
         self.failures += 1;
         let pause = PAUSE.saturating_mul(1 << self.failures.min(7)).min(PAUSE_MAX);
         self.submit_at = now + pause.min(self.desk.limits.poll.saturating_mul(self.failures));

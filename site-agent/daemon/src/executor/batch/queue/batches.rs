@@ -60,6 +60,7 @@ impl Queue {
             list_at: now,
             submit_at: now,
             failures: 0,
+            trouble: None,
             notices: Vec::new(),
             waits: Vec::new(),
         })

@@ -115,6 +115,29 @@ fn what_is_of_one_step_is_submitted_together_as_far_as_there_is_room() {
 }
 
 #[test]
+fn what_an_attempt_waits_for_is_told_in_the_cluster_s_words() {
+    let mut played = Played::new();
+    played.hand(4);
+    let (token, _) = played.submission();
+    assert_eq!(played.queue.reasons().len(), 1, "one has no room, of the others nothing is known");
+    played.submitted(&token, Ok("12"));
+    played.listed(&[(&token, 0, Standing::Waiting), (&token, 1, Standing::Running)]);
+    let claim = Claim { token, job: "12".to_owned(), restarts: 0, node: "n1".to_owned() };
+    played.queue.started(key(1), StartedNews { at: crate::clock::wall_clock(), claim });
+    let told = |played: &Played| -> Vec<(u32, String)> {
+        let reasons = played.queue.reasons().into_iter();
+        reasons.map(|told| (told.execution.element, told.why)).collect()
+    };
+    let room = "room among the 3 jobs that the site may have in the queue of Slurm".to_owned();
+    let waits = "Slurm: job 12_0 is Waiting in partition main".to_owned();
+    assert_eq!(told(&played), [(0, waits), (3, room.clone())]);
+    while !matches!(played.after(6), Some(Call::List(_))) {}
+    played.queue.answered(Answer::Listed(Err("connect failure".to_owned())), played.now);
+    let away = "Slurm to be reached: connect failure".to_owned();
+    assert_eq!(told(&played), [(0, away.clone()), (2, away), (3, room)]);
+}
+
+#[test]
 fn f2_what_may_have_been_submitted_is_looked_for_before_it_is_again() {
     for found in [true, false] {
         let mut played = Played::new();

@@ -212,6 +212,7 @@ fn a_pbs_without_a_history_is_asked_for_what_it_knows() {
     played.say("full");
     let job = played.submit("t1").unwrap();
     assert_eq!(played.list("t1", Some(&job)).unwrap()[0].standing, Standing::Waiting);
+    assert_eq!(played.list("t1", None).unwrap()[0].job, job);
     assert_eq!(played.list("t1", Some("99.pbs")).unwrap(), []);
 }
 
