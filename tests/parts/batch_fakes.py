@@ -79,7 +79,7 @@ SYSTEM_OF = {
     "bsub": "lsf", "bjobs": "lsf", "bkill": "lsf", "lsid": "lsf",
     "flux": "flux",
     "condor_submit": "htcondor", "condor_q": "htcondor", "condor_rm": "htcondor", "condor_status": "htcondor",
-}  # fmt: skip
+}
 
 
 class Cluster:
