@@ -37,7 +37,7 @@ end() {
     for pid in "${pids[@]}"; do wait "$pid" 2>/dev/null || true; done
     [ ! -e "$directory/slurm/slurm.conf" ] || bash "$repository/tests/parts/slurm-down.sh" "$directory/slurm" >/dev/null
     for site in edge hpc; do ip netns delete "atoll-$site-$$" 2>/dev/null || true; done
-    rm -rf "$directory"
+    rm -rf "$directory" "/run/atoll-demo-$$"
 }
 trap end EXIT
 trap 'exit 130' INT TERM
@@ -82,8 +82,8 @@ start_site() {
 
 echo "edge: containers, in a network of its own"
 mkdir -p "$directory/image" "$directory/example"
-# Images of its own, so that none stays on the machine.
-printf '[storage]\ndriver = "vfs"\ngraphroot = "%s"\nrunroot = "%s"\n' "$directory/images" "$directory/containers" \
+# Images of its own, so that none stays on the machine. Paths of sockets are short here too: else each end is waited for.
+printf '[storage]\ndriver = "vfs"\ngraphroot = "%s"\nrunroot = "%s"\n' "$directory/images" "/run/atoll-demo-$$" \
     >"$directory/storage.conf"
 export CONTAINERS_STORAGE_CONF=$directory/storage.conf
 cp "$(command -v busybox)" "$directory/image/busybox"
@@ -92,7 +92,7 @@ cp -r "$repository/examples/three-sites/." "$directory/example"
 podman build --quiet --tag "localhost/atoll-demo:$$" "$directory/image" >/dev/null
 podman save --quiet --output "$directory/example/gauge/image.tar" "localhost/atoll-demo:$$"
 podman rmi --force "localhost/atoll-demo:$$" >/dev/null
-: >"$directory/edge.toml"
+echo "stop_work_on_exit = true" >"$directory/edge.toml"
 start_site edge "atoll-edge-$$"
 
 echo "hpc: a Slurm cluster, in another"
@@ -102,7 +102,7 @@ printf 'executor = "slurm"\ncpus = 16\nmemory = "8GiB"\n[slurm]\nconf = "%s"\npo
 start_site hpc "atoll-hpc-$$"
 
 echo "cloud: Python functions"
-: >"$directory/cloud.toml"
+echo "stop_work_on_exit = true" >"$directory/cloud.toml"
 start_site cloud
 
 for _ in $(seq 300); do

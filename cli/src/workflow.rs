@@ -126,7 +126,8 @@ async fn deploy(client: &Client, arguments: &DeployArguments) -> anyhow::Result<
         document = client.get(&path).await?;
     }
     print(&document, arguments.json);
-    Ok(arguments.no_wait || document["state"] == "ready")
+    // A source may have come to its end by now, with all that it had to emit.
+    Ok(arguments.no_wait || document["state"] == "ready" || document["state"] == "ended")
 }
 
 async fn undeploy(client: &Client, arguments: &UndeployArguments) -> anyhow::Result<bool> {

@@ -146,14 +146,19 @@ pub fn action_schema() -> Value {
         }],
         "if": { "properties": { "runtime": { "const": "python" } }, "required": ["runtime"] },
         "then": { "required": ["handler"], "properties": { "command": false, "image": false } },
-        "else": {
-            "properties": { "handler": false, "requirements": false },
-            "if": { "properties": { "runtime": { "const": "container" } }, "required": ["runtime"] },
-            "then": { "required": ["image"] },
-            "else": { "required": ["command"], "properties": { "image": false } },
-        },
+        "else": without_python(),
         "additionalProperties": false,
         "$defs": definitions(),
+    })
+}
+
+/// What an action says whose runtime is another than `python`.
+fn without_python() -> Value {
+    json!({
+        "properties": { "handler": false, "requirements": false },
+        "if": { "properties": { "runtime": { "const": "container" } }, "required": ["runtime"] },
+        "then": { "required": ["image"] },
+        "else": { "required": ["command"], "properties": { "image": false } },
     })
 }
 

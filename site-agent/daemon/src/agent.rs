@@ -58,10 +58,7 @@ pub(crate) async fn run(mut config: Config, shutdown: CancellationToken) -> anyh
     let slots_dir = settle_slots(&config)?;
     let isolation = look_around(&mut config)?;
     let meters = Arc::new(Meters::new());
-    let metrics = match config.metrics_listen {
-        Some(address) => Some(telemetry::listen(address).await?),
-        None => None,
-    };
+    let metrics = listen_for_metrics(&config).await?;
     let batch_wait = BatchWait::new();
     let running = Running::start(&config, slots_dir.clone(), &isolation, &meters, &batch_wait)?;
     let Running { link, inbox, driver, executor, executing, transfers, tasks, traces, failed, direct, withheld } =
@@ -121,6 +118,11 @@ pub(crate) async fn run(mut config: Config, shutdown: CancellationToken) -> anyh
     }
     tracing::info!("the agent has ended");
     result
+}
+
+async fn listen_for_metrics(config: &Config) -> anyhow::Result<Option<tokio::net::TcpListener>> {
+    let Some(address) = config.metrics_listen else { return Ok(None) };
+    Ok(Some(telemetry::listen(address).await?))
 }
 
 async fn last_export(traced: Option<tokio::task::JoinHandle<()>>) {

@@ -6,6 +6,8 @@ use std::process::Command;
 use anyhow::{Context as _, Result};
 use e2e_tests::{Output, atoll};
 
+use crate::example::processes_of;
+
 #[test]
 fn three_kinds_of_site_do_one_workflow_and_leave_nothing_behind() -> Result<()> {
     let repository = Path::new(env!("CARGO_MANIFEST_DIR")).ancestors().nth(2).context("the root")?;
@@ -37,6 +39,7 @@ fn three_kinds_of_site_do_one_workflow_and_leave_nothing_behind() -> Result<()> 
     assert_eq!(report.iter().filter(|line| line.contains(" job ") && line.ends_with("on node demo")).count(), 12);
     assert!(report[0].starts_with("rhine "), "{report:?}");
     assert!(!namespaces()?.contains("atoll-edge-"), "{}", namespaces()?);
+    assert_eq!(processes_of(place.path()), Vec::<u32>::new());
     assert_eq!(std::fs::read_dir(place.path())?.count(), 0, "nothing is left of it");
     Ok(())
 }

@@ -12,7 +12,7 @@ fn repository() -> &'static Path {
 }
 
 /// Processes whose command line or environment names this folder.
-fn processes_of(folder: &Path) -> Vec<u32> {
+pub(crate) fn processes_of(folder: &Path) -> Vec<u32> {
     let folder = folder.to_str().unwrap();
     let processes =
         std::fs::read_dir("/proc").unwrap().filter_map(|entry| entry.ok()?.file_name().to_str()?.parse().ok());

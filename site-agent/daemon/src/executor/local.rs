@@ -5,6 +5,7 @@ mod actions;
 mod attempts;
 mod cgroups;
 mod collect;
+mod commons;
 mod confining;
 mod containers;
 mod environments;

@@ -28,7 +28,7 @@ use crate::emitted::Emitted;
 use crate::executor::batch::Handed;
 use crate::shim::KEPT;
 use crate::shim::container::INPUTS;
-use crate::shim::protocol::{Common, End, EndKind, Isolation, Key, Left, Notice, Record, Taken, ToShim};
+use crate::shim::protocol::{End, EndKind, Isolation, Key, Left, Notice, Record, Taken, ToShim};
 use crate::telemetry::process_context;
 
 impl Local {
@@ -174,46 +174,6 @@ impl Local {
             }
             Err(error) => self.not_started(key, FailureReason::Agent, super::staging::full_message(&error)),
         }
-    }
-
-    /// What is started, with the GPUs that the attempt has for itself.
-    fn with_gpus(&mut self, key: Key, template: &StepTemplate, common: Arc<Common>) -> Result<Arc<Common>, String> {
-        let Some(wanted) = &template.resources.gpus else { return Ok(common) };
-        match self.gpus.take(key, wanted, &common) {
-            Ok(Some(own)) => Ok(Arc::new(own)),
-            // The core gives out no more than there are.
-            Ok(None) => Err(format!("{wanted} are not free here")),
-            Err(error) => Err(format!("which GPUs it has cannot be noted: {error}")),
-        }
-    }
-
-    fn common(
-        &mut self,
-        template: &StepTemplate,
-        action: Option<&ReadyAction>,
-    ) -> Result<Arc<Common>, orders::OrderError> {
-        let step = (template.run, template.step);
-        if let Some((known, common)) = &self.common
-            && *known == step
-        {
-            return Ok(Arc::clone(common));
-        }
-        let common = match (&template.work, action) {
-            (TemplateWork::Python { .. }, Some(action)) => {
-                let interpreter = self.python.as_ref().ok_or(orders::OrderError::NoPython)?;
-                interpreter.common(&self.surroundings, template, action)?
-            }
-            (TemplateWork::Container { .. }, Some(action)) => {
-                let engine = self.engine.as_ref().ok_or(orders::OrderError::NoEngine)?;
-                engine.common(&self.surroundings, template, action, &self.workers.staged_home())?
-            }
-            (_, action) => self.surroundings.common(template, action.map(|action| action.folder.as_path()))?,
-        };
-        let (isolation, around) = &self.isolation;
-        let needs = self.surroundings.needs(&common, action);
-        let common = Arc::new(isolation.confine(common, template, around, needs)?);
-        self.common = Some((step, Arc::clone(&common)));
-        Ok(common)
     }
 
     fn imported(&mut self, key: Key, result: Result<Stored, StagingFailure>) {
