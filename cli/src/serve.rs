@@ -93,6 +93,11 @@ pub(crate) enum AgentCommand {
         #[command(flatten)]
         options: AgentOptions,
     },
+    /// Print the template by which the agent speaks to a batch system, to be changed and named in its configuration.
+    Template {
+        #[arg(value_parser = clap::builder::PossibleValuesParser::new(site_agent_daemon::Template::NAMES))]
+        system: String,
+    },
 }
 
 #[derive(Debug, Args)]
@@ -245,6 +250,10 @@ pub(crate) async fn agent(command: AgentCommand) -> anyhow::Result<()> {
             site_agent_daemon::run(options.load()?, shutdown()).await
         }
         AgentCommand::StopWork { options } => site_agent_daemon::stop_work(&options.load()?),
+        AgentCommand::Template { system } => {
+            print!("{}", site_agent_daemon::Template::text(&system).context("there is no such template")?);
+            Ok(())
+        }
     }
 }
 

@@ -213,6 +213,10 @@ pub const RESULTS_BYTES_MAX: usize = 64 << 20;
 /// Moving objects that one heartbeat tells of: people look at a few, and a heartbeat is to stay small.
 pub const MOVING_TOLD_MAX: usize = 16;
 
+/// Executions of which one heartbeat tells why they wait for a batch system: it is to stay small, and the others of a fan-out
+/// wait for the same.
+pub const WAITING_TOLD_MAX: usize = 64;
+
 /// Bytes that one measurement of the link to the control plane carries each way: a second of 32 Mbit/s, and a quarter of the
 /// largest message.
 pub const PROBE_BYTES_MAX: usize = 4 << 20;

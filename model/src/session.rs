@@ -6,12 +6,14 @@
 //! acknowledged is sent again in the next session. Every frame carries the session's epoch; one with another epoch is
 //! dropped.
 
+mod heartbeat;
 mod outcome;
 
 use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
+pub use self::heartbeat::{Heartbeat, Moving, Other, WaitingJob};
 pub use self::outcome::{
     FailureReason, FaultLocation, FinishedElement, Logs, NotStartedReason, Outcome, PushFailure, StartedElement, Usage,
 };
@@ -115,48 +117,6 @@ pub enum LocalState {
     Running,
     /// Ended; its report is in the outbox.
     Finished,
-}
-
-#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
-pub struct Heartbeat {
-    pub sent_at: Timestamp,
-    /// As in [`Hello`]; zero while it is not known.
-    pub wall_clock: Timestamp,
-    pub capacity: Capacity,
-    pub running: u32,
-    /// Accepted and not started.
-    pub queued: u32,
-    pub store_objects: u64,
-    pub store_bytes: u64,
-    /// Load average of one minute, in thousandths.
-    pub load_millis: u32,
-    /// Whether the site takes new work at all: its administrator may have closed it, or its disk may be full.
-    pub closed: Option<String>,
-    /// Objects that are coming or going, at most [`MOVING_TOLD_MAX`](crate::limits::MOVING_TOLD_MAX) of them.
-    pub moving: Vec<Moving>,
-    /// How long work waits there for a batch system, as far as the agent has seen it.
-    pub batch_wait: Option<Duration>,
-}
-
-/// An object that comes to the site, or goes from it to the bucket.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Moving {
-    pub object: ObjectId,
-    /// From there, or to there.
-    pub other: Other,
-    /// Bytes that were to be moved when it began.
-    pub bytes: u64,
-    pub moved_bytes: u64,
-    /// Of late.
-    pub bytes_per_second: u64,
-}
-
-/// The other end of what moves.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-pub enum Other {
-    FromBucket,
-    ToBucket,
-    FromAgent(AgentId),
 }
 
 /// From the control plane to an agent.

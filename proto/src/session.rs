@@ -3,10 +3,10 @@
 use std::time::Duration;
 
 use atoll_model::id::{CommandSeq, Epoch, ReportSeq, RunId, StepIndex};
-use atoll_model::limits::{FRAME_ELEMENTS_MAX, MOVING_TOLD_MAX};
+use atoll_model::limits::{FRAME_ELEMENTS_MAX, MOVING_TOLD_MAX, WAITING_TOLD_MAX};
 use atoll_model::session::{
     AgentBody, AgentFrame, ControlBody, ControlFrame, Credits, Goodbye, Heartbeat, Hello, InventoryItem, LeaseGrant,
-    LocalState, Moving, Other, Verdict, Welcome,
+    LocalState, Moving, Other, Verdict, WaitingJob, Welcome,
 };
 use atoll_model::time::Timestamp;
 
@@ -161,6 +161,7 @@ impl From<Heartbeat> for wire::Heartbeat {
             closed: heartbeat.closed,
             moving: heartbeat.moving.into_iter().map(Into::into).collect(),
             batch_wait_ms: heartbeat.batch_wait.map(|wait| u64::try_from(wait.as_millis()).unwrap_or(u64::MAX)),
+            waiting: heartbeat.waiting.into_iter().map(Into::into).collect(),
         }
     }
 }
@@ -180,8 +181,23 @@ impl From<wire::Heartbeat> for Heartbeat {
             // One that does not say of which object it is tells nobody anything.
             moving: message.moving.into_iter().take(MOVING_TOLD_MAX).filter_map(read_moving).collect(),
             batch_wait: message.batch_wait_ms.map(Duration::from_millis),
+            waiting: message.waiting.into_iter().take(WAITING_TOLD_MAX).filter_map(read_waiting).collect(),
         }
     }
+}
+
+impl From<WaitingJob> for wire::WaitingJob {
+    fn from(waiting: WaitingJob) -> Self {
+        Self { execution: Some(waiting.execution.into()), attempt: u64::from(waiting.attempt.0), why: waiting.why }
+    }
+}
+
+fn read_waiting(message: wire::WaitingJob) -> Option<WaitingJob> {
+    Some(WaitingJob {
+        execution: message.execution?.try_into().ok()?,
+        attempt: read_attempt(message.attempt).ok()?,
+        why: message.why,
+    })
 }
 
 impl From<Moving> for wire::Moving {

@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::time::Duration;
 
-use atoll_model::id::{AgentId, CommandSeq, Epoch, ReportSeq, SiteId};
+use atoll_model::id::{AgentId, Attempt, CommandSeq, Epoch, ExecutionId, ReportSeq, SiteId};
 use atoll_model::limits;
 use atoll_model::session::{Heartbeat, InventoryItem};
 use atoll_model::time::Timestamp;
@@ -74,6 +74,13 @@ pub(crate) struct Presence {
 }
 
 impl Sessions {
+    /// What an attempt waits for at a batch system of its site, as the agent has told last.
+    pub(crate) fn told_waiting(&self, site: SiteId, execution: ExecutionId, attempt: Attempt) -> Option<String> {
+        let told = &self.presence.get(&site)?.heartbeat.as_ref()?.waiting;
+        let of_it = told.iter().find(|told| (told.execution, told.attempt) == (execution, attempt))?;
+        Some(of_it.why.clone())
+    }
+
     /// How long work waits at a site for a batch system, as its agent has seen it.
     pub(crate) fn batch_wait(&self, site: SiteId) -> Option<Duration> {
         self.presence.get(&site)?.heartbeat.as_ref()?.batch_wait

@@ -16,7 +16,7 @@ use atoll_model::session::{
     Dispatch, DispatchElements, FailureReason, FaultLocation, FinishedElement, GivenInput, Goodbye, Heartbeat, Hello,
     InventoryItem, LeaseGrant, LocalState, Logs, Moving, Need, NeedState, NotStartedReason, Other, Outcome,
     PushFailure, Report, SiteCommand, StartedElement, StepTemplate, TemplateOutput, TemplateWork, Usage, Verdict,
-    Welcome,
+    WaitingJob, Welcome,
 };
 use atoll_model::time::Timestamp;
 use atoll_model::value::{DirectoryRef, FileName, FileRef, ListedFile, ObjectKind, ObjectRef, Type, Value};
@@ -468,8 +468,9 @@ fn hello() -> impl Strategy<Value = Hello> {
 fn heartbeat() -> impl Strategy<Value = Heartbeat> {
     let moving = vec(moving(), 0..3);
     let numbers = any::<(u32, u32, u64, u64, u32, Option<u32>)>();
-    ((timestamp(), timestamp()), capacity(), numbers, option::of(text()), moving).prop_map(
-        |((sent_at, wall_clock), capacity, numbers, closed, moving)| Heartbeat {
+    let waiting = vec((execution(), any::<u32>(), text()), 0..3);
+    ((timestamp(), timestamp()), capacity(), numbers, option::of(text()), (moving, waiting)).prop_map(
+        |((sent_at, wall_clock), capacity, numbers, closed, (moving, waiting))| Heartbeat {
             sent_at,
             wall_clock,
             capacity,
@@ -481,6 +482,10 @@ fn heartbeat() -> impl Strategy<Value = Heartbeat> {
             closed,
             moving,
             batch_wait: numbers.5.map(|wait| Duration::from_millis(u64::from(wait))),
+            waiting: waiting
+                .into_iter()
+                .map(|(execution, attempt, why)| WaitingJob { execution, attempt: Attempt(attempt), why })
+                .collect(),
         },
     )
 }

@@ -24,8 +24,8 @@ use crate::config::{Config, ShimProgram, found_gpus};
 use crate::direct::Direct;
 use crate::driver::{Beginning, Driver, Inbox, Performer, direct_share, open_journal};
 use crate::emitted::{self, Emitted};
+use crate::executor::batch::{BatchOptions, BatchWait, SystemSettings};
 use crate::executor::local::{self, Executor, LocalOptions, Order};
-use crate::executor::slurm::{BatchWait, SlurmOptions};
 use crate::link::{Identity, Link, LinkCredentials, LinkEnd, LinkEvent, LinkOptions, http_client};
 use crate::logs::Logs;
 use crate::scrub::keep_scrubbing;
@@ -226,7 +226,7 @@ fn local_options(
         program: config.shim_program.clone().map_or_else(ShimProgram::own, Ok)?,
         isolation: isolation.clone(),
         gpus: config.gpus.clone().unwrap_or_default(),
-        slurm: slurm_options(config, identity, meters, batch_wait, failed)?,
+        batch: batch_options(config, identity, meters, batch_wait, failed)?,
         imports: config.imports.clone(),
         exports: config.exports.clone(),
         withheld: withheld.clone(),
@@ -243,15 +243,19 @@ fn local_options(
 }
 
 /// How executions become jobs, where the administrator says so.
-fn slurm_options(
+fn batch_options(
     config: &Config,
     identity: &Identity,
     meters: &Arc<Meters>,
     wait: &BatchWait,
     failed: &CancellationToken,
-) -> anyhow::Result<Option<SlurmOptions>> {
-    let Some(settings) = config.slurm.clone() else { return Ok(None) };
-    Ok(Some(SlurmOptions {
+) -> anyhow::Result<Option<BatchOptions>> {
+    let settings = match (config.slurm.clone(), config.batch.clone()) {
+        (Some(slurm), _) => SystemSettings::Slurm(slurm),
+        (None, Some(batch)) => SystemSettings::Template(batch),
+        (None, None) => return Ok(None),
+    };
+    Ok(Some(BatchOptions {
         settings,
         agent: identity.agent,
         data_dir: config.data_dir.clone(),
@@ -287,7 +291,7 @@ fn boot_number() -> anyhow::Result<u128> {
 fn look_around(config: &mut Config) -> anyhow::Result<local::Confining> {
     let isolation = confining(config)?;
     // Those of a cluster are not this machine's.
-    if config.gpus.is_none() && config.slurm.is_none() {
+    if config.gpus.is_none() && config.jobs_max().is_none() {
         config.gpus = Some(found_gpus());
     }
     config.closed = config.closed.take().or_else(|| isolation.refuses_all());
@@ -296,7 +300,7 @@ fn look_around(config: &mut Config) -> anyhow::Result<local::Confining> {
 
 /// How executions are kept apart here. Without the strictest profile, work that asks for it goes to other sites.
 fn confining(config: &Config) -> anyhow::Result<local::Confining> {
-    if config.slurm.is_some() {
+    if config.jobs_max().is_some() {
         return Ok(local::Confining::of_jobs(config.isolation.clone()));
     }
     let program = config.shim_program.clone().map_or_else(ShimProgram::own, Ok)?;
@@ -322,7 +326,7 @@ fn find_python(config: &Config) -> Option<local::Interpreter> {
 
 /// What starts containers at the site, if anything does. Without it work for containers goes to other sites.
 fn find_engine(config: &Config) -> Option<local::ContainerEngine> {
-    if config.slurm.is_some() {
+    if config.jobs_max().is_some() {
         // Nodes of a cluster have their own images, and what is here says nothing of what is there.
         return None;
     }

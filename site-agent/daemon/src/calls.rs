@@ -81,7 +81,7 @@ pub fn measure_calls(data_dir: &Path, alone: u32, at_once: u32) -> anyhow::Resul
         python: Some(python),
         emitted: tokio::sync::mpsc::unbounded_channel().0,
         engine: None,
-        slurm: None,
+        batch: None,
         log_bytes_max: 1 << 20,
         logs: Arc::default(),
         tell: Arc::new(tell),

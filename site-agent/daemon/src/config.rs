@@ -1,5 +1,6 @@
 //! The agent's configuration: a TOML file, then the environment, then flags; each wins over the one before it.
 
+mod batch;
 mod container;
 mod isolation;
 mod joined;
@@ -21,6 +22,7 @@ use atoll_model::limits::EVICTION_IDLE;
 use atoll_model::policy::SitePolicy;
 use serde::Deserialize;
 
+pub use self::batch::{BatchSection, BatchSettings};
 pub use self::container::{ContainerSettings, EngineChoice};
 pub use self::isolation::IsolationSettings;
 pub(crate) use self::offered::found_gpus;
@@ -28,6 +30,7 @@ pub use self::outside::{Exports, Imports};
 pub use self::python::PythonSettings;
 use self::sizes::{deserialize_bytes, parse_bytes};
 pub use self::slurm::{ExecutorKind, SlurmSettings};
+use crate::executor::batch::template::TemplateError;
 use crate::scrub::ScrubSettings;
 
 /// What an agent is told by its administrator.
@@ -81,6 +84,8 @@ pub struct Config {
     pub shim_program: Option<ShimProgram>,
     /// How executions become jobs, where they do.
     pub slurm: Option<SlurmSettings>,
+    /// The same where they are jobs of another system.
+    pub batch: Option<BatchSettings>,
     /// How executions are kept apart.
     pub isolation: IsolationSettings,
     /// The kind of each GPU, by index; those that are found if nothing.
@@ -167,6 +172,7 @@ pub struct Overrides {
     pub shim_program: Option<ShimProgram>,
     pub executor: Option<ExecutorKind>,
     pub slurm: Option<SlurmSettings>,
+    pub batch: Option<BatchSection>,
     pub isolation: Option<IsolationSettings>,
     pub gpus: Option<Vec<String>>,
     /// Amounts by name, whole ones or parts.
@@ -201,6 +207,10 @@ pub enum ConfigError {
     Amount { name: String, amount: f64 },
     #[error("slurm: {0}")]
     Slurm(String),
+    #[error("batch: {0}")]
+    Batch(String),
+    #[error(transparent)]
+    Template(#[from] TemplateError),
     #[error("container: {0}")]
     Container(String),
     #[error("no data directory is given, and there is no HOME to put it in")]
@@ -216,6 +226,12 @@ impl Config {
     /// The folder that jobs of a batch system share with the agent.
     pub fn jobs_dir(&self) -> PathBuf {
         self.work_dir.as_ref().unwrap_or(&self.data_dir).join("jobs")
+    }
+
+    /// Most jobs in the queue of the batch system, if executions are jobs of one.
+    pub fn jobs_max(&self) -> Option<u32> {
+        let of_slurm = self.slurm.as_ref().map(|slurm| slurm.jobs_max);
+        of_slurm.or(self.batch.as_ref().map(|batch| batch.jobs_max))
     }
 
     /// Bytes of a second that may go straight to other sites, the stricter of both who have a say in it.
@@ -246,7 +262,7 @@ impl Config {
             Some(cpus) => return Err(ConfigError::Cpus(cpus)),
             None => None,
         };
-        let usual = ScrubSettings::default();
+        let (executor, usual) = (said.executor.unwrap_or_default(), ScrubSettings::default());
         let scrub = ScrubSettings {
             days: said.scrub_days.unwrap_or(usual.days),
             rate: said.scrub_rate.unwrap_or(usual.rate),
@@ -282,10 +298,8 @@ impl Config {
             python: said.python.unwrap_or_default().checked()?,
             container: said.container.unwrap_or_default().checked()?,
             shim_program: said.shim_program,
-            slurm: match said.executor.unwrap_or_default() {
-                ExecutorKind::Local => None,
-                ExecutorKind::Slurm => Some(said.slurm.unwrap_or_default().checked()?),
-            },
+            slurm: said.slurm.unwrap_or_default().of(executor)?,
+            batch: said.batch.unwrap_or_default().of(executor)?,
             isolation: said.isolation.unwrap_or_default().checked()?,
             gpus: said.gpus,
             resources: offered::amounts(said.resources.unwrap_or_default())?,
@@ -320,6 +334,7 @@ impl Config {
             container: ContainerSettings::default(),
             shim_program: None,
             slurm: None,
+            batch: None,
             isolation: IsolationSettings::default(),
             gpus: None,
             resources: BTreeMap::new(),
@@ -385,6 +400,7 @@ impl Overrides {
             shim_program: None,
             executor: None,
             slurm: None,
+            batch: None,
             isolation: None,
             gpus: None,
             resources: None,

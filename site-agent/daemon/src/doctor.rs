@@ -41,7 +41,7 @@ pub(crate) async fn diagnose(config: &Config, token: Option<&str>) -> Result<Dia
     let is_root = rustix::process::geteuid().is_root();
     let (of_server, batch, containers) = tokio::join!(
         look_at(server.as_ref()),
-        batch::look(&commands),
+        batch::look(config.batch.as_ref(), &commands),
         containers::look(&commands, is_root, machine.has_namespaces()),
     );
     // Alone, since what others do on the disk would be measured too.

@@ -1,4 +1,4 @@
 //! How work is run at this site.
 
+pub(crate) mod batch;
 pub(crate) mod local;
-pub(crate) mod slurm;

@@ -37,9 +37,10 @@ pub use calls::{CallFigures, measure_calls};
 pub use doctor::{Check, CheckState, Diagnosis};
 
 pub use config::{
-    Config, ConfigError, ContainerSettings, EngineChoice, ExecutorKind, Exports, Imports, IsolationSettings,
-    JournalBackend, Overrides, PythonSettings, ShimProgram, SlurmSettings,
+    BatchSection, BatchSettings, Config, ConfigError, ContainerSettings, EngineChoice, ExecutorKind, Exports, Imports,
+    IsolationSettings, JournalBackend, Overrides, PythonSettings, ShimProgram, SlurmSettings,
 };
+pub use executor::batch::template::{Template, TemplateError};
 pub use scrub::ScrubSettings;
 
 /// The folder of keys and certificates in the data directory.

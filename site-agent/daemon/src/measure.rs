@@ -17,8 +17,8 @@ use tokio_util::sync::CancellationToken;
 use crate::clock::wall_clock;
 use crate::config::Config;
 use crate::driver::Inbox;
+use crate::executor::batch::BatchWait;
 use crate::executor::local::counted;
-use crate::executor::slurm::BatchWait;
 use crate::telemetry::{Meters, level};
 
 const INTERVAL: Duration = Duration::from_secs(2);
@@ -31,7 +31,7 @@ const MEMORY_OFFERED_PERCENT: u64 = 90;
 pub(crate) fn capacity(config: &Config) -> Capacity {
     // A cluster is as large as its administrator says; unless he does, each job that may be in its queue has a CPU there,
     // and as much memory as this machine.
-    let jobs = config.slurm.as_ref().map(|slurm| slurm.jobs_max);
+    let jobs = config.jobs_max();
     let cpus = jobs.unwrap_or_else(|| {
         std::thread::available_parallelism().map_or(1, |cpus| u32::try_from(cpus.get()).unwrap_or(u32::MAX))
     });
@@ -108,6 +108,7 @@ pub(crate) async fn keep_measuring(
             closed,
             moving: rates.look(&transfers.underway()),
             batch_wait: batch_wait.get(),
+            waiting: batch_wait.waiting(),
         };
         show(&meters, &heartbeat);
         inbox.tell(vec![Event::Measured { heartbeat }]);

@@ -3,6 +3,7 @@
 
 mod actions;
 mod bad_input;
+mod batch;
 mod bucket_moods;
 mod containers;
 mod cut_off;

@@ -122,6 +122,14 @@ fn jobs_that_run_and_jobs_that_wait_are_cancelled() -> Result<()> {
         let count = |state: &str| queue.iter().filter(|known| *known == state).count();
         Ok(mark.exists() && (count("RUNNING"), count("PENDING")) == (1, 2))
     })?;
+    cluster.eventually("what the others wait for to be told", || {
+        let executions = cluster.show(&run)?["executions"].as_array().cloned().unwrap_or_default();
+        let why = executions.iter().filter_map(|execution| execution["waiting_for"].as_str());
+        Ok(why
+            .filter(|why| why.contains("is PENDING (Resources) in partition main") || why.contains("Priority"))
+            .count()
+            == 2)
+    })?;
     cluster.call(&["cancel", &run.id])?;
     let shown = cluster.wait_for_end(&run)?;
     assert_eq!(shown["state"], "cancelled", "{shown:#}");

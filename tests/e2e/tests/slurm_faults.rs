@@ -188,7 +188,8 @@ fn jobs_that_somebody_else_cancels_are_told_with_slurms_words() -> Result<()> {
     let Some(slurm) = SlurmCluster::start("c1", 18)? else { return Ok(()) };
     let cluster = site_on(&slurm, "")?;
     let run = cluster.submit("workflow: cancelled\nsteps:\n  a:\n    run: |\n      sleep 300\n", &[])?;
-    cluster.eventually("it to run", || Ok(slurm.queue()?.contains(&"RUNNING".to_owned())))?;
+    // One that has not begun would be submitted again.
+    cluster.wait_for_run(&run, |shown| shown["executions"][0]["state"] == "running")?;
     slurm.ask("scancel", &["--user", "root"])?;
     // It is tried again, as after every end that nobody here wanted.
     let shown = cluster.wait_for_run(&run, |shown| shown["executions"][0]["attempt"] == 2)?;

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use atoll_model::id::{Attempt, ExecutionId, RunId, StepIndex};
 use atoll_model::limits::DISPATCH_AHEAD;
-use atoll_model::session::{AgentBody, Heartbeat, Outcome, Report, SiteCommand};
+use atoll_model::session::{AgentBody, Heartbeat, Outcome, Report, SiteCommand, WaitingJob};
 
 use super::world::{World, executions_of};
 use crate::view::{ExecutionPage, ExecutionState, RunState, RunTags};
@@ -353,6 +353,28 @@ fn say_batch_wait(world: &mut World, site: &str, batch_wait: Option<Duration>) {
     let (now, capacity) = (world.now, world.agents[site].capacity.clone());
     let heartbeat = Heartbeat { sent_at: now, wall_clock: now, capacity, batch_wait, ..Heartbeat::default() };
     world.frame(site, AgentBody::Heartbeat(heartbeat));
+}
+
+#[test]
+fn what_an_attempt_waits_for_at_a_batch_system_is_told_until_it_has_begun() {
+    let mut world = World::with_sites(&["hpc"]);
+    let run = world.submit(&fan("w", 2, ""));
+    let sent = world.dispatched("hpc");
+    let [first, second] = [0, 1].map(|element| ExecutionId { run, step: StepIndex(0), element });
+    let waits = |world: &World, execution| world.core.execution(execution).expect("it is known").waiting_for;
+    assert_eq!(waits(&world, first), None);
+    let why = "Slurm: job 12 is PENDING (Resources) in partition main";
+    let told = |attempt| WaitingJob { execution: first, attempt, why: why.to_owned() };
+    let (now, capacity) = (world.now, world.agents["hpc"].capacity.clone());
+    let heartbeat = Heartbeat { sent_at: now, wall_clock: now, capacity, ..Heartbeat::default() };
+    let later = Heartbeat { waiting: vec![told(Attempt(7))], ..heartbeat.clone() };
+    world.frame("hpc", AgentBody::Heartbeat(later));
+    assert_eq!(waits(&world, first), None, "it is of another attempt");
+    world.frame("hpc", AgentBody::Heartbeat(Heartbeat { waiting: vec![told(Attempt::FIRST)], ..heartbeat }));
+    assert_eq!((waits(&world, first).as_deref(), waits(&world, second)), (Some(why), None));
+    let begun = sent.into_iter().find(|sent| sent.0 == first).expect("it was given out");
+    world.start("hpc", begun);
+    assert_eq!(waits(&world, first), None);
 }
 
 #[test]

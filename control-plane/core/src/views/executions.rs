@@ -89,8 +89,11 @@ impl ControlPlane {
             self.fill_active(active, active_state(active), view);
             if active.phase == ActivePhase::Placed {
                 view.waiting_for = Some(self.waits_for_inputs(ExecutionId { run: run.id, step, element }));
-            } else if active.fragment && active.phase == ActivePhase::Dispatched {
-                view.waiting_for = Some("its agent starts it as soon as its inputs exist".to_owned());
+            } else if active.phase == ActivePhase::Dispatched {
+                let told = self.sessions.told_waiting(active.site, view.execution, active.attempt);
+                let delegated =
+                    || active.fragment.then(|| "its agent starts it as soon as its inputs exist".to_owned());
+                view.waiting_for = told.or_else(delegated);
             }
         } else if let Some(active) = state.unknown.get(&element) {
             self.fill_active(active, ExecutionState::Unknown, view);

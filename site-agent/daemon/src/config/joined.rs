@@ -36,6 +36,7 @@ impl Overrides {
             shim_program: later.shim_program.or(self.shim_program),
             executor: later.executor.or(self.executor),
             slurm: later.slurm.or(self.slurm),
+            batch: later.batch.or(self.batch),
             isolation: later.isolation.or(self.isolation),
             gpus: later.gpus.or(self.gpus),
             resources: later.resources.or(self.resources),

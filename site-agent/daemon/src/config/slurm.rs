@@ -16,6 +16,16 @@ pub enum ExecutorKind {
     Local,
     /// Jobs of a Slurm cluster.
     Slurm,
+    /// Jobs of PBS Professional or OpenPBS, by a template.
+    Pbs,
+    /// Jobs of IBM Spectrum LSF, by a template.
+    Lsf,
+    /// Jobs of Flux, by a template.
+    Flux,
+    /// Jobs of HTCondor, by a template.
+    Htcondor,
+    /// Jobs of a system that the site's own template describes.
+    Template,
 }
 
 /// What the administrator of a Slurm site says of its jobs.
@@ -60,7 +70,12 @@ impl Default for SlurmSettings {
 }
 
 impl SlurmSettings {
-    pub(super) fn checked(self) -> Result<Self, ConfigError> {
+    /// Nothing where executions are no jobs of Slurm.
+    pub(super) fn of(self, kind: ExecutorKind) -> Result<Option<Self>, ConfigError> {
+        if kind == ExecutorKind::Slurm { self.checked().map(Some) } else { Ok(None) }
+    }
+
+    fn checked(self) -> Result<Self, ConfigError> {
         let wrong = |message: &str| Err(ConfigError::Slurm(message.to_owned()));
         if self.poll_seconds == 0 || self.jobs_max == 0 || self.array_max == 0 {
             return wrong("poll_seconds, jobs_max and array_max are at least 1");
@@ -126,6 +141,6 @@ mod tests {
             assert!(load(&format!("executor = 'slurm'\n[slurm]\n{wrong}\n")).is_err(), "{wrong}");
         }
         assert!(load("executor = 'slurm'\n[slurm]\nqueue = 'x'\n").is_err());
-        assert!(load("executor = 'pbs'\n").is_err());
+        assert!(load("executor = 'nqs'\n").is_err());
     }
 }

@@ -1,9 +1,11 @@
 //! Batch systems: which there are, whether they answer, and what they offer.
 
 mod slurm;
+mod template;
 
 use super::commands::{Answer, Commands};
 use super::report::Check;
+use crate::config::BatchSettings;
 
 /// A batch system that is known by its programs.
 struct Known {
@@ -42,9 +44,13 @@ const OTHERS: [Known; 4] = [
     },
 ];
 
-/// One check for each batch system that is there, or one that says that there is none.
-pub(super) async fn look(commands: &Commands) -> Vec<Check> {
+/// One check for each batch system that is there, or one that says that there is none; before them one of the system that
+/// the site's jobs go to.
+pub(super) async fn look(settings: Option<&BatchSettings>, commands: &Commands) -> Vec<Check> {
     let mut checks = Vec::new();
+    if let Some(settings) = settings {
+        checks.push(template::look(settings, commands).await);
+    }
     if commands.has("sinfo") || commands.has("sbatch") {
         checks.push(slurm::look(commands).await);
     }
@@ -109,7 +115,7 @@ mod tests {
     #[tokio::test]
     async fn a_machine_without_a_batch_system_says_so() {
         let (_folder, commands) = scripts(&[]);
-        let checks = look(&commands).await;
+        let checks = look(None, &commands).await;
         assert_eq!(checks.len(), 1);
         assert_eq!((checks[0].name, checks[0].state), ("batch-system", CheckState::Skipped));
     }
@@ -127,7 +133,7 @@ mod tests {
             ("condor_status", "echo 'Failed to connect' >&2; exit 1"),
             ("condor_version", "echo '$CondorVersion: 10.0.9 2023-09-28 $'"),
         ]);
-        let checks = look(&commands).await;
+        let checks = look(None, &commands).await;
         let seen: Vec<(&str, CheckState, &str)> =
             checks.iter().map(|check| (check.name, check.state, check.found.as_str())).collect();
         assert_eq!(

@@ -59,6 +59,14 @@ impl Commands {
         Self { path, patience }
     }
 
+    /// The same, with a folder that is looked into before all others.
+    pub(super) fn first_in(&self, folder: &Path) -> Self {
+        let folders = [folder.to_owned()].into_iter().chain(std::env::split_paths(&self.path));
+        // A folder whose name cannot be part of a search path is none that anything is found in.
+        let path = std::env::join_paths(folders).unwrap_or_else(|_| self.path.clone());
+        Self { path, ..self.clone() }
+    }
+
     pub(super) fn find(&self, program: &str) -> Option<PathBuf> {
         let is_program = |path: &PathBuf| {
             path.metadata().is_ok_and(|found| found.is_file() && found.permissions().mode() & 0o111 != 0)

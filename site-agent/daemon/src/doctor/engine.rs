@@ -22,7 +22,7 @@ pub(super) fn look(config: &Config) -> Option<Check> {
     if config.container.engine == Some(EngineChoice::None) {
         return Some(Check::skipped(NAME, "no containers run here: engine = \"none\" in the configuration"));
     }
-    if config.slurm.is_some() {
+    if config.jobs_max().is_some() {
         return Some(Check::skipped(NAME, "no containers run here: executions are jobs of a cluster"));
     }
     match ContainerEngine::find(&config.container, &config.data_dir, &config.slots_dir()) {

@@ -81,7 +81,7 @@ async fn try_shim(config: &Config, commands: &Commands, what: &str) -> Result<St
 }
 
 async fn strict(config: &Config, commands: &Commands) -> Result<(), String> {
-    if config.slurm.is_some() {
+    if config.jobs_max().is_some() {
         return Err("executions are jobs of a cluster, whose nodes keep them apart as they do".to_owned());
     }
     try_shim(config, commands, STRICT).await.map(drop)

@@ -51,7 +51,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::config::{Exports, Imports, ShimProgram};
 use crate::emitted::Emitted;
-use crate::executor::slurm::{FoundJob, Jobs, SlurmOptions};
+use crate::executor::batch::{BatchOptions, FoundJob, Jobs};
 use crate::shim::protocol::{Common, FromShim, Key, Notice, Taken};
 use crate::telemetry::{Meters, Spans, level};
 use crate::withheld::Withheld;
@@ -103,7 +103,7 @@ pub(crate) struct LocalOptions {
     /// Takes what sources emit.
     pub emitted: UnboundedSender<Emitted>,
     /// Where processes are jobs of a cluster.
-    pub slurm: Option<SlurmOptions>,
+    pub batch: Option<BatchOptions>,
     /// What executions are kept from.
     pub isolation: Confining,
     /// The kinds of this machine's GPUs, by index.
@@ -221,8 +221,8 @@ pub(crate) fn start(mut options: LocalOptions) -> anyhow::Result<(Executor, Vec<
     let mut slots = Slots::open(&options)?;
     let mut attempts = Attempts::new(Arc::clone(&options.logs));
     let Recovered { mut found, stuck } = recovery::recover(&mut slots, &mut attempts, &options.meters)?;
-    let jobs = match options.slurm.take() {
-        Some(slurm) => Some(start_jobs(slurm, &executor, &mut attempts, &mut found)?),
+    let jobs = match options.batch.take() {
+        Some(batch) => Some(start_jobs(batch, &executor, &mut attempts, &mut found)?),
         None => None,
     };
     let gpus = gpus::HeldGpus::open(&options.data_dir, std::mem::take(&mut options.gpus), attempts.keys())?;
@@ -268,7 +268,7 @@ pub(crate) fn start(mut options: LocalOptions) -> anyhow::Result<(Executor, Vec<
 
 /// Starts what looks after jobs, and takes in those that are there.
 fn start_jobs(
-    options: SlurmOptions,
+    options: BatchOptions,
     executor: &Executor,
     attempts: &mut Attempts,
     found: &mut Vec<FoundAttempt>,

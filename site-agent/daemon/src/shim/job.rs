@@ -27,8 +27,8 @@ use super::runner::Runner;
 use super::{isolation, own_tmp};
 use crate::clock::wall_clock;
 use evidence::{
-    Batch, CANCEL, CLAIM, Claim, ENDED, EndedNews, JobOrder, JobsFolder, STARTED, StartedNews, read_json, to_json,
-    write_durably,
+    Batch, CANCEL, CLAIM, Claim, ENDED, EndedNews, JobOrder, JobsFolder, OfJob, STARTED, StartedNews, read_json,
+    to_json, write_durably,
 };
 
 /// How often it is looked whether the attempt is to end, and the word of its start is touched.
@@ -61,15 +61,18 @@ fn run(arguments: &[OsString]) -> io::Result<ExitCode> {
     let index: usize = index.to_string_lossy().parse().map_err(io::Error::other)?;
     let key = *batch.keys.get(index).ok_or_else(|| io::Error::other("there is no such place in the batch"))?;
     let slot = folder.slot(key);
-    let Some(order) = JobOrder::read(&slot)? else { return Ok(withdrawn()) };
+    let Some(mut order) = JobOrder::read(&slot)? else { return Ok(withdrawn()) };
     let news = News { folder: File::open(folder.news())?, key };
     let slot = File::open(&slot)?;
-    let own = Claim { token, job: variable("SLURM_JOB_ID"), restarts: restarts(), node: node() };
+    let own = Claim { token, job: variable(&batch.of_job.number), restarts: restarts(), node: node() };
     if is_there(&slot, CANCEL) {
         return Ok(withdrawn());
     }
     match claim(&slot, &own, order.common.synced_claim)? {
-        Claimed::Own => Job { key, slot, news, asked, claim: own, told: false }.run(order),
+        Claimed::Own => {
+            order.order.environment.extend(passed_on(&batch.of_job));
+            Job { key, slot, news, asked, claim: own, told: false }.run(order)
+        }
         Claimed::ByAnother => {
             eprintln!("atoll: another job runs this attempt");
             Ok(ExitCode::SUCCESS)
@@ -171,7 +174,6 @@ impl Job {
         let mut complaints = Vec::new();
         let isolation = isolation::isolate(&setup, &mut complaints);
         complaints.iter().for_each(|complaint| eprintln!("atoll: {complaint}"));
-        order.environment.extend(of_cluster());
         let log = SlotLog::open(&setup.slot)?;
         let slot = SlotDirectory::prepare(&setup.slot)?;
         let own_tmp = own_tmp::own_tmp(&setup, isolation);
@@ -265,18 +267,17 @@ fn is_there(folder: &File, name: impl AsRef<Path>) -> bool {
     statat(folder, name.as_ref(), AtFlags::SYMLINK_NOFOLLOW).is_ok()
 }
 
-/// What the cluster tells a job of itself: its steps and its programs for parallel work want it.
-fn of_cluster() -> impl Iterator<Item = (Vec<u8>, Vec<u8>)> {
-    env::vars_os()
-        .map(|(name, value)| (name.into_vec(), value.into_vec()))
-        .filter(|(name, _)| name.starts_with(b"SLURM"))
+/// What the cluster tells a job of itself.
+fn passed_on(of_job: &OfJob) -> impl Iterator<Item = (Vec<u8>, Vec<u8>)> {
+    let is_passed = |name: &[u8]| of_job.passed.iter().any(|begin| name.starts_with(begin.as_bytes()));
+    env::vars_os().map(|(name, value)| (name.into_vec(), value.into_vec())).filter(move |(name, _)| is_passed(name))
 }
 
 fn variable(name: &str) -> String {
     env::var(name).unwrap_or_default()
 }
 
-/// How often the cluster has begun this job again.
+/// How often the cluster has begun this job again, where it says so.
 fn restarts() -> u32 {
     variable("SLURM_RESTART_COUNT").parse().unwrap_or(0)
 }

@@ -14,6 +14,7 @@ use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
 use super::container::Container;
+use super::job::evidence::Asked;
 
 pub(crate) const PROTOCOL_VERSION: u8 = 3;
 /// Shims tell small outputs since this version.
@@ -204,9 +205,9 @@ pub(crate) struct Common {
     /// their shims need not be told.
     #[serde(skip)]
     pub confined: bool,
-    /// What a job of a cluster is submitted with.
+    /// What a job of a cluster is submitted with, which is noted with the submission.
     #[serde(skip)]
-    pub job_options: Vec<String>,
+    pub asked: Asked,
 }
 
 impl Common {

@@ -19,6 +19,7 @@ use storage_sync_engine::store::{Entry, SealId};
 
 use super::actions::ReadyAction;
 use super::collect::is_stored;
+use crate::shim::job::evidence::Asked;
 use crate::shim::protocol::{Common, Key, Order, Outputs, Terms, Variables};
 
 /// Longest string that Linux takes as one argument or variable, its end included.
@@ -101,7 +102,7 @@ impl Surroundings {
             container: None,
             terms: Terms::default(),
             confined: false,
-            job_options: job_options(&template.resources),
+            asked: asked(&template.resources),
         }
     }
 
@@ -214,15 +215,14 @@ impl Surroundings {
     }
 }
 
-/// What a cluster gives beside CPUs and memory, in its own words.
-fn job_options(resources: &Resources) -> Vec<String> {
-    let gpus = resources.gpus.as_ref().map(|gpus| match &gpus.kind {
-        Some(kind) => format!("--gres=gpu:{kind}:{}", gpus.count),
-        None => format!("--gres=gpu:{}", gpus.count),
-    });
-    let licences = resources.named.iter().map(|(name, millis)| format!("{name}:{}", millis.div_ceil(1_000)));
-    let licences: Vec<String> = licences.collect();
-    gpus.into_iter().chain((!licences.is_empty()).then(|| format!("--licenses={}", licences.join(",")))).collect()
+/// What a cluster is asked for beside CPUs, memory and time.
+fn asked(resources: &Resources) -> Asked {
+    let gpus = resources.gpus.as_ref();
+    Asked {
+        gpus: gpus.map_or(0, |gpus| gpus.count),
+        gpu_kind: gpus.and_then(|gpus| gpus.kind.clone()),
+        named: resources.named.iter().map(|(name, millis)| (name.clone(), millis.div_ceil(1_000))).collect(),
+    }
 }
 
 /// What the shim is to do with the outputs folder.
@@ -417,13 +417,11 @@ mod tests {
     }
 
     #[test]
-    fn a_cluster_is_asked_for_gpus_and_licences_in_its_own_words() {
+    fn a_cluster_is_asked_for_gpus_and_whole_ones_of_what_has_a_name() {
         let gpus = Some(Gpus { count: 2, kind: Some("a100".to_owned()) });
-        let named = [("matlab", 1_500), ("abaqus", 1_000)].map(|(name, millis)| (name.to_owned(), millis)).into();
-        let asked = Resources { gpus, named, ..Resources::default() };
-        assert_eq!(job_options(&asked), ["--gres=gpu:a100:2", "--licenses=abaqus:1,matlab:2"]);
-        let any = Resources { gpus: Some(Gpus { count: 1, kind: None }), ..Resources::default() };
-        assert_eq!(job_options(&any), ["--gres=gpu:1"]);
-        assert!(job_options(&Resources::default()).is_empty());
+        let resources = Resources { gpus, named: [("matlab".to_owned(), 1_500)].into(), ..Resources::default() };
+        let expected = Asked { gpus: 2, gpu_kind: Some("a100".to_owned()), named: [("matlab".to_owned(), 2)].into() };
+        assert_eq!(asked(&resources), expected);
+        assert_eq!(asked(&Resources::default()), Asked::default());
     }
 }

@@ -25,7 +25,7 @@ use super::workers::Staged;
 use super::{Job, Local, Order, orders};
 use crate::clock::wall_clock;
 use crate::emitted::Emitted;
-use crate::executor::slurm::Handed;
+use crate::executor::batch::Handed;
 use crate::shim::KEPT;
 use crate::shim::container::INPUTS;
 use crate::shim::protocol::{End, EndKind, Isolation, Key, Left, Notice, Record, Taken, ToShim};

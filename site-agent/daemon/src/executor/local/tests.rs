@@ -45,7 +45,7 @@ fn options(data_dir: &Path) -> (LocalOptions, Receiver<Vec<Event>>) {
         meters: Arc::new(Meters::new()),
         spans: None,
         emitted: tokio::sync::mpsc::unbounded_channel().0,
-        slurm: None,
+        batch: None,
         isolation: Confining { settings: IsolationSettings::default(), strict: Ok(()) },
         gpus: Vec::new(),
         failed: CancellationToken::new(),

@@ -4,12 +4,13 @@
 //! batches/TOKEN     what was submitted together: the attempt of each element, the name, the cluster's number
 //! news/KEY.started  a job has begun; touched while it lives
 //! news/KEY.ended    how it ended; written last
-//! said/TOKEN.N      what the job said before it was a shim
+//! said/TOKEN.N      what the job said before it was a shim; in said/TOKEN.script what was submitted, if that was a file
 //! KEY/              the slot of an attempt, with `order`, `claim` and, if it is to end, `cancel`
 //! ```
 //!
 //! Every file is whole or not there: it is written under another name, synced, and renamed.
 
+use std::collections::BTreeMap;
 use std::fs::{self, File};
 use std::io::{self, Write};
 use std::path::{Path, PathBuf};
@@ -41,6 +42,36 @@ pub(crate) struct Batch {
     pub at: Timestamp,
     /// The cluster's number for it, once that is known. It may come again.
     pub job: Option<String>,
+    /// What each is submitted with; what was written before this was noted asks for nothing.
+    #[serde(default)]
+    pub asked: Asked,
+    /// What was written before this was noted is of Slurm.
+    #[serde(default)]
+    pub of_job: OfJob,
+}
+
+/// The variables by which a batch system tells a job of itself.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct OfJob {
+    /// The one that has the system's number for the job.
+    pub number: String,
+    /// What those begin with that are passed on: steps and programs for parallel work want them.
+    pub passed: Vec<String>,
+}
+
+impl Default for OfJob {
+    fn default() -> Self {
+        Self { number: "SLURM_JOB_ID".to_owned(), passed: vec!["SLURM".to_owned()] }
+    }
+}
+
+/// What is asked of a cluster beside CPUs, memory and time.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct Asked {
+    pub gpus: u32,
+    pub gpu_kind: Option<String>,
+    /// How many of each named resource, rounded up: clusters count whole ones.
+    pub named: BTreeMap<String, u32>,
 }
 
 /// What a job is to run.
@@ -105,6 +136,11 @@ impl JobsFolder {
 
     pub(crate) fn said(&self) -> PathBuf {
         self.path.join("said")
+    }
+
+    /// What was submitted, where a system wants a file of it.
+    pub(crate) fn script(&self, token: &str) -> PathBuf {
+        self.said().join(format!("{token}.script"))
     }
 
     pub(crate) fn slot(&self, key: Key) -> PathBuf {

@@ -1,9 +1,11 @@
 //! How long work waits for the cluster: placement is told, so that it can go where it begins sooner.
 
 use std::collections::VecDeque;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
+
+use atoll_model::session::WaitingJob;
 
 /// Jobs whose wait is remembered: the median of so many follows a cluster's day.
 const RECENT_MAX: usize = 15;
@@ -12,24 +14,39 @@ const RECENT_FOR: Duration = Duration::from_secs(3_600);
 /// While nothing is known.
 const UNKNOWN: u64 = u64::MAX;
 
-/// What the wait is now, for whoever has a copy of this. Cheap to clone.
+/// What the wait is now, and what is waited for, for whoever has a copy of this. Cheap to clone.
 #[derive(Debug, Clone)]
-pub(crate) struct BatchWait(Arc<AtomicU64>);
+pub(crate) struct BatchWait(Arc<Told>);
+
+#[derive(Debug)]
+struct Told {
+    millis: AtomicU64,
+    waiting: Mutex<Vec<WaitingJob>>,
+}
 
 impl BatchWait {
     /// Of which nothing is known yet.
     pub(crate) fn new() -> Self {
-        Self(Arc::new(AtomicU64::new(UNKNOWN)))
+        Self(Arc::new(Told { millis: AtomicU64::new(UNKNOWN), waiting: Mutex::default() }))
+    }
+
+    /// What waits, and for what.
+    pub(crate) fn waiting(&self) -> Vec<WaitingJob> {
+        self.0.waiting.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    pub(super) fn set_waiting(&self, waiting: Vec<WaitingJob>) {
+        *self.0.waiting.lock().unwrap_or_else(PoisonError::into_inner) = waiting;
     }
 
     pub(crate) fn get(&self) -> Option<Duration> {
-        let millis = self.0.load(Ordering::Relaxed);
+        let millis = self.0.millis.load(Ordering::Relaxed);
         (millis != UNKNOWN).then(|| Duration::from_millis(millis))
     }
 
     pub(super) fn set(&self, wait: Option<Duration>) {
         let millis = wait.map_or(UNKNOWN, |wait| u64::try_from(wait.as_millis()).unwrap_or(UNKNOWN - 1));
-        self.0.store(millis, Ordering::Relaxed);
+        self.0.millis.store(millis, Ordering::Relaxed);
     }
 }
 

@@ -1,26 +1,12 @@
 //! The script of a job: options for the cluster, and the shim that it becomes.
 
-use std::path::Path;
-use std::time::Duration;
-
-use crate::config::{ShimProgram, SlurmSettings};
-use crate::shim::JOB;
-use crate::shim::job::evidence::{Batch, JobsFolder};
-use crate::shim::protocol::Common;
-
-/// What the shim takes beside what it runs.
-const SHIM_BYTES: u64 = 16 << 20;
-/// The cluster's time limit is there for a job that its shim cannot end any more: the shim keeps the exact one.
-const TIME_MARGIN: Duration = Duration::from_secs(60);
+use crate::config::SlurmSettings;
+use crate::executor::batch::system::{NewJob, SHIM_BYTES, TIME_MARGIN, quoted, shim_words};
+use crate::shim::job::evidence::Asked;
 
 /// The script that `sbatch` is given for what is submitted together.
-pub(super) fn script(
-    settings: &SlurmSettings,
-    program: &ShimProgram,
-    folder: &JobsFolder,
-    (token, batch, comment): (&str, &Batch, &str),
-    common: &Common,
-) -> String {
+pub(super) fn script(settings: &SlurmSettings, job: &NewJob<'_>, comment: &str) -> String {
+    let NewJob { folder, token, batch, common, .. } = *job;
     let mut lines = vec!["#!/bin/sh".to_owned()];
     let mut option = |text: String| lines.push(format!("#SBATCH {text}"));
     option(format!("--job-name={}", batch.name));
@@ -42,7 +28,7 @@ pub(super) fn script(
     if let Some(time) = common.time {
         option(format!("--time={}", time.saturating_add(TIME_MARGIN).as_secs().div_ceil(60)));
     }
-    common.job_options.iter().for_each(|text| option(text.clone()));
+    beyond(&batch.asked).into_iter().for_each(&mut option);
     let named = [("partition", &settings.partition), ("account", &settings.account), ("qos", &settings.qos)];
     for (name, value) in named {
         if let Some(value) = value {
@@ -50,41 +36,40 @@ pub(super) fn script(
         }
     }
     settings.options.iter().for_each(|text| option(text.clone()));
-    let words = program.arguments.iter().map(String::as_str).chain([JOB]).map(quoted);
-    let words: Vec<String> = std::iter::once(quoted_path(&program.program)).chain(words).collect();
-    let jobs = quoted_path(folder.path());
-    lines.push(format!("exec {} {jobs} {token} \"${{SLURM_ARRAY_TASK_ID:-0}}\"\n", words.join(" ")));
+    let words: Vec<String> = shim_words(job).iter().map(|word| quoted(word)).collect();
+    lines.push(format!("exec {} \"${{SLURM_ARRAY_TASK_ID:-0}}\"\n", words.join(" ")));
     lines.join("\n")
 }
 
-/// The name of a job, for people who look at the queue.
-pub(super) fn name(workflow_step: &str) -> String {
-    let plain = |letter: char| if letter.is_ascii_alphanumeric() || "-_.".contains(letter) { letter } else { '_' };
-    format!("atoll.{}", workflow_step.chars().map(plain).take(64).collect::<String>())
-}
-
-fn quoted_path(path: &Path) -> String {
-    quoted(&path.display().to_string())
-}
-
-/// As one word for a shell.
-fn quoted(text: &str) -> String {
-    format!("'{}'", text.replace('\'', "'\\''"))
+/// What is asked for beside CPUs and memory, in Slurm's words.
+fn beyond(asked: &Asked) -> Vec<String> {
+    let gpus = (asked.gpus > 0).then(|| match &asked.gpu_kind {
+        Some(kind) => format!("--gres=gpu:{kind}:{}", asked.gpus),
+        None => format!("--gres=gpu:{}", asked.gpus),
+    });
+    let licences: Vec<String> = asked.named.iter().map(|(name, count)| format!("{name}:{count}")).collect();
+    gpus.into_iter().chain((!licences.is_empty()).then(|| format!("--licenses={}", licences.join(",")))).collect()
 }
 
 #[cfg(test)]
 mod tests {
+    use std::time::Duration;
+
     use atoll_model::id::{Attempt, ExecutionId, RunId, StepIndex};
     use atoll_model::time::Timestamp;
 
     use super::*;
-    use crate::shim::job::evidence::VERSION;
-    use crate::shim::protocol::Key;
+    use crate::config::ShimProgram;
+    use crate::executor::batch::system::job_name;
+    use crate::shim::job::evidence::{Batch, JobsFolder, OfJob, VERSION};
+    use crate::shim::protocol::{Common, Key};
 
-    fn of(count: u32, common: &Common) -> String {
+    fn of(count: u32, common: &Common, asked: Asked) -> String {
         let execution = |element| ExecutionId { run: RunId::from_bits(1), step: StepIndex(0), element };
         let keys = (0..count).map(|element| Key { execution: execution(element), attempt: Attempt::FIRST }).collect();
-        let batch = Batch { version: VERSION, name: name("flood model/π"), keys, at: Timestamp::ZERO, job: None };
+        let name = job_name("flood model/π", "t1");
+        let batch =
+            Batch { version: VERSION, name, keys, at: Timestamp::ZERO, job: None, asked, of_job: OfJob::default() };
         let settings = SlurmSettings {
             partition: Some("cpu".to_owned()),
             options: vec!["--constraint=avx2".to_owned()],
@@ -92,7 +77,8 @@ mod tests {
         };
         let program = ShimProgram { program: "/opt/it's/atoll".into(), arguments: vec!["shim".to_owned()] };
         let folder = JobsFolder::new("/shared/jobs".into());
-        script(&settings, &program, &folder, ("t1", &batch, "atoll agent_1 t1"), common)
+        let job = NewJob { program: &program, folder: &folder, token: "t1", batch: &batch, common };
+        script(&settings, &job, "atoll agent_1 t1")
     }
 
     #[test]
@@ -100,7 +86,7 @@ mod tests {
         let time = Some(Duration::from_secs(61));
         let common = Common { memory_bytes: Some(100 << 20), cpu_millis: Some(1_001), time, ..Common::default() };
         let expected = "#!/bin/sh
-#SBATCH --job-name=atoll.flood_model__
+#SBATCH --job-name=atoll.flood_model__.t1
 #SBATCH --comment=\"atoll agent_1 t1\"
 #SBATCH --no-requeue
 #SBATCH --open-mode=append
@@ -111,15 +97,25 @@ mod tests {
 #SBATCH --time=3
 #SBATCH --partition=cpu
 #SBATCH --constraint=avx2
-exec '/opt/it'\\''s/atoll' 'shim' 'job' '/shared/jobs' t1 \"${SLURM_ARRAY_TASK_ID:-0}\"
+exec '/opt/it'\\''s/atoll' 'shim' 'job' '/shared/jobs' 't1' \"${SLURM_ARRAY_TASK_ID:-0}\"
 ";
-        assert_eq!(of(1, &common), expected);
+        assert_eq!(of(1, &common, Asked::default()), expected);
     }
 
     #[test]
     fn what_is_of_one_step_is_one_array() {
-        let script = of(3, &Common::default());
+        let script = of(3, &Common::default(), Asked::default());
         assert!(script.contains("#SBATCH --array=0-2\n") && script.contains("said/t1.%a\""), "{script}");
         assert!(!script.contains("--mem") && !script.contains("--time"), "{script}");
+    }
+
+    #[test]
+    fn a_cluster_is_asked_for_gpus_and_licences_in_its_own_words() {
+        let named = [("matlab".to_owned(), 2), ("abaqus".to_owned(), 1)].into();
+        let asked = Asked { gpus: 2, gpu_kind: Some("a100".to_owned()), named };
+        let script = of(1, &Common::default(), asked);
+        assert!(script.contains("#SBATCH --gres=gpu:a100:2\n#SBATCH --licenses=abaqus:1,matlab:2\n"), "{script}");
+        assert_eq!(beyond(&Asked { gpus: 1, ..Asked::default() }), ["--gres=gpu:1"]);
+        assert!(beyond(&Asked::default()).is_empty());
     }
 }

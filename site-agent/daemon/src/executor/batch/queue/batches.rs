@@ -5,10 +5,11 @@ use std::io;
 use std::time::Instant;
 
 use super::super::calls::Call;
-use super::super::{Desk, Handed, listing, script};
+use super::super::system::{NewJob, Request, job_name};
+use super::super::{Desk, Handed};
 use super::{Job, Queue, Submitted, go_together, nothing};
 use crate::clock::wall_clock;
-use crate::shim::job::evidence::{Batch, JobOrder, VERSION};
+use crate::shim::job::evidence::{Asked, Batch, JobOrder, VERSION};
 use crate::shim::protocol::{Common, EndKind, Key};
 
 /// So many times the controller, asked at intervals, must not know what may have been submitted before it is again.
@@ -18,7 +19,7 @@ const LOOKS: u32 = 2;
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Submission {
     ToDo,
-    /// `sbatch` runs.
+    /// It is being submitted.
     Underway,
     /// Nobody knows: it is looked for, and was not found so many times.
     Unclear {
@@ -41,7 +42,7 @@ impl Queue {
                 }
             }
             let state = if batch.job.is_some() { Submission::Done } else { Submission::Unclear { looks: 0 } };
-            batches.insert(token, Submitted { batch, state, script: String::new() });
+            batches.insert(token, Submitted { batch, state, request: None });
         }
         let in_use: BTreeSet<String> = jobs.values().map(|job: &Job| job.token.clone()).collect();
         for token in batches.keys().filter(|token| !in_use.contains(*token)) {
@@ -59,6 +60,7 @@ impl Queue {
             list_at: now,
             submit_at: now,
             failures: 0,
+            trouble: None,
             notices: Vec::new(),
             waits: Vec::new(),
         })
@@ -77,18 +79,20 @@ impl Queue {
             None => self.gather(now)?,
         };
         let submitted = self.batches.get_mut(&token)?;
-        if submitted.script.is_empty() {
-            match self.desk.common(&submitted.batch) {
-                Ok(common) => submitted.script = self.desk.script(&token, &submitted.batch, &common),
+        let request = match submitted.request.take() {
+            Some(request) => request,
+            None => match self.desk.common(&submitted.batch) {
+                Ok(common) => self.desk.request(&token, &submitted.batch, &common),
                 Err(error) => {
                     let keys = submitted.batch.keys.clone();
                     self.cannot(&keys, &error);
                     return None;
                 }
-            }
-        }
+            },
+        };
         submitted.state = Submission::Underway;
-        Some(Call::Submit { token, script: submitted.script.clone() })
+        submitted.request = Some(request.clone());
+        Some(Call::Submit { token, request })
     }
 
     /// Makes a batch of what waits and is of one step, as much as there is room for in the cluster's queue.
@@ -98,7 +102,7 @@ impl Queue {
         if now < until || room == 0 {
             return None;
         }
-        let most = room.min(self.desk.settings.array_max as usize);
+        let most = room.min(self.desk.limits.together_max);
         let first = self.waiting.front()?;
         let count = self.waiting.iter().take(most).take_while(|handed| go_together(first, handed)).count();
         let together: Vec<Handed> = self.waiting.drain(..count).collect();
@@ -123,7 +127,7 @@ impl Queue {
             let stuck = self.jobs.get(key).map_or(0, |job| job.stuck);
             self.jobs.insert(*key, Job { stuck, ..Job::new(token.clone(), index) });
         }
-        self.batches.insert(token, Submitted { batch, state: Submission::ToDo, script: String::new() });
+        self.batches.insert(token, Submitted { batch, state: Submission::ToDo, request: None });
     }
 
     fn cannot(&mut self, keys: &[Key], error: &io::Error) {
@@ -143,11 +147,10 @@ impl Queue {
             }
         }
         for (former, keys) in by_token {
-            let Some(label) = self.batches.get(&former).map(|submitted| submitted.batch.label().to_owned()) else {
-                continue;
-            };
+            let Some(Submitted { batch, .. }) = self.batches.get(&former) else { continue };
+            let (label, asked) = (batch.label().to_owned(), batch.asked.clone());
             tracing::warn!(former, jobs = keys.len(), "jobs that have not begun are submitted again");
-            match self.desk.note(&label, keys.clone()) {
+            match self.desk.note(&label, keys.clone(), asked) {
                 Ok((token, batch)) => self.add(token, batch),
                 Err(error) => self.cannot(&keys, &error),
             }
@@ -181,21 +184,21 @@ impl Desk {
             self.write_order(handed)?;
         }
         self.sync()?;
-        let label = together.first().map(|handed| handed.label.clone()).unwrap_or_default();
-        self.note(&label, together.iter().map(|handed| handed.order.key).collect())
+        let first = together.first().ok_or_else(|| io::Error::other("there is nothing to submit"))?;
+        let keys = together.iter().map(|handed| handed.order.key).collect();
+        self.note(&first.label, keys, first.common.asked.clone())
     }
 
-    fn note(&self, label: &str, keys: Vec<Key>) -> io::Result<(String, Batch)> {
+    fn note(&self, label: &str, keys: Vec<Key>, asked: Asked) -> io::Result<(String, Batch)> {
         let token = new_token();
-        let name = format!("{}.{token}", script::name(label));
-        let batch = Batch { version: VERSION, name, keys, at: wall_clock(), job: None };
+        let (name, of_job) = (job_name(label, &token), self.system.of_job());
+        let batch = Batch { version: VERSION, name, keys, at: wall_clock(), job: None, asked, of_job };
         self.try_write_batch(&token, &batch)?;
         Ok((token, batch))
     }
 
-    fn script(&self, token: &str, batch: &Batch, common: &Common) -> String {
-        let comment = listing::comment(&self.agent, token);
-        script::script(&self.settings, &self.program, &self.folder, (token, batch, &comment), common)
+    fn request(&self, token: &str, batch: &Batch, common: &Common) -> Request {
+        self.system.request(&NewJob { program: &self.program, folder: &self.folder, token, batch, common })
     }
 
     /// What all of a batch have in common.

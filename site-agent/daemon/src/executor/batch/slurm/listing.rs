@@ -3,43 +3,10 @@
 //! As text in columns of our own: `--json` lists the jobs of everybody whatever is asked for (22.05), and what it calls
 //! things differs between versions.
 
+use crate::executor::batch::system::{Over, Row, Standing};
+
 /// Job, element of its array, state, reason, partition, comment: the comment is ours, and has none of the bars.
 pub(super) const FORMAT: &str = "%F|%K|%T|%r|%P|%k";
-
-/// A job, or an element of an array.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) struct Row {
-    /// The cluster's number for it, or for its array.
-    pub job: String,
-    pub index: u32,
-    pub standing: Standing,
-    /// State, reason and partition, in Slurm's own words.
-    pub words: String,
-    pub token: String,
-}
-
-/// Where a job stands.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Standing {
-    Waiting,
-    /// It could not be started, and waits until somebody lets it go.
-    Stuck,
-    Running,
-    Over(Over),
-}
-
-/// How a job is over, as far as the cluster knows.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Over {
-    TimedOut,
-    OutOfMemory,
-    /// Somebody cancelled it, whether it had begun or not.
-    Cancelled,
-    /// Its node was lost, or given to another.
-    Lost,
-    /// By itself.
-    Ended,
-}
 
 /// The comment of what this agent submits.
 pub(super) fn comment(agent: &str, token: &str) -> String {

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
 
-use super::super::listing::{Over, Row, Standing};
+use super::super::system::{Over, Row, Standing};
 use super::{Job, Queue, Wish, nothing};
 use crate::shim::protocol::{End, EndKind, Key, Notice};
 
@@ -86,7 +86,7 @@ impl Queue {
             Standing::Stuck if job.wish != Wish::Run => return Verdict::Nothing,
             Standing::Stuck if job.stuck < STUCK_MAX => return Verdict::Renew,
             Standing::Stuck => {
-                let message = format!("Slurm could not start its job: {}", row.words);
+                let message = format!("{} could not start its job: {}", self.desk.system.title(), row.words);
                 return Verdict::End(EndKind::NotStarted { message, no_space: false });
             }
             Standing::Over(over) => over,
@@ -117,7 +117,9 @@ impl Queue {
     /// How a job ended of which the cluster says this, and that has left no word but that it was told to end.
     fn how(&self, key: Key, over: Over, row: &Row, is_claimed: bool) -> EndKind {
         let Some(job) = self.jobs.get(&key) else { return EndKind::Killed };
-        let words = format!("Slurm says of job {}: {}", job.number(&row.job, self.batches.get(&job.token)), row.words);
+        let count = self.batches.get(&job.token).map_or(1, |submitted| submitted.batch.keys.len());
+        let (system, words) = (&self.desk.system, &row.words);
+        let words = format!("{} says of job {}: {words}", system.title(), system.number(&row.job, job.index, count));
         match over {
             Over::TimedOut | Over::OutOfMemory | Over::Ended | Over::Cancelled | Over::Lost
                 if job.wish == Wish::End =>
@@ -138,7 +140,7 @@ impl Queue {
     /// F3, F5: the controller answers, and does not know the job: it has forgotten it, or let it go after a while. A job
     /// that has begun speaks for itself as long as it gives signs of life.
     fn judge_missing(&mut self, key: Key, now: Instant) -> Verdict {
-        let (patience, poll) = (self.desk.settings.forgotten_after(), self.desk.settings.poll());
+        let (patience, poll) = (self.desk.limits.forgotten_after, self.desk.limits.poll);
         let (claim, pulse) = (self.desk.claim_of(key), self.desk.pulse(key));
         let Some(job) = self.jobs.get_mut(&key) else { return Verdict::Nothing };
         let since = *job.missing_since.get_or_insert(now);
@@ -156,8 +158,9 @@ impl Queue {
             (None, Wish::Run) if silent >= patience => Verdict::Again,
             (Some(claim), _) if silent >= patience.max(SILENCE_MIN) => {
                 let (job, node, seconds) = (&claim.job, &claim.node, silent.as_secs());
+                let system = self.desk.system.title();
                 let message =
-                    format!("nothing was heard of job {job} on {node} for {seconds} s, and Slurm does not know it");
+                    format!("nothing was heard of job {job} on {node} for {seconds} s, and {system} does not know it");
                 Verdict::End(EndKind::Interrupted { message })
             }
             (None | Some(_), _) => Verdict::Nothing,

@@ -1,24 +1,25 @@
 //! What the agent has in the cluster's queue: what is submitted together and when, what each job's word or the controller
 //! says of it, and how it ended.
 //!
-//! - The intention stands in the shared folder before `sbatch` is called. Where its answer was lost, or the agent killed,
-//!   the job is looked for by its comment before it is submitted again.
+//! - The intention stands in the shared folder before anything is submitted. Where its answer was lost, or the agent killed,
+//!   the job is looked for by its name or comment before it is submitted again.
 //! - A job's own word of its end counts; the controller is asked why where there is none. A controller that is away, or does
 //!   not know a job, says nothing: it is waited for, and what the job says counts.
 //! - Numbers of jobs come again, so nothing is known by them alone.
 
 mod batches;
+mod reasons;
 mod verdict;
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime};
 
 use atoll_model::time::Timestamp;
 
 use self::batches::Submission;
-use super::calls::{Answer, Call, NotSubmitted};
-use super::listing::Row;
+use super::calls::{Answer, Call};
+use super::system::{NotSubmitted, Request, Row, Sought};
 use super::{Desk, Handed};
 use crate::shim::job::evidence::{Batch, EndedNews, StartedNews};
 use crate::shim::protocol::{End, EndKind, Key, Left, Notice};
@@ -44,6 +45,8 @@ pub(super) struct Queue {
     list_at: Instant,
     submit_at: Instant,
     failures: u32,
+    /// Why the cluster cannot be reached, if it cannot.
+    trouble: Option<String>,
     notices: Vec<Notice>,
     /// How long those waited that have begun since this was taken.
     pub(super) waits: Vec<Duration>,
@@ -54,7 +57,8 @@ pub(super) struct Queue {
 struct Submitted {
     batch: Batch,
     state: Submission,
-    script: String,
+    /// What is said to the cluster to have it, once that is made.
+    request: Option<Request>,
 }
 
 /// One attempt.
@@ -105,12 +109,6 @@ impl Job {
             pulse: None,
             stuck: 0,
         }
-    }
-
-    /// How the cluster calls it, which calls what was submitted together by this number.
-    fn number(&self, number: &str, submitted: Option<&Submitted>) -> String {
-        let is_array = submitted.is_some_and(|submitted| submitted.batch.keys.len() > 1);
-        if is_array { format!("{number}_{}", self.index) } else { number.to_owned() }
     }
 }
 
@@ -216,7 +214,7 @@ impl Queue {
 
     /// How many more may be in the cluster's queue.
     fn room(&self) -> usize {
-        (self.desk.settings.jobs_max as usize).saturating_sub(self.unfinished().count())
+        self.desk.limits.jobs_max.saturating_sub(self.unfinished().count())
     }
 
     /// How many wait for the cluster, and how many have begun.
@@ -263,11 +261,11 @@ impl Queue {
             let submitted = self.batches.get_key_value(&job.token)?;
             submitted.1.batch.job.is_some().then_some(submitted)
         })?;
-        let number = submitted.batch.job.as_ref()?;
+        let (number, count) = (submitted.batch.job.as_ref()?, submitted.batch.keys.len());
         let due = self.jobs.values_mut().filter(|job| job.token == *token && is_due(job));
         let jobs = due.map(|job| {
-            job.cancel_at = Some(now + self.desk.settings.poll());
-            job.number(number, Some(submitted))
+            job.cancel_at = Some(now + self.desk.limits.poll);
+            self.desk.system.number(number, job.index, count)
         });
         let (jobs, name) = (jobs.collect(), submitted.batch.name.clone());
         // The controller is to say soon whether they are gone.
@@ -279,8 +277,18 @@ impl Queue {
         if now < self.list_at || self.unfinished().next().is_none() {
             return None;
         }
-        self.list_at = now + self.desk.settings.poll();
-        Some(Call::List)
+        self.list_at = now + self.desk.limits.poll;
+        Some(Call::List(self.sought()))
+    }
+
+    /// What the cluster has, or may have.
+    fn sought(&self) -> Vec<Sought> {
+        let unfinished: BTreeSet<&String> = self.jobs.values().filter(|job| !job.ended).map(|job| &job.token).collect();
+        let may_be_there = |submitted: &&Submitted| submitted.state != Submission::ToDo;
+        let submitted = unfinished.into_iter().filter_map(|token| self.batches.get(token)).filter(may_be_there);
+        submitted
+            .map(|submitted| Sought { name: submitted.batch.name.clone(), job: submitted.batch.job.clone() })
+            .collect()
     }
 
     /// What came of the last call.
@@ -290,14 +298,14 @@ impl Queue {
             Answer::Submitted { token, result } => self.submitted(&token, result, now),
             Answer::Cancelled(Ok(())) => {}
             // It is tried again: a job that is gone is not listed as one that runs.
-            Answer::Cancelled(Err(why)) => self.unreachable("scancel", &why, now),
+            Answer::Cancelled(Err(why)) => self.unreachable(&why, now),
             Answer::Listed(Ok(rows)) => {
                 self.reached(now);
                 self.listed(rows, now);
                 self.conclude_told(now);
             }
             Answer::Listed(Err(why)) => {
-                self.unreachable("squeue", &why, now);
+                self.unreachable(&why, now);
                 self.list_at = self.list_at.max(self.submit_at);
                 self.conclude_told(now);
             }
@@ -315,14 +323,15 @@ impl Queue {
             }
             Err(NotSubmitted::Later(why)) => {
                 submitted.state = Submission::ToDo;
-                self.unreachable("sbatch", &why, now);
+                self.unreachable(&why, now);
             }
             Err(NotSubmitted::Unclear(why)) => {
                 submitted.state = Submission::Unclear { looks: 0 };
-                self.unreachable("sbatch", &why, now);
+                self.unreachable(&why, now);
             }
             Err(NotSubmitted::Refused(why)) => {
-                let message = format!("Slurm does not take the job in {}: {why}", self.desk.settings.place());
+                let system = &self.desk.system;
+                let message = format!("{} does not take the job in {}: {why}", system.title(), system.place());
                 for key in submitted.batch.keys.clone() {
                     let how = EndKind::NotStarted { message: message.clone(), no_space: false };
                     self.end(key, nothing(how, None));
@@ -332,20 +341,23 @@ impl Queue {
     }
 
     fn reached(&mut self, now: Instant) {
+        self.trouble = None;
         if std::mem::take(&mut self.failures) > 0 {
             self.submit_at = now;
-            tracing::info!("Slurm answers again");
+            tracing::info!("{} answers again", self.desk.system.title());
         }
     }
 
     /// F1: what runs goes on, and its word is heard; what waits, waits.
-    fn unreachable(&mut self, program: &str, why: &str, now: Instant) {
+    fn unreachable(&mut self, why: &str, now: Instant) {
         if self.failures == 0 {
-            tracing::warn!(program, why, "Slurm cannot be reached: what runs goes on, what is to start waits");
+            let title = self.desk.system.title();
+            tracing::warn!(why, "{title} cannot be reached: what runs goes on, what is to start waits");
         }
+        self.trouble = Some(why.to_owned());
         self.failures += 1;
         let pause = PAUSE.saturating_mul(1 << self.failures.min(7)).min(PAUSE_MAX);
-        self.submit_at = now + pause.min(self.desk.settings.poll().saturating_mul(self.failures));
+        self.submit_at = now + pause.min(self.desk.limits.poll.saturating_mul(self.failures));
     }
 }
 

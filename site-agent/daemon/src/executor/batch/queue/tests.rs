@@ -7,7 +7,8 @@ use std::fs;
 use atoll_model::id::{Attempt, ExecutionId, RunId, StepIndex};
 use tempfile::TempDir;
 
-use super::super::listing::{Over, Standing};
+use super::super::slurm::Slurm;
+use super::super::system::{Over, Standing};
 use super::*;
 use crate::config::{ShimProgram, SlurmSettings};
 use crate::shim::job::evidence::{CANCEL, CLAIM, Claim, JobsFolder, STARTED, to_json};
@@ -29,7 +30,8 @@ fn desk(folder: &TempDir) -> Desk {
     let settings = SlurmSettings { jobs_max: 3, ..SlurmSettings::default() };
     let program = ShimProgram { program: "/bin/atoll".into(), arguments: vec!["shim".to_owned()] };
     let jobs = JobsFolder::new(folder.path().join("jobs"));
-    Desk::open(settings, "agent_1".to_owned(), program, folder.path().to_owned(), jobs).unwrap()
+    let slurm = Arc::new(Slurm::new(settings, "agent_1".to_owned()));
+    Desk::open(slurm, program, folder.path().to_owned(), jobs).unwrap()
 }
 
 impl Played {
@@ -60,7 +62,7 @@ impl Played {
     /// The next submission; what it is called.
     fn submission(&mut self) -> (String, String) {
         match self.after(2) {
-            Some(Call::Submit { token, script }) => (token, script),
+            Some(Call::Submit { token, request }) => (token, request.input),
             other => panic!("{other:?}"),
         }
     }
@@ -76,7 +78,7 @@ impl Played {
             self.queue.answered(Answer::Cancelled(Ok(())), self.now);
             call = self.after(0);
         }
-        assert_eq!(call, Some(Call::List));
+        assert!(matches!(call, Some(Call::List(_))), "{call:?}");
         let row = |(token, index, standing): &(&str, u32, Standing)| Row {
             job: "12".to_owned(),
             index: *index,
@@ -113,6 +115,29 @@ fn what_is_of_one_step_is_submitted_together_as_far_as_there_is_room() {
 }
 
 #[test]
+fn what_an_attempt_waits_for_is_told_in_the_cluster_s_words() {
+    let mut played = Played::new();
+    played.hand(4);
+    let (token, _) = played.submission();
+    assert_eq!(played.queue.reasons().len(), 1, "one has no room, of the others nothing is known");
+    played.submitted(&token, Ok("12"));
+    played.listed(&[(&token, 0, Standing::Waiting), (&token, 1, Standing::Running)]);
+    let claim = Claim { token, job: "12".to_owned(), restarts: 0, node: "n1".to_owned() };
+    played.queue.started(key(1), StartedNews { at: crate::clock::wall_clock(), claim });
+    let told = |played: &Played| -> Vec<(u32, String)> {
+        let reasons = played.queue.reasons().into_iter();
+        reasons.map(|told| (told.execution.element, told.why)).collect()
+    };
+    let room = "room among the 3 jobs that the site may have in the queue of Slurm".to_owned();
+    let waits = "Slurm: job 12_0 is Waiting in partition main".to_owned();
+    assert_eq!(told(&played), [(0, waits), (3, room.clone())]);
+    while !matches!(played.after(6), Some(Call::List(_))) {}
+    played.queue.answered(Answer::Listed(Err("connect failure".to_owned())), played.now);
+    let away = "Slurm to be reached: connect failure".to_owned();
+    assert_eq!(told(&played), [(0, away.clone()), (2, away), (3, room)]);
+}
+
+#[test]
 fn f2_what_may_have_been_submitted_is_looked_for_before_it_is_again() {
     for found in [true, false] {
         let mut played = Played::new();
@@ -127,7 +152,8 @@ fn f2_what_may_have_been_submitted_is_looked_for_before_it_is_again() {
         let rows = [(token.as_str(), 0, Standing::Waiting), (token.as_str(), 1, Standing::Waiting)];
         assert_eq!(played.listed(if found { &rows } else { &[] }), []);
         if found {
-            assert_eq!(played.after(6), Some(Call::List), "it is known, and not submitted again");
+            let call = played.after(6);
+            assert!(matches!(call, Some(Call::List(_))), "it is known, and not submitted again: {call:?}");
         } else {
             assert_eq!(played.listed(&[]), []);
             assert_eq!(played.submission().0, token, "under the name that the intention has");
@@ -228,7 +254,7 @@ fn f1_a_controller_that_is_away_ends_nothing_and_loses_nothing() {
             let why = "connect failure".to_owned();
             match call {
                 Call::Submit { token, .. } => played.submitted(&token, Err(NotSubmitted::Later(why))),
-                Call::List => played.queue.answered(Answer::Listed(Err(why)), played.now),
+                Call::List(_) => played.queue.answered(Answer::Listed(Err(why)), played.now),
                 Call::Cancel { .. } => panic!("nobody wants it ended"),
             }
         }

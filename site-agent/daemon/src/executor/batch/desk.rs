@@ -4,13 +4,15 @@ use std::collections::BTreeSet;
 use std::fs::{self, File};
 use std::io;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::time::SystemTime;
 
 use atoll_model::time::Timestamp;
 use rustix::fs::syncfs;
 
 use super::Handed;
-use crate::config::{ShimProgram, SlurmSettings};
+use super::system::{BatchSystem, Limits};
+use crate::config::ShimProgram;
 use crate::shim::job::evidence::{
     Batch, CANCEL, CLAIM, Claim, ENDED, EndedNews, JobOrder, JobsFolder, ORDER, STARTED, StartedNews, VERSION,
     read_json, to_json, write_durably,
@@ -24,9 +26,8 @@ const SAID_BYTES_MAX: usize = 500;
 /// What jobs are made of, and where.
 #[derive(Debug, Clone)]
 pub(crate) struct Desk {
-    pub(super) settings: SlurmSettings,
-    /// Who submits: jobs of another agent of the same user are not this one's.
-    pub(super) agent: String,
+    pub(super) system: Arc<dyn BatchSystem>,
+    pub(super) limits: Limits,
     pub(super) program: ShimProgram,
     pub(super) folder: JobsFolder,
     data_dir: PathBuf,
@@ -34,8 +35,7 @@ pub(crate) struct Desk {
 
 impl Desk {
     pub(super) fn open(
-        settings: SlurmSettings,
-        agent: String,
+        system: Arc<dyn BatchSystem>,
         program: ShimProgram,
         data_dir: PathBuf,
         folder: JobsFolder,
@@ -43,7 +43,7 @@ impl Desk {
         for path in [folder.path().to_owned(), folder.batches(), folder.news(), folder.said()] {
             make_private(&path)?;
         }
-        Ok(Self { settings, agent, program, folder, data_dir })
+        Ok(Self { limits: system.limits(), system, program, folder, data_dir })
     }
 
     pub(super) fn batches(&self) -> io::Result<Vec<(String, Batch)>> {
@@ -116,6 +116,7 @@ impl Desk {
 
     pub(super) fn remove_batch(&self, token: &str) {
         remove(&self.folder.batches().join(token));
+        remove(&self.folder.script(token));
     }
 
     /// From now on the attempt does not begin, and ends if it has.

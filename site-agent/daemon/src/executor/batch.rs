@@ -1,12 +1,13 @@
-//! The `slurm` executor: an attempt whose inputs are ready becomes a job of the site's cluster, or an element of an array.
-//! Everything before and after is as for the site's own processes. The job's slot is in a folder that the cluster's nodes
+//! Executors by batch systems: an attempt whose inputs are ready becomes a job of the site's cluster, or an element of an
+//! array. What speaks to the cluster is a [`BatchSystem`]: Slurm, or one that a template describes. Everything before and after is as for the site's own processes. The job's slot is in a folder that the cluster's nodes
 //! share with the agent, and so is the job's word of its start and end ([`crate::shim::job`]).
 
 mod calls;
 mod desk;
-mod listing;
 mod queue;
-mod script;
+mod slurm;
+mod system;
+pub(crate) mod template;
 mod waits;
 
 use std::io;
@@ -19,13 +20,16 @@ use std::time::{Duration, Instant};
 use atoll_model::id::AgentId;
 use tokio_util::sync::CancellationToken;
 
-use self::calls::{Answer, Call, Caller};
+use self::calls::{Answer, Call};
 use self::desk::Desk;
 use self::queue::Queue;
+use self::slurm::Slurm;
+use self::system::BatchSystem;
+use self::template::Templated;
 pub(crate) use self::waits::BatchWait;
 use self::waits::Waits;
 use crate::clock::wall_clock;
-use crate::config::{ShimProgram, SlurmSettings};
+use crate::config::{BatchSettings, ShimProgram, SlurmSettings};
 use crate::executor::local::Watch;
 use crate::shim::job::evidence::JobsFolder;
 use crate::shim::protocol::{Common, Key, Notice, Order};
@@ -35,9 +39,15 @@ use crate::telemetry::{Meters, level};
 const LOOK_INTERVAL: Duration = Duration::from_millis(200);
 const IDLE_INTERVAL: Duration = Duration::from_secs(60);
 
+/// Which system, and what the administrator says of it.
+pub(crate) enum SystemSettings {
+    Slurm(SlurmSettings),
+    Template(BatchSettings),
+}
+
 /// What the executor works with.
-pub(crate) struct SlurmOptions {
-    pub settings: SlurmSettings,
+pub(crate) struct BatchOptions {
+    pub settings: SystemSettings,
     pub agent: AgentId,
     pub data_dir: PathBuf,
     pub jobs_dir: PathBuf,
@@ -86,25 +96,27 @@ impl Jobs {
     /// # Errors
     /// When the shared folder cannot be read or made.
     pub(crate) fn start(
-        options: SlurmOptions,
+        options: BatchOptions,
         tell: impl Fn(Vec<Notice>) + Send + 'static,
     ) -> anyhow::Result<(Self, Vec<FoundJob>)> {
-        let SlurmOptions { settings, agent, data_dir, jobs_dir, program, meters, wait, failed } = options;
+        let BatchOptions { settings, agent, data_dir, jobs_dir, program, meters, wait, failed } = options;
         let folder = JobsFolder::new(jobs_dir);
-        let agent = agent.to_string();
-        let caller = Caller::new(&settings, agent.clone());
-        let desk = Desk::open(settings, agent, program, data_dir, folder.clone())?;
+        let system: Arc<dyn BatchSystem> = match settings {
+            SystemSettings::Slurm(settings) => Arc::new(Slurm::new(settings, agent.to_string())),
+            SystemSettings::Template(settings) => Arc::new(Templated::new(settings)),
+        };
+        let desk = Desk::open(Arc::clone(&system), program, data_dir, folder.clone())?;
         let queue = Queue::open(desk.clone(), Instant::now())?;
         let found = queue.unfinished().map(|key| FoundJob { key, since: desk.started(key) }).collect();
         let (heard, to_hear) = channel();
         let (calls, to_call) = channel();
         let (answers, watch) = (heard.clone(), Watch(failed.clone()));
-        thread::Builder::new().name("atoll-slurm-calls".to_owned()).spawn(move || {
+        thread::Builder::new().name("atoll-batch-calls".to_owned()).spawn(move || {
             let _watch = watch;
-            caller.run(&to_call, &answers);
+            calls::run(&system, &to_call, &answers);
         })?;
         let watch = Watch(failed);
-        thread::Builder::new().name("atoll-slurm".to_owned()).spawn(move || {
+        thread::Builder::new().name("atoll-batch".to_owned()).spawn(move || {
             let _watch = watch;
             Clerk { queue, desk, heard: to_hear, calls, meters, waits: Waits::default(), wait }.run(&tell);
         })?;
@@ -234,5 +246,6 @@ impl Clerk {
             self.waits.begun(wait, now);
         }
         self.wait.set(self.waits.expected(self.queue.longest_wait(wall_clock()), now));
+        self.wait.set_waiting(self.queue.reasons());
     }
 }

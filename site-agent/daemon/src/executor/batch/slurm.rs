@@ -1,0 +1,190 @@
+//! Slurm: what is of one step is an array, and the agent's jobs are known by their comment.
+
+mod listing;
+mod script;
+
+use std::io;
+use std::process::Output;
+
+use super::calls::{Programs, complaint};
+use super::system::{BatchSystem, Limits, NewJob, NotSubmitted, Request, Row, Sought};
+use crate::config::SlurmSettings;
+use crate::shim::job::evidence::OfJob;
+
+/// A Slurm cluster, as its site's administrator has it used.
+#[derive(Debug)]
+pub(super) struct Slurm {
+    settings: SlurmSettings,
+    /// Who submits: jobs of another agent of the same user are not this one's.
+    agent: String,
+    programs: Programs,
+}
+
+impl Slurm {
+    pub(super) fn new(settings: SlurmSettings, agent: String) -> Self {
+        let programs = Programs::new(None, &["SLURM_", "SBATCH_"].map(str::to_owned));
+        let programs = match &settings.conf {
+            Some(conf) => programs.with("SLURM_CONF", conf),
+            None => programs,
+        };
+        Self { settings, agent, programs }
+    }
+
+    fn words(&self, program: &str, arguments: &[&str]) -> Vec<String> {
+        let path = self.settings.commands.as_ref().map(|folder| folder.join(program).display().to_string());
+        let program = path.unwrap_or_else(|| program.to_owned());
+        [program].into_iter().chain(arguments.iter().map(|argument| (*argument).to_owned())).collect()
+    }
+}
+
+impl BatchSystem for Slurm {
+    fn title(&self) -> &str {
+        "Slurm"
+    }
+
+    fn place(&self) -> String {
+        self.settings.place()
+    }
+
+    fn limits(&self) -> Limits {
+        Limits {
+            poll: self.settings.poll(),
+            jobs_max: self.settings.jobs_max as usize,
+            together_max: self.settings.array_max as usize,
+            forgotten_after: self.settings.forgotten_after(),
+        }
+    }
+
+    fn of_job(&self) -> OfJob {
+        OfJob::default()
+    }
+
+    fn request(&self, job: &NewJob<'_>) -> Request {
+        let input = script::script(&self.settings, job, &listing::comment(&self.agent, job.token));
+        Request { words: self.words("sbatch", &["--parsable"]), input, file: None }
+    }
+
+    fn number(&self, number: &str, index: usize, count: usize) -> String {
+        if count > 1 { format!("{number}_{index}") } else { number.to_owned() }
+    }
+
+    fn submit(&self, request: &Request) -> Result<String, NotSubmitted> {
+        submitted(self.programs.ask(&request.words, &request.input))
+    }
+
+    fn cancel(&self, jobs: &[String], name: &str) -> Result<(), String> {
+        let arguments: Vec<&str> = ["--name", name].into_iter().chain(jobs.iter().map(String::as_str)).collect();
+        let result = self.programs.said(&self.words("scancel", &arguments)).map(drop);
+        result.or_else(|why| if why.contains("Invalid job id") { Ok(()) } else { Err(why) })
+    }
+
+    fn list(&self, _sought: &[Sought]) -> Result<Vec<Row>, String> {
+        let user = rustix::process::geteuid().as_raw().to_string();
+        let own = ["--noheader", "--array", "--states=all", "--user", user.as_str(), "--format", listing::FORMAT];
+        self.programs.said(&self.words("squeue", &own)).map(|text| listing::read(&text, &self.agent))
+    }
+}
+
+fn submitted(result: io::Result<Output>) -> Result<String, NotSubmitted> {
+    match result {
+        Ok(output) => {
+            let text = String::from_utf8_lossy(&output.stdout);
+            // With several clusters the cluster stands behind the number.
+            let number = text.trim().split(';').next().unwrap_or_default();
+            let is_number = !number.is_empty() && number.bytes().all(|byte| byte.is_ascii_digit());
+            match (output.status.success(), is_number) {
+                (true, true) => Ok(number.to_owned()),
+                (true, false) => Err(NotSubmitted::Unclear(format!("sbatch says {:?}", text.trim()))),
+                (false, _) => Err(judged(&complaint(&output))),
+            }
+        }
+        Err(error) if error.kind() == io::ErrorKind::TimedOut => Err(NotSubmitted::Unclear(error.to_string())),
+        Err(error) => Err(NotSubmitted::Later(error.to_string())),
+    }
+}
+
+/// Whether there may be a job although `sbatch` says that it failed, and whether there ever will be one.
+fn judged(message: &str) -> NotSubmitted {
+    const UNCLEAR: [&str; 4] = ["timed out", "Zero Bytes", "Communication", "communication"];
+    const LATER: [&str; 8] = [
+        "connect failure",
+        "Unable to contact",
+        "temporarily",
+        "Job violates accounting/QOS policy",
+        "Slurm backup controller in standby mode",
+        "cannot stat file",
+        "Protocol authentication error",
+        "Munge",
+    ];
+    let message = message.to_owned();
+    if LATER.iter().any(|words| message.contains(words)) {
+        NotSubmitted::Later(message)
+    } else if UNCLEAR.iter().any(|words| message.contains(words)) || !message.contains("submission failed") {
+        NotSubmitted::Unclear(message)
+    } else {
+        NotSubmitted::Refused(message)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![expect(clippy::unwrap_used, reason = "a test that fails here has failed")]
+
+    use std::os::unix::fs::PermissionsExt as _;
+
+    use super::*;
+
+    /// A cluster whose every command is this script.
+    fn cluster(folder: &std::path::Path, script: &str) -> Slurm {
+        for name in ["sbatch", "squeue", "scancel"] {
+            let path = folder.join(name);
+            std::fs::write(&path, format!("#!/bin/sh\n{script}\n")).unwrap();
+            std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o700)).unwrap();
+        }
+        let settings = SlurmSettings { commands: Some(folder.to_owned()), ..SlurmSettings::default() };
+        Slurm::new(settings, "agent_1".to_owned())
+    }
+
+    fn submit(script: &str) -> Result<String, NotSubmitted> {
+        let folder = tempfile::tempdir().unwrap();
+        let slurm = cluster(folder.path(), script);
+        let words = slurm.words("sbatch", &["--parsable"]);
+        slurm.submit(&Request { words, input: "#!/bin/sh\ntrue\n".to_owned(), file: None })
+    }
+
+    /// What Slurm 22.05.8 says on standard error, and what follows.
+    #[test]
+    fn a_refusal_is_told_from_a_controller_that_is_away_and_from_an_answer_that_was_lost() {
+        assert_eq!(submit("cat >/dev/null; echo 12"), Ok("12".to_owned()));
+        assert_eq!(submit("echo '12;c1'"), Ok("12".to_owned()));
+        let refused = "echo 'sbatch: error: invalid partition specified: nope
+sbatch: error: Batch job submission failed: Invalid partition name specified' >&2; exit 1";
+        let words = "invalid partition specified: nope; Batch job submission failed: Invalid partition name specified";
+        assert_eq!(submit(refused), Err(NotSubmitted::Refused(words.to_owned())));
+        let away = "Batch job submission failed: Unable to contact slurm controller (connect failure)";
+        let failing = format!("echo 'sbatch: error: {away}' >&2; exit 1");
+        assert_eq!(submit(&failing), Err(NotSubmitted::Later(away.to_owned())));
+        let lost = "Batch job submission failed: Socket timed out on send/recv operation";
+        let failing = format!("echo 'sbatch: error: {lost}' >&2; exit 1");
+        assert_eq!(submit(&failing), Err(NotSubmitted::Unclear(lost.to_owned())));
+        assert!(matches!(submit("kill -9 $$"), Err(NotSubmitted::Unclear(_))));
+        assert!(matches!(submit("echo submitted"), Err(NotSubmitted::Unclear(_))));
+    }
+
+    #[test]
+    fn a_program_that_is_not_there_is_named() {
+        let settings = SlurmSettings { commands: Some("/no/such".into()), ..SlurmSettings::default() };
+        let listed = Slurm::new(settings, "agent_1".to_owned()).list(&[]);
+        assert!(listed.as_ref().is_err_and(|why| why.starts_with("/no/such/squeue")), "{listed:?}");
+    }
+
+    #[test]
+    fn only_what_slurm_reads_of_the_environment_reaches_a_job() {
+        let folder = tempfile::tempdir().unwrap();
+        let seen = folder.path().join("seen");
+        cluster(folder.path(), &format!("env > {}; echo 1", seen.display())).list(&[]).unwrap();
+        let seen = std::fs::read_to_string(seen).unwrap();
+        assert!(seen.contains("LC_ALL=C\n"), "{seen}");
+        assert!(!seen.contains("CARGO"), "{seen}");
+    }
+}
