@@ -18,6 +18,7 @@ pub mod link;
 mod lock;
 mod logs;
 mod measure;
+mod nodes;
 mod programs;
 mod scrub;
 mod shim;
@@ -38,8 +39,9 @@ pub use doctor::{Check, CheckState, Diagnosis};
 
 pub use config::{
     Config, ConfigError, ContainerSettings, EngineChoice, ExecutorKind, Exports, Imports, IsolationSettings,
-    JournalBackend, Overrides, PythonSettings, ShimProgram, SlurmSettings,
+    JournalBackend, Overrides, PythonSettings, ShimProgram, SlurmSettings, WorkerSettings,
 };
+pub use nodes::{CredentialError, WorkerOptions, work, worker_token};
 pub use scrub::ScrubSettings;
 
 /// The folder of keys and certificates in the data directory.

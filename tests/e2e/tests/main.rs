@@ -30,3 +30,4 @@ mod slurm;
 mod slurm_faults;
 mod sources;
 mod transfers;
+mod workers;
