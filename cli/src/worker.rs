@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use anyhow::Context as _;
 use atoll_model::time::Timestamp;
-use atoll_model::units::{parse_size, parse_duration};
+use atoll_model::units::{parse_amount, parse_cpu, parse_duration, parse_size};
 use clap::Args;
 use serde_json::json;
 use site_agent_daemon::{Overrides, WorkerOptions};
@@ -27,7 +27,7 @@ pub(crate) struct WorkerArguments {
     name: Option<String>,
     /// CPUs that are offered, whole ones or parts; those of the machine unless given.
     #[arg(long)]
-    cpus: Option<f64>,
+    cpus: Option<String>,
     /// Memory that is offered, as `8GiB`; nine tenths of the machine's unless given.
     #[arg(long)]
     memory: Option<String>,
@@ -91,11 +91,12 @@ impl WorkerArguments {
         let quantity = |flag, text: &str| parse_duration(text).map_err(|error| wrong(flag, &error.to_string()));
         let until = self.until.as_deref().map(time_left).transpose()?;
         let limit = self.time_limit.as_deref().map(|text| quantity("--time-limit", text)).transpose()?;
+        let cpus = self.cpus.as_deref().map(parse_cpu).transpose();
         let memory = self.memory.as_deref().map(parse_size).transpose();
         Ok(WorkerOptions {
             token,
             name: self.name,
-            cpu_millis: self.cpus.map(|cpus| thousandths("--cpus", cpus)).transpose()?,
+            cpu_millis: cpus.map_err(|error| wrong("--cpus", &error.to_string()))?,
             memory_bytes: memory.map_err(|error| wrong("--memory", &error.to_string()))?,
             gpus: (!self.gpus.is_empty()).then_some(self.gpus),
             resources: self.resources.iter().map(|text| resource(text)).collect::<anyhow::Result<_>>()?,
@@ -116,20 +117,13 @@ fn time_left(text: &str) -> anyhow::Result<Duration> {
     Ok(at.saturating_since(Timestamp::ZERO + now))
 }
 
-fn thousandths(flag: &str, amount: f64) -> anyhow::Result<u32> {
-    if !(0.01..=1e6).contains(&amount) {
-        return Err(wrong(flag, &format!("{amount} is not from 0.01 to 1,000,000")));
-    }
-    Ok((amount * 1e3).round() as u32)
-}
-
 fn resource(text: &str) -> anyhow::Result<(String, u32)> {
     let (name, amount) = text.split_once('=').unwrap_or((text, ""));
-    let amount = amount.parse().map_err(|_| wrong("--resource", &format!("{text:?} is not NAME=AMOUNT")))?;
     if name.is_empty() || name.contains(' ') {
-        return Err(wrong("--resource", &format!("{name:?} is no name of a resource")));
+        return Err(wrong("--resource", &format!("{text:?} is not NAME=AMOUNT")));
     }
-    Ok((name.to_owned(), thousandths("--resource", amount)?))
+    let amount = parse_amount(amount).map_err(|error| wrong("--resource", &format!("{name}: {error}")))?;
+    Ok((name.to_owned(), amount))
 }
 
 #[cfg(test)]
