@@ -211,7 +211,7 @@ impl Slots {
             } else {
                 vec![self.data_dir.clone(), self.folder.clone()]
             },
-            hidden: ["identity", "journal"].map(|name| self.data_dir.join(name)).to_vec(),
+            hidden: ["identity", "journal", "workers"].map(|name| self.data_dir.join(name)).to_vec(),
             no_namespace: wanted.plain,
             // Another machine has its own.
             cgroups: if is_here { self.cgroups.for_slot(number) } else { SlotCgroups::default() },
