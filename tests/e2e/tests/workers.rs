@@ -73,7 +73,7 @@ impl Pool {
     }
 
     /// A fan-out, each element of which takes so long and then notes where it was.
-    fn workflow(&self, count: u32, seconds: f64) -> String {
+    fn workflow(&self, count: u32, seconds: &str) -> String {
         let notes = self.notes();
         format!(
             "workflow: shared\nsteps:\n  work:\n    foreach: ${{{{ range({count}) }}}}\n    with: {{ n: \"${{{{ item }}}}\" }}\n    \
@@ -111,7 +111,7 @@ fn two_workers_share_200_executions_and_one_that_is_killed_loses_none_and_repeat
     pool.join(0, &[]).unwrap();
     pool.join(1, &[]).unwrap();
     pool.wait_for_cpus(4.0).unwrap();
-    let run = pool.cluster.submit(&pool.workflow(200, 0.1), &[]).unwrap();
+    let run = pool.cluster.submit(&pool.workflow(200, "0.1"), &[]).unwrap();
     let both = || Ok(ended_by_machine(&pool)?.iter().all(|count| *count >= 15));
     pool.cluster.eventually("both to have worked", both).unwrap();
     pool.machines[0].kill_worker().unwrap();
@@ -128,7 +128,7 @@ fn an_agent_that_is_killed_finds_what_its_workers_run() {
     pool.join(0, &[]).unwrap();
     pool.join(1, &[]).unwrap();
     pool.wait_for_cpus(4.0).unwrap();
-    let run = pool.cluster.submit(&pool.workflow(12, 1.0), &[]).unwrap();
+    let run = pool.cluster.submit(&pool.workflow(12, "1"), &[]).unwrap();
     pool.cluster.eventually("some to run", || Ok(!pool.ended().is_empty())).unwrap();
     for _ in 0..2 {
         pool.cluster.kill_agent("lab").unwrap();
@@ -145,7 +145,7 @@ fn a_worker_that_is_asked_to_end_loses_nothing_and_one_whose_time_is_over_hands_
     let Some(mut pool) = Pool::new(2).unwrap() else { return };
     pool.join(0, &[]).unwrap();
     pool.wait_for_cpus(2.0).unwrap();
-    let run = pool.cluster.submit(&pool.workflow(30, 0.3), &[]).unwrap();
+    let run = pool.cluster.submit(&pool.workflow(30, "0.3"), &[]).unwrap();
     pool.cluster.eventually("some to run", || Ok(pool.ended().len() >= 4)).unwrap();
     pool.join(1, &[]).unwrap();
     pool.machines[0].stop_worker().unwrap();
@@ -159,9 +159,9 @@ fn a_worker_that_is_asked_to_end_loses_nothing_and_one_whose_time_is_over_hands_
     pool.wait_for_cpus(0.0).unwrap();
 
     fs::remove_file(pool.notes()).unwrap();
-    pool.join(0, &["--time-limit", "5s", "--drain", "1s"]).unwrap();
+    pool.join(0, &["--time-limit", "20s", "--drain", "1s"]).unwrap();
     pool.wait_for_cpus(2.0).unwrap();
-    let run = pool.cluster.submit(&pool.workflow(1, 8.0), &[]).unwrap();
+    let run = pool.cluster.submit(&pool.workflow(1, "$(( ATOLL_ATTEMPT == 1 ? 60 : 0 ))"), &[]).unwrap();
     let runs = |shown: &Value| shown["executions"][0]["state"] == "running";
     pool.cluster.wait_for_run(&run, runs).unwrap();
     pool.join(1, &[]).unwrap();
