@@ -33,8 +33,8 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::io;
 use std::os::fd::OwnedFd;
 use std::path::PathBuf;
+use std::sync::Arc;
 use std::sync::mpsc::{Receiver, Sender, channel};
-use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
@@ -53,7 +53,7 @@ use tokio_util::sync::CancellationToken;
 use crate::config::{Exports, Imports, ShimProgram};
 use crate::emitted::Emitted;
 use crate::executor::slurm::{FoundJob, Jobs, SlurmOptions};
-use crate::nodes::{HubError, Nodes, NodesOptions, Tidings};
+use crate::nodes::{Nodes, NodesOptions, Tidings};
 use crate::shim::protocol::{Common, FromShim, Key, Notice, Taken};
 use crate::telemetry::{Meters, Spans, level};
 use crate::withheld::Withheld;
@@ -226,7 +226,7 @@ pub(crate) fn start(mut options: LocalOptions) -> anyhow::Result<Started> {
         has_python: options.python.is_some(),
         has_containers: options.engine.is_some(),
     };
-    let further = options.nodes.take().map(|nodes| start_nodes(nodes, &executor)).transpose()?;
+    let further = options.nodes.take().map(|nodes| nodes::start(nodes, &executor)).transpose()?;
     let mut slots = Slots::open(&options, further.clone())?;
     let mut attempts = Attempts::new(Arc::clone(&options.logs));
     let heard = (further.as_ref(), &orders);
@@ -287,15 +287,6 @@ pub(crate) struct Started {
     pub(crate) found: Vec<FoundAttempt>,
     pub(crate) nodes: BTreeMap<NodeId, Node>,
     pub(crate) thread: JoinHandle<()>,
-}
-
-fn start_nodes(options: NodesOptions, executor: &Executor) -> Result<Nodes, HubError> {
-    let executor = Mutex::new(executor.clone());
-    Nodes::start(options, move |tidings| {
-        let executor = executor.lock().unwrap_or_else(PoisonError::into_inner);
-        executor.order(Order::OfNodes(tidings));
-        executor.ring();
-    })
 }
 
 /// Starts what looks after jobs, and takes in those that are there.
@@ -384,15 +375,6 @@ impl Local {
             for slot in ready {
                 self.hear(slot);
             }
-        }
-    }
-
-    fn look_after_nodes_if_due(&mut self, at: &mut Instant) {
-        let now = Instant::now();
-        *at = (*at).min(now + self.elsewhere.interval());
-        if now >= *at {
-            self.look_after_nodes();
-            *at = now + self.elsewhere.interval();
         }
     }
 

@@ -3,6 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::os::unix::net::UnixStream;
 use std::sync::mpsc::Receiver;
+use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use site_agent_core::Event;
@@ -11,9 +12,9 @@ use site_agent_core::event::{Node, NodeId};
 use super::attempts::{Phase, Place};
 use super::gpus::HeldGpus;
 use super::slot::Slot;
-use super::{LOOK_INTERVAL, Local, Order, recovery};
+use super::{Executor, LOOK_INTERVAL, Local, Order, recovery};
 use crate::clock::wall_clock;
-use crate::nodes::{Known, Nodes, Reached, Tidings};
+use crate::nodes::{HubError, Known, Nodes, NodesOptions, Reached, Tidings};
 use crate::shim::protocol::{End, Hello, Key, ToShim};
 use crate::shim::remove_whatever;
 
@@ -21,6 +22,19 @@ use crate::shim::remove_whatever;
 const LEAVING_MIN: Duration = Duration::from_secs(1);
 /// How often it is looked whether one that leaves may go.
 const LEAVING_LOOK_INTERVAL: Duration = Duration::from_millis(100);
+
+/// Listens for workers, of which the executor is told.
+///
+/// # Errors
+/// When that cannot be.
+pub(super) fn start(options: NodesOptions, executor: &Executor) -> Result<Nodes, HubError> {
+    let executor = Mutex::new(executor.clone());
+    Nodes::start(options, move |tidings| {
+        let executor = executor.lock().unwrap_or_else(PoisonError::into_inner);
+        executor.order(Order::OfNodes(tidings));
+        executor.ring();
+    })
+}
 
 /// What the executor knows of other machines.
 #[derive(Debug, Default)]
@@ -157,8 +171,17 @@ impl Local {
         Ok(elsewhere.gpus.get_mut(&node).expect("it is there now"))
     }
 
+    pub(super) fn look_after_nodes_if_due(&mut self, at: &mut Instant) {
+        let now = Instant::now();
+        *at = (*at).min(now + self.elsewhere.interval());
+        if now >= *at {
+            self.look_after_nodes();
+            *at = now + self.elsewhere.interval();
+        }
+    }
+
     /// Keeps in touch with shims elsewhere, lets workers go that leave, and clears away what belonged to those that are gone.
-    pub(super) fn look_after_nodes(&mut self) {
+    fn look_after_nodes(&mut self) {
         let Some(nodes) = self.elsewhere.nodes.clone() else { return };
         let leaving: BTreeSet<NodeId> = self.elsewhere.leaving.keys().copied().collect();
         self.slots.keep_in_touch(&leaving);
