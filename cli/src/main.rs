@@ -24,6 +24,7 @@ mod show;
 mod site;
 mod table;
 mod why;
+mod worker;
 mod workflow;
 
 use std::process::ExitCode;
@@ -57,6 +58,8 @@ enum Command {
     /// The agent of a site.
     #[command(subcommand)]
     Agent(serve::AgentCommand),
+    /// A further machine of a site: takes work from its agent.
+    Worker(Box<worker::WorkerArguments>),
     /// Say what is wrong with a workflow file.
     Check(check::CheckArguments),
     /// Say where each step would run, and which bytes would move.
@@ -153,6 +156,7 @@ fn perform(arguments: Arguments) -> anyhow::Result<bool> {
             Command::Workflow(command) => return workflow::workflow(connection, command).await,
             Command::Server(arguments) => serve::server(*arguments).await?,
             Command::Agent(command) => serve::agent(command).await?,
+            Command::Worker(arguments) => worker::worker(*arguments).await?,
             Command::Check(arguments) => check::check(connection, &arguments).await?,
             Command::Plan(arguments) => check::plan(connection, &arguments).await?,
             Command::Runs(arguments) => show::runs(connection, &arguments).await?,

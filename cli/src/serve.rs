@@ -171,7 +171,7 @@ fn usage(error: impl std::error::Error) -> anyhow::Error {
 /// # Errors
 /// When the system gives no threads.
 pub(crate) fn runtime(command: &Command) -> anyhow::Result<tokio::runtime::Runtime> {
-    let runtime = if matches!(command, Command::Agent(_)) {
+    let runtime = if matches!(command, Command::Agent(_) | Command::Worker(_)) {
         site_agent_daemon::runtime()
     } else if matches!(command, Command::Server(_) | Command::Bench(_)) {
         tokio::runtime::Builder::new_multi_thread().enable_all().build()
@@ -265,7 +265,7 @@ pub(crate) fn read_token() -> anyhow::Result<String> {
 }
 
 /// Cancelled by SIGTERM, SIGINT, or the end of standard input of a supervised process.
-fn shutdown() -> CancellationToken {
+pub(crate) fn shutdown() -> CancellationToken {
     let token = shutdown_of_supervised();
     let cancelled = token.clone();
     #[expect(clippy::disallowed_methods, reason = "it lives as long as the process")]

@@ -12,6 +12,7 @@ use crate::failure::Failure;
 use crate::output::{self, outln};
 use crate::settings::Connection;
 use crate::table;
+use crate::worker::{WorkerTokenArguments, worker_token};
 
 #[derive(Debug, Args)]
 pub(crate) struct SitesArguments {
@@ -44,6 +45,8 @@ pub(crate) enum SiteCommand {
     Remove(SiteArguments),
     /// Look, on the machine of a site, at all that its agent needs: before it joins, and ever after.
     Doctor(Box<doctor::DoctorArguments>),
+    /// Print the token with which further machines join the agent of this one (`atoll worker`).
+    WorkerToken(WorkerTokenArguments),
 }
 
 #[derive(Debug, Args)]
@@ -114,13 +117,16 @@ pub(crate) async fn site(connection: &Connection, command: SiteCommand) -> anyho
     if let SiteCommand::Doctor(arguments) = command {
         return doctor::doctor(connection, *arguments).await;
     }
+    if let SiteCommand::WorkerToken(arguments) = command {
+        return worker_token(arguments).map(|()| true);
+    }
     ask(&connection.client()?, command).await?;
     Ok(true)
 }
 
 async fn ask(client: &Client, command: SiteCommand) -> anyhow::Result<()> {
     match command {
-        SiteCommand::Doctor(_) => unreachable!("it asks the machine that it runs on"),
+        SiteCommand::Doctor(_) | SiteCommand::WorkerToken(_) => unreachable!("they ask the machine that they run on"),
         SiteCommand::Token(TokenCommand::Create { site, ttl, labels, json }) => {
             create_token(client, &site, &ttl, &labels, json).await
         }

@@ -83,8 +83,8 @@ impl Agent {
     ) -> (Self, Step) {
         let mut state = snapshot.unwrap_or_default();
         facts.into_iter().for_each(|fact| state.evolve(&fact));
-        let room = Room::new(&config.capacity);
-        let measured = Heartbeat { capacity: config.capacity.clone(), ..Heartbeat::default() };
+        let room = Room::new(&config.capacity, &found.nodes);
+        let measured = Heartbeat { capacity: room.offered(&config.capacity), ..Heartbeat::default() };
         let mut agent = Self {
             session: Session::resumed(&state.lease, config.boot, now),
             room,
@@ -163,9 +163,9 @@ impl Agent {
                 self.verified(order, Report::Verified { files, bytes, damaged }, &mut step);
             }
             Event::Measured { heartbeat } => self.measured(heartbeat, now, &mut step),
-            Event::CapacityChanged { capacity } => {
-                self.room.set_capacity(&capacity);
-                self.config.capacity = capacity;
+            Event::NodesChanged { nodes } => {
+                self.room.set_others(&nodes);
+                // What was too large for any of them may fit now, and the other way round.
                 self.wake_ready();
             }
             Event::TimeoutElapsed => {}
@@ -202,7 +202,7 @@ impl Agent {
             self.launches.keys().eq(self.state.active.keys()),
             "what is active was launched by this process, or found"
         );
-        self.room.check(self.launches.values().filter(|launch| launch.room).count());
+        self.room.check(self.launches.values().filter(|launch| launch.room.is_some()).count());
         self.session.check(&self.state.outbox);
     }
 
@@ -230,7 +230,7 @@ impl Agent {
         })
     }
 
-    fn begin(&mut self, Found { attempts: found, arrivals }: Found, step: &mut Step) {
+    fn begin(&mut self, Found { attempts: found, arrivals, .. }: Found, step: &mut Step) {
         let new = self.state.journal.is_none();
         if new {
             self.decide(step, Fact::Opened { journal: self.config.new_journal });
@@ -240,10 +240,10 @@ impl Agent {
             let attempts = found.iter().map(|found| (found.execution, found.attempt)).collect();
             self.decide(step, Fact::OrphansFound { attempts });
         }
-        for FoundAttempt { execution, attempt, state } in found {
+        for FoundAttempt { execution, attempt, node, state } in found {
             let key = (execution, attempt);
             if self.state.active.contains_key(&key) {
-                self.take_in(key, state);
+                self.take_in(key, node, state);
             } else if let FoundState::Queued | FoundState::Running { .. } = state {
                 // Its run was forgotten, and the process ended before the shell was told.
                 step.commands.push(Command::Kill { execution, attempt });
@@ -296,7 +296,8 @@ impl Agent {
 
     fn measured(&mut self, heartbeat: Heartbeat, now: Timestamp, step: &mut Step) {
         let before = self.closed();
-        (self.measured, self.measured_at) = (heartbeat, now);
+        let capacity = self.room.offered(&heartbeat.capacity);
+        (self.measured, self.measured_at) = (Heartbeat { capacity, ..heartbeat }, now);
         if self.closed() != before {
             // Told at once, and before the work that is given back for it, so that no more of it comes.
             self.send_heartbeat(now, step);

@@ -8,7 +8,7 @@ use atoll_model::id::{Attempt, CommandSeq, ExecutionId, ObjectId, RunId, StepInd
 use atoll_model::session::{AgentFrame, StepTemplate};
 use atoll_model::value::{ObjectRef, Value};
 
-use crate::event::Seal;
+use crate::event::{NodeId, Seal};
 
 #[derive(Debug, Clone)]
 pub enum Command {
@@ -52,8 +52,10 @@ pub enum Command {
         attempt: Attempt,
         template: Arc<StepTemplate>,
         inputs: Vec<StartInput>,
+        /// Where it has room.
+        node: NodeId,
         /// Absent if it has room of its own. Else it shares the room of executions of the same step that were started
-        /// before it, in which so many of them run at once: it gets a slot where fewer slots have work of this step, and
+        /// there before it, in which so many of them run at once: it gets a slot where fewer slots have work of this step, and
         /// goes into the queue of the one that has the least of it where they all have.
         ahead: Option<u32>,
     },

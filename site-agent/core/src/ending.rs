@@ -7,7 +7,7 @@ use atoll_model::workflow::OnDisconnect;
 use crate::agent::{Agent, Step};
 use crate::command::Command;
 use crate::delegation::AfterFailure;
-use crate::event::{Exit, ExitKind, FoundState, OutputFailure, SealedOutput, StoredOutputs};
+use crate::event::{Exit, ExitKind, FoundState, NodeId, OutputFailure, SealedOutput, StoredOutputs};
 use crate::fact::Fact;
 use crate::readiness::visit_stored;
 use crate::state::{Active, AttemptKey, Ending};
@@ -15,8 +15,8 @@ use crate::state::{Active, AttemptKey, Ending};
 /// What this process knows of an active attempt.
 #[derive(Debug, Default)]
 pub(crate) struct Launch {
-    /// Whether it holds room, or a place behind one that does.
-    pub(crate) room: bool,
+    /// The node where it holds room, or a place behind one that does.
+    pub(crate) room: Option<NodeId>,
     pub(crate) started_at: Option<Timestamp>,
     pub(crate) sealed: Option<Vec<SealedOutput>>,
     /// Whether those whose outputs it reads know of it.
@@ -38,8 +38,8 @@ enum Killed {
 }
 
 impl Launch {
-    pub(crate) fn in_room() -> Self {
-        Self { room: true, ..Self::default() }
+    pub(crate) fn in_room(node: NodeId) -> Self {
+        Self { room: Some(node), ..Self::default() }
     }
 
     /// Whether something may have come that it lacked: found by a new journal, its step was not prepared and its inputs
@@ -51,20 +51,19 @@ impl Launch {
 
 impl Agent {
     /// Takes in an attempt that was found after a restart.
-    pub(crate) fn take_in(&mut self, key: AttemptKey, found: FoundState) {
+    pub(crate) fn take_in(&mut self, key: AttemptKey, node: NodeId, found: FoundState) {
         let step = (key.0.run, key.0.step);
         let terms = self.state.active[&key].terms.as_ref();
         let template = terms.and_then(|terms| self.state.template(step, terms.template));
-        let cost = template.map(|template| self.room.cost(&template.resources));
         let mut launch = match found {
             FoundState::Queued => Launch::default(),
             FoundState::Running { since } => Launch { started_at: Some(since), ..Launch::default() },
             FoundState::Exited(exit) => Launch { exit: Some(exit), ..Launch::default() },
         };
         // Of what a new journal knows nothing, it does not know the size either.
-        if let (None, Some(cost)) = (&launch.exit, cost) {
-            self.room.take_in(step, cost);
-            launch.room = true;
+        if let (None, Some(template)) = (&launch.exit, template) {
+            self.room.take_in(step, node, &template.resources);
+            launch.room = Some(node);
         }
         let active = &self.state.active[&key];
         // The process before this one may have been killed before it had said so (A5).
@@ -311,9 +310,9 @@ impl Agent {
 
     fn leave_room(&mut self, key: AttemptKey, ran: Option<std::time::Duration>) {
         if let Some(launch) = self.launches.get_mut(&key)
-            && std::mem::take(&mut launch.room)
+            && let Some(node) = launch.room.take()
         {
-            self.room.release((key.0.run, key.0.step), ran);
+            self.room.release((key.0.run, key.0.step), node, ran);
         }
     }
 }

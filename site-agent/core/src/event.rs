@@ -1,5 +1,7 @@
 //! What happens to an agent.
 
+use std::collections::BTreeMap;
+
 use atoll_model::elements::ElementSet;
 use atoll_model::id::{Attempt, CommandSeq, ExecutionId, ObjectId, RunId, StepIndex, TransferId};
 use atoll_model::resources::Capacity;
@@ -123,11 +125,29 @@ pub enum Event {
     Measured {
         heartbeat: Heartbeat,
     },
-    /// Room that the site offers changed.
-    CapacityChanged {
-        capacity: Capacity,
+    /// These are the nodes that the site has now beside the agent's own machine.
+    NodesChanged {
+        nodes: BTreeMap<NodeId, Node>,
     },
     TimeoutElapsed,
+}
+
+/// A machine of the site, for as long as it is one.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct NodeId(pub u32);
+
+impl NodeId {
+    /// The machine of the agent.
+    pub const HOME: Self = Self(0);
+}
+
+/// A machine of the site beside that of the agent.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Node {
+    /// What it offers to work.
+    pub capacity: Capacity,
+    /// Whether anything new may be started there.
+    pub is_open: bool,
 }
 
 /// How a process ended.
@@ -214,6 +234,7 @@ pub struct OutputFailure {
 pub struct Found {
     pub attempts: Vec<FoundAttempt>,
     pub arrivals: Vec<Arrival>,
+    pub nodes: BTreeMap<NodeId, Node>,
 }
 
 /// A fetch whose bytes have all come. Kept from before the object is in the store until the core says that it is on
@@ -234,6 +255,7 @@ pub struct Arrival {
 pub struct FoundAttempt {
     pub execution: ExecutionId,
     pub attempt: Attempt,
+    pub node: NodeId,
     pub state: FoundState,
 }
 

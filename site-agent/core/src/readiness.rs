@@ -39,9 +39,9 @@ impl Agent {
         if let Some(reason) = self.config.policy.refuses_run(template) {
             return Readiness::Doomed(NotStartedReason::Refused, reason);
         }
-        let work = needs_room(template).then(|| self.room.cost(&template.resources));
-        if work.is_some_and(|cost| !self.room.could_fit(&cost)) {
-            return Readiness::Doomed(NotStartedReason::Impossible, "it asks for more than the site has".to_owned());
+        if needs_room(template) && !self.room.could_fit(&template.resources, is_for_home(template)) {
+            let message = "it asks for more than the site, or any one node of it, has".to_owned();
+            return Readiness::Doomed(NotStartedReason::Impossible, message);
         }
         let mut waits = Waits::default();
         let mut missing = Vec::new();
@@ -153,6 +153,12 @@ fn commits_first(template: &StepTemplate) -> bool {
     template.start == StartMode::AtMostOnce
         || matches!(template.work, TemplateWork::Export { .. })
         || !needs_room(template)
+}
+
+/// Whether it can run on the agent's own machine only: images of containers are there, and what is moved over the border of
+/// the site is moved by the agent.
+pub(crate) fn is_for_home(template: &StepTemplate) -> bool {
+    matches!(template.work, TemplateWork::Container { .. } | TemplateWork::Import { .. } | TemplateWork::Export { .. })
 }
 
 pub(crate) fn needs_room(template: &StepTemplate) -> bool {

@@ -1,5 +1,6 @@
-//! Room: what of the site's CPU and memory is given to executions, and how many may queue behind those that run.
+//! Room: what of each node's CPU and memory is given to executions, and how many may queue behind those that run.
 
+use std::cmp::Reverse;
 use std::collections::BTreeMap;
 use std::time::Duration;
 
@@ -7,6 +8,7 @@ use atoll_model::id::RunId;
 use atoll_model::resources::{Capacity, Resources};
 
 use crate::config::{AHEAD, AHEAD_MAX, SHORT};
+use crate::event::{Node, NodeId};
 use crate::state::StepKey;
 
 /// What one execution takes.
@@ -59,13 +61,21 @@ pub(crate) enum Admission {
     Ahead(u32),
 }
 
+/// The room of all nodes. An execution has room on one of them: what is free on two is never added up.
 #[derive(Debug)]
 pub(crate) struct Room {
+    nodes: BTreeMap<NodeId, NodeRoom>,
+}
+
+/// The room of one node.
+#[derive(Debug, Default)]
+struct NodeRoom {
     /// As it was told, by which is found which GPUs are meant.
     offered: Capacity,
     capacity: Cost,
     used: Cost,
     steps: BTreeMap<StepKey, InFlight>,
+    is_open: bool,
 }
 
 /// Executions of one step that have started and not ended.
@@ -81,15 +91,115 @@ struct InFlight {
 }
 
 impl Room {
-    pub(crate) fn new(capacity: &Capacity) -> Self {
-        let (offered, none) = (Capacity::default(), Cost::default());
-        let mut room = Self { offered, capacity: none.clone(), used: none, steps: BTreeMap::new() };
-        room.set_capacity(capacity);
+    pub(crate) fn new(home: &Capacity, others: &BTreeMap<NodeId, Node>) -> Self {
+        let mut room = Self { nodes: BTreeMap::new() };
+        room.set(NodeId::HOME, home, true);
+        room.set_others(others);
         room
     }
 
+    fn set(&mut self, id: NodeId, capacity: &Capacity, is_open: bool) {
+        let node = self.nodes.entry(id).or_default();
+        node.capacity = Cost {
+            cpu_millis: capacity.cpu_millis.into(),
+            memory_bytes: capacity.memory_bytes,
+            others: capacity.others(),
+            has_own: false,
+        };
+        (node.offered, node.is_open) = (capacity.clone(), is_open);
+    }
+
+    /// These are all nodes beside the agent's own. One that is gone while something is taken to run there has no room until
+    /// that has ended.
+    pub(crate) fn set_others(&mut self, others: &BTreeMap<NodeId, Node>) {
+        for (id, node) in &mut self.nodes {
+            if *id != NodeId::HOME && !others.contains_key(id) {
+                (node.offered, node.capacity, node.is_open) = (Capacity::default(), Cost::default(), false);
+            }
+        }
+        self.nodes.retain(|id, node| *id == NodeId::HOME || others.contains_key(id) || !node.is_empty());
+        for (id, node) in others {
+            self.set(*id, &node.capacity, node.is_open);
+        }
+    }
+
+    /// What the site offers: the agent's own machine, as measured now, and all other nodes.
+    pub(crate) fn offered(&self, home: &Capacity) -> Capacity {
+        let mut all = home.clone();
+        for (_, node) in self.nodes.iter().filter(|(id, _)| **id != NodeId::HOME) {
+            all.cpu_millis = all.cpu_millis.saturating_add(node.offered.cpu_millis);
+            all.memory_bytes = all.memory_bytes.saturating_add(node.offered.memory_bytes);
+            for (counted, more) in [(&mut all.gpus, &node.offered.gpus), (&mut all.named, &node.offered.named)] {
+                for (name, more) in more {
+                    let count = counted.entry(name.clone()).or_default();
+                    *count = count.saturating_add(*more);
+                }
+            }
+        }
+        all
+    }
+
+    /// Whether it would fit if nothing else ran, somewhere (`at_home`: where the agent is).
+    pub(crate) fn could_fit(&self, resources: &Resources, at_home: bool) -> bool {
+        self.candidates(at_home).any(|(_, node)| node.capacity.has_room(&Cost::default(), &node.cost(resources)))
+    }
+
+    fn candidates(&self, at_home: bool) -> impl Iterator<Item = (NodeId, &NodeRoom)> {
+        let wanted = move |id: NodeId| !at_home || id == NodeId::HOME;
+        self.nodes.iter().map(|(id, node)| (*id, node)).filter(move |(id, _)| wanted(*id))
+    }
+
+    /// Reserves room for one more of a step on the node that has most free, or a place behind those of it that run if they are
+    /// short.
+    pub(crate) fn admit(
+        &mut self,
+        step: StepKey,
+        resources: &Resources,
+        at_home: bool,
+        may_queue: bool,
+    ) -> Option<(NodeId, Admission)> {
+        let open = || self.candidates(at_home).filter(|(_, node)| node.is_open);
+        let with_room = open().filter(|(_, node)| node.has_room(step, resources));
+        let free = with_room.max_by_key(|(id, node)| (node.free_cpu_millis(), Reverse(*id)));
+        if let Some((id, _)) = free {
+            self.nodes.get_mut(&id)?.let_in(step, resources);
+            return Some((id, Admission::Own));
+        }
+        let queues = open().filter_map(|(id, node)| Some((node.place_behind(step).filter(|_| may_queue)?, id)));
+        let (_, id) = queues.min()?;
+        let entry = self.nodes.get_mut(&id)?.steps.get_mut(&step)?;
+        entry.ahead += 1;
+        Some((id, Admission::Ahead(entry.own)))
+    }
+
+    /// Takes in one that was found running after a restart: it is there whether it fits or not.
+    pub(crate) fn take_in(&mut self, step: StepKey, node: NodeId, resources: &Resources) {
+        self.nodes.entry(node).or_default().let_in(step, resources);
+    }
+
+    /// One of a step has ended, after running for this long.
+    pub(crate) fn release(&mut self, step: StepKey, node: NodeId, ran: Option<Duration>) {
+        let room = self.nodes.get_mut(&node).expect("what ends was let in");
+        room.release(step, ran);
+    }
+
+    /// Drops what was learnt of the steps of a run that is forgotten, but for those of which something runs.
+    pub(crate) fn forget(&mut self, run: RunId) {
+        for node in self.nodes.values_mut() {
+            node.steps.retain(|(of, _), entry| *of != run || entry.own > 0);
+        }
+    }
+
+    /// Asserts that what is used is the sum of what was let in.
+    pub(crate) fn check(&self, started: usize) {
+        let count: usize = self.nodes.values().map(NodeRoom::check).sum();
+        assert_eq!(count, started, "whatever runs was let in once");
+    }
+}
+
+impl NodeRoom {
     /// What an execution takes that asks for this. What asks for GPUs that are not there takes more than there is.
-    pub(crate) fn cost(&self, resources: &Resources) -> Cost {
+    fn cost(&self, resources: &Resources) -> Cost {
         let others = resources.others(&self.offered);
         Cost {
             cpu_millis: if others.is_some() { resources.cpu_millis.into() } else { u64::from(u32::MAX) + 1 },
@@ -99,41 +209,23 @@ impl Room {
         }
     }
 
-    pub(crate) fn set_capacity(&mut self, capacity: &Capacity) {
-        self.capacity = Cost {
-            cpu_millis: capacity.cpu_millis.into(),
-            memory_bytes: capacity.memory_bytes,
-            others: capacity.others(),
-            has_own: false,
-        };
-        self.offered = capacity.clone();
+    fn is_empty(&self) -> bool {
+        self.steps.values().all(|entry| entry.own == 0)
     }
 
-    /// Whether it would fit if nothing else ran.
-    pub(crate) fn could_fit(&self, cost: &Cost) -> bool {
-        self.capacity.has_room(&Cost::default(), cost)
+    fn free_cpu_millis(&self) -> u64 {
+        self.capacity.cpu_millis.saturating_sub(self.used.cpu_millis)
     }
 
-    /// Reserves room for one more of a step, or a place behind those of it that run if they are short.
-    pub(crate) fn admit(&mut self, step: StepKey, cost: &Cost, may_queue: bool) -> Option<Admission> {
-        let entry = self.steps.entry(step).or_default();
-        if entry.own == 0 {
-            entry.cost.clone_from(cost);
+    fn has_room(&self, step: StepKey, resources: &Resources) -> bool {
+        match self.steps.get(&step).filter(|entry| entry.own > 0) {
+            Some(entry) => self.capacity.has_room(&self.used, &entry.cost),
+            None => self.capacity.has_room(&self.used, &self.cost(resources)),
         }
-        if self.capacity.has_room(&self.used, &entry.cost) {
-            entry.own += 1;
-            self.used.add(&entry.cost);
-            return Some(Admission::Own);
-        }
-        if may_queue && !entry.cost.has_own && entry.ahead < entry.own * entry.depth() {
-            entry.ahead += 1;
-            return Some(Admission::Ahead(entry.own));
-        }
-        None
     }
 
-    /// Takes in one that was found running after a restart: it is there whether it fits or not.
-    pub(crate) fn take_in(&mut self, step: StepKey, cost: Cost) {
+    fn let_in(&mut self, step: StepKey, resources: &Resources) {
+        let cost = self.cost(resources);
         let entry = self.steps.entry(step).or_default();
         if entry.own == 0 {
             entry.cost = cost;
@@ -142,8 +234,14 @@ impl Room {
         self.used.add(&entry.cost);
     }
 
-    /// One of a step has ended, after running for this long.
-    pub(crate) fn release(&mut self, step: StepKey, ran: Option<Duration>) {
+    /// How many wait behind each thousand that run, if one more may.
+    fn place_behind(&self, step: StepKey) -> Option<u64> {
+        let entry =
+            self.steps.get(&step).filter(|entry| !entry.cost.has_own && entry.ahead < entry.own * entry.depth())?;
+        Some(u64::from(entry.ahead) * 1_000 / u64::from(entry.own))
+    }
+
+    fn release(&mut self, step: StepKey, ran: Option<Duration>) {
         let entry = self.steps.get_mut(&step).expect("what ends was let in");
         if let Some(ran) = ran {
             let ran = u64::try_from(ran.as_micros()).unwrap_or(u64::MAX);
@@ -157,13 +255,8 @@ impl Room {
         self.used.subtract(&entry.cost);
     }
 
-    /// Drops what was learnt of the steps of a run that is forgotten, but for those of which something runs.
-    pub(crate) fn forget(&mut self, run: RunId) {
-        self.steps.retain(|(of, _), entry| *of != run || entry.own > 0);
-    }
-
-    /// Asserts that what is used is the sum of what was let in.
-    pub(crate) fn check(&self, started: usize) {
+    /// Asserts that what is used is the sum of what was let in; how many that is.
+    fn check(&self) -> usize {
         let mut used = Cost::default();
         let mut count = 0;
         for entry in self.steps.values() {
@@ -172,7 +265,7 @@ impl Room {
             assert!(entry.own > 0 || entry.ahead == 0, "nothing queues behind nothing");
         }
         assert_eq!(used, self.used, "the room used is what executions hold");
-        assert_eq!(count, started, "whatever runs was let in once");
+        count
     }
 }
 

@@ -13,9 +13,10 @@ use crate::agent::{Agent, Step, execution};
 use crate::command::Command;
 use crate::config::{BACKFILL_SCAN, BYPASS_MAX};
 use crate::ending::Launch;
+use crate::event::NodeId;
 use crate::fact::Fact;
 use crate::queue::{Place, Turn};
-use crate::readiness::{Readiness, needs_room};
+use crate::readiness::{Readiness, is_for_home, needs_room};
 use crate::room::Admission;
 use crate::state::{Ending, Item, StepKey};
 
@@ -223,10 +224,10 @@ impl Agent {
             return (0, true);
         }
         let most = most.min(item.elements.len());
-        let cost = self.room.cost(&template.resources);
+        let at_home = is_for_home(template);
         let mut admissions = Vec::new();
         while admissions.len() < most as usize
-            && let Some(admission) = self.room.admit(key, &cost, stalled.is_none())
+            && let Some(admission) = self.room.admit(key, &template.resources, at_home, stalled.is_none())
         {
             admissions.push(admission);
         }
@@ -246,7 +247,7 @@ impl Agent {
         (order, key): Place,
         item: &Item,
         template: &Arc<StepTemplate>,
-        admissions: &[Admission],
+        admissions: &[(NodeId, Admission)],
         step: &mut Step,
     ) {
         let (run, index) = key;
@@ -263,15 +264,16 @@ impl Agent {
                 self.decide(step, Fact::StartsIntended { run, step: index, starts });
             }
         }
-        for (element, admission) in elements.iter().zip(admissions) {
+        for (element, (node, admission)) in elements.iter().zip(admissions) {
             let attempt = (execution(key, element), item.attempt);
-            self.launches.insert(attempt, Launch::in_room());
+            self.launches.insert(attempt, Launch::in_room(*node));
             self.unsettled.insert(attempt);
             step.commands.push(Command::Start {
                 execution: attempt.0,
                 attempt: attempt.1,
                 template: Arc::clone(template),
                 inputs: inputs.clone(),
+                node: *node,
                 ahead: match admission {
                     Admission::Own => None,
                     Admission::Ahead(lanes) => Some(*lanes),

@@ -28,6 +28,7 @@ use crate::executor::batch::{BatchOptions, BatchWait, SystemSettings};
 use crate::executor::local::{self, Executor, LocalOptions, Order};
 use crate::link::{Identity, Link, LinkCredentials, LinkEnd, LinkEvent, LinkOptions, http_client};
 use crate::logs::Logs;
+use crate::nodes::NodesOptions;
 use crate::scrub::keep_scrubbing;
 use crate::shim::log::boot_id;
 use crate::shim::{make_private, remove_whatever};
@@ -177,13 +178,13 @@ impl Running {
         let told = (teller(&inbox), to_emit, spans);
         let measured = (meters, batch_wait, &failed);
         let options = local_options(config, &identity, (slots_dir, isolation), stored, told, measured)?;
-        let (executor, attempts, executing) = local::start(options)?;
+        let local::Started { executor, found: attempts, nodes, thread: executing } = local::start(options)?;
         let recovered = open_journal(&data_dir.join("journal"), config.journal)?;
         let (journal, snapshot, facts, checkpoint_bytes) = recovered.into_parts();
         let (clock, tasks) = (Clock::start(), TaskTracker::new());
         let core = core_config(config, &identity, (&executor, isolation), journal.identity().0, clock.booted_at())?;
         let arrivals = arrivals(&store).context("what was fetched cannot be found again")?;
-        let (agent, step) = Agent::recover(core, snapshot, facts, Found { attempts, arrivals }, clock.read());
+        let (agent, step) = Agent::recover(core, snapshot, facts, Found { attempts, arrivals, nodes }, clock.read());
         let client = http_client(&identity).context("no client for transfers")?;
         let credentials = link_handle.credentials();
         let direct = Direct::new(&identity, data_dir).context("no client for other agents")?;
@@ -221,12 +222,18 @@ fn local_options(
     Ok(LocalOptions {
         site: identity.site.clone(),
         data_dir: config.data_dir.clone(),
-        slots_dir,
+        slots_dir: slots_dir.clone(),
         store: store.clone(),
         program: config.shim_program.clone().map_or_else(ShimProgram::own, Ok)?,
         isolation: isolation.clone(),
         gpus: config.gpus.clone().unwrap_or_default(),
         batch: batch_options(config, identity, meters, batch_wait, failed)?,
+        nodes: config.workers.clone().map(|settings| NodesOptions {
+            settings,
+            data_dir: config.data_dir.clone(),
+            slots_dir,
+            is_strict: isolation.strict.is_ok(),
+        }),
         imports: config.imports.clone(),
         exports: config.exports.clone(),
         withheld: withheld.clone(),

@@ -15,7 +15,7 @@ use atoll_model::session::{StepTemplate, TemplateOutput, TemplateWork};
 use atoll_model::value::{ObjectRef, Type, Value};
 use site_agent_core::Event;
 use site_agent_core::command::{StartInput, StartValue};
-use site_agent_core::event::ExitKind;
+use site_agent_core::event::{ExitKind, NodeId};
 use storage_sync_engine::store::SiteStore;
 use tokio_util::sync::CancellationToken;
 
@@ -67,7 +67,7 @@ pub fn measure_calls(data_dir: &Path, alone: u32, at_once: u32) -> anyhow::Resul
     let slots_dir = config.slots_dir();
     let program = ShimProgram::own()?;
     let isolation = Confining::try_out(config.isolation, &program);
-    let (executor, _, thread) = local::start(LocalOptions {
+    let local::Started { executor, thread, .. } = local::start(LocalOptions {
         site: "bench".parse::<SiteName>()?,
         data_dir: data_dir.to_owned(),
         slots_dir: slots_dir.clone(),
@@ -81,6 +81,7 @@ pub fn measure_calls(data_dir: &Path, alone: u32, at_once: u32) -> anyhow::Resul
         python: Some(python),
         emitted: tokio::sync::mpsc::unbounded_channel().0,
         engine: None,
+        nodes: None,
         batch: None,
         log_bytes_max: 1 << 20,
         logs: Arc::default(),
@@ -153,7 +154,13 @@ impl Calls {
             let number = StartValue::Value(Value::Integer(element.into()));
             let inputs = vec![StartInput { name: "number".to_owned(), value: number }];
             let ahead = (count > 1).then_some(self.lanes);
-            self.executor.order(Order::Start { key, template: Arc::clone(&self.template), inputs, ahead });
+            self.executor.order(Order::Start {
+                key,
+                template: Arc::clone(&self.template),
+                inputs,
+                node: NodeId::HOME,
+                ahead,
+            });
         }
         self.executor.ring();
         self.next += count;

@@ -9,6 +9,7 @@ mod outside;
 mod python;
 mod sizes;
 mod slurm;
+mod workers;
 
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
@@ -30,6 +31,7 @@ pub use self::outside::{Exports, Imports};
 pub use self::python::PythonSettings;
 use self::sizes::{deserialize_bytes, parse_bytes};
 pub use self::slurm::{ExecutorKind, SlurmSettings};
+pub use self::workers::WorkerSettings;
 use crate::executor::batch::template::TemplateError;
 use crate::scrub::ScrubSettings;
 
@@ -92,6 +94,8 @@ pub struct Config {
     pub gpus: Option<Vec<String>>,
     /// What else there is a number of, in thousandths.
     pub resources: BTreeMap<String, u32>,
+    /// How further machines of the site join, if they may.
+    pub workers: Option<WorkerSettings>,
 }
 
 /// How a shim is started: `program arguments… DIRECTORY`.
@@ -177,6 +181,7 @@ pub struct Overrides {
     pub gpus: Option<Vec<String>>,
     /// Amounts by name, whole ones or parts.
     pub resources: Option<BTreeMap<String, f64>>,
+    pub workers: Option<WorkerSettings>,
 }
 
 #[derive(Debug, thiserror::Error)]
@@ -211,6 +216,8 @@ pub enum ConfigError {
     Batch(String),
     #[error(transparent)]
     Template(#[from] TemplateError),
+    #[error("workers: {0}")]
+    Workers(String),
     #[error("container: {0}")]
     Container(String),
     #[error("no data directory is given, and there is no HOME to put it in")]
@@ -303,6 +310,7 @@ impl Config {
             isolation: said.isolation.unwrap_or_default().checked()?,
             gpus: said.gpus,
             resources: offered::amounts(said.resources.unwrap_or_default())?,
+            workers: said.workers.map(WorkerSettings::checked).transpose()?,
         })
     }
 
@@ -338,6 +346,7 @@ impl Config {
             isolation: IsolationSettings::default(),
             gpus: None,
             resources: BTreeMap::new(),
+            workers: None,
         }
     }
 }
@@ -404,6 +413,7 @@ impl Overrides {
             isolation: None,
             gpus: None,
             resources: None,
+            workers: None,
         })
     }
 }

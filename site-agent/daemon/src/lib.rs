@@ -18,6 +18,7 @@ pub mod link;
 mod lock;
 mod logs;
 mod measure;
+mod nodes;
 mod programs;
 mod scrub;
 mod shim;
@@ -38,9 +39,10 @@ pub use doctor::{Check, CheckState, Diagnosis};
 
 pub use config::{
     BatchSection, BatchSettings, Config, ConfigError, ContainerSettings, EngineChoice, ExecutorKind, Exports, Imports,
-    IsolationSettings, JournalBackend, Overrides, PythonSettings, ShimProgram, SlurmSettings,
+    IsolationSettings, JournalBackend, Overrides, PythonSettings, ShimProgram, SlurmSettings, WorkerSettings,
 };
 pub use executor::batch::template::{Template, TemplateError};
+pub use nodes::{CredentialError, WorkerOptions, work, worker_token};
 pub use scrub::ScrubSettings;
 
 /// The folder of keys and certificates in the data directory.

@@ -47,6 +47,16 @@ pub(crate) fn capacity(config: &Config) -> Capacity {
     }
 }
 
+/// What a machine offers to work that no agent runs on.
+pub(crate) fn of_machine(cpu_millis: Option<u32>, memory_bytes: Option<u64>) -> Capacity {
+    let cpus = || std::thread::available_parallelism().map_or(1, |cpus| u32::try_from(cpus.get()).unwrap_or(u32::MAX));
+    Capacity {
+        cpu_millis: cpu_millis.unwrap_or_else(|| cpus().saturating_mul(1_000)),
+        memory_bytes: memory_bytes.unwrap_or_else(|| total_memory() / 100 * MEMORY_OFFERED_PERCENT),
+        ..Capacity::default()
+    }
+}
+
 /// Bytes of the file system that the site keeps its data on.
 pub(crate) fn disk_bytes(config: &Config) -> u64 {
     disk(&config.data_dir).map_or(0, |(_, all)| all)

@@ -131,7 +131,7 @@ fn serve(wanted: &SlotSetup) -> io::Result<()> {
     let slot = SlotDirectory::prepare(&setup.slot)?;
     let own_tmp = own_tmp::own_tmp(setup, isolation);
     let runner = Runner::new(slot, log, limits, ended, own_tmp);
-    let served = Server::new(listener, runner, isolation, complaints).serve();
+    let served = Server::new(listener, runner, (isolation, complaints), wanted.leash).serve();
     // The agent takes the socket away when it prepares the slot again; in the namespace it is hidden.
     served.map_err(io::Error::from)
 }

@@ -11,6 +11,7 @@ mod link;
 mod outside;
 mod process;
 mod slurm;
+mod worker;
 
 pub use clock::clock_shifter;
 pub use cluster::{Cluster, Options, Run, Site, wait_for};
@@ -22,3 +23,4 @@ pub use link::Link;
 pub use outside::{azurite, s3};
 pub use process::{Output, atoll, binary};
 pub use slurm::SlurmCluster;
+pub use worker::{Machine, free_port};

@@ -31,3 +31,4 @@ mod slurm;
 mod slurm_faults;
 mod sources;
 mod transfers;
+mod workers;

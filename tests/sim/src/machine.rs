@@ -7,7 +7,7 @@ use atoll_model::id::{Attempt, ExecutionId, ObjectId, RunId, StepIndex, Transfer
 use atoll_model::session::StepTemplate;
 use atoll_model::time::Timestamp;
 use atoll_model::value::{ObjectKind, ObjectRef};
-use site_agent_core::event::{Arrival, Exit, Found, FoundAttempt, FoundState};
+use site_agent_core::event::{Arrival, Exit, Found, FoundAttempt, FoundState, NodeId};
 
 use crate::sources::Emitting;
 
@@ -68,10 +68,10 @@ impl Machine {
                 ClaimState::Running { since } => FoundState::Running { since: *since },
                 ClaimState::Exited(exit) => FoundState::Exited(exit.clone()),
             };
-            FoundAttempt { execution: *execution, attempt: *attempt, state }
+            FoundAttempt { execution: *execution, attempt: *attempt, node: NodeId::HOME, state }
         };
         let attempts = self.claims.iter().map(found).collect();
-        Found { attempts, arrivals: self.arrivals.values().cloned().collect() }
+        Found { attempts, arrivals: self.arrivals.values().cloned().collect(), ..Found::default() }
     }
 
     pub(crate) fn forget_arrival(&mut self, object: ObjectId, intent: u64) {

@@ -61,7 +61,7 @@ impl World {
             Command::CancelFetch { object } => self.cancel_fetch(site, object),
             Command::Push { transfer, object } => self.push(site, transfer, object),
             Command::CancelPush { transfer } => self.cancel_push(site, transfer),
-            Command::Start { execution, attempt, template, inputs, ahead } => {
+            Command::Start { execution, attempt, template, inputs, ahead, .. } => {
                 self.assert_leased(site, (execution, attempt), &template, decided_at);
                 let mut objects = objects_of(&inputs);
                 objects.extend(template.work.bundle().map(|bundle| bundle.id));

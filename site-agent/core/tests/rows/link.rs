@@ -9,7 +9,7 @@ use atoll_model::session::{
 };
 use atoll_model::time::Timestamp;
 use atoll_model::workflow::OnDisconnect;
-use site_agent_core::event::{ExitKind, Found, FoundAttempt, FoundState};
+use site_agent_core::event::{ExitKind, Found, FoundAttempt, FoundState, NodeId};
 use site_agent_core::{Boot, Command, Config, Event};
 
 use crate::harness::*;
@@ -234,7 +234,7 @@ fn cut_off_in_a_chain() -> Site {
 
 fn running(execution: ExecutionId) -> Found {
     let state = FoundState::Running { since: Timestamp(1) };
-    Found { attempts: vec![FoundAttempt { execution, attempt: FIRST, state }], ..Found::default() }
+    Found { attempts: vec![FoundAttempt { execution, attempt: FIRST, node: NodeId::HOME, state }], ..Found::default() }
 }
 
 #[test]
@@ -415,7 +415,7 @@ fn b6_acknowledged_reports_are_sent_again_to_a_control_plane_that_lacks_them() {
     // Killed and started again meanwhile: they are in its journal.
     site.event(Event::Disconnected);
     let running = FoundState::Running { since: site.now };
-    let found = FoundAttempt { execution: exec(0, 2), attempt: FIRST, state: running };
+    let found = FoundAttempt { execution: exec(0, 2), attempt: FIRST, node: NodeId::HOME, state: running };
     site.restart(vec![found]);
     site.commands.clear();
     let named = site.connect_with(0, |_| Verdict::Keep);

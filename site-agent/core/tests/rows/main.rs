@@ -8,6 +8,7 @@ mod delegation;
 mod executions;
 mod harness;
 mod link;
+mod nodes;
 mod policy;
 mod replicas;
 mod restarts;

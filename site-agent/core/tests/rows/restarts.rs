@@ -4,13 +4,13 @@ use std::time::Duration;
 
 use atoll_model::session::{AgentBody, InventoryItem, LocalState, Outcome, Report, SiteCommand, StepTemplate, Verdict};
 use atoll_model::workflow::StartMode;
-use site_agent_core::event::{Arrival, ExitKind, Found, FoundAttempt, FoundState};
+use site_agent_core::event::{Arrival, ExitKind, Found, FoundAttempt, FoundState, NodeId};
 use site_agent_core::{Command, Event};
 
 use crate::harness::*;
 
 fn found(step: u16, element: u32, state: FoundState) -> FoundAttempt {
-    FoundAttempt { execution: exec(step, element), attempt: FIRST, state }
+    FoundAttempt { execution: exec(step, element), attempt: FIRST, node: NodeId::HOME, state }
 }
 
 fn last_acknowledged(site: &Site) -> u64 {

@@ -8,7 +8,7 @@ use atoll_model::session::{StepTemplate, TemplateWork};
 use proptest::collection::vec;
 use proptest::prelude::*;
 use site_agent_core::Command;
-use site_agent_core::event::{FoundAttempt, FoundState};
+use site_agent_core::event::{FoundAttempt, FoundState, NodeId};
 
 use crate::harness::*;
 
@@ -71,7 +71,7 @@ fn priorities_outlive_the_agents_process() {
     queue(&mut site, 1, 0, 1);
     queue(&mut site, 2, 1, 1);
     let state = FoundState::Running { since: site.now };
-    site.restart(vec![FoundAttempt { execution: exec(0, 0), attempt: FIRST, state }]);
+    site.restart(vec![FoundAttempt { execution: exec(0, 0), attempt: FIRST, node: NodeId::HOME, state }]);
     site.connect();
     site.succeed(exec(0, 0));
     assert_eq!(last(&site), (2, 0));

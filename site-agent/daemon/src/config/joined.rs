@@ -40,6 +40,7 @@ impl Overrides {
             isolation: later.isolation.or(self.isolation),
             gpus: later.gpus.or(self.gpus),
             resources: later.resources.or(self.resources),
+            workers: later.workers.or(self.workers),
         }
     }
 }

@@ -93,8 +93,8 @@ impl Performer {
                     token.cancel();
                 }
             }
-            Command::Start { execution, attempt, template, inputs, ahead } => {
-                self.order(Order::Start { key: key(execution, attempt), template, inputs, ahead });
+            Command::Start { execution, attempt, template, inputs, node, ahead } => {
+                self.order(Order::Start { key: key(execution, attempt), template, inputs, node, ahead });
             }
             Command::StartNull { .. } => unreachable!("the core's thread answers it by itself"),
             Command::Kill { execution, attempt } => self.order(Order::Kill(key(execution, attempt))),

@@ -14,6 +14,8 @@ mod gpus;
 mod images;
 mod imports;
 mod live;
+mod moved;
+mod nodes;
 mod orders;
 mod places;
 mod python;
@@ -28,7 +30,7 @@ mod take;
 mod tests;
 mod workers;
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::io;
 use std::os::fd::OwnedFd;
 use std::path::PathBuf;
@@ -44,7 +46,7 @@ use rustix::event::{EventfdFlags, PollFd, PollFlags, Timespec, eventfd, poll};
 use rustix::io::Errno;
 use site_agent_core::Event;
 use site_agent_core::command::StartInput;
-use site_agent_core::event::{FoundAttempt, FoundState, Seal};
+use site_agent_core::event::{FoundAttempt, FoundState, Node, NodeId, Seal};
 use storage_sync_engine::store::{SiteStore, Stored};
 use tokio::sync::mpsc::UnboundedSender;
 use tokio_util::sync::CancellationToken;
@@ -52,6 +54,7 @@ use tokio_util::sync::CancellationToken;
 use crate::config::{Exports, Imports, ShimProgram};
 use crate::emitted::Emitted;
 use crate::executor::batch::{BatchOptions, FoundJob, Jobs};
+use crate::nodes::{Nodes, NodesOptions, Tidings};
 use crate::shim::protocol::{Common, FromShim, Key, Notice, Taken};
 use crate::telemetry::{Meters, Spans, level};
 use crate::withheld::Withheld;
@@ -62,13 +65,14 @@ use self::recovery::Recovered;
 use self::slots::Slots;
 use self::workers::{Staged, Workers};
 
-pub(crate) use self::cgroups::{Survey, survey};
+pub(crate) use self::cgroups::{AgentCgroups, Survey, survey};
 pub(crate) use self::confining::Confining;
 pub(crate) use self::containers::ContainerEngine;
 pub(crate) use self::gpus::counted;
 pub(crate) use self::live::{LogPlace, LogPlaces};
 pub(crate) use self::python::Interpreter;
-pub(crate) use self::recovery::{has_work, stop_work};
+pub(crate) use self::recovery::{conclude, conclude_lost, has_work, stop_work};
+pub(crate) use self::slot::{launch, reach};
 
 /// A shim that has had nothing to do for this long is let go.
 const SHIM_IDLE_MAX: Duration = Duration::from_secs(60);
@@ -108,6 +112,8 @@ pub(crate) struct LocalOptions {
     pub isolation: Confining,
     /// The kinds of this machine's GPUs, by index.
     pub gpus: Vec<String>,
+    /// How other machines of the site join, if they may.
+    pub nodes: Option<NodesOptions>,
     /// Cancelled when a thread of the executor cannot go on: then the agent must not either.
     pub failed: CancellationToken,
 }
@@ -129,6 +135,7 @@ pub(crate) enum Order {
         key: Key,
         template: Arc<StepTemplate>,
         inputs: Vec<StartInput>,
+        node: NodeId,
         ahead: Option<u32>,
     },
     Kill(Key),
@@ -153,6 +160,8 @@ pub(crate) enum Order {
     OfJobs(Vec<Notice>),
     /// What the control plane says of what an attempt has emitted.
     Taken(Key, Taken),
+    /// What is heard of other machines of the site.
+    OfNodes(Tidings),
     Quit,
 }
 
@@ -209,7 +218,7 @@ impl Executor {
 ///
 /// # Errors
 /// When the slots cannot be read or prepared.
-pub(crate) fn start(mut options: LocalOptions) -> anyhow::Result<(Executor, Vec<FoundAttempt>, JoinHandle<()>)> {
+pub(crate) fn start(mut options: LocalOptions) -> anyhow::Result<Started> {
     let (sender, orders) = channel();
     let bell = Arc::new(eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK)?);
     let executor = Executor {
@@ -218,14 +227,20 @@ pub(crate) fn start(mut options: LocalOptions) -> anyhow::Result<(Executor, Vec<
         has_python: options.python.is_some(),
         has_containers: options.engine.is_some(),
     };
-    let mut slots = Slots::open(&options)?;
+    let further = options.nodes.take().map(|nodes| nodes::start(nodes, &executor)).transpose()?;
+    let mut slots = Slots::open(&options, further.clone())?;
     let mut attempts = Attempts::new(Arc::clone(&options.logs));
-    let Recovered { mut found, stuck } = recovery::recover(&mut slots, &mut attempts, &options.meters)?;
+    let heard = (further.as_ref(), &orders);
+    let Recovered { mut found, stuck } = recovery::recover(&mut slots, heard, &mut attempts, &options.meters)?;
     let jobs = match options.batch.take() {
         Some(batch) => Some(start_jobs(batch, &executor, &mut attempts, &mut found)?),
         None => None,
     };
-    let gpus = gpus::HeldGpus::open(&options.data_dir, std::mem::take(&mut options.gpus), attempts.keys())?;
+    let kinds = std::mem::take(&mut options.gpus);
+    let at_home = |key: &Key| attempts.get(*key).is_some_and(|known| known.node == NodeId::HOME);
+    let gpus = gpus::HeldGpus::open(&options.data_dir.join("gpus"), kinds, attempts.keys().filter(at_home))?;
+    let elsewhere = nodes::Elsewhere::new(further);
+    let nodes = elsewhere.of_core();
     let workers = Workers::start(&options, &executor, &attempts)?;
     stuck.into_iter().for_each(|slot| workers.clear(slot));
     let (tell, store) = (Arc::clone(&options.tell), options.store.clone());
@@ -246,6 +261,7 @@ pub(crate) fn start(mut options: LocalOptions) -> anyhow::Result<(Executor, Vec<
         surroundings,
         isolation: (options.isolation, around),
         gpus,
+        elsewhere,
         python: options.python,
         emitted: options.emitted,
         emitting: BTreeSet::new(),
@@ -263,7 +279,15 @@ pub(crate) fn start(mut options: LocalOptions) -> anyhow::Result<(Executor, Vec<
         local.run();
     };
     let thread = std::thread::Builder::new().name("atoll-executor".to_owned()).spawn(run)?;
-    Ok((executor, found, thread))
+    Ok(Started { executor, found, nodes, thread })
+}
+
+/// What runs once the executor does.
+pub(crate) struct Started {
+    pub(crate) executor: Executor,
+    pub(crate) found: Vec<FoundAttempt>,
+    pub(crate) nodes: BTreeMap<NodeId, Node>,
+    pub(crate) thread: JoinHandle<()>,
 }
 
 /// Starts what looks after jobs, and takes in those that are there.
@@ -282,7 +306,8 @@ fn start_jobs(
         attempts.adopt(key, Place::Job);
         attempts.log_at(key, jobs.slot(key), true);
         let state = since.map_or(FoundState::Queued, |since| FoundState::Running { since });
-        found.push(FoundAttempt { execution: key.execution, attempt: key.attempt, state });
+        let node = NodeId::HOME;
+        found.push(FoundAttempt { execution: key.execution, attempt: key.attempt, node, state });
     }
     Ok(jobs)
 }
@@ -301,6 +326,7 @@ struct Local {
     surroundings: orders::Surroundings,
     isolation: (Confining, confining::Surroundings),
     gpus: gpus::HeldGpus,
+    elsewhere: nodes::Elsewhere,
     python: Option<Interpreter>,
     emitted: UnboundedSender<Emitted>,
     /// Attempts that have emitted, and have not ended.
@@ -317,7 +343,7 @@ struct Local {
 
 impl Local {
     fn run(mut self) {
-        let mut look_at = Instant::now() + LOOK_INTERVAL;
+        let (mut look_at, mut nodes_at) = (Instant::now() + LOOK_INTERVAL, Instant::now());
         // What a shim said right after its greeting was read with that, and its socket will not tell of it again.
         let live: Vec<u32> = self.slots.live().collect();
         live.into_iter().for_each(|slot| self.hear(slot));
@@ -332,14 +358,15 @@ impl Local {
             self.flush();
             if self.quit {
                 // Shims go on without an agent; the next one finds them.
-                return;
+                return self.elsewhere.nodes.iter().for_each(Nodes::stop);
             }
+            self.look_after_nodes_if_due(&mut nodes_at);
             if Instant::now() >= look_at {
                 let warm_max = self.python.as_ref().map_or(SHIM_IDLE_MAX, |python| python.settings().idle());
                 self.slots.let_idle_go(SHIM_IDLE_MAX, warm_max);
                 look_at = Instant::now() + LOOK_INTERVAL;
             }
-            let ready = match self.wait(look_at) {
+            let ready = match self.wait(look_at.min(nodes_at)) {
                 Ok(ready) => ready,
                 Err(error) => {
                     tracing::error!(%error, "the executor cannot wait for its shims");
@@ -404,7 +431,12 @@ impl Local {
         let gone = shim.read(&mut frames).is_err();
         for frame in frames {
             match frame {
-                FromShim::Hello(hello) => self.slots.greeted(number, &hello),
+                FromShim::Hello(hello) => {
+                    self.slots.greeted(number, &hello);
+                    if self.slots.shim_mut(number).is_some_and(|shim| shim.is_found_by(&hello)) {
+                        self.found_again(number, hello);
+                    }
+                }
                 FromShim::Notices(notices) => {
                     for notice in notices {
                         self.notice(Place::Slot(number), notice);
@@ -421,6 +453,9 @@ impl Local {
     /// A shim has died, or was let go. What it had claimed is cleared away beside this thread.
     fn lose(&mut self, number: u32) {
         let Some(lost) = self.slots.lose(number) else { return };
+        if lost.node != NodeId::HOME {
+            return self.look_elsewhere(number);
+        }
         self.workers.clear(lost);
     }
 }

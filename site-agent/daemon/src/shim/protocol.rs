@@ -57,6 +57,9 @@ pub(crate) struct SlotSetup {
     pub confined: bool,
     /// Processes and threads at a time, where they can be counted; the usual number if nothing.
     pub processes_max: Option<u32>,
+    /// How long what is run may go on without the agent having been heard; for ever if nothing. For machines that an agent may
+    /// have to do without, and then starts their work elsewhere.
+    pub leash: Option<Duration>,
 }
 
 /// The slot's control groups, of those that the agent could make.

@@ -169,6 +169,15 @@ impl Runner {
         }
     }
 
+    /// Nobody may count on this machine any more: what has not begun does not begin, and what runs is ended.
+    pub(crate) fn give_up(&mut self) {
+        self.queue.clear();
+        self.end_container();
+        if let Some(current) = &mut self.current {
+            current.stop(EndKind::Interrupted { message: "its agent was not heard for too long".to_owned() });
+        }
+    }
+
     pub(crate) fn give_back(&mut self, count: u32) {
         for _ in 0..count {
             let Some((_, order)) = self.queue.pop_back() else { break };

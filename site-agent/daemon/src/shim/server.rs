@@ -8,6 +8,7 @@ use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::io::Errno;
 
 use super::connection::Connection;
+use super::log::clock_since_boot;
 use super::protocol::{Common, FromShim, Hello, Isolation, Order, PROTOCOL_VERSION, Terms, ToShim};
 use super::runner::Runner;
 
@@ -25,11 +26,32 @@ pub(crate) struct Server {
     isolation: Isolation,
     complaints: Vec<String>,
     quit: bool,
+    leash: Option<Leash>,
+}
+
+/// How long the agent may be unheard. It counts while the machine is suspended too.
+#[derive(Debug)]
+struct Leash {
+    micros: u64,
+    heard_at: u64,
+}
+
+impl Leash {
+    fn left(&self) -> Duration {
+        Duration::from_micros((self.heard_at + self.micros).saturating_sub(clock_since_boot()))
+    }
 }
 
 impl Server {
-    pub(crate) fn new(listener: UnixListener, runner: Runner, isolation: Isolation, complaints: Vec<String>) -> Self {
-        Self { listener, agent: None, runner, isolation, complaints, quit: false }
+    pub(crate) fn new(
+        listener: UnixListener,
+        runner: Runner,
+        (isolation, complaints): (Isolation, Vec<String>),
+        leash: Option<Duration>,
+    ) -> Self {
+        let micros = |leash: Duration| u64::try_from(leash.as_micros()).unwrap_or(u64::MAX / 2);
+        let leash = leash.map(|leash| Leash { micros: micros(leash), heard_at: clock_since_boot() });
+        Self { listener, agent: None, runner, isolation, complaints, quit: false, leash }
     }
 
     /// Runs until told to quit, or until nobody has wanted anything for long.
@@ -38,6 +60,10 @@ impl Server {
         let mut idle_since = Instant::now();
         loop {
             let now = Instant::now();
+            let on_leash = self.leash.as_ref().map(Leash::left);
+            if on_leash.is_some_and(|left| left.is_zero()) {
+                self.runner.give_up();
+            }
             self.runner.advance(now);
             if self.runner.has_notices() {
                 let due = *flush_at.get_or_insert(now + NOTICE_DELAY);
@@ -53,13 +79,18 @@ impl Server {
             if self.agent.is_some() || !self.runner.is_idle() {
                 idle_since = now;
             }
-            let gives_up = self.agent.is_none() && now >= idle_since + IDLE_WITHOUT_AGENT;
+            let is_given_up = on_leash.is_some_and(|left| left.is_zero()) && self.runner.is_idle();
+            if is_given_up {
+                self.runner.keep_notices();
+            }
+            let gives_up = is_given_up || (self.agent.is_none() && now >= idle_since + IDLE_WITHOUT_AGENT);
             if (self.quit && self.runner.owes_nothing()) || gives_up {
                 return Ok(());
             }
             self.quit = false;
             let idle_end = self.agent.is_none().then_some(idle_since + IDLE_WITHOUT_AGENT);
-            let wake = [self.runner.next_timeout(), flush_at, idle_end].into_iter().flatten().min();
+            let leash_end = on_leash.filter(|left| !left.is_zero()).map(|left| now + left);
+            let wake = [self.runner.next_timeout(), flush_at, idle_end, leash_end].into_iter().flatten().min();
             self.wait(wake)?;
         }
     }
@@ -147,6 +178,9 @@ impl Server {
 
     fn listen(&mut self) {
         let Some(agent) = &mut self.agent else { return };
+        if let Some(leash) = &mut self.leash {
+            leash.heard_at = clock_since_boot();
+        }
         let mut messages = Vec::new();
         let alive = agent.read(&mut messages).is_ok() && agent.write().is_ok();
         if !alive {

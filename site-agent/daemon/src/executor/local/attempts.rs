@@ -7,6 +7,7 @@ use std::sync::{Arc, PoisonError};
 use atoll_model::session::StepTemplate;
 use atoll_model::time::Timestamp;
 use site_agent_core::command::StartInput;
+use site_agent_core::event::NodeId;
 use storage_sync_engine::store::{Lent, Stored};
 use tokio_util::sync::CancellationToken;
 
@@ -20,6 +21,8 @@ pub(super) struct Known {
     pub step: StepKey,
     /// Of what this process has started.
     pub template: Option<Arc<StepTemplate>>,
+    /// The machine that it has room on.
+    pub node: NodeId,
     /// Where it was handed to, or ended.
     pub place: Option<Place>,
     pub phase: Phase,
@@ -72,6 +75,11 @@ pub(super) struct Attempts {
 }
 
 impl Known {
+    /// Whether it is on its way, or runs.
+    pub(super) fn is_unfinished(&self) -> bool {
+        matches!(self.phase, Phase::Staging { .. } | Phase::Handed { .. })
+    }
+
     /// Whether what was sealed with this claim may be asked for again.
     pub(super) fn may_collect(&self, claim: &str) -> bool {
         let Phase::Ended { left, .. } = &self.phase else { return true };
@@ -121,6 +129,7 @@ impl Attempts {
         let known = self.known.entry(key).or_insert(Known {
             step,
             template: None,
+            node: NodeId::HOME,
             place: None,
             phase: Phase::Handed { order: None },
             lent: None,

@@ -9,7 +9,7 @@ use crate::shim::protocol::{CgroupVersion, ControlGroup, SlotCgroups};
 
 /// The groups that belong to one agent, in which those of its slots are made.
 #[derive(Debug, Clone, Default)]
-pub(super) struct AgentCgroups {
+pub(crate) struct AgentCgroups {
     memory: Option<ControlGroup>,
     cpu: Option<ControlGroup>,
     pids: Option<ControlGroup>,
@@ -28,7 +28,7 @@ struct Hierarchy {
 
 impl AgentCgroups {
     /// Makes the groups of the agent that keeps everything in `data_dir`; what cannot be had is left out.
-    pub(super) fn make(data_dir: &Path) -> Self {
+    pub(crate) fn make(data_dir: &Path) -> Self {
         let Ok(mounts) = fs::read_to_string("/proc/self/mountinfo") else { return Self::default() };
         let Ok(own) = fs::read_to_string("/proc/self/cgroup") else { return Self::default() };
         let name = format!("atoll-{}", &blake3::hash(data_dir.as_os_str().as_encoded_bytes()).to_hex()[..12]);
@@ -85,7 +85,7 @@ impl AgentCgroups {
     }
 
     /// Makes the groups of a slot, or finds them.
-    pub(super) fn for_slot(&self, slot: u32) -> SlotCgroups {
+    pub(crate) fn for_slot(&self, slot: u32) -> SlotCgroups {
         let name = format!("slot-{slot}");
         let below = |group: &Option<ControlGroup>| {
             let group = group.as_ref()?;
@@ -122,7 +122,7 @@ impl AgentCgroups {
     }
 
     /// Takes the groups of a slot away, if nothing is in them.
-    pub(super) fn remove_slot(&self, slot: u32) {
+    pub(crate) fn remove_slot(&self, slot: u32) {
         for folder in folders(&self.for_slot(slot)) {
             // Something may still be there; then it stays until the next time.
             let _ = fs::remove_dir(folder);

@@ -3,6 +3,7 @@
 use std::sync::Arc;
 
 use atoll_model::session::{StepTemplate, TemplateWork};
+use site_agent_core::event::NodeId;
 
 use super::actions::ReadyAction;
 use super::{Local, orders};
@@ -46,7 +47,8 @@ impl Local {
         common: Arc<Common>,
     ) -> Result<Arc<Common>, String> {
         let Some(wanted) = &template.resources.gpus else { return Ok(common) };
-        match self.gpus.take(key, wanted, &common) {
+        let node = self.attempts.get(key).map_or(NodeId::HOME, |known| known.node);
+        match self.gpus_of(node).and_then(|gpus| gpus.take(key, wanted, &common)) {
             Ok(Some(own)) => Ok(Arc::new(own)),
             // The core gives out no more than there are.
             Ok(None) => Err(format!("{wanted} are not free here")),

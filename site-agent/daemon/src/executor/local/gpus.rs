@@ -16,7 +16,7 @@ const VISIBLE: &str = "CUDA_VISIBLE_DEVICES";
 /// Devices that every GPU needs beside its own.
 const DEVICES: [&str; 4] = ["nvidiactl", "nvidia-uvm", "nvidia-uvm-tools", "nvidia-modeset"];
 
-/// The GPUs of this machine, by index.
+/// The GPUs of one machine, by index.
 #[derive(Debug)]
 pub(super) struct HeldGpus {
     folder: PathBuf,
@@ -27,8 +27,8 @@ pub(super) struct HeldGpus {
 
 impl HeldGpus {
     /// Finds what these attempts hold; what others held is free.
-    pub(super) fn open(data_dir: &Path, kinds: Vec<String>, known: impl Iterator<Item = Key>) -> io::Result<Self> {
-        let folder = data_dir.join("gpus");
+    pub(super) fn open(folder: &Path, kinds: Vec<String>, known: impl Iterator<Item = Key>) -> io::Result<Self> {
+        let folder = folder.to_owned();
         make_private(&folder)?;
         let mut held = BTreeMap::new();
         for key in known {

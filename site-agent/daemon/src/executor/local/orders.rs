@@ -78,6 +78,10 @@ impl Surroundings {
         Self { site, scripts, data_dir, log_bytes_max, path, language, shell }
     }
 
+    pub(super) fn data_dir(&self) -> &Path {
+        &self.data_dir
+    }
+
     /// What all executions of a step have in common. `bundle` is the folder of its action.
     pub(super) fn common(&self, template: &StepTemplate, bundle: Option<&Path>) -> Result<Common, OrderError> {
         let mut environment = self.environment(template, bundle)?;

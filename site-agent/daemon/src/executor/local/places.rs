@@ -33,16 +33,7 @@ impl Local {
 
     /// A slot is empty after its shim died: what it had claimed has ended, what it had not goes to another.
     pub(super) fn cleared(&mut self, number: u32, ended: Vec<(Key, End)>) {
-        for (key, end) in ended {
-            match self.attempts.get(key).map(|known| &known.phase) {
-                // Over, and told of: the shim died before it heard that it may forget it.
-                None => self.slots.forget(number, key),
-                Some(Phase::Ended { .. }) => {}
-                Some(Phase::Staging { .. } | Phase::Handed { .. } | Phase::Imported { .. }) => {
-                    self.ended(Place::Slot(number), key, &end);
-                }
-            }
-        }
+        self.take_in_ends(number, ended);
         self.slots.cleared(number);
         let unclaimed: Vec<Key> = self
             .attempts
@@ -58,20 +49,37 @@ impl Local {
         }
     }
 
-    fn hand_again(&mut self, key: Key) {
-        let Some(Known { step, phase: Phase::Handed { order }, killed, .. }) = self.attempts.get_mut(key) else {
+    /// Takes in what has ended in a slot, as far as it was not told of before.
+    pub(super) fn take_in_ends(&mut self, number: u32, ended: Vec<(Key, End)>) {
+        for (key, end) in ended {
+            match self.attempts.get(key).map(|known| &known.phase) {
+                // Over, and told of: the shim died before it heard that it may forget it.
+                None => self.slots.forget(number, key),
+                Some(Phase::Ended { .. }) => {}
+                Some(Phase::Staging { .. } | Phase::Handed { .. } | Phase::Imported { .. }) => {
+                    self.ended(Place::Slot(number), key, &end);
+                }
+            }
+        }
+    }
+
+    pub(super) fn hand_again(&mut self, key: Key) {
+        let Some(Known { step, node, phase: Phase::Handed { order }, killed, .. }) = self.attempts.get_mut(key) else {
             return;
         };
-        let (step, order) = (*step, order.clone());
+        let (step, node, order) = (*step, *node, order.clone());
         if *killed {
             // The shim died before it heard of it, and it had not begun.
             return self.killed(key);
+        }
+        if !self.elsewhere.has(node) {
+            return self.forsaken(key);
         }
         let Some((common, order)) = order else {
             // Of an earlier process of the agent: whether it ran is in no log, so it did not.
             return self.not_started(key, FailureReason::Agent, "the process that was to run it has died".to_owned());
         };
-        match self.slots.choose(step, None, Wanted::by(&common)) {
+        match self.slots.choose(step, None, Wanted::by(&common, node)) {
             Ok(number) => {
                 if let Some(known) = self.attempts.get_mut(key) {
                     known.place = Some(Place::Slot(number));

@@ -2,17 +2,22 @@
 
 use std::collections::BTreeMap;
 use std::path::Path;
+use std::sync::mpsc::Receiver;
 use std::time::{Duration, Instant};
 
+use anyhow::bail;
 use atoll_model::session::Usage;
 use atoll_model::time::Timestamp;
-use site_agent_core::event::{Exit, ExitKind, FoundAttempt, FoundState};
+use site_agent_core::event::{Exit, ExitKind, FoundAttempt, FoundState, NodeId};
 
+use super::Order;
 use super::attempts::{Attempts, Place};
 use super::cgroups::AgentCgroups;
+use super::nodes::Hearing;
 use super::slot::{Slot, SlotState};
-use super::slots::{LostSlot, Slots};
+use super::slots::{LostSlot, Slots, worker_of};
 use super::strays::{self, Search, Unkillable};
+use crate::nodes::Nodes;
 use crate::shim::container::{LeftContainer, end_noted, remove_noted};
 use crate::shim::protocol::{End, EndKind, FromShim, Hello, Key, Left, LeftOutputs, SlotCgroups, ToShim};
 use crate::shim::{KEPT, OUT, keep_logs, log, remove_whatever};
@@ -31,15 +36,26 @@ pub(super) struct Recovered {
 }
 
 /// Connects to the shims that live, concludes from the logs of those that do not, and ends what nobody watches over.
-pub(super) fn recover(slots: &mut Slots, attempts: &mut Attempts, meters: &Meters) -> anyhow::Result<Recovered> {
+pub(super) fn recover(
+    slots: &mut Slots,
+    (nodes, orders): (Option<&Nodes>, &Receiver<Order>),
+    attempts: &mut Attempts,
+    meters: &Meters,
+) -> anyhow::Result<Recovered> {
     let (mut found, mut stuck) = (Vec::new(), Vec::new());
     let numbers: Vec<u32> = slots.all_mut().map(|slot| slot.number).collect();
+    let mut hearing = nodes.map(|nodes| Hearing::begin(nodes, orders, slots.all_mut().map(|slot| &*slot)));
     for number in numbers {
         let cgroups = slots.cgroups_of(number);
         let Some(slot) = slots.all_mut().find(|slot| slot.number == number) else { continue };
-        let path = slot.path.clone();
+        let (path, node) = (slot.path.clone(), slot.node);
         let mut ended: Vec<(Key, End)> = Vec::new();
-        if let Some(hello) = slot.connect()? {
+        let heard = match (&mut hearing, node) {
+            (_, NodeId::HOME) => slot.connect()?.ok_or_else(Vec::new),
+            (Some(hearing), _) => hearing.hear(slot)?,
+            (None, _) => Err(conclude_unless_it_may_run(&path)?),
+        };
+        if let Ok(hello) = heard {
             sweep(&path, &lefts(&hello));
             ended.extend(hello.ended);
             let running = hello.running.map(|(key, since)| (key, Some(since)));
@@ -49,11 +65,13 @@ pub(super) fn recover(slots: &mut Slots, attempts: &mut Attempts, meters: &Meter
                 if let Some(shim) = slot.shim_mut() {
                     shim.handed.push_back((key, step));
                 }
-                attempts.adopt(key, Place::Slot(number));
+                attempts.adopt(key, Place::Slot(number)).node = node;
                 attempts.log_at(key, path.clone(), true);
                 let state = since.map_or(FoundState::Queued, |since| FoundState::Running { since });
-                found.push(FoundAttempt { execution: key.execution, attempt: key.attempt, state });
+                found.push(FoundAttempt { execution: key.execution, attempt: key.attempt, node, state });
             }
+        } else if let (Err(concluded), true) = (heard, node != NodeId::HOME) {
+            ended.extend(concluded);
         } else {
             match conclude(&path, &cgroups) {
                 Ok(concluded) => ended.extend(concluded),
@@ -61,7 +79,7 @@ pub(super) fn recover(slots: &mut Slots, attempts: &mut Attempts, meters: &Meter
                     tracing::error!(slot = number, %error, "a slot is out of use");
                     slot.state = SlotState::Clearing;
                     found.extend(take_as_running(number, &path, attempts)?);
-                    stuck.push(LostSlot { number, path, cgroups });
+                    stuck.push(LostSlot { number, node, path, cgroups });
                     continue;
                 }
                 Err(error) => return Err(error),
@@ -72,7 +90,7 @@ pub(super) fn recover(slots: &mut Slots, attempts: &mut Attempts, meters: &Meter
             attempts.end(key, Place::Slot(number), &end);
             attempts.log_at(key, path.join(KEPT).join(key.folder()), false);
             let state = FoundState::Exited(exit(&end, 0));
-            found.push(FoundAttempt { execution: key.execution, attempt: key.attempt, state });
+            found.push(FoundAttempt { execution: key.execution, attempt: key.attempt, node, state });
         }
     }
     Ok(Recovered { found, stuck })
@@ -85,7 +103,8 @@ fn take_as_running(number: u32, path: &Path, attempts: &mut Attempts) -> anyhow:
     let ended = contents.ended.into_iter().map(|(key, end)| (key, end.started_at));
     let taken = unfinished.chain(ended).map(|(key, since)| {
         attempts.adopt(key, Place::Slot(number));
-        FoundAttempt { execution: key.execution, attempt: key.attempt, state: FoundState::Running { since } }
+        let (node, state) = (NodeId::HOME, FoundState::Running { since });
+        FoundAttempt { execution: key.execution, attempt: key.attempt, node, state }
     });
     Ok(taken.collect())
 }
@@ -99,7 +118,7 @@ fn lefts(hello: &Hello) -> BTreeMap<String, Left> {
 }
 
 /// How the attempts of a slot ended whose shim is gone. Whatever of them is left is killed first.
-pub(super) fn conclude(path: &Path, cgroups: &SlotCgroups) -> anyhow::Result<Vec<(Key, End)>> {
+pub(crate) fn conclude(path: &Path, cgroups: &SlotCgroups) -> anyhow::Result<Vec<(Key, End)>> {
     let contents = log::read(path)?;
     let boot = log::boot_id()?;
     let here: BTreeMap<_, _> = contents
@@ -125,6 +144,34 @@ pub(super) fn conclude(path: &Path, cgroups: &SlotCgroups) -> anyhow::Result<Vec
     let ended: BTreeMap<Key, End> = contents.ended.into_iter().chain(interrupted).collect();
     settle(path, &ended);
     Ok(ended.into_iter().collect())
+}
+
+/// How the attempts of a slot have ended whose worker is lost: as its log says, and what had not ended is interrupted. Its shim
+/// has given up by now, since it has not heard the agent for so long.
+///
+/// # Errors
+/// When the log cannot be read.
+pub(crate) fn conclude_lost(path: &Path) -> anyhow::Result<Vec<(Key, End)>> {
+    let contents = log::read(path)?;
+    let interrupted = contents.claimed.into_iter().map(|(key, claim)| {
+        let left = if contents.latest == Some(key) { keep_logs(path, key) } else { Left::default() };
+        (key, End { left, ..interrupted(claim.at, "the worker that ran it is lost".to_owned()) })
+    });
+    let ended: BTreeMap<Key, End> = contents.ended.into_iter().chain(interrupted).collect();
+    settle(path, &ended);
+    Ok(ended.into_iter().collect())
+}
+
+/// An agent that listens for no workers any more cannot hear what became of theirs.
+fn conclude_unless_it_may_run(path: &Path) -> anyhow::Result<Vec<(Key, End)>> {
+    let contents = log::read(path)?;
+    if let (false, Some(worker)) = (contents.claimed.is_empty(), worker_of(path)?) {
+        bail!(
+            "the worker {worker} may still run what it was given in {}: start the agent with `[workers]` as before until that has ended",
+            path.display()
+        );
+    }
+    Ok(contents.ended.into_iter().collect())
 }
 
 /// Leaves a slot as what was concluded has it: the next process finds the same, even if the slot is in use again, and
@@ -189,7 +236,9 @@ pub(crate) fn has_work(slots_dir: &Path) -> anyhow::Result<bool> {
     for entry in entries {
         let Some(number) = entry?.file_name().to_str().and_then(|name| name.parse().ok()) else { continue };
         let mut slot = Slot::new(slots_dir, number);
-        let is_empty = match slot.connect()? {
+        let is_here = worker_of(&slot.path)?.is_none();
+        let shim = if is_here { slot.connect()? } else { None };
+        let is_empty = match shim {
             Some(hello) => hello.running.is_none() && hello.queued.is_empty() && hello.ended.is_empty(),
             None => {
                 let contents = log::read(&slot.path)?;
@@ -219,6 +268,10 @@ pub(crate) fn stop_work(data_dir: &Path, slots_dir: &Path) -> anyhow::Result<()>
     for entry in entries {
         let Some(number) = entry?.file_name().to_str().and_then(|name| name.parse().ok()) else { continue };
         let mut slot = Slot::new(slots_dir, number);
+        if worker_of(&slot.path)?.is_some() {
+            // Its worker ends it when it is ended, or its shim when it has not heard the agent for long.
+            continue;
+        }
         let Some(hello) = slot.connect()? else {
             left_container(&slot.path);
             continue;

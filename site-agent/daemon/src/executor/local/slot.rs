@@ -11,6 +11,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use atoll_model::id::{RunId, StepIndex};
+use site_agent_core::event::NodeId;
 use site_agent_spawn::filters_of;
 
 use super::slots::{Wanted, Warmth, warmth};
@@ -33,6 +34,10 @@ pub(super) struct Slot {
     pub number: u32,
     pub path: PathBuf,
     pub state: SlotState,
+    /// The machine that it is on.
+    pub node: NodeId,
+    /// Of the shim that this process started there last: whether it is confined, and whether it is plain.
+    pub made: Option<(bool, bool)>,
     /// Ends that its next shim need not remember.
     pub forgotten: BTreeSet<Key>,
 }
@@ -69,11 +74,13 @@ pub(super) struct Shim {
     pub asked_back: bool,
     /// Whether it has no namespaces of its own, which engines of containers want to make themselves.
     pub is_plain: bool,
+    /// Whether it was found again on another machine and has not said what it has.
+    pub is_found: bool,
 }
 
 /// A shim that cannot be used.
 #[derive(Debug, thiserror::Error)]
-pub(super) enum ShimError {
+pub(crate) enum ShimError {
     #[error("the shim cannot be started from {program}", program = .program.display())]
     Start { program: PathBuf, source: io::Error },
     #[error("the slot {path} cannot be prepared", path = .path.display())]
@@ -86,7 +93,8 @@ pub(super) enum ShimError {
 
 impl Slot {
     pub(super) fn new(slots: &Path, number: u32) -> Self {
-        Self { number, path: slots.join(number.to_string()), state: SlotState::Empty, forgotten: BTreeSet::new() }
+        let (path, forgotten) = (slots.join(number.to_string()), BTreeSet::new());
+        Self { number, path, state: SlotState::Empty, node: NodeId::HOME, made: None, forgotten }
     }
 
     pub(super) fn shim(&self) -> Option<&Shim> {
@@ -105,45 +113,49 @@ impl Slot {
 
     /// Starts a shim. The slot's log must have been read, and the strays of its last shim ended.
     pub(super) fn start(&mut self, program: &ShimProgram, setup: &SlotSetup) -> Result<(), ShimError> {
-        let prepare = |source| ShimError::Prepare { path: self.path.clone(), source };
-        make_private(&self.path).map_err(prepare)?;
-        let mut ended = log::read(&self.path).map_err(prepare)?.ended;
-        ended.retain(|key, _| !self.forgotten.contains(key));
-        log::replace(&self.path, &ended).map_err(prepare)?;
-        let folder = File::open(&self.path).map_err(prepare)?;
-        let socket = short_path(&folder);
-        remove_whatever(&self.path.join(SOCKET)).map_err(prepare)?;
-        remove_whatever(&self.path.join(LAST_WORDS)).map_err(prepare)?;
-        let listener = UnixListener::bind(&socket).map_err(prepare)?;
-        let stream = UnixStream::connect(&socket).map_err(prepare)?;
-        let argument = serde_json::to_string(setup).map_err(|error| prepare(error.into()))?;
-        let child = Command::new(&program.program)
-            .args(&program.arguments)
-            .arg(argument)
-            .stdin(Stdio::from(OwnedFd::from(listener)))
-            .stdout(Stdio::null())
-            .stderr(Stdio::null())
-            .spawn()
-            .map_err(|source| ShimError::Start { program: program.program.clone(), source })?;
-        let mut shim = Shim::new(stream).map_err(prepare)?;
-        shim.child = Some(child);
+        let (stream, child) = launch(&self.path, &self.forgotten, program, setup)?;
+        self.begin(stream, Some(child), setup)
+    }
+
+    /// Begins with a shim that was started here, or on another machine, which `stream` leads to.
+    pub(super) fn begin(
+        &mut self,
+        stream: UnixStream,
+        child: Option<Child>,
+        setup: &SlotSetup,
+    ) -> Result<(), ShimError> {
+        let mut shim = Shim::new(stream).map_err(|source| ShimError::Prepare { path: self.path.clone(), source })?;
+        shim.child = child;
         (shim.confined, shim.is_plain) = (Some(setup.confined), setup.setup.no_namespace);
+        self.made = Some((setup.confined, setup.setup.no_namespace));
         self.state = SlotState::Live(Box::new(shim));
         self.forgotten.clear();
+        Ok(())
+    }
+
+    /// Goes on with a shim of another machine that is connected again.
+    pub(super) fn go_on(&mut self, stream: UnixStream) -> io::Result<()> {
+        let mut shim = Shim::new(stream)?;
+        shim.is_found = true;
+        if let Some((confined, is_plain)) = self.made {
+            (shim.confined, shim.is_plain) = (Some(confined), is_plain);
+        }
+        self.state = SlotState::Live(Box::new(shim));
         Ok(())
     }
 
     /// Connects to the shim that an earlier process of the agent left, if it lives, and hears what it has.
     pub(super) fn connect(&mut self) -> Result<Option<Hello>, ShimError> {
         let silent = |source| ShimError::Silent { path: self.path.clone(), source };
-        let folder = File::open(&self.path).map_err(silent)?;
-        let stream = match UnixStream::connect(short_path(&folder)) {
-            Ok(stream) => stream,
-            Err(error) if matches!(error.kind(), io::ErrorKind::ConnectionRefused | io::ErrorKind::NotFound) => {
-                return Ok(None);
-            }
-            Err(error) => return Err(silent(error)),
-        };
+        match reach(&self.path).map_err(silent)? {
+            Some(stream) => self.greet(stream),
+            None => Ok(None),
+        }
+    }
+
+    /// Hears what a shim has that lives. What it is kept from is known only of one of this machine.
+    pub(super) fn greet(&mut self, stream: UnixStream) -> Result<Option<Hello>, ShimError> {
+        let silent = |source| ShimError::Silent { path: self.path.clone(), source };
         let mut shim = match Shim::new(stream) {
             Ok(shim) => shim,
             Err(error) => return Err(silent(error)),
@@ -155,7 +167,8 @@ impl Slot {
             Ok(Some(hello)) => {
                 shim.isolation = Some(hello.isolation);
                 shim.version = hello.version;
-                let filters = (filters_of(hello.pid), filters_of(std::process::id()));
+                let is_here = self.node == NodeId::HOME;
+                let filters = (filters_of(hello.pid).filter(|_| is_here), filters_of(std::process::id()));
                 // What it has beyond this process is its own doing.
                 shim.confined = if let (Some(of_shim), Some(own)) = filters { Some(of_shim > own) } else { None };
                 // One that was to have some, and could not, has complained.
@@ -173,6 +186,56 @@ impl Slot {
     /// What a shim that could not go on wrote before it ended.
     pub(super) fn last_words(&self) -> Option<String> {
         fs::read_to_string(self.path.join(LAST_WORDS)).ok().map(|words| words.trim().to_owned())
+    }
+}
+
+/// Starts a shim in a slot. The slot's log must have been read, and the strays of its last shim ended.
+///
+/// # Errors
+/// When the slot cannot be prepared, or the shim not be started.
+pub(crate) fn launch(
+    path: &Path,
+    forgotten: &BTreeSet<Key>,
+    program: &ShimProgram,
+    setup: &SlotSetup,
+) -> Result<(UnixStream, Child), ShimError> {
+    let prepare = |source| ShimError::Prepare { path: path.to_owned(), source };
+    make_private(path).map_err(prepare)?;
+    let mut ended = log::read(path).map_err(prepare)?.ended;
+    ended.retain(|key, _| !forgotten.contains(key));
+    log::replace(path, &ended).map_err(prepare)?;
+    let folder = File::open(path).map_err(prepare)?;
+    let socket = short_path(&folder);
+    remove_whatever(&path.join(SOCKET)).map_err(prepare)?;
+    remove_whatever(&path.join(LAST_WORDS)).map_err(prepare)?;
+    let listener = UnixListener::bind(&socket).map_err(prepare)?;
+    let stream = UnixStream::connect(&socket).map_err(prepare)?;
+    let setup = serde_json::to_string(setup).map_err(|error| prepare(error.into()))?;
+    let child = Command::new(&program.program)
+        .args(&program.arguments)
+        .arg(setup)
+        .stdin(Stdio::from(OwnedFd::from(listener)))
+        .stdout(Stdio::null())
+        .stderr(Stdio::null())
+        .spawn()
+        .map_err(|source| ShimError::Start { program: program.program.clone(), source })?;
+    Ok((stream, child))
+}
+
+/// Connects to the shim of a slot of this machine, if it lives.
+///
+/// # Errors
+/// When that cannot be told.
+pub(crate) fn reach(path: &Path) -> io::Result<Option<UnixStream>> {
+    let folder = match File::open(path) {
+        Ok(folder) => folder,
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
+        Err(error) => return Err(error),
+    };
+    match UnixStream::connect(short_path(&folder)) {
+        Ok(stream) => Ok(Some(stream)),
+        Err(error) if matches!(error.kind(), io::ErrorKind::ConnectionRefused | io::ErrorKind::NotFound) => Ok(None),
+        Err(error) => Err(error),
     }
 }
 
@@ -196,6 +259,7 @@ impl Shim {
             warmth: None,
             asked_back: false,
             is_plain: false,
+            is_found: false,
         })
     }
 
@@ -233,6 +297,16 @@ impl Shim {
 
     pub(super) fn is_idle(&self) -> bool {
         self.handed.is_empty()
+    }
+
+    /// Whether it was found again, and `hello` says what it has.
+    pub(super) fn is_found_by(&mut self, hello: &Hello) -> bool {
+        self.version = hello.version;
+        std::mem::take(&mut self.is_found)
+    }
+
+    pub(super) fn set_version(&mut self, version: u8) {
+        self.version = version;
     }
 
     pub(super) fn wants_to_write(&self) -> bool {

@@ -1,19 +1,29 @@
 //! The slots of a site: which of them live, and which is next.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::hash::{DefaultHasher, Hash as _, Hasher as _};
-use std::path::PathBuf;
+use std::io;
+use std::os::unix::net::UnixStream;
+use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
+
+use site_agent_core::event::NodeId;
 
 use super::LocalOptions;
 use super::cgroups::AgentCgroups;
 use super::slot::{Shim, ShimError, Slot, SlotState, StepKey};
 use crate::config::ShimProgram;
-use crate::shim::make_private;
+use crate::nodes::Nodes;
 use crate::shim::protocol::{Common, Hello, Isolation, Key, Setup, SlotCgroups, SlotSetup, ToShim};
+use crate::shim::{make_private, remove_whatever};
 
 /// So many workers wait at most, if other work needs a slot; then the one goes that has waited longest.
 const WARM_IDLE_MAX: usize = 8;
+
+/// In a slot on another machine: the name of that machine's worker.
+const WORKER: &str = "worker";
+/// Where a slot is of whose machine nothing is known any more.
+pub(super) const NOWHERE: NodeId = NodeId(u32::MAX);
 
 /// Tells workers apart.
 pub(super) type Warmth = u64;
@@ -30,6 +40,8 @@ pub(super) fn warmth(common: &Common) -> Option<Warmth> {
 /// What a slot must be for executions that have this in common.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Wanted {
+    /// The machine that it is on.
+    pub(super) node: NodeId,
     /// The worker that they call.
     pub(super) warmth: Option<Warmth>,
     pub(super) confined: bool,
@@ -40,8 +52,9 @@ pub(super) struct Wanted {
 }
 
 impl Wanted {
-    pub(super) fn by(common: &Common) -> Self {
+    pub(super) fn by(common: &Common, node: NodeId) -> Self {
         Self {
+            node,
             warmth: warmth(common),
             confined: common.confined,
             plain: common.container.is_some(),
@@ -59,25 +72,31 @@ pub(super) struct Slots {
     cgroups: AgentCgroups,
     slots: BTreeMap<u32, Slot>,
     complained: bool,
+    nodes: Option<Nodes>,
 }
 
 /// A slot whose shim has gone.
 #[derive(Debug)]
 pub(super) struct LostSlot {
     pub number: u32,
+    pub node: NodeId,
     pub path: PathBuf,
     pub cgroups: SlotCgroups,
 }
 
 impl Slots {
-    pub(super) fn open(options: &LocalOptions) -> anyhow::Result<Self> {
+    pub(super) fn open(options: &LocalOptions, nodes: Option<Nodes>) -> anyhow::Result<Self> {
         let folder = options.slots_dir.clone();
         make_private(&folder)?;
         make_private(&options.data_dir.join("scripts"))?;
         let mut slots = BTreeMap::new();
         for entry in std::fs::read_dir(&folder)? {
             if let Some(number) = entry?.file_name().to_str().and_then(|name| name.parse().ok()) {
-                slots.insert(number, Slot::new(&folder, number));
+                let mut slot = Slot::new(&folder, number);
+                if let Some(worker) = worker_of(&slot.path)? {
+                    slot.node = nodes.as_ref().and_then(|nodes| nodes.named(&worker)).unwrap_or(NOWHERE);
+                }
+                slots.insert(number, slot);
             }
         }
         let cgroups = AgentCgroups::make(&options.data_dir);
@@ -91,7 +110,7 @@ impl Slots {
         }
         let (data_dir, program) = (options.data_dir.clone(), options.program.clone());
         let processes_max = options.isolation.settings.processes;
-        Ok(Self { folder, processes_max, data_dir, program, cgroups, slots, complained: false })
+        Ok(Self { folder, processes_max, data_dir, program, cgroups, slots, complained: false, nodes })
     }
 
     pub(super) fn all_mut(&mut self) -> impl Iterator<Item = &mut Slot> {
@@ -137,7 +156,7 @@ impl Slots {
     /// which another does.
     pub(super) fn choose(&mut self, step: StepKey, ahead: Option<u32>, wanted: Wanted) -> Result<u32, ShimError> {
         if let Some(lanes) = ahead {
-            let of_step = self.slots.values().filter_map(|slot| {
+            let of_step = self.of_node(wanted.node).filter_map(|slot| {
                 let queue = &slot.shim().filter(|shim| shim.suits(wanted))?.handed;
                 // What a slot is handed is of one step but where steps take turns, so the first is nearly always one.
                 queue.iter().any(|(_, handed)| *handed == step).then_some((queue.len(), slot.number))
@@ -152,7 +171,8 @@ impl Slots {
         if let Some(number) = self.idle(wanted) {
             return Ok(number);
         }
-        let empty = self.slots.values().find(|slot| matches!(slot.state, SlotState::Empty)).map(|slot| slot.number);
+        let is_empty = |slot: &&Slot| matches!(slot.state, SlotState::Empty);
+        let empty = self.of_node(wanted.node).find(is_empty).map(|slot| slot.number);
         let number =
             empty.unwrap_or_else(|| (0..).find(|number| !self.slots.contains_key(number)).expect("numbers do not end"));
         self.start(number, wanted)?;
@@ -161,7 +181,7 @@ impl Slots {
 
     fn idle(&self, wanted: Wanted) -> Option<u32> {
         let idle = || {
-            self.slots.values().filter_map(|slot| {
+            self.of_node(wanted.node).filter_map(|slot| {
                 let can_take = |shim: &&Shim| shim.is_idle() && !shim.asked_back && shim.suits(wanted);
                 Some((slot.number, slot.shim().filter(can_take)?))
             })
@@ -178,7 +198,12 @@ impl Slots {
         cold.or_else(|| (others >= WARM_IDLE_MAX).then(longest_idle).flatten())
     }
 
+    fn of_node(&self, node: NodeId) -> impl Iterator<Item = &Slot> {
+        self.slots.values().filter(move |slot| slot.node == node)
+    }
+
     fn start(&mut self, number: u32, wanted: Wanted) -> Result<(), ShimError> {
+        let is_here = wanted.node == NodeId::HOME;
         let setup = Setup {
             slot: self.path(number),
             read_only: if self.folder.starts_with(&self.data_dir) {
@@ -186,12 +211,65 @@ impl Slots {
             } else {
                 vec![self.data_dir.clone(), self.folder.clone()]
             },
-            hidden: ["identity", "journal"].map(|name| self.data_dir.join(name)).to_vec(),
+            hidden: ["identity", "journal", "workers"].map(|name| self.data_dir.join(name)).to_vec(),
             no_namespace: wanted.plain,
-            cgroups: self.cgroups.for_slot(number),
+            // Another machine has its own.
+            cgroups: if is_here { self.cgroups.for_slot(number) } else { SlotCgroups::default() },
         };
+        let (confined, processes_max) = (wanted.confined, self.processes_max);
         let slot = self.slots.entry(number).or_insert_with(|| Slot::new(&self.folder, number));
-        slot.start(&self.program, &SlotSetup { setup, confined: wanted.confined, processes_max: self.processes_max })
+        let nodes = self.nodes.as_ref().filter(|_| !is_here);
+        let Some(nodes) = nodes else {
+            return slot.start(&self.program, &SlotSetup { setup, confined, processes_max, leash: None });
+        };
+        slot.node = wanted.node;
+        let leash = Some(nodes.leash());
+        start_elsewhere(slot, nodes, &SlotSetup { setup, confined, processes_max, leash })
+    }
+
+    pub(super) fn node(&self, number: u32) -> NodeId {
+        self.slots.get(&number).map_or(NodeId::HOME, |slot| slot.node)
+    }
+
+    /// A shim on another machine is connected again.
+    pub(super) fn go_on(&mut self, number: u32, stream: UnixStream) -> io::Result<()> {
+        self.slots.get_mut(&number).map_or(Ok(()), |slot| slot.go_on(stream))
+    }
+
+    /// Slots on other machines in which nothing lives and nothing is to be cleared.
+    pub(super) fn empty_elsewhere(&self) -> impl Iterator<Item = (u32, NodeId)> + '_ {
+        let empty = self.slots.values().filter(|slot| matches!(slot.state, SlotState::Empty));
+        empty.filter(|slot| slot.node != NodeId::HOME).map(|slot| (slot.number, slot.node))
+    }
+
+    /// Whether anything of a machine lives, or is looked for.
+    pub(super) fn is_in_use(&self, node: NodeId) -> bool {
+        self.of_node(node).any(|slot| !matches!(slot.state, SlotState::Empty))
+    }
+
+    /// A slot of a machine that is gone holds what is still taken in: the next agent need not wait for it.
+    pub(super) fn forget_worker(&self, number: u32) -> io::Result<()> {
+        remove_whatever(&self.path(number).join(WORKER))
+    }
+
+    /// Takes a slot out of the list; its folder is the caller's to remove.
+    pub(super) fn remove(&mut self, number: u32) -> Option<PathBuf> {
+        self.slots.remove(&number).map(|slot| slot.path)
+    }
+
+    /// Says to shims elsewhere that they are not forgotten, and to those of machines in `leaving` that they may go as soon as
+    /// they have nothing to do.
+    pub(super) fn keep_in_touch(&mut self, leaving: &BTreeSet<NodeId>) {
+        for slot in self.slots.values_mut().filter(|slot| slot.node != NodeId::HOME) {
+            let SlotState::Live(shim) = &mut slot.state else { continue };
+            if leaving.contains(&slot.node) && shim.is_idle() && !shim.is_found {
+                // It is asked again: it stays as long as it knows of an end that it may not forget.
+                shim.asked_back = true;
+                shim.say(&ToShim::Quit);
+            } else {
+                shim.say(&ToShim::Forget(Vec::new()));
+            }
+        }
     }
 
     pub(super) fn greeted(&mut self, number: u32, hello: &Hello) {
@@ -224,22 +302,57 @@ impl Slots {
 
     /// Takes a slot out of use whose shim has gone.
     pub(super) fn lose(&mut self, number: u32) -> Option<LostSlot> {
-        let cgroups = self.cgroups.for_slot(number);
+        let node = self.node(number);
+        let cgroups = if node == NodeId::HOME { self.cgroups.for_slot(number) } else { SlotCgroups::default() };
         let slot = self.slots.get_mut(&number)?;
         let SlotState::Live(shim) = &mut slot.state else { return None };
-        let expected = shim.asked_back && shim.is_idle();
+        // What it is of a machine that cannot be reached is not known yet.
+        let expected = (shim.asked_back && shim.is_idle()) || node != NodeId::HOME;
         shim.bury();
         if let (false, words) = (expected, slot.last_words()) {
             tracing::error!(slot = number, words, "a shim has died");
         }
         slot.state = SlotState::Clearing;
-        Some(LostSlot { number, path: slot.path.clone(), cgroups })
+        Some(LostSlot { number, node, path: slot.path.clone(), cgroups })
     }
 
     pub(super) fn cleared(&mut self, number: u32) {
-        self.cgroups.remove_slot(number);
+        if self.node(number) == NodeId::HOME {
+            self.cgroups.remove_slot(number);
+        }
         if let Some(slot) = self.slots.get_mut(&number) {
             slot.state = SlotState::Empty;
         }
+    }
+}
+
+/// Has a shim started by the worker of another machine.
+fn start_elsewhere(slot: &mut Slot, nodes: &Nodes, setup: &SlotSetup) -> Result<(), ShimError> {
+    let prepare = |path: &Path| {
+        let path = path.to_owned();
+        move |source| ShimError::Prepare { path, source }
+    };
+    let known = nodes.known().remove(&slot.node);
+    if let Some(worker) = &known {
+        make_private(&slot.path).map_err(prepare(&slot.path))?;
+        std::fs::write(slot.path.join(WORKER), &worker.name).map_err(prepare(&slot.path))?;
+    }
+    let stream = nodes.start_shim((slot.number, &slot.path), slot.node, setup, &slot.forgotten);
+    slot.begin(stream.map_err(prepare(&slot.path))?, None, setup)?;
+    if let (Some(shim), Some(worker)) = (slot.shim_mut(), known) {
+        shim.set_version(worker.version);
+    }
+    Ok(())
+}
+
+/// The worker of a slot that is on another machine.
+///
+/// # Errors
+/// When it cannot be read.
+pub(super) fn worker_of(slot: &Path) -> io::Result<Option<String>> {
+    match std::fs::read_to_string(slot.join(WORKER)) {
+        Ok(name) => Ok(Some(name)),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
+        Err(error) => Err(error),
     }
 }

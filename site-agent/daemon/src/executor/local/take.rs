@@ -8,7 +8,7 @@ use atoll_model::value::Value;
 use atoll_telemetry::Work;
 use site_agent_core::Event;
 use site_agent_core::command::{StartInput, StartValue};
-use site_agent_core::event::{OutputFailure, StoredOutputs};
+use site_agent_core::event::{NodeId, OutputFailure, StoredOutputs};
 use storage_sync_engine::store::Stored;
 
 use super::actions::ReadyAction;
@@ -20,7 +20,6 @@ use super::python;
 use super::recovery::{exit, interrupted};
 use super::returned::returned;
 use super::slots::Wanted;
-use super::staging::StagingFailure;
 use super::workers::Staged;
 use super::{Job, Local, Order, orders};
 use crate::clock::wall_clock;
@@ -34,7 +33,7 @@ use crate::telemetry::process_context;
 impl Local {
     pub(super) fn take(&mut self, order: Order) {
         match order {
-            Order::Start { key, template, inputs, ahead } => self.start(key, template, inputs, ahead),
+            Order::Start { key, template, inputs, node, ahead } => self.start(key, template, inputs, (node, ahead)),
             Order::Staged(key, staged) => self.staged(key, staged),
             Order::Imported(key, result) => self.imported(key, result),
             Order::Exported(key, result) => self.exported(key, result),
@@ -47,11 +46,18 @@ impl Local {
             Order::Cleared { slot, ended } => self.cleared(slot, ended),
             Order::OfJobs(notices) => notices.into_iter().for_each(|notice| self.notice(Place::Job, notice)),
             Order::Taken(key, taken) => self.taken(key, taken),
+            Order::OfNodes(tidings) => self.hear_of_nodes(tidings),
             Order::Quit => self.quit = true,
         }
     }
 
-    fn start(&mut self, key: Key, template: Arc<StepTemplate>, inputs: Vec<StartInput>, ahead: Option<u32>) {
+    fn start(
+        &mut self,
+        key: Key,
+        template: Arc<StepTemplate>,
+        inputs: Vec<StartInput>,
+        (node, ahead): (NodeId, Option<u32>),
+    ) {
         if self.attempts.get(key).is_some() {
             // Asked for again after a restart of the agent: a slot has it already.
             return;
@@ -71,6 +77,7 @@ impl Local {
                 let known = Known {
                     step,
                     template: known_by,
+                    node,
                     place: None,
                     phase: Phase::Handed { order: None },
                     lent: None,
@@ -84,7 +91,7 @@ impl Local {
             self.workers.stage(key, entries, &template);
         }
         let phase = Phase::Staging { template, inputs, since: wall_clock(), ahead, killed: false, moving };
-        let known = Known { step, template: known_by, place: None, phase, lent: None, killed: false, bytes_in };
+        let known = Known { step, template: known_by, node, place: None, phase, lent: None, killed: false, bytes_in };
         self.attempts.insert(key, known);
     }
 
@@ -162,7 +169,11 @@ impl Local {
             Ok(common) => common,
             Err(message) => return self.not_started(key, FailureReason::Agent, message),
         };
-        match self.slots.choose(step, ahead, Wanted::by(&common)) {
+        let node = self.attempts.get(key).map_or(NodeId::HOME, |known| known.node);
+        if !self.elsewhere.has(node) {
+            return self.forsaken(key);
+        }
+        match self.slots.choose(step, ahead, Wanted::by(&common, node)) {
             Ok(number) => {
                 if let Some(known) = self.attempts.get_mut(key) {
                     known.place = Some(Place::Slot(number));
@@ -176,54 +187,6 @@ impl Local {
         }
     }
 
-    fn imported(&mut self, key: Key, result: Result<Stored, StagingFailure>) {
-        let Some(known) = self.attempts.get_mut(key) else { return };
-        match result {
-            Err(_) if matches!(known.phase, Phase::Staging { killed: true, .. }) => self.killed(key),
-            Err(failure) => self.cannot_start(key, failure),
-            Ok(stored) => {
-                known.phase = Phase::Imported { stored: Box::new(stored) };
-                self.moved(key, 0);
-            }
-        }
-    }
-
-    fn exported(&mut self, key: Key, result: Result<(), StagingFailure>) {
-        let Some(known) = self.attempts.get_mut(key) else { return };
-        match result {
-            Err(_) if matches!(known.phase, Phase::Staging { killed: true, .. }) => self.killed(key),
-            Err(failure) => self.cannot_start(key, failure),
-            Ok(()) => {
-                known.phase = Phase::Ended { left: Left::default(), ran: None };
-                let bytes_in = known.bytes_in;
-                self.moved(key, bytes_in);
-            }
-        }
-    }
-
-    /// It is told of when it is done: until then an agent that is started anew may begin it again.
-    fn moved(&mut self, key: Key, bytes_in: u64) {
-        let now = wall_clock();
-        let end = End {
-            started_at: now,
-            finished_at: now,
-            how: EndKind::Code(0),
-            cpu_micros: 0,
-            max_rss_bytes: 0,
-            left: Left::default(),
-        };
-        let Key { execution, attempt } = key;
-        self.events.push(Event::Started { execution, attempt, at: now });
-        self.events.push(Event::Exited { execution, attempt, exit: exit(&end, bytes_in), stored: None });
-    }
-
-    fn cannot_start(&mut self, key: Key, failure: StagingFailure) {
-        if let Some(object) = failure.damaged {
-            self.events.push(Event::Damaged { object: object.id, kind: object.kind, message: failure.message.clone() });
-        }
-        self.not_started(key, failure.reason, failure.message);
-    }
-
     pub(super) fn not_started(&mut self, key: Key, reason: FailureReason, message: String) {
         let Key { execution, attempt } = key;
         self.events.push(Event::NotStarted { execution, attempt, reason, message });
@@ -232,7 +195,7 @@ impl Local {
 
     /// An attempt that was to be ended before it started.
     pub(super) fn killed(&mut self, key: Key) {
-        self.gpus.release(key);
+        self.release_gpus(key);
         let now = wall_clock();
         let end = End { how: EndKind::Killed, ..interrupted(now, String::new()) };
         if let Some(known) = self.attempts.get_mut(key) {
@@ -304,7 +267,7 @@ impl Local {
     }
 
     fn release(&mut self, key: Key) {
-        self.gpus.release(key);
+        self.release_gpus(key);
         let Some(known) = self.attempts.remove(key) else { return };
         let kept = match (&known.phase, known.place) {
             (Phase::Ended { left, .. }, Some(place @ Place::Slot(slot))) => {
@@ -366,7 +329,7 @@ impl Local {
         if self.emitting.remove(&key) {
             let _ = self.emitted.send(Emitted::Over(key));
         }
-        self.gpus.release(key);
+        self.release_gpus(key);
         self.meters.ended(&end.how);
         let bytes_in = self.attempts.get(key).map_or(0, |known| known.bytes_in);
         self.attempts.end(key, place, end);

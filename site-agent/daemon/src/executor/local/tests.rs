@@ -45,6 +45,7 @@ fn options(data_dir: &Path) -> (LocalOptions, Receiver<Vec<Event>>) {
         meters: Arc::new(Meters::new()),
         spans: None,
         emitted: tokio::sync::mpsc::unbounded_channel().0,
+        nodes: None,
         batch: None,
         isolation: Confining { settings: IsolationSettings::default(), strict: Ok(()) },
         gpus: Vec::new(),
@@ -88,7 +89,7 @@ fn what_a_shim_says_in_one_breath_with_its_greeting_is_heard() {
         agent.read_to_end(&mut Vec::new()).unwrap();
     });
     let (options, told) = options(folder.path());
-    let (executor, found, executing) = start(options).unwrap();
+    let super::Started { executor, found, thread: executing, .. } = start(options).unwrap();
     assert!(matches!(found[..], [ref one] if one.state == FoundState::Running { since }));
     let events = told.recv_timeout(Duration::from_secs(20)).unwrap();
     assert!(matches!(events[..], [Event::Exited { execution: ended, .. }] if ended == execution), "{events:?}");
