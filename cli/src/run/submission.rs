@@ -371,6 +371,10 @@ impl Surroundings for Folder<'_> {
         Ok(self.find(reference)?.of_kind(ActionKind::Source)?.into_work(None, 0))
     }
 
+    fn service(&self, reference: &str) -> Result<Work, String> {
+        Ok(self.find(reference)?.of_kind(ActionKind::Service)?.into_work(None, 0))
+    }
+
     fn given(&self, input: &str) -> Given {
         match self.given.get(input) {
             Some(text) => text.strip_prefix('@').and_then(taken_in).map_or(Given::Value, Given::TakenIn),

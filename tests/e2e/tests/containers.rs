@@ -75,6 +75,55 @@ fn an_action_that_was_just_made_runs_in_a_container_at_a_site_without_a_registry
     Ok(())
 }
 
+const SERVED: &str = r#"workflow: served
+services: { pages: { action: pages@1, site: edge } }
+steps:
+  ask: { uses: pages, run: 'python3 -c "import os, urllib.request as r; print(r.urlopen(\"http://\" + os.environ[\"ATOLL_SERVICE_PAGES\"] + \"/pid\").read().decode())" > "$ATOLL_OUTPUTS/said"', outputs: { said: string } }
+outputs:
+  said: ${{ steps.ask.outputs.said }}
+"#;
+
+#[test]
+fn a_service_in_a_container_is_reached_and_begun_again_when_its_container_is_killed() -> Result<()> {
+    if !has_podman() {
+        return Ok(());
+    }
+    let cluster = Cluster::start(Options { sites: vec!["edge"], ..Options::default() })?;
+    let folder = cluster.directory().join("pages");
+    fs::create_dir(&folder)?;
+    let image = write_image(cluster.directory(), &folder.join("image.tar"))?;
+    let manifest = "name: pages\nversion: '1'\nkind: service\nruntime: container\nimage: ./image.tar\n\
+                    command: [sh, main.sh]\nnetwork: true\nport: any\nhealth: { http: /pid, every: 1s }\n\
+                    restart: { backoff: 100ms }\nresources: { cpu: 0.2 }\n";
+    fs::write(folder.join("action.yaml"), manifest)?;
+    fs::write(
+        folder.join("main.sh"),
+        "cat /proc/sys/kernel/random/uuid > pid\nexec /bin/busybox httpd -f -h . -p 127.0.0.1:$ATOLL_PORT\n",
+    )?;
+    let file = cluster.directory().join("served.yaml");
+    fs::write(&file, SERVED)?;
+    for arguments in
+        [&["action", "push", &folder.display().to_string()][..], &["workflow", "deploy", &file.display().to_string()]]
+    {
+        let said = cluster.call(arguments)?;
+        ensure!(said.code == 0, "{arguments:?}: {} {}", said.stdout, said.stderr);
+    }
+    let asked = || -> Result<Option<String>> {
+        let run: Value = serde_json::from_str(&cluster.call(&["run", "served", "--wait", "--json"])?.stdout)?;
+        Ok(run["outputs"]["said"].as_str().map(str::to_owned))
+    };
+    let first = asked()?.context("it answers")?;
+    let of_image = format!("ancestor={image}");
+    let running = || podman(&["ps", "--quiet", "--filter", &of_image]);
+    podman(&["kill", running()?.trim()])?;
+    e2e_tests::wait_for("another container", || Ok(asked()?.filter(|said| *said != first)))?;
+    let gone = cluster.call(&["workflow", "undeploy", "served"])?;
+    ensure!(gone.code == 0, "{} {}", gone.stdout, gone.stderr);
+    cluster.eventually("its container is gone", || Ok(running()?.trim().is_empty()))?;
+    podman(&["rmi", "--force", &image])?;
+    Ok(())
+}
+
 #[test]
 fn a_site_without_an_engine_gets_no_containers_and_says_why() -> Result<()> {
     if !has_podman() {

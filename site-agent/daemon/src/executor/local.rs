@@ -19,6 +19,7 @@ mod places;
 mod python;
 mod recovery;
 mod returned;
+mod services;
 mod slot;
 mod slots;
 mod staging;
@@ -59,6 +60,7 @@ use crate::withheld::Withheld;
 use self::attempts::{Attempts, Place};
 use self::collect::Collection;
 use self::recovery::Recovered;
+use self::services::Services;
 use self::slots::Slots;
 use self::workers::{Staged, Workers};
 
@@ -225,6 +227,15 @@ pub(crate) fn start(mut options: LocalOptions) -> anyhow::Result<(Executor, Vec<
         Some(slurm) => Some(start_jobs(slurm, &executor, &mut attempts, &mut found)?),
         None => None,
     };
+    let is_ready = |key: Key| {
+        let of_key = |found: &&FoundAttempt| (found.execution, found.attempt) == (key.execution, key.attempt);
+        match found.iter().find(of_key)?.state {
+            FoundState::Running { .. } => Some(true),
+            FoundState::Queued => Some(false),
+            FoundState::Exited(_) => None,
+        }
+    };
+    let services = Services::open(&options.data_dir, is_ready)?;
     let gpus = gpus::HeldGpus::open(&options.data_dir, std::mem::take(&mut options.gpus), attempts.keys())?;
     let workers = Workers::start(&options, &executor, &attempts)?;
     stuck.into_iter().for_each(|slot| workers.clear(slot));
@@ -246,6 +257,7 @@ pub(crate) fn start(mut options: LocalOptions) -> anyhow::Result<(Executor, Vec<
         surroundings,
         isolation: (options.isolation, around),
         gpus,
+        services,
         python: options.python,
         emitted: options.emitted,
         emitting: BTreeSet::new(),
@@ -301,6 +313,7 @@ struct Local {
     surroundings: orders::Surroundings,
     isolation: (Confining, confining::Surroundings),
     gpus: gpus::HeldGpus,
+    services: Services,
     python: Option<Interpreter>,
     emitted: UnboundedSender<Emitted>,
     /// Attempts that have emitted, and have not ended.
@@ -337,6 +350,7 @@ impl Local {
             if Instant::now() >= look_at {
                 let warm_max = self.python.as_ref().map_or(SHIM_IDLE_MAX, |python| python.settings().idle());
                 self.slots.let_idle_go(SHIM_IDLE_MAX, warm_max);
+                self.hand_waiting();
                 look_at = Instant::now() + LOOK_INTERVAL;
             }
             let ready = match self.wait(look_at) {
