@@ -283,6 +283,7 @@ fn services_are_ready_when_all_have_started_begin_anew_with_what_goes_down_and_f
     world.start("edge", *one);
     let shown = view(&world);
     assert_eq!((shown.state, shown.source), (DeploymentState::Deploying, None));
+    assert_eq!(shown.reason.as_deref(), Some("the service two is at its site, and not well yet"));
     let states: Vec<_> = shown.services.iter().map(|service| (service.name.as_str(), service.is_ready)).collect();
     assert_eq!(states, [("one", true), ("two", false)]);
     world.start("edge", *two);

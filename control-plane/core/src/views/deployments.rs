@@ -8,7 +8,7 @@ use atoll_model::workflow::{Step, Workflow};
 use crate::control_plane::ControlPlane;
 use crate::deployments::{Deployment, DeploymentName, SourcePhase};
 use crate::state::{Active, ActivePhase, SOURCE, Tries};
-use crate::view::{DeploymentState, DeploymentView, RunState, ServiceView, SourceView};
+use crate::view::{DeploymentState, DeploymentView, ExecutionState, RunState, ServiceView, SourceView};
 
 /// After as many failures of a source without a record between them, people are told that it has failed.
 const FAILURES_IN_A_ROW: u32 = 5;
@@ -83,11 +83,22 @@ impl ControlPlane {
         let tries = step.and_then(|step| step.tries.get(&SOURCE.1)).filter(|_| !is_there);
         let times = tries.map_or(0, |tries| tries.failures + tries.crashes + tries.not_started);
         if times < FAILURES_IN_A_ROW {
-            return (DeploymentState::Deploying, None);
+            return (DeploymentState::Deploying, self.what_is_missing(run));
         }
         let last = source.and_then(|source| source.last_error.as_deref()).unwrap_or_default();
         let reason = format!("its source has failed {times} times in a row and is begun again after a pause: {last}");
         (DeploymentState::Failed, Some(reason))
+    }
+
+    /// What keeps what stays of a deployment from being ready, if that is known.
+    fn what_is_missing(&self, run: Option<RunId>) -> Option<String> {
+        let run = self.state.runs.get(&run?)?;
+        run.workflow.steps.iter().find_map(|step| {
+            let view = self.execution(ExecutionId { run: run.id, step: step.index, element: SOURCE.1 })?;
+            let begins = step.is_service() && view.state == ExecutionState::Dispatched;
+            let not_well = begins.then(|| format!("the service {} is at its site, and not well yet", step.name));
+            view.waiting_for.map(|waits| format!("{} waits for {waits}", step.name)).or(not_well)
+        })
     }
 
     fn view_of_source(&self, action: String, run: RunId) -> SourceView {
