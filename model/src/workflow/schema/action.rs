@@ -48,13 +48,7 @@ pub fn action_schema() -> Value {
                                 `docker.io/library/debian@sha256:…`, or an archive of one in the folder, as `./image.tar`.",
             },
             "description": { "type": "string" },
-            "labels": {
-                "type": ["object", "null"],
-                "maxProperties": RUN_LABELS_MAX,
-                "propertyNames": { "pattern": "^[^=,]+$" },
-                "additionalProperties": { "type": ["string", "number", "boolean"] },
-                "description": "What it is to be found by.",
-            },
+            "labels": labels(),
             "inputs": named(VARIABLE, "#/$defs/input", "Each becomes an environment variable of its name."),
             "outputs": named(NAME, "#/$defs/output", "Each stands at `$ATOLL_OUTPUTS/<name>` at the end."),
             "resources": { "$ref": "#/$defs/resources" },
@@ -75,6 +69,17 @@ pub fn action_schema() -> Value {
         "else": without_python(),
         "additionalProperties": false,
         "$defs": definitions(),
+    })
+}
+
+/// What an action is to be found by.
+fn labels() -> Value {
+    json!({
+        "type": ["object", "null"],
+        "maxProperties": RUN_LABELS_MAX,
+        "propertyNames": { "pattern": "^[^=,]+$" },
+        "additionalProperties": { "type": ["string", "number", "boolean"] },
+        "description": "What it is to be found by.",
     })
 }
 
