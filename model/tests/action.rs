@@ -95,8 +95,8 @@ fn a_service_says_where_it_listens_how_it_does_and_when_it_is_begun_again() {
         &format!("{head}port: 0\nhealth: {{ http: up, command: [x], every: 1us }}\noutputs: {{ a: string }}\n"),
         expect![[r#"
             action.yaml:5:7: `port`: a port is a number from 1 to 65535, or `any` for one that the site chooses
-            action.yaml:6:29: `health` has `http` or `command`, not both
-            action.yaml:6:41: `every`: it is from 100 ms to 24 h
+            action.yaml:6:30: `health` has `http` or `command`, not both
+            action.yaml:6:42: `every`: it is from 100 ms to 24 h
             action.yaml:7:12: a service has no outputs, so not `a`: it never ends (others ask it at its port: `port: any`)
         "#]],
     );
@@ -128,7 +128,7 @@ fn a_python_action_says_how_many_of_its_processes_wait() {
         &format!("{head}warm: {{ min: 3, max: 2, for: 25h }}\n"),
         expect![[r#"
             action.yaml:5:7: `min` is more than `max`
-            action.yaml:5:29: `for`: it is at most 24 h
+            action.yaml:5:30: `for`: it is at most 24 h
         "#]],
     );
     check(

@@ -90,7 +90,7 @@ fn what_is_wrong_with_services_is_said_at_its_place() {
         expect![[r#"
             2:13 a service cannot be called `source`: that is what starts runs
             2:13 a service needs an `action` (write `action: name@1` with an action whose `kind` is `service`)
-            2:42 the action gauge is no service: its action.yaml does not say `kind: service`
+            2:52 the action gauge is no service: its action.yaml does not say `kind: service`
         "#]],
     );
     check(
