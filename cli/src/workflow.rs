@@ -1,4 +1,4 @@
-//! `atoll workflow`: workflows that are deployed, and what starts their runs.
+//! `atoll workflow`: workflows that are deployed, what starts their runs, and what is kept running for them.
 
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
@@ -14,14 +14,14 @@ use crate::run::{PROJECT, Registered, Submission};
 use crate::settings::Connection;
 use crate::table;
 
-/// How often it is asked whether a source runs, or has ended.
+/// How often it is asked whether what is deployed runs, or has ended.
 const ASK_AGAIN: Duration = Duration::from_millis(200);
-/// How long a source may take to run, or to end, before that is said.
+/// How long that may take before it is said how far it is.
 const PATIENCE: Duration = Duration::from_secs(60);
 
 #[derive(Debug, Subcommand)]
 pub(crate) enum WorkflowCommand {
-    /// Deploy a workflow, in place of the one of its name: its source runs from now on, and starts its runs.
+    /// Deploy a workflow, in place of the one of its name: its source and its services run from now on.
     Deploy(DeployArguments),
     /// List the deployed workflows of a project.
     List {
@@ -31,9 +31,9 @@ pub(crate) enum WorkflowCommand {
         #[arg(long)]
         json: bool,
     },
-    /// Show a deployed workflow: how its source does, and what that has emitted.
+    /// Show a deployed workflow: how its source and its services do, and what was emitted.
     Show(WorkflowArguments),
-    /// End the source of a deployed workflow; runs that have begun go on.
+    /// End the source and the services of a deployed workflow; runs that have begun go on.
     Undeploy(UndeployArguments),
     /// Print the file that a workflow was deployed from.
     Export(WorkflowArguments),
@@ -47,7 +47,7 @@ pub(crate) struct DeployArguments {
     file: PathBuf,
     #[arg(long, default_value = PROJECT)]
     project: String,
-    /// Do not wait until its source runs.
+    /// Do not wait until its source runs and its services are well.
     #[arg(long)]
     no_wait: bool,
     /// Print one JSON document.
@@ -70,7 +70,7 @@ pub(crate) struct WorkflowArguments {
 pub(crate) struct UndeployArguments {
     #[command(flatten)]
     workflow: WorkflowArguments,
-    /// Do not wait until its source has ended.
+    /// Do not wait until all of it has ended.
     #[arg(long)]
     no_wait: bool,
 }
@@ -118,7 +118,8 @@ async fn deploy(client: &Client, arguments: &DeployArguments) -> anyhow::Result<
     let path = deployed_path(&arguments.project, &workflow);
     let began = Instant::now();
     while !arguments.no_wait && document["state"] == "deploying" && began.elapsed() < PATIENCE {
-        if !document["source"]["last_error"].is_null() {
+        let services = document["services"].as_array().into_iter().flatten();
+        if services.chain([&document["source"]]).any(|standing| !standing["last_error"].is_null()) {
             break;
         }
         tokio::time::sleep(ASK_AGAIN).await;
@@ -165,13 +166,24 @@ async fn list(client: &Client, project: &str, as_json: bool) -> anyhow::Result<(
             table::field(source, "action"),
             table::field(source, "site"),
             table::field(source, "restarts"),
+            ready_services(workflow),
             table::field(workflow, "emitted"),
             table::time(workflow, "last_emitted_at"),
         ]
     };
     let rows: Vec<Vec<String>> = document["workflows"].as_array().into_iter().flatten().map(row).collect();
-    table::print(&["WORKFLOW", "STATE", "GENERATION", "SOURCE", "SITE", "RESTARTS", "EMITTED", "LAST"], &rows);
+    table::print(
+        &["WORKFLOW", "STATE", "GENERATION", "SOURCE", "SITE", "RESTARTS", "SERVICES", "EMITTED", "LAST"],
+        &rows,
+    );
     Ok(())
+}
+
+/// How many of its services are ready, of how many.
+fn ready_services(workflow: &Value) -> String {
+    let services = workflow["services"].as_array().map(Vec::as_slice).unwrap_or_default();
+    let ready = services.iter().filter(|service| service["state"] == "ready").count();
+    if services.is_empty() { "-".to_owned() } else { format!("{ready}/{}", services.len()) }
 }
 
 fn print(document: &Value, as_json: bool) {
@@ -186,6 +198,14 @@ fn print(document: &Value, as_json: bool) {
     }
     let (by, at) = (field("deployed_by"), table::time(document, "deployed_at"));
     outln!("  generation {}, deployed by {by} at {at}", field("generation"));
+    for service in document["services"].as_array().into_iter().flatten() {
+        let field = |name: &str| table::field(service, name);
+        outln!("  service {} ({}) at {}: {}", field("service"), field("action"), field("site"), field("state"));
+        outln!("    its logs: atoll logs {}", field("execution"));
+        if let Some(error) = service["last_error"].as_str() {
+            outln!("    the last time it failed: {error}");
+        }
+    }
     let source = &document["source"];
     if source.is_null() {
         outln!("  no source: `atoll run {}` starts a run", field("workflow"));

@@ -4,6 +4,7 @@ mod container;
 mod python;
 mod reference;
 mod ryax;
+mod service;
 mod signature;
 
 use std::collections::BTreeMap;
@@ -12,9 +13,10 @@ use indexmap::IndexMap;
 use serde::{Deserialize, Serialize};
 
 pub use self::container::{Container, Image};
-pub use self::python::{Python, Requirements};
+pub use self::python::{Python, Requirements, Warm};
 pub use self::reference::{ActionReference, ParseReferenceError};
 pub use self::ryax::{RYAX_METADATA_NAME, Ryax, RyaxKind, RyaxType};
+pub use self::service::{Health, PORT_VARIABLE, Port, Probe, Restart, SERVICE_VARIABLE, Service, address_variable};
 pub use self::signature::{BundleSignature, ParseKeyError, PublicKey};
 use crate::diagnostic::{Diagnostic, Place};
 use crate::id::ObjectId;
@@ -31,6 +33,29 @@ pub const MANIFEST_NAME: &str = "action.yaml";
 /// What says what an action is, in the order in which it is looked for in a folder.
 pub const MANIFEST_NAMES: [&str; 2] = [MANIFEST_NAME, RYAX_METADATA_NAME];
 
+/// What a manifest may say.
+const FIELDS: &[&str] = &[
+    "name",
+    "version",
+    "kind",
+    "runtime",
+    "command",
+    "handler",
+    "requirements",
+    "image",
+    "description",
+    "labels",
+    "inputs",
+    "outputs",
+    "resources",
+    "isolation",
+    "network",
+    "port",
+    "health",
+    "restart",
+    "warm",
+];
+
 /// What an action is for. Others will follow, at the end.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 pub enum ActionKind {
@@ -39,6 +64,8 @@ pub enum ActionKind {
     Processor,
     /// Stays, and emits records, each of which starts a run.
     Source,
+    /// Stays, and is begun again when it ends or is not well.
+    Service,
 }
 
 impl ActionKind {
@@ -46,6 +73,7 @@ impl ActionKind {
         match self {
             Self::Processor => "processor",
             Self::Source => "source",
+            Self::Service => "service",
         }
     }
 }
@@ -89,10 +117,12 @@ pub struct Manifest {
     pub inputs: IndexMap<String, ActionInput>,
     pub outputs: IndexMap<String, Output>,
     pub resources: Option<Resources>,
+    /// What it says as a service, if it is one.
+    pub service: Option<Box<Service>>,
 }
 
 impl Manifest {
-    /// The same, if it is of this kind: a step and a source want different ones.
+    /// The same, if it is of this kind: a step, a source and a service want different ones.
     ///
     /// # Errors
     /// Where an action of its kind belongs.
@@ -102,10 +132,18 @@ impl Manifest {
             (ActionKind::Source, ActionKind::Processor) => {
                 Err(format!("the action {name} is a source: it stands below `source:`, and not in a step"))
             }
-            (ActionKind::Processor, ActionKind::Source) => {
+            (ActionKind::Service, ActionKind::Processor) => {
+                Err(format!("the action {name} is a service: it stands below `services:`, and not in a step"))
+            }
+            (ActionKind::Processor | ActionKind::Service, ActionKind::Source) => {
                 Err(format!("the action {name} emits nothing: its action.yaml does not say `kind: source`"))
             }
-            (ActionKind::Processor, ActionKind::Processor) | (ActionKind::Source, ActionKind::Source) => Ok(self),
+            (ActionKind::Processor | ActionKind::Source, ActionKind::Service) => {
+                Err(format!("the action {name} is no service: its action.yaml does not say `kind: service`"))
+            }
+            (ActionKind::Processor, ActionKind::Processor)
+            | (ActionKind::Source, ActionKind::Source)
+            | (ActionKind::Service, ActionKind::Service) => Ok(self),
         }
     }
 
@@ -146,24 +184,7 @@ pub fn parse(file_name: &str, source: &str) -> Result<Manifest, Vec<Diagnostic>>
 }
 
 fn read(report: &mut Report, root: &Node) -> Manifest {
-    let known = [
-        "name",
-        "version",
-        "kind",
-        "runtime",
-        "command",
-        "handler",
-        "requirements",
-        "image",
-        "description",
-        "labels",
-        "inputs",
-        "outputs",
-        "resources",
-        "isolation",
-        "network",
-    ];
-    let fields = report.fields(root, "an action", &known);
+    let fields = report.fields(root, "an action", FIELDS);
     let mut required = |name: &str, help: &str| {
         let node = fields.get(name);
         if node.is_none() {
@@ -178,8 +199,9 @@ fn read(report: &mut Report, root: &Node) -> Manifest {
         report.name(name_text, node.place, "an action", true);
     }
     let version = version.map(|node| read_version(report, node)).unwrap_or_default();
-    let kinds = [("processor", ActionKind::Processor), ("source", ActionKind::Source)];
-    let kind = fields.get("kind").and_then(|node| read_supported(report, node, "kind", &kinds, &["service"]));
+    let kinds =
+        [("processor", ActionKind::Processor), ("source", ActionKind::Source), ("service", ActionKind::Service)];
+    let kind = fields.get("kind").and_then(|node| report.word(node, "the kind of an action", &kinds));
     let kind = kind.unwrap_or_default();
     let runtime = read_runtime(report, &fields);
     let command_place = fields.get("command").map_or(fields.place, |node| node.place);
@@ -190,9 +212,19 @@ fn read(report: &mut Report, root: &Node) -> Manifest {
     let outputs = fields.get("outputs").map(|node| report.outputs(node)).unwrap_or_default();
     let resources = read_demands(report, &fields).over(None);
     let description = fields.get("description").and_then(|node| report.text(node, "`description`"));
+    if let Some(node) = fields.get("warm").filter(|_| kind != ActionKind::Processor) {
+        report.error(node.place, format!("the process of a {} stays by itself", kind.as_str()), None);
+    }
     if kind == ActionKind::Source {
         check_source(report, &runtime, command_place, &outputs);
     }
+    let service = if kind == ActionKind::Service {
+        check_yields_nothing(report, &outputs);
+        Some(Box::new(service::read(report, &fields, &runtime, resources.as_ref())))
+    } else {
+        service::refuse(report, &fields);
+        None
+    };
     Manifest {
         name: name_text.to_owned(),
         version: version.to_owned(),
@@ -205,6 +237,7 @@ fn read(report: &mut Report, root: &Node) -> Manifest {
         inputs,
         outputs,
         resources,
+        service,
     }
 }
 
@@ -215,6 +248,14 @@ fn check_source(report: &mut Report, runtime: &Runtime, place: Place, outputs: &
         report.error(place, "a source stays in a process that is called: it has no command", help);
     }
     check_emitted(report, outputs);
+}
+
+/// A service never ends with anything.
+fn check_yields_nothing(report: &mut Report, outputs: &IndexMap<String, Output>) {
+    if let Some((name, output)) = outputs.first() {
+        let help = Some("others ask it at its port: `port: any`".to_owned());
+        report.error(output.place, format!("a service has no outputs, so not `{name}`: it never ends"), help);
+    }
 }
 
 /// A record is made of values.

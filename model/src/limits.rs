@@ -166,6 +166,25 @@ pub const OFFSET_BYTES_MAX: usize = 4 << 10;
 /// failed, and not of all that it ever has.
 pub const EMITTED_KEY_BYTES_MAX: usize = 256;
 pub const EMITTED_KEYS_KEPT: usize = 1_000;
+/// Processes of one action that may wait at a site with nothing to do, and for how long at most: each holds its memory.
+pub const WARM_MAX: u32 = 64;
+pub const WARM_LASTS_MAX: Duration = Duration::from_secs(24 * 3600);
+/// What times of a service may be: a look at it costs a process or a connection, and nobody waits longer than the other.
+pub const SERVICE_TIMES_MIN: Duration = Duration::from_millis(100);
+pub const SERVICE_TIMES_MAX: Duration = Duration::from_secs(24 * 3600);
+/// How long a service may take to be well for the first time, where it does not say.
+pub const SERVICE_START_PATIENCE: Duration = Duration::from_secs(60);
+/// What is well for so long was begun again for good: what ends it after that is the first failure in a row.
+pub const SERVICE_STEADY_AFTER: Duration = Duration::from_secs(60);
+/// How long a service may take to end that was asked to.
+pub const SERVICE_STOP_PATIENCE: Duration = Duration::from_secs(5);
+/// How long an execution waits for a service of its site that it uses.
+pub const SERVICE_PATIENCE: Duration = Duration::from_secs(60);
+/// Looks in a row, and beginnings in a row, that an action may ask for.
+pub const SERVICE_FAILURES_MAX: u32 = 1_000;
+pub const SERVICE_RESTARTS_MAX: u32 = 1_000_000;
+/// Services of one deployed workflow.
+pub const SERVICES_MAX: usize = 100;
 /// Signatures of one version: more keys than a release goes through; all go along with each step that uses it.
 pub const ACTION_SIGNATURES_MAX: usize = 16;
 /// Bytes of one output: the largest object that a bucket takes, 9,000 parts of 5 GiB.

@@ -8,6 +8,7 @@ mod outputs;
 mod parse;
 mod rules;
 mod schema;
+mod service;
 mod settings;
 mod sites;
 mod source;
@@ -25,7 +26,7 @@ pub use self::parse::{Deployable, Surroundings, parse, parse_deployable};
 pub use self::schema::{action_schema, workflow_schema};
 pub(crate) use self::settings::{check_variable, read_demands};
 pub use self::sites::{SiteFacts, check_sites};
-use crate::action::ActionReference;
+use crate::action::{ActionReference, SERVICE_VARIABLE};
 use crate::diagnostic::Place;
 use crate::expression::Expression;
 use crate::id::{ObjectId, StepIndex};
@@ -143,6 +144,11 @@ impl Step {
             Work::Script(script) => digest("script", &[script]),
             Work::Import { .. } | Work::Null | Work::Export { .. } => None,
         }
+    }
+
+    /// Whether it is a service of a workflow that is deployed.
+    pub fn is_service(&self) -> bool {
+        self.environment.contains_key(SERVICE_VARIABLE)
     }
 
     /// The URL at which it publishes what it reads, if it does: outside of all sites.

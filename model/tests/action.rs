@@ -1,6 +1,10 @@
 //! What the manifest of an action may say, and how it is told what is wrong with it.
 
-use atoll_model::action::{ActionKind, Image, Manifest, Runtime, is_version, parse};
+use std::time::Duration;
+
+use atoll_model::action::{
+    ActionKind, Health, Image, Manifest, Port, Probe, Restart, Runtime, Service, Warm, is_version, parse,
+};
 use atoll_model::diagnostic::Place;
 use atoll_model::resources::{Confinement, IsolationProfile};
 use expect_test::{Expect, expect};
@@ -37,10 +41,9 @@ fn a_manifest_without_kind_and_runtime_is_a_command_that_ends() {
 #[test]
 fn what_cannot_run_yet_is_told_apart_from_what_does_not_exist() {
     check(
-        "name: a\nversion: '1'\nkind: service\nruntime: wasm\ncommand: [x]\n",
+        "name: a\nversion: '1'\nruntime: wasm\ncommand: [x]\n",
         expect![[r#"
-            action.yaml:3:7: `kind: service` is not supported yet (write `kind: processor` or `kind: source`)
-            action.yaml:4:10: `runtime: wasm` is not supported yet (write `runtime: command` or `runtime: python` or `runtime: container`)
+            action.yaml:3:10: `runtime: wasm` is not supported yet (write `runtime: command` or `runtime: python` or `runtime: container`)
         "#]],
     );
     check(
@@ -63,6 +66,75 @@ fn a_source_is_called_and_emits_values() {
         expect![[r#"
             action.yaml:4:10: a source stays in a process that is called: it has no command (write `runtime: python` and `handler: main.py:run`)
             action.yaml:5:12: a source emits values: `all` cannot be a list (each element a file) (emit what tells where it is, and let a step of the workflow fetch it)
+        "#]],
+    );
+}
+
+#[test]
+fn a_service_says_where_it_listens_how_it_does_and_when_it_is_begun_again() {
+    let head = "name: a\nversion: '1'\nkind: service\ncommand: [x]\n";
+    let service = *parsed(head).service.expect("it is one");
+    assert_eq!(service, Service::default());
+    let service = *parsed(&format!("{head}port: any\n")).service.expect("it is one");
+    assert_eq!((service.port, service.health.probe), (Some(Port::Any), Probe::Port));
+    let said = "port: 8086\nhealth: { http: /up, every: 2s, timeout: 500ms, failures: 5, start: 2m }\n\
+                restart: { backoff: 200ms, max: 0 }\n";
+    let service = *parsed(&format!("{head}{said}")).service.expect("it is one");
+    let health = Health {
+        probe: Probe::Http("/up".to_owned()),
+        every: Duration::from_secs(2),
+        timeout: Duration::from_millis(500),
+        failures: 5,
+        start: Duration::from_secs(120),
+    };
+    let restart = Restart { backoff: Duration::from_millis(200), max: 0 };
+    assert_eq!(service, Service { port: Some(Port::Fixed(8086)), health, restart });
+    let refused = parsed(head).of_kind(ActionKind::Processor).expect_err("it is no step");
+    assert_eq!(refused, "the action a is a service: it stands below `services:`, and not in a step");
+    check(
+        &format!("{head}port: 0\nhealth: {{ http: up, command: [x], every: 1us }}\noutputs: {{ a: string }}\n"),
+        expect![[r#"
+            action.yaml:5:7: `port`: a port is a number from 1 to 65535, or `any` for one that the site chooses
+            action.yaml:6:30: `health` has `http` or `command`, not both
+            action.yaml:6:42: `every`: it is from 100 ms to 24 h
+            action.yaml:7:12: a service has no outputs, so not `a`: it never ends (others ask it at its port: `port: any`)
+        "#]],
+    );
+    check(
+        &format!("{head}isolation: strict\nport: any\n"),
+        expect![[r#"
+            action.yaml:6:7: nobody can reach its port: it has no network (write `network: true` too)
+        "#]],
+    );
+    check(
+        "name: a\nversion: '1'\ncommand: [x]\nport: any\n",
+        expect![[r#"
+            action.yaml:4:7: `port` is for actions with `kind: service` (write `kind: service` too)
+        "#]],
+    );
+}
+
+#[test]
+fn a_python_action_says_how_many_of_its_processes_wait() {
+    let head = "name: a\nversion: '1'\nruntime: python\nhandler: main.py:handle\n";
+    let warm = |said: &str| {
+        let Runtime::Python(python) = parsed(&format!("{head}{said}")).runtime else { panic!("it is in Python") };
+        python.warm
+    };
+    assert_eq!(warm(""), None);
+    let lasts = Some(Duration::from_secs(600));
+    assert_eq!(warm("warm: { min: 1, max: 4, for: 10m }\n"), Some(Warm { min: 1, max: Some(4), lasts }));
+    check(
+        &format!("{head}warm: {{ min: 3, max: 2, for: 25h }}\n"),
+        expect![[r#"
+            action.yaml:5:7: `min` is more than `max`
+            action.yaml:5:30: `for`: it is at most 24 h
+        "#]],
+    );
+    check(
+        &format!("{head}kind: source\nwarm: {{ min: 1 }}\n"),
+        expect![[r#"
+            action.yaml:6:7: the process of a source stays by itself
         "#]],
     );
 }

@@ -87,7 +87,7 @@ fn what_is_wrong_with_a_source_is_said_at_its_place() {
     check(
         "{ site: edge }",
         "{}",
-        expect![["2:1 a source needs an `action` (write `action: gauge@1` with an action whose `kind` is `source`)\n"]],
+        expect![["2:1 a source needs an `action` (write `action: name@1` with an action whose `kind` is `source`)\n"]],
     );
     check("{ action: other@1 }", "{}", expect![["2:19 there is no action `other@1`\n"]]);
     check(
@@ -97,7 +97,8 @@ fn what_is_wrong_with_a_source_is_said_at_its_place() {
     );
     let before_any_run = file("{ action: gauge@1, with: { port: \"${{ inputs.level }}\" } }", "{ level: number }");
     let refused = parse("workflow.yaml", &before_any_run, &Gauges).expect_err("a source is there before any run");
-    assert!(refused[0].message.contains("has no input `level`"), "{refused:?}");
+    let expected = "`inputs.level` is of a run, and this is begun before any run";
+    assert!(refused[0].message.contains(expected), "{refused:?}");
     for wrong in ["{ action: gauge@1, retry: 3 }", "{ site: edge }"] {
         assert!(parse("workflow.yaml", &file(wrong, "{}"), &Gauges).is_err(), "{wrong}");
         assert!(!schema.is_valid(&atoll_model::yaml_to_json(&file(wrong, "{}")).expect("valid YAML")), "{wrong}");

@@ -16,8 +16,8 @@ use serde_json::{Map, Value, json};
 use storage_sync_engine::action_folder::read_action;
 
 pub(crate) use self::registered::Registered;
-use super::upload::Purpose;
-use super::{progress, upload};
+use super::progress;
+use super::upload::{self, Purpose};
 use crate::client::{Client, Finished};
 use crate::failure::{Failure, SourceText};
 
@@ -340,8 +340,7 @@ impl Folder<'_> {
                 Err(format!("{reference} was not looked up yet"))
             });
         }
-        let folder: PathBuf = self.folder.join(reference).components().collect();
-        let shown: PathBuf = self.shown.join(reference).components().collect();
+        let [folder, shown] = [&self.folder, &self.shown].map(|at| PathBuf::from_iter(at.join(reference).components()));
         if !MANIFEST_NAMES.iter().any(|name| folder.join(name).exists()) {
             let missing = shown.join(MANIFEST_NAME);
             return Err(format!("there is no action `{reference}`: there is no {}", missing.display()));
@@ -371,11 +370,13 @@ impl Surroundings for Folder<'_> {
         Ok(self.find(reference)?.of_kind(ActionKind::Source)?.into_work(None, 0))
     }
 
+    fn service(&self, reference: &str) -> Result<Work, String> {
+        Ok(self.find(reference)?.of_kind(ActionKind::Service)?.into_work(None, 0))
+    }
+
     fn given(&self, input: &str) -> Given {
-        match self.given.get(input) {
-            Some(text) => text.strip_prefix('@').and_then(taken_in).map_or(Given::Value, Given::TakenIn),
-            None => Given::Nothing,
-        }
+        let given = |text: &String| text.strip_prefix('@').and_then(taken_in).map_or(Given::Value, Given::TakenIn);
+        self.given.get(input).map_or(Given::Nothing, given)
     }
 }
 

@@ -7,7 +7,7 @@ use atoll_model::id::{Attempt, RunId};
 use atoll_model::limits::EMITTED_KEYS_KEPT;
 use atoll_model::time::Timestamp;
 use atoll_model::value::Value;
-use atoll_model::workflow::Workflow;
+use atoll_model::workflow::{Step, Workflow};
 use indexmap::IndexMap;
 use serde::{Deserialize, Serialize};
 
@@ -26,9 +26,17 @@ pub struct Deployed {
     pub workflow: Arc<Workflow>,
     /// The text of the file, for export and display.
     pub text: Arc<str>,
-    /// What carries its source out, and the run that does.
+    /// What carries its source and its services out, and the run that does.
     pub emitter: Option<(Arc<Workflow>, RunId)>,
     pub by: String,
+}
+
+impl Deployed {
+    /// The step of what stays that starts runs, if there is one: it is the first.
+    pub(crate) fn source(&self) -> Option<&Step> {
+        let (emitter, _) = self.emitter.as_ref()?;
+        emitter.steps.first().filter(|step| !step.is_service())
+    }
 }
 
 /// A record that a source has emitted, its types already checked.
@@ -92,8 +100,7 @@ impl Deployment {
 }
 
 fn action_of(deployed: &Deployed) -> Option<&str> {
-    let (emitter, _) = deployed.emitter.as_ref()?;
-    Some(&emitter.steps.first()?.work.action()?.name)
+    Some(&deployed.source()?.work.action()?.name)
 }
 
 /// What is deployed in all projects.

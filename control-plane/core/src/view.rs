@@ -15,7 +15,7 @@ use atoll_model::workflow::Concurrency;
 use indexmap::IndexMap;
 use serde::{Deserialize, Serialize};
 
-pub use self::deployments::{DeploymentState, DeploymentView, SourceView};
+pub use self::deployments::{DeploymentState, DeploymentView, ServiceView, SourceView};
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 pub enum RunState {

@@ -270,6 +270,7 @@ fn read_spec(report: &mut Report, node: &Node, kind: RyaxKind, kind_place: Place
         function: kind.function().to_owned(),
         place: kind_place,
         requirements: Some(requirements),
+        warm: None,
         ryax: Some(Box::new(ryax)),
     };
     name.filter(|_| is_python).map(|name| Manifest {
@@ -287,6 +288,7 @@ fn read_spec(report: &mut Report, node: &Node, kind: RyaxKind, kind_place: Place
         inputs,
         outputs,
         resources,
+        service: None,
     })
 }
 

@@ -21,6 +21,8 @@ pub(crate) struct Names {
     /// Declared inputs in the order of the file, with the step that takes them in where a site holds them.
     pub(crate) inputs: BTreeMap<String, (Type, Option<StepIndex>)>,
     pub(crate) steps: BTreeMap<String, StepNames>,
+    /// Whether there is no run whose inputs and steps could be named.
+    pub(crate) before_any_run: bool,
 }
 
 #[derive(Debug)]
@@ -33,10 +35,24 @@ pub(crate) struct StepNames {
 }
 
 impl Names {
+    /// Of what stays while a workflow is deployed, which is begun before any run of it.
+    pub(crate) fn before_any_run() -> Self {
+        Self { before_any_run: true, ..Self::default() }
+    }
+
+    fn check_run(&self, kind: &str, name: &str) -> Result<(), Problem> {
+        if !self.before_any_run {
+            return Ok(());
+        }
+        let problem = Problem::new(format!("`{kind}.{name}` is of a run, and this is begun before any run"));
+        Err(problem.help("write the value itself".to_owned()).about(format!("{kind}.{name}")))
+    }
+
     pub(super) fn input(&self, name: &str) -> Result<(&Type, Option<StepIndex>), Problem> {
         if let Some((r#type, step)) = self.inputs.get(name) {
             return Ok((r#type, *step));
         }
+        self.check_run("inputs", name)?;
         let problem = Problem::new(format!("the workflow has no input `{name}`")).about(format!("inputs.{name}"));
         let help = did_you_mean(name, self.inputs.keys().map(String::as_str));
         Err(problem.help(help.unwrap_or_else(|| format!("declare it under `inputs:` as `{name}: {{ type: … }}`"))))
@@ -45,6 +61,7 @@ impl Names {
     /// The step and the type of its output: a list of its elements' outputs where it fans out.
     pub(super) fn output(&self, step: &str, output: &str) -> Result<(StepIndex, Type), Problem> {
         let Some(names) = self.steps.get(step) else {
+            self.check_run("steps", step)?;
             let problem = Problem::new(format!("there is no step `{step}`")).about(format!("steps.{step}"));
             return Err(match did_you_mean(step, self.steps.keys().map(String::as_str)) {
                 Some(help) => problem.help(help),

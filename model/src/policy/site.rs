@@ -4,7 +4,7 @@
 use serde::{Deserialize, Serialize};
 
 use super::glob_matches;
-use crate::action::PublicKey;
+use crate::action::{PublicKey, SERVICE_VARIABLE};
 use crate::diagnostic::{Diagnostic, Place};
 use crate::limits::WORKFLOW_BYTES_MAX;
 use crate::reading::Report;
@@ -126,9 +126,9 @@ impl SitePolicy {
         };
         let names: Vec<&str> = demand.matches.signed_by.iter().map(|key| key.name.as_str()).collect();
         let (names, place) = (names.join(" or "), self.cite(demand.place));
-        Some(match template.environment.is_empty() {
-            true => format!("{refused}: it is not signed by {names} ({place})"),
-            false => format!("{refused}: nobody has signed what its step sets under `env` ({place})"),
+        Some(match sets_variables(template) {
+            false => format!("{refused}: it is not signed by {names} ({place})"),
+            true => format!("{refused}: nobody has signed what its step sets under `env` ({place})"),
         })
     }
 
@@ -179,11 +179,16 @@ fn decide<'a>(rules: &'a [SiteRule], template: &StepTemplate, output: Option<&st
     rules.iter().find(|rule| rule.matches(template, output)).filter(|rule| rule.refuses)
 }
 
+/// Whether a step sets variables. Which services it uses says what it finds at the site, and not what is run.
+fn sets_variables(template: &StepTemplate) -> bool {
+    template.environment.iter().any(|(name, _)| !name.starts_with(SERVICE_VARIABLE))
+}
+
 impl SiteMatch {
     fn is_signed(&self, template: &StepTemplate) -> bool {
         let trusts = |key: PublicKey| self.signed_by.iter().any(|trusted| trusted.key == key);
         let is_signed = || template.work.signatures().iter().any(|signature| trusts(signature.key));
-        self.signed_by.is_empty() || template.environment.is_empty() && is_signed()
+        self.signed_by.is_empty() || !sets_variables(template) && is_signed()
     }
 }
 

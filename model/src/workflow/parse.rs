@@ -7,6 +7,7 @@ use super::inputs::{Imported, read_inputs};
 use super::order::order_steps;
 use super::outputs::{Published, count_published, read_outputs};
 use super::rules::read_rules;
+use super::service::read_uses;
 use super::settings::read_concurrency;
 use super::source::read_emitter;
 use super::steps::{Draft, Others, read_drafts};
@@ -37,6 +38,14 @@ pub trait Surroundings {
         Err(format!("there is no source {reference} here"))
     }
 
+    /// Resolves what stands after `action:` of a service.
+    ///
+    /// # Errors
+    /// As for [`Self::action`].
+    fn service(&self, reference: &str) -> Result<Work, String> {
+        Err(format!("there is no service {reference} here"))
+    }
+
     /// What was given for an input when the workflow was submitted.
     fn given(&self, input: &str) -> Given {
         let _ = input;
@@ -49,6 +58,7 @@ const WORKFLOW_FIELDS: &[&str] = &[
     "description",
     "requires",
     "source",
+    "services",
     "inputs",
     "steps",
     "outputs",
@@ -61,11 +71,13 @@ const WORKFLOW_FIELDS: &[&str] = &[
 #[derive(Debug, Clone, PartialEq)]
 pub struct Deployable {
     pub workflow: Workflow,
-    /// What carries its source out, if it has one: a workflow of one step, which only ends when it is cancelled.
+    /// What carries its source and its services out, if it has any: a workflow of steps that stay, the source first, which only
+    /// ends when it is cancelled, or one of them is given up.
     pub emitter: Option<Workflow>,
 }
 
-/// Parses and checks a workflow file. What it says of a source is checked too, and plays no part in a single run.
+/// Parses and checks a workflow file. What it says of a source and of services is checked too, and plays no part in a
+/// single run.
 ///
 /// # Errors
 /// Everything that is wrong with it, in the order of the file.
@@ -73,7 +85,7 @@ pub fn parse(file_name: &str, source: &str, surroundings: &dyn Surroundings) -> 
     parse_deployable(file_name, source, surroundings).map(|deployable| deployable.workflow)
 }
 
-/// As [`parse`], with its source.
+/// As [`parse`], with its source and its services.
 ///
 /// # Errors
 /// Everything that is wrong with it, in the order of the file.
@@ -84,8 +96,9 @@ pub fn parse_deployable(
 ) -> Result<Deployable, Vec<Diagnostic>> {
     let mut report = Report::new(file_name);
     let deployable = report.yaml(source, WORKFLOW_BYTES_MAX).and_then(|root| {
-        let workflow = read(&mut report, source, &root, surroundings)?;
+        let mut workflow = read(&mut report, source, &root, surroundings)?;
         let emitter = read_emitter(&mut report, source, &root, &workflow, surroundings);
+        read_uses(&mut report, &root, &mut workflow, emitter.as_ref());
         Some(Deployable { workflow, emitter })
     });
     match deployable {

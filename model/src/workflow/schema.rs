@@ -1,9 +1,12 @@
 //! The JSON Schemas of the workflow file and of an action's manifest, for editors. What they cannot say (references,
 //! types of expressions, cycles, sites) is checked when a file is parsed.
 
+mod action;
+
 use serde_json::{Map, Value, json};
 
-use crate::limits::{CONCURRENCY_MAX, GPUS_MAX, PRIORITY_MAX, PRIORITY_MIN, RUN_LABELS_MAX};
+pub use self::action::action_schema;
+use crate::limits::{CONCURRENCY_MAX, GPUS_MAX, PRIORITY_MAX, PRIORITY_MIN};
 use crate::policy::said_fields;
 use crate::resources::IsolationProfile;
 
@@ -21,7 +24,16 @@ pub fn workflow_schema() -> Value {
             "description": "Programs that the scripts call; looked for by `atoll dev` before anything runs.",
             "$ref": "#/$defs/texts",
         },
-        "source": source(),
+        "source": standing(
+            "What starts runs when the workflow is deployed: an action of the kind `source`, whose outputs are the inputs \
+             of the runs.",
+        ),
+        "services": {
+            "type": ["object", "null"],
+            "description": "What is kept running while the workflow is deployed, by name.",
+            "propertyNames": { "pattern": NAME },
+            "additionalProperties": standing("An action of the kind `service`."),
+        },
         "inputs": named(NAME, "#/$defs/input", "What a run is given."),
         "steps": named(NAME, "#/$defs/step", "The nodes of the graph; what a step reads decides when it runs."),
         "outputs": {
@@ -59,12 +71,11 @@ pub fn workflow_schema() -> Value {
     })
 }
 
-/// What starts the runs of a workflow that is deployed.
-fn source() -> Value {
+/// What stays for as long as a workflow is deployed.
+fn standing(description: &str) -> Value {
     json!({
         "type": ["object", "null"],
-        "description": "What starts runs when the workflow is deployed: an action of the kind `source`, whose outputs are \
-                        the inputs of the runs.",
+        "description": description,
         "properties": {
             "action": { "type": "string" },
             "description": { "type": "string" },
@@ -80,85 +91,6 @@ fn source() -> Value {
         },
         "required": ["action"],
         "additionalProperties": false,
-    })
-}
-
-/// The schema of `action.yaml`.
-pub fn action_schema() -> Value {
-    json!({
-        "$schema": DIALECT,
-        "title": "Atoll action",
-        "type": "object",
-        "properties": {
-            "name": { "type": "string", "pattern": NAME },
-            "version": {
-                "type": ["string", "number"],
-                "pattern": "^[A-Za-z0-9][A-Za-z0-9.+_-]{0,63}$",
-                "description": "Put it in quotes: 1.10 is not 1.1.",
-            },
-            "kind": {
-                "enum": ["processor", "source"],
-                "description": "A processor turns inputs into outputs, and ends. A source stays, and emits records, each \
-                                of which starts a run.",
-            },
-            "runtime": {
-                "enum": ["command", "python", "container"],
-                "description": "command: a process of its own. python: a function, called in a process that serves many. \
-                                container: a container of its own.",
-            },
-            "command": {
-                "type": "array", "minItems": 1, "items": { "type": ["string", "number", "boolean"] },
-                "description": "Program and arguments; a program without a `/` at its start is looked up in the folder \
-                                of the action, then in PATH.",
-            },
-            "handler": {
-                "type": "string", "pattern": "\\.py:[^:]+$",
-                "description": "With `runtime: python`: a file of the folder, and a function in it, as `main.py:handle`.",
-            },
-            "requirements": {
-                "type": "string",
-                "description": "With `runtime: python`: a file of the folder that names the packages it needs, as pip \
-                                reads it.",
-            },
-            "image": {
-                "type": "string", "pattern": "@sha256:[0-9a-f]{64}$|^\\./.",
-                "description": "With `runtime: container`: an image of a registry with its digest, as \
-                                `docker.io/library/debian@sha256:…`, or an archive of one in the folder, as `./image.tar`.",
-            },
-            "description": { "type": "string" },
-            "labels": {
-                "type": ["object", "null"],
-                "maxProperties": RUN_LABELS_MAX,
-                "propertyNames": { "pattern": "^[^=,]+$" },
-                "additionalProperties": { "type": ["string", "number", "boolean"] },
-                "description": "What it is to be found by.",
-            },
-            "inputs": named(VARIABLE, "#/$defs/input", "Each becomes an environment variable of its name."),
-            "outputs": named(NAME, "#/$defs/output", "Each stands at `$ATOLL_OUTPUTS/<name>` at the end."),
-            "resources": { "$ref": "#/$defs/resources" },
-            "isolation": { "$ref": "#/$defs/isolation" },
-            "network": { "$ref": "#/$defs/network" },
-        },
-        "required": ["name", "version"],
-        "allOf": [{
-            "if": { "properties": { "kind": { "const": "source" } }, "required": ["kind"] },
-            "then": { "properties": { "runtime": { "const": "python" } }, "required": ["runtime"] },
-        }],
-        "if": { "properties": { "runtime": { "const": "python" } }, "required": ["runtime"] },
-        "then": { "required": ["handler"], "properties": { "command": false, "image": false } },
-        "else": without_python(),
-        "additionalProperties": false,
-        "$defs": definitions(),
-    })
-}
-
-/// What an action says whose runtime is another than `python`.
-fn without_python() -> Value {
-    json!({
-        "properties": { "handler": false, "requirements": false },
-        "if": { "properties": { "runtime": { "const": "container" } }, "required": ["runtime"] },
-        "then": { "required": ["image"] },
-        "else": { "required": ["command"], "properties": { "image": false } },
     })
 }
 
@@ -359,6 +291,7 @@ fn step() -> Value {
                 "additionalProperties": { "type": ["string", "number", "boolean"] },
                 "description": "Further environment variables, as plain texts.",
             },
+            "uses": { "$ref": "#/$defs/texts", "description": "Services of the file whose addresses it is given, at their site." },
             "priority": priority("Added to the priority of the run."),
             "max_parallel": limit("Executions of this step in one run that may be at sites at a time."),
             "cache": {

@@ -1,21 +1,23 @@
-//! The source that starts the runs of a workflow that is deployed.
+//! What stays for as long as a workflow is deployed: the source that starts its runs, and its services.
 
 use std::time::Duration;
 
 use indexmap::IndexMap;
 
 use super::parse::Surroundings;
-use super::steps::read_source;
+use super::service::{SERVICES, read_services};
+use super::steps::{Standing, read_standing};
 use crate::expression::Names;
+use crate::id::StepIndex;
 use crate::reading::Report;
 use crate::workflow::{Concurrency, Output, Retry, Step, Workflow};
-use crate::yaml::{Kind, Node};
+use crate::yaml::{Entry, Kind, Node};
 
-const FIELD: &str = "source";
+pub(super) const SOURCE: &str = "source";
 /// Before a source that has failed is begun anew, for the first time.
 const BACKOFF: Duration = Duration::from_millis(200);
 
-/// The workflow that carries the source of another one out: nothing if it has none, or one that is wrong.
+/// The workflow that carries the source and the services of another one out: nothing if it has none, or one that is wrong.
 pub(super) fn read_emitter(
     report: &mut Report,
     text: &str,
@@ -24,28 +26,45 @@ pub(super) fn read_emitter(
     surroundings: &dyn Surroundings,
 ) -> Option<Workflow> {
     let Kind::Mapping(entries) = &root.kind else { return None };
-    let entry = entries.iter().find(|entry| entry.key == FIELD && !entry.value.is_null())?;
-    let draft = read_source(report, entry, surroundings);
-    let is_known = !draft.unknown;
-    let step = draft.into_step(report, text, &Names::default(), &mut Vec::new());
-    if is_known {
-        check_inputs(report, workflow, &step);
+    let find = |field: &str| entries.iter().find(|entry| entry.key == field && !entry.value.is_null());
+    let mut steps: Vec<Step> =
+        find(SOURCE).map(|entry| read_source(report, text, entry, workflow, surroundings)).into_iter().collect();
+    let what = if steps.is_empty() { SERVICES } else { SOURCE };
+    if let Some(entry) = find(SERVICES) {
+        let first = u16::try_from(steps.len()).expect("at most one");
+        steps.extend(read_services(report, text, &entry.value, first, (&workflow.name, surroundings)));
     }
-    let retry = Retry { attempts: u32::MAX, backoff: BACKOFF, other_site: false };
-    // What it emits are no outputs: it never succeeds with any.
-    let step = Step { outputs: IndexMap::new(), retry, ..step };
-    Some(Workflow {
+    (!steps.is_empty()).then(|| Workflow {
         file: workflow.file.clone(),
-        name: format!("{}.{FIELD}", workflow.name),
+        name: format!("{}.{what}", workflow.name),
         description: None,
         inputs: IndexMap::new(),
-        steps: vec![step],
+        steps,
         outputs: IndexMap::new(),
         placement: Vec::new(),
         requires: Vec::new(),
         priority: workflow.priority,
         concurrency: Concurrency::default(),
     })
+}
+
+fn read_source(
+    report: &mut Report,
+    text: &str,
+    entry: &Entry,
+    workflow: &Workflow,
+    surroundings: &dyn Surroundings,
+) -> Step {
+    let standing = Standing { kind: SOURCE, resolve: &|reference| surroundings.source(reference) };
+    let draft = read_standing(report, entry, StepIndex(0), standing);
+    let is_known = !draft.unknown;
+    let step = draft.into_step(report, text, &Names::before_any_run(), &mut Vec::new());
+    if is_known {
+        check_inputs(report, workflow, &step);
+    }
+    let retry = Retry { attempts: u32::MAX, backoff: BACKOFF, other_site: false };
+    // What it emits are no outputs: it never succeeds with any.
+    Step { outputs: IndexMap::new(), retry, ..step }
 }
 
 /// A record is what a run is given: each input has to be in it, or to have a default.

@@ -37,10 +37,11 @@ const STEP_FIELDS: &[&str] = &[
     "cache",
     "isolation",
     "network",
+    "uses",
 ];
 
-/// What a source may say: it is one execution that stays, and is begun again whatever it ends by.
-const SOURCE_FIELDS: &[&str] = &["action", "description", "with", "site", "resources", "env", "priority"];
+/// What a source or a service may say: it is one execution that stays.
+const STANDING_FIELDS: &[&str] = &["action", "description", "with", "site", "resources", "env", "priority"];
 
 /// A step before its expressions are read: they may name steps that come later in the file.
 #[derive(Debug)]
@@ -89,15 +90,25 @@ pub(super) fn read_drafts<'node>(
     drafts.collect()
 }
 
-/// The step that carries a source out.
-pub(super) fn read_source<'node>(
+/// What stays for as long as a workflow is deployed.
+#[derive(Clone, Copy)]
+pub(super) struct Standing<'a> {
+    /// As in "a source".
+    pub(super) kind: &'a str,
+    pub(super) resolve: &'a dyn Fn(&str) -> Result<Work, String>,
+}
+
+/// The step that carries a source or a service out.
+pub(super) fn read_standing<'node>(
     report: &mut Report,
     entry: &'node Entry,
-    surroundings: &dyn Surroundings,
+    index: StepIndex,
+    standing: Standing<'_>,
 ) -> Draft<'node> {
-    let fields = report.fields(&entry.value, "a source", SOURCE_FIELDS);
+    let kind = standing.kind;
+    let fields = report.fields(&entry.value, &format!("a {kind}"), STANDING_FIELDS);
     let reference = fields.get("action").and_then(|node| Some((node.place, report.text(node, "an action")?)));
-    let work = match reference.map(|(place, reference)| (place, surroundings.source(reference))) {
+    let work = match reference.map(|(place, reference)| (place, (standing.resolve)(reference))) {
         Some((_, Ok(work))) => work,
         Some((place, Err(message))) => {
             report.error(place, message, None);
@@ -105,15 +116,15 @@ pub(super) fn read_source<'node>(
         }
         None => {
             if fields.get("action").is_none() {
-                let help = Some("write `action: gauge@1` with an action whose `kind` is `source`".to_owned());
-                report.error(entry.key_place, "a source needs an `action`", help);
+                let help = Some(format!("write `action: name@1` with an action whose `kind` is `{kind}`"));
+                report.error(entry.key_place, format!("a {kind} needs an `action`"), help);
             }
             Work::Null
         }
     };
     let outputs = work.action().map(|action| action.outputs.clone()).unwrap_or_default();
     let unknown = work.action().is_none();
-    Draft { name: entry.key.clone(), index: StepIndex(0), outputs, unknown, place: entry.key_place, work, fields }
+    Draft { name: entry.key.clone(), index, outputs, unknown, place: entry.key_place, work, fields }
 }
 
 fn read_work(report: &mut Report, step: &Entry, fields: &Fields<'_>, surroundings: &dyn Surroundings) -> Work {

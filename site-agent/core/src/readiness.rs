@@ -1,5 +1,6 @@
 //! Whether an item may start: its inputs, where they come from, what they still lack.
 
+use atoll_model::action::SERVICE_VARIABLE;
 use atoll_model::id::{Attempt, ExecutionId, ObjectId};
 use atoll_model::session::{Binding, BindingSource, NotStartedReason, StepTemplate, TemplateWork};
 use atoll_model::value::{ObjectRef, Value};
@@ -155,10 +156,11 @@ fn commits_first(template: &StepTemplate) -> bool {
         || !needs_room(template)
 }
 
-/// Whether it can run on the agent's own machine only: images of containers are there, and what is moved over the border of
-/// the site is moved by the agent.
+/// Whether it can run on the agent's own machine only: images of containers are there, services listen there for what uses
+/// them, and what is moved over the border of the site is moved by the agent.
 pub(crate) fn is_for_home(template: &StepTemplate) -> bool {
     matches!(template.work, TemplateWork::Container { .. } | TemplateWork::Import { .. } | TemplateWork::Export { .. })
+        || template.environment.iter().any(|(variable, _)| variable.starts_with(SERVICE_VARIABLE))
 }
 
 pub(crate) fn needs_room(template: &StepTemplate) -> bool {

@@ -11,7 +11,7 @@ use atoll_model::value::ObjectRef;
 use atoll_proto::LogStream;
 use bytes::Bytes;
 use futures::stream::{self, BoxStream, StreamExt as _};
-use rustix::fs::{FlockOperation, flock};
+use rustix::fs::{FlockOperation, SeekFrom, flock, seek};
 use rustix::io::Errno;
 use storage_sync_engine::store::SiteStore;
 
@@ -125,12 +125,15 @@ impl Live {
             if !running && !std::mem::replace(&mut self.over, true) {
                 self.open_kept(place);
             }
-            let mut buffer = vec![0; CHUNK_BYTES];
+            let (skipped, length) = self.next_extent();
+            let mut buffer = vec![0; length];
             let read = self.file.read_at(&mut buffer, self.offset)?;
             if read > 0 {
                 buffer.truncate(read);
                 self.offset += read as u64;
-                return Ok(Some((Bytes::from(buffer), self)));
+                // What was dropped ends within a block, whose beginning is empty.
+                let empty = buffer.iter().take_while(|byte| skipped && **byte == 0).count();
+                return Ok(Some((Bytes::from(buffer).slice(empty..), self)));
             }
             if !(running && self.follow) {
                 return Ok(None);
@@ -139,10 +142,54 @@ impl Live {
         }
     }
 
+    /// Goes on behind what was dropped of a long log: whether anything was, and how much is to be read from there at most. Where
+    /// files have no holes all of it is there.
+    fn next_extent(&mut self) -> (bool, usize) {
+        let before = self.offset;
+        // At the end there is nothing more, for now.
+        self.offset = seek(&self.file, SeekFrom::Data(before)).unwrap_or(before);
+        let hole = seek(&self.file, SeekFrom::Hole(self.offset)).ok();
+        let left = hole.and_then(|hole| usize::try_from(hole.saturating_sub(self.offset)).ok());
+        (self.offset > before, left.unwrap_or(CHUNK_BYTES).clamp(1, CHUNK_BYTES))
+    }
+
     /// What was opened between the end of the attempt and the news of it is empty, and not what the attempt wrote.
     fn open_kept(&mut self, place: Option<LogPlace>) {
         if let Some(file) = place.and_then(|place| File::open(place.folder.join(self.name)).ok()) {
             self.file = file;
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![expect(clippy::unwrap_used, reason = "a test that fails here has failed")]
+
+    use std::fs::OpenOptions;
+
+    use atoll_model::id::{Attempt, ExecutionId, RunId, StepIndex};
+    use rustix::fs::{FallocateFlags, fallocate};
+
+    use super::*;
+
+    #[tokio::test]
+    async fn what_was_dropped_of_a_long_log_is_passed_over() {
+        const MEGABYTE: usize = 1 << 20;
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join(STDOUT);
+        std::fs::write(&path, [vec![b'a'; MEGABYTE], vec![b'b'; MEGABYTE], vec![b'c'; 100]].concat()).unwrap();
+        let file = OpenOptions::new().read(true).write(true).open(&path).unwrap();
+        let (from, dropped) = (MEGABYTE as u64, MEGABYTE as u64 + 10);
+        fallocate(&file, FallocateFlags::PUNCH_HOLE | FallocateFlags::KEEP_SIZE, from, dropped).unwrap();
+        let execution = ExecutionId { run: RunId::from_bits(1), step: StepIndex(0), element: 0 };
+        let key = Key { execution, attempt: Attempt(1) };
+        let places = LogPlaces::default();
+        let mut live = Live { places, key, name: STDOUT, file, offset: 0, follow: false, over: true };
+        let mut read = Vec::new();
+        while let Some((bytes, next)) = live.next().await.unwrap() {
+            read.extend_from_slice(&bytes);
+            live = next;
+        }
+        assert!(read == [vec![b'a'; MEGABYTE], vec![b'c'; 90]].concat(), "{} bytes", read.len());
     }
 }

@@ -10,6 +10,7 @@ mod isolation;
 pub(crate) mod job;
 mod limits;
 pub(crate) mod log;
+mod looks;
 mod outputs;
 mod own_tmp;
 mod prepared;

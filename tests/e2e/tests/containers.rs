@@ -26,6 +26,12 @@ fn podman(arguments: &[&str]) -> Result<String> {
     Ok(String::from_utf8_lossy(&said.stdout).into_owned())
 }
 
+/// Removes an image. Podman says no while a container of anybody goes in the same moment.
+fn remove_image(image: &str) -> Result<()> {
+    let remove = || podman(&["rmi", "--force", image]);
+    (0..9).find_map(|_| remove().ok()).map_or_else(remove, Ok).map(drop)
+}
+
 /// An image with a shell, in an archive; podman itself does not know it any more. Returns its id.
 fn write_image(scratch: &Path, archive: &Path) -> Result<String> {
     let root = scratch.join("root");
@@ -41,7 +47,7 @@ fn write_image(scratch: &Path, archive: &Path) -> Result<String> {
     ensure!(packing.success(), "tar");
     let id = podman(&["import", "--quiet", &packed, &name])?;
     podman(&["save", "--quiet", "--output", &archive.display().to_string(), &name])?;
-    podman(&["rmi", &name])?;
+    remove_image(&name)?;
     Ok(id.trim().trim_start_matches("sha256:").to_owned())
 }
 
@@ -71,8 +77,55 @@ fn an_action_that_was_just_made_runs_in_a_container_at_a_site_without_a_registry
     ensure!(pushed.code == 0, "{} {}", pushed.stdout, pushed.stderr);
     let shown = cluster.run(WORKFLOW, &[])?;
     assert_eq!((&shown["state"], &shown["outputs"]["lines"]), (&json!("succeeded"), &json!([0, 1, 2, 3])), "{shown:#}");
-    podman(&["rmi", "--force", &image])?;
-    Ok(())
+    remove_image(&image)
+}
+
+const SERVED: &str = r#"workflow: served
+services: { pages: { action: pages@1, site: edge } }
+steps:
+  ask: { uses: pages, run: 'python3 -c "import os, urllib.request as r; print(r.urlopen(\"http://\" + os.environ[\"ATOLL_SERVICE_PAGES\"] + \"/pid\").read().decode())" > "$ATOLL_OUTPUTS/said"', outputs: { said: string } }
+outputs:
+  said: ${{ steps.ask.outputs.said }}
+"#;
+
+#[test]
+fn a_service_in_a_container_is_reached_and_begun_again_when_its_container_is_killed() -> Result<()> {
+    if !has_podman() {
+        return Ok(());
+    }
+    let cluster = Cluster::start(Options { sites: vec!["edge"], ..Options::default() })?;
+    let folder = cluster.directory().join("pages");
+    fs::create_dir(&folder)?;
+    let image = write_image(cluster.directory(), &folder.join("image.tar"))?;
+    let manifest = "name: pages\nversion: '1'\nkind: service\nruntime: container\nimage: ./image.tar\n\
+                    command: [sh, main.sh]\nnetwork: true\nport: any\nhealth: { http: /pid, every: 1s }\n\
+                    restart: { backoff: 100ms }\nresources: { cpu: 0.2 }\n";
+    fs::write(folder.join("action.yaml"), manifest)?;
+    fs::write(
+        folder.join("main.sh"),
+        "cat /proc/sys/kernel/random/uuid > pid\nexec /bin/busybox httpd -f -h . -p 127.0.0.1:$ATOLL_PORT\n",
+    )?;
+    let file = cluster.directory().join("served.yaml");
+    fs::write(&file, SERVED)?;
+    for arguments in
+        [&["action", "push", &folder.display().to_string()][..], &["workflow", "deploy", &file.display().to_string()]]
+    {
+        let said = cluster.call(arguments)?;
+        ensure!(said.code == 0, "{arguments:?}: {} {}", said.stdout, said.stderr);
+    }
+    let asked = || -> Result<Option<String>> {
+        let run: Value = serde_json::from_str(&cluster.call(&["run", "served", "--wait", "--json"])?.stdout)?;
+        Ok(run["outputs"]["said"].as_str().map(str::to_owned))
+    };
+    let first = asked()?.context("it answers")?;
+    let of_image = format!("ancestor={image}");
+    let running = || podman(&["ps", "--quiet", "--filter", &of_image]);
+    podman(&["kill", running()?.trim()])?;
+    e2e_tests::wait_for("another container", || Ok(asked()?.filter(|said| *said != first)))?;
+    let gone = cluster.call(&["workflow", "undeploy", "served"])?;
+    ensure!(gone.code == 0, "{} {}", gone.stdout, gone.stderr);
+    cluster.eventually("its container is gone", || Ok(running()?.trim().is_empty()))?;
+    remove_image(&image)
 }
 
 #[test]

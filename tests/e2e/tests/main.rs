@@ -26,6 +26,7 @@ mod reuse;
 mod ryax;
 mod sample;
 mod server_process;
+mod services;
 mod shown;
 mod slurm;
 mod slurm_faults;

@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 
+use atoll_model::action::SERVICE_VARIABLE;
 use atoll_model::elements::ElementSet;
 use atoll_model::expression::{Form, evaluate};
 use atoll_model::id::{Attempt, CommandSeq, Epoch, ExecutionId, SiteId, StepIndex};
@@ -10,7 +11,7 @@ use atoll_model::session::{
     Binding, BindingSource, ControlBody, ControlFrame, Dispatch, DispatchElements, SiteCommand, StepTemplate,
     TemplateOutput, TemplateWork,
 };
-use atoll_model::workflow::Work;
+use atoll_model::workflow::{Step, Work};
 
 use crate::caches::value_bytes;
 use crate::command::Command;
@@ -174,7 +175,7 @@ impl ControlPlane {
             resources: definition.resources.clone(),
             outputs: definition.outputs.iter().map(output).collect(),
             bindings: Vec::new(),
-            environment: definition.environment.iter().map(|(name, value)| (name.clone(), value.clone())).collect(),
+            environment: environment(run, definition),
             start: definition.start,
             on_disconnect: definition.on_disconnect,
             priority: run.priority_of(step),
@@ -238,4 +239,13 @@ fn binding_bytes(binding: &Binding) -> usize {
             BindingSource::Value(value) => value_bytes(value),
             BindingSource::Output { output, .. } => 32 + output.len(),
         }
+}
+
+/// What a step sets, with services by names that no other project has.
+fn environment(run: &Run, definition: &Step) -> Vec<(String, String)> {
+    let of_project = |(name, value): (&String, &String)| {
+        let is_service = name.starts_with(SERVICE_VARIABLE);
+        (name.clone(), if is_service { format!("{}/{value}", run.project) } else { value.clone() })
+    };
+    definition.environment.iter().map(of_project).collect()
 }

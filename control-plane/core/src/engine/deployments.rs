@@ -14,7 +14,7 @@ use crate::deployments::{Deployed, Deployment, DeploymentName, Emission, Emitted
 use crate::fact::Fact;
 use crate::plan::RunPlan;
 use crate::registry::ActionName;
-use crate::state::Phase;
+use crate::state::{Phase, SOURCE};
 use crate::view::{RunState, RunTags};
 
 impl ControlPlane {
@@ -104,7 +104,11 @@ impl ControlPlane {
     /// it asks again until it is told to end.
     fn may_emit(&self, agent: AgentId, execution: ExecutionId, attempt: Attempt) -> Result<DeploymentName, Rejection> {
         let not_now = || Rejection::Busy(format!("attempt {attempt} at {execution} is not the one that counts"));
-        let (name, _) = self.state.deployments.of_run(execution.run).ok_or_else(not_now)?;
+        let (name, known) = self.state.deployments.of_run(execution.run).ok_or_else(not_now)?;
+        // A service emits nothing. In a run of the generation before the source has the same place.
+        if (execution.step, execution.element) != SOURCE || known.deployed.source().is_none() {
+            return Err(not_now());
+        }
         let site = self.state.site_of(agent).ok_or_else(not_now)?;
         let active = self.state.active(execution).ok_or_else(not_now)?;
         let counts = active.attempt == attempt && active.site == site && self.state.run(execution.run).is_going_on();

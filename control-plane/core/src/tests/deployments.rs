@@ -18,7 +18,11 @@ use crate::{Deployed, DeploymentName, EmittedRecord, Fact, Rejection, Request, R
 const FED: &str = "workflow: fed\nsource: { action: clean@1, site: edge }\ninputs: { n: integer }\n\
                    steps: { a: { run: x, when: \"${{ inputs.n < 0 }}\" } }\n";
 
-/// What was pushed is a source of numbers.
+/// Two services, and runs that use one of them.
+const SERVED: &str = "workflow: fed\nservices: { one: { action: clean@1, site: edge }, two: { action: clean@1, site: edge } }\n\
+                      steps: { a: { run: x, uses: one } }\n";
+
+/// What was pushed is a source of numbers, or a service.
 struct Gauge;
 
 impl Surroundings for Gauge {
@@ -27,24 +31,28 @@ impl Surroundings for Gauge {
     }
 
     fn source(&self, reference: &str) -> Result<Work, String> {
-        let (name, version) = reference.split_once('@').ok_or("no version")?;
-        let number = Output {
-            r#type: atoll_model::value::Type::Integer,
-            optional: false,
-            listed: false,
-            place: Default::default(),
-        };
-        Ok(Work::Python(Action {
-            name: name.to_owned(),
-            version: version.to_owned(),
-            bundle: Some(bundle(1).id),
-            bundle_bytes: bundle(1).bytes,
-            command: Vec::new(),
-            inputs: IndexMap::new(),
-            outputs: IndexMap::from_iter([("n".to_owned(), number)]),
-            resources: None,
-        }))
+        pushed(reference)
     }
+
+    fn service(&self, reference: &str) -> Result<Work, String> {
+        pushed(reference)
+    }
+}
+
+fn pushed(reference: &str) -> Result<Work, String> {
+    let (name, version) = reference.split_once('@').ok_or("no version")?;
+    let number =
+        Output { r#type: atoll_model::value::Type::Integer, optional: false, listed: false, place: Default::default() };
+    Ok(Work::Python(Action {
+        name: name.to_owned(),
+        version: version.to_owned(),
+        bundle: Some(bundle(1).id),
+        bundle_bytes: bundle(1).bytes,
+        command: Vec::new(),
+        inputs: IndexMap::new(),
+        outputs: IndexMap::from_iter([("n".to_owned(), number)]),
+        resources: None,
+    }))
 }
 
 fn fed() -> DeploymentName {
@@ -264,6 +272,56 @@ fn a_workflow_without_a_source_is_ready_and_gone_at_once() {
     assert_eq!(view(&world).state, DeploymentState::Ready);
     world.ask(Request::UndeployWorkflow { name: fed() }).unwrap();
     assert!(world.core.deployment(&fed()).is_none());
+}
+
+#[test]
+fn services_are_ready_when_all_have_started_begin_anew_with_what_goes_down_and_fail_with_their_reason() {
+    let mut world = ready();
+    deploy(&mut world, SERVED).unwrap();
+    let services = world.dispatched("edge");
+    let [one, two] = services.as_slice() else { panic!("{services:?}") };
+    world.start("edge", *one);
+    let shown = view(&world);
+    assert_eq!((shown.state, shown.source), (DeploymentState::Deploying, None));
+    assert_eq!(shown.reason.as_deref(), Some("the service two is at its site, and not well yet"));
+    let states: Vec<_> = shown.services.iter().map(|service| (service.name.as_str(), service.is_ready)).collect();
+    assert_eq!(states, [("one", true), ("two", false)]);
+    world.start("edge", *two);
+    assert_eq!(view(&world).state, DeploymentState::Ready);
+    assert!(matches!(emit(&mut world, *one, 1, 10), Err(Rejection::Busy(_))), "a service emits nothing");
+    for crash in 1..=5 {
+        let current = (one.0, Attempt(one.1.0 + crash - 1));
+        world.end("edge", current, interrupted(), Vec::new());
+        world.advance(Duration::from_millis(1));
+        let again = world.dispatched_one("edge");
+        assert_eq!(again, (one.0, Attempt(one.1.0 + crash)), "it is never given up for what goes down with it");
+    }
+    assert_eq!((view(&world).state, view(&world).services[0].restarts), (DeploymentState::Deploying, 5));
+    let last = (one.0, Attempt(one.1.0 + 5));
+    world.end("edge", last, failed("the service has ended 6 times in a row"), Vec::new());
+    world.end("edge", *two, Outcome::Cancelled, Vec::new());
+    let shown = view(&world);
+    assert_eq!(shown.state, DeploymentState::Failed);
+    assert!(shown.reason.unwrap().contains("the service has ended 6 times in a row"));
+}
+
+#[test]
+fn a_source_that_fails_again_and_again_is_shown_as_failed_until_it_emits() {
+    let (mut world, mut source) = deployed();
+    for _ in 0..5 {
+        assert_eq!(view(&world).state, DeploymentState::Deploying);
+        world.end("edge", source, failed("it has dried up"), Vec::new());
+        world.advance_with(Duration::from_secs(10), &["edge"]);
+        source = world.dispatched_one("edge");
+    }
+    let shown = view(&world);
+    assert_eq!(shown.state, DeploymentState::Failed);
+    let reason = "its source has failed 5 times in a row and is begun again after a pause: it has dried up";
+    assert_eq!(shown.reason.as_deref(), Some(reason));
+    emit(&mut world, source, 1, 10).unwrap();
+    assert_eq!(view(&world).state, DeploymentState::Deploying);
+    world.start("edge", source);
+    assert_eq!(view(&world).state, DeploymentState::Ready);
 }
 
 #[test]

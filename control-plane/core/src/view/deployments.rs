@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use atoll_model::id::{RunId, SiteName};
+use atoll_model::id::{ExecutionId, RunId, SiteName};
 use atoll_model::time::Timestamp;
 
 use crate::deployments::DeploymentName;
@@ -21,6 +21,8 @@ pub struct DeploymentView {
     /// The text of the file.
     pub text: Arc<str>,
     pub source: Option<SourceView>,
+    /// In the order of the file.
+    pub services: Vec<ServiceView>,
     /// Records that have started a run.
     pub emitted: u64,
     pub emitted_at: Option<Timestamp>,
@@ -30,15 +32,15 @@ pub struct DeploymentView {
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum DeploymentState {
-    /// Its source is on its way to run.
+    /// Its source or a service is on its way to run.
     Deploying,
-    /// Its source runs, or it has none.
+    /// Its source runs and its services are well, as far as it has any.
     Ready,
-    /// Its source is being ended, and then it is gone.
+    /// What stays of it is being ended, and then it is gone.
     Draining,
-    /// Its source has ended by itself, or somebody has cancelled it.
+    /// Its source has ended by itself, or somebody has cancelled what stays of it.
     Ended,
-    /// Its source cannot run.
+    /// Its source or a service cannot run, or the source fails again and again.
     Failed,
 }
 
@@ -63,6 +65,22 @@ pub struct SourceView {
     /// Where it is.
     pub site: Option<SiteName>,
     pub is_running: bool,
+    pub restarts: u32,
+    pub last_error: Option<Arc<str>>,
+}
+
+/// A service of a deployed workflow.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ServiceView {
+    pub name: String,
+    pub action: String,
+    /// Which it is in the run that it lives in.
+    pub execution: ExecutionId,
+    /// Where it is.
+    pub site: Option<SiteName>,
+    /// Whether it has been well since it began at the site.
+    pub is_ready: bool,
+    /// How often it has begun anew at a site; not how often it was begun again there.
     pub restarts: u32,
     pub last_error: Option<Arc<str>>,
 }

@@ -45,6 +45,10 @@ impl Surroundings for Sent {
         self.find(reference, ActionKind::Source)
     }
 
+    fn service(&self, reference: &str) -> Result<Work, String> {
+        self.find(reference, ActionKind::Service)
+    }
+
     fn given(&self, input: &str) -> Given {
         match self.inputs.get(input) {
             None => Given::Nothing,

@@ -121,6 +121,18 @@ fn gpus_are_those_of_one_node_and_containers_stay_with_the_agent() {
 }
 
 #[test]
+fn services_and_what_uses_them_run_where_the_agent_is() {
+    let mut site = Site::connected();
+    nodes(&mut site, &[(1, node(8))]);
+    for (step, variable) in [(0, "ATOLL_SERVICE"), (1, "ATOLL_SERVICE_INDEX")] {
+        let environment = vec![(variable.to_owned(), "default/rivers/index".to_owned())];
+        site.prepare(&StepTemplate { environment, ..template(step) });
+        site.dispatch(step, 0..1);
+    }
+    assert_eq!(starts_by_node(&site), BTreeMap::from([(0, 2)]));
+}
+
+#[test]
 fn the_site_says_what_all_its_nodes_have() {
     let mut site = Site::connected();
     nodes(&mut site, &[(1, node(4)), (2, Node { is_open: false, ..node(2) })]);

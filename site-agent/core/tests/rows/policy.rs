@@ -223,7 +223,7 @@ fn only_what_a_key_of_the_site_has_signed_runs_where_it_says_so() {
     site.prepare(&StepTemplate { work: plain, ..template(1) });
     site.prepare(&signed(2, &[1], &[("LD_PRELOAD", "x")]));
     site.prepare(&template(3));
-    site.prepare(&signed(4, &[2, 1], &[]));
+    site.prepare(&signed(4, &[2, 1], &[("ATOLL_SERVICE_INDEX", "default/rivers/index")]));
     (0..5).for_each(|step| site.dispatch(step, 0..1));
     let refused: Vec<String> = site
         .finished()

@@ -3,6 +3,7 @@
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use atoll_model::action::Warm;
 use serde::Deserialize;
 
 use super::ConfigError;
@@ -23,6 +24,8 @@ pub struct PythonSettings {
     pub offline: bool,
     /// How long a worker is kept that has nothing to do: a minute unless given.
     pub idle_seconds: Option<u64>,
+    /// Whether actions may say otherwise (`warm`): they may, unless given.
+    pub warm: Option<bool>,
 }
 
 impl PythonSettings {
@@ -41,6 +44,11 @@ impl PythonSettings {
     /// How long a worker is kept that has nothing to do.
     pub(crate) fn idle(&self) -> Duration {
         self.idle_seconds.map_or(IDLE, Duration::from_secs)
+    }
+
+    /// What of an action's wish for processes that wait is heeded.
+    pub(crate) fn heeded(&self, warm: Option<Warm>) -> Option<Warm> {
+        warm.filter(|_| self.warm.unwrap_or(true))
     }
 
     pub(crate) fn program(&self) -> &Path {

@@ -21,6 +21,7 @@ mod places;
 mod python;
 mod recovery;
 mod returned;
+mod services;
 mod slot;
 mod slots;
 mod staging;
@@ -62,6 +63,7 @@ use crate::withheld::Withheld;
 use self::attempts::{Attempts, Place};
 use self::collect::Collection;
 use self::recovery::Recovered;
+use self::services::Services;
 use self::slots::Slots;
 use self::workers::{Staged, Workers};
 
@@ -241,6 +243,15 @@ pub(crate) fn start(mut options: LocalOptions) -> anyhow::Result<Started> {
     let gpus = gpus::HeldGpus::open(&options.data_dir.join("gpus"), kinds, attempts.keys().filter(at_home))?;
     let elsewhere = nodes::Elsewhere::new(further);
     let nodes = elsewhere.of_core();
+    let is_ready = |key: Key| {
+        let of_key = |found: &&FoundAttempt| (found.execution, found.attempt) == (key.execution, key.attempt);
+        match found.iter().find(of_key)?.state {
+            FoundState::Running { .. } => Some(true),
+            FoundState::Queued => Some(false),
+            FoundState::Exited(_) => None,
+        }
+    };
+    let services = Services::open(&options.data_dir, is_ready)?;
     let workers = Workers::start(&options, &executor, &attempts)?;
     stuck.into_iter().for_each(|slot| workers.clear(slot));
     let (tell, store) = (Arc::clone(&options.tell), options.store.clone());
@@ -262,6 +273,7 @@ pub(crate) fn start(mut options: LocalOptions) -> anyhow::Result<Started> {
         isolation: (options.isolation, around),
         gpus,
         elsewhere,
+        services,
         python: options.python,
         emitted: options.emitted,
         emitting: BTreeSet::new(),
@@ -327,6 +339,7 @@ struct Local {
     isolation: (Confining, confining::Surroundings),
     gpus: gpus::HeldGpus,
     elsewhere: nodes::Elsewhere,
+    services: Services,
     python: Option<Interpreter>,
     emitted: UnboundedSender<Emitted>,
     /// Attempts that have emitted, and have not ended.
@@ -364,6 +377,7 @@ impl Local {
             if Instant::now() >= look_at {
                 let warm_max = self.python.as_ref().map_or(SHIM_IDLE_MAX, |python| python.settings().idle());
                 self.slots.let_idle_go(SHIM_IDLE_MAX, warm_max);
+                self.hand_waiting();
                 look_at = Instant::now() + LOOK_INTERVAL;
             }
             let ready = match self.wait(look_at.min(nodes_at)) {

@@ -7,6 +7,7 @@
 use std::path::PathBuf;
 use std::time::Duration;
 
+use atoll_model::action::{Service, Warm};
 use atoll_model::id::{Attempt, ExecutionId};
 use atoll_model::session::FailureReason;
 use atoll_model::time::Timestamp;
@@ -16,7 +17,7 @@ use serde::{Deserialize, Serialize};
 use super::container::Container;
 use super::job::evidence::Asked;
 
-pub(crate) const PROTOCOL_VERSION: u8 = 3;
+pub(crate) const PROTOCOL_VERSION: u8 = 4;
 /// Shims tell small outputs since this version.
 pub(crate) const TELLS_OUTPUTS: u8 = 2;
 /// Shims have workers that are called ([`ToShim::Call`]) since this version.
@@ -28,6 +29,8 @@ pub(crate) const RUNS_CONTAINERS: u8 = 3;
 pub(crate) const HANDS_ON_RECORDS: u8 = 3;
 /// Shims know of [`ToShim::Under`] since this version.
 pub(crate) const KEEPS_TERMS: u8 = 3;
+/// Shims keep services alive ([`ToShim::Keep`]) since this version.
+pub(crate) const KEEPS_SERVICES: u8 = 4;
 
 /// Longest frame either side reads: a batch of orders with their environments stays far below it.
 const FRAME_BYTES_MAX: usize = 64 << 20;
@@ -121,6 +124,17 @@ pub(crate) enum ToShim {
     Under { terms: Terms, start: Box<Self> },
     /// As [`ToShim::Start`], but each runs in a container of its own. Only for shims that know [`RUNS_CONTAINERS`].
     Contain { common: Common, container: Box<Container>, orders: Vec<Order> },
+    /// A start of any kind, of a service: what runs is begun again when it ends, and has started when it is well. Only for
+    /// shims that know [`KEEPS_SERVICES`].
+    Keep { kept: Kept, start: Box<Self> },
+}
+
+/// How a service is kept alive.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct Kept {
+    pub service: Service,
+    /// Where it listens, if it does.
+    pub port: Option<u16>,
 }
 
 /// What the control plane says of records.
@@ -201,6 +215,12 @@ pub(crate) struct Common {
     /// What the command runs in, which goes beside this in [`ToShim::Contain`].
     #[serde(skip)]
     pub container: Option<Box<Container>>,
+    /// What it is kept alive by, if it is a service, which goes beside this in [`ToShim::Keep`].
+    #[serde(skip)]
+    pub kept: Option<Kept>,
+    /// How many of its workers wait. Not for the shim: that keeps its one until it is told otherwise.
+    #[serde(skip)]
+    pub warm: Option<Warm>,
     /// It goes beside this too, in [`ToShim::Under`].
     #[serde(skip)]
     pub terms: Terms,
@@ -225,6 +245,7 @@ impl Common {
             (self.worker.is_some(), CALLS_WORKERS),
             (self.container.is_some(), RUNS_CONTAINERS),
             (self.emits, HANDS_ON_RECORDS),
+            (self.kept.is_some(), KEEPS_SERVICES),
             (self.terms != Terms::default(), KEEPS_TERMS),
         ];
         needs.into_iter().filter_map(|(needed, version)| needed.then_some(version)).max().unwrap_or_default()

@@ -3,6 +3,7 @@
 
 mod called;
 mod contained;
+mod kept;
 mod process;
 mod starting;
 
@@ -28,6 +29,7 @@ use super::scratch::Scratch;
 use super::tree;
 use super::worker::Worker;
 use called::Leaving;
+use kept::Keeping;
 use process::Process;
 
 /// How often a running execution is looked at though nothing has happened: orphans are reaped and logs bounded.
@@ -79,6 +81,8 @@ struct Current {
     stopped: Option<EndKind>,
     clearing: Option<Clearing>,
     scratch: Option<Scratch>,
+    /// What keeps it alive, if it is a service.
+    keeping: Option<Box<Keeping>>,
 }
 
 /// The main process has ended, and something that it started has not.
@@ -160,8 +164,10 @@ impl Runner {
 
     /// Ends an attempt, running or not. One that is not known here has ended, and its end was told.
     pub(crate) fn kill(&mut self, key: Key) {
-        if self.current.as_ref().is_some_and(|current| current.key == key) {
-            self.end_container();
+        if let Some(current) = self.current.as_ref().filter(|current| current.key == key) {
+            if current.keeping.is_none() {
+                self.end_container();
+            }
             self.current.iter_mut().for_each(|current| current.cancel(Instant::now()));
         } else if let Some(place) = self.queue.iter().position(|(_, order)| order.key == key) {
             self.queue.remove(place);
@@ -205,11 +211,12 @@ impl Runner {
     }
 
     pub(crate) fn queued(&self) -> Vec<Key> {
-        self.queue.iter().map(|(_, order)| order.key).collect()
+        let begins = self.current.iter().filter(|current| !current.is_told()).map(|current| current.key);
+        begins.chain(self.queue.iter().map(|(_, order)| order.key)).collect()
     }
 
     pub(crate) fn running(&self) -> Option<(Key, Timestamp)> {
-        self.current.as_ref().map(|current| (current.key, current.started_at))
+        self.current.as_ref().filter(|current| current.is_told()).map(|current| (current.key, current.started_at))
     }
 
     pub(crate) fn ended(&self) -> Vec<(Key, End)> {
@@ -220,14 +227,18 @@ impl Runner {
     pub(crate) fn sources(&self) -> impl Iterator<Item = PollFd<'_>> {
         let current = self.current.as_ref().filter(|current| current.clearing.is_none());
         let called = current.filter(|current| current.stopped.is_none()).and_then(|current| match &current.process {
-            Process::Own(_) | Process::Contained(_) => None,
+            Process::Own(_) | Process::Contained(_) | Process::Resting => None,
             Process::Called(worker) => Some(worker.sources()),
         });
         let waiting = self.worker.as_ref().map(|worker| &worker.child);
         let leaving = self.leaving.as_ref().and_then(Leaving::child);
-        let children = [current.map(|current| current.process.child()), waiting, leaving];
+        let looked_at =
+            current.filter(|current| current.stopped.is_none()).and_then(|current| current.keeping.as_ref());
+        let bell =
+            looked_at.and_then(|keeping| keeping.bell()).map(|bell| PollFd::from_borrowed_fd(bell, PollFlags::IN));
+        let children = [current.and_then(|current| current.process.child()), waiting, leaving];
         let ends = children.into_iter().flatten().map(|child| PollFd::new(child, PollFlags::IN));
-        ends.chain(called.into_iter().flatten())
+        ends.chain(called.into_iter().flatten()).chain(bell)
     }
 
     /// When to call [`Runner::advance`] if nothing happens before.
@@ -239,7 +250,8 @@ impl Runner {
         }
         let deadline = current.deadline.as_ref().map(|(deadline, _)| *deadline);
         let scratch = current.scratch.as_ref().map(Scratch::next);
-        [Some(look_at), deadline, scratch].into_iter().flatten().min()
+        let keeping = current.keeping.as_ref().and_then(|keeping| keeping.next());
+        [Some(look_at), deadline, scratch, keeping].into_iter().flatten().min()
     }
 
     /// Takes what the agent has to be told. Before that stands in the log, which outlives this process; that it outlives
@@ -300,25 +312,23 @@ impl Runner {
         if let Some(clearing) = &mut current.clearing {
             let is_over = clearing.rounds.advance(&self.limits, now);
             let ended = clearing.ended;
-            if is_over {
-                self.finish(ended);
-            }
-            return is_over;
+            return is_over && self.finish(ended, now);
         }
         if let Some((_, reason)) = current.deadline.take_if(|(deadline, _)| now >= *deadline) {
             self.end_container();
             self.current.iter_mut().for_each(|current| current.stop(reason.clone()));
+        }
+        if let Some(is_over) = self.look_after(now) {
+            return is_over;
         }
         if self.hear_worker(now) {
             return true;
         }
         let Some(current) = &mut self.current else { return false };
         // That there is nothing to wait for cannot happen to a child that nobody else reaps.
-        match current.process.child_mut().try_wait().unwrap_or_default() {
-            Some(ended) if tree::reap(None) => {
-                self.finish(ended);
-                true
-            }
+        let Some(child) = current.process.child_mut() else { return false };
+        match child.try_wait().unwrap_or_default() {
+            Some(ended) if tree::reap(None) => self.finish(ended, now),
             Some(ended) => {
                 if ended.status.code().is_none() {
                     self.end_container();
@@ -330,11 +340,12 @@ impl Runner {
             None => {
                 if now >= current.look_at {
                     current.look_at = now + LOOK_INTERVAL;
+                    let child = child.id();
                     if !std::mem::replace(&mut current.noted, true) {
-                        self.log.spawned(current.process.child().id().unsigned_abs());
+                        self.log.spawned(child.unsigned_abs());
                         let _ = self.log.write();
                     }
-                    tree::reap(Pid::from_raw(current.process.child().id()));
+                    tree::reap(Pid::from_raw(child));
                     self.slot.bound_logs(current.common.log_bytes_max);
                 }
                 let scratch = current.scratch.as_mut().filter(|scratch| now >= scratch.next());
@@ -347,22 +358,37 @@ impl Runner {
         }
     }
 
-    fn finish(&mut self, ended: Ended) {
-        let Some(current) = self.current.take() else { return };
+    /// Takes note of how what ran has ended, with all that was below it. Whether the execution is over with it.
+    fn finish(&mut self, ended: Ended, now: Instant) -> bool {
+        let Some(mut current) = self.current.take() else { return false };
         let finished_at = now_timestamp();
+        let how = self.how(&current, ended);
+        self.slot.bound_logs(current.common.log_bytes_max);
+        let Some(how) = self.judge(&mut current, how, now) else {
+            self.current = Some(current);
+            return false;
+        };
+        let cpu_micros = self.take_cpu_micros(&current);
+        // How much memory a container used the engine does not say.
+        let max_rss_bytes = if current.common.container.is_some() { 0 } else { ended.max_rss_bytes };
+        self.conclude(&current, how, finished_at, cpu_micros, max_rss_bytes);
+        true
+    }
+
+    /// CPU time of all that was reaped since it was last asked, but for what was told of.
+    fn take_cpu_micros(&mut self, current: &Current) -> u64 {
         let children_cpu_micros = children_cpu_micros();
         let told = if let Process::Called(worker) = &current.process { worker.told_cpu_micros() } else { 0 };
-        let cpu_micros = (children_cpu_micros - self.children_cpu_micros).saturating_sub(told);
-        self.children_cpu_micros = children_cpu_micros;
+        let former = std::mem::replace(&mut self.children_cpu_micros, children_cpu_micros);
+        (children_cpu_micros - former).saturating_sub(told)
+    }
+
+    fn how(&mut self, current: &Current, ended: Ended) -> EndKind {
         if let Some(container) = &current.common.container {
-            let how = self.end_of_contained(&current, container, ended);
-            self.slot.bound_logs(current.common.log_bytes_max);
-            // How much memory it used the engine does not say.
-            return self.conclude(&current, how, finished_at, cpu_micros, 0);
+            return self.end_of_contained(current, container, ended);
         }
         let ran_out_of_memory = self.limits.ran_out_of_memory();
-        let stopped = current.stopped.clone();
-        let how = match (ended.status.code(), ended.status.signal(), stopped) {
+        match (ended.status.code(), ended.status.signal(), current.stopped.clone()) {
             (_, Some(9), Some(reason)) => reason,
             // One that could have gone on has come to its end; what it is ended for counts, and that it did not answer.
             (_, _, Some(reason)) if current.process.is_worker() => reason,
@@ -371,9 +397,7 @@ impl Runner {
             _ if current.process.is_worker() => called::ended_without_answer(ended.status),
             (Some(code), _, _) => EndKind::Code(code),
             (None, signal, _) => EndKind::Signal(signal.unwrap_or_default()),
-        };
-        self.slot.bound_logs(current.common.log_bytes_max);
-        self.conclude(&current, how, finished_at, cpu_micros, ended.max_rss_bytes);
+        }
     }
 
     /// Moves aside what an attempt left that has ended so, and takes note of it.
@@ -409,11 +433,18 @@ impl Runner {
 }
 
 impl Current {
+    /// Whether the agent was told that it has started: of a service when it is well for the first time.
+    fn is_told(&self) -> bool {
+        self.keeping.as_ref().is_none_or(|keeping| keeping.is_told)
+    }
+
     fn stop(&mut self, reason: EndKind) {
         if self.stopped.is_none() && self.clearing.is_none() {
             self.stopped = Some(reason);
-            // If it has ended by itself meanwhile, its own end counts.
-            let _ = pidfd_send_signal(self.process.child(), Signal::KILL);
+            if let Some(child) = self.process.child() {
+                // If it has ended by itself meanwhile, its own end counts.
+                let _ = pidfd_send_signal(child, Signal::KILL);
+            }
         }
     }
 }

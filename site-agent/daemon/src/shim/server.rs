@@ -187,20 +187,22 @@ impl Server {
             self.lose_agent();
         }
         for message in messages {
+            let (message, kept) =
+                if let ToShim::Keep { kept, start } = message { (*start, Some(kept)) } else { (message, None) };
             let (message, terms) = if let ToShim::Under { terms, start } = message {
                 (*start, terms)
             } else {
                 (message, Terms::default())
             };
             match message {
-                ToShim::Start { common, orders } => self.runner.enqueue(Common { terms, ..common }, orders),
+                ToShim::Start { common, orders } => self.runner.enqueue(Common { terms, kept, ..common }, orders),
                 ToShim::Call { common, worker, orders, inputs } => {
-                    let common = Common { worker: Some(worker), terms, ..common };
+                    let common = Common { worker: Some(worker), terms, kept, ..common };
                     let orders = orders.into_iter().zip(inputs).map(|(order, inputs)| Order { inputs, ..order });
                     self.runner.enqueue(common, orders.collect());
                 }
                 ToShim::Contain { common, container, orders } => {
-                    let common = Common { container: Some(container), terms, ..common };
+                    let common = Common { container: Some(container), terms, kept, ..common };
                     self.runner.enqueue(common, orders);
                 }
                 ToShim::Kill(key) => self.runner.kill(key),
@@ -208,8 +210,8 @@ impl Server {
                 ToShim::Forget(keys) => self.runner.forget(keys),
                 ToShim::Quit => self.quit = true,
                 ToShim::Taken { key, taken } => self.runner.taken(key, &taken),
-                // Nobody says that terms are under terms.
-                ToShim::Under { .. } => {}
+                // Nobody says that terms are under terms, or that a service is one.
+                ToShim::Under { .. } | ToShim::Keep { .. } => {}
             }
         }
     }

@@ -1,6 +1,6 @@
 //! Workflows that are deployed.
 
-use control_plane_core::view::{DeploymentView, SourceView};
+use control_plane_core::view::{DeploymentState, DeploymentView, ServiceView, SourceView};
 use serde::Serialize;
 use serde_json::Value as Json;
 use utoipa::ToSchema;
@@ -26,6 +26,8 @@ pub(crate) struct DeploymentBody {
     deployed_at: String,
     /// What starts its runs, if anything does.
     source: Option<SourceBody>,
+    /// What is kept running, in the order of the file.
+    services: Vec<ServiceBody>,
     /// Records that have started a run.
     emitted: u64,
     last_emitted_at: Option<String>,
@@ -47,6 +49,21 @@ pub(crate) struct SourceBody {
     last_error: Option<String>,
 }
 
+/// A service of a deployed workflow.
+#[derive(Debug, Serialize, ToSchema)]
+pub(crate) struct ServiceBody {
+    service: String,
+    action: String,
+    /// `deploying` or `ready`.
+    state: &'static str,
+    /// The run that it lives in, and which execution it is there: its logs are of that.
+    run: String,
+    execution: String,
+    site: Option<String>,
+    restarts: u32,
+    last_error: Option<String>,
+}
+
 impl DeploymentBody {
     pub(crate) fn new(view: &DeploymentView) -> Self {
         let offset = view.offset.as_deref();
@@ -59,6 +76,7 @@ impl DeploymentBody {
             deployed_by: view.deployed_by.clone(),
             deployed_at: time(view.deployed_at),
             source: view.source.as_ref().map(SourceBody::new),
+            services: view.services.iter().map(ServiceBody::new).collect(),
             emitted: view.emitted,
             last_emitted_at: view.emitted_at.map(time),
             // It was JSON when it came.
@@ -73,6 +91,22 @@ impl SourceBody {
         Self {
             action: view.action.clone(),
             run: view.run.to_string(),
+            site: view.site.as_ref().map(ToString::to_string),
+            restarts: view.restarts,
+            last_error: view.last_error.as_ref().map(ToString::to_string),
+        }
+    }
+}
+
+impl ServiceBody {
+    fn new(view: &ServiceView) -> Self {
+        let state = if view.is_ready { DeploymentState::Ready } else { DeploymentState::Deploying };
+        Self {
+            service: view.name.clone(),
+            action: view.action.clone(),
+            state: state.as_str(),
+            run: view.execution.run.to_string(),
+            execution: view.execution.to_string(),
             site: view.site.as_ref().map(ToString::to_string),
             restarts: view.restarts,
             last_error: view.last_error.as_ref().map(ToString::to_string),

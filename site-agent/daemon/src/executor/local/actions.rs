@@ -15,6 +15,7 @@ use atoll_model::value::ObjectRef;
 use site_agent_core::command::StartInput;
 use storage_sync_engine::store::{Entry, SiteStore, Source, StoreError};
 
+use super::services::name_of;
 use super::staging::{StagingFailure, full_message};
 use crate::shim::log::boot_id;
 use crate::shim::make_private;
@@ -79,7 +80,11 @@ impl Actions {
         let used = self.used.entry(bundle.id).or_insert(Used { at: Instant::now(), manifest: None });
         used.at = Instant::now();
         let manifest = match &template.work {
-            TemplateWork::SignedCommand { .. } | TemplateWork::Python { .. } | TemplateWork::Container { .. } => {
+            TemplateWork::Command { .. } if name_of(template).is_none() => None,
+            TemplateWork::Command { .. }
+            | TemplateWork::SignedCommand { .. }
+            | TemplateWork::Python { .. }
+            | TemplateWork::Container { .. } => {
                 let manifest = match &used.manifest {
                     Some(manifest) => Arc::clone(manifest),
                     None => Arc::new(read_manifest(&folder)?),
@@ -88,7 +93,6 @@ impl Actions {
                 Some(manifest)
             }
             TemplateWork::Script(_)
-            | TemplateWork::Command { .. }
             | TemplateWork::Import { .. }
             | TemplateWork::Null
             | TemplateWork::Export { .. } => None,

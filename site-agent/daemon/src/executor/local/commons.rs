@@ -1,16 +1,44 @@
-//! What the executions of a step have in common, made once for all of them.
+//! What the executions of a step have in common, made once for all of them, and what is handed over of each.
 
+use std::path::PathBuf;
 use std::sync::Arc;
 
 use atoll_model::session::{StepTemplate, TemplateWork};
+use site_agent_core::command::StartInput;
 use site_agent_core::event::NodeId;
 
 use super::actions::ReadyAction;
-use super::{Local, orders};
-use crate::shim::protocol::{Common, Key};
+use super::services::{name_of, on_machine};
+use super::{Local, orders, python};
+use crate::shim::container::INPUTS;
+use crate::shim::protocol::{Common, Key, Order};
+use crate::telemetry::process_context;
 
 impl Local {
-    pub(super) fn common(
+    /// What is handed over of an execution.
+    pub(super) fn prepare(
+        &mut self,
+        key: Key,
+        template: &StepTemplate,
+        inputs: &[StartInput],
+        action: Option<&ReadyAction>,
+    ) -> Result<(Arc<Common>, Order), orders::OrderError> {
+        let is_contained = matches!(template.work, TemplateWork::Container { .. });
+        let staged = if is_contained { PathBuf::from(INPUTS) } else { self.workers.staged_folder(key) };
+        let context =
+            self.spans.as_ref().and_then(|_| process_context(template, key)).map(|context| context.to_string());
+        let mut common = self.common(template, action)?;
+        let order = match common.worker {
+            Some(_) => python::order(key, template, inputs, &staged, context.as_deref()),
+            None => self.surroundings.order(key, template, inputs, &staged, context.as_deref())?,
+        };
+        if let Some(name) = name_of(template) {
+            common = self.services.begin(key, name, action, &common)?;
+        }
+        Ok((common, order))
+    }
+
+    fn common(
         &mut self,
         template: &StepTemplate,
         action: Option<&ReadyAction>,
@@ -21,6 +49,8 @@ impl Local {
         {
             return Ok(Arc::clone(common));
         }
+        let filled = self.services.fill_in(template)?;
+        let template = filled.as_ref().unwrap_or(template);
         let common = match (&template.work, action) {
             (TemplateWork::Python { .. }, Some(action)) => {
                 let interpreter = self.python.as_ref().ok_or(orders::OrderError::NoPython)?;
@@ -32,6 +62,7 @@ impl Local {
             }
             (_, action) => self.surroundings.common(template, action.map(|action| action.folder.as_path()))?,
         };
+        let common = if filled.is_some() { on_machine(common) } else { common };
         let (isolation, around) = &self.isolation;
         let needs = self.surroundings.needs(&common, action);
         let common = Arc::new(isolation.confine(common, template, around, needs)?);

@@ -19,6 +19,7 @@ use storage_sync_engine::store::{Entry, SealId};
 
 use super::actions::ReadyAction;
 use super::collect::is_stored;
+use super::services::ServiceError;
 use crate::shim::job::evidence::Asked;
 use crate::shim::protocol::{Common, Key, Order, Outputs, Terms, Variables};
 
@@ -36,6 +37,8 @@ pub(super) enum OrderError {
     NoCommand,
     #[error("this site cannot give it `isolation: strict`: {why}")]
     NoStrict { why: String },
+    #[error(transparent)]
+    Service(#[from] ServiceError),
     #[error("this site has no Python that actions can run in")]
     NoPython,
     #[error("the action's own action.yaml names no Python handler")]
@@ -104,6 +107,8 @@ impl Surroundings {
             emits: false,
             worker: None,
             container: None,
+            kept: None,
+            warm: None,
             terms: Terms::default(),
             confined: false,
             asked: asked(&template.resources),

@@ -125,7 +125,8 @@ impl Interpreter {
         let common = surroundings.common_of(template, command, environment);
         // Its records are counted within the attempt, which must never begin twice, even where the machine has lost its power.
         let synced_claim = common.synced_claim || emits;
-        Ok(Common { worker: Some(Worker { initialize }), emits, synced_claim, ..common })
+        let warm = self.settings.heeded(python.warm);
+        Ok(Common { worker: Some(Worker { initialize }), emits, synced_claim, warm, ..common })
     }
 }
 

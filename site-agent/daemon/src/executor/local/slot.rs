@@ -10,6 +10,7 @@ use std::process::{Child, Command, Stdio};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use atoll_model::action::Warm;
 use atoll_model::id::{RunId, StepIndex};
 use site_agent_core::event::NodeId;
 use site_agent_spawn::filters_of;
@@ -71,6 +72,8 @@ pub(super) struct Shim {
     pub confined: Option<bool>,
     /// The worker that waits in it, as far as this process knows.
     pub warmth: Option<Warmth>,
+    /// How many like it are to wait.
+    pub warm: Option<Warm>,
     pub asked_back: bool,
     /// Whether it has no namespaces of its own, which engines of containers want to make themselves.
     pub is_plain: bool,
@@ -257,6 +260,7 @@ impl Shim {
             confined: None,
             idle_since: Instant::now(),
             warmth: None,
+            warm: None,
             asked_back: false,
             is_plain: false,
             is_found: false,
@@ -319,7 +323,7 @@ impl Shim {
     }
 
     pub(super) fn hand(&mut self, common: &Arc<Common>, order: Order, step: StepKey) {
-        self.warmth = warmth(common);
+        (self.warmth, self.warm) = (warmth(common), common.warm);
         self.handed.push_back((order.key, step));
         match self.orders.last_mut() {
             Some((known, orders)) if Arc::ptr_eq(known, common) => orders.push(order),
@@ -343,7 +347,7 @@ impl Shim {
             if common.outputs == Outputs::Told && self.version < TELLS_OUTPUTS {
                 common.outputs = Outputs::Kept;
             }
-            let terms = std::mem::take(&mut common.terms);
+            let (terms, kept) = (std::mem::take(&mut common.terms), common.kept.take());
             let start = match common.worker.clone() {
                 Some(worker) => {
                     let inputs = orders.iter().map(|order| order.inputs.clone()).collect();
@@ -355,7 +359,11 @@ impl Shim {
                 },
             };
             let is_plain = terms == Terms::default();
-            self.connection.say(&if is_plain { start } else { ToShim::Under { terms, start: Box::new(start) } });
+            let start = if is_plain { start } else { ToShim::Under { terms, start: Box::new(start) } };
+            self.connection.say(&match kept {
+                Some(kept) => ToShim::Keep { kept, start: Box::new(start) },
+                None => start,
+            });
         }
         if !self.forget.is_empty() {
             self.connection.say(&ToShim::Forget(std::mem::take(&mut self.forget)));

@@ -7,6 +7,7 @@ use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
+use atoll_model::action::Warm;
 use site_agent_core::event::NodeId;
 
 use super::LocalOptions;
@@ -288,12 +289,22 @@ impl Slots {
     /// Lets shims go that have had nothing to do for long, and those in which a worker waits after another time.
     pub(super) fn let_idle_go(&mut self, idle_max: Duration, warm_max: Duration) {
         let now = Instant::now();
-        for slot in self.slots.values_mut() {
-            if let SlotState::Live(shim) = &mut slot.state
-                && shim.is_idle()
-                && !shim.asked_back
-                && now.saturating_duration_since(shim.idle_since) >= shim.warmth.map_or(idle_max, |_| warm_max)
-            {
+        let mut idle: Vec<&mut Shim> = self.slots.values_mut().filter_map(Slot::shim_mut).collect();
+        idle.retain(|shim| shim.is_idle() && !shim.asked_back);
+        // Who has waited least waits on.
+        idle.sort_by_key(|shim| std::cmp::Reverse(shim.idle_since));
+        let mut alike: BTreeMap<Warmth, u32> = BTreeMap::new();
+        for shim in idle {
+            let idle = now.saturating_duration_since(shim.idle_since);
+            let goes = match shim.warmth {
+                None => idle >= idle_max,
+                Some(warmth) => {
+                    let before = alike.entry(warmth).or_default();
+                    *before += 1;
+                    is_spare(shim.warm.unwrap_or_default(), *before - 1, idle, warm_max)
+                }
+            };
+            if goes {
                 shim.asked_back = true;
                 shim.say(&ToShim::Quit);
             }
@@ -354,5 +365,27 @@ pub(super) fn worker_of(slot: &Path) -> io::Result<Option<String>> {
         Ok(name) => Ok(Some(name)),
         Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
         Err(error) => Err(error),
+    }
+}
+
+/// Whether a worker need not wait any longer before which so many like it wait.
+fn is_spare(warm: Warm, before: u32, idle: Duration, idle_max: Duration) -> bool {
+    before >= warm.min && (warm.max.is_some_and(|max| before >= max) || idle >= warm.lasts.unwrap_or(idle_max))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn so_many_workers_wait_as_their_action_says_and_for_as_long() {
+        let (short, long) = (Duration::from_secs(59), Duration::from_secs(61));
+        let spare = |warm, before, idle| is_spare(warm, before, idle, Duration::from_secs(60));
+        assert!(!spare(Warm::default(), 0, short) && spare(Warm::default(), 0, long));
+        let warm = Warm { min: 1, max: Some(2), lasts: None };
+        assert_eq!([0, 1, 2].map(|before| spare(warm, before, short)), [false, false, true]);
+        assert_eq!([0, 1, 2].map(|before| spare(warm, before, long)), [false, true, true]);
+        let lasting = Warm { lasts: Some(Duration::from_secs(3600)), ..Warm::default() };
+        assert!(!spare(lasting, 7, long));
     }
 }

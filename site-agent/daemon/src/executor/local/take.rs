@@ -1,7 +1,7 @@
 //! What the executor does with each order, and with each notice of a shim.
 
-use std::path::PathBuf;
 use std::sync::Arc;
+use std::time::Instant;
 
 use atoll_model::session::{FailureReason, Logs, StepTemplate, TemplateWork};
 use atoll_model::value::Value;
@@ -16,9 +16,9 @@ use super::attempts::{Known, Phase, Place};
 use super::collect::with_listing;
 use super::exports::Export;
 use super::imports::Import;
-use super::python;
 use super::recovery::{exit, interrupted};
 use super::returned::returned;
+use super::services::{ServiceError, Waiting, patience};
 use super::slots::Wanted;
 use super::workers::Staged;
 use super::{Job, Local, Order, orders};
@@ -26,9 +26,7 @@ use crate::clock::wall_clock;
 use crate::emitted::Emitted;
 use crate::executor::batch::Handed;
 use crate::shim::KEPT;
-use crate::shim::container::INPUTS;
 use crate::shim::protocol::{End, EndKind, Isolation, Key, Left, Notice, Record, Taken, ToShim};
-use crate::telemetry::process_context;
 
 impl Local {
     pub(super) fn take(&mut self, order: Order) {
@@ -85,7 +83,7 @@ impl Local {
                     bytes_in,
                 };
                 self.attempts.insert(key, known);
-                self.hand(key, &template, &inputs, None, ahead);
+                self.hand(key, &template, &inputs, None, ahead, None);
                 return;
             }
             self.workers.stage(key, entries, &template);
@@ -114,7 +112,7 @@ impl Local {
                         if killed {
                             self.killed(key);
                         } else {
-                            self.hand(key, &template, &inputs, staged.action.as_ref(), ahead);
+                            self.hand(key, &template, &inputs, staged.action.as_ref(), ahead, None);
                         }
                     }
                 }
@@ -122,39 +120,35 @@ impl Local {
         }
     }
 
-    /// Gives an attempt whose inputs are ready to a slot.
+    /// Gives an attempt whose inputs are ready to a slot, unless it has to wait for a service first, at most until then.
     fn hand(
         &mut self,
         key: Key,
-        template: &StepTemplate,
+        template: &Arc<StepTemplate>,
         inputs: &[StartInput],
         action: Option<&ReadyAction>,
         ahead: Option<u32>,
+        until: Option<Instant>,
     ) {
         if let Some(why) = action.and_then(|action| action.differs_from(template, inputs)) {
             return self.not_started(key, FailureReason::NotExecutable, why);
         }
         let step = (template.run, template.step);
-        let is_contained = matches!(template.work, TemplateWork::Container { .. });
-        let staged = if is_contained { PathBuf::from(INPUTS) } else { self.workers.staged_folder(key) };
-        let context =
-            self.spans.as_ref().and_then(|_| process_context(template, key)).map(|context| context.to_string());
-        let prepared = self.common(template, action).and_then(|common| {
-            let order = match common.worker {
-                Some(_) => python::order(key, template, inputs, &staged, context.as_deref()),
-                None => self.surroundings.order(key, template, inputs, &staged, context.as_deref())?,
-            };
-            Ok((common, order))
-        });
-        let (common, order) = match prepared {
+        let now = Instant::now();
+        let (common, order) = match self.prepare(key, template, inputs, action) {
             Ok(prepared) => prepared,
+            Err(orders::OrderError::Service(ServiceError::NotReady(_))) if until.is_none_or(|until| now < until) => {
+                let until = until.unwrap_or_else(|| patience(now));
+                let (template, inputs, action) = (Arc::clone(template), inputs.to_vec(), action.cloned());
+                return self.services.wait(Waiting { key, template, inputs, action, ahead, until });
+            }
             Err(error) => {
                 return self.not_started(key, FailureReason::NotExecutable, super::staging::full_message(&error));
             }
         };
-        if self.jobs.is_some() && common.emits {
-            let why = "a source stays for as long as its workflow is deployed, and the executions of this site are jobs of \
-                       a cluster: let it run at a site with `executor = \"local\"`";
+        if self.jobs.is_some() && (common.emits || common.kept.is_some()) {
+            let why = "sources and services stay for as long as their workflow is deployed, and the executions of this site are \
+                       jobs of a cluster: let it run at a site with `executor = \"local\"`";
             return self.not_started(key, FailureReason::NotExecutable, why.to_owned());
         }
         if let Some(jobs) = &self.jobs {
@@ -175,6 +169,10 @@ impl Local {
         }
         match self.slots.choose(step, ahead, Wanted::by(&common, node)) {
             Ok(number) => {
+                if common.kept.is_some() {
+                    // What it says before it is well is what one wants to read.
+                    self.attempts.log_at(key, self.folder(Place::Slot(number), key), true);
+                }
                 if let Some(known) = self.attempts.get_mut(key) {
                     known.place = Some(Place::Slot(number));
                     known.phase = Phase::Handed { order: Some((Arc::clone(&common), order.clone())) };
@@ -184,6 +182,13 @@ impl Local {
                 }
             }
             Err(error) => self.not_started(key, FailureReason::Agent, super::staging::full_message(&error)),
+        }
+    }
+
+    /// Hands over what has waited for services, as far as these are ready now.
+    pub(super) fn hand_waiting(&mut self) {
+        for Waiting { key, template, inputs, action, ahead, until } in self.services.take_waiting() {
+            self.hand(key, &template, &inputs, action.as_ref(), ahead, Some(until));
         }
     }
 
@@ -206,6 +211,9 @@ impl Local {
     }
 
     fn kill(&mut self, key: Key) {
+        if self.services.forget(key) {
+            return self.killed(key);
+        }
         match self.attempts.get_mut(key) {
             None => self.killed(key),
             Some(known) => match &mut known.phase {
@@ -299,6 +307,10 @@ impl Local {
                 self.meters.executions_started.inc();
                 self.attempts.log_at(key, self.folder(place, key), true);
                 self.events.push(Event::Started { execution: key.execution, attempt: key.attempt, at });
+                if self.services.ready(key) {
+                    self.common = None;
+                    self.hand_waiting();
+                }
             }
             Notice::Ended { key, end } => {
                 self.taken_off(place, key);
@@ -328,6 +340,10 @@ impl Local {
     pub(super) fn ended(&mut self, place: Place, key: Key, end: &End) {
         if self.emitting.remove(&key) {
             let _ = self.emitted.send(Emitted::Over(key));
+        }
+        if self.services.over(key) {
+            // What was prepared may name its address.
+            self.common = None;
         }
         self.release_gpus(key);
         self.meters.ended(&end.how);

@@ -46,8 +46,10 @@ impl Leaving {
 impl Current {
     /// Ends it: a worker is asked to give up first, so that it can be called again.
     pub(super) fn cancel(&mut self, now: Instant) {
+        self.ask_to_end(now);
         match &mut self.process {
-            Process::Own(_) | Process::Contained(_) => self.stop(EndKind::Killed),
+            Process::Own(_) | Process::Contained(_) if self.keeping.is_some() => {}
+            Process::Own(_) | Process::Contained(_) | Process::Resting => self.stop(EndKind::Killed),
             Process::Called(worker) if self.clearing.is_none() => {
                 worker.cancel();
                 let at = self.deadline.as_ref().map_or(now + CANCEL_GRACE, |(at, _)| (*at).min(now + CANCEL_GRACE));
@@ -128,7 +130,7 @@ impl Runner {
     fn called(&mut self) -> Option<(Key, &mut Worker)> {
         let current = self.current.as_mut().filter(|current| current.stopped.is_none())?;
         match &mut current.process {
-            Process::Own(_) | Process::Contained(_) => None,
+            Process::Own(_) | Process::Contained(_) | Process::Resting => None,
             Process::Called(worker) => Some((current.key, worker)),
         }
     }
@@ -183,8 +185,9 @@ impl Runner {
                 message: format!("the outputs cannot be written: {error}"),
             }),
         };
-        if !(state.is_alone && lets_go) {
-            // What it has started ends with the execution, and with that the worker, which may count on it.
+        if !(state.is_alone && lets_go) || current.keeping.is_some() {
+            // What it has started ends with the execution, and with that the worker, which may count on it. A service ends with
+            // its call.
             current.stop(how);
             self.current = Some(current);
             return false;

@@ -11,20 +11,24 @@ pub(super) enum Process {
     Called(Box<Worker>),
     /// The engine's program that has a container for it.
     Contained(Child),
+    /// Nothing: a service waits to be begun again.
+    Resting,
 }
 
 impl Process {
-    pub(super) fn child(&self) -> &Child {
+    pub(super) fn child(&self) -> Option<&Child> {
         match self {
-            Self::Own(child) | Self::Contained(child) => child,
-            Self::Called(worker) => &worker.child,
+            Self::Own(child) | Self::Contained(child) => Some(child),
+            Self::Called(worker) => Some(&worker.child),
+            Self::Resting => None,
         }
     }
 
-    pub(super) fn child_mut(&mut self) -> &mut Child {
+    pub(super) fn child_mut(&mut self) -> Option<&mut Child> {
         match self {
-            Self::Own(child) | Self::Contained(child) => child,
-            Self::Called(worker) => &mut worker.child,
+            Self::Own(child) | Self::Contained(child) => Some(child),
+            Self::Called(worker) => Some(&mut worker.child),
+            Self::Resting => None,
         }
     }
 

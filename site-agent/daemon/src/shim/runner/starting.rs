@@ -8,6 +8,7 @@ use atoll_model::time::Timestamp;
 use rustix::io::Errno;
 use site_agent_spawn::Circumstances;
 
+use super::kept::Keeping;
 use super::{Current, NOTE_AFTER, Process, Runner, now_timestamp};
 use crate::shim::enclosure::enclosure;
 use crate::shim::protocol::{Common, End, EndKind, Left, Notice, Order, Terms};
@@ -17,10 +18,12 @@ impl Runner {
     pub(super) fn start(&mut self, common: Rc<Common>, order: Order, now: Instant) {
         let started_at = now_timestamp();
         let key = order.key;
-        match self.try_start(&common, &order, started_at) {
-            Ok(process) => {
+        match self.try_start(&common, &order, started_at, now) {
+            Ok((process, keeping)) => {
                 let scratch = common.terms.scratch_bytes.map(|bytes| Scratch::new(bytes, now));
-                self.notices.push(Notice::Started { key, at: started_at });
+                if keeping.is_none() {
+                    self.notices.push(Notice::Started { key, at: started_at });
+                }
                 self.current = Some(Current {
                     key,
                     deadline: common.time.map(|time| (now + time, EndKind::TimedOut)),
@@ -32,6 +35,7 @@ impl Runner {
                     stopped: None,
                     clearing: None,
                     scratch,
+                    keeping,
                 });
             }
             Err(error) => {
@@ -57,7 +61,13 @@ impl Runner {
         }
     }
 
-    fn try_start(&mut self, common: &Rc<Common>, order: &Order, started_at: Timestamp) -> io::Result<Process> {
+    fn try_start(
+        &mut self,
+        common: &Rc<Common>,
+        order: &Order,
+        started_at: Timestamp,
+        now: Instant,
+    ) -> io::Result<(Process, Option<Box<Keeping>>)> {
         if std::mem::replace(&mut self.dirty, true) {
             self.slot.clean()?;
         }
@@ -68,6 +78,13 @@ impl Runner {
             self.log.write()?
         }
         self.slot.part_with_watched_logs()?;
+        let keeping = common.kept.as_ref().map(|kept| Keeping::new(kept, common, order.clone(), self.slot.work(), now));
+        let keeping = keeping.transpose()?.map(Box::new);
+        Ok((self.launch(common, order)?, keeping))
+    }
+
+    /// Starts what an execution runs in, for the first time or again.
+    pub(super) fn launch(&mut self, common: &Rc<Common>, order: &Order) -> io::Result<Process> {
         if common.worker.is_some() {
             return self.call(common, order);
         }
