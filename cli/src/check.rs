@@ -72,7 +72,11 @@ async fn checked(connection: &Connection, file: &Path) -> anyhow::Result<Option<
         Ok(()) => Ok(None),
         Err(error) => match error.downcast::<Failure>()? {
             Failure::Unreachable(reason) => Ok(Some(reason)),
-            other @ (Failure::Failed(_) | Failure::Usage(_) | Failure::Invalid { .. } | Failure::Unauthorised(_)) => {
+            other @ (Failure::Failed(_)
+            | Failure::NotFound(_)
+            | Failure::Usage(_)
+            | Failure::Invalid { .. }
+            | Failure::Unauthorised(_)) => {
                 Err(other.into())
             }
         },

@@ -80,8 +80,9 @@ impl Client {
         match self.get(path).await {
             Ok(document) => Ok(Ok(document)),
             Err(error) => match error.downcast::<Failure>()? {
-                Failure::Failed(reason) => Ok(Err(reason)),
-                other @ (Failure::Usage(_)
+                Failure::NotFound(reason) => Ok(Err(reason)),
+                other @ (Failure::Failed(_)
+                | Failure::Usage(_)
                 | Failure::Invalid { .. }
                 | Failure::Unreachable(_)
                 | Failure::Unauthorised(_)) => Err(other.into()),
@@ -350,6 +351,7 @@ fn refusal(status: StatusCode, body: &[u8]) -> Failure {
     match status {
         StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN => Failure::Unauthorised(message),
         StatusCode::BAD_REQUEST | StatusCode::UNPROCESSABLE_ENTITY => Failure::Usage(message),
+        StatusCode::NOT_FOUND => Failure::NotFound(message),
         _ => Failure::Failed(message),
     }
 }
@@ -371,7 +373,8 @@ mod tests {
         let body = br#"{"error":{"code":"not_found","message":"there is no such run","help":"see `atoll runs`"}}"#;
         let failure = refusal(StatusCode::NOT_FOUND, body);
         assert_eq!(failure.to_string(), "there is no such run (see `atoll runs`)");
-        assert!(matches!(failure, Failure::Failed(_)));
+        assert!(matches!(failure, Failure::NotFound(_)));
+        assert!(matches!(refusal(StatusCode::SERVICE_UNAVAILABLE, b""), Failure::Failed(_)));
         assert!(matches!(refusal(StatusCode::UNAUTHORIZED, b""), Failure::Unauthorised(_)));
     }
 

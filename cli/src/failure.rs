@@ -11,6 +11,9 @@ pub(crate) enum Failure {
     /// The thing asked for failed: exit code 1.
     #[error("{0}")]
     Failed(String),
+    /// The server has nothing of that name: exit code 1.
+    #[error("{0}")]
+    NotFound(String),
     /// Used wrongly: exit code 2.
     #[error("{0}")]
     Usage(String),
@@ -51,6 +54,6 @@ pub(crate) fn exit_code(error: &anyhow::Error) -> ExitCode {
     match error.downcast_ref::<Failure>() {
         Some(Failure::Usage(_) | Failure::Invalid { .. }) => ExitCode::from(2),
         Some(Failure::Unreachable(_) | Failure::Unauthorised(_)) => ExitCode::from(3),
-        Some(Failure::Failed(_)) | None => ExitCode::from(1),
+        Some(Failure::Failed(_) | Failure::NotFound(_)) | None => ExitCode::from(1),
     }
 }
