@@ -46,7 +46,12 @@ impl SlurmCluster {
 
     /// A namespace of its own with an address that this one reaches.
     fn enter_network(&self, place: u8) -> Result<String> {
-        let (namespace, net) = (&self.namespace, format!("10.79.{}", std::process::id() % 12 * 20 + u32::from(place)));
+        let namespace = &self.namespace;
+        let taken = Output::of(Command::new("ip").args(["-brief", "-4", "address"]))?.stdout;
+        // One that a test left behind which was killed is passed over.
+        let nets = (0..12).map(|more| (std::process::id() + more) % 12 * 20 + u32::from(place));
+        let net = nets.map(|third| format!("10.79.{third}")).find(|net| !taken.contains(&format!(" {net}.1/")));
+        let net = net.context("all networks of this place are taken: `ip link` shows by whom")?;
         let (outer, inner) = (format!("ats{}x{place}", std::process::id() % 100_000), "eth0");
         ip(&format!("netns add {namespace}"))?;
         ip(&format!("link add {outer} type veth peer name {inner} netns {namespace}"))?;

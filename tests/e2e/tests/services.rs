@@ -113,8 +113,10 @@ fn kill(pid: u32) -> Result<()> {
     Ok(())
 }
 
+/// Whether a process runs: one that has ended may wait for the first of the machine to take note of it.
 fn is_there(pid: u32) -> bool {
-    Path::new("/proc").join(pid.to_string()).exists()
+    let status = fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
+    status.rsplit(") ").next().is_some_and(|rest| !rest.is_empty() && !rest.starts_with('Z'))
 }
 
 #[test]

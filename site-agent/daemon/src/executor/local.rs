@@ -11,6 +11,7 @@ mod containers;
 mod environments;
 mod exports;
 mod gpus;
+mod handle;
 mod images;
 mod imports;
 mod live;
@@ -36,27 +37,24 @@ use std::io;
 use std::os::fd::OwnedFd;
 use std::path::PathBuf;
 use std::sync::Arc;
-use std::sync::mpsc::{Receiver, Sender, channel};
+use std::sync::mpsc::{Receiver, channel};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
-use atoll_model::id::{Attempt, ExecutionId, ObjectId, SiteName};
-use atoll_model::session::StepTemplate;
-use atoll_model::value::ObjectRef;
+use atoll_model::id::SiteName;
 use rustix::event::{EventfdFlags, PollFd, PollFlags, Timespec, eventfd, poll};
 use rustix::io::Errno;
 use site_agent_core::Event;
-use site_agent_core::command::StartInput;
 use site_agent_core::event::{FoundAttempt, FoundState, Node, NodeId, Seal};
-use storage_sync_engine::store::{SiteStore, Stored};
+use storage_sync_engine::store::SiteStore;
 use tokio::sync::mpsc::UnboundedSender;
 use tokio_util::sync::CancellationToken;
 
 use crate::config::{Exports, Imports, ShimProgram};
 use crate::emitted::Emitted;
 use crate::executor::batch::{BatchOptions, FoundJob, Jobs};
-use crate::nodes::{Nodes, NodesOptions, Tidings};
-use crate::shim::protocol::{Common, FromShim, Key, Notice, Taken};
+use crate::nodes::{Nodes, NodesOptions};
+use crate::shim::protocol::{Common, FromShim, Key};
 use crate::telemetry::{Meters, Spans, level};
 use crate::withheld::Withheld;
 
@@ -65,12 +63,13 @@ use self::collect::Collection;
 use self::recovery::Recovered;
 use self::services::Services;
 use self::slots::Slots;
-use self::workers::{Staged, Workers};
+use self::workers::Workers;
 
 pub(crate) use self::cgroups::{AgentCgroups, Survey, survey};
 pub(crate) use self::confining::Confining;
 pub(crate) use self::containers::ContainerEngine;
 pub(crate) use self::gpus::counted;
+pub(crate) use self::handle::{Executor, LetActionsGo, Order, key};
 pub(crate) use self::live::{LogPlace, LogPlaces};
 pub(crate) use self::python::Interpreter;
 pub(crate) use self::recovery::{conclude, conclude_lost, has_work, stop_work};
@@ -131,91 +130,6 @@ impl Drop for Watch {
     }
 }
 
-/// What the executor is asked for, by the core or by its own helpers.
-pub(crate) enum Order {
-    Start {
-        key: Key,
-        template: Arc<StepTemplate>,
-        inputs: Vec<StartInput>,
-        node: NodeId,
-        ahead: Option<u32>,
-    },
-    Kill(Key),
-    Collect {
-        key: Key,
-        template: Arc<StepTemplate>,
-        outputs: bool,
-    },
-    Release(Key),
-    Locate(ObjectRef),
-    LetActionsGo(LetActionsGo),
-    DropSealed(Vec<Seal>),
-    Staged(Key, Staged),
-    Imported(Key, Result<Stored, staging::StagingFailure>),
-    Exported(Key, Result<(), staging::StagingFailure>),
-    /// A slot whose shim had died is empty again.
-    Cleared {
-        slot: u32,
-        ended: Vec<(Key, crate::shim::protocol::End)>,
-    },
-    /// What has happened to attempts that are jobs.
-    OfJobs(Vec<Notice>),
-    /// What the control plane says of what an attempt has emitted.
-    Taken(Key, Taken),
-    /// What is heard of other machines of the site.
-    OfNodes(Tidings),
-    Quit,
-}
-
-/// The folders of actions that are not among these, and were not used for so long, may go; then something else is done.
-pub(crate) struct LetActionsGo {
-    pub needed: BTreeSet<ObjectId>,
-    pub idle: Duration,
-    pub then: Box<dyn FnOnce() + Send>,
-}
-
-pub(crate) fn key(execution: ExecutionId, attempt: Attempt) -> Key {
-    Key { execution, attempt }
-}
-
-/// The way to the executor. Cheap to clone.
-#[derive(Clone)]
-pub(crate) struct Executor {
-    orders: Sender<Order>,
-    bell: Arc<OwnedFd>,
-    has_python: bool,
-    has_containers: bool,
-}
-
-impl std::fmt::Debug for Executor {
-    fn fmt(&self, formatter: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        formatter.debug_struct("Executor").finish_non_exhaustive()
-    }
-}
-
-impl Executor {
-    /// Hands an order over; [`Executor::ring`] makes the executor look.
-    pub(crate) fn order(&self, order: Order) {
-        // An executor that has ended does nothing more.
-        let _ = self.orders.send(order);
-    }
-
-    /// Whether actions in Python can run here.
-    pub(crate) fn has_python(&self) -> bool {
-        self.has_python
-    }
-
-    /// Whether containers can run here.
-    pub(crate) fn has_containers(&self) -> bool {
-        self.has_containers
-    }
-
-    pub(crate) fn ring(&self) {
-        // A counter that is full rings as well.
-        let _ = rustix::io::write(&*self.bell, &1u64.to_ne_bytes());
-    }
-}
-
 /// Finds what earlier processes left, ends what nobody watches over any more, and starts the executor.
 ///
 /// # Errors
@@ -243,15 +157,7 @@ pub(crate) fn start(mut options: LocalOptions) -> anyhow::Result<Started> {
     let gpus = gpus::HeldGpus::open(&options.data_dir.join("gpus"), kinds, attempts.keys().filter(at_home))?;
     let elsewhere = nodes::Elsewhere::new(further);
     let nodes = elsewhere.of_core();
-    let is_ready = |key: Key| {
-        let of_key = |found: &&FoundAttempt| (found.execution, found.attempt) == (key.execution, key.attempt);
-        match found.iter().find(of_key)?.state {
-            FoundState::Running { .. } => Some(true),
-            FoundState::Queued => Some(false),
-            FoundState::Exited(_) => None,
-        }
-    };
-    let services = Services::open(&options.data_dir, is_ready)?;
+    let services = Services::open(&options.data_dir, &found)?;
     let workers = Workers::start(&options, &executor, &attempts)?;
     stuck.into_iter().for_each(|slot| workers.clear(slot));
     let (tell, store) = (Arc::clone(&options.tell), options.store.clone());

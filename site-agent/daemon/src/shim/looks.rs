@@ -125,7 +125,9 @@ impl Look {
         let mut ask = || {
             stream.set_write_timeout(Some(self.timeout))?;
             stream.set_read_timeout(Some(self.timeout))?;
-            write!(stream, "GET {path} HTTP/1.1\r\nHost: 127.0.0.1\r\nConnection: close\r\n\r\n")?;
+            // In one piece: there are servers that answer the first.
+            stream
+                .write_all(format!("GET {path} HTTP/1.1\r\nHost: 127.0.0.1\r\nConnection: close\r\n\r\n").as_bytes())?;
             let mut head = [0; STATUS_LINE_BYTES];
             stream.read_exact(&mut head)?;
             // What follows does not matter.

@@ -14,6 +14,7 @@ use atoll_model::limits::SERVICE_PATIENCE;
 use atoll_model::session::StepTemplate;
 use serde::{Deserialize, Serialize};
 use site_agent_core::command::StartInput;
+use site_agent_core::event::{FoundAttempt, FoundState};
 
 use super::actions::ReadyAction;
 use crate::shim::container::{Container, Engine};
@@ -76,7 +77,7 @@ impl Services {
     ///
     /// # Errors
     /// When what was noted cannot be read.
-    pub(super) fn open(data_dir: &Path, is_ready: impl Fn(Key) -> Option<bool>) -> io::Result<Self> {
+    pub(super) fn open(data_dir: &Path, found: &[FoundAttempt]) -> io::Result<Self> {
         let path = data_dir.join("services.json");
         let noted: BTreeMap<String, Listening> = match fs::read(&path) {
             // A file that is damaged says nothing; its services are begun again when they end.
@@ -85,7 +86,13 @@ impl Services {
             Err(error) => return Err(error),
         };
         let known = noted.into_iter().filter_map(|(name, listening)| {
-            let is_ready = is_ready(listening.key)?;
+            let key = listening.key;
+            let found = found.iter().find(|found| (found.execution, found.attempt) == (key.execution, key.attempt))?;
+            let is_ready = match found.state {
+                FoundState::Running { .. } => true,
+                FoundState::Queued => false,
+                FoundState::Exited(_) => return None,
+            };
             Some((name, Listening { is_ready, ..listening }))
         });
         Ok(Self { path, known: known.collect(), waiting: Vec::new() })
@@ -287,7 +294,7 @@ mod tests {
     #[test]
     fn a_service_that_is_ready_is_found_by_those_that_use_it_after_a_restart_of_the_agent_too() {
         let folder = tempfile::tempdir().unwrap();
-        let mut services = Services::open(folder.path(), |_| None).unwrap();
+        let mut services = Services::open(folder.path(), &[]).unwrap();
         let action = action("port: any\n");
         let missing = "it needs the service word-index of the workflow rivers, which is not ready at this site: is its \
                        workflow deployed?";
@@ -298,7 +305,10 @@ mod tests {
         assert!(address(&services).is_err(), "it is not ready");
         assert!(services.ready(key(1)) && !services.ready(key(1)) && !services.ready(key(2)));
         assert_eq!(address(&services), Ok(format!("127.0.0.1:{port}")));
-        let mut services = Services::open(folder.path(), |known| (known == key(1)).then_some(true)).unwrap();
+        let Key { execution, attempt } = key(1);
+        let state = FoundState::Running { since: atoll_model::time::Timestamp::ZERO };
+        let runs = FoundAttempt { execution, attempt, node: site_agent_core::event::NodeId::HOME, state };
+        let mut services = Services::open(folder.path(), &[runs]).unwrap();
         assert_eq!(address(&services), Ok(format!("127.0.0.1:{port}")));
         assert!(services.over(key(1)) && !services.over(key(1)));
         assert!(address(&services).is_err());
@@ -309,7 +319,7 @@ mod tests {
     #[test]
     fn two_services_of_a_site_do_not_share_a_port_and_one_that_somebody_has_is_refused() {
         let folder = tempfile::tempdir().unwrap();
-        let mut services = Services::open(folder.path(), |_| None).unwrap();
+        let mut services = Services::open(folder.path(), &[]).unwrap();
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         let fixed = action(&format!("port: {}\n", listener.local_addr().unwrap().port()));
         let mut begin = |name: &str| services.begin(key(1), name, Some(&fixed), &Common::default()).map(drop);
