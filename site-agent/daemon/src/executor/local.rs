@@ -6,6 +6,7 @@ mod attempts;
 mod cgroups;
 mod collect;
 mod commons;
+mod components;
 mod confining;
 mod containers;
 mod environments;
@@ -14,6 +15,7 @@ mod gpus;
 mod images;
 mod imports;
 mod live;
+mod making;
 mod moved;
 mod nodes;
 mod orders;
@@ -69,6 +71,7 @@ use self::workers::{Staged, Workers};
 
 pub(crate) use self::cgroups::{AgentCgroups, Survey, survey};
 pub(crate) use self::confining::Confining;
+pub(crate) use self::components::ComponentRunner;
 pub(crate) use self::containers::ContainerEngine;
 pub(crate) use self::gpus::counted;
 pub(crate) use self::live::{LogPlace, LogPlaces};
@@ -99,6 +102,8 @@ pub(crate) struct LocalOptions {
     pub python: Option<Interpreter>,
     /// What starts containers, if there is anything.
     pub engine: Option<ContainerEngine>,
+    /// What runs components of WebAssembly, where the program has it.
+    pub components: Option<ComponentRunner>,
     /// Bytes of one log that are kept; the middle of a longer one is dropped.
     pub log_bytes_max: u64,
     pub logs: LogPlaces,
@@ -185,6 +190,7 @@ pub(crate) struct Executor {
     bell: Arc<OwnedFd>,
     has_python: bool,
     has_containers: bool,
+    has_components: bool,
 }
 
 impl std::fmt::Debug for Executor {
@@ -210,6 +216,11 @@ impl Executor {
         self.has_containers
     }
 
+    /// Whether components of WebAssembly can run here.
+    pub(crate) fn has_components(&self) -> bool {
+        self.has_components
+    }
+
     pub(crate) fn ring(&self) {
         // A counter that is full rings as well.
         let _ = rustix::io::write(&*self.bell, &1u64.to_ne_bytes());
@@ -228,6 +239,7 @@ pub(crate) fn start(mut options: LocalOptions) -> anyhow::Result<Started> {
         bell: Arc::clone(&bell),
         has_python: options.python.is_some(),
         has_containers: options.engine.is_some(),
+        has_components: options.components.is_some(),
     };
     let further = options.nodes.take().map(|nodes| nodes::start(nodes, &executor)).transpose()?;
     let mut slots = Slots::open(&options, further.clone())?;
@@ -278,6 +290,7 @@ pub(crate) fn start(mut options: LocalOptions) -> anyhow::Result<Started> {
         emitted: options.emitted,
         emitting: BTreeSet::new(),
         engine: options.engine,
+        components: options.components,
         common: None,
         events: Vec::new(),
         meters: options.meters,
@@ -345,6 +358,7 @@ struct Local {
     /// Attempts that have emitted, and have not ended.
     emitting: BTreeSet<Key>,
     engine: Option<ContainerEngine>,
+    components: Option<ComponentRunner>,
     /// What the executions of the last step have in common.
     common: Option<(slot::StepKey, Arc<Common>)>,
     events: Vec<Event>,
