@@ -76,9 +76,7 @@ async fn checked(connection: &Connection, file: &Path) -> anyhow::Result<Option<
             | Failure::NotFound(_)
             | Failure::Usage(_)
             | Failure::Invalid { .. }
-            | Failure::Unauthorised(_)) => {
-                Err(other.into())
-            }
+            | Failure::Unauthorised(_)) => Err(other.into()),
         },
     }
 }

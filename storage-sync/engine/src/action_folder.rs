@@ -126,7 +126,9 @@ fn component_fault(file: &str, folder: &Path, manifest: &Manifest) -> Option<Dia
             format!("`{component}` is a core module, and no component"),
             "build it for `wasm32-wasip2`, or make a component of it with `wasm-tools component new`",
         ),
-        _ => fault(format!("`{component}` is no component of WebAssembly"), "name the component: `command: [main.wasm]`"),
+        _ => {
+            fault(format!("`{component}` is no component of WebAssembly"), "name the component: `command: [main.wasm]`")
+        }
     }
 }
 

@@ -70,8 +70,8 @@ use self::slots::Slots;
 use self::workers::{Staged, Workers};
 
 pub(crate) use self::cgroups::{AgentCgroups, Survey, survey};
-pub(crate) use self::confining::Confining;
 pub(crate) use self::components::ComponentRunner;
+pub(crate) use self::confining::Confining;
 pub(crate) use self::containers::ContainerEngine;
 pub(crate) use self::gpus::counted;
 pub(crate) use self::live::{LogPlace, LogPlaces};

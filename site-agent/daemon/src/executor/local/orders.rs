@@ -96,7 +96,11 @@ impl Surroundings {
     }
 
     /// The environment of all executions of a step.
-    pub(super) fn environment_of(&self, template: &StepTemplate, bundle: Option<&Path>) -> Result<Variables, OrderError> {
+    pub(super) fn environment_of(
+        &self,
+        template: &StepTemplate,
+        bundle: Option<&Path>,
+    ) -> Result<Variables, OrderError> {
         let mut environment = self.environment(template, bundle)?;
         set(&mut environment, "ATOLL_RUN", template.run.to_string().into_bytes())?;
         set(&mut environment, "ATOLL_STEP", template.step_name.clone().into_bytes())?;

@@ -1,6 +1,6 @@
 use std::os::unix::fs::PermissionsExt as _;
-use std::sync::{Arc, Mutex};
 use std::sync::mpsc::{Receiver, channel};
+use std::sync::{Arc, Mutex};
 
 use super::*;
 use crate::config::{ContainerSettings, EngineChoice};
