@@ -114,16 +114,16 @@ nextest=no
 cargo nextest --version >/dev/null 2>&1 && nextest=yes
 build_tests() {
     if [ $nextest = yes ]; then
-        cargo nextest run --release --locked --workspace --no-run
+        cargo nextest run --release --locked --workspace --features atoll/wasm --no-run
     else
-        cargo test --release --locked --workspace --no-run
+        cargo test --release --locked --workspace --features atoll/wasm --no-run
     fi
 }
 
 stage "formatting" cargo fmt --all --check
 # The programs that tests start come with them: alone, they would be built from dependencies with fewer features, once more.
 stage "build" build_tests
-stage "lints" cargo clippy --release --locked --workspace --all-targets -- -D warnings
+stage "lints" cargo clippy --release --locked --workspace --features atoll/wasm --all-targets -- -D warnings
 
 if [ -n "$apt_job" ]; then
     wait_for_packages() { wait "$apt_job" || { cat "$scratch/apt.log"; return 1; }; }
@@ -146,9 +146,9 @@ fi
 run_tests() {
     local code
     if [ $nextest = yes ]; then
-        cargo nextest run --release --locked --workspace --no-fail-fast 2>&1 | tee "$scratch/tests.log"
+        cargo nextest run --release --locked --workspace --features atoll/wasm --no-fail-fast 2>&1 | tee "$scratch/tests.log"
     else
-        cargo test --release --locked --workspace --no-fail-fast 2>&1 | tee "$scratch/tests.log"
+        cargo test --release --locked --workspace --features atoll/wasm --no-fail-fast 2>&1 | tee "$scratch/tests.log"
     fi
     code=${PIPESTATUS[0]}
     return "$code"

@@ -121,6 +121,10 @@ fn main() -> ExitCode {
     let arguments = Arguments::parse();
     // A shim is small: it never sees an asynchronous runtime.
     if let Command::Shim { arguments } = arguments.command {
+        #[cfg(feature = "wasm")]
+        if let Some((_, words)) = arguments.split_first().filter(|(first, _)| *first == site_agent_daemon::COMPONENT) {
+            return site_agent_wasm::main(words);
+        }
         return site_agent_daemon::shim_main(arguments);
     }
     match perform(arguments) {

@@ -23,7 +23,7 @@ use crate::id::ObjectId;
 use crate::limits::{ACTION_VERSION_BYTES_MAX, MANIFEST_BYTES_MAX, RUN_LABEL_BYTES_MAX, RUN_LABELS_MAX};
 use crate::reading::{Fields, Report};
 use crate::resources::Resources;
-use crate::session::{CONTAINER_RUNTIME, PYTHON_RUNTIME};
+use crate::session::{CONTAINER_RUNTIME, PYTHON_RUNTIME, WASM_RUNTIME};
 use crate::value::Type;
 use crate::workflow::{Action, ActionInput, Output, Work, read_demands};
 use crate::yaml::{Kind, Node};
@@ -88,6 +88,8 @@ pub enum Runtime {
     Python(Python),
     /// A container of its own for each execution.
     Container(Container),
+    /// A component of WebAssembly, which sees nothing but its own folders. The first word of its command is its file.
+    Wasm,
 }
 
 impl Runtime {
@@ -96,6 +98,7 @@ impl Runtime {
             Self::Command => "command",
             Self::Python(_) => PYTHON_RUNTIME,
             Self::Container(_) => CONTAINER_RUNTIME,
+            Self::Wasm => WASM_RUNTIME,
         }
     }
 }
@@ -163,6 +166,7 @@ impl Manifest {
             Runtime::Command => Work::Action(action),
             Runtime::Python(_) => Work::Python(action),
             Runtime::Container(_) => Work::Container(action),
+            Runtime::Wasm => Work::Wasm(action),
         }
     }
 }
@@ -293,13 +297,18 @@ enum Named {
     Command,
     Python,
     Container,
+    Wasm,
 }
 
 fn read_runtime(report: &mut Report, fields: &Fields<'_>) -> Runtime {
     let named = fields.get("runtime").and_then(|node| {
-        let supported =
-            [("command", Named::Command), (PYTHON_RUNTIME, Named::Python), (CONTAINER_RUNTIME, Named::Container)];
-        read_supported(report, node, "runtime", &supported, &["wasm"])
+        let known = [
+            ("command", Named::Command),
+            (PYTHON_RUNTIME, Named::Python),
+            (CONTAINER_RUNTIME, Named::Container),
+            (WASM_RUNTIME, Named::Wasm),
+        ];
+        report.word(node, "the runtime of an action", &known)
     });
     let named = named.unwrap_or(Named::Command);
     if named != Named::Python {
@@ -312,36 +321,25 @@ fn read_runtime(report: &mut Report, fields: &Fields<'_>) -> Runtime {
         Named::Python => python::read(report, fields).map(Runtime::Python).unwrap_or_default(),
         Named::Container => container::read(report, fields).map(Runtime::Container).unwrap_or_default(),
         Named::Command => {
-            if fields.get("command").is_none() {
-                let help = Some("write `command: [python3, main.py]`".to_owned());
-                report.error(fields.place, "an action needs a `command`", help);
-            }
+            check_command(report, fields, "write `command: [python3, main.py]`");
             Runtime::Command
         }
+        Named::Wasm => {
+            check_command(report, fields, "write `command: [main.wasm]`: a component in the folder, and its arguments");
+            Runtime::Wasm
+        }
+    }
+}
+
+fn check_command(report: &mut Report, fields: &Fields<'_>, help: &str) {
+    if fields.get("command").is_none() {
+        report.error(fields.place, "an action needs a `command`", Some(help.to_owned()));
     }
 }
 
 /// Whether a path stays in the folder that it is relative to.
 fn is_inside(path: &str) -> bool {
     !path.contains('\0') && path.split('/').all(|part| !matches!(part, "" | "." | ".."))
-}
-
-/// What is planned is told apart from what is mistyped.
-fn read_supported<T: Copy>(
-    report: &mut Report,
-    node: &Node,
-    what: &str,
-    supported: &[(&str, T)],
-    planned: &[&str],
-) -> Option<T> {
-    let said = report.text(node, &format!("`{what}`"))?;
-    if planned.contains(&said) {
-        let words: Vec<String> = supported.iter().map(|(word, _)| format!("`{what}: {word}`")).collect();
-        let help = Some(format!("write {}", words.join(" or ")));
-        report.error(node.place, format!("`{what}: {said}` is not supported yet"), help);
-        return None;
-    }
-    report.word(node, &format!("the {what} of an action"), supported)
 }
 
 fn read_labels(report: &mut Report, node: &Node) -> BTreeMap<String, String> {

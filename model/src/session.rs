@@ -41,6 +41,9 @@ pub const PYTHON_RUNTIME: &str = "python";
 /// The runtime of an agent whose machine can start containers.
 pub const CONTAINER_RUNTIME: &str = "container";
 
+/// What an agent can run that has an engine for WebAssembly.
+pub const WASM_RUNTIME: &str = "wasm";
+
 /// From an agent to the control plane.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct AgentFrame {
@@ -367,6 +370,11 @@ pub enum TemplateWork {
         bundle: ObjectRef,
         signatures: Vec<BundleSignature>,
     },
+    /// What `action.yaml` in the bundle says, signed or not. Only for agents with the runtime [`WASM_RUNTIME`].
+    Wasm {
+        bundle: ObjectRef,
+        signatures: Vec<BundleSignature>,
+    },
 }
 
 impl TemplateWork {
@@ -374,9 +382,10 @@ impl TemplateWork {
     pub fn bundle(&self) -> Option<ObjectRef> {
         match self {
             Self::Command { bundle, .. } => *bundle,
-            Self::SignedCommand { bundle, .. } | Self::Python { bundle, .. } | Self::Container { bundle, .. } => {
-                Some(*bundle)
-            }
+            Self::SignedCommand { bundle, .. }
+            | Self::Python { bundle, .. }
+            | Self::Container { bundle, .. }
+            | Self::Wasm { bundle, .. } => Some(*bundle),
             Self::Script(_) | Self::Import { .. } | Self::Null | Self::Export { .. } => None,
         }
     }
@@ -385,7 +394,8 @@ impl TemplateWork {
         match self {
             Self::SignedCommand { signatures, .. }
             | Self::Python { signatures, .. }
-            | Self::Container { signatures, .. } => signatures,
+            | Self::Container { signatures, .. }
+            | Self::Wasm { signatures, .. } => signatures,
             Self::Script(_) | Self::Command { .. } | Self::Import { .. } | Self::Null | Self::Export { .. } => &[],
         }
     }

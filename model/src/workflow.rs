@@ -139,7 +139,7 @@ impl Step {
         };
         match &self.work {
             Work::Action(Action { bundle: Some(bundle), .. }) => Some(*bundle),
-            Work::Python(action) | Work::Container(action) => action.bundle,
+            Work::Python(action) | Work::Container(action) | Work::Wasm(action) => action.bundle,
             Work::Action(action) => digest("command", &action.command.iter().map(String::as_str).collect::<Vec<_>>()),
             Work::Script(script) => digest("script", &[script]),
             Work::Import { .. } | Work::Null | Work::Export { .. } => None,
@@ -160,6 +160,7 @@ impl Step {
             | Work::Action(_)
             | Work::Python(_)
             | Work::Container(_)
+            | Work::Wasm(_)
             | Work::Import { .. }
             | Work::Null => None,
         }
@@ -190,13 +191,15 @@ pub enum Work {
     Python(Action),
     /// `action:`, an action with the `container` runtime, whose image its manifest names.
     Container(Action),
+    /// `action:`, an action with the `wasm` runtime, whose component its manifest names.
+    Wasm(Action),
 }
 
 impl Work {
     /// The action that it is, if it is one.
     pub fn action(&self) -> Option<&Action> {
         match self {
-            Self::Action(action) | Self::Python(action) | Self::Container(action) => Some(action),
+            Self::Action(action) | Self::Python(action) | Self::Container(action) | Self::Wasm(action) => Some(action),
             Self::Script(_) | Self::Import { .. } | Self::Null | Self::Export { .. } => None,
         }
     }

@@ -39,13 +39,20 @@ fn a_manifest_without_kind_and_runtime_is_a_command_that_ends() {
 }
 
 #[test]
-fn what_cannot_run_yet_is_told_apart_from_what_does_not_exist() {
+fn a_component_is_named_by_its_command() {
+    let manifest = parsed("name: a\nversion: '1'\nruntime: wasm\ncommand: [main.wasm, --fast]\n");
+    assert_eq!((manifest.runtime.as_str(), manifest.command.len()), ("wasm", 2));
     check(
-        "name: a\nversion: '1'\nruntime: wasm\ncommand: [x]\n",
+        "name: a\nversion: '1'\nruntime: wasm\nimage: ./image.tar\n",
         expect![[r#"
-            action.yaml:3:10: `runtime: wasm` is not supported yet (write `runtime: command` or `runtime: python` or `runtime: container`)
+            action.yaml:1:1: an action needs a `command` (write `command: [main.wasm]`: a component in the folder, and its arguments)
+            action.yaml:4:8: `image` is for actions with `runtime: container` (write `runtime: container` too)
         "#]],
     );
+}
+
+#[test]
+fn what_does_not_exist_is_told_with_what_may_be_meant() {
     check(
         "name: a\nversion: '1'\nkind: procesor\nruntime: comand\ncommand: [x]\n",
         expect![[r#"

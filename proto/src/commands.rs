@@ -146,6 +146,10 @@ impl From<StepTemplate> for wire::StepTemplate {
                 let signatures = signatures.into_iter().map(Into::into).collect();
                 Work::Container(wire::ContainerAction { bundle: Some(bundle.into()), signatures })
             }
+            TemplateWork::Wasm { bundle, signatures } => {
+                let signatures = signatures.into_iter().map(Into::into).collect();
+                Work::Wasm(wire::WasmAction { bundle: Some(bundle.into()), signatures })
+            }
         };
         let mut bindings = BindingsWriter::new(template.run);
         template.bindings.into_iter().for_each(|binding| bindings.write(binding));
@@ -185,6 +189,10 @@ impl TryFrom<wire::StepTemplate> for StepTemplate {
             },
             Work::Container(wire::ContainerAction { bundle, signatures }) => TemplateWork::Container {
                 bundle: required(bundle, "template.container.bundle")?.try_into()?,
+                signatures: signatures.into_iter().map(TryInto::try_into).collect::<Result<_, _>>()?,
+            },
+            Work::Wasm(wire::WasmAction { bundle, signatures }) => TemplateWork::Wasm {
+                bundle: required(bundle, "template.wasm.bundle")?.try_into()?,
                 signatures: signatures.into_iter().map(TryInto::try_into).collect::<Result<_, _>>()?,
             },
         };

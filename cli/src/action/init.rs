@@ -7,7 +7,7 @@ use std::path::Path;
 
 use anyhow::Context as _;
 use atoll_model::action::MANIFEST_NAME;
-use atoll_model::session::{CONTAINER_RUNTIME, PYTHON_RUNTIME};
+use atoll_model::session::{CONTAINER_RUNTIME, PYTHON_RUNTIME, WASM_RUNTIME};
 
 use crate::failure::Failure;
 use crate::output::outln;
@@ -37,6 +37,22 @@ image: ./image.tar
 # Without a command the image's own is run.
 command: [sh, main.sh]"#;
 
+const COMPONENT: &str = r#"# A component of WASI in this folder, and its arguments: `rustc --target wasm32-wasip2 -O main.rs` makes this one.
+command: [main.wasm]"#;
+
+const COMPONENT_SOURCE: &str = r#"//! Each input is a variable of its name: a value, or the path of a file or a directory.
+//! Each output is what stands at $ATOLL_OUTPUTS/<its name> at the end. This folder is $ATOLL_ACTION.
+
+use std::env::var;
+use std::fs;
+
+fn main() -> Result<(), Box<dyn std::error::Error>> {
+    let text = fs::read_to_string(var("text")?)?;
+    fs::write(var("ATOLL_OUTPUTS")? + "/lines", text.lines().count().to_string())?;
+    Ok(())
+}
+"#;
+
 const MODULE: &str = r#"# What stands here is run once; then this process calls `handle` for one execution after the other.
 
 
@@ -56,6 +72,8 @@ pub(crate) enum Template {
     Python,
     /// A container of its own for each execution.
     Container,
+    /// A component of WebAssembly, which sees nothing but its own folders.
+    Wasm,
 }
 
 impl Template {
@@ -64,6 +82,7 @@ impl Template {
             Self::Command => "command",
             Self::Python => PYTHON_RUNTIME,
             Self::Container => CONTAINER_RUNTIME,
+            Self::Wasm => WASM_RUNTIME,
         }
     }
 
@@ -73,6 +92,7 @@ impl Template {
             Self::Command => ("command: [sh, main.sh]", "main.sh", SCRIPT),
             Self::Python => ("handler: main.py:handle", "main.py", MODULE),
             Self::Container => (CONTAINER, "main.sh", SCRIPT),
+            Self::Wasm => (COMPONENT, "main.rs", COMPONENT_SOURCE),
         }
     }
 }

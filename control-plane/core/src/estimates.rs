@@ -50,7 +50,7 @@ impl Kind {
 
     pub(crate) fn new(workflow: &Workflow, step: &Step) -> Self {
         match &step.work {
-            Work::Action(action) | Work::Python(action) | Work::Container(action) => {
+            Work::Action(action) | Work::Python(action) | Work::Container(action) | Work::Wasm(action) => {
                 Self::hash([&action.name, "@", &action.version])
             }
             Work::Script(_) | Work::Import { .. } | Work::Export { .. } => {

@@ -204,7 +204,8 @@ impl SiteRule {
             TemplateWork::Command { .. }
             | TemplateWork::SignedCommand { .. }
             | TemplateWork::Python { .. }
-            | TemplateWork::Container { .. } => (Some(WorkKind::Action), None),
+            | TemplateWork::Container { .. }
+            | TemplateWork::Wasm { .. } => (Some(WorkKind::Action), None),
             TemplateWork::Import { source, .. } => (Some(WorkKind::Import), Some(source)),
             TemplateWork::Export { target, .. } => (Some(WorkKind::Export), Some(target)),
             TemplateWork::Null => (None, None),

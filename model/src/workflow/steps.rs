@@ -213,8 +213,10 @@ fn read_step_outputs(report: &mut Report, fields: &Fields<'_>, work: &Work) -> I
         (Work::Action(_), declared) if fields.get("command").is_some() => {
             declared.map(|node| report.outputs(node)).unwrap_or_default()
         }
-        (Work::Action(action) | Work::Python(action) | Work::Container(action), None) => action.outputs.clone(),
-        (Work::Action(action) | Work::Python(action) | Work::Container(action), Some(node)) => {
+        (Work::Action(action) | Work::Python(action) | Work::Container(action) | Work::Wasm(action), None) => {
+            action.outputs.clone()
+        }
+        (Work::Action(action) | Work::Python(action) | Work::Container(action) | Work::Wasm(action), Some(node)) => {
             let help = Some("leave `outputs` out: the action declares them".to_owned());
             report.error(node.place, format!("the outputs of the action `{}` are its own", action.name), help);
             action.outputs.clone()

@@ -161,6 +161,7 @@ fn template() -> impl Strategy<Value = StepTemplate> {
         (object(), vec(signature(), 0..3)).prop_map(|(bundle, signatures)| TemplateWork::Python { bundle, signatures }),
         (object(), vec(signature(), 0..3))
             .prop_map(|(bundle, signatures)| TemplateWork::Container { bundle, signatures }),
+        (object(), vec(signature(), 0..3)).prop_map(|(bundle, signatures)| TemplateWork::Wasm { bundle, signatures }),
         (text(), any::<bool>())
             .prop_map(|(source, directory)| TemplateWork::Import { source: source.into(), directory }),
         Just(TemplateWork::Null),

@@ -9,7 +9,7 @@ use std::time::Duration;
 use anyhow::Context as _;
 use atoll_model::id::JournalId;
 use atoll_model::resources::IsolationProfile;
-use atoll_model::session::{CONTAINER_RUNTIME, EXPORT_RUNTIME, PYTHON_RUNTIME};
+use atoll_model::session::{CONTAINER_RUNTIME, EXPORT_RUNTIME, PYTHON_RUNTIME, WASM_RUNTIME};
 use atoll_model::time::Timestamp;
 use site_agent_core::event::{Arrival, Found};
 use site_agent_core::{Agent, Boot, Event};
@@ -239,6 +239,7 @@ fn local_options(
         withheld: withheld.clone(),
         python: find_python(config),
         engine: find_engine(config),
+        components: find_runner(config)?,
         log_bytes_max: LOG_BYTES_MAX,
         logs,
         tell,
@@ -352,6 +353,12 @@ fn find_engine(config: &Config) -> Option<local::ContainerEngine> {
     }
 }
 
+/// What runs components of WebAssembly, if this program was built with it. Without it work of that kind goes to other sites.
+fn find_runner(config: &Config) -> anyhow::Result<Option<local::ComponentRunner>> {
+    let program = config.shim_program.clone().map_or_else(ShimProgram::own, Ok)?;
+    Ok(local::ComponentRunner::find(&program, &config.data_dir)?)
+}
+
 fn core_config(
     config: &Config,
     identity: &Identity,
@@ -362,6 +369,7 @@ fn core_config(
     let found = [
         (PYTHON_RUNTIME, executor.has_python()),
         (CONTAINER_RUNTIME, executor.has_containers()),
+        (WASM_RUNTIME, executor.has_components()),
         (IsolationProfile::STRICT_RUNTIME, isolation.strict.is_ok()),
     ];
     let found = found.into_iter().filter_map(|(runtime, is_there)| is_there.then_some(runtime));

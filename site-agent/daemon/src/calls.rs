@@ -81,6 +81,7 @@ pub fn measure_calls(data_dir: &Path, alone: u32, at_once: u32) -> anyhow::Resul
         python: Some(python),
         emitted: tokio::sync::mpsc::unbounded_channel().0,
         engine: None,
+        components: None,
         nodes: None,
         batch: None,
         log_bytes_max: 1 << 20,

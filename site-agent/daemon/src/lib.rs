@@ -44,6 +44,7 @@ pub use config::{
 pub use executor::batch::template::{Template, TemplateError};
 pub use nodes::{CredentialError, WorkerOptions, work, worker_token};
 pub use scrub::ScrubSettings;
+pub use shim::COMPONENT;
 
 /// The folder of keys and certificates in the data directory.
 const IDENTITY: &str = "identity";

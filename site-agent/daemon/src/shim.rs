@@ -45,6 +45,10 @@ pub(crate) const LAST_WORDS: &str = "shim.error";
 /// The argument of a process that only finds out which namespaces it gets.
 pub(crate) const NAMESPACES: &str = "namespaces";
 
+/// The first argument of a process that runs, or compiles, a component of WebAssembly. Only a program that was built with
+/// what runs components knows it.
+pub const COMPONENT: &str = "component";
+
 /// The argument of a process that only tries whether a program can be kept from everything else.
 pub(crate) const STRICT: &str = "strict";
 
@@ -58,6 +62,9 @@ pub(crate) fn main(arguments: Vec<OsString>) -> ExitCode {
     }
     if arguments.first().is_some_and(|argument| argument == STRICT) {
         return try_strict();
+    }
+    if arguments.first().is_some_and(|argument| argument == COMPONENT) {
+        return refuse("this program was built without what runs components of WebAssembly (cargo feature `wasm`)");
     }
     if let Some((_, of_job)) = arguments.split_first().filter(|(first, _)| *first == JOB) {
         return job::main(of_job);

@@ -2,6 +2,8 @@
 
 mod ryax;
 
+use std::fs::File;
+use std::io::Read as _;
 use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Component, Path};
 
@@ -60,6 +62,7 @@ pub fn read_action(folder: &Path, shown: &Path) -> Result<(Manifest, String), Ve
             None => python_fault(&file, folder, python).into_iter().collect(),
         },
         Runtime::Container(container) => container_fault(&file, folder, container).into_iter().collect(),
+        Runtime::Wasm => component_fault(&file, folder, &manifest).into_iter().collect(),
     };
     if faults.is_empty() { Ok((manifest, text)) } else { Err(faults) }
 }
@@ -98,6 +101,35 @@ fn container_fault(file: &str, folder: &Path, container: &Container) -> Option<D
     let message = format!("there is no file `{archive}` in the folder of the action");
     let help = Some(format!("make it: `podman save --output {archive} IMAGE`, or with docker"));
     Some(Diagnostic { file: file.to_owned(), place: container.place, message, help })
+}
+
+/// What is wrong with the component, as far as its first bytes tell.
+fn component_fault(file: &str, folder: &Path, manifest: &Manifest) -> Option<Diagnostic> {
+    let component = manifest.command.first()?;
+    let fault = |message: String, help: &str| {
+        let help = Some(help.to_owned());
+        Some(Diagnostic { file: file.to_owned(), place: manifest.command_place, message, help })
+    };
+    let path = Path::new(component);
+    if path.components().any(|part| !matches!(part, Component::Normal(_) | Component::CurDir)) {
+        return fault(format!("`{component}` is outside of the folder of the action"), "move it into the folder");
+    }
+    let mut head = Vec::new();
+    let read = File::open(folder.join(path)).and_then(|opened| opened.take(8).read_to_end(&mut head));
+    if let Err(error) = read {
+        let help = "add it: `cargo build --release --target wasm32-wasip2` makes one";
+        return fault(format!("there is no `{component}` in the folder of the action: {error}"), help);
+    }
+    match head.as_slice() {
+        b"\0asm\x0d\0\x01\0" => None,
+        b"\0asm\x01\0\0\0" => fault(
+            format!("`{component}` is a core module, and no component"),
+            "build it for `wasm32-wasip2`, or make a component of it with `wasm-tools component new`",
+        ),
+        _ => {
+            fault(format!("`{component}` is no component of WebAssembly"), "name the component: `command: [main.wasm]`")
+        }
+    }
 }
 
 /// What is wrong with the program, as far as that can be told here: one that is not in the folder is looked up at a site.

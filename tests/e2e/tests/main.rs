@@ -5,6 +5,7 @@ mod actions;
 mod bad_input;
 mod batch;
 mod bucket_moods;
+mod components;
 mod containers;
 mod cut_off;
 mod data;

@@ -142,6 +142,7 @@ impl ControlPlane {
             Work::Action(action) => self.command_of(run, action),
             Work::Python(action) => self.python_of(run, action),
             Work::Container(action) => self.container_of(run, action),
+            Work::Wasm(action) => self.wasm_of(run, action),
             Work::Import { source, directory } => {
                 TemplateWork::Import { source: source.clone(), directory: *directory }
             }
@@ -156,6 +157,7 @@ impl ControlPlane {
             | TemplateWork::SignedCommand { .. }
             | TemplateWork::Python { .. }
             | TemplateWork::Container { .. }
+            | TemplateWork::Wasm { .. }
             | TemplateWork::Import { .. }
             | TemplateWork::Null
             | TemplateWork::Export { .. } => 256,

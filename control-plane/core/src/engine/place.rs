@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use atoll_model::elements::ElementSet;
 use atoll_model::id::{Attempt, ExecutionId, RunId, SiteId, StepIndex};
-use atoll_model::session::{CONTAINER_RUNTIME, EXPORT_RUNTIME, PYTHON_RUNTIME};
+use atoll_model::session::{CONTAINER_RUNTIME, EXPORT_RUNTIME, PYTHON_RUNTIME, WASM_RUNTIME};
 use atoll_model::value::ObjectRef;
 use atoll_model::workflow::{Step, Work};
 
@@ -419,6 +419,7 @@ pub(crate) fn requirement(step: &Step, run_seconds: f64) -> Requirement<'_> {
         Work::Export { .. } => Some(EXPORT_RUNTIME),
         Work::Python(_) => Some(PYTHON_RUNTIME),
         Work::Container(_) => Some(CONTAINER_RUNTIME),
+        Work::Wasm(_) => Some(WASM_RUNTIME),
         Work::Import { .. } | Work::Null => None,
     };
     Requirement { selector: &step.site, resources: &step.resources, runtime, run_seconds }

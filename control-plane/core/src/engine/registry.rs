@@ -61,6 +61,15 @@ impl ControlPlane {
         }
     }
 
+    /// As [`Self::command_of`], of an action with the `wasm` runtime.
+    pub(super) fn wasm_of(&self, run: &Run, action: &Action) -> TemplateWork {
+        match bundle_of(action) {
+            Some(bundle) => TemplateWork::Wasm { bundle, signatures: self.signatures_of(run, action) },
+            // Only a workflow that is checked has none, and its steps are not run.
+            None => TemplateWork::Null,
+        }
+    }
+
     fn signatures_of(&self, run: &Run, action: &Action) -> Vec<BundleSignature> {
         self.registered(run, action).map(|version| version.signatures.clone()).unwrap_or_default()
     }

@@ -52,7 +52,9 @@ impl State {
         is_poisonous.then(|| {
             let what = match &step.work {
                 Work::Action(action) if action.bundle.is_some() => format!("action {} {}", action.name, action.version),
-                Work::Python(action) | Work::Container(action) => format!("action {} {}", action.name, action.version),
+                Work::Python(action) | Work::Container(action) | Work::Wasm(action) => {
+                    format!("action {} {}", action.name, action.version)
+                }
                 Work::Action(action) => format!("the command {} of step {}", action.name, step.name),
                 Work::Script(_) | Work::Import { .. } | Work::Null | Work::Export { .. } => {
                     format!("the script of step {}", step.name)

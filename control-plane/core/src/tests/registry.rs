@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use atoll_model::action::{ActionKind, ActionReference, BundleSignature, PublicKey};
 use atoll_model::id::{Attempt, ExecutionId, ObjectId, RunId};
-use atoll_model::session::{CONTAINER_RUNTIME, NotStartedReason, Outcome, SiteCommand, TemplateWork};
+use atoll_model::session::{CONTAINER_RUNTIME, NotStartedReason, Outcome, SiteCommand, TemplateWork, WASM_RUNTIME};
 use atoll_model::time::Timestamp;
 use atoll_model::value::{ObjectKind, ObjectRef};
 use atoll_model::workflow::{Surroundings, Work, parse};
@@ -154,22 +154,30 @@ fn sites_are_given_the_signatures_that_a_bundle_has() {
 }
 
 #[test]
-fn a_container_goes_to_a_site_that_can_start_one_as_its_bundle_alone() {
+fn containers_and_components_go_to_sites_that_can_run_them_as_their_bundle_alone() {
+    let (bundle, signatures) = (bundle(20), vec![signature(1)]);
+    let container = TemplateWork::Container { bundle, signatures: signatures.clone() };
+    assert_eq!(prepared_at_a_site_with(CONTAINER_RUNTIME, "image: ./image.tar"), Some(container));
+    let component = TemplateWork::Wasm { bundle, signatures };
+    assert_eq!(prepared_at_a_site_with(WASM_RUNTIME, "command: [main.wasm]"), Some(component));
+}
+
+/// What is prepared at the one site that has the runtime.
+fn prepared_at_a_site_with(runtime: &str, said: &str) -> Option<TemplateWork> {
     let mut world = World::with_sites(&["edge"]);
     world.join("hpc", &[]);
-    world.agents.get_mut("hpc").unwrap().runtimes = vec!["command".to_owned(), CONTAINER_RUNTIME.to_owned()];
+    world.agents.get_mut("hpc").unwrap().runtimes = vec!["command".to_owned(), runtime.to_owned()];
     world.connect("hpc");
     world.carry_out_deletes();
     world.ask(Request::RecordUpload { object: bundle(20), key: None }).unwrap();
-    let manifest = "name: clean\nversion: \"1.0\"\nruntime: container\nimage: ./image.tar\n";
-    let version = Box::new(ActionVersion { manifest: Arc::from(manifest), ..*version(20, &[1]) });
+    let manifest = format!("name: clean\nversion: \"1.0\"\nruntime: {runtime}\n{said}\n");
+    let version = Box::new(ActionVersion { manifest: Arc::from(manifest.as_str()), ..*version(20, &[1]) });
     world.ask(Request::PushAction { name: name("1.0"), version }).unwrap();
     submit(&mut world, USES);
-    let prepared = world.commands("hpc").into_iter().find_map(|command| match command {
+    world.commands("hpc").into_iter().find_map(|command| match command {
         SiteCommand::Prepare(template) => Some(template.work),
         _ => None,
-    });
-    assert_eq!(prepared, Some(TemplateWork::Container { bundle: bundle(20), signatures: vec![signature(1)] }));
+    })
 }
 
 fn refused(answer: Result<Response, Rejection>) -> String {

@@ -24,14 +24,15 @@ pub fn action_schema() -> Value {
                                 of which starts a run. A service stays, and is begun again when it ends or is not well.",
             },
             "runtime": {
-                "enum": ["command", "python", "container"],
+                "enum": ["command", "python", "container", "wasm"],
                 "description": "command: a process of its own. python: a function, called in a process that serves many. \
-                                container: a container of its own.",
+                                container: a container of its own. wasm: a component of WebAssembly.",
             },
             "command": {
                 "type": "array", "minItems": 1, "items": { "type": ["string", "number", "boolean"] },
                 "description": "Program and arguments; a program without a `/` at its start is looked up in the folder \
-                                of the action, then in PATH.",
+                                of the action, then in PATH. With `runtime: wasm` a file of the folder, a component, \
+                                and its arguments.",
             },
             "handler": {
                 "type": "string", "pattern": "\\.py:[^:]+$",

@@ -6,6 +6,7 @@ mod attempts;
 mod cgroups;
 mod collect;
 mod commons;
+mod components;
 mod confining;
 mod containers;
 mod environments;
@@ -15,6 +16,7 @@ mod handle;
 mod images;
 mod imports;
 mod live;
+mod making;
 mod moved;
 mod nodes;
 mod orders;
@@ -66,6 +68,7 @@ use self::slots::Slots;
 use self::workers::Workers;
 
 pub(crate) use self::cgroups::{AgentCgroups, Survey, survey};
+pub(crate) use self::components::ComponentRunner;
 pub(crate) use self::confining::Confining;
 pub(crate) use self::containers::ContainerEngine;
 pub(crate) use self::gpus::counted;
@@ -98,6 +101,8 @@ pub(crate) struct LocalOptions {
     pub python: Option<Interpreter>,
     /// What starts containers, if there is anything.
     pub engine: Option<ContainerEngine>,
+    /// What runs components of WebAssembly, where the program has it.
+    pub components: Option<ComponentRunner>,
     /// Bytes of one log that are kept; the middle of a longer one is dropped.
     pub log_bytes_max: u64,
     pub logs: LogPlaces,
@@ -142,6 +147,7 @@ pub(crate) fn start(mut options: LocalOptions) -> anyhow::Result<Started> {
         bell: Arc::clone(&bell),
         has_python: options.python.is_some(),
         has_containers: options.engine.is_some(),
+        has_components: options.components.is_some(),
     };
     let further = options.nodes.take().map(|nodes| nodes::start(nodes, &executor)).transpose()?;
     let mut slots = Slots::open(&options, further.clone())?;
@@ -184,6 +190,7 @@ pub(crate) fn start(mut options: LocalOptions) -> anyhow::Result<Started> {
         emitted: options.emitted,
         emitting: BTreeSet::new(),
         engine: options.engine,
+        components: options.components,
         common: None,
         events: Vec::new(),
         meters: options.meters,
@@ -251,6 +258,7 @@ struct Local {
     /// Attempts that have emitted, and have not ended.
     emitting: BTreeSet<Key>,
     engine: Option<ContainerEngine>,
+    components: Option<ComponentRunner>,
     /// What the executions of the last step have in common.
     common: Option<(slot::StepKey, Arc<Common>)>,
     events: Vec<Event>,

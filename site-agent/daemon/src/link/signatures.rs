@@ -24,7 +24,8 @@ pub(super) fn drop_false(frame: &mut ControlFrame) {
         };
         let (TemplateWork::SignedCommand { bundle, signatures, .. }
         | TemplateWork::Python { bundle, signatures }
-        | TemplateWork::Container { bundle, signatures }) = work
+        | TemplateWork::Container { bundle, signatures }
+        | TemplateWork::Wasm { bundle, signatures }) = work
         else {
             continue;
         };

@@ -84,7 +84,8 @@ impl Actions {
             TemplateWork::Command { .. }
             | TemplateWork::SignedCommand { .. }
             | TemplateWork::Python { .. }
-            | TemplateWork::Container { .. } => {
+            | TemplateWork::Container { .. }
+            | TemplateWork::Wasm { .. } => {
                 let manifest = match &used.manifest {
                     Some(manifest) => Arc::clone(manifest),
                     None => Arc::new(read_manifest(&folder)?),

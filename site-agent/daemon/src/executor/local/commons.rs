@@ -1,5 +1,6 @@
 //! What the executions of a step have in common, made once for all of them, and what is handed over of each.
 
+use std::os::unix::ffi::OsStringExt as _;
 use std::path::PathBuf;
 use std::sync::Arc;
 
@@ -8,6 +9,7 @@ use site_agent_core::command::StartInput;
 use site_agent_core::event::NodeId;
 
 use super::actions::ReadyAction;
+use super::components::INPUTS_VARIABLE;
 use super::services::{name_of, on_machine};
 use super::{Local, orders, python};
 use crate::shim::container::INPUTS;
@@ -28,10 +30,13 @@ impl Local {
         let context =
             self.spans.as_ref().and_then(|_| process_context(template, key)).map(|context| context.to_string());
         let mut common = self.common(template, action)?;
-        let order = match common.worker {
+        let mut order = match common.worker {
             Some(_) => python::order(key, template, inputs, &staged, context.as_deref()),
             None => self.surroundings.order(key, template, inputs, &staged, context.as_deref())?,
         };
+        if matches!(template.work, TemplateWork::Wasm { .. }) {
+            order.environment.push((INPUTS_VARIABLE.into(), staged.into_os_string().into_vec()));
+        }
         if let Some(name) = name_of(template) {
             common = self.services.begin(key, name, action, &common)?;
         }
@@ -59,6 +64,10 @@ impl Local {
             (TemplateWork::Container { .. }, Some(action)) => {
                 let engine = self.engine.as_ref().ok_or(orders::OrderError::NoEngine)?;
                 engine.common(&self.surroundings, template, action, &self.workers.staged_home())?
+            }
+            (TemplateWork::Wasm { .. }, Some(action)) => {
+                let runner = self.components.as_ref().ok_or(orders::OrderError::NoRunner)?;
+                runner.common(&self.surroundings, template, action)?
             }
             (_, action) => self.surroundings.common(template, action.map(|action| action.folder.as_path()))?,
         };

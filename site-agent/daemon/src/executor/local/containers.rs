@@ -212,7 +212,7 @@ impl ReadyAction {
         let manifest = self.manifest.as_deref()?;
         match &manifest.runtime {
             Runtime::Container(container) => Some((manifest, container)),
-            Runtime::Command | Runtime::Python(_) => None,
+            Runtime::Command | Runtime::Python(_) | Runtime::Wasm => None,
         }
     }
 }

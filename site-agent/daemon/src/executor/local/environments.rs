@@ -1,18 +1,17 @@
 //! The packages that actions ask for: installed once at the site for all that ask for the same, kept, and let go with the
 //! folders of actions. They are installed by a thread of their own, so that nothing else waits for it.
 
-use std::collections::{BTreeSet, HashMap, HashSet};
+use std::collections::{BTreeSet, HashMap};
 use std::fs::{self, File};
 use std::io;
 use std::os::unix::process::CommandExt as _;
 use std::path::{Path, PathBuf};
 use std::process::{Command, ExitStatus, Stdio};
-use std::sync::Arc;
-use std::thread;
 use std::time::{Duration, Instant};
 
 use atoll_model::id::ObjectId;
 
+use super::making::{Made, Making, State, Tell};
 use super::python::Interpreter;
 use crate::config::PythonSettings;
 use crate::programs::wait;
@@ -26,90 +25,78 @@ const READY: &str = "ready";
 /// Names the actions that have asked for it, for the next process of the agent, by empty files: a call that goes on without
 /// an agent may yet load a package.
 const ASKED_BY: &str = "asked-by";
-/// So long a failure is told to those who ask for the same, before it is tried again.
-const FAILURE_KEPT: Duration = Duration::from_secs(30);
 const INSTALLATION_TIME_MAX: Duration = Duration::from_secs(1_800);
 /// Of what is told of a failure; all of it is in the log.
 const REASON_CHARS_MAX: usize = 600;
 
-/// What makes up an environment: digest of requirements and interpreter.
-pub(super) type EnvironmentName = String;
-
-/// An environment was installed at this path, or could not be.
-pub(super) type Installed = (EnvironmentName, Result<PathBuf, String>);
-
 pub(super) struct Environments {
     home: PathBuf,
     interpreter: Interpreter,
-    made: HashMap<EnvironmentName, Made>,
-    in_work: HashSet<EnvironmentName>,
-    failed: HashMap<EnvironmentName, (Instant, String)>,
-    /// Takes what a thread has installed.
-    tell: Arc<dyn Fn(Installed) + Send + Sync>,
+    /// By the digest of requirements and interpreter.
+    installed: HashMap<String, Installed>,
+    /// The folders of those that are being installed.
+    making: Making<PathBuf>,
 }
 
-struct Made {
+struct Installed {
     folder: PathBuf,
     used: Instant,
     /// Actions that asked for it.
     bundles: BTreeSet<ObjectId>,
 }
 
-/// What there is of an environment that was asked for.
-pub(super) enum Environment {
-    /// The folder of its programs.
-    Ready(PathBuf),
-    /// Who asked is told when it is there.
-    InWork(EnvironmentName),
-    Failed(String),
-}
-
 impl Environments {
     /// Finds what earlier processes have installed; what they have not finished goes.
-    pub(super) fn open(
-        data_dir: &Path,
-        interpreter: Interpreter,
-        tell: Arc<dyn Fn(Installed) + Send + Sync>,
-    ) -> io::Result<Self> {
+    pub(super) fn open(data_dir: &Path, interpreter: Interpreter, tell: Tell<PathBuf>) -> io::Result<Self> {
         let home = data_dir.join("environments");
         make_private(&home)?;
-        let mut made = HashMap::new();
+        let mut installed = HashMap::new();
         for entry in fs::read_dir(&home)? {
             let folder = entry?.path();
             let name = folder.file_name().and_then(|name| name.to_str()).and_then(|name| name.split_once('-'));
             match name.filter(|_| folder.join(READY).exists()) {
                 Some((name, _)) => {
                     let (name, bundles) = (name.to_owned(), asked_by(&folder)?);
-                    made.insert(name, Made { folder, used: Instant::now(), bundles });
+                    installed.insert(name, Installed { folder, used: Instant::now(), bundles });
                 }
                 None => remove_whatever(&folder)?,
             }
         }
-        Ok(Self { home, interpreter, made, in_work: HashSet::new(), failed: HashMap::new(), tell })
+        Ok(Self { home, interpreter, installed, making: Making::new("packages", tell) })
     }
 
-    /// The environment with what is asked for, in the format of pip, for the action of this bundle.
-    pub(super) fn ask(&mut self, requirements: Vec<u8>, bundle: ObjectId) -> Environment {
+    /// The folder of the programs of the environment with what is asked for, in the format of pip, for the action of this
+    /// bundle.
+    pub(super) fn ask(&mut self, requirements: Vec<u8>, bundle: ObjectId) -> State<PathBuf> {
         let name = self.name(&requirements);
-        if let Some(made) = self.made.get_mut(&name) {
-            made.used = Instant::now();
-            if made.bundles.insert(bundle)
-                && let Err(error) = note(&made.folder, bundle)
+        if let Some(installed) = self.installed.get_mut(&name) {
+            installed.used = Instant::now();
+            if installed.bundles.insert(bundle)
+                && let Err(error) = note(&installed.folder, bundle)
             {
-                return Environment::Failed(format!("{} cannot be noted: {error}", made.folder.display()));
+                return State::Failed(format!("{} cannot be noted: {error}", installed.folder.display()));
             }
-            return Environment::Ready(made.folder.join(ENVIRONMENT).join("bin"));
+            return State::Ready(installed.folder.join(ENVIRONMENT).join("bin"));
         }
-        if let Some((_, message)) = self.failed.get(&name).filter(|(at, _)| at.elapsed() < FAILURE_KEPT) {
-            return Environment::Failed(message.clone());
-        }
-        if self.in_work.insert(name.clone()) {
-            self.install(&name, requirements);
-        }
-        Environment::InWork(name)
+        // What a process before this one has begun may still be written to: no two use the same folder.
+        let folder = self.home.join(format!("{name}-{}", uuid::Uuid::now_v7().simple()));
+        let installation = Installation {
+            folder,
+            log: self.home.join(format!("{name}.log")),
+            program: self.interpreter.program().to_owned(),
+            settings: self.interpreter.settings().clone(),
+        };
+        self.making.begin(name, move || {
+            let result = installation.carry_out(&requirements);
+            if result.is_err() {
+                // It is used by nobody, and goes with the next start if it cannot go now.
+                let _ = remove_whatever(&installation.folder);
+            }
+            result.map(|()| installation.folder)
+        })
     }
 
-    fn name(&self, requirements: &[u8]) -> EnvironmentName {
+    fn name(&self, requirements: &[u8]) -> String {
         let mut hasher = blake3::Hasher::new();
         for part in [requirements, self.interpreter.identity().as_bytes()] {
             hasher.update(&(part.len() as u64).to_le_bytes());
@@ -118,51 +105,19 @@ impl Environments {
         hasher.finalize().to_hex()[..32].to_owned()
     }
 
-    fn install(&mut self, name: &str, requirements: Vec<u8>) {
-        // What a process before this one has begun may still be written to: no two use the same folder.
-        let folder = self.home.join(format!("{name}-{}", uuid::Uuid::now_v7().simple()));
-        let log = self.home.join(format!("{name}.log"));
-        let installation = Installation {
-            folder: folder.clone(),
-            log: log.clone(),
-            program: self.interpreter.program().to_owned(),
-            settings: self.interpreter.settings().clone(),
-        };
-        let (tell, named) = (Arc::clone(&self.tell), name.to_owned());
-        let work = move || {
-            let result = installation.carry_out(&requirements);
-            if result.is_err() {
-                // It is used by nobody, and goes with the next start if it cannot go now.
-                let _ = remove_whatever(&installation.folder);
-            }
-            tell((named, result.map(|()| installation.folder)));
-        };
-        if let Err(error) = thread::Builder::new().name("atoll-packages".to_owned()).spawn(work) {
-            (self.tell)((name.to_owned(), Err(format!("no thread is to be had: {error}"))));
-        }
-    }
-
     /// Takes note of what was told.
-    pub(super) fn installed(&mut self, (name, result): Installed) {
-        self.in_work.remove(&name);
-        match result {
-            Ok(folder) => {
-                self.failed.remove(&name);
-                self.made.insert(name, Made { folder, used: Instant::now(), bundles: BTreeSet::new() });
-            }
-            Err(message) => {
-                tracing::warn!(environment = name, message, "the packages of an action cannot be installed");
-                self.failed.insert(name, (Instant::now(), message));
-            }
+    pub(super) fn installed(&mut self, made: Made<PathBuf>) {
+        if let Some((name, folder)) = self.making.ended(made) {
+            self.installed.insert(name, Installed { folder, used: Instant::now(), bundles: BTreeSet::new() });
         }
     }
 
     /// Lets go of what no needed action has asked for, and nobody has used for a while.
     pub(super) fn let_go(&mut self, needed: &BTreeSet<ObjectId>, idle: Duration) {
-        self.made.retain(|_, made| {
-            let stays = !made.bundles.is_disjoint(needed) || made.used.elapsed() < idle;
-            if !stays && let Err(error) = remove_whatever(&made.folder) {
-                tracing::warn!(folder = %made.folder.display(), %error, "the packages of an action stay");
+        self.installed.retain(|_, installed| {
+            let stays = !installed.bundles.is_disjoint(needed) || installed.used.elapsed() < idle;
+            if !stays && let Err(error) = remove_whatever(&installed.folder) {
+                tracing::warn!(folder = %installed.folder.display(), %error, "the packages of an action stay");
             }
             stays
         });
@@ -296,7 +251,7 @@ mod tests {
         let data = site.path();
         let interpreter = Interpreter::find(&PythonSettings::default(), data).expect("the tests have a Python");
         let open = || {
-            let tell = Arc::new(|_: Installed| panic!("nothing is installed"));
+            let tell = std::sync::Arc::new(|_| panic!("nothing is installed"));
             Environments::open(data, interpreter.clone(), tell).expect("they can be read")
         };
         let mut environments = open();
@@ -305,7 +260,7 @@ mod tests {
         fs::write(folder.join(READY), "").expect("a file");
         environments = open();
         let bundle = ObjectId::from_digest([7; 32]);
-        assert!(matches!(environments.ask(b"six\n".to_vec(), bundle), Environment::Ready(_)));
+        assert!(matches!(environments.ask(b"six\n".to_vec(), bundle), State::Ready(_)));
         let mut next = open();
         next.let_go(&BTreeSet::from([bundle]), Duration::ZERO);
         assert!(folder.exists(), "a call of it may go on");

@@ -72,6 +72,7 @@ pub(crate) struct Executor {
     pub(super) bell: Arc<OwnedFd>,
     pub(super) has_python: bool,
     pub(super) has_containers: bool,
+    pub(super) has_components: bool,
 }
 
 impl std::fmt::Debug for Executor {
@@ -95,6 +96,11 @@ impl Executor {
     /// Whether containers can run here.
     pub(crate) fn has_containers(&self) -> bool {
         self.has_containers
+    }
+
+    /// Whether components of WebAssembly can run here.
+    pub(crate) fn has_components(&self) -> bool {
+        self.has_components
     }
 
     pub(crate) fn ring(&self) {

@@ -1,26 +1,22 @@
-//! The images that actions run in: had once at the site for all that name the same, by threads of their own, so that nothing
-//! else waits for it and no execution's time runs.
+//! The images that actions run in: had once at the site for all that name the same.
 
-use std::collections::{HashMap, HashSet};
+use std::collections::HashMap;
 use std::fs::{self, File};
 use std::io;
 use std::os::unix::process::CommandExt as _;
 use std::path::{Path, PathBuf};
 use std::process::{Command, ExitStatus, Stdio};
-use std::sync::Arc;
-use std::thread;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use atoll_model::action::Image;
 use atoll_model::id::ObjectId;
 
 use super::containers::ContainerEngine;
+use super::making::{Made, Making, State, Tell};
 use crate::programs::{ask, wait};
 use crate::shim::container::Engine;
 use crate::shim::make_private;
 
-/// So long a failure is told to those who ask for the same, before it is tried again.
-const FAILURE_KEPT: Duration = Duration::from_secs(30);
 const PULL_TIME_MAX: Duration = Duration::from_secs(1_800);
 const QUESTION_TIME_MAX: Duration = Duration::from_secs(30);
 /// Of what is told of a failure; all of it is in the log.
@@ -28,85 +24,39 @@ const REASON_CHARS_MAX: usize = 600;
 /// What an engine knows the images by that came in an archive: the tag is the archive's digest.
 const OF_ARCHIVES: &str = "localhost/atoll";
 
-/// What makes up an image: its name with its digest, or the bundle and the path of its archive.
-pub(super) type ImageName = String;
-
-/// An image is there, and the engine knows it as this; or it cannot be had.
-pub(super) type Pulled = (ImageName, Result<String, String>);
-
 pub(super) struct Images {
     home: PathBuf,
     engine: ContainerEngine,
-    ready: HashMap<ImageName, String>,
-    in_work: HashSet<ImageName>,
-    failed: HashMap<ImageName, (Instant, String)>,
-    /// Takes what a thread has found out.
-    tell: Arc<dyn Fn(Pulled) + Send + Sync>,
-}
-
-/// What there is of an image that was asked for.
-pub(super) enum ImageState {
-    /// What the engine knows it as.
-    Ready(String),
-    /// Who asked is told when it is there.
-    InWork(ImageName),
-    Failed(String),
+    /// What the engine knows them as, by their name with its digest, or the bundle and the path of their archive.
+    ready: HashMap<String, String>,
+    making: Making<String>,
 }
 
 impl Images {
-    pub(super) fn open(
-        data_dir: &Path,
-        engine: ContainerEngine,
-        tell: Arc<dyn Fn(Pulled) + Send + Sync>,
-    ) -> io::Result<Self> {
+    pub(super) fn open(data_dir: &Path, engine: ContainerEngine, tell: Tell<String>) -> io::Result<Self> {
         let home = data_dir.join("images");
         make_private(&home)?;
-        let (ready, in_work, failed) = Default::default();
-        Ok(Self { home, engine, ready, in_work, failed, tell })
+        Ok(Self { home, engine, ready: HashMap::new(), making: Making::new("image", tell) })
     }
 
-    /// The image of the action that stands in this folder.
-    pub(super) fn ask(&mut self, image: &Image, action: &Path, bundle: ObjectId) -> ImageState {
+    /// What the engine knows the image of the action as that stands in this folder.
+    pub(super) fn ask(&mut self, image: &Image, action: &Path, bundle: ObjectId) -> State<String> {
         let (name, source) = match image {
             Image::Registry(reference) => (reference.clone(), Source::Registry(reference.clone())),
             Image::Archive(path) => (format!("{bundle}/{path}"), Source::Archive(action.join(path))),
         };
         if let Some(image) = self.ready.get(&name) {
-            return ImageState::Ready(image.clone());
+            return State::Ready(image.clone());
         }
-        if let Some((_, message)) = self.failed.get(&name).filter(|(at, _)| at.elapsed() < FAILURE_KEPT) {
-            return ImageState::Failed(message.clone());
-        }
-        if self.in_work.insert(name.clone()) {
-            self.pull(&name, source);
-        }
-        ImageState::InWork(name)
-    }
-
-    fn pull(&self, name: &str, source: Source) {
         let log = self.home.join(format!("{}.log", &blake3::hash(name.as_bytes()).to_hex()[..32]));
-        let engine = (self.engine.engine, self.engine.program.clone());
-        let pull = Pull { engine: engine.0, program: engine.1, home: self.home.clone(), source, log };
-        let (tell, named) = (Arc::clone(&self.tell), name.to_owned());
-        let work = move || tell((named, pull.carry_out()));
-        if let Err(error) = thread::Builder::new().name("atoll-image".to_owned()).spawn(work) {
-            (self.tell)((name.to_owned(), Err(format!("no thread is to be had: {error}"))));
-        }
+        let (engine, program) = (self.engine.engine, self.engine.program.clone());
+        let pull = Pull { engine, program, home: self.home.clone(), source, log };
+        self.making.begin(name, move || pull.carry_out())
     }
 
     /// Takes note of what was told.
-    pub(super) fn pulled(&mut self, (name, result): Pulled) {
-        self.in_work.remove(&name);
-        match result {
-            Ok(image) => {
-                self.failed.remove(&name);
-                self.ready.insert(name, image);
-            }
-            Err(message) => {
-                tracing::warn!(image = name, message, "the image of an action cannot be had");
-                self.failed.insert(name, (Instant::now(), message));
-            }
-        }
+    pub(super) fn pulled(&mut self, made: Made<String>) {
+        self.ready.extend(self.making.ended(made));
     }
 
     /// A container could not be started: whether its image is still there is asked again.

@@ -47,6 +47,10 @@ pub(super) enum OrderError {
     NoEngine,
     #[error("the action's own action.yaml names no image")]
     NoContainer,
+    #[error("this site's atoll was built without what runs components of WebAssembly (feature `wasm`)")]
+    NoRunner,
+    #[error("the action's own action.yaml names no component")]
+    NoComponent,
     #[error("{variable} is {bytes} bytes long, more than a variable of the environment can hold: make it a file")]
     TooLong { variable: String, bytes: usize },
     #[error("{variable} holds a NUL character, which a variable of the environment cannot: make it a file")]
@@ -87,10 +91,20 @@ impl Surroundings {
 
     /// What all executions of a step have in common. `bundle` is the folder of its action.
     pub(super) fn common(&self, template: &StepTemplate, bundle: Option<&Path>) -> Result<Common, OrderError> {
+        let environment = self.environment_of(template, bundle)?;
+        Ok(self.common_of(template, self.command(template, bundle)?, environment))
+    }
+
+    /// The environment of all executions of a step.
+    pub(super) fn environment_of(
+        &self,
+        template: &StepTemplate,
+        bundle: Option<&Path>,
+    ) -> Result<Variables, OrderError> {
         let mut environment = self.environment(template, bundle)?;
         set(&mut environment, "ATOLL_RUN", template.run.to_string().into_bytes())?;
         set(&mut environment, "ATOLL_STEP", template.step_name.clone().into_bytes())?;
-        Ok(self.common_of(template, self.command(template, bundle)?, environment))
+        Ok(environment)
     }
 
     /// What is asked for with a command in an environment.
@@ -180,7 +194,8 @@ impl Surroundings {
             | TemplateWork::Null
             | TemplateWork::Export { .. }
             | TemplateWork::Python { .. }
-            | TemplateWork::Container { .. } => Err(OrderError::NoCommand),
+            | TemplateWork::Container { .. }
+            | TemplateWork::Wasm { .. } => Err(OrderError::NoCommand),
         }
     }
 

@@ -39,6 +39,7 @@ fn options(data_dir: &Path) -> (LocalOptions, Receiver<Vec<Event>>) {
         store,
         python: None,
         engine: None,
+        components: None,
         log_bytes_max: 1 << 20,
         logs: Arc::default(),
         tell: Arc::new(move |events| sender.send(events).unwrap()),

@@ -17,10 +17,12 @@ use tokio_util::sync::CancellationToken;
 use super::actions::{Actions, ReadyAction};
 use super::attempts::Attempts;
 use super::collect::{self, Collection};
-use super::environments::{Environment, EnvironmentName, Environments, Installed};
+use super::components::Components;
+use super::environments::Environments;
 use super::exports::{Export, ExportRules};
-use super::images::{ImageName, ImageState, Images, Pulled};
+use super::images::Images;
 use super::imports::Import;
+use super::making::{self, Made, Name, State};
 use super::recovery::conclude;
 use super::slots::LostSlot;
 use super::staging::{Stage, StagingFailure, full_message};
@@ -43,10 +45,10 @@ pub(crate) struct Staged {
 
 enum Preparation {
     Stage(Staging),
-    /// What some wait for was installed, or cannot be.
-    Installed(Installed),
-    /// An image that some wait for is there, or cannot be had.
-    Pulled(Pulled),
+    /// What some wait for is there, or cannot be had.
+    Installed(Made<PathBuf>),
+    Pulled(Made<String>),
+    Compiled(Made<()>),
     /// A container could not be started.
     DoubtImages,
     Locate(ObjectRef),
@@ -96,9 +98,12 @@ impl Workers {
             stage: Arc::clone(&stage),
             actions: Actions::open(options.store.clone(), &options.data_dir)?,
             environments: environments(options, &preparations)?,
-            waiting: HashMap::new(),
             images: images(options, &preparations)?,
-            waiting_for_image: HashMap::new(),
+            components: options
+                .components
+                .clone()
+                .map(|runner| Components::new(runner, teller(&preparations, Preparation::Compiled))),
+            waiting: HashMap::new(),
             store: options.store.clone(),
             executor: executor.clone(),
             tell: Arc::clone(&options.tell),
@@ -226,31 +231,40 @@ impl Workers {
 
 /// Why an action is not ready yet, or never will be.
 enum Lack {
-    Waits(EnvironmentName),
-    WaitsForImage(ImageName),
+    Waits(Name),
     Failed(String),
+}
+
+fn had<T>(state: State<T>) -> Result<T, Lack> {
+    match state {
+        State::Ready(made) => Ok(made),
+        State::InWork(name) => Err(Lack::Waits(name)),
+        State::Failed(message) => Err(Lack::Failed(message)),
+    }
 }
 
 fn environments(options: &LocalOptions, preparations: &Sender<Preparation>) -> anyhow::Result<Option<Environments>> {
     let Some(interpreter) = options.python.clone() else { return Ok(None) };
-    let preparations = Mutex::new(preparations.clone());
-    // The thread that takes it ends with the agent.
-    let tell = move |installed| {
-        let preparations = preparations.lock().unwrap_or_else(PoisonError::into_inner);
-        let _ = preparations.send(Preparation::Installed(installed));
-    };
-    Ok(Some(Environments::open(&options.data_dir, interpreter, Arc::new(tell))?))
+    let tell = teller(preparations, Preparation::Installed);
+    Ok(Some(Environments::open(&options.data_dir, interpreter, tell)?))
 }
 
 fn images(options: &LocalOptions, preparations: &Sender<Preparation>) -> anyhow::Result<Option<Images>> {
     let Some(engine) = options.engine.clone() else { return Ok(None) };
+    Ok(Some(Images::open(&options.data_dir, engine, teller(preparations, Preparation::Pulled))?))
+}
+
+/// Takes what a thread has made to the one that has others wait for it.
+fn teller<T: 'static>(
+    preparations: &Sender<Preparation>,
+    told: impl Fn(Made<T>) -> Preparation + Send + Sync + 'static,
+) -> making::Tell<T> {
     let preparations = Mutex::new(preparations.clone());
     // The thread that takes it ends with the agent.
-    let tell = move |pulled| {
+    Arc::new(move |made| {
         let preparations = preparations.lock().unwrap_or_else(PoisonError::into_inner);
-        let _ = preparations.send(Preparation::Pulled(pulled));
-    };
-    Ok(Some(Images::open(&options.data_dir, engine, Arc::new(tell))?))
+        let _ = preparations.send(told(made));
+    })
 }
 
 /// Makes inputs and actions ready, and looks for objects, in order.
@@ -259,11 +273,12 @@ struct Preparer {
     actions: Actions,
     /// Where the site has a Python.
     environments: Option<Environments>,
-    /// What waits for an environment.
-    waiting: HashMap<EnvironmentName, Vec<Staging>>,
     /// Where the site has what starts containers.
     images: Option<Images>,
-    waiting_for_image: HashMap<ImageName, Vec<Staging>>,
+    /// Where the site has what runs components.
+    components: Option<Components>,
+    /// What waits for something to be made.
+    waiting: HashMap<Name, Vec<Staging>>,
     store: SiteStore,
     executor: Executor,
     tell: Tell,
@@ -276,14 +291,19 @@ impl Preparer {
             match preparation {
                 Preparation::Stage(staging) => self.stage(staging),
                 Preparation::Installed(installed) => {
-                    let waiting = self.waiting.remove(&installed.0).unwrap_or_default();
+                    let name = installed.0.clone();
                     self.environments.as_mut().expect("installed by these").installed(installed);
-                    waiting.into_iter().for_each(|staging| self.stage(staging));
+                    self.wait_no_more(&name);
                 }
                 Preparation::Pulled(pulled) => {
-                    let waiting = self.waiting_for_image.remove(&pulled.0).unwrap_or_default();
+                    let name = pulled.0.clone();
                     self.images.as_mut().expect("pulled by these").pulled(pulled);
-                    waiting.into_iter().for_each(|staging| self.stage(staging));
+                    self.wait_no_more(&name);
+                }
+                Preparation::Compiled(compiled) => {
+                    let name = compiled.0.clone();
+                    self.components.as_mut().expect("compiled by these").compiled(compiled);
+                    self.wait_no_more(&name);
                 }
                 Preparation::DoubtImages => self.images.iter_mut().for_each(Images::doubt),
                 Preparation::Locate(object) => self.locate(object),
@@ -299,15 +319,17 @@ impl Preparer {
         }
     }
 
-    /// Makes an attempt ready, unless it waits for packages: then it is tried again when they are there.
+    fn wait_no_more(&mut self, name: &Name) {
+        let waiting = self.waiting.remove(name).unwrap_or_default();
+        waiting.into_iter().for_each(|staging| self.stage(staging));
+    }
+
+    /// Makes an attempt ready, unless it waits for what its action needs: then it is tried again when that is there.
     fn stage(&mut self, staging: Staging) {
         let action = match self.actions.ready(&staging.template) {
             Ok(Some(action)) => match self.with_all(action, &staging.template) {
                 Ok(action) => Ok(Some(action)),
                 Err(Lack::Waits(name)) => return self.waiting.entry(name).or_default().push(staging),
-                Err(Lack::WaitsForImage(name)) => {
-                    return self.waiting_for_image.entry(name).or_default().push(staging);
-                }
                 Err(Lack::Failed(message)) => Err(StagingFailure::new(FailureReason::NotExecutable, message)),
             },
             ready => ready,
@@ -322,16 +344,17 @@ impl Preparer {
 
     /// Adds what an action needs beside its folder.
     fn with_all(&mut self, action: ReadyAction, template: &StepTemplate) -> Result<ReadyAction, Lack> {
-        let action = self.with_packages(action, template)?;
-        let declared = action.container().map(|(_, container)| container.image.clone());
-        let Some(((bundle, image), images)) = template.work.bundle().zip(declared).zip(self.images.as_mut()) else {
-            return Ok(action);
-        };
-        match images.ask(&image, &action.folder, bundle.id) {
-            ImageState::Ready(image) => Ok(ReadyAction { image: Some(image), ..action }),
-            ImageState::InWork(name) => Err(Lack::WaitsForImage(name)),
-            ImageState::Failed(message) => Err(Lack::Failed(message)),
+        let mut action = self.with_packages(action, template)?;
+        let Some(bundle) = template.work.bundle() else { return Ok(action) };
+        let image = action.container().map(|(_, container)| container.image.clone());
+        if let Some((image, images)) = image.zip(self.images.as_mut()) {
+            action.image = Some(had(images.ask(&image, &action.folder, bundle.id))?);
         }
+        let component = action.component().and_then(|manifest| manifest.command.first());
+        if let Some((component, components)) = component.zip(self.components.as_mut()) {
+            had(components.ask(component, &action.folder, bundle.id))?;
+        }
+        Ok(action)
     }
 
     fn with_packages(&mut self, action: ReadyAction, template: &StepTemplate) -> Result<ReadyAction, Lack> {
@@ -339,11 +362,8 @@ impl Preparer {
         let Some(((bundle, requirements), environments)) = bundle.zip(self.environments.as_mut()) else {
             return Ok(action);
         };
-        match environments.ask(requirements, bundle.id) {
-            Environment::Ready(programs) => Ok(ReadyAction { programs: Some(programs), ..action }),
-            Environment::InWork(name) => Err(Lack::Waits(name)),
-            Environment::Failed(message) => Err(Lack::Failed(message)),
-        }
+        let programs = had(environments.ask(requirements, bundle.id))?;
+        Ok(ReadyAction { programs: Some(programs), ..action })
     }
 
     fn prepare(&self, key: Key, entries: &[Entry], action: Option<ReadyAction>) -> Staged {

@@ -1,6 +1,6 @@
 use std::os::unix::fs::PermissionsExt as _;
-use std::sync::Mutex;
 use std::sync::mpsc::{Receiver, channel};
+use std::sync::{Arc, Mutex};
 
 use super::*;
 use crate::config::{ContainerSettings, EngineChoice};
@@ -9,7 +9,7 @@ use crate::config::{ContainerSettings, EngineChoice};
 struct Site {
     folder: tempfile::TempDir,
     images: Images,
-    told: Receiver<Pulled>,
+    told: Receiver<Made<String>>,
 }
 
 impl Site {
@@ -35,11 +35,11 @@ impl Site {
     fn have(&mut self, image: &Image) -> Result<String, String> {
         let bundle = ObjectId::from_digest([7; 32]);
         match self.images.ask(image, self.folder.path(), bundle) {
-            ImageState::Ready(image) => Ok(image),
-            ImageState::Failed(message) => Err(message),
-            ImageState::InWork(name) => {
+            State::Ready(image) => Ok(image),
+            State::Failed(message) => Err(message),
+            State::InWork(name) => {
                 let again = self.images.ask(image, self.folder.path(), bundle);
-                assert!(matches!(again, ImageState::InWork(same) if same == name), "it is under way once");
+                assert!(matches!(again, State::InWork(same) if same == name), "it is under way once");
                 let pulled = self.told.recv().expect("a thread");
                 self.images.pulled(pulled.clone());
                 pulled.1

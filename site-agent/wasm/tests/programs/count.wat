@@ -1,0 +1,40 @@
+;; Counts the lines of the input `text`, a short file, and writes the number, of one digit, as the output `lines`.
+;; Folders are given in this order: 3 and 4 the work directory, 5 the outputs, 6 the temporary one, 7 the inputs, 8 the action.
+(module
+  (import "wasi_snapshot_preview1" "path_open"
+    (func $open (param i32 i32 i32 i32 i32 i64 i64 i32 i32) (result i32)))
+  (import "wasi_snapshot_preview1" "fd_read" (func $read (param i32 i32 i32 i32) (result i32)))
+  (import "wasi_snapshot_preview1" "fd_write" (func $write (param i32 i32 i32 i32) (result i32)))
+  (import "wasi_snapshot_preview1" "proc_exit" (func $exit (param i32)))
+  (memory (export "memory") 1)
+  (data (i32.const 0) "text/text")
+  (data (i32.const 16) "lines")
+  (data (i32.const 32) "counted\n")
+  (func $check (param $errno i32)
+    (if (local.get $errno) (then (call $exit (i32.const 1)))))
+  ;; Reads or writes `$length` bytes at `$at`. The slice stands at 64, the number of bytes that went at 72.
+  (func $slice (param $at i32) (param $length i32)
+    (i32.store (i32.const 64) (local.get $at))
+    (i32.store (i32.const 68) (local.get $length)))
+  (func (export "_start")
+    (local $at i32) (local $end i32) (local $lines i32)
+    (call $check (call $open (i32.const 7) (i32.const 0) (i32.const 0) (i32.const 9) (i32.const 0)
+      (i64.const 2) (i64.const 0) (i32.const 0) (i32.const 72)))
+    (call $slice (i32.const 1024) (i32.const 4096))
+    (call $check (call $read (i32.load (i32.const 72)) (i32.const 64) (i32.const 1) (i32.const 72)))
+    (local.set $at (i32.const 1024))
+    (local.set $end (i32.add (i32.const 1024) (i32.load (i32.const 72))))
+    (block $done
+      (loop $next
+        (br_if $done (i32.eq (local.get $at) (local.get $end)))
+        (if (i32.eq (i32.load8_u (local.get $at)) (i32.const 10))
+          (then (local.set $lines (i32.add (local.get $lines) (i32.const 1)))))
+        (local.set $at (i32.add (local.get $at) (i32.const 1)))
+        (br $next)))
+    (i32.store8 (i32.const 48) (i32.add (i32.const 48) (local.get $lines)))
+    (call $check (call $open (i32.const 5) (i32.const 0) (i32.const 16) (i32.const 5) (i32.const 9)
+      (i64.const 64) (i64.const 0) (i32.const 0) (i32.const 72)))
+    (call $slice (i32.const 48) (i32.const 1))
+    (call $check (call $write (i32.load (i32.const 72)) (i32.const 64) (i32.const 1) (i32.const 72)))
+    (call $slice (i32.const 32) (i32.const 8))
+    (call $check (call $write (i32.const 1) (i32.const 64) (i32.const 1) (i32.const 72)))))
