@@ -288,7 +288,9 @@ pub(crate) fn start(mut options: LocalOptions) -> anyhow::Result<Started> {
     let watch = Watch(options.failed);
     let run = move || {
         let _watch = watch;
+        let nodes = local.elsewhere.nodes.clone();
         local.run();
+        nodes.iter().for_each(Nodes::stop);
     };
     let thread = std::thread::Builder::new().name("atoll-executor".to_owned()).spawn(run)?;
     Ok(Started { executor, found, nodes, thread })
@@ -371,7 +373,7 @@ impl Local {
             self.flush();
             if self.quit {
                 // Shims go on without an agent; the next one finds them.
-                return self.elsewhere.nodes.iter().for_each(Nodes::stop);
+                return;
             }
             self.look_after_nodes_if_due(&mut nodes_at);
             if Instant::now() >= look_at {

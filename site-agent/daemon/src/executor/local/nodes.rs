@@ -1,8 +1,8 @@
 //! Slots on other machines: workers that come and go, and the shims that are found there again.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::os::unix::net::UnixStream;
-use std::sync::mpsc::Receiver;
+use std::io::Write as _;
+use std::sync::mpsc::{Receiver, RecvTimeoutError};
 use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -15,7 +15,7 @@ use super::slot::Slot;
 use super::{Executor, LOOK_INTERVAL, Local, Order, recovery};
 use crate::clock::wall_clock;
 use crate::nodes::{HubError, Known, Nodes, NodesOptions, Reached, Tidings};
-use crate::shim::protocol::{End, Hello, Key, ToShim};
+use crate::shim::protocol::{self, End, Hello, Key, ToShim};
 use crate::shim::remove_whatever;
 
 /// How long after a worker said that it leaves something may still be on its way to it.
@@ -220,8 +220,7 @@ fn plain(name: &str) -> String {
         .collect()
 }
 
-/// Asks for the shims of all slots that are on other machines, and waits until each worker has answered or is lost: nothing is
-/// begun before it is known what runs there.
+/// What was found in all slots that are on other machines: nothing is begun before it is known what runs there.
 pub(super) struct Hearing<'a> {
     nodes: &'a Nodes,
     orders: &'a Receiver<Order>,
@@ -229,29 +228,36 @@ pub(super) struct Hearing<'a> {
 }
 
 impl<'a> Hearing<'a> {
+    /// Waits until each worker has answered for its slots, or is lost.
     pub(super) fn begin<'b>(
         nodes: &'a Nodes,
         orders: &'a Receiver<Order>,
         slots: impl Iterator<Item = &'b Slot>,
-    ) -> Self {
-        let mut count = 0;
+    ) -> anyhow::Result<Self> {
+        let mut missing = BTreeSet::new();
         for slot in slots.filter(|slot| slot.node != NodeId::HOME) {
             nodes.reach(slot.number, &slot.path, slot.node);
-            count += 1;
+            missing.insert(slot.number);
         }
-        if count > 0 {
-            tracing::info!(slots = count, "the agent hears its workers first");
+        if !missing.is_empty() {
+            tracing::info!(slots = missing.len(), "the agent hears its workers first");
         }
-        Self { nodes, orders, heard: BTreeMap::new() }
+        let mut hearing = Self { nodes, orders, heard: BTreeMap::new() };
+        hearing.wait_for(missing)?;
+        Ok(hearing)
     }
 
     /// What a live shim has, or how the attempts of the slot have ended.
     pub(super) fn hear(&mut self, slot: &mut Slot) -> anyhow::Result<Result<Hello, Vec<(Key, End)>>> {
         loop {
-            let reached = self.wait_for(slot.number)?;
-            let stream: UnixStream = match reached {
-                Reached::Gone(ended) => return Ok(Err(ended)),
-                Reached::Shim(stream) => stream,
+            let stream = match self.heard.remove(&slot.number) {
+                Some(Reached::Gone(ended)) => return Ok(Err(ended)),
+                Some(Reached::Shim(stream)) => stream,
+                None => {
+                    self.nodes.reach(slot.number, &slot.path, slot.node);
+                    self.wait_for(BTreeSet::from([slot.number]))?;
+                    continue;
+                }
             };
             match slot.greet(stream) {
                 Ok(Some(hello)) => return Ok(Ok(hello)),
@@ -259,17 +265,32 @@ impl<'a> Hearing<'a> {
                 Ok(None) => {}
                 Err(error) => tracing::warn!(slot = slot.number, %error, "a shim on another machine is asked again"),
             }
-            self.nodes.reach(slot.number, &slot.path, slot.node);
         }
     }
 
-    fn wait_for(&mut self, slot: u32) -> anyhow::Result<Reached> {
-        loop {
-            if let Some(reached) = self.heard.remove(&slot) {
-                return Ok(reached);
+    fn wait_for(&mut self, mut missing: BTreeSet<u32>) -> anyhow::Result<()> {
+        while !missing.is_empty() {
+            match self.orders.recv_timeout(self.nodes.leash() / 4) {
+                Ok(Order::OfNodes(Tidings::Reached { slot, how })) => {
+                    missing.remove(&slot);
+                    self.heard.insert(slot, how);
+                }
+                Ok(_) | Err(RecvTimeoutError::Timeout) => {}
+                Err(error @ RecvTimeoutError::Disconnected) => return Err(error.into()),
             }
-            if let Order::OfNodes(Tidings::Reached { slot, how }) = self.orders.recv()? {
-                self.heard.insert(slot, how);
+            self.keep_in_touch();
+        }
+        Ok(())
+    }
+
+    /// Those that have answered are not to give up while others are waited for.
+    fn keep_in_touch(&mut self) {
+        let mut word = Vec::new();
+        protocol::encode(&ToShim::Forget(Vec::new()), &mut word);
+        for reached in self.heard.values_mut() {
+            if let Reached::Shim(stream) = reached {
+                // One that is gone is found out when it is to greet.
+                let _ = stream.write_all(&word);
             }
         }
     }
