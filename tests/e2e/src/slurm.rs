@@ -14,6 +14,7 @@ use crate::process::Output;
 pub struct SlurmCluster {
     directory: TempDir,
     namespace: String,
+    gateway: String,
 }
 
 impl SlurmCluster {
@@ -37,16 +38,26 @@ impl SlurmCluster {
         let directory = tempfile::Builder::new().prefix("atoll-slurm-").tempdir()?;
         Command::new("chmod").arg("755").arg(directory.path()).status()?;
         let namespace = format!("atsl{}x{place}", std::process::id());
-        let cluster = Self { directory, namespace };
+        let gateway = format!("{}.1", Self::network(place));
+        let cluster = Self { directory, namespace, gateway };
         let address = cluster.enter_network(place)?;
         let at = cluster.path().display().to_string();
         script("slurm-up.sh", &[name, &at, &cluster.namespace, &address], &cluster.directory.path().join("said"))?;
         Ok(Some(cluster))
     }
 
+    fn network(place: u8) -> String {
+        format!("10.79.{}", std::process::id() % 12 * 20 + u32::from(place))
+    }
+
+    /// Where its nodes reach this machine.
+    pub fn gateway(&self) -> &str {
+        &self.gateway
+    }
+
     /// A namespace of its own with an address that this one reaches.
     fn enter_network(&self, place: u8) -> Result<String> {
-        let (namespace, net) = (&self.namespace, format!("10.79.{}", std::process::id() % 12 * 20 + u32::from(place)));
+        let (namespace, net) = (&self.namespace, Self::network(place));
         let (outer, inner) = (format!("ats{}x{place}", std::process::id() % 100_000), "eth0");
         ip(&format!("netns add {namespace}"))?;
         ip(&format!("link add {outer} type veth peer name {inner} netns {namespace}"))?;

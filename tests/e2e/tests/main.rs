@@ -18,6 +18,7 @@ mod fleet;
 mod history;
 mod kills;
 mod ledger;
+mod pilots;
 mod publish;
 mod python;
 mod repositories;

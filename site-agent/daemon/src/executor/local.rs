@@ -54,7 +54,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::config::{Exports, Imports, ShimProgram};
 use crate::emitted::Emitted;
-use crate::executor::batch::{BatchOptions, FoundJob, Jobs};
+use crate::executor::batch::{BatchOptions, FoundJob, Jobs, Pilots, PilotsOptions};
 use crate::nodes::{Nodes, NodesOptions, Tidings};
 use crate::shim::protocol::{Common, FromShim, Key, Notice, Taken};
 use crate::telemetry::{Meters, Spans, level};
@@ -116,6 +116,8 @@ pub(crate) struct LocalOptions {
     pub gpus: Vec<String>,
     /// How other machines of the site join, if they may.
     pub nodes: Option<NodesOptions>,
+    /// What is made of workers that are jobs of the batch system, if there may be any.
+    pub pilots: Option<PilotsOptions>,
     /// Cancelled when a thread of the executor cannot go on: then the agent must not either.
     pub failed: CancellationToken,
 }
@@ -230,6 +232,7 @@ pub(crate) fn start(mut options: LocalOptions) -> anyhow::Result<Started> {
         has_containers: options.engine.is_some(),
     };
     let further = options.nodes.take().map(|nodes| nodes::start(nodes, &executor)).transpose()?;
+    let pilots = nodes::start_pilots(options.pilots.take(), further.as_ref(), &options.tell)?;
     let mut slots = Slots::open(&options, further.clone())?;
     let mut attempts = Attempts::new(Arc::clone(&options.logs));
     let heard = (further.as_ref(), &orders);
@@ -293,7 +296,7 @@ pub(crate) fn start(mut options: LocalOptions) -> anyhow::Result<Started> {
         nodes.iter().for_each(Nodes::stop);
     };
     let thread = std::thread::Builder::new().name("atoll-executor".to_owned()).spawn(run)?;
-    Ok(Started { executor, found, nodes, thread })
+    Ok(Started { executor, found, nodes, pilots, thread })
 }
 
 /// What runs once the executor does.
@@ -301,6 +304,7 @@ pub(crate) struct Started {
     pub(crate) executor: Executor,
     pub(crate) found: Vec<FoundAttempt>,
     pub(crate) nodes: BTreeMap<NodeId, Node>,
+    pub(crate) pilots: Option<Pilots>,
     pub(crate) thread: JoinHandle<()>,
 }
 

@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::io::Write as _;
 use std::sync::mpsc::{Receiver, RecvTimeoutError};
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use site_agent_core::Event;
@@ -12,8 +12,9 @@ use site_agent_core::event::{Node, NodeId};
 use super::attempts::{Phase, Place};
 use super::gpus::HeldGpus;
 use super::slot::Slot;
-use super::{Executor, LOOK_INTERVAL, Local, Order, recovery};
+use super::{Executor, LOOK_INTERVAL, Local, Order, Tell, recovery};
 use crate::clock::wall_clock;
+use crate::executor::batch::{Crew, Pilots, PilotsOptions};
 use crate::nodes::{HubError, Known, Nodes, NodesOptions, Reached, Tidings};
 use crate::shim::protocol::{self, End, Hello, Key, ToShim};
 use crate::shim::remove_whatever;
@@ -36,6 +37,34 @@ pub(super) fn start(options: NodesOptions, executor: &Executor) -> Result<Nodes,
     })
 }
 
+/// Looks after workers that are jobs, if there may be any.
+///
+/// # Errors
+/// When what is noted of them cannot be read.
+pub(super) fn start_pilots(
+    options: Option<PilotsOptions>,
+    nodes: Option<&Nodes>,
+    tell: &Tell,
+) -> std::io::Result<Option<Pilots>> {
+    let crew = nodes.map(|nodes| Joined { nodes: nodes.clone(), tell: Arc::clone(tell) });
+    options.zip(crew).map(|(options, crew)| Pilots::start(options, crew)).transpose()
+}
+
+struct Joined {
+    nodes: Nodes,
+    tell: Tell,
+}
+
+impl Crew for Joined {
+    fn has_joined(&self, name: &str) -> bool {
+        self.nodes.has_joined(name)
+    }
+
+    fn barred(&self, barred: bool) {
+        (self.tell)(vec![Event::PilotsBarred { barred }]);
+    }
+}
+
 /// What the executor knows of other machines.
 #[derive(Debug, Default)]
 pub(super) struct Elsewhere {
@@ -43,6 +72,8 @@ pub(super) struct Elsewhere {
     pub(super) known: BTreeMap<NodeId, Known>,
     /// Those that leave, and since when.
     leaving: BTreeMap<NodeId, Instant>,
+    /// Those that go for want of work, and since when they have none.
+    idle: BTreeMap<NodeId, Instant>,
     gpus: BTreeMap<NodeId, HeldGpus>,
 }
 
@@ -61,6 +92,11 @@ impl Elsewhere {
     /// Whether anything can be started there.
     pub(super) fn has(&self, node: NodeId) -> bool {
         node == NodeId::HOME || self.known.contains_key(&node)
+    }
+
+    /// Whether nothing that has not begun there is to begin there.
+    pub(super) fn is_leaving(&self, node: NodeId) -> bool {
+        self.leaving.contains_key(&node)
     }
 
     /// How often it is looked after.
@@ -197,6 +233,7 @@ impl Local {
             self.elsewhere.leaving.remove(&node);
             nodes.bid_farewell(node);
         }
+        self.let_idle_nodes_go(&nodes);
         let gone = self.slots.empty_elsewhere().filter(|(_, node)| !self.elsewhere.has(*node));
         let gone: Vec<u32> = gone.map(|(number, _)| number).collect();
         for number in gone {
@@ -208,6 +245,27 @@ impl Local {
             };
             if let Err(error) = removed {
                 tracing::warn!(slot = number, %error, "a slot of a worker that is gone cannot be removed");
+            }
+        }
+    }
+}
+
+impl Local {
+    /// Has workers leave that have had nothing to do for as long as they wait for work.
+    fn let_idle_nodes_go(&mut self, nodes: &Nodes) {
+        let (attempts, elsewhere) = (&self.attempts, &mut self.elsewhere);
+        let waits = |known: &Known| known.idle.filter(|_| known.node.is_open);
+        if elsewhere.known.values().all(|known| waits(known).is_none()) {
+            return elsewhere.idle.clear();
+        }
+        let unfinished = |key| attempts.get(key).filter(|known| known.is_unfinished()).map(|known| known.node);
+        let busy: BTreeSet<NodeId> = attempts.keys().filter_map(unfinished).collect();
+        let is_idle = |id: &NodeId| !busy.contains(id) && elsewhere.known.contains_key(id);
+        elsewhere.idle.retain(|id, _| is_idle(id));
+        for (id, known) in elsewhere.known.iter().filter(|(id, _)| !busy.contains(id)) {
+            let since = *elsewhere.idle.entry(*id).or_insert_with(Instant::now);
+            if waits(known).is_some_and(|idle| since.elapsed() >= idle) {
+                nodes.let_leave(*id);
             }
         }
     }
