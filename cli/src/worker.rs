@@ -46,6 +46,9 @@ pub(crate) struct WorkerArguments {
     /// How long what runs may go on once the worker is to end: it takes nothing new so long before its time is over.
     #[arg(long, value_name = "DURATION", default_value = "20s")]
     drain: String,
+    /// The worker ends when it has had nothing to do for so long, or has not reached the agent, but for a minute at least.
+    #[arg(long, value_name = "DURATION")]
+    idle: Option<String>,
 }
 
 #[derive(Debug, Args)]
@@ -102,6 +105,7 @@ impl WorkerArguments {
             resources: self.resources.iter().map(|text| resource(text)).collect::<anyhow::Result<_>>()?,
             time_limit: limit.or(until),
             drain: quantity("--drain", &self.drain)?,
+            idle: self.idle.as_deref().map(|text| quantity("--idle", text)).transpose()?,
             shim_program: None,
         })
     }

@@ -15,7 +15,7 @@ use serde::{Deserialize, Serialize};
 pub use self::container::{Container, Image};
 pub use self::python::{Python, Requirements, Warm};
 pub use self::reference::{ActionReference, ParseReferenceError};
-pub use self::ryax::{RYAX_METADATA_NAME, Ryax, RyaxKind, RyaxType};
+pub use self::ryax::{CUSTOM_SCRIPT, RYAX_METADATA_NAME, Ryax, RyaxKind, RyaxType};
 pub use self::service::{Health, PORT_VARIABLE, Port, Probe, Restart, SERVICE_VARIABLE, Service, address_variable};
 pub use self::signature::{BundleSignature, ParseKeyError, PublicKey};
 use crate::diagnostic::{Diagnostic, Place};

@@ -24,9 +24,10 @@ pub const RYAX_METADATA_NAME: &str = "ryax_metadata.yaml";
 const REQUIREMENTS: &str = "requirements.txt";
 /// What an action without a version is pushed as.
 const NO_VERSION: &str = "unversioned";
-/// The addon of actions for batch systems, and the input that it adds: a script that is run instead of the handler.
+/// The addon of actions for batch systems.
 const HPC: &str = "hpc";
-const CUSTOM_SCRIPT: &str = "custom_script";
+/// The input that it adds: a script that is run instead of the handler.
+pub const CUSTOM_SCRIPT: &str = "custom_script";
 
 /// What an action of Ryax is, where it differs from one of ours.
 #[derive(Debug, Clone, PartialEq)]

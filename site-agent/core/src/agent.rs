@@ -51,6 +51,9 @@ pub struct Agent {
     pub(crate) report_starts_at: Option<Timestamp>,
     /// The control plane is told, if it can be, to send nothing more before reports are acknowledged (B5).
     pub(crate) outbox_full: bool,
+    /// How many pilots what waits would fill, and how many the shell was told.
+    pub(crate) pilots_wanted: u32,
+    pub(crate) pilots_told: u32,
     /// The item that waits for room longest, and how many have passed it.
     pub(crate) passed: (u64, u32),
     pub(crate) measured: Heartbeat,
@@ -83,7 +86,7 @@ impl Agent {
     ) -> (Self, Step) {
         let mut state = snapshot.unwrap_or_default();
         facts.into_iter().for_each(|fact| state.evolve(&fact));
-        let room = Room::new(&config.capacity, &found.nodes);
+        let room = Room::new(&config.capacity, config.pilots.clone(), &found.nodes);
         let measured = Heartbeat { capacity: room.offered(&config.capacity), ..Heartbeat::default() };
         let mut agent = Self {
             session: Session::resumed(&state.lease, config.boot, now),
@@ -103,6 +106,8 @@ impl Agent {
             unreported: BTreeMap::new(),
             report_starts_at: None,
             outbox_full: false,
+            pilots_wanted: 0,
+            pilots_told: 0,
             passed: (0, 0),
             wake: BTreeSet::new(),
             unsettled: BTreeSet::new(),
@@ -169,6 +174,7 @@ impl Agent {
                 self.wake_ready();
             }
             Event::TimeoutElapsed => {}
+            Event::PilotsBarred { barred } => self.room.bar_pilots(barred),
         }
         self.elapse(now, &mut step);
         self.settle_all(now, &mut step);
@@ -351,6 +357,9 @@ impl Agent {
             } else if !self.admit(now, step) {
                 break;
             }
+        }
+        if std::mem::replace(&mut self.pilots_told, self.pilots_wanted) != self.pilots_wanted {
+            step.commands.push(Command::WantPilots { count: self.pilots_wanted });
         }
         self.report(now, step);
         self.note_outbox(now, step);

@@ -59,6 +59,10 @@ pub enum Command {
         /// goes into the queue of the one that has the least of it where they all have.
         ahead: Option<u32>,
     },
+    /// About so many pilots would be filled by what waits for room on one.
+    WantPilots {
+        count: u32,
+    },
     /// Executions whose work is nothing: answer that they have finished.
     StartNull {
         run: RunId,

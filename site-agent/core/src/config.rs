@@ -26,6 +26,19 @@ pub struct Config {
     pub disk_bytes: u64,
     /// What the site's administrator lets the control plane have.
     pub policy: SitePolicy,
+    /// Where the agent's own machine stands for a batch system: nodes that the shell can bring, for work that is short.
+    pub pilots: Option<Pilots>,
+}
+
+/// Nodes that come when there is work for them, and go.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Pilots {
+    /// Most of them.
+    pub max: u32,
+    /// What each offers.
+    pub capacity: Capacity,
+    /// What says that it runs no longer is for them.
+    pub short: Duration,
 }
 
 /// A start of the machine. Leases outlive an agent's process within it, and never beyond: the clock that they run by

@@ -130,6 +130,10 @@ pub enum Event {
         nodes: BTreeMap<NodeId, Node>,
     },
     TimeoutElapsed,
+    /// Whether pilots are not to be had for the time being: then nothing waits for any.
+    PilotsBarred {
+        barred: bool,
+    },
 }
 
 /// A machine of the site, for as long as it is one.

@@ -33,7 +33,7 @@ mod state;
 
 pub use agent::{Agent, Step};
 pub use command::Command;
-pub use config::{Boot, Config};
+pub use config::{Boot, Config, Pilots};
 pub use event::Event;
 pub use fact::{Fact, Items};
 pub use state::Snapshot;

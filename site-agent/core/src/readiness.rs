@@ -1,6 +1,6 @@
 //! Whether an item may start: its inputs, where they come from, what they still lack.
 
-use atoll_model::action::SERVICE_VARIABLE;
+use atoll_model::action::{CUSTOM_SCRIPT, SERVICE_VARIABLE};
 use atoll_model::id::{Attempt, ExecutionId, ObjectId};
 use atoll_model::session::{Binding, BindingSource, NotStartedReason, StepTemplate, TemplateWork};
 use atoll_model::value::{ObjectRef, Value};
@@ -10,6 +10,7 @@ use crate::agent::Agent;
 use crate::command::{StartInput, StartValue};
 use crate::event::{SealedOutput, SealedValue};
 use crate::queue::Waits;
+use crate::room::Where;
 use crate::state::{AttemptKey, Item, Standing, StepKey, Terms};
 
 #[derive(Debug)]
@@ -40,7 +41,8 @@ impl Agent {
         if let Some(reason) = self.config.policy.refuses_run(template) {
             return Readiness::Doomed(NotStartedReason::Refused, reason);
         }
-        if needs_room(template) && !self.room.could_fit(&template.resources, is_for_home(template)) {
+        let place = self.place(template, &item.terms);
+        if needs_room(template) && !self.room.could_fit(&template.resources, place) {
             let message = "it asks for more than the site, or any one node of it, has".to_owned();
             return Readiness::Doomed(NotStartedReason::Impossible, message);
         }
@@ -154,6 +156,21 @@ fn commits_first(template: &StepTemplate) -> bool {
     template.start == StartMode::AtMostOnce
         || matches!(template.work, TemplateWork::Export { .. })
         || !needs_room(template)
+}
+
+impl Agent {
+    /// On which nodes it may run.
+    pub(crate) fn place(&self, template: &StepTemplate, terms: &Terms) -> Where {
+        if is_for_home(template) {
+            return Where::Home;
+        }
+        self.room.place(&template.resources, bindings(template, terms).any(is_script_of_job))
+    }
+}
+
+/// Whether it is what an action of Ryax is to run instead of its handler, as the job of a cluster.
+fn is_script_of_job(binding: &Binding) -> bool {
+    binding.name == CUSTOM_SCRIPT && binding.source != BindingSource::Value(Value::Null)
 }
 
 /// Whether it can run on the agent's own machine only: images of containers are there, services listen there for what uses

@@ -7,7 +7,7 @@ use std::time::Duration;
 use atoll_model::id::RunId;
 use atoll_model::resources::{Capacity, Resources};
 
-use crate::config::{AHEAD, AHEAD_MAX, SHORT};
+use crate::config::{AHEAD, AHEAD_MAX, Pilots, SHORT};
 use crate::event::{Node, NodeId};
 use crate::state::StepKey;
 
@@ -65,6 +65,18 @@ pub(crate) enum Admission {
 #[derive(Debug)]
 pub(crate) struct Room {
     nodes: BTreeMap<NodeId, NodeRoom>,
+    pilots: Option<Pilots>,
+    are_pilots_barred: bool,
+}
+
+/// On which nodes an execution may run.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Where {
+    Anywhere,
+    /// Where the agent is, or what its machine stands for.
+    Home,
+    /// On nodes that come when they are wanted.
+    Pilots,
 }
 
 /// The room of one node.
@@ -91,8 +103,8 @@ struct InFlight {
 }
 
 impl Room {
-    pub(crate) fn new(home: &Capacity, others: &BTreeMap<NodeId, Node>) -> Self {
-        let mut room = Self { nodes: BTreeMap::new() };
+    pub(crate) fn new(home: &Capacity, pilots: Option<Pilots>, others: &BTreeMap<NodeId, Node>) -> Self {
+        let mut room = Self { nodes: BTreeMap::new(), pilots, are_pilots_barred: false };
         room.set(NodeId::HOME, home, true);
         room.set_others(others);
         room
@@ -125,6 +137,10 @@ impl Room {
 
     /// What the site offers: the agent's own machine, as measured now, and all other nodes.
     pub(crate) fn offered(&self, home: &Capacity) -> Capacity {
+        if self.pilots.is_some() {
+            // They are part of what home stands for.
+            return home.clone();
+        }
         let mut all = home.clone();
         for (_, node) in self.nodes.iter().filter(|(id, _)| **id != NodeId::HOME) {
             all.cpu_millis = all.cpu_millis.saturating_add(node.offered.cpu_millis);
@@ -139,14 +155,44 @@ impl Room {
         all
     }
 
-    /// Whether it would fit if nothing else ran, somewhere (`at_home`: where the agent is).
-    pub(crate) fn could_fit(&self, resources: &Resources, at_home: bool) -> bool {
-        self.candidates(at_home).any(|(_, node)| node.capacity.has_room(&Cost::default(), &node.cost(resources)))
+    /// Where an execution may run that asks for this; one that is for a job of its own may not run in a pilot.
+    pub(crate) fn place(&self, resources: &Resources, is_for_job: bool) -> Where {
+        match &self.pilots {
+            None => Where::Anywhere,
+            Some(pilots) if !is_for_job && !self.are_pilots_barred && pilots.are_for(resources) => Where::Pilots,
+            Some(_) => Where::Home,
+        }
     }
 
-    fn candidates(&self, at_home: bool) -> impl Iterator<Item = (NodeId, &NodeRoom)> {
-        let wanted = move |id: NodeId| !at_home || id == NodeId::HOME;
-        self.nodes.iter().map(|(id, node)| (*id, node)).filter(move |(id, _)| wanted(*id))
+    pub(crate) fn bar_pilots(&mut self, barred: bool) {
+        self.are_pilots_barred = barred;
+    }
+
+    /// How many pilots so many executions would fill, of as many as there may be.
+    pub(crate) fn pilots_for(&self, executions: u32, resources: &Resources) -> u32 {
+        let Some(pilots) = &self.pilots else { return 0 };
+        let each = (pilots.capacity.cpu_millis / resources.cpu_millis.max(1)).max(1);
+        executions.div_ceil(each).min(pilots.max)
+    }
+
+    /// Most pilots that there may be.
+    pub(crate) fn pilots_max(&self) -> u32 {
+        self.pilots.as_ref().map_or(0, |pilots| pilots.max)
+    }
+
+    /// Whether it would fit if nothing else ran.
+    pub(crate) fn could_fit(&self, resources: &Resources, place: Where) -> bool {
+        place == Where::Pilots
+            || self.candidates(place).any(|(_, node)| node.capacity.has_room(&Cost::default(), &node.cost(resources)))
+    }
+
+    fn candidates(&self, place: Where) -> impl Iterator<Item = (NodeId, &NodeRoom)> {
+        let is_meant = move |id: NodeId| match place {
+            Where::Anywhere => true,
+            Where::Home => id == NodeId::HOME,
+            Where::Pilots => id != NodeId::HOME,
+        };
+        self.nodes.iter().map(|(id, node)| (*id, node)).filter(move |(id, _)| is_meant(*id))
     }
 
     /// Reserves room for one more of a step on the node that has most free, or a place behind those of it that run if they are
@@ -155,10 +201,10 @@ impl Room {
         &mut self,
         step: StepKey,
         resources: &Resources,
-        at_home: bool,
+        place: Where,
         may_queue: bool,
     ) -> Option<(NodeId, Admission)> {
-        let open = || self.candidates(at_home).filter(|(_, node)| node.is_open);
+        let open = || self.candidates(place).filter(|(_, node)| node.is_open);
         let with_room = open().filter(|(_, node)| node.has_room(step, resources));
         let free = with_room.max_by_key(|(id, node)| (node.free_cpu_millis(), Reverse(*id)));
         if let Some((id, _)) = free {
@@ -194,6 +240,16 @@ impl Room {
     pub(crate) fn check(&self, started: usize) {
         let count: usize = self.nodes.values().map(NodeRoom::check).sum();
         assert_eq!(count, started, "whatever runs was let in once");
+    }
+}
+
+impl Pilots {
+    /// Whether what asks for this is short, and each of them has as much.
+    fn are_for(&self, resources: &Resources) -> bool {
+        resources.time.is_some_and(|time| time <= self.short)
+            && self.capacity.cpu_millis >= resources.cpu_millis
+            && self.capacity.memory_bytes >= resources.memory_bytes.unwrap_or(0)
+            && self.capacity.lacks(resources).is_none()
     }
 }
 

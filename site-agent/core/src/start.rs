@@ -16,8 +16,8 @@ use crate::ending::Launch;
 use crate::event::NodeId;
 use crate::fact::Fact;
 use crate::queue::{Place, Turn};
-use crate::readiness::{Readiness, is_for_home, needs_room};
-use crate::room::Admission;
+use crate::readiness::{Readiness, needs_room};
+use crate::room::{Admission, Where};
 use crate::state::{Ending, Item, StepKey};
 
 /// One look at all that is ready.
@@ -29,6 +29,8 @@ struct Pass {
     stalled: Option<u64>,
     /// Items that find no room.
     blocked: usize,
+    /// How many pilots they would fill.
+    pilots: u32,
 }
 
 impl Agent {
@@ -146,6 +148,7 @@ impl Agent {
                 break;
             }
         }
+        self.pilots_wanted = pass.pilots.min(self.room.pilots_max());
         for (((run, index), attempt), elements) in pass.nulls {
             step.commands.push(Command::StartNull { run, step: index, attempt, elements });
         }
@@ -185,13 +188,23 @@ impl Agent {
                 }
             }
             if !whole {
-                pass.stalled = pass.stalled.or(Some(order));
                 pass.blocked += 1;
+                match self.pilots_for(place, &template) {
+                    0 => pass.stalled = pass.stalled.or(Some(order)),
+                    // What waits for a pilot takes nothing from what is not for one.
+                    pilots => pass.pilots = pass.pilots.saturating_add(pilots),
+                }
             }
             if self.is_over(pass) {
                 return;
             }
         }
+    }
+
+    /// How many pilots what is left of an item would fill, if it is for pilots.
+    fn pilots_for(&self, (order, key): Place, template: &StepTemplate) -> u32 {
+        let item = self.state.item(key, order).filter(|item| self.place(template, &item.terms) == Where::Pilots);
+        self.room.pilots_for(item.map_or(0, |item| item.elements.len()), &template.resources)
     }
 
     fn is_over(&self, pass: &Pass) -> bool {
@@ -224,10 +237,10 @@ impl Agent {
             return (0, true);
         }
         let most = most.min(item.elements.len());
-        let at_home = is_for_home(template);
+        let room_at = self.place(template, &item.terms);
         let mut admissions = Vec::new();
         while admissions.len() < most as usize
-            && let Some(admission) = self.room.admit(key, &template.resources, at_home, stalled.is_none())
+            && let Some(admission) = self.room.admit(key, &template.resources, room_at, stalled.is_none())
         {
             admissions.push(admission);
         }

@@ -24,7 +24,7 @@ use crate::config::{Config, ShimProgram, found_gpus};
 use crate::direct::Direct;
 use crate::driver::{Beginning, Driver, Inbox, Performer, direct_share, open_journal};
 use crate::emitted::{self, Emitted};
-use crate::executor::batch::{BatchOptions, BatchWait, SystemSettings};
+use crate::executor::batch::{BatchOptions, BatchWait, PilotsOptions, SystemSettings};
 use crate::executor::local::{self, Executor, LocalOptions, Order};
 use crate::link::{Identity, Link, LinkCredentials, LinkEnd, LinkEvent, LinkOptions, http_client};
 use crate::logs::Logs;
@@ -178,7 +178,7 @@ impl Running {
         let told = (teller(&inbox), to_emit, spans);
         let measured = (meters, batch_wait, &failed);
         let options = local_options(config, &identity, (slots_dir, isolation), stored, told, measured)?;
-        let local::Started { executor, found: attempts, nodes, thread: executing } = local::start(options)?;
+        let local::Started { executor, found: attempts, nodes, pilots, thread: executing } = local::start(options)?;
         let recovered = open_journal(&data_dir.join("journal"), config.journal)?;
         let (journal, snapshot, facts, checkpoint_bytes) = recovered.into_parts();
         let (clock, tasks) = (Clock::start(), TaskTracker::new());
@@ -202,6 +202,7 @@ impl Running {
             running: crate::driver::Running::default(),
             meters: Arc::clone(meters),
             withheld: withheld.clone(),
+            pilots,
         };
         let beginning = Beginning { agent, step, clock, withheld: withheld.clone() };
         let driver = Driver::start(beginning, inputs, journal, checkpoint_bytes, performer)?;
@@ -228,6 +229,7 @@ fn local_options(
         isolation: isolation.clone(),
         gpus: config.gpus.clone().unwrap_or_default(),
         batch: batch_options(config, identity, meters, batch_wait, failed)?,
+        pilots: PilotsOptions::of(config, identity.agent),
         nodes: config.workers.clone().map(|settings| NodesOptions {
             settings,
             data_dir: config.data_dir.clone(),
@@ -258,11 +260,7 @@ fn batch_options(
     wait: &BatchWait,
     failed: &CancellationToken,
 ) -> anyhow::Result<Option<BatchOptions>> {
-    let settings = match (config.slurm.clone(), config.batch.clone()) {
-        (Some(slurm), _) => SystemSettings::Slurm(slurm),
-        (None, Some(batch)) => SystemSettings::Template(batch),
-        (None, None) => return Ok(None),
-    };
+    let Some(settings) = SystemSettings::of(config) else { return Ok(None) };
     Ok(Some(BatchOptions {
         settings,
         agent: identity.agent,
@@ -385,6 +383,7 @@ fn core_config(
         disk_free_bytes_min: DISK_FREE_BYTES_MIN,
         disk_bytes: measure::disk_bytes(config),
         policy: config.policy.clone(),
+        pilots: measure::pilots(config),
     })
 }
 

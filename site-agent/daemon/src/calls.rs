@@ -83,6 +83,7 @@ pub fn measure_calls(data_dir: &Path, alone: u32, at_once: u32) -> anyhow::Resul
         engine: None,
         components: None,
         nodes: None,
+        pilots: None,
         batch: None,
         log_bytes_max: 1 << 20,
         logs: Arc::default(),

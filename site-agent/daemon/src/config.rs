@@ -6,6 +6,7 @@ mod isolation;
 mod joined;
 mod offered;
 mod outside;
+mod pilots;
 mod python;
 mod sizes;
 mod slurm;
@@ -28,6 +29,7 @@ pub use self::container::{ContainerSettings, EngineChoice};
 pub use self::isolation::IsolationSettings;
 pub(crate) use self::offered::found_gpus;
 pub use self::outside::{Exports, Imports};
+pub use self::pilots::PilotSettings;
 pub use self::python::PythonSettings;
 use self::sizes::{deserialize_bytes, parse_bytes};
 pub use self::slurm::{ExecutorKind, SlurmSettings};
@@ -220,6 +222,8 @@ pub enum ConfigError {
     Workers(String),
     #[error("container: {0}")]
     Container(String),
+    #[error("pilots are workers: say where they join, `[workers] listen`")]
+    Pilots,
     #[error("no data directory is given, and there is no HOME to put it in")]
     NoHome,
 }
@@ -239,6 +243,12 @@ impl Config {
     pub fn jobs_max(&self) -> Option<u32> {
         let of_slurm = self.slurm.as_ref().map(|slurm| slurm.jobs_max);
         of_slurm.or(self.batch.as_ref().map(|batch| batch.jobs_max))
+    }
+
+    /// Workers that are jobs of the batch system, if the administrator allows any.
+    pub fn pilots(&self) -> Option<&PilotSettings> {
+        let of_slurm = self.slurm.as_ref().and_then(|slurm| slurm.pilots.as_ref());
+        of_slurm.or(self.batch.as_ref().and_then(|batch| batch.pilots.as_ref()))
     }
 
     /// Bytes of a second that may go straight to other sites, the stricter of both who have a say in it.
@@ -280,7 +290,7 @@ impl Config {
                 .transpose()
                 .map_err(ConfigError::Hours)?,
         };
-        Ok(Self {
+        let config = Self {
             data_dir,
             work_dir,
             cpu_millis,
@@ -311,7 +321,11 @@ impl Config {
             gpus: said.gpus,
             resources: offered::amounts(said.resources.unwrap_or_default())?,
             workers: said.workers.map(WorkerSettings::checked).transpose()?,
-        })
+        };
+        match (config.pilots(), &config.workers) {
+            (Some(_), None) => Err(ConfigError::Pilots),
+            (Some(_) | None, _) => Ok(config),
+        }
     }
 
     /// The configuration of an agent of which nothing is known but where it keeps everything.

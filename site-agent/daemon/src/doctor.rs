@@ -60,7 +60,7 @@ pub(crate) async fn diagnose(config: &Config, token: Option<&str>) -> Result<Dia
     let mut checks = vec![identity::judge_identity(&identity, &config.data_dir, runs, now)];
     checks.extend(token.map(|token| identity::judge_token(&token, site.as_ref().map(|site| site.as_str()), now)));
     checks.extend(of_server);
-    checks.extend(ports::look(config.direct_listen, config.metrics_listen, runs));
+    checks.extend(ports::look(config.direct_listen, config.metrics_listen, config.workers.as_ref(), runs));
     checks.push(ports::judge_proxy(&|name| std::env::var(name).ok(), addresses.as_deref(), reached));
     checks.extend(storage::judge(&storage));
     checks.extend(work.as_ref().map(storage::judge_work));

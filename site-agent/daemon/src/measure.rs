@@ -9,7 +9,7 @@ use atoll_model::limits::MOVING_TOLD_MAX;
 use atoll_model::resources::Capacity;
 use atoll_model::session::{Heartbeat, Moving, Other};
 use atoll_model::value::ObjectRef;
-use site_agent_core::Event;
+use site_agent_core::{Event, Pilots};
 use storage_sync_engine::transfer::{Transfers, Underway};
 use sysinfo::System;
 use tokio_util::sync::CancellationToken;
@@ -55,6 +55,13 @@ pub(crate) fn of_machine(cpu_millis: Option<u32>, memory_bytes: Option<u64>) -> 
         memory_bytes: memory_bytes.unwrap_or_else(|| total_memory() / 100 * MEMORY_OFFERED_PERCENT),
         ..Capacity::default()
     }
+}
+
+/// What pilots are for, where there may be any.
+pub(crate) fn pilots(config: &Config) -> Option<Pilots> {
+    let settings = config.pilots()?;
+    let capacity = of_machine(Some(settings.cpus.saturating_mul(1_000)), Some(settings.offered_memory()));
+    Some(Pilots { max: settings.max, capacity, short: settings.short })
 }
 
 /// Bytes of the file system that the site keeps its data on.

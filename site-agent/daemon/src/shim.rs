@@ -37,7 +37,7 @@ use limits::Limits;
 use log::SlotLog;
 use protocol::{Isolation, SlotSetup};
 use runner::Runner;
-use server::Server;
+use server::{Asked, Server};
 
 /// Where a shim that cannot go on says why, in its slot.
 pub(crate) const LAST_WORDS: &str = "shim.error";
@@ -124,6 +124,8 @@ fn serve(wanted: &SlotSetup) -> io::Result<()> {
     // A leader of a session of its own hears nothing of the terminal or the service that started the agent. It fails
     // only for one that is such a leader already.
     let _ = nix::unistd::setsid();
+    // One on a leash is on another machine, which may be given to others.
+    let asked = wanted.leash.map(|_| Asked::listen()).transpose()?;
     let listener = UnixListener::from(rustix::stdio::stdin().try_clone_to_owned()?);
     listener.set_nonblocking(true)?;
     rustix::stdio::dup2_stdin(File::open("/dev/null")?)?;
@@ -139,7 +141,7 @@ fn serve(wanted: &SlotSetup) -> io::Result<()> {
     let slot = SlotDirectory::prepare(&setup.slot)?;
     let own_tmp = own_tmp::own_tmp(setup, isolation);
     let runner = Runner::new(slot, log, limits, ended, own_tmp);
-    let served = Server::new(listener, runner, (isolation, complaints), wanted.leash).serve();
+    let served = Server::new(listener, runner, (isolation, complaints), (wanted.leash, asked)).serve();
     // The agent takes the socket away when it prepares the slot again; in the namespace it is hidden.
     served.map_err(io::Error::from)
 }

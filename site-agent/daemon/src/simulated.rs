@@ -87,6 +87,7 @@ impl SimulatedAgent {
             disk_free_bytes_min: 0,
             disk_bytes: 0,
             policy: Default::default(),
+            pilots: None,
         };
         let (sender, happened) = mpsc::channel(EVENTS_MAX);
         let (link, handle) = Link::of(self.0, sender, Arc::new(NoLogs));
@@ -183,6 +184,7 @@ impl Session {
             | Command::CancelFetch { .. }
             | Command::Push { .. }
             | Command::CancelPush { .. }
+            | Command::WantPilots { .. }
             | Command::Kill { .. }
             | Command::Collect { .. }
             | Command::Release { .. }

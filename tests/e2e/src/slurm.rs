@@ -14,6 +14,7 @@ use crate::process::Output;
 pub struct SlurmCluster {
     directory: TempDir,
     namespace: String,
+    gateway: String,
 }
 
 impl SlurmCluster {
@@ -37,21 +38,23 @@ impl SlurmCluster {
         let directory = tempfile::Builder::new().prefix("atoll-slurm-").tempdir()?;
         Command::new("chmod").arg("755").arg(directory.path()).status()?;
         let namespace = format!("atsl{}x{place}", std::process::id());
-        let cluster = Self { directory, namespace };
-        let address = cluster.enter_network(place)?;
+        let net = free_network(place)?;
+        let gateway = format!("{net}.1");
+        let cluster = Self { directory, namespace, gateway };
+        let address = cluster.enter_network(&net, place)?;
         let at = cluster.path().display().to_string();
         script("slurm-up.sh", &[name, &at, &cluster.namespace, &address], &cluster.directory.path().join("said"))?;
         Ok(Some(cluster))
     }
 
+    /// Where its nodes reach this machine.
+    pub fn gateway(&self) -> &str {
+        &self.gateway
+    }
+
     /// A namespace of its own with an address that this one reaches.
-    fn enter_network(&self, place: u8) -> Result<String> {
+    fn enter_network(&self, net: &str, place: u8) -> Result<String> {
         let namespace = &self.namespace;
-        let taken = Output::of(Command::new("ip").args(["-brief", "-4", "address"]))?.stdout;
-        // One that a test left behind which was killed is passed over.
-        let nets = (0..12).map(|more| (std::process::id() + more) % 12 * 20 + u32::from(place));
-        let net = nets.map(|third| format!("10.79.{third}")).find(|net| !taken.contains(&format!(" {net}.1/")));
-        let net = net.context("all networks of this place are taken: `ip link` shows by whom")?;
         let (outer, inner) = (format!("ats{}x{place}", std::process::id() % 100_000), "eth0");
         ip(&format!("netns add {namespace}"))?;
         ip(&format!("link add {outer} type veth peer name {inner} netns {namespace}"))?;
@@ -162,6 +165,15 @@ impl SlurmCluster {
 fn is_over(stat: &Path) -> bool {
     let Ok(text) = std::fs::read_to_string(stat) else { return true };
     text.rsplit(") ").next().is_none_or(|rest| rest.starts_with('Z'))
+}
+
+/// The first three parts of the addresses of a network of this place. One that a test left behind which was killed is passed
+/// over.
+fn free_network(place: u8) -> Result<String> {
+    let taken = Output::of(Command::new("ip").args(["-brief", "-4", "address"]))?.stdout;
+    let nets = (0..12).map(|more| (std::process::id() + more) % 12 * 20 + u32::from(place));
+    let net = nets.map(|third| format!("10.79.{third}")).find(|net| !taken.contains(&format!(" {net}.1/")));
+    net.context("all networks of this place are taken: `ip link` shows by whom")
 }
 
 fn ip(arguments: &str) -> Result<()> {

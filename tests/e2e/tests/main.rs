@@ -19,6 +19,7 @@ mod fleet;
 mod history;
 mod kills;
 mod ledger;
+mod pilots;
 mod publish;
 mod python;
 mod repositories;

@@ -86,6 +86,8 @@ impl World {
                     self.process_begins(site, (execution, attempt));
                 }
             }
+            // Sites of the simulation have none.
+            Command::WantPilots { .. } => {}
             Command::StartNull { run, step, attempt, mut elements } => {
                 while !elements.is_empty() {
                     let count = self.rng.between(1, 8) as u32;

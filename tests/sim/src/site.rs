@@ -131,6 +131,7 @@ impl World {
             disk_free_bytes_min: 1 << 30,
             disk_bytes: 1 << 40,
             policy: Default::default(),
+            pilots: None,
         }
     }
 

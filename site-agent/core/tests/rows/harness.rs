@@ -52,6 +52,7 @@ pub(crate) fn config() -> Config {
         disk_free_bytes_min: 1 << 30,
         disk_bytes: 0,
         policy: Default::default(),
+        pilots: None,
     }
 }
 

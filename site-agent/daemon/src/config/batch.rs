@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use serde::Deserialize;
 
-use super::{ConfigError, ExecutorKind};
+use super::{ConfigError, ExecutorKind, PilotSettings};
 use crate::executor::batch::template::Template;
 
 /// What the file says of jobs under `[batch]`.
@@ -27,6 +27,8 @@ pub struct BatchSection {
     pub jobs_max: u32,
     /// How long a job that neither the system knows nor anything was heard of counts as one that may still come.
     pub forgotten_seconds: u64,
+    /// Workers that take short work, each a job.
+    pub pilots: Option<PilotSettings>,
 }
 
 /// What the administrator of such a site says of its jobs, and how the system is spoken to.
@@ -40,6 +42,7 @@ pub struct BatchSettings {
     pub poll_seconds: u64,
     pub jobs_max: u32,
     pub forgotten_seconds: u64,
+    pub pilots: Option<PilotSettings>,
 }
 
 impl Default for BatchSection {
@@ -53,6 +56,7 @@ impl Default for BatchSection {
             poll_seconds: 10,
             jobs_max: 200,
             forgotten_seconds: 600,
+            pilots: None,
         }
     }
 }
@@ -75,6 +79,9 @@ impl BatchSection {
         let wrong = |message: &str| Err(ConfigError::Batch(message.to_owned()));
         if self.poll_seconds == 0 || self.jobs_max == 0 {
             return wrong("poll_seconds and jobs_max are at least 1");
+        }
+        if let Some(why) = self.pilots.as_ref().and_then(PilotSettings::objection) {
+            return wrong(&why);
         }
         let is_line = |text: &String| !text.is_empty() && !text.contains('\n');
         let named = [&self.queue, &self.account];
@@ -99,6 +106,7 @@ impl BatchSection {
             poll_seconds: self.poll_seconds,
             jobs_max: self.jobs_max,
             forgotten_seconds: self.forgotten_seconds,
+            pilots: self.pilots,
         })
     }
 }

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use serde::Deserialize;
 
-use super::ConfigError;
+use super::{ConfigError, PilotSettings};
 
 /// What runs the executions of a site.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Deserialize)]
@@ -50,6 +50,8 @@ pub struct SlurmSettings {
     pub array_max: u32,
     /// How long a job that neither the controller knows nor anything was heard of counts as one that may still come.
     pub forgotten_seconds: u64,
+    /// Workers that take short work, each a job.
+    pub pilots: Option<PilotSettings>,
 }
 
 impl Default for SlurmSettings {
@@ -65,6 +67,7 @@ impl Default for SlurmSettings {
             jobs_max: 200,
             array_max: 1_000,
             forgotten_seconds: 600,
+            pilots: None,
         }
     }
 }
@@ -87,6 +90,9 @@ impl SlurmSettings {
         }
         if let Some(option) = self.options.iter().find(|option| !option.starts_with('-')) {
             return wrong(&format!("{option:?} is no option of sbatch: it begins with a dash"));
+        }
+        if let Some(why) = self.pilots.as_ref().and_then(PilotSettings::objection) {
+            return wrong(&why);
         }
         let paths = [&self.commands, &self.conf];
         if let Some(path) = paths.into_iter().flatten().find(|path| !path.is_absolute()) {

@@ -1,9 +1,10 @@
 //! The ports that this agent is to listen on, and the proxies on its way out.
 
 use std::io::ErrorKind;
-use std::net::{SocketAddr, TcpListener, UdpSocket};
+use std::net::{SocketAddr, TcpListener, ToSocketAddrs as _, UdpSocket};
 
 use super::report::Check;
+use crate::config::WorkerSettings;
 
 /// What became of taking a port for a moment.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -18,17 +19,49 @@ pub(super) enum Bound {
 }
 
 /// The ports of the configuration: name, address, and whether it is UDP.
-pub(super) fn look(direct: Option<SocketAddr>, metrics: Option<SocketAddr>, agent_runs: bool) -> Vec<Check> {
+pub(super) fn look(
+    direct: Option<SocketAddr>,
+    metrics: Option<SocketAddr>,
+    workers: Option<&WorkerSettings>,
+    agent_runs: bool,
+) -> Vec<Check> {
     let ports = [
         ("direct-port-tcp", direct, false, "direct_listen"),
         ("direct-port-udp", direct, true, "direct_listen"),
         ("metrics-port", metrics, false, "metrics_listen"),
+        ("workers-port", workers.map(|workers| workers.listen), false, "[workers] listen"),
     ];
     let look = |(name, address, udp, setting): (&'static str, Option<SocketAddr>, bool, &str)| match address {
         Some(address) => judge_port(name, address, setting, &bind(address, udp, agent_runs)),
         None => Check::skipped(name, format!("`{setting}` is not set: the agent does not listen there")),
     };
-    ports.into_iter().map(look).collect()
+    let named = workers.map(|workers| judge_addresses(&workers.addresses(workers.listen), &resolve));
+    ports.into_iter().map(look).chain(named).collect()
+}
+
+/// What a `host:port` means here, or why it means nothing.
+fn resolve(address: &str) -> Result<Vec<SocketAddr>, String> {
+    address.to_socket_addrs().map(Iterator::collect).map_err(|error| error.to_string())
+}
+
+/// Where workers are told to connect to, as far as that can be seen from here.
+fn judge_addresses(addresses: &[String], resolve: &dyn Fn(&str) -> Result<Vec<SocketAddr>, String>) -> Check {
+    let (name, listed) = ("workers-addresses", addresses.join(", "));
+    let advice =
+        "say in `[workers] addresses` a name or address of this machine by which the others reach it, with the port";
+    let mut reached = false;
+    for address in addresses {
+        match resolve(address) {
+            Err(why) => return Check::problem(name, format!("{address}: {why}"), advice),
+            Ok(found) => reached |= found.iter().any(|found| !found.ip().is_loopback()),
+        }
+    }
+    if reached {
+        let others =
+            "the other machines must be let in there, by TCP; `atoll worker` on one of them tells whether they are";
+        return Check::ok(name, format!("workers connect to {listed}")).with_advice(others);
+    }
+    Check::warning(name, format!("workers connect to {listed}: only this machine itself is reached there"), advice)
 }
 
 fn bind(address: SocketAddr, udp: bool, agent_runs: bool) -> Bound {
@@ -144,9 +177,32 @@ mod tests {
         drop(held);
         assert_eq!(bind("203.0.113.9:0".parse().unwrap(), true, false), Bound::NoAddress);
         assert_eq!(bind("127.0.0.1:0".parse().unwrap(), true, false), Bound::Free);
-        let checks = look(Some(address), None, false);
+        let checks = look(Some(address), None, None, false);
         let states: Vec<CheckState> = checks.iter().map(|check| check.state).collect();
-        assert_eq!(states, [CheckState::Ok, CheckState::Ok, CheckState::Skipped]);
+        assert_eq!(states, [CheckState::Ok, CheckState::Ok, CheckState::Skipped, CheckState::Skipped]);
+        let workers = WorkerSettings { listen: address, addresses: Vec::new(), lost_seconds: 120 };
+        let checks = look(None, None, Some(&workers), false);
+        let of_workers: Vec<_> = checks[3..].iter().map(|check| (check.name, check.state)).collect();
+        let expected = [("workers-port", CheckState::Ok), ("workers-addresses", CheckState::Warning)];
+        assert_eq!(of_workers, expected, "nobody else reaches a loopback address");
+    }
+
+    #[test]
+    fn workers_are_sent_where_other_machines_reach_this_one() {
+        let known = |address: &str| match address {
+            "login:7434" => Ok(vec!["10.0.0.1:7434".parse().unwrap()]),
+            "localhost:7434" => Ok(vec!["127.0.0.1:7434".parse().unwrap()]),
+            _ => Err("no such name".to_owned()),
+        };
+        let of = |addresses: &[&str]| {
+            let addresses: Vec<String> = addresses.iter().map(|address| (*address).to_owned()).collect();
+            judge_addresses(&addresses, &known)
+        };
+        assert_eq!(of(&["login:7434", "localhost:7434"]).state, CheckState::Ok);
+        assert_eq!(of(&["localhost:7434"]).state, CheckState::Warning);
+        let unknown = of(&["nowhere:7434"]);
+        assert_eq!((unknown.state, unknown.found.as_str()), (CheckState::Problem, "nowhere:7434: no such name"));
+        assert!(unknown.advice.unwrap().contains("[workers] addresses"));
     }
 
     #[test]

@@ -18,6 +18,7 @@ use tokio_util::task::TaskTracker;
 
 use super::Inbox;
 use crate::clock::wall_clock;
+use crate::executor::batch::Pilots;
 use crate::executor::local::{Executor, Order, key};
 use crate::link::LinkHandle;
 use crate::telemetry::Meters;
@@ -36,6 +37,7 @@ pub(crate) struct Performer {
     pub(crate) running: Running,
     pub(crate) meters: Arc<Meters>,
     pub(crate) withheld: Withheld,
+    pub(crate) pilots: Option<Pilots>,
 }
 
 /// Fetches and pushes on their way, so that they can be cancelled.
@@ -95,6 +97,11 @@ impl Performer {
             }
             Command::Start { execution, attempt, template, inputs, node, ahead } => {
                 self.order(Order::Start { key: key(execution, attempt), template, inputs, node, ahead });
+            }
+            Command::WantPilots { count } => {
+                if let Some(pilots) = &self.pilots {
+                    pilots.want(count);
+                }
             }
             Command::StartNull { .. } => unreachable!("the core's thread answers it by itself"),
             Command::Kill { execution, attempt } => self.order(Order::Kill(key(execution, attempt))),

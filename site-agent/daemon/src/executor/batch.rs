@@ -4,6 +4,7 @@
 
 mod calls;
 mod desk;
+mod pilots;
 mod queue;
 mod slurm;
 mod system;
@@ -22,6 +23,7 @@ use tokio_util::sync::CancellationToken;
 
 use self::calls::{Answer, Call};
 use self::desk::Desk;
+pub(crate) use self::pilots::{Crew, Pilots, PilotsOptions};
 use self::queue::Queue;
 use self::slurm::Slurm;
 use self::system::BatchSystem;
@@ -29,7 +31,7 @@ use self::template::Templated;
 pub(crate) use self::waits::BatchWait;
 use self::waits::Waits;
 use crate::clock::wall_clock;
-use crate::config::{BatchSettings, ShimProgram, SlurmSettings};
+use crate::config::{BatchSettings, Config, ShimProgram, SlurmSettings};
 use crate::executor::local::Watch;
 use crate::shim::job::evidence::JobsFolder;
 use crate::shim::protocol::{Common, Key, Notice, Order};
@@ -40,9 +42,26 @@ const LOOK_INTERVAL: Duration = Duration::from_millis(200);
 const IDLE_INTERVAL: Duration = Duration::from_secs(60);
 
 /// Which system, and what the administrator says of it.
+#[derive(Debug, Clone)]
 pub(crate) enum SystemSettings {
     Slurm(SlurmSettings),
     Template(BatchSettings),
+}
+
+impl SystemSettings {
+    /// Nothing where executions are no jobs.
+    pub(crate) fn of(config: &Config) -> Option<Self> {
+        let of_slurm = config.slurm.clone().map(Self::Slurm);
+        of_slurm.or_else(|| config.batch.clone().map(Self::Template))
+    }
+
+    /// What speaks to it.
+    fn system(self, agent: AgentId) -> Arc<dyn BatchSystem> {
+        match self {
+            Self::Slurm(settings) => Arc::new(Slurm::new(settings, agent.to_string())),
+            Self::Template(settings) => Arc::new(Templated::new(settings)),
+        }
+    }
 }
 
 /// What the executor works with.
@@ -101,10 +120,7 @@ impl Jobs {
     ) -> anyhow::Result<(Self, Vec<FoundJob>)> {
         let BatchOptions { settings, agent, data_dir, jobs_dir, program, meters, wait, failed } = options;
         let folder = JobsFolder::new(jobs_dir);
-        let system: Arc<dyn BatchSystem> = match settings {
-            SystemSettings::Slurm(settings) => Arc::new(Slurm::new(settings, agent.to_string())),
-            SystemSettings::Template(settings) => Arc::new(Templated::new(settings)),
-        };
+        let system = settings.system(agent);
         let desk = Desk::open(Arc::clone(&system), program, data_dir, folder.clone())?;
         let queue = Queue::open(desk.clone(), Instant::now())?;
         let found = queue.unfinished().map(|key| FoundJob { key, since: desk.started(key) }).collect();

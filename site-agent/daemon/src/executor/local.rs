@@ -54,7 +54,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::config::{Exports, Imports, ShimProgram};
 use crate::emitted::Emitted;
-use crate::executor::batch::{BatchOptions, FoundJob, Jobs};
+use crate::executor::batch::{BatchOptions, FoundJob, Jobs, Pilots, PilotsOptions};
 use crate::nodes::{Nodes, NodesOptions};
 use crate::shim::protocol::{Common, FromShim, Key};
 use crate::telemetry::{Meters, Spans, level};
@@ -120,6 +120,8 @@ pub(crate) struct LocalOptions {
     pub gpus: Vec<String>,
     /// How other machines of the site join, if they may.
     pub nodes: Option<NodesOptions>,
+    /// What is made of workers that are jobs of the batch system, if there may be any.
+    pub pilots: Option<PilotsOptions>,
     /// Cancelled when a thread of the executor cannot go on: then the agent must not either.
     pub failed: CancellationToken,
 }
@@ -150,6 +152,7 @@ pub(crate) fn start(mut options: LocalOptions) -> anyhow::Result<Started> {
         has_components: options.components.is_some(),
     };
     let further = options.nodes.take().map(|nodes| nodes::start(nodes, &executor)).transpose()?;
+    let pilots = nodes::start_pilots(options.pilots.take(), further.as_ref(), &options.tell)?;
     let mut slots = Slots::open(&options, further.clone())?;
     let mut attempts = Attempts::new(Arc::clone(&options.logs));
     let heard = (further.as_ref(), &orders);
@@ -201,10 +204,12 @@ pub(crate) fn start(mut options: LocalOptions) -> anyhow::Result<Started> {
     let watch = Watch(options.failed);
     let run = move || {
         let _watch = watch;
+        let nodes = local.elsewhere.nodes.clone();
         local.run();
+        nodes.iter().for_each(Nodes::stop);
     };
     let thread = std::thread::Builder::new().name("atoll-executor".to_owned()).spawn(run)?;
-    Ok(Started { executor, found, nodes, thread })
+    Ok(Started { executor, found, nodes, pilots, thread })
 }
 
 /// What runs once the executor does.
@@ -212,6 +217,7 @@ pub(crate) struct Started {
     pub(crate) executor: Executor,
     pub(crate) found: Vec<FoundAttempt>,
     pub(crate) nodes: BTreeMap<NodeId, Node>,
+    pub(crate) pilots: Option<Pilots>,
     pub(crate) thread: JoinHandle<()>,
 }
 
@@ -285,7 +291,7 @@ impl Local {
             self.flush();
             if self.quit {
                 // Shims go on without an agent; the next one finds them.
-                return self.elsewhere.nodes.iter().for_each(Nodes::stop);
+                return;
             }
             self.look_after_nodes_if_due(&mut nodes_at);
             if Instant::now() >= look_at {

@@ -13,7 +13,7 @@ use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _};
 use crate::shim::protocol::{self, End, Key};
 
 /// Of this protocol.
-pub(super) const VERSION: u8 = 1;
+pub(super) const VERSION: u8 = 2;
 /// A slot may hold thousands of ends that an agent has not heard.
 const FRAME_BYTES_MAX: usize = 64 << 20;
 
@@ -50,6 +50,8 @@ pub(super) struct Offer {
     pub gpus: Vec<String>,
     /// Why it cannot keep a step from everything else, if it cannot.
     pub not_strict: Option<String>,
+    /// After so long without work it wants to leave.
+    pub idle: Option<Duration>,
 }
 
 /// From an agent to its worker.

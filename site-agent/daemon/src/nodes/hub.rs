@@ -47,6 +47,8 @@ pub(crate) struct Known {
     pub gpus: Vec<String>,
     /// It goes when nothing of the agent's is left there.
     pub is_leaving: bool,
+    /// After so long without work it is to leave.
+    pub idle: Option<Duration>,
     /// Of the protocol that its shims speak.
     pub version: u8,
 }
@@ -109,6 +111,7 @@ struct Worker {
     /// When it was heard of last, or this process began.
     away_since: Instant,
     is_leaving: bool,
+    idle: Option<Duration>,
 }
 
 struct Session {
@@ -163,6 +166,17 @@ impl Nodes {
     pub(crate) fn named(&self, name: &str) -> Option<NodeId> {
         let state = self.shared.state();
         state.nodes.iter().find(|(_, worker)| worker.name == name).map(|(id, _)| *id)
+    }
+
+    /// Whether a worker of this name is connected.
+    pub(crate) fn has_joined(&self, name: &str) -> bool {
+        let state = self.shared.state();
+        state.nodes.values().any(|worker| worker.name == name && worker.session.is_some())
+    }
+
+    /// A worker gets nothing new, and goes when it has nothing left.
+    pub(crate) fn let_leave(&self, node: NodeId) {
+        self.shared.leaves(node);
     }
 
     pub(crate) fn known(&self) -> BTreeMap<NodeId, Known> {
@@ -235,6 +249,7 @@ impl State {
             session: None,
             away_since: Instant::now(),
             is_leaving: false,
+            idle: None,
         };
         self.nodes.insert(id, worker);
         id
@@ -245,7 +260,7 @@ impl State {
             let is_open = worker.session.is_some() && !worker.is_leaving;
             let node = Node { capacity: worker.remembered.capacity.clone(), is_open };
             let (name, gpus) = (worker.name.clone(), worker.remembered.gpus.clone());
-            (*id, Known { name, node, gpus, is_leaving: worker.is_leaving, version: worker.version })
+            (*id, Known { name, node, gpus, is_leaving: worker.is_leaving, idle: worker.idle, version: worker.version })
         };
         self.nodes.iter().map(known).collect()
     }
@@ -322,6 +337,7 @@ impl Shared {
         let number = state.sessions;
         let worker = state.nodes.get_mut(&id).expect("it was found or added");
         (worker.remembered, worker.version, worker.is_leaving) = (remembered, offer.versions.1, false);
+        worker.idle = offer.idle;
         worker.session =
             Some(Session { instance: offer.instance, number, sender, ended: CancellationToken::new().drop_guard() });
         tracing::info!(worker = offer.name, "a worker has joined");

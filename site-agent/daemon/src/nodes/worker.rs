@@ -31,6 +31,8 @@ use crate::shim::protocol::PROTOCOL_VERSION;
 const CONNECT_MAX: Duration = Duration::from_secs(10);
 const PAUSE: Duration = Duration::from_millis(200);
 const PAUSE_MAX: Duration = Duration::from_secs(2);
+/// A worker that leaves for want of work gives an agent that is being started anew at least so long.
+const ALONE_MIN: Duration = Duration::from_secs(60);
 /// How long shims that were killed may take to be looked after, before the worker goes without.
 const LAST_LOOK_MAX: Duration = Duration::from_secs(10);
 
@@ -51,6 +53,8 @@ pub struct WorkerOptions {
     pub time_limit: Option<Duration>,
     /// How long what runs may go on when the worker is to end.
     pub drain: Duration,
+    /// After so long without work it leaves.
+    pub idle: Option<Duration>,
     /// The program that shims are started from, if not this one.
     pub shim_program: Option<ShimProgram>,
 }
@@ -69,6 +73,10 @@ struct Worker {
     offer: Offer,
     shims: Shims,
     drain: Duration,
+    /// When it has not reached the agent for so long, it leaves, if it leaves for want of work.
+    alone_max: Option<Duration>,
+    /// Since when it has not; nothing while they are connected.
+    alone_since: Option<Instant>,
     /// When it begins to leave, unless it is told to before.
     leave_at: Option<Instant>,
     /// When it ends what has not ended, once it leaves.
@@ -124,16 +132,20 @@ impl Worker {
             capacity,
             gpus,
             not_strict: strict.err(),
+            idle: options.idle,
         };
         let leave_at = options.time_limit.map(|limit| Instant::now() + limit.saturating_sub(options.drain));
         let shims = Shims::new(program);
         let tls = TlsConnector::from(tls);
-        Ok(Self { token, tls, offer, shims, drain: options.drain, leave_at, force_at: None, is_forced: false })
+        let (drain, alone_since) = (options.drain, Some(Instant::now()));
+        let alone_max = options.idle.map(|idle| idle.max(ALONE_MIN));
+        Ok(Self { token, tls, offer, shims, drain, alone_max, alone_since, leave_at, force_at: None, is_forced: false })
     }
 
     /// Whether it leaves, and by when all is to have ended.
     fn note_leaving(&mut self, shutdown: &CancellationToken) -> bool {
-        let is_due = shutdown.is_cancelled() || self.leave_at.is_some_and(|at| at <= Instant::now());
+        let alone = self.alone_since.zip(self.alone_max).is_some_and(|(since, most)| since.elapsed() >= most);
+        let is_due = alone || shutdown.is_cancelled() || self.leave_at.is_some_and(|at| at <= Instant::now());
         if is_due && self.force_at.is_none() {
             self.force_at = Some(Instant::now() + self.drain);
             tracing::info!("the worker takes nothing new");
@@ -146,7 +158,10 @@ impl Worker {
             Ok(Ok((welcome, stream))) => {
                 *pause = PAUSE;
                 tracing::info!(name = self.offer.name, "the worker has joined");
-                self.serve(welcome, stream, shutdown).await.unwrap_or_else(End::Broken)
+                self.alone_since = None;
+                let end = self.serve(welcome, stream, shutdown).await.unwrap_or_else(End::Broken);
+                self.alone_since = Some(Instant::now());
+                end
             }
             Ok(Err(why)) => End::Refused(format!("the agent does not take this worker: {why}")),
             Err(error) => End::Broken(error),

@@ -176,11 +176,11 @@ impl Runner {
     }
 
     /// Nobody may count on this machine any more: what has not begun does not begin, and what runs is ended.
-    pub(crate) fn give_up(&mut self) {
+    pub(crate) fn give_up(&mut self, why: &str) {
         self.queue.clear();
         self.end_container();
         if let Some(current) = &mut self.current {
-            current.stop(EndKind::Interrupted { message: "its agent was not heard for too long".to_owned() });
+            current.stop(EndKind::Interrupted { message: why.to_owned() });
         }
     }
 
@@ -390,6 +390,8 @@ impl Runner {
         let ran_out_of_memory = self.limits.ran_out_of_memory();
         match (ended.status.code(), ended.status.signal(), current.stopped.clone()) {
             (_, Some(9), Some(reason)) => reason,
+            // Whoever asks the shim to end may have asked what it runs as well, which then ends in its own way.
+            (code, _, Some(reason @ EndKind::Interrupted { .. })) if code != Some(0) => reason,
             // One that could have gone on has come to its end; what it is ended for counts, and that it did not answer.
             (_, _, Some(reason)) if current.process.is_worker() => reason,
             (Some(0), _, _) if !current.process.is_worker() => EndKind::Code(0),

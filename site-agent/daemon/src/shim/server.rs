@@ -4,6 +4,8 @@ use std::os::fd::AsFd;
 use std::os::unix::net::UnixListener;
 use std::time::{Duration, Instant};
 
+use nix::sys::signal::{SigSet, Signal};
+use nix::sys::signalfd::{SfdFlags, SignalFd};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::io::Errno;
 
@@ -27,6 +29,32 @@ pub(crate) struct Server {
     complaints: Vec<String>,
     quit: bool,
     leash: Option<Leash>,
+    asked: Option<Asked>,
+}
+
+/// What asks a shim on another machine to end: the batch system of a pilot asks all that runs in its job.
+#[derive(Debug)]
+pub(super) struct Asked {
+    signals: SignalFd,
+    has_come: bool,
+}
+
+impl Asked {
+    /// From now on it is heard where it is waited for.
+    pub(super) fn listen() -> nix::Result<Self> {
+        let mut asked = SigSet::empty();
+        asked.add(Signal::SIGTERM);
+        asked.thread_block()?;
+        let signals = SignalFd::with_flags(&asked, SfdFlags::SFD_NONBLOCK | SfdFlags::SFD_CLOEXEC)?;
+        Ok(Self { signals, has_come: false })
+    }
+
+    fn hear(&mut self) -> bool {
+        while let Ok(Some(_)) = self.signals.read_signal() {
+            self.has_come = true;
+        }
+        self.has_come
+    }
 }
 
 /// How long the agent may be unheard. It counts while the machine is suspended too.
@@ -47,11 +75,11 @@ impl Server {
         listener: UnixListener,
         runner: Runner,
         (isolation, complaints): (Isolation, Vec<String>),
-        leash: Option<Duration>,
+        (leash, asked): (Option<Duration>, Option<Asked>),
     ) -> Self {
         let micros = |leash: Duration| u64::try_from(leash.as_micros()).unwrap_or(u64::MAX / 2);
         let leash = leash.map(|leash| Leash { micros: micros(leash), heard_at: clock_since_boot() });
-        Self { listener, agent: None, runner, isolation, complaints, quit: false, leash }
+        Self { listener, agent: None, runner, isolation, complaints, quit: false, leash, asked }
     }
 
     /// Runs until told to quit, or until nobody has wanted anything for long.
@@ -61,8 +89,11 @@ impl Server {
         loop {
             let now = Instant::now();
             let on_leash = self.leash.as_ref().map(Leash::left);
-            if on_leash.is_some_and(|left| left.is_zero()) {
-                self.runner.give_up();
+            let is_forsaken = on_leash.is_some_and(|left| left.is_zero());
+            let is_asked = self.asked.as_mut().is_some_and(Asked::hear);
+            if is_forsaken || is_asked {
+                let why = if is_asked { "its machine had it end" } else { "its agent was not heard for too long" };
+                self.runner.give_up(why);
             }
             self.runner.advance(now);
             if self.runner.has_notices() {
@@ -79,7 +110,7 @@ impl Server {
             if self.agent.is_some() || !self.runner.is_idle() {
                 idle_since = now;
             }
-            let is_given_up = on_leash.is_some_and(|left| left.is_zero()) && self.runner.is_idle();
+            let is_given_up = (is_forsaken || is_asked) && self.runner.is_idle();
             if is_given_up {
                 self.runner.keep_notices();
             }
@@ -101,13 +132,14 @@ impl Server {
             let left = until.saturating_duration_since(Instant::now());
             Timespec { tv_sec: left.as_secs().try_into().unwrap_or(i64::MAX), tv_nsec: left.subsec_nanos().into() }
         });
-        let mut sources = Vec::with_capacity(5);
+        let mut sources = Vec::with_capacity(6);
         sources.push(PollFd::from_borrowed_fd(self.listener.as_fd(), PollFlags::IN));
         if let Some(agent) = &self.agent {
             let wanted = if agent.wants_to_write() { PollFlags::IN | PollFlags::OUT } else { PollFlags::IN };
             sources.push(PollFd::from_borrowed_fd(agent.stream.as_fd(), wanted));
         }
         sources.extend(self.runner.sources());
+        sources.extend(self.asked.iter().map(|asked| PollFd::from_borrowed_fd(asked.signals.as_fd(), PollFlags::IN)));
         match poll(&mut sources, timeout.as_ref()) {
             Ok(_) | Err(Errno::INTR) => {}
             Err(error) => return Err(error),

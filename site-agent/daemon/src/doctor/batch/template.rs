@@ -52,6 +52,7 @@ mod tests {
             poll_seconds: 1,
             jobs_max: 1,
             forgotten_seconds: 1,
+            pilots: None,
         }
     }
 

@@ -191,6 +191,11 @@ impl Desk {
     }
 }
 
+/// Names what is submitted together, in every file and for the cluster.
+pub(super) fn new_token() -> String {
+    format!("{:016x}", uuid::Uuid::now_v7().as_u64_pair().1)
+}
+
 fn names(folder: &Path) -> io::Result<Vec<String>> {
     Ok(fs::read_dir(folder)?.flatten().filter_map(|entry| entry.file_name().into_string().ok()).collect())
 }

@@ -60,11 +60,20 @@ pub(super) struct Limits {
 /// What is to be submitted.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct NewJob<'a> {
-    pub program: &'a ShimProgram,
+    pub becomes: Becomes<'a>,
     pub folder: &'a JobsFolder,
     pub token: &'a str,
     pub batch: &'a Batch,
     pub common: &'a Common,
+}
+
+/// What a job is once it runs.
+#[derive(Debug, Clone, Copy)]
+pub(super) enum Becomes<'a> {
+    /// The shim of the execution that is at its place in the batch.
+    Shim(&'a ShimProgram),
+    /// A worker, called with these words.
+    Worker(&'a [String]),
 }
 
 /// The words of a command, and what it reads.
@@ -141,8 +150,12 @@ pub(super) fn quoted(text: &str) -> String {
     format!("'{}'", text.replace('\'', "'\\''"))
 }
 
-/// The command by which a job becomes the shim, but for its place in the batch.
-pub(super) fn shim_words(job: &NewJob<'_>) -> Vec<String> {
-    let own = [job.program.program.display().to_string()].into_iter().chain(job.program.arguments.iter().cloned());
+/// The command that a job becomes: that of a shim lacks its place in the batch.
+pub(super) fn words(job: &NewJob<'_>) -> Vec<String> {
+    let shim = match job.becomes {
+        Becomes::Worker(words) => return words.to_vec(),
+        Becomes::Shim(shim) => shim,
+    };
+    let own = [shim.program.display().to_string()].into_iter().chain(shim.arguments.iter().cloned());
     own.chain([JOB.to_owned(), job.folder.path().display().to_string(), job.token.to_owned()]).collect()
 }

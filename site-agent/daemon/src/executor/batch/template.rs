@@ -16,7 +16,7 @@ use self::file::{File, Rules, SEVERAL};
 use self::fill::{Pattern, Values};
 use super::calls::{Programs, complaint};
 use super::system::{
-    BatchSystem, Limits, NewJob, NotSubmitted, Request, Row, SHIM_BYTES, Sought, TIME_MARGIN, quoted, shim_words,
+    BatchSystem, Becomes, Limits, NewJob, NotSubmitted, Request, Row, SHIM_BYTES, Sought, TIME_MARGIN, quoted, words,
 };
 use crate::config::BatchSettings;
 use crate::shim::job::evidence::OfJob;
@@ -131,7 +131,8 @@ impl Templated {
         }
         self.settings.options.iter().for_each(|option| values.add([("option", option.clone())]));
         // There is one of them: its place in the batch is the first.
-        let words: Vec<String> = shim_words(job).into_iter().chain(["0".to_owned()]).collect();
+        let place = matches!(job.becomes, Becomes::Shim(_)).then(|| "0".to_owned());
+        let words: Vec<String> = words(job).into_iter().chain(place).collect();
         values.set("run", words.iter().map(|word| quoted(word)).collect::<Vec<_>>().join(" "));
         let (program, arguments) = words.split_first().expect("the program is a word of it");
         values.set("program", program.as_str());

@@ -1,9 +1,9 @@
 //! Slots on other machines: workers that come and go, and the shims that are found there again.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::os::unix::net::UnixStream;
-use std::sync::mpsc::Receiver;
-use std::sync::{Mutex, PoisonError};
+use std::io::Write as _;
+use std::sync::mpsc::{Receiver, RecvTimeoutError};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use site_agent_core::Event;
@@ -12,10 +12,11 @@ use site_agent_core::event::{Node, NodeId};
 use super::attempts::{Phase, Place};
 use super::gpus::HeldGpus;
 use super::slot::Slot;
-use super::{Executor, LOOK_INTERVAL, Local, Order, recovery};
+use super::{Executor, LOOK_INTERVAL, Local, Order, Tell, recovery};
 use crate::clock::wall_clock;
+use crate::executor::batch::{Crew, Pilots, PilotsOptions};
 use crate::nodes::{HubError, Known, Nodes, NodesOptions, Reached, Tidings};
-use crate::shim::protocol::{End, Hello, Key, ToShim};
+use crate::shim::protocol::{self, End, Hello, Key, ToShim};
 use crate::shim::remove_whatever;
 
 /// How long after a worker said that it leaves something may still be on its way to it.
@@ -36,6 +37,34 @@ pub(super) fn start(options: NodesOptions, executor: &Executor) -> Result<Nodes,
     })
 }
 
+/// Looks after workers that are jobs, if there may be any.
+///
+/// # Errors
+/// When what is noted of them cannot be read.
+pub(super) fn start_pilots(
+    options: Option<PilotsOptions>,
+    nodes: Option<&Nodes>,
+    tell: &Tell,
+) -> std::io::Result<Option<Pilots>> {
+    let crew = nodes.map(|nodes| Joined { nodes: nodes.clone(), tell: Arc::clone(tell) });
+    options.zip(crew).map(|(options, crew)| Pilots::start(options, crew)).transpose()
+}
+
+struct Joined {
+    nodes: Nodes,
+    tell: Tell,
+}
+
+impl Crew for Joined {
+    fn has_joined(&self, name: &str) -> bool {
+        self.nodes.has_joined(name)
+    }
+
+    fn barred(&self, barred: bool) {
+        (self.tell)(vec![Event::PilotsBarred { barred }]);
+    }
+}
+
 /// What the executor knows of other machines.
 #[derive(Debug, Default)]
 pub(super) struct Elsewhere {
@@ -43,6 +72,8 @@ pub(super) struct Elsewhere {
     pub(super) known: BTreeMap<NodeId, Known>,
     /// Those that leave, and since when.
     leaving: BTreeMap<NodeId, Instant>,
+    /// Those that go for want of work, and since when they have none.
+    idle: BTreeMap<NodeId, Instant>,
     gpus: BTreeMap<NodeId, HeldGpus>,
 }
 
@@ -61,6 +92,11 @@ impl Elsewhere {
     /// Whether anything can be started there.
     pub(super) fn has(&self, node: NodeId) -> bool {
         node == NodeId::HOME || self.known.contains_key(&node)
+    }
+
+    /// Whether nothing that has not begun there is to begin there.
+    pub(super) fn is_leaving(&self, node: NodeId) -> bool {
+        self.leaving.contains_key(&node)
     }
 
     /// How often it is looked after.
@@ -197,6 +233,7 @@ impl Local {
             self.elsewhere.leaving.remove(&node);
             nodes.bid_farewell(node);
         }
+        self.let_idle_nodes_go(&nodes);
         let gone = self.slots.empty_elsewhere().filter(|(_, node)| !self.elsewhere.has(*node));
         let gone: Vec<u32> = gone.map(|(number, _)| number).collect();
         for number in gone {
@@ -213,6 +250,27 @@ impl Local {
     }
 }
 
+impl Local {
+    /// Has workers leave that have had nothing to do for as long as they wait for work.
+    fn let_idle_nodes_go(&mut self, nodes: &Nodes) {
+        let (attempts, elsewhere) = (&self.attempts, &mut self.elsewhere);
+        let waits = |known: &Known| known.idle.filter(|_| known.node.is_open);
+        if elsewhere.known.values().all(|known| waits(known).is_none()) {
+            return elsewhere.idle.clear();
+        }
+        let unfinished = |key| attempts.get(key).filter(|known| known.is_unfinished()).map(|known| known.node);
+        let busy: BTreeSet<NodeId> = attempts.keys().filter_map(unfinished).collect();
+        let is_idle = |id: &NodeId| !busy.contains(id) && elsewhere.known.contains_key(id);
+        elsewhere.idle.retain(|id, _| is_idle(id));
+        for (id, known) in elsewhere.known.iter().filter(|(id, _)| !busy.contains(id)) {
+            let since = *elsewhere.idle.entry(*id).or_insert_with(Instant::now);
+            if waits(known).is_some_and(|idle| since.elapsed() >= idle) {
+                nodes.let_leave(*id);
+            }
+        }
+    }
+}
+
 /// As the name of a folder.
 fn plain(name: &str) -> String {
     name.chars()
@@ -220,8 +278,7 @@ fn plain(name: &str) -> String {
         .collect()
 }
 
-/// Asks for the shims of all slots that are on other machines, and waits until each worker has answered or is lost: nothing is
-/// begun before it is known what runs there.
+/// What was found in all slots that are on other machines: nothing is begun before it is known what runs there.
 pub(super) struct Hearing<'a> {
     nodes: &'a Nodes,
     orders: &'a Receiver<Order>,
@@ -229,29 +286,36 @@ pub(super) struct Hearing<'a> {
 }
 
 impl<'a> Hearing<'a> {
+    /// Waits until each worker has answered for its slots, or is lost.
     pub(super) fn begin<'b>(
         nodes: &'a Nodes,
         orders: &'a Receiver<Order>,
         slots: impl Iterator<Item = &'b Slot>,
-    ) -> Self {
-        let mut count = 0;
+    ) -> anyhow::Result<Self> {
+        let mut missing = BTreeSet::new();
         for slot in slots.filter(|slot| slot.node != NodeId::HOME) {
             nodes.reach(slot.number, &slot.path, slot.node);
-            count += 1;
+            missing.insert(slot.number);
         }
-        if count > 0 {
-            tracing::info!(slots = count, "the agent hears its workers first");
+        if !missing.is_empty() {
+            tracing::info!(slots = missing.len(), "the agent hears its workers first");
         }
-        Self { nodes, orders, heard: BTreeMap::new() }
+        let mut hearing = Self { nodes, orders, heard: BTreeMap::new() };
+        hearing.wait_for(missing)?;
+        Ok(hearing)
     }
 
     /// What a live shim has, or how the attempts of the slot have ended.
     pub(super) fn hear(&mut self, slot: &mut Slot) -> anyhow::Result<Result<Hello, Vec<(Key, End)>>> {
         loop {
-            let reached = self.wait_for(slot.number)?;
-            let stream: UnixStream = match reached {
-                Reached::Gone(ended) => return Ok(Err(ended)),
-                Reached::Shim(stream) => stream,
+            let stream = match self.heard.remove(&slot.number) {
+                Some(Reached::Gone(ended)) => return Ok(Err(ended)),
+                Some(Reached::Shim(stream)) => stream,
+                None => {
+                    self.nodes.reach(slot.number, &slot.path, slot.node);
+                    self.wait_for(BTreeSet::from([slot.number]))?;
+                    continue;
+                }
             };
             match slot.greet(stream) {
                 Ok(Some(hello)) => return Ok(Ok(hello)),
@@ -259,17 +323,32 @@ impl<'a> Hearing<'a> {
                 Ok(None) => {}
                 Err(error) => tracing::warn!(slot = slot.number, %error, "a shim on another machine is asked again"),
             }
-            self.nodes.reach(slot.number, &slot.path, slot.node);
         }
     }
 
-    fn wait_for(&mut self, slot: u32) -> anyhow::Result<Reached> {
-        loop {
-            if let Some(reached) = self.heard.remove(&slot) {
-                return Ok(reached);
+    fn wait_for(&mut self, mut missing: BTreeSet<u32>) -> anyhow::Result<()> {
+        while !missing.is_empty() {
+            match self.orders.recv_timeout(self.nodes.leash() / 4) {
+                Ok(Order::OfNodes(Tidings::Reached { slot, how })) => {
+                    missing.remove(&slot);
+                    self.heard.insert(slot, how);
+                }
+                Ok(_) | Err(RecvTimeoutError::Timeout) => {}
+                Err(error @ RecvTimeoutError::Disconnected) => return Err(error.into()),
             }
-            if let Order::OfNodes(Tidings::Reached { slot, how }) = self.orders.recv()? {
-                self.heard.insert(slot, how);
+            self.keep_in_touch();
+        }
+        Ok(())
+    }
+
+    /// Those that have answered are not to give up while others are waited for.
+    fn keep_in_touch(&mut self) {
+        let mut word = Vec::new();
+        protocol::encode(&ToShim::Forget(Vec::new()), &mut word);
+        for reached in self.heard.values_mut() {
+            if let Reached::Shim(stream) = reached {
+                // One that is gone is found out when it is to greet.
+                let _ = stream.write_all(&word);
             }
         }
     }

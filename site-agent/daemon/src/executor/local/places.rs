@@ -72,7 +72,7 @@ impl Local {
             // The shim died before it heard of it, and it had not begun.
             return self.killed(key);
         }
-        if !self.elsewhere.has(node) {
+        if !self.elsewhere.has(node) || self.elsewhere.is_leaving(node) {
             return self.forsaken(key);
         }
         let Some((common, order)) = order else {

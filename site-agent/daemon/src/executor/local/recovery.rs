@@ -44,7 +44,8 @@ pub(super) fn recover(
 ) -> anyhow::Result<Recovered> {
     let (mut found, mut stuck) = (Vec::new(), Vec::new());
     let numbers: Vec<u32> = slots.all_mut().map(|slot| slot.number).collect();
-    let mut hearing = nodes.map(|nodes| Hearing::begin(nodes, orders, slots.all_mut().map(|slot| &*slot)));
+    let mut hearing =
+        nodes.map(|nodes| Hearing::begin(nodes, orders, slots.all_mut().map(|slot| &*slot))).transpose()?;
     for number in numbers {
         let cgroups = slots.cgroups_of(number);
         let Some(slot) = slots.all_mut().find(|slot| slot.number == number) else { continue };

@@ -146,12 +146,14 @@ impl Local {
                 return self.not_started(key, FailureReason::NotExecutable, super::staging::full_message(&error));
             }
         };
-        if self.jobs.is_some() && (common.emits || common.kept.is_some()) {
+        let node = self.attempts.get(key).map_or(NodeId::HOME, |known| known.node);
+        let jobs = self.jobs.as_ref().filter(|_| node == NodeId::HOME);
+        if jobs.is_some() && (common.emits || common.kept.is_some()) {
             let why = "sources and services stay for as long as their workflow is deployed, and the executions of this site are \
                        jobs of a cluster: let it run at a site with `executor = \"local\"`";
             return self.not_started(key, FailureReason::NotExecutable, why.to_owned());
         }
-        if let Some(jobs) = &self.jobs {
+        if let Some(jobs) = jobs {
             if let Some(known) = self.attempts.get_mut(key) {
                 known.place = Some(Place::Job);
                 known.phase = Phase::Handed { order: None };
@@ -163,7 +165,6 @@ impl Local {
             Ok(common) => common,
             Err(message) => return self.not_started(key, FailureReason::Agent, message),
         };
-        let node = self.attempts.get(key).map_or(NodeId::HOME, |known| known.node);
         if !self.elsewhere.has(node) {
             return self.forsaken(key);
         }

@@ -42,7 +42,8 @@ impl Agent {
             Event::Pushed { transfer, .. } => self.push_meets(transfer, "pushed"),
             Event::PushFailed { transfer, .. } => self.push_meets(transfer, "push failed"),
             Event::EvictableFound { .. } | Event::Evicted { .. } | Event::Verified { .. } => {}
-            Event::Damaged { .. } | Event::Measured { .. } | Event::NodesChanged { .. } | Event::TimeoutElapsed => {}
+            Event::Damaged { .. } | Event::Measured { .. } | Event::NodesChanged { .. } => {}
+            Event::TimeoutElapsed | Event::PilotsBarred { .. } => {}
         }
     }
 

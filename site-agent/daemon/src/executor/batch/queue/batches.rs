@@ -5,7 +5,8 @@ use std::io;
 use std::time::Instant;
 
 use super::super::calls::Call;
-use super::super::system::{NewJob, Request, job_name};
+use super::super::desk::new_token;
+use super::super::system::{Becomes, NewJob, Request, job_name};
 use super::super::{Desk, Handed};
 use super::{Job, Queue, Submitted, go_together, nothing};
 use crate::clock::wall_clock;
@@ -198,7 +199,8 @@ impl Desk {
     }
 
     fn request(&self, token: &str, batch: &Batch, common: &Common) -> Request {
-        self.system.request(&NewJob { program: &self.program, folder: &self.folder, token, batch, common })
+        let becomes = Becomes::Shim(&self.program);
+        self.system.request(&NewJob { becomes, folder: &self.folder, token, batch, common })
     }
 
     /// What all of a batch have in common.
@@ -207,11 +209,6 @@ impl Desk {
         let order = slots.find_map(|slot| JobOrder::read(&slot).transpose()).transpose()?;
         order.map(|order| order.common).ok_or_else(|| io::Error::other("their orders are gone"))
     }
-}
-
-/// Names what is submitted together, in every file and for the cluster.
-fn new_token() -> String {
-    format!("{:016x}", uuid::Uuid::now_v7().as_u64_pair().1)
 }
 
 impl Batch {

@@ -1,7 +1,7 @@
 //! The script of a job: options for the cluster, and the shim that it becomes.
 
 use crate::config::SlurmSettings;
-use crate::executor::batch::system::{NewJob, SHIM_BYTES, TIME_MARGIN, quoted, shim_words};
+use crate::executor::batch::system::{Becomes, NewJob, SHIM_BYTES, TIME_MARGIN, quoted, words};
 use crate::shim::job::evidence::Asked;
 
 /// The script that `sbatch` is given for what is submitted together.
@@ -36,8 +36,12 @@ pub(super) fn script(settings: &SlurmSettings, job: &NewJob<'_>, comment: &str) 
         }
     }
     settings.options.iter().for_each(|text| option(text.clone()));
-    let words: Vec<String> = shim_words(job).iter().map(|word| quoted(word)).collect();
-    lines.push(format!("exec {} \"${{SLURM_ARRAY_TASK_ID:-0}}\"\n", words.join(" ")));
+    let words: Vec<String> = words(job).iter().map(|word| quoted(word)).collect();
+    let place = match job.becomes {
+        Becomes::Shim(_) => " \"${SLURM_ARRAY_TASK_ID:-0}\"",
+        Becomes::Worker(_) => "",
+    };
+    lines.push(format!("exec {}{place}\n", words.join(" ")));
     lines.join("\n")
 }
 
@@ -77,7 +81,8 @@ mod tests {
         };
         let program = ShimProgram { program: "/opt/it's/atoll".into(), arguments: vec!["shim".to_owned()] };
         let folder = JobsFolder::new("/shared/jobs".into());
-        let job = NewJob { program: &program, folder: &folder, token: "t1", batch: &batch, common };
+        let becomes = Becomes::Shim(&program);
+        let job = NewJob { becomes, folder: &folder, token: "t1", batch: &batch, common };
         script(&settings, &job, "atoll agent_1 t1")
     }
 

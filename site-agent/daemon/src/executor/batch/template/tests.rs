@@ -42,6 +42,7 @@ impl Played {
             poll_seconds: 1,
             jobs_max: 10,
             forgotten_seconds: 600,
+            pilots: None,
         };
         change(&mut settings);
         Self { folder, system: Templated::new(settings) }
@@ -66,7 +67,7 @@ impl Played {
         let program =
             ShimProgram { program: "/bin/sh".into(), arguments: vec!["-c".to_owned(), script, "shim".to_owned()] };
         let folder = JobsFolder::new(self.folder.path().join("shared"));
-        self.system.request(&NewJob { program: &program, folder: &folder, token, batch: &batch, common })
+        self.system.request(&NewJob { becomes: Becomes::Shim(&program), folder: &folder, token, batch: &batch, common })
     }
 
     fn submit(&self, token: &str) -> Result<String, NotSubmitted> {
