@@ -11,7 +11,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Context as _, bail};
 use atoll_model::id::{Attempt, ExecutionId, RunId, SiteName, StepIndex};
 use atoll_model::resources::Resources;
-use atoll_model::session::{StepTemplate, TemplateOutput, TemplateWork};
+use atoll_model::session::{Origin, StepTemplate, TemplateOutput, TemplateWork};
 use atoll_model::value::{ObjectRef, Type, Value};
 use site_agent_core::Event;
 use site_agent_core::command::{StartInput, StartValue};
@@ -81,6 +81,7 @@ pub fn measure_calls(data_dir: &Path, alone: u32, at_once: u32) -> anyhow::Resul
         python: Some(python),
         emitted: tokio::sync::mpsc::unbounded_channel().0,
         engine: None,
+        accounts: None,
         nodes: None,
         batch: None,
         log_bytes_max: 1 << 20,
@@ -119,7 +120,7 @@ fn template(bundle: ObjectRef) -> StepTemplate {
         start: Default::default(),
         on_disconnect: Default::default(),
         priority: 0,
-        traceparent: None,
+        origin: Origin::default(),
     }
 }
 

@@ -1,5 +1,6 @@
 //! The agent's configuration: a TOML file, then the environment, then flags; each wins over the one before it.
 
+mod accounts;
 mod batch;
 mod container;
 mod isolation;
@@ -23,6 +24,7 @@ use atoll_model::limits::EVICTION_IDLE;
 use atoll_model::policy::SitePolicy;
 use serde::Deserialize;
 
+pub use self::accounts::{AccountSection, AccountSettings};
 pub use self::batch::{BatchSection, BatchSettings};
 pub use self::container::{ContainerSettings, EngineChoice};
 pub use self::isolation::IsolationSettings;
@@ -96,6 +98,8 @@ pub struct Config {
     pub resources: BTreeMap<String, u32>,
     /// How further machines of the site join, if they may.
     pub workers: Option<WorkerSettings>,
+    /// Which local accounts executions run as, if not as the agent's user.
+    pub accounts: Option<AccountSettings>,
 }
 
 /// How a shim is started: `program arguments… DIRECTORY`.
@@ -182,6 +186,7 @@ pub struct Overrides {
     /// Amounts by name, whole ones or parts.
     pub resources: Option<BTreeMap<String, f64>>,
     pub workers: Option<WorkerSettings>,
+    pub accounts: Option<AccountSection>,
 }
 
 #[derive(Debug, thiserror::Error)]
@@ -218,6 +223,8 @@ pub enum ConfigError {
     Template(#[from] TemplateError),
     #[error("workers: {0}")]
     Workers(String),
+    #[error("accounts: {0}")]
+    Accounts(String),
     #[error("container: {0}")]
     Container(String),
     #[error("no data directory is given, and there is no HOME to put it in")]
@@ -280,13 +287,16 @@ impl Config {
                 .transpose()
                 .map_err(ConfigError::Hours)?,
         };
+        let policy = said.policy.as_deref().map(read_policy).transpose()?.unwrap_or_default();
+        let has_jobs = executor != ExecutorKind::Local;
+        let accounts = said.accounts.map(|section| section.checked(has_jobs)).transpose()?;
         Ok(Self {
             data_dir,
             work_dir,
             cpu_millis,
             memory_bytes: said.memory,
             labels: said.labels,
-            policy: said.policy.as_deref().map(read_policy).transpose()?.unwrap_or_default(),
+            policy: SitePolicy { accounts: accounts.as_ref().map(|accounts| accounts.rules.clone()), ..policy },
             imports: Imports::read(said.imports.unwrap_or_default(), said.import_urls.unwrap_or_default())?,
             exports: Exports::read(said.exports.unwrap_or_default())?,
             journal: said.journal.unwrap_or_default(),
@@ -311,6 +321,7 @@ impl Config {
             gpus: said.gpus,
             resources: offered::amounts(said.resources.unwrap_or_default())?,
             workers: said.workers.map(WorkerSettings::checked).transpose()?,
+            accounts,
         })
     }
 
@@ -347,6 +358,7 @@ impl Config {
             gpus: None,
             resources: BTreeMap::new(),
             workers: None,
+            accounts: None,
         }
     }
 }
@@ -414,6 +426,7 @@ impl Overrides {
             gpus: None,
             resources: None,
             workers: None,
+            accounts: None,
         })
     }
 }

@@ -12,10 +12,13 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use atoll_model::id::ObjectId;
+use rustix::process::{Pid, Signal, kill_process_group};
 
 use super::python::Interpreter;
-use crate::config::PythonSettings;
+use crate::accounts::installer;
+use crate::config::{AccountSettings, PythonSettings};
 use crate::programs::wait;
+use crate::shim::account::{Account, give, take_over};
 use crate::shim::{make_private, remove_whatever};
 
 /// What names packages, in the folder of an environment.
@@ -41,6 +44,8 @@ pub(super) type Installed = (EnvironmentName, Result<PathBuf, String>);
 pub(super) struct Environments {
     home: PathBuf,
     interpreter: Interpreter,
+    /// Where executions run as other accounts.
+    accounts: Option<AccountSettings>,
     made: HashMap<EnvironmentName, Made>,
     in_work: HashSet<EnvironmentName>,
     failed: HashMap<EnvironmentName, (Instant, String)>,
@@ -69,6 +74,7 @@ impl Environments {
     pub(super) fn open(
         data_dir: &Path,
         interpreter: Interpreter,
+        accounts: Option<AccountSettings>,
         tell: Arc<dyn Fn(Installed) + Send + Sync>,
     ) -> io::Result<Self> {
         let home = data_dir.join("environments");
@@ -85,7 +91,7 @@ impl Environments {
                 None => remove_whatever(&folder)?,
             }
         }
-        Ok(Self { home, interpreter, made, in_work: HashSet::new(), failed: HashMap::new(), tell })
+        Ok(Self { home, interpreter, accounts, made, in_work: HashSet::new(), failed: HashMap::new(), tell })
     }
 
     /// The environment with what is asked for, in the format of pip, for the action of this bundle.
@@ -103,8 +109,13 @@ impl Environments {
         if let Some((_, message)) = self.failed.get(&name).filter(|(at, _)| at.elapsed() < FAILURE_KEPT) {
             return Environment::Failed(message.clone());
         }
-        if self.in_work.insert(name.clone()) {
-            self.install(&name, requirements);
+        if !self.in_work.contains(&name) {
+            let account = match self.accounts.as_ref().map(installer).transpose() {
+                Ok(account) => account,
+                Err(message) => return Environment::Failed(message),
+            };
+            self.in_work.insert(name.clone());
+            self.install(&name, requirements, account);
         }
         Environment::InWork(name)
     }
@@ -118,7 +129,7 @@ impl Environments {
         hasher.finalize().to_hex()[..32].to_owned()
     }
 
-    fn install(&mut self, name: &str, requirements: Vec<u8>) {
+    fn install(&mut self, name: &str, requirements: Vec<u8>, account: Option<Account>) {
         // What a process before this one has begun may still be written to: no two use the same folder.
         let folder = self.home.join(format!("{name}-{}", uuid::Uuid::now_v7().simple()));
         let log = self.home.join(format!("{name}.log"));
@@ -127,6 +138,7 @@ impl Environments {
             log: log.clone(),
             program: self.interpreter.program().to_owned(),
             settings: self.interpreter.settings().clone(),
+            account,
         };
         let (tell, named) = (Arc::clone(&self.tell), name.to_owned());
         let work = move || {
@@ -194,13 +206,19 @@ struct Installation {
     log: PathBuf,
     program: PathBuf,
     settings: PythonSettings,
+    /// Who installs it, if not this process's own user.
+    account: Option<Account>,
 }
 
 impl Installation {
     fn carry_out(&self, requirements: &[u8]) -> Result<(), String> {
         let failed = |error: io::Error| format!("the packages of the action cannot be installed: {error}");
-        make_private(&self.folder).map_err(failed)?;
+        // Whoever comes this far may read it.
+        fs::create_dir(&self.folder).map_err(failed)?;
         fs::write(self.folder.join(REQUIREMENTS), requirements).map_err(failed)?;
+        if let Some(account) = &self.account {
+            give(&self.folder, Some(account)).map_err(failed)?;
+        }
         File::create(&self.log).map_err(failed)?;
         for mut command in self.commands() {
             let status = self.run(&mut command).map_err(failed)?;
@@ -248,6 +266,10 @@ impl Installation {
 
     fn run(&self, command: &mut Command) -> io::Result<ExitStatus> {
         let log = File::options().append(true).open(&self.log)?;
+        if let Some(account) = &self.account {
+            // Nothing that it leaves anywhere else is used for another.
+            command.uid(account.uid).gid(account.gid).env("HOME", &self.folder).env_remove("XDG_CACHE_HOME");
+        }
         let mut child = command
             .current_dir(&self.folder)
             .stdin(Stdio::null())
@@ -255,11 +277,18 @@ impl Installation {
             .stderr(log)
             .process_group(0)
             .spawn()?;
-        wait(&mut child, INSTALLATION_TIME_MAX)
+        let group = Pid::from_child(&child);
+        let status = wait(&mut child, INSTALLATION_TIME_MAX);
+        // What it has left running would write on to what is ready.
+        let _ = kill_process_group(group, Signal::KILL);
+        status
     }
 
     /// What is there is on the disk before it is said to be.
     fn finish(&self) -> io::Result<()> {
+        if let Some(account) = &self.account {
+            take_over(&self.folder, account)?;
+        }
         let folder = File::open(&self.folder)?;
         rustix::fs::syncfs(&folder)?;
         File::create(self.folder.join(READY))?.sync_all()?;
@@ -297,7 +326,7 @@ mod tests {
         let interpreter = Interpreter::find(&PythonSettings::default(), data).expect("the tests have a Python");
         let open = || {
             let tell = Arc::new(|_: Installed| panic!("nothing is installed"));
-            Environments::open(data, interpreter.clone(), tell).expect("they can be read")
+            Environments::open(data, interpreter.clone(), None, tell).expect("they can be read")
         };
         let mut environments = open();
         let folder = environments.home.join(format!("{}-1", environments.name(b"six\n")));

@@ -46,6 +46,7 @@ fn options(data_dir: &Path) -> (LocalOptions, Receiver<Vec<Event>>) {
         spans: None,
         emitted: tokio::sync::mpsc::unbounded_channel().0,
         nodes: None,
+        accounts: None,
         batch: None,
         isolation: Confining { settings: IsolationSettings::default(), strict: Ok(()) },
         gpus: Vec::new(),
