@@ -37,7 +37,7 @@ impl Account {
 
 impl Drop for Account {
     fn drop(&mut self) {
-        self.change(&["userdel"]).unwrap();
+        self.change(&["userdel", "-f"]).unwrap();
     }
 }
 

@@ -62,3 +62,33 @@ impl AccountSection {
         Ok(AccountSettings { rules, uid_min: self.uid_min.unwrap_or(UID_MIN), installer: self.installer })
     }
 }
+
+#[cfg(test)]
+mod tests {
+    #![expect(clippy::unwrap_used, reason = "a test that fails here has failed")]
+
+    use super::*;
+
+    fn read(text: &str) -> Result<AccountSettings, ConfigError> {
+        toml::from_str::<AccountSection>(text).unwrap().checked(false)
+    }
+
+    #[test]
+    fn nobody_runs_anything_unless_it_is_said_as_whom_and_nothing_runs_as_an_account_of_the_machine() {
+        let settings = read("").unwrap();
+        assert_eq!((settings.rules.default, settings.uid_min), (AccountChoice::Refuse, 1_000));
+        let settings =
+            read("default = 'p-{project}'\nuid_min = 0\n[[rules]]\nperson = 'ada'\naccount = 'refuse'\n").unwrap();
+        assert_eq!(settings.rules.default, AccountChoice::Named("p-{project}".to_owned()));
+        assert_eq!((settings.rules.rules[0].account.clone(), settings.uid_min), (AccountChoice::Refuse, 0));
+    }
+
+    #[test]
+    fn what_cannot_be_is_refused_with_its_place() {
+        let error = read("[[rules]]\naccount = 'a'\n[[rules]]\naccount = '{user}'\n").unwrap_err().to_string();
+        assert!(error.contains("rule 2: account = \"{user}\""), "{error}");
+        let of_jobs = toml::from_str::<AccountSection>("default = 'a'").unwrap().checked(true).unwrap_err().to_string();
+        assert!(of_jobs.contains("jobs of a batch system"), "{of_jobs}");
+        assert!(toml::from_str::<AccountSection>("fallback = 'a'").is_err());
+    }
+}

@@ -79,7 +79,8 @@ impl Accounts {
 impl Drop for Accounts {
     fn drop(&mut self) {
         for project in ["a", "b"] {
-            self.change("userdel", &[&self.of(project)]);
+            // What is left of it may be a moment from its end.
+            self.change("userdel", &["-f", &self.of(project)]);
             self.change("groupdel", &[&self.team(project)]);
         }
     }
@@ -126,7 +127,7 @@ fn groups_of(account: &str) -> Vec<String> {
 async fn an_execution_is_its_account_with_its_groups_and_has_no_way_back() {
     let Some(accounts) = Accounts::make() else { return };
     let mut site = site(&accounts).await;
-    let who = "{ id -u; id -G | tr ' ' '\n' | sort | tr '\n' ' '; echo; echo $USER; awk '/^Cap|^NoNewPrivs/ { print $2 }' /proc/self/status | sort -u | tr '\n' ' ';
+    let who = "{ id -u; id -G | tr ' ' '\n' | sort | tr '\n' ' '; echo; echo $USER; awk '/^Cap(Prm|Eff|Amb)|^NoNewPrivs/ { print $2 }' /proc/self/status | sort -u | tr '\n' ' ';
 for back in 'os.setuid(0)' 'os.setgroups([0])' 'os.chown(\".\", 0, 0)'; do python3 -c \"import os; $back\" 2>/dev/null && echo $back || :; done; } > $ATOLL_OUTPUTS/said";
     for profile in [IsolationProfile::None, IsolationProfile::Standard, IsolationProfile::Strict] {
         for project in ["a", "b"] {
@@ -161,7 +162,7 @@ async fn what_one_account_has_another_does_not_read() {
     let script = format!(
         "{{ for file in $(cat @/paths); do [ -z \"$(cat $file)\" ] || echo $file; done
 for folder in {data} {data}/slots {data}/slots/* {data}/staged {data}/store {data}/store/objects {data}/journal {data}/identity {data}/actions; do
-find $folder -maxdepth 1 -mindepth 1; done
+find $folder -maxdepth 1 -type f; done
 kill -0 {pid} && echo signalled; }} 2>/dev/null > found || :
 wc -l < found > $ATOLL_OUTPUTS/said",
         pid = pid.trim()
