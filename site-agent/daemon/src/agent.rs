@@ -64,7 +64,6 @@ pub(crate) async fn run(mut config: Config, shutdown: CancellationToken) -> anyh
     let running = Running::start(&config, slots_dir.clone(), &isolation, &meters, &batch_wait)?;
     let Running { link, inbox, driver, executor, executing, transfers, tasks, traces, failed, direct, withheld } =
         running;
-    // What was made since is the agent's own.
     open_ways(&config, &slots_dir)?;
     let (link, events, emitted) = link;
     let store = transfers.store().clone();

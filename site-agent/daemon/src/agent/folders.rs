@@ -23,7 +23,8 @@ pub(super) fn make_folders(config: &Config) -> anyhow::Result<()> {
     make_private(&data_dir.join(IDENTITY)).with_context(|| format!("cannot use {}", data_dir.display()))
 }
 
-/// Where executions run as other accounts these pass through the agent's folders, and read what is lent to them.
+/// Where executions run as other accounts these pass through the agent's folders, and read what is lent to them. Before
+/// anything is started, and again when all that is the agent's own was made.
 pub(super) fn open_ways(config: &Config, slots_dir: &Path) -> anyhow::Result<()> {
     if config.accounts.is_none() || !rustix::process::geteuid().is_root() {
         return Ok(());
