@@ -1,6 +1,7 @@
 //! Sites: `atoll sites`, `atoll site …`.
 
 mod doctor;
+mod idmap;
 
 use std::collections::BTreeMap;
 
@@ -45,6 +46,9 @@ pub(crate) enum SiteCommand {
     Remove(SiteArguments),
     /// Look, on the machine of a site, at all that its agent needs: before it joins, and ever after.
     Doctor(Box<doctor::DoctorArguments>),
+    /// The local accounts that executions run as, on the machine of a site.
+    #[command(subcommand)]
+    Idmap(idmap::IdmapCommand),
     /// Print the token with which further machines join the agent of this one (`atoll worker`).
     WorkerToken(WorkerTokenArguments),
 }
@@ -117,6 +121,9 @@ pub(crate) async fn site(connection: &Connection, command: SiteCommand) -> anyho
     if let SiteCommand::Doctor(arguments) = command {
         return doctor::doctor(connection, *arguments).await;
     }
+    if let SiteCommand::Idmap(command) = command {
+        return idmap::idmap(command);
+    }
     if let SiteCommand::WorkerToken(arguments) = command {
         return worker_token(arguments).map(|()| true);
     }
@@ -126,7 +133,9 @@ pub(crate) async fn site(connection: &Connection, command: SiteCommand) -> anyho
 
 async fn ask(client: &Client, command: SiteCommand) -> anyhow::Result<()> {
     match command {
-        SiteCommand::Doctor(_) | SiteCommand::WorkerToken(_) => unreachable!("they ask the machine that they run on"),
+        SiteCommand::Doctor(_) | SiteCommand::WorkerToken(_) | SiteCommand::Idmap(_) => {
+            unreachable!("they ask the machine that they run on")
+        }
         SiteCommand::Token(TokenCommand::Create { site, ttl, labels, json }) => {
             create_token(client, &site, &ttl, &labels, json).await
         }

@@ -1,6 +1,7 @@
 //! Placement policies as data: what an administrator or a project says about where data may go, by rules that match what
 //! they are about. Evaluated by `storage-sync-core`, which knows no more than what stands here.
 
+mod accounts;
 mod glob;
 mod parse;
 mod schema;
@@ -13,6 +14,7 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
+pub use self::accounts::{AccountChoice, AccountRule, AccountRules, ChosenAccount};
 pub use self::glob::matches as glob_matches;
 pub use self::parse::parse;
 pub(crate) use self::parse::{read_bucket_use, read_kind, read_said};

@@ -7,6 +7,7 @@
 //! dropped.
 
 mod heartbeat;
+mod origin;
 mod outcome;
 
 use std::time::Duration;
@@ -14,6 +15,7 @@ use std::time::Duration;
 use serde::{Deserialize, Serialize};
 
 pub use self::heartbeat::{Heartbeat, Moving, Other, WaitingJob};
+pub use self::origin::{Origin, Requester};
 pub use self::outcome::{
     FailureReason, FaultLocation, FinishedElement, Logs, NotStartedReason, Outcome, PushFailure, StartedElement, Usage,
 };
@@ -333,8 +335,7 @@ pub struct StepTemplate {
     pub on_disconnect: OnDisconnect,
     /// That of the run and of the step together: more comes first, at the agent as at the control plane.
     pub priority: i16,
-    /// W3C trace context of the run, handed to the process.
-    pub traceparent: Option<String>,
+    pub origin: Origin,
 }
 
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]

@@ -6,7 +6,7 @@ use atoll_model::action::{BundleSignature, PublicKey};
 use atoll_model::elements::ElementSet;
 use atoll_model::id::CommandSeq;
 use atoll_model::session::{
-    ControlBody, Dispatch, DispatchElements, SiteCommand, StepTemplate, TemplateOutput, TemplateWork,
+    ControlBody, Dispatch, DispatchElements, Origin, Requester, SiteCommand, StepTemplate, TemplateOutput, TemplateWork,
 };
 use atoll_model::value::ObjectRef;
 use atoll_model::workflow::{OnDisconnect, StartMode};
@@ -166,7 +166,11 @@ impl From<StepTemplate> for wire::StepTemplate {
             environment: environment.map(|(name, value)| wire::EnvironmentVariable { name, value }).collect(),
             start: start_mode(template.start).into(),
             on_disconnect: on_disconnect(template.on_disconnect).into(),
-            traceparent: template.traceparent,
+            traceparent: template.origin.traceparent,
+            requester: template
+                .origin
+                .requester
+                .map(|Requester { project, person }| wire::Requester { project, person }),
             priority: template.priority.into(),
         }
     }
@@ -208,7 +212,10 @@ impl TryFrom<wire::StepTemplate> for StepTemplate {
             environment: message.environment.into_iter().map(|variable| (variable.name, variable.value)).collect(),
             start: read_start_mode(number(message.start), "template.start")?,
             on_disconnect: read_on_disconnect(number(message.on_disconnect), "template.on_disconnect")?,
-            traceparent: message.traceparent,
+            origin: Origin {
+                traceparent: message.traceparent,
+                requester: message.requester.map(|wire::Requester { project, person }| Requester { project, person }),
+            },
             priority: i16::try_from(message.priority)
                 .map_err(|_| WireError::OutOfRange { field: "template.priority" })?,
         })

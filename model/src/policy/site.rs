@@ -3,7 +3,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use super::glob_matches;
+use super::{AccountRules, glob_matches};
 use crate::action::{PublicKey, SERVICE_VARIABLE};
 use crate::diagnostic::{Diagnostic, Place};
 use crate::limits::WORKFLOW_BYTES_MAX;
@@ -26,6 +26,8 @@ pub struct SitePolicy {
     pub disk: Option<(u64, Place)>,
     /// Bytes of a second that may go to other sites.
     pub link: Option<(u64, Place)>,
+    /// Which local account what runs here runs as, if the agent is to become others. Not in the file of the policy.
+    pub accounts: Option<AccountRules>,
 }
 
 /// The bucket, among the places that something may leave for.
@@ -117,7 +119,7 @@ impl SitePolicy {
 
     /// Why executions of the step may not run here.
     pub fn refuses_run(&self, template: &StepTemplate) -> Option<String> {
-        let rule = decide(&self.run, template, None)?;
+        let Some(rule) = decide(&self.run, template, None) else { return self.refuses_requester(template) };
         let refused = format!("the site's own policy does not let it run ({})", self.cite(rule.place));
         let earlier = self.run.iter().take_while(|earlier| earlier.place != rule.place);
         let mut unsigned = earlier.filter(|earlier| !earlier.refuses && !earlier.matches.signed_by.is_empty());
@@ -130,6 +132,11 @@ impl SitePolicy {
             false => format!("{refused}: it is not signed by {names} ({place})"),
             true => format!("{refused}: nobody has signed what its step sets under `env` ({place})"),
         })
+    }
+
+    /// Why no account here is for whoever has asked for the run.
+    fn refuses_requester(&self, template: &StepTemplate) -> Option<String> {
+        self.accounts.as_ref()?.choose(template.origin.requester.as_ref()).err()
     }
 
     /// Where an output of the step may not leave for, if there is such a place.
@@ -254,7 +261,7 @@ fn read(report: &mut Report, file: &str, root: &Node) -> SitePolicy {
         }
         None => (None, None),
     };
-    SitePolicy { file: file.to_owned(), run, leave, disk, link }
+    SitePolicy { file: file.to_owned(), run, leave, disk, link, accounts: None }
 }
 
 fn read_keys(report: &mut Report, node: &Node) -> Vec<NamedKey> {

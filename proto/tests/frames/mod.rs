@@ -14,9 +14,9 @@ use atoll_model::resources::{Capacity, Confinement, Gpus, IsolationProfile, Reso
 use atoll_model::session::{
     AgentBody, AgentFrame, Binding, BindingSource, ControlBody, ControlFrame, Credits, Delegation, DirectShare,
     Dispatch, DispatchElements, FailureReason, FaultLocation, FinishedElement, GivenInput, Goodbye, Heartbeat, Hello,
-    InventoryItem, LeaseGrant, LocalState, Logs, Moving, Need, NeedState, NotStartedReason, Other, Outcome,
-    PushFailure, Report, SiteCommand, StartedElement, StepTemplate, TemplateOutput, TemplateWork, Usage, Verdict,
-    WaitingJob, Welcome,
+    InventoryItem, LeaseGrant, LocalState, Logs, Moving, Need, NeedState, NotStartedReason, Origin, Other, Outcome,
+    PushFailure, Report, Requester, SiteCommand, StartedElement, StepTemplate, TemplateOutput, TemplateWork, Usage,
+    Verdict, WaitingJob, Welcome,
 };
 use atoll_model::time::Timestamp;
 use atoll_model::value::{DirectoryRef, FileName, FileRef, ListedFile, ObjectKind, ObjectRef, Type, Value};
@@ -190,6 +190,7 @@ fn template() -> impl Strategy<Value = StepTemplate> {
         select(&[OnDisconnect::Finish, OnDisconnect::Stop][..]),
         option::of(text()),
         any::<i16>(),
+        option::of((text(), text()).prop_map(|(project, person)| Requester { project, person })),
     );
     let names = (run(), step(), text(), text());
     (names, work, resources, vec(output, 0..4), vec(binding(), 0..4), vec((text(), text()), 0..4), modes).prop_map(
@@ -205,7 +206,7 @@ fn template() -> impl Strategy<Value = StepTemplate> {
             environment,
             start: modes.0,
             on_disconnect: modes.1,
-            traceparent: modes.2,
+            origin: Origin { traceparent: modes.2, requester: modes.4 },
             priority: modes.3,
         },
     )

@@ -1,7 +1,7 @@
 //! The agent's process: everything is opened, found again, started, and stopped here.
 
-use std::ffi::OsString;
-use std::os::unix::ffi::{OsStrExt as _, OsStringExt as _};
+mod folders;
+
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
@@ -19,6 +19,7 @@ use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
+use crate::accounts;
 use crate::clock::Clock;
 use crate::config::{Config, ShimProgram, found_gpus};
 use crate::direct::Direct;
@@ -31,10 +32,10 @@ use crate::logs::Logs;
 use crate::nodes::NodesOptions;
 use crate::scrub::keep_scrubbing;
 use crate::shim::log::boot_id;
-use crate::shim::{make_private, remove_whatever};
 use crate::telemetry::{self, Meters, Traces};
 use crate::withheld::Withheld;
 use crate::{IDENTITY, lock, measure};
+use folders::{make_folders, open_ways, settle_slots};
 
 /// Bytes of one log that are kept.
 const LOG_BYTES_MAX: u64 = 64 << 20;
@@ -46,8 +47,6 @@ const DISK_FREE_BYTES_MIN: u64 = 96 << 20;
 const LINK_EVENTS_MAX: usize = 256;
 /// How much of what was verified an agent that is killed may have to hash again.
 const CHECKPOINT_INTERVAL: Duration = Duration::from_secs(60);
-/// Says where the slots of the last agent were.
-const SLOTS_NOTE: &str = "slots-at";
 /// How long the end of the agent waits for a collector of traces.
 const LAST_EXPORT_MAX: Duration = Duration::from_secs(2);
 
@@ -58,12 +57,14 @@ pub(crate) async fn run(mut config: Config, shutdown: CancellationToken) -> anyh
     let _work_lock = config.work_dir.as_deref().map(lock::lock).transpose()?;
     let slots_dir = settle_slots(&config)?;
     let isolation = look_around(&mut config)?;
+    open_ways(&config, &slots_dir)?;
     let meters = Arc::new(Meters::new());
     let metrics = listen_for_metrics(&config).await?;
     let batch_wait = BatchWait::new();
     let running = Running::start(&config, slots_dir.clone(), &isolation, &meters, &batch_wait)?;
     let Running { link, inbox, driver, executor, executing, transfers, tasks, traces, failed, direct, withheld } =
         running;
+    open_ways(&config, &slots_dir)?;
     let (link, events, emitted) = link;
     let store = transfers.store().clone();
     let mut joined = tokio::task::spawn_blocking(move || driver.join());
@@ -228,6 +229,7 @@ fn local_options(
         program: config.shim_program.clone().map_or_else(ShimProgram::own, Ok)?,
         isolation: isolation.clone(),
         gpus: config.gpus.clone().unwrap_or_default(),
+        accounts: config.accounts.clone(),
         batch: batch_options(config, identity, meters, batch_wait, failed)?,
         pilots: PilotsOptions::of(config, identity.agent),
         nodes: config.workers.clone().map(|settings| NodesOptions {
@@ -300,7 +302,7 @@ fn look_around(config: &mut Config) -> anyhow::Result<local::Confining> {
     if config.gpus.is_none() && config.jobs_max().is_none() {
         config.gpus = Some(found_gpus());
     }
-    config.closed = config.closed.take().or_else(|| isolation.refuses_all());
+    config.closed = config.closed.take().or_else(|| isolation.refuses_all()).or_else(|| accounts::refuses_all(config));
     Ok(isolation)
 }
 
@@ -410,36 +412,6 @@ async fn forward(mut events: mpsc::Receiver<LinkEvent>, inbox: Inbox, meters: Ar
             }
         }]);
     }
-}
-
-fn make_folders(config: &Config) -> anyhow::Result<()> {
-    for folder in [Some(&config.data_dir), config.work_dir.as_ref()].into_iter().flatten() {
-        std::fs::create_dir_all(folder).with_context(|| format!("cannot make the folder {}", folder.display()))?;
-    }
-    let data_dir = &config.data_dir;
-    make_private(&data_dir.join(IDENTITY)).with_context(|| format!("cannot use {}", data_dir.display()))
-}
-
-/// Where executions work: where the administrator wants it, once nothing is left where they worked before.
-fn settle_slots(config: &Config) -> anyhow::Result<PathBuf> {
-    let (note, slots) = (config.data_dir.join(SLOTS_NOTE), config.slots_dir());
-    let former = match std::fs::read(&note) {
-        Ok(path) => PathBuf::from(OsString::from_vec(path)),
-        Err(error) if error.kind() == std::io::ErrorKind::NotFound => config.data_dir.join("slots"),
-        Err(error) => return Err(error).with_context(|| format!("cannot read {}", note.display())),
-    };
-    if former == slots {
-        return Ok(slots);
-    }
-    if local::has_work(&former)? {
-        let (former_shown, slots) = (former.display(), slots.display());
-        tracing::warn!(former = %former_shown, %slots, "steps work on in the former place: they work in the new one from a start on that finds nothing left there");
-        return Ok(former);
-    }
-    local::stop_work(&config.data_dir, &former)?;
-    remove_whatever(&former).with_context(|| format!("cannot clear {}", former.display()))?;
-    std::fs::write(&note, slots.as_os_str().as_bytes()).with_context(|| format!("cannot write {}", note.display()))?;
-    Ok(slots)
 }
 
 /// Has the store write down again and again what it has verified.

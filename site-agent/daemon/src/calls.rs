@@ -11,7 +11,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Context as _, bail};
 use atoll_model::id::{Attempt, ExecutionId, RunId, SiteName, StepIndex};
 use atoll_model::resources::Resources;
-use atoll_model::session::{StepTemplate, TemplateOutput, TemplateWork};
+use atoll_model::session::{Origin, StepTemplate, TemplateOutput, TemplateWork};
 use atoll_model::value::{ObjectRef, Type, Value};
 use site_agent_core::Event;
 use site_agent_core::command::{StartInput, StartValue};
@@ -82,6 +82,7 @@ pub fn measure_calls(data_dir: &Path, alone: u32, at_once: u32) -> anyhow::Resul
         emitted: tokio::sync::mpsc::unbounded_channel().0,
         engine: None,
         components: None,
+        accounts: None,
         nodes: None,
         pilots: None,
         batch: None,
@@ -121,7 +122,7 @@ fn template(bundle: ObjectRef) -> StepTemplate {
         start: Default::default(),
         on_disconnect: Default::default(),
         priority: 0,
-        traceparent: None,
+        origin: Origin::default(),
     }
 }
 

@@ -1,5 +1,6 @@
 //! The agent's configuration: a TOML file, then the environment, then flags; each wins over the one before it.
 
+mod accounts;
 mod batch;
 mod container;
 mod isolation;
@@ -24,6 +25,7 @@ use atoll_model::limits::EVICTION_IDLE;
 use atoll_model::policy::SitePolicy;
 use serde::Deserialize;
 
+pub use self::accounts::{AccountSection, AccountSettings};
 pub use self::batch::{BatchSection, BatchSettings};
 pub use self::container::{ContainerSettings, EngineChoice};
 pub use self::isolation::IsolationSettings;
@@ -98,6 +100,8 @@ pub struct Config {
     pub resources: BTreeMap<String, u32>,
     /// How further machines of the site join, if they may.
     pub workers: Option<WorkerSettings>,
+    /// Which local accounts executions run as, if not as the agent's user.
+    pub accounts: Option<AccountSettings>,
 }
 
 /// How a shim is started: `program arguments… DIRECTORY`.
@@ -184,6 +188,7 @@ pub struct Overrides {
     /// Amounts by name, whole ones or parts.
     pub resources: Option<BTreeMap<String, f64>>,
     pub workers: Option<WorkerSettings>,
+    pub accounts: Option<AccountSection>,
 }
 
 #[derive(Debug, thiserror::Error)]
@@ -220,6 +225,8 @@ pub enum ConfigError {
     Template(#[from] TemplateError),
     #[error("workers: {0}")]
     Workers(String),
+    #[error("accounts: {0}")]
+    Accounts(String),
     #[error("container: {0}")]
     Container(String),
     #[error("pilots are workers: say where they join, `[workers] listen`")]
@@ -290,13 +297,16 @@ impl Config {
                 .transpose()
                 .map_err(ConfigError::Hours)?,
         };
+        let policy = said.policy.as_deref().map(read_policy).transpose()?.unwrap_or_default();
+        let has_jobs = executor != ExecutorKind::Local;
+        let accounts = said.accounts.map(|section| section.checked(has_jobs)).transpose()?;
         let config = Self {
             data_dir,
             work_dir,
             cpu_millis,
             memory_bytes: said.memory,
             labels: said.labels,
-            policy: said.policy.as_deref().map(read_policy).transpose()?.unwrap_or_default(),
+            policy: SitePolicy { accounts: accounts.as_ref().map(|accounts| accounts.rules.clone()), ..policy },
             imports: Imports::read(said.imports.unwrap_or_default(), said.import_urls.unwrap_or_default())?,
             exports: Exports::read(said.exports.unwrap_or_default())?,
             journal: said.journal.unwrap_or_default(),
@@ -321,6 +331,7 @@ impl Config {
             gpus: said.gpus,
             resources: offered::amounts(said.resources.unwrap_or_default())?,
             workers: said.workers.map(WorkerSettings::checked).transpose()?,
+            accounts,
         };
         match (config.pilots(), &config.workers) {
             (Some(_), None) => Err(ConfigError::Pilots),
@@ -361,6 +372,7 @@ impl Config {
             gpus: None,
             resources: BTreeMap::new(),
             workers: None,
+            accounts: None,
         }
     }
 }
@@ -428,6 +440,7 @@ impl Overrides {
             gpus: None,
             resources: None,
             workers: None,
+            accounts: None,
         })
     }
 }

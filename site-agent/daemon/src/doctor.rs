@@ -1,6 +1,7 @@
 //! What `atoll site doctor` looks at, before a site joins and ever after. Each part sees first (what a program, a file or a
 //! server says) and judges then, by a function of what was seen alone.
 
+mod accounts;
 mod batch;
 mod commands;
 mod containers;
@@ -69,8 +70,10 @@ pub(crate) async fn diagnose(config: &Config, token: Option<&str>) -> Result<Dia
     checks.extend(batch);
     checks.extend(containers);
     let settings = config.clone();
-    let engine = tokio::task::spawn_blocking(move || engine::look(&settings));
-    checks.extend(engine.await.expect("a look does not panic"));
+    let engine = tokio::task::spawn_blocking(move || (engine::look(&settings), accounts::look(&settings)));
+    let (engine, accounts) = engine.await.expect("a look does not panic");
+    checks.extend(engine);
+    checks.extend(accounts);
     Ok(Diagnosis { site, server: addresses, data_dir: config.data_dir.clone(), checks })
 }
 

@@ -5,6 +5,7 @@
 //! - Stopping, killing or upgrading the agent stops nothing that runs.
 //! - Two agents never work in one data directory.
 
+mod accounts;
 mod agent;
 mod calls;
 mod clock;
@@ -37,10 +38,12 @@ pub use telemetry::start_log;
 pub use calls::{CallFigures, measure_calls};
 pub use doctor::{Check, CheckState, Diagnosis};
 
+pub use accounts::{AccountError, AccountTrial, GroupOfAccount, try_account};
+
 pub use config::{
-    BatchSection, BatchSettings, Config, ConfigError, ContainerSettings, EngineChoice, ExecutorKind, Exports, Imports,
-    IsolationSettings, JournalBackend, Overrides, PilotSettings, PythonSettings, ShimProgram, SlurmSettings,
-    WorkerSettings,
+    AccountSection, AccountSettings, BatchSection, BatchSettings, Config, ConfigError, ContainerSettings, EngineChoice,
+    ExecutorKind, Exports, Imports, IsolationSettings, JournalBackend, Overrides, PilotSettings, PythonSettings,
+    ShimProgram, SlurmSettings, WorkerSettings,
 };
 pub use executor::batch::template::{Template, TemplateError};
 pub use nodes::{CredentialError, WorkerOptions, work, worker_token};

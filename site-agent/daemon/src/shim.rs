@@ -1,6 +1,7 @@
 //! The shim: a small process of one thread that owns a slot and runs what it is handed there. It outlives the agent that
 //! started it, and answers the next one. See `ARCHITECTURE.md`, "Shims and slots".
 
+pub(crate) mod account;
 pub(crate) mod connection;
 pub(crate) mod container;
 mod directory;
@@ -52,6 +53,10 @@ pub const COMPONENT: &str = "component";
 /// The argument of a process that only tries whether a program can be kept from everything else.
 pub(crate) const STRICT: &str = "strict";
 
+/// The first argument of a process that only tries whether a program can be run as an account, which is the second; folders
+/// that it must reach follow.
+pub(crate) const ACCOUNT: &str = "account";
+
 /// The first argument of a process that is a job of a batch system.
 pub(crate) const JOB: &str = "job";
 
@@ -65,6 +70,9 @@ pub(crate) fn main(arguments: Vec<OsString>) -> ExitCode {
     }
     if arguments.first().is_some_and(|argument| argument == COMPONENT) {
         return refuse("this program was built without what runs components of WebAssembly (cargo feature `wasm`)");
+    }
+    if let Some((_, trial)) = arguments.split_first().filter(|(first, _)| *first == ACCOUNT) {
+        return account::try_out(trial);
     }
     if let Some((_, of_job)) = arguments.split_first().filter(|(first, _)| *first == JOB) {
         return job::main(of_job);

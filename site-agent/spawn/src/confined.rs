@@ -9,6 +9,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 
 use crate::enclosure::{Enclosure, Operation};
 use crate::filter::Filter;
+use crate::identity::Identity;
 use crate::spawner::check;
 
 const OPEN_TREE_CLONE: c_int = 1;
@@ -35,11 +36,16 @@ struct CapabilityHeader {
     pid: c_int,
 }
 
-/// Carries an enclosure out, in a child that was made with its namespaces; `done` counts what was done if it fails.
+/// Carries an enclosure out, in a child that was made with its namespaces, and becomes another account there if there is one;
+/// `done` counts what was done if it fails.
 ///
 /// # Safety
 /// For a child that has no memory of its own: it allocates nothing, and calls the system only.
-pub(crate) unsafe fn enter(enclosure: &Enclosure, done: &AtomicUsize) -> Result<(), c_int> {
+pub(crate) unsafe fn enter(
+    enclosure: &Enclosure,
+    identity: Option<&Identity>,
+    done: &AtomicUsize,
+) -> Result<(), c_int> {
     done.store(0, Ordering::Relaxed);
     for operation in &enclosure.operations {
         unsafe { carry_out(operation, enclosure)? };
@@ -50,6 +56,10 @@ pub(crate) unsafe fn enter(enclosure: &Enclosure, done: &AtomicUsize) -> Result<
             raise_loopback();
         }
         check(libc::chdir(enclosure.directory.as_ptr()))?;
+        forbid_capabilities()?;
+        if let Some(identity) = identity {
+            switch(identity)?;
+        }
         drop_capabilities()?;
         install(&enclosure.filter)?;
     }
@@ -116,8 +126,32 @@ unsafe fn raise_loopback() {
     }
 }
 
-/// Nothing that is started from now on has any right but those of its user.
-unsafe fn drop_capabilities() -> Result<(), c_int> {
+/// Becomes another account, in a child, with no way back: it has no right but those of that account, and gains none by the
+/// file of a program.
+///
+/// # Safety
+/// As for [`enter`].
+pub(crate) unsafe fn take_on(identity: &Identity) -> Result<(), c_int> {
+    unsafe {
+        switch(identity)?;
+        drop_capabilities()?;
+        check(libc::prctl(libc::PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0))
+    }
+}
+
+/// By the kernel's own calls: those of the C library are for all threads of a process, and this one has its parent's memory.
+/// From then on nobody may look into that memory who could not before, as the kernel sees to.
+unsafe fn switch(identity: &Identity) -> Result<(), c_int> {
+    let Identity { user, group, groups } = identity;
+    unsafe {
+        of_call(libc::syscall(libc::SYS_setgroups, groups.len(), groups.as_ptr()))?;
+        of_call(libc::syscall(libc::SYS_setresgid, *group, *group, *group))?;
+        of_call(libc::syscall(libc::SYS_setresuid, *user, *user, *user))
+    }
+}
+
+/// No program that is started from now on has capabilities by its file or its user.
+unsafe fn forbid_capabilities() -> Result<(), c_int> {
     unsafe {
         for capability in 0..CAPABILITIES_MAX {
             match check(libc::prctl(libc::PR_CAPBSET_DROP, capability, 0, 0, 0)) {
@@ -125,6 +159,13 @@ unsafe fn drop_capabilities() -> Result<(), c_int> {
                 dropped => dropped?,
             }
         }
+    }
+    Ok(())
+}
+
+/// Nothing that is started from now on has any right but those of its user.
+unsafe fn drop_capabilities() -> Result<(), c_int> {
+    unsafe {
         check(libc::prctl(libc::PR_CAP_AMBIENT, libc::PR_CAP_AMBIENT_CLEAR_ALL, 0, 0, 0))?;
         let header = CapabilityHeader { version: LINUX_CAPABILITY_VERSION_3, pid: 0 };
         let none = [0u32; 6];

@@ -11,6 +11,7 @@ mod child;
 mod confined;
 mod enclosure;
 mod filter;
+mod identity;
 mod program;
 mod spawner;
 
@@ -18,5 +19,6 @@ pub use child::{Child, Ended};
 pub use confined::{filters_of, give_up_rights};
 pub use enclosure::{Enclosure, Taken};
 pub use filter::Filter;
+pub use identity::Identity;
 pub use program::Program;
 pub use spawner::{Circumstances, Spawner};

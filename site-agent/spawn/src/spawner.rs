@@ -13,6 +13,7 @@ use nix::sys::signal::{SigSet, SigmaskHow};
 use crate::child::Child;
 use crate::confined;
 use crate::enclosure::Enclosure;
+use crate::identity::Identity;
 use crate::program::{Program, Variable};
 
 /// What a child needs before it becomes another program is a few hundred bytes, and what the C library needs for its calls.
@@ -38,6 +39,7 @@ struct Task<'a> {
     /// What is shown in that folder before: folders, and where.
     kept: &'a [(&'a CStr, &'a CStr)],
     enclosure: Option<&'a Enclosure>,
+    identity: Option<&'a Identity>,
     /// Most bytes of a file that it writes.
     file_bytes_max: Option<u64>,
     /// Why it did not become another program, or 0.
@@ -56,6 +58,8 @@ pub struct Circumstances<'a> {
     pub kept: &'a [(&'a CStr, &'a CStr)],
     /// What it is enclosed in.
     pub enclosure: Option<&'a Enclosure>,
+    /// Who it runs as; with one it gains no rights by the file of a program.
+    pub identity: Option<&'a Identity>,
     /// Most bytes of a file that it writes.
     pub file_bytes_max: Option<u64>,
 }
@@ -88,14 +92,15 @@ impl Spawner {
     /// As [`Self::spawn`], under other circumstances.
     ///
     /// # Errors
-    /// As those of [`Self::spawn`]; and when this process may make no namespaces, or may not mount in them what is to be seen.
+    /// As those of [`Self::spawn`]; and when this process may make no namespaces, may not mount in them what is to be seen, or
+    /// may not become who it is to be.
     pub fn spawn_under(
         &mut self,
         program: &Program,
         more: &[(impl AsRef<[u8]>, impl AsRef<[u8]>)],
         circumstances: Circumstances<'_>,
     ) -> io::Result<Child> {
-        let Circumstances { tmp, kept, enclosure, file_bytes_max } = circumstances;
+        let Circumstances { tmp, kept, enclosure, identity, file_bytes_max } = circumstances;
         let more: Vec<Variable> =
             more.iter().map(|(name, value)| Variable::new(name.as_ref(), value.as_ref())).collect::<io::Result<_>>()?;
         let own = program.environment.iter().filter(|own| more.iter().all(|other| other.name() != own.name()));
@@ -109,6 +114,7 @@ impl Spawner {
             tmp: tmp.map_or(ptr::null(), CStr::as_ptr),
             kept,
             enclosure,
+            identity,
             file_bytes_max,
             error: AtomicI32::new(0),
             done: AtomicUsize::new(usize::MAX),
@@ -167,7 +173,11 @@ extern "C" fn become_another(task: *mut c_void) -> c_int {
         set_up(task.signals)
             .and_then(|()| show_as_tmp(task.tmp, task.kept))
             .and_then(|()| task.file_bytes_max.map_or(Ok(()), |bytes| limit_files(bytes)))
-            .and_then(|()| task.enclosure.map_or(Ok(()), |enclosure| confined::enter(enclosure, &task.done)))
+            .and_then(|()| match (task.enclosure, task.identity) {
+                (Some(enclosure), identity) => confined::enter(enclosure, identity, &task.done),
+                (None, Some(identity)) => confined::take_on(identity),
+                (None, None) => Ok(()),
+            })
             .and_then(|()| check(libc::execve(task.arguments[0], task.arguments.as_ptr(), task.environment.as_ptr())))
     };
     task.error.store(done.err().unwrap_or_default(), Ordering::Relaxed);

@@ -12,7 +12,7 @@ use std::path::Path;
 
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::signal::{SigSet, Signal};
-use site_agent_spawn::{Child, Circumstances, Ended, Program, Spawner};
+use site_agent_spawn::{Child, Circumstances, Ended, Identity, Program, Spawner};
 
 const NOTHING_MORE: &[(&[u8], &[u8])] = &[];
 
@@ -177,4 +177,22 @@ fn a_folder_is_shown_as_tmp_to_what_is_started_and_to_nobody_else() {
             assert!(!Path::new("/tmp/atoll-spawn-test").exists());
         }
     }
+}
+
+#[test]
+fn who_runs_as_an_account_is_that_with_its_groups_and_no_rights_or_is_not_started() {
+    let identity = Identity { user: 65_001, group: 65_002, groups: vec![65_002, 65_003] };
+    let circumstances = Circumstances { identity: Some(&identity), ..Circumstances::default() };
+    // Where it runs with the rights of root nothing of that is left.
+    let script = "[ \"$(id -u) $(id -g) $(id -G)\" = '65001 65002 65002 65003' ] || exit 3
+        [ \"$(awk '/^CapPrm|^CapEff|^CapAmb/ { print $2 }' /proc/self/status | sort -u)\" = 0000000000000000 ] || exit 4
+        grep -q '^NoNewPrivs:.1' /proc/self/status || exit 5";
+    match Spawner::new().spawn_under(&shell(script, &[("PATH", "/usr/bin:/bin")]), NOTHING_MORE, circumstances) {
+        Err(error) => {
+            assert!(!nix::unistd::geteuid().is_root(), "{error}");
+            assert_eq!(error.kind(), ErrorKind::PermissionDenied);
+        }
+        Ok(child) => assert_eq!(wait(child).status.code(), Some(0)),
+    }
+    assert_ne!(nix::unistd::getuid().as_raw(), identity.user, "it is the child that becomes it");
 }

@@ -1,6 +1,7 @@
 //! The binary, started, killed, cut off, given bad input: as people and machines do it.
 #![expect(clippy::unwrap_used, reason = "a test that cannot go on has failed")]
 
+mod accounts;
 mod actions;
 mod bad_input;
 mod batch;

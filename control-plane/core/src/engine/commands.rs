@@ -8,8 +8,8 @@ use atoll_model::expression::{Form, evaluate};
 use atoll_model::id::{Attempt, CommandSeq, Epoch, ExecutionId, SiteId, StepIndex};
 use atoll_model::limits;
 use atoll_model::session::{
-    Binding, BindingSource, ControlBody, ControlFrame, Dispatch, DispatchElements, SiteCommand, StepTemplate,
-    TemplateOutput, TemplateWork,
+    Binding, BindingSource, ControlBody, ControlFrame, Dispatch, DispatchElements, Origin, Requester, SiteCommand,
+    StepTemplate, TemplateOutput, TemplateWork,
 };
 use atoll_model::workflow::{Step, Work};
 
@@ -181,7 +181,10 @@ impl ControlPlane {
             start: definition.start,
             on_disconnect: definition.on_disconnect,
             priority: run.priority_of(step),
-            traceparent: run.traceparent.clone(),
+            origin: Origin {
+                traceparent: run.traceparent.clone(),
+                requester: Some(Requester { project: run.project.to_string(), person: run.submitted_by.clone() }),
+            },
         };
         (template, 256 + text)
     }

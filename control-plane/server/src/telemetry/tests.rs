@@ -50,7 +50,7 @@ async fn a_run_is_one_trace_from_its_submission_to_its_attempts() {
     let given: Arc<Mutex<Option<String>>> = Arc::default();
     let seen = Arc::clone(&given);
     let work: Work = Arc::new(move |template, element| {
-        seen.lock().unwrap().clone_from(&template.traceparent);
+        seen.lock().unwrap().clone_from(&template.origin.traceparent);
         Some(vec![Value::Integer(i64::from(element))])
     });
     plane.site("edge", work).await;

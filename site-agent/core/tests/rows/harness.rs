@@ -10,7 +10,7 @@ use atoll_model::policy::SitePolicy;
 use atoll_model::resources::{Capacity, Resources};
 use atoll_model::session::{
     AgentBody, AgentFrame, Binding, BindingSource, ControlBody, ControlFrame, Credits, Dispatch, DispatchElements,
-    FinishedElement, Heartbeat, InventoryItem, LeaseGrant, Logs, Outcome, Report, SiteCommand, StepTemplate,
+    FinishedElement, Heartbeat, InventoryItem, LeaseGrant, Logs, Origin, Outcome, Report, SiteCommand, StepTemplate,
     TemplateOutput, TemplateWork, Usage, Verdict, Welcome,
 };
 use atoll_model::time::Timestamp;
@@ -300,7 +300,7 @@ pub(crate) fn template(step: u16) -> StepTemplate {
         start: StartMode::AtLeastOnce,
         on_disconnect: OnDisconnect::Finish,
         priority: 0,
-        traceparent: None,
+        origin: Origin::default(),
     }
 }
 

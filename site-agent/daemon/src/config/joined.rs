@@ -41,6 +41,7 @@ impl Overrides {
             gpus: later.gpus.or(self.gpus),
             resources: later.resources.or(self.resources),
             workers: later.workers.or(self.workers),
+            accounts: later.accounts.or(self.accounts),
         }
     }
 }

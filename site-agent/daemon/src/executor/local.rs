@@ -52,7 +52,8 @@ use storage_sync_engine::store::SiteStore;
 use tokio::sync::mpsc::UnboundedSender;
 use tokio_util::sync::CancellationToken;
 
-use crate::config::{Exports, Imports, ShimProgram};
+use crate::accounts::Accounts;
+use crate::config::{AccountSettings, Exports, Imports, ShimProgram};
 use crate::emitted::Emitted;
 use crate::executor::batch::{BatchOptions, FoundJob, Jobs, Pilots, PilotsOptions};
 use crate::nodes::{Nodes, NodesOptions};
@@ -118,6 +119,8 @@ pub(crate) struct LocalOptions {
     pub isolation: Confining,
     /// The kinds of this machine's GPUs, by index.
     pub gpus: Vec<String>,
+    /// Which accounts executions run as, if not as this process's own.
+    pub accounts: Option<AccountSettings>,
     /// How other machines of the site join, if they may.
     pub nodes: Option<NodesOptions>,
     /// What is made of workers that are jobs of the batch system, if there may be any.
@@ -190,6 +193,7 @@ pub(crate) fn start(mut options: LocalOptions) -> anyhow::Result<Started> {
         elsewhere,
         services,
         python: options.python,
+        accounts: options.accounts.map(Accounts::new),
         emitted: options.emitted,
         emitting: BTreeSet::new(),
         engine: options.engine,
@@ -260,6 +264,7 @@ struct Local {
     elsewhere: nodes::Elsewhere,
     services: Services,
     python: Option<Interpreter>,
+    accounts: Option<Accounts>,
     emitted: UnboundedSender<Emitted>,
     /// Attempts that have emitted, and have not ended.
     emitting: BTreeSet<Key>,

@@ -43,7 +43,7 @@ pub(super) fn drop_false(frame: &mut ControlFrame) {
 mod tests {
     use atoll_model::action::BundleSignature;
     use atoll_model::id::{CommandSeq, Epoch, ObjectId, ReportSeq, RunId, StepIndex};
-    use atoll_model::session::StepTemplate;
+    use atoll_model::session::{Origin, StepTemplate};
     use atoll_model::value::{ObjectKind, ObjectRef};
     use storage_sync_engine::signature::SigningKey;
 
@@ -74,7 +74,7 @@ mod tests {
             start: Default::default(),
             on_disconnect: Default::default(),
             priority: 0,
-            traceparent: None,
+            origin: Origin::default(),
         };
         let commands = vec![SiteCommand::Prepare(Box::new(template))];
         let body = ControlBody::Commands { first: CommandSeq(1), commands };

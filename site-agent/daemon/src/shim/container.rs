@@ -178,7 +178,14 @@ impl Container {
         }
         // What it writes is to belong to the agent's user. A daemon of that user's own takes it for root.
         let is_root = self.engine == Engine::Docker && self.rootless;
-        options.push(if is_root { "--user=0:0".to_owned() } else { format!("--user={user}:{group}") });
+        if let Some(account) = &common.account {
+            options.push(format!("--user={}:{}", account.uid, account.gid));
+            options.extend(account.groups.iter().map(|group| format!("--group-add={group}")));
+        } else if is_root {
+            options.push("--user=0:0".to_owned());
+        } else {
+            options.push(format!("--user={user}:{group}"));
+        }
         if !self.network {
             options.push("--network=none".to_owned());
         }

@@ -1,7 +1,7 @@
 //! The directory of a slot: what an execution finds empty, and what it leaves.
 
 use std::fs::{self, File, OpenOptions};
-use std::io::{self, Read as _, Seek as _, SeekFrom};
+use std::io::{self, Read as _, Seek as _, SeekFrom, Write as _};
 use std::mem::MaybeUninit;
 use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
@@ -10,6 +10,7 @@ use rustix::fs::{AtFlags, CWD, FlockOperation, Mode, OFlags, RawDir, flock};
 use rustix::io::Errno;
 use serde_json::{Map, Value as Json};
 
+use super::account::{Account, give, take_over};
 use super::outputs::{read_small, remove_small};
 use super::protocol::{Key, Left, LeftOutputs, Outputs};
 use super::watch::Watch;
@@ -45,6 +46,8 @@ pub(crate) struct SlotDirectory {
     /// How often the logs, and the temporary folder, were other ones than before.
     logs_made: u32,
     tmp_made: u32,
+    /// Whose its folders and logs are, if not this process's own user's.
+    owner: Option<Account>,
 }
 
 impl SlotDirectory {
@@ -53,7 +56,7 @@ impl SlotDirectory {
     pub(crate) fn prepare(path: &Path) -> io::Result<Self> {
         let [work, tmp, out] = [WORK, TMP, OUT].map(|name| path.join(name));
         make_private(&path.join(KEPT))?;
-        let [stdout, stderr] = [STDOUT, STDERR].map(|name| new_log(&path.join(name)));
+        let [stdout, stderr] = [STDOUT, STDERR].map(|name| new_log(&path.join(name), None));
         let mut slot = Self {
             path: path.to_owned(),
             work,
@@ -67,10 +70,33 @@ impl SlotDirectory {
             watched: true,
             logs_made: 0,
             tmp_made: 0,
+            owner: None,
         };
         slot.clean()?;
         slot.adopt()?;
         Ok(slot)
+    }
+
+    /// Makes the folders and logs those of the account that the next execution runs as, of this process's own user if there is
+    /// none. Others may pass through the slot then, to what is theirs.
+    ///
+    /// # Errors
+    /// When this process may not give anything away.
+    pub(crate) fn belong_to(&mut self, account: Option<&Account>) -> io::Result<()> {
+        if self.owner.as_ref() == account {
+            return Ok(());
+        }
+        for name in [WORK, TMP, OUT, STDOUT, STDERR] {
+            give(&self.path.join(name), account)?;
+        }
+        fs::set_permissions(&self.path, fs::Permissions::from_mode(if account.is_some() { 0o711 } else { 0o700 }))?;
+        self.owner = account.cloned();
+        Ok(())
+    }
+
+    fn make_own(&self, folder: &Path) -> io::Result<()> {
+        make_private(folder)?;
+        self.owner.as_ref().map_or(Ok(()), |owner| give(folder, Some(owner)))
     }
 
     fn adopt(&mut self) -> io::Result<()> {
@@ -153,7 +179,10 @@ impl SlotDirectory {
                 Json::String(text) => text.clone(),
                 other @ (Json::Bool(_) | Json::Number(_) | Json::Array(_) | Json::Object(_)) => other.to_string(),
             };
-            fs::write(self.out.join(name), text)?;
+            // A name may be a link by now, to what only this process may write to.
+            let path = self.out.join(name);
+            remove_whatever(&path)?;
+            OpenOptions::new().write(true).create_new(true).open(path)?.write_all(text.as_bytes())?;
         }
         Ok(())
     }
@@ -178,7 +207,7 @@ impl SlotDirectory {
             match flock(&*log, FlockOperation::NonBlockingLockExclusive) {
                 Ok(()) => flock(&*log, FlockOperation::Unlock)?,
                 Err(Errno::WOULDBLOCK) => {
-                    *log = new_log(&self.path.join(name))?;
+                    *log = new_log(&self.path.join(name), self.owner.as_ref())?;
                     parted = true;
                 }
                 // Where files cannot be locked, nobody has locked one.
@@ -229,11 +258,14 @@ impl SlotDirectory {
         }
         if left.stdout {
             fs::rename(self.path.join(STDOUT), kept.join(STDOUT))?;
-            self.stdout = open_log(&self.path.join(STDOUT))?;
+            self.stdout = open_log(&self.path.join(STDOUT), self.owner.as_ref())?;
         }
         if left.stderr {
             fs::rename(self.path.join(STDERR), kept.join(STDERR))?;
-            self.stderr = open_log(&self.path.join(STDERR))?;
+            self.stderr = open_log(&self.path.join(STDERR), self.owner.as_ref())?;
+        }
+        if let Some(owner) = &self.owner {
+            take_over(&kept, owner)?;
         }
         if left.stdout || left.stderr {
             self.adopt_logs()?;
@@ -272,14 +304,14 @@ impl SlotDirectory {
             if !is_as_made(folder) {
                 renewed = true;
                 remove_whatever(folder)?;
-                make_private(folder)?;
+                self.make_own(folder)?;
             }
         }
         // It stays the same folder if that can be: a worker may have it mounted.
         if !is_as_made(&self.tmp) && (empty(&self.tmp).is_err() || !is_as_made(&self.tmp)) {
             self.tmp_made += 1;
             remove_whatever(&self.tmp)?;
-            make_private(&self.tmp)?;
+            self.make_own(&self.tmp)?;
         }
         if renewed {
             self.adopt()?;
@@ -309,13 +341,15 @@ impl SlotDirectory {
     }
 }
 
-fn new_log(path: &Path) -> io::Result<File> {
+fn new_log(path: &Path, owner: Option<&Account>) -> io::Result<File> {
     remove_whatever(path)?;
-    open_log(path)
+    open_log(path, owner)
 }
 
-fn open_log(path: &Path) -> io::Result<File> {
-    OpenOptions::new().create(true).append(true).mode(0o600).open(path)
+fn open_log(path: &Path, owner: Option<&Account>) -> io::Result<File> {
+    let log = OpenOptions::new().create(true).append(true).mode(0o600).open(path)?;
+    owner.map_or(Ok(()), |owner| give(path, Some(owner)))?;
+    Ok(log)
 }
 
 /// Whether this is an empty folder that its user, and nobody else, may use.

@@ -4,6 +4,7 @@
 use std::collections::BTreeMap;
 use std::fs::{File, OpenOptions};
 use std::io::{self, Write};
+use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::{Path, PathBuf};
 
 use atoll_model::time::Timestamp;
@@ -79,7 +80,7 @@ pub(crate) struct SlotLog {
 impl SlotLog {
     /// Opens the log of a slot, after what it may hold, for the shim that is this process.
     pub(crate) fn open(folder: &Path) -> io::Result<Self> {
-        let file = OpenOptions::new().create(true).append(true).open(folder.join(LOG))?;
+        let file = OpenOptions::new().create(true).append(true).mode(0o600).open(folder.join(LOG))?;
         let bytes = file.metadata()?.len();
         let boot = boot_id()?;
         // Room for what has yet to be said when the disk is full; a file system that cannot give it says so then.
@@ -137,7 +138,7 @@ impl SlotLog {
             self.gather(&Record::Ended { key: *key, end: end.clone() });
         }
         let next = self.folder.join(NEXT_LOG);
-        let mut file = OpenOptions::new().create(true).write(true).truncate(true).open(&next)?;
+        let mut file = OpenOptions::new().create(true).write(true).truncate(true).mode(0o600).open(&next)?;
         file.write_all(&self.gathered)?;
         file.sync_data()?;
         std::fs::rename(&next, self.folder.join(LOG))?;
@@ -199,7 +200,7 @@ pub(crate) fn replace(folder: &Path, ended: &BTreeMap<Key, End>) -> io::Result<(
         encode(&Record::Ended { key: *key, end: end.clone() }, &mut bytes);
     }
     let next = folder.join(NEXT_LOG);
-    let mut file = OpenOptions::new().create(true).write(true).truncate(true).open(&next)?;
+    let mut file = OpenOptions::new().create(true).write(true).truncate(true).mode(0o600).open(&next)?;
     file.write_all(&bytes)?;
     file.sync_data()?;
     std::fs::rename(&next, folder.join(LOG))?;

@@ -5,6 +5,7 @@ use std::io::{self, Read as _, Write as _};
 use std::net::{Ipv4Addr, SocketAddr, TcpStream};
 use std::os::fd::{AsFd as _, BorrowedFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt as _;
+use std::os::unix::process::CommandExt as _;
 use std::path::PathBuf;
 use std::process::{Command, Stdio};
 use std::sync::Arc;
@@ -14,6 +15,7 @@ use std::time::{Duration, Instant};
 use atoll_model::action::Probe;
 use rustix::event::{EventfdFlags, PollFd, PollFlags, Timespec, eventfd, poll};
 
+use super::account::Account;
 use super::protocol::Variables;
 
 /// Of what is answered over HTTP no more is read, so that whoever answers is not cut short.
@@ -33,6 +35,7 @@ pub(super) struct Look {
     /// Of a command.
     pub(super) environment: Variables,
     pub(super) folder: PathBuf,
+    pub(super) account: Option<Account>,
 }
 
 /// The looks at one service, as long as this is there.
@@ -147,7 +150,12 @@ impl Look {
     fn run(&self, command: &[String]) -> io::Result<Result<(), String>> {
         let environment = self.environment.iter();
         let environment = environment.map(|(name, value)| (OsStr::from_bytes(name), OsStr::from_bytes(value)));
-        let mut child = Command::new("/bin/sh")
+        let mut shell = Command::new("/bin/sh");
+        if let Some(account) = &self.account {
+            // Without the groups that it is in beside its own.
+            shell.uid(account.uid).gid(account.gid);
+        }
+        let mut child = shell
             .args(["-c", SCRIPT, "sh"])
             .args(command)
             .env_clear()
@@ -196,7 +204,14 @@ mod tests {
 
     fn look(probe: Probe, port: Option<u16>) -> Look {
         let environment = vec![(b"PATH".to_vec(), b"/usr/bin:/bin".to_vec())];
-        Look { probe, port, timeout: Duration::from_millis(500), environment, folder: PathBuf::from("/") }
+        Look {
+            probe,
+            port,
+            timeout: Duration::from_millis(500),
+            environment,
+            folder: PathBuf::from("/"),
+            account: None,
+        }
     }
 
     fn run(script: &str) -> Result<(), String> {

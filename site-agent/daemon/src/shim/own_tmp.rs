@@ -50,14 +50,16 @@ impl Tmp {
     pub(super) fn of(
         own: &OwnTmp,
         slot: &SlotDirectory,
+        is_of_another: bool,
         params: &mut Map<String, Json>,
         command: &[Vec<u8>],
     ) -> io::Result<Option<Self>> {
         let text = |path: &Path| CString::new(path.as_os_str().as_bytes());
         let (kept, ryax) = match (own, params.get_mut("ryax")) {
             (OwnTmp::Temporary, _) => return Ok(Some(Self { folder: text(slot.tmp())?, kept: Vec::new() })),
-            (OwnTmp::Around(kept), Some(ryax)) => (kept, ryax),
-            (OwnTmp::Shared, _) | (OwnTmp::Around(_), None) => return Ok(None),
+            // What another account has left in the folder is nothing to make places in.
+            (OwnTmp::Around(kept), Some(ryax)) if !is_of_another => (kept, ryax),
+            (OwnTmp::Shared | OwnTmp::Around(_), _) => return Ok(None),
         };
         let program = command.first().map(|program| Path::new(OsStr::from_bytes(program)));
         if program.is_none_or(|program| program.starts_with(TMP) && !kept.iter().any(|kept| program.starts_with(kept)))

@@ -14,10 +14,11 @@ use atoll_model::time::Timestamp;
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
+use super::account::Account;
 use super::container::Container;
 use super::job::evidence::Asked;
 
-pub(crate) const PROTOCOL_VERSION: u8 = 4;
+pub(crate) const PROTOCOL_VERSION: u8 = 5;
 /// Shims tell small outputs since this version.
 pub(crate) const TELLS_OUTPUTS: u8 = 2;
 /// Shims have workers that are called ([`ToShim::Call`]) since this version.
@@ -31,6 +32,8 @@ pub(crate) const HANDS_ON_RECORDS: u8 = 3;
 pub(crate) const KEEPS_TERMS: u8 = 3;
 /// Shims keep services alive ([`ToShim::Keep`]) since this version.
 pub(crate) const KEEPS_SERVICES: u8 = 4;
+/// Shims start things as other accounts ([`ToShim::As`]) since this version.
+pub(crate) const TAKES_ON_ACCOUNTS: u8 = 5;
 
 /// Longest frame either side reads: a batch of orders with their environments stays far below it.
 const FRAME_BYTES_MAX: usize = 64 << 20;
@@ -127,6 +130,8 @@ pub(crate) enum ToShim {
     /// A start of any kind, of a service: what runs is begun again when it ends, and has started when it is well. Only for
     /// shims that know [`KEEPS_SERVICES`].
     Keep { kept: Kept, start: Box<Self> },
+    /// A start of any kind, as an account of the machine. Only for shims that know [`TAKES_ON_ACCOUNTS`].
+    As { account: Account, start: Box<Self> },
 }
 
 /// How a service is kept alive.
@@ -228,6 +233,9 @@ pub(crate) struct Common {
     /// their shims need not be told.
     #[serde(skip)]
     pub confined: bool,
+    /// Who it runs as, if not as the agent's user; it goes beside this in [`ToShim::As`].
+    #[serde(skip)]
+    pub account: Option<Account>,
     /// What a job of a cluster is submitted with, which is noted with the submission.
     #[serde(skip)]
     pub asked: Asked,
@@ -247,6 +255,7 @@ impl Common {
             (self.emits, HANDS_ON_RECORDS),
             (self.kept.is_some(), KEEPS_SERVICES),
             (self.terms != Terms::default(), KEEPS_TERMS),
+            (self.account.is_some(), TAKES_ON_ACCOUNTS),
         ];
         needs.into_iter().filter_map(|(needed, version)| needed.then_some(version)).max().unwrap_or_default()
     }
@@ -261,6 +270,7 @@ impl Common {
             worker: self.worker.as_ref(),
             terms: &self.terms,
             confined: self.confined,
+            account: self.account.as_ref(),
         }
     }
 }
@@ -275,6 +285,7 @@ pub(crate) struct OfWorker<'a> {
     worker: Option<&'a Worker>,
     terms: &'a Terms,
     confined: bool,
+    account: Option<&'a Account>,
 }
 
 /// What becomes of the outputs folder when the process has succeeded. Version 1 said the first two as `false` and `true`,

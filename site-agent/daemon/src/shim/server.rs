@@ -219,6 +219,8 @@ impl Server {
             self.lose_agent();
         }
         for message in messages {
+            let (message, account) =
+                if let ToShim::As { account, start } = message { (*start, Some(account)) } else { (message, None) };
             let (message, kept) =
                 if let ToShim::Keep { kept, start } = message { (*start, Some(kept)) } else { (message, None) };
             let (message, terms) = if let ToShim::Under { terms, start } = message {
@@ -227,14 +229,16 @@ impl Server {
                 (message, Terms::default())
             };
             match message {
-                ToShim::Start { common, orders } => self.runner.enqueue(Common { terms, kept, ..common }, orders),
+                ToShim::Start { common, orders } => {
+                    self.runner.enqueue(Common { terms, kept, account, ..common }, orders)
+                }
                 ToShim::Call { common, worker, orders, inputs } => {
-                    let common = Common { worker: Some(worker), terms, kept, ..common };
+                    let common = Common { worker: Some(worker), terms, kept, account, ..common };
                     let orders = orders.into_iter().zip(inputs).map(|(order, inputs)| Order { inputs, ..order });
                     self.runner.enqueue(common, orders.collect());
                 }
                 ToShim::Contain { common, container, orders } => {
-                    let common = Common { container: Some(container), terms, kept, ..common };
+                    let common = Common { container: Some(container), terms, kept, account, ..common };
                     self.runner.enqueue(common, orders);
                 }
                 ToShim::Kill(key) => self.runner.kill(key),
@@ -242,8 +246,8 @@ impl Server {
                 ToShim::Forget(keys) => self.runner.forget(keys),
                 ToShim::Quit => self.quit = true,
                 ToShim::Taken { key, taken } => self.runner.taken(key, &taken),
-                // Nobody says that terms are under terms, or that a service is one.
-                ToShim::Under { .. } | ToShim::Keep { .. } => {}
+                // Nobody says that terms are under terms, that a service is one, or that an account is another.
+                ToShim::Under { .. } | ToShim::Keep { .. } | ToShim::As { .. } => {}
             }
         }
     }

@@ -20,6 +20,7 @@ use serde::Deserialize;
 use serde_json::{Map, Value as Json, json};
 use site_agent_spawn::{Child, Circumstances, Program, Spawner};
 
+use super::account::Account;
 use super::directory::SlotDirectory;
 use super::emitting::{Asked, Emitting};
 use super::enclosure::enclosure;
@@ -138,7 +139,7 @@ impl Worker {
         let tmp = match &common.terms.enclosed {
             // It sees the slot's temporary folder.
             Some(_) => None,
-            None => Tmp::of(own_tmp, slot, &mut params, &command)?,
+            None => Tmp::of(own_tmp, slot, common.account.is_some(), &mut params, &command)?,
         };
         let child = spawn(&command, common, slot, spawner, (tmp.as_ref(), key))?;
         let mut worker = Self {
@@ -406,10 +407,12 @@ fn spawn(
     let enclosure = enclosed.map(|enclosed| enclosure(enclosed, slot.own_folders(), Some(key))).transpose()?;
     let kept: Vec<_> =
         tmp.iter().flat_map(|tmp| &tmp.kept).map(|(from, at)| (from.as_c_str(), at.as_c_str())).collect();
+    let identity = common.account.as_ref().map(Account::identity);
     let circumstances = Circumstances {
         tmp: tmp.map(|tmp| tmp.folder.as_c_str()),
         kept: &kept,
         enclosure: enclosure.as_ref(),
+        identity: identity.as_ref(),
         file_bytes_max: common.terms.scratch_bytes,
     };
     spawner.spawn_under(&program, NOTHING_MORE, circumstances)

@@ -74,7 +74,7 @@ impl Traces {
 
 /// The context that the process of an attempt is given: what it tells of itself stands under its own span.
 pub(crate) fn process_context(template: &StepTemplate, key: Key) -> Option<TraceContext> {
-    let context: TraceContext = template.traceparent.as_deref()?.parse().ok()?;
+    let context: TraceContext = template.origin.traceparent.as_deref()?.parse().ok()?;
     Some(TraceContext { span: work_span_id(key.execution, key.attempt, Work::Process), ..context })
 }
 
@@ -118,7 +118,7 @@ impl Spans {
         since: Timestamp,
         until: Timestamp,
     ) -> Option<SpanData> {
-        let context: TraceContext = template.traceparent.as_deref()?.parse().ok()?;
+        let context: TraceContext = template.origin.traceparent.as_deref()?.parse().ok()?;
         if !context.flags.is_sampled() {
             return None;
         }

@@ -2,6 +2,7 @@
 
 use std::fs;
 use std::net::{TcpListener, TcpStream};
+use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Output, Stdio};
 use std::time::Duration;
@@ -15,6 +16,7 @@ use atoll_model::value::{ObjectKind, ObjectRef, Type, Value};
 use rustix::process::{Signal, kill_process};
 use tempfile::TempDir;
 
+use crate::accounts::Accounts;
 use crate::site::{Site, eventually, output};
 
 /// A site with an action that is a container, whose command is `sh main.sh`.
@@ -77,6 +79,7 @@ fn make_image(scratch: &Path) -> String {
 fn write_image(scratch: &Path, archive: &Path) {
     let name = make_image(scratch);
     told(&["save", "--quiet", "--output", archive.to_str().unwrap(), &name]);
+    fs::set_permissions(archive, fs::Permissions::from_mode(0o644)).unwrap();
     remove_image(&name);
 }
 
@@ -152,7 +155,11 @@ impl Containing {
         // What a script waits for, and leaves behind, is outside of its container.
         let shown = format!("--volume={0}:{0}", scratch.display());
         let settings = format!("[container]\nengine = \"podman\"\nprogram = {program:?}\narguments = [{shown:?}]");
-        let mut site = Site::start_in(folder, data, &settings).await;
+        let site = Site::start_in(folder, data, &settings).await;
+        Self::at(site, manifest, outputs, script).await
+    }
+
+    async fn at(mut site: Site, manifest: &str, outputs: &[(&'static str, &str, Type)], script: &str) -> Self {
         let action = site.scratch().join("action");
         fs::create_dir(&action).unwrap();
         let declared: String = outputs.iter().map(|(name, declared, _)| format!("  {name}: {declared}\n")).collect();
@@ -503,4 +510,32 @@ async fn containers_are_adopted_side_by_side_with_processes() {
     }
     assert_eq!(paths.len(), 2, "one slot for containers, one for processes: {paths:?}");
     acting.nothing_is_left().await;
+}
+
+#[tokio::test]
+async fn a_container_is_the_account_of_who_asks_and_what_it_leaves_is_the_agents() {
+    let Some(accounts) = Accounts::make().filter(|_| has_podman()) else { return };
+    let mut site = Site::start_with(&format!("[container]\nengine = \"podman\"\n{}", accounts.settings())).await;
+    site.open_to_all("a", "ada");
+    let script = "echo made > $ATOLL_OUTPUTS/file; { busybox stat -c %u:%g $ATOLL_OUTPUTS/file; busybox stat -c %u . $TMPDIR; busybox grep ^Groups: /proc/self/status; \
+                  touch /bin/x /atoll/action/x 2>/dev/null && echo touched || :; } > $ATOLL_OUTPUTS/said";
+    let outputs = [("said", "string", Type::String), ("file", "file", Type::File)];
+    let mut containing = Containing::at(site, "image: ./image.tar\ncommand: [sh, main.sh]\n", &outputs, script).await;
+    let end = containing.run().await;
+    let [Value::String(said), Value::File(_)] = end.outputs.as_slice() else { panic!("{end:?}") };
+    let ask = |option: &str| {
+        let said = Command::new("id").args([option, &accounts.of("a")]).output().unwrap();
+        String::from_utf8_lossy(&said.stdout).trim().to_owned()
+    };
+    let (uid, gid) = (ask("-u"), ask("-g"));
+    let lines: Vec<&str> = said.lines().collect();
+    assert_eq!(lines[..3], [format!("{uid}:{gid}").as_str(), &uid, &uid], "{said}");
+    let mut groups: Vec<&str> = lines[3].split_whitespace().skip(1).collect();
+    let known = ask("-G");
+    let mut wanted: Vec<&str> = known.split(' ').collect();
+    groups.sort_unstable();
+    wanted.sort_unstable();
+    assert_eq!(groups, wanted, "{said}");
+    assert_eq!(lines.len(), 4, "{said}");
+    containing.nothing_is_left().await;
 }

@@ -3,6 +3,7 @@
 #![expect(clippy::unwrap_used, reason = "a panic is a failed test")]
 #![expect(clippy::wildcard_enum_match_arm, reason = "a test looks for one kind among many")]
 
+mod accounts;
 mod authority;
 mod confined;
 mod containers;

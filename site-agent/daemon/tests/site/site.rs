@@ -1,6 +1,7 @@
 //! A site: the data directory of an agent, its process, and a scratch folder where executions leave traces outside of it.
 
 use std::fs;
+use std::os::unix::fs::PermissionsExt as _;
 use std::os::unix::process::ExitStatusExt as _;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
@@ -10,7 +11,7 @@ use atoll_model::elements::ElementSet;
 use atoll_model::id::{Attempt, ExecutionId, RunId, StepIndex};
 use atoll_model::resources::Resources;
 use atoll_model::session::{
-    Binding, Dispatch, DispatchElements, SiteCommand, StepTemplate, TemplateOutput, TemplateWork,
+    Binding, Dispatch, DispatchElements, Origin, Requester, SiteCommand, StepTemplate, TemplateOutput, TemplateWork,
 };
 use atoll_model::value::Type;
 use atoll_model::workflow::{OnDisconnect, StartMode};
@@ -33,6 +34,8 @@ pub(crate) struct Site {
     agent: Option<Child>,
     run_id: RunId,
     steps: u16,
+    /// Who asks for what runs from now on.
+    pub(crate) asked_by: Option<Requester>,
 }
 
 impl Site {
@@ -66,9 +69,17 @@ impl Site {
         // Strays are told by their execution: no other test on this machine may run one of the same name.
         let run_id = RunId::from_bits(uuid::Uuid::now_v7().as_u128());
         let control = Control::start(listener, tls);
-        let mut site = Self { control, folder, data, work: None, agent: None, run_id, steps: 0 };
+        let mut site = Self { control, folder, data, work: None, agent: None, run_id, steps: 0, asked_by: None };
         site.start_agent().await;
         site
+    }
+
+    /// Lets every account of the machine come to the site and write to its scratch folder, and this person ask for what runs.
+    pub(crate) fn open_to_all(&mut self, project: &str, person: &str) {
+        let set = |path: &Path, mode| fs::set_permissions(path, fs::Permissions::from_mode(mode)).unwrap();
+        set(self.folder.path(), 0o711);
+        set(&self.scratch(), 0o1777);
+        self.asked_by = Some(Requester { project: project.to_owned(), person: person.to_owned() });
     }
 
     pub(crate) fn data(&self) -> &Path {
@@ -148,7 +159,7 @@ impl Site {
             start: StartMode::AtLeastOnce,
             on_disconnect: OnDisconnect::Finish,
             priority: 0,
-            traceparent: None,
+            origin: Origin { traceparent: None, requester: self.asked_by.clone() },
         }
     }
 

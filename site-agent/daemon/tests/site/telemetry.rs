@@ -56,17 +56,17 @@ async fn the_work_of_a_site_is_a_part_of_the_trace_of_its_run() {
     let mut step = site.step("echo $TRACEPARENT > @/parent; echo x > \"$ATOLL_OUTPUTS/out\"; exit $code");
     step.environment = vec![("code".to_owned(), "0".to_owned())];
     step.outputs = vec![output("out", Type::File)];
-    step.traceparent = Some(format!("00-{TRACE}-b7ad6b7169203331-01"));
+    step.origin.traceparent = Some(format!("00-{TRACE}-b7ad6b7169203331-01"));
     let good = site.run_step(step);
     assert_eq!(site.control.finished(good).await.outcome, Outcome::Succeeded);
     let given = site.trace("parent").await;
     let mut bad = site.step("exit 3");
-    bad.traceparent = Some(format!("00-{TRACE}-b7ad6b7169203331-01"));
+    bad.origin.traceparent = Some(format!("00-{TRACE}-b7ad6b7169203331-01"));
     let bad = site.run_step(bad);
     site.control.finished(bad).await;
     // Whoever did not want to be traced is not.
     let mut quiet = site.step("true");
-    quiet.traceparent = Some(format!("00-{TRACE}-b7ad6b7169203331-00"));
+    quiet.origin.traceparent = Some(format!("00-{TRACE}-b7ad6b7169203331-00"));
     let quiet = site.run_step(quiet);
     site.control.finished(quiet).await;
     assert!(site.stop_agent().await.success());
@@ -102,7 +102,7 @@ async fn the_work_of_a_site_is_a_part_of_the_trace_of_its_run() {
 async fn an_agent_without_a_collector_works_and_ends_in_time() {
     let mut site = Site::start_with("otlp = 'http://127.0.0.1:9'").await;
     let mut step = site.step("true");
-    step.traceparent = Some(format!("00-{TRACE}-b7ad6b7169203331-01"));
+    step.origin.traceparent = Some(format!("00-{TRACE}-b7ad6b7169203331-01"));
     let execution = site.run_step(step);
     assert_eq!(site.control.finished(execution).await.outcome, Outcome::Succeeded);
     let asked = std::time::Instant::now();

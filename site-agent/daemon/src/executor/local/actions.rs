@@ -193,6 +193,7 @@ impl ReadyAction {
 #[cfg(test)]
 mod tests {
     use atoll_model::id::{RunId, StepIndex};
+    use atoll_model::session::Origin;
     use atoll_model::value::Value;
     use site_agent_core::command::StartValue;
 
@@ -240,7 +241,7 @@ mod tests {
             start: Default::default(),
             on_disconnect: Default::default(),
             priority: 0,
-            traceparent: None,
+            origin: Origin::default(),
         }
     }
 

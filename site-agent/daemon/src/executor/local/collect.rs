@@ -373,7 +373,7 @@ fn of_ingest_error(error: &IngestError) -> Failure {
 mod tests {
     use atoll_model::id::{Attempt, ExecutionId, RunId, StepIndex};
     use atoll_model::resources::Resources;
-    use atoll_model::session::TemplateWork;
+    use atoll_model::session::{Origin, TemplateWork};
     use atoll_model::workflow::{OnDisconnect, StartMode};
 
     use super::*;
@@ -401,7 +401,7 @@ mod tests {
                 start: StartMode::AtLeastOnce,
                 on_disconnect: OnDisconnect::Finish,
                 priority: 0,
-                traceparent: None,
+                origin: Origin::default(),
             };
             let execution = ExecutionId { run: template.run, step: template.step, element: 0 };
             let key = Key { execution, attempt: Attempt::FIRST };

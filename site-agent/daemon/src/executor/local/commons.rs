@@ -10,8 +10,11 @@ use site_agent_core::event::NodeId;
 
 use super::actions::ReadyAction;
 use super::components::INPUTS_VARIABLE;
+use super::containers::ContainerEngine;
 use super::services::{name_of, on_machine};
 use super::{Local, orders, python};
+use crate::accounts::AccountError;
+use crate::shim::account::Account;
 use crate::shim::container::INPUTS;
 use crate::shim::protocol::{Common, Key, Order};
 use crate::telemetry::process_context;
@@ -49,8 +52,10 @@ impl Local {
         action: Option<&ReadyAction>,
     ) -> Result<Arc<Common>, orders::OrderError> {
         let step = (template.run, template.step);
+        let account = self.account_of(template)?;
         if let Some((known, common)) = &self.common
             && *known == step
+            && common.account == account
         {
             return Ok(Arc::clone(common));
         }
@@ -74,9 +79,34 @@ impl Local {
         let common = if filled.is_some() { on_machine(common) } else { common };
         let (isolation, around) = &self.isolation;
         let needs = self.surroundings.needs(&common, action);
-        let common = Arc::new(isolation.confine(common, template, around, needs)?);
+        let common = isolation.confine(common, template, around, needs)?;
+        let common = Arc::new(self.with_account(common, account)?);
         self.common = Some((step, Arc::clone(&common)));
         Ok(common)
+    }
+
+    /// The account that executions of a step run as, if not as this process's own.
+    pub(super) fn account_of(&mut self, template: &StepTemplate) -> Result<Option<Account>, AccountError> {
+        self.accounts.as_mut().map_or(Ok(None), |accounts| accounts.of(template))
+    }
+
+    /// What is started, as the account that the site's administrator has for whoever has asked for it.
+    fn with_account(&self, common: Common, account: Option<Account>) -> Result<Common, orders::OrderError> {
+        let Some(account) = account else { return Ok(common) };
+        if common.container.is_some() {
+            return match self.engine.as_ref().is_some_and(ContainerEngine::becomes_others) {
+                true => Ok(Common { account: Some(account), ..common }),
+                false => Err(orders::OrderError::NoAccountInContainer { name: account.name }),
+            };
+        }
+        let mut environment = common.environment;
+        for name in ["USER", "LOGNAME"] {
+            if !environment.iter().any(|(known, _)| known == name.as_bytes()) {
+                environment.push((name.into(), account.name.clone().into_bytes()));
+            }
+        }
+        // Nothing that is of an account may gain what only its file gives.
+        Ok(Common { environment, account: Some(account), confined: true, ..common })
     }
 
     /// What is started, with the GPUs that the attempt has for itself.

@@ -108,6 +108,11 @@ impl ContainerEngine {
         self.engine
     }
 
+    /// Whether what it starts can be of another account than the engine's own.
+    pub(super) fn becomes_others(&self) -> bool {
+        !self.rootless && self.engine != Engine::Apptainer
+    }
+
     pub(crate) fn program(&self) -> &Path {
         &self.program
     }

@@ -10,11 +10,14 @@ use std::process::{Command, ExitStatus, Stdio};
 use std::time::{Duration, Instant};
 
 use atoll_model::id::ObjectId;
+use rustix::process::{Pid, Signal, kill_process_group};
 
 use super::making::{Made, Making, State, Tell};
 use super::python::Interpreter;
-use crate::config::PythonSettings;
+use crate::accounts::installer;
+use crate::config::{AccountSettings, PythonSettings};
 use crate::programs::wait;
+use crate::shim::account::{Account, give, take_over};
 use crate::shim::{make_private, remove_whatever};
 
 /// What names packages, in the folder of an environment.
@@ -32,6 +35,8 @@ const REASON_CHARS_MAX: usize = 600;
 pub(super) struct Environments {
     home: PathBuf,
     interpreter: Interpreter,
+    /// Where executions run as other accounts.
+    accounts: Option<AccountSettings>,
     /// By the digest of requirements and interpreter.
     installed: HashMap<String, Installed>,
     /// The folders of those that are being installed.
@@ -47,7 +52,12 @@ struct Installed {
 
 impl Environments {
     /// Finds what earlier processes have installed; what they have not finished goes.
-    pub(super) fn open(data_dir: &Path, interpreter: Interpreter, tell: Tell<PathBuf>) -> io::Result<Self> {
+    pub(super) fn open(
+        data_dir: &Path,
+        interpreter: Interpreter,
+        accounts: Option<AccountSettings>,
+        tell: Tell<PathBuf>,
+    ) -> io::Result<Self> {
         let home = data_dir.join("environments");
         make_private(&home)?;
         let mut installed = HashMap::new();
@@ -62,7 +72,7 @@ impl Environments {
                 None => remove_whatever(&folder)?,
             }
         }
-        Ok(Self { home, interpreter, installed, making: Making::new("packages", tell) })
+        Ok(Self { home, interpreter, accounts, installed, making: Making::new("packages", tell) })
     }
 
     /// The folder of the programs of the environment with what is asked for, in the format of pip, for the action of this
@@ -78,6 +88,10 @@ impl Environments {
             }
             return State::Ready(installed.folder.join(ENVIRONMENT).join("bin"));
         }
+        let account = match self.accounts.as_ref().map(installer).transpose() {
+            Ok(account) => account,
+            Err(message) => return State::Failed(message),
+        };
         // What a process before this one has begun may still be written to: no two use the same folder.
         let folder = self.home.join(format!("{name}-{}", uuid::Uuid::now_v7().simple()));
         let installation = Installation {
@@ -85,6 +99,7 @@ impl Environments {
             log: self.home.join(format!("{name}.log")),
             program: self.interpreter.program().to_owned(),
             settings: self.interpreter.settings().clone(),
+            account,
         };
         self.making.begin(name, move || {
             let result = installation.carry_out(&requirements);
@@ -149,13 +164,19 @@ struct Installation {
     log: PathBuf,
     program: PathBuf,
     settings: PythonSettings,
+    /// Who installs it, if not this process's own user.
+    account: Option<Account>,
 }
 
 impl Installation {
     fn carry_out(&self, requirements: &[u8]) -> Result<(), String> {
         let failed = |error: io::Error| format!("the packages of the action cannot be installed: {error}");
-        make_private(&self.folder).map_err(failed)?;
+        // Whoever comes this far may read it.
+        fs::create_dir(&self.folder).map_err(failed)?;
         fs::write(self.folder.join(REQUIREMENTS), requirements).map_err(failed)?;
+        if let Some(account) = &self.account {
+            give(&self.folder, Some(account)).map_err(failed)?;
+        }
         File::create(&self.log).map_err(failed)?;
         for mut command in self.commands() {
             let status = self.run(&mut command).map_err(failed)?;
@@ -203,6 +224,10 @@ impl Installation {
 
     fn run(&self, command: &mut Command) -> io::Result<ExitStatus> {
         let log = File::options().append(true).open(&self.log)?;
+        if let Some(account) = &self.account {
+            // Nothing that it leaves anywhere else is used for another.
+            command.uid(account.uid).gid(account.gid).env("HOME", &self.folder).env_remove("XDG_CACHE_HOME");
+        }
         let mut child = command
             .current_dir(&self.folder)
             .stdin(Stdio::null())
@@ -210,11 +235,18 @@ impl Installation {
             .stderr(log)
             .process_group(0)
             .spawn()?;
-        wait(&mut child, INSTALLATION_TIME_MAX)
+        let group = Pid::from_child(&child);
+        let status = wait(&mut child, INSTALLATION_TIME_MAX);
+        // What it has left running would write on to what is ready.
+        let _ = kill_process_group(group, Signal::KILL);
+        status
     }
 
     /// What is there is on the disk before it is said to be.
     fn finish(&self) -> io::Result<()> {
+        if let Some(account) = &self.account {
+            take_over(&self.folder, account)?;
+        }
         let folder = File::open(&self.folder)?;
         rustix::fs::syncfs(&folder)?;
         File::create(self.folder.join(READY))?.sync_all()?;
@@ -252,7 +284,7 @@ mod tests {
         let interpreter = Interpreter::find(&PythonSettings::default(), data).expect("the tests have a Python");
         let open = || {
             let tell = std::sync::Arc::new(|_| panic!("nothing is installed"));
-            Environments::open(data, interpreter.clone(), tell).expect("they can be read")
+            Environments::open(data, interpreter.clone(), None, tell).expect("they can be read")
         };
         let mut environments = open();
         let folder = environments.home.join(format!("{}-1", environments.name(b"six\n")));

@@ -20,6 +20,7 @@ use storage_sync_engine::store::{Entry, SealId};
 use super::actions::ReadyAction;
 use super::collect::is_stored;
 use super::services::ServiceError;
+use crate::accounts::AccountError;
 use crate::shim::job::evidence::Asked;
 use crate::shim::protocol::{Common, Key, Order, Outputs, Terms, Variables};
 
@@ -37,6 +38,13 @@ pub(super) enum OrderError {
     NoCommand,
     #[error("this site cannot give it `isolation: strict`: {why}")]
     NoStrict { why: String },
+    #[error(
+        "it is to run as the account {name}, and this site's containers are started by what cannot become another account: podman \
+         or Docker with root can ([container] engine)"
+    )]
+    NoAccountInContainer { name: String },
+    #[error(transparent)]
+    Account(#[from] AccountError),
     #[error(transparent)]
     Service(#[from] ServiceError),
     #[error("this site has no Python that actions can run in")]
@@ -125,6 +133,7 @@ impl Surroundings {
             warm: None,
             terms: Terms::default(),
             confined: false,
+            account: None,
             asked: asked(&template.resources),
         }
     }
@@ -232,7 +241,7 @@ impl Surroundings {
         }
         set(&mut environment, "ATOLL_EXECUTION", key.execution.to_string().into_bytes())?;
         set(&mut environment, "ATOLL_ATTEMPT", key.attempt.to_string().into_bytes())?;
-        if let Some(traceparent) = traceparent.or(template.traceparent.as_deref()) {
+        if let Some(traceparent) = traceparent.or(template.origin.traceparent.as_deref()) {
             set(&mut environment, "TRACEPARENT", traceparent.as_bytes().to_vec())?;
         }
         Ok(Order { key, environment, inputs: String::new() })
@@ -331,6 +340,7 @@ mod tests {
 
     use atoll_model::id::{Attempt, ExecutionId, RunId, StepIndex};
     use atoll_model::resources::Gpus;
+    use atoll_model::session::Origin;
     use atoll_model::workflow::OnDisconnect;
 
     use super::*;
@@ -349,7 +359,7 @@ mod tests {
             start: StartMode::default(),
             on_disconnect: OnDisconnect::default(),
             priority: 0,
-            traceparent: Some("00-1-2-01".to_owned()),
+            origin: Origin { traceparent: Some("00-1-2-01".to_owned()), requester: None },
         }
     }
 

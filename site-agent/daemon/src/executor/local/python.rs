@@ -239,7 +239,8 @@ pub(super) fn order(
         ("ATOLL_EXECUTION", key.execution.to_string()),
         ("ATOLL_ATTEMPT", key.attempt.to_string()),
     ];
-    environment.extend(traceparent.or(template.traceparent.as_deref()).map(|text| ("TRACEPARENT", text.to_owned())));
+    environment
+        .extend(traceparent.or(template.origin.traceparent.as_deref()).map(|text| ("TRACEPARENT", text.to_owned())));
     let environment = environment.into_iter().map(|(name, value)| (name.into(), value.into_bytes())).collect();
     Order { key, environment, inputs: Json::Object(inputs).to_string() }
 }

@@ -250,7 +250,7 @@ mod tests {
 
     use atoll_model::action::parse;
     use atoll_model::id::{Attempt, ExecutionId, RunId, StepIndex};
-    use atoll_model::session::TemplateWork;
+    use atoll_model::session::{Origin, TemplateWork};
     use atoll_model::workflow::{OnDisconnect, StartMode};
 
     use super::*;
@@ -282,7 +282,7 @@ mod tests {
             start: StartMode::default(),
             on_disconnect: OnDisconnect::default(),
             priority: 0,
-            traceparent: None,
+            origin: Origin::default(),
         }
     }
 

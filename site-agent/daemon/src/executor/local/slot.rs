@@ -348,6 +348,7 @@ impl Shim {
                 common.outputs = Outputs::Kept;
             }
             let (terms, kept) = (std::mem::take(&mut common.terms), common.kept.take());
+            let account = common.account.take();
             let start = match common.worker.clone() {
                 Some(worker) => {
                     let inputs = orders.iter().map(|order| order.inputs.clone()).collect();
@@ -360,8 +361,12 @@ impl Shim {
             };
             let is_plain = terms == Terms::default();
             let start = if is_plain { start } else { ToShim::Under { terms, start: Box::new(start) } };
-            self.connection.say(&match kept {
+            let start = match kept {
                 Some(kept) => ToShim::Keep { kept, start: Box::new(start) },
+                None => start,
+            };
+            self.connection.say(&match account {
+                Some(account) => ToShim::As { account, start: Box::new(start) },
                 None => start,
             });
         }

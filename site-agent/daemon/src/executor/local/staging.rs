@@ -13,6 +13,7 @@ use tokio_util::sync::CancellationToken;
 use super::exports::{Export, ExportRules};
 use super::imports::{self, Import};
 use crate::config::Imports;
+use crate::shim::account::{Account, lend};
 use crate::shim::protocol::Key;
 use crate::shim::{make_private, remove_whatever};
 
@@ -86,12 +87,21 @@ impl Stage {
         Ok(entries.flatten().filter_map(|entry| entry.file_name().into_string().ok()).collect())
     }
 
-    pub(super) fn materialise(&self, folder: &str, entries: &[Entry]) -> Result<Lent, StagingFailure> {
+    /// Makes inputs ready for an attempt, which runs as this account if it runs as another: then it alone reads them.
+    pub(super) fn materialise(
+        &self,
+        folder: &str,
+        entries: &[Entry],
+        account: Option<&Account>,
+    ) -> Result<Lent, StagingFailure> {
         let place = self.staged(folder);
         // An earlier process may have begun.
         remove_whatever(&place)
             .map_err(|error| StagingFailure::new(FailureReason::Agent, format!("{}: {error}", place.display())))?;
-        self.store.materialise(&place, entries).map_err(|error| StagingFailure::of_store(&error))
+        let lent = self.store.materialise(&place, entries).map_err(|error| StagingFailure::of_store(&error))?;
+        let given = account.map_or(Ok(()), |account| lend(&place, account));
+        given.map_err(|error| StagingFailure::new(FailureReason::Agent, format!("{}: {error}", place.display())))?;
+        Ok(lent)
     }
 
     /// Takes a file or directory into the store: one of this machine, or one that is fetched, by way of the folder of this

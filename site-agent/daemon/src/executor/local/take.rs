@@ -60,6 +60,12 @@ impl Local {
             // Asked for again after a restart of the agent: a slot has it already.
             return;
         }
+        let account = match self.account_of(&template) {
+            Ok(account) => account,
+            Err(error) => {
+                return self.not_started(key, FailureReason::NotExecutable, super::staging::full_message(&error));
+            }
+        };
         let step = (template.run, template.step);
         let known_by = Some(Arc::clone(&template));
         let bytes_in = inputs.iter().map(|input| bytes_of(&input.value)).sum();
@@ -86,7 +92,7 @@ impl Local {
                 self.hand(key, &template, &inputs, None, ahead, None);
                 return;
             }
-            self.workers.stage(key, entries, &template);
+            self.workers.stage(key, entries, &template, account);
         }
         let phase = Phase::Staging { template, inputs, since: wall_clock(), ahead, killed: false, moving };
         let known = Known { step, template: known_by, node, place: None, phase, lent: None, killed: false, bytes_in };

@@ -48,6 +48,7 @@ fn options(data_dir: &Path) -> (LocalOptions, Receiver<Vec<Event>>) {
         emitted: tokio::sync::mpsc::unbounded_channel().0,
         nodes: None,
         pilots: None,
+        accounts: None,
         batch: None,
         isolation: Confining { settings: IsolationSettings::default(), strict: Ok(()) },
         gpus: Vec::new(),

@@ -28,6 +28,7 @@ use super::slots::LostSlot;
 use super::staging::{Stage, StagingFailure, full_message};
 use super::{Executor, Job, LetActionsGo, LocalOptions, Order, Tell, Watch};
 use crate::clock::wall_clock;
+use crate::shim::account::Account;
 use crate::shim::protocol::Key;
 use crate::shim::remove_whatever;
 use crate::telemetry::Spans;
@@ -62,6 +63,8 @@ struct Staging {
     key: Key,
     entries: Vec<Entry>,
     template: Arc<StepTemplate>,
+    /// Who it is for, if not for this process's own user.
+    account: Option<Account>,
 }
 
 pub(super) struct Workers {
@@ -133,10 +136,10 @@ impl Workers {
         self.stage.staged(&key.folder())
     }
 
-    pub(super) fn stage(&self, key: Key, entries: Vec<Entry>, template: &Arc<StepTemplate>) {
+    pub(super) fn stage(&self, key: Key, entries: Vec<Entry>, template: &Arc<StepTemplate>, account: Option<Account>) {
         let template = Arc::clone(template);
         // The thread ends with this one.
-        let _ = self.preparations.send(Preparation::Stage(Staging { key, entries, template }));
+        let _ = self.preparations.send(Preparation::Stage(Staging { key, entries, template, account }));
     }
 
     pub(super) fn let_actions_go(&self, order: LetActionsGo) {
@@ -246,7 +249,7 @@ fn had<T>(state: State<T>) -> Result<T, Lack> {
 fn environments(options: &LocalOptions, preparations: &Sender<Preparation>) -> anyhow::Result<Option<Environments>> {
     let Some(interpreter) = options.python.clone() else { return Ok(None) };
     let tell = teller(preparations, Preparation::Installed);
-    Ok(Some(Environments::open(&options.data_dir, interpreter, tell)?))
+    Ok(Some(Environments::open(&options.data_dir, interpreter, options.accounts.clone(), tell)?))
 }
 
 fn images(options: &LocalOptions, preparations: &Sender<Preparation>) -> anyhow::Result<Option<Images>> {
@@ -335,7 +338,7 @@ impl Preparer {
             ready => ready,
         };
         let staged = match action {
-            Ok(action) => self.prepare(staging.key, &staging.entries, action),
+            Ok(action) => self.prepare(&staging, action),
             Err(failure) => Staged { action: None, result: Err(failure) },
         };
         self.executor.order(Order::Staged(staging.key, staged));
@@ -366,8 +369,10 @@ impl Preparer {
         Ok(ReadyAction { programs: Some(programs), ..action })
     }
 
-    fn prepare(&self, key: Key, entries: &[Entry], action: Option<ReadyAction>) -> Staged {
-        let lent = (!entries.is_empty()).then(|| self.stage.materialise(&key.folder(), entries)).transpose();
+    fn prepare(&self, staging: &Staging, action: Option<ReadyAction>) -> Staged {
+        let Staging { key, entries, account, .. } = staging;
+        let materialise = || self.stage.materialise(&key.folder(), entries, account.as_ref());
+        let lent = (!entries.is_empty()).then(materialise).transpose();
         Staged { action, result: lent }
     }
 

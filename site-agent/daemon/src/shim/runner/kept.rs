@@ -65,6 +65,7 @@ impl Keeping {
             timeout: health.timeout,
             environment: common.environment.iter().chain(&order.environment).cloned().collect(),
             folder: folder.to_owned(),
+            account: common.account.clone(),
         };
         let is_looked_at = health.probe != Probe::Runs;
         let looks = is_looked_at.then(|| Looks::begin(look(), HURRY)).transpose()?;

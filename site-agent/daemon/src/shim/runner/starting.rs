@@ -10,6 +10,7 @@ use site_agent_spawn::Circumstances;
 
 use super::kept::Keeping;
 use super::{Current, NOTE_AFTER, Process, Runner, now_timestamp};
+use crate::shim::account::Account;
 use crate::shim::enclosure::enclosure;
 use crate::shim::protocol::{Common, End, EndKind, Left, Notice, Order, Terms};
 use crate::shim::scratch::Scratch;
@@ -78,6 +79,7 @@ impl Runner {
             self.log.write()?
         }
         self.slot.part_with_watched_logs()?;
+        self.slot.belong_to(common.account.as_ref())?;
         let keeping = common.kept.as_ref().map(|kept| Keeping::new(kept, common, order.clone(), self.slot.work(), now));
         let keeping = keeping.transpose()?.map(Box::new);
         Ok((self.launch(common, order)?, keeping))
@@ -94,14 +96,16 @@ impl Runner {
         self.limits.apply(common)?;
         // Everything else is inherited as it is: the work directory, no input, the slot's two logs.
         let program = self.prepared.program(common, &self.slot);
-        let spawned = program.and_then(|program| match &common.terms {
-            Terms { enclosed: None, scratch_bytes: None } => self.spawner.spawn(program, &order.environment),
-            Terms { enclosed, scratch_bytes } => {
+        let identity = common.account.as_ref().map(Account::identity);
+        let spawned = program.and_then(|program| match (&common.terms, &identity) {
+            (Terms { enclosed: None, scratch_bytes: None }, None) => self.spawner.spawn(program, &order.environment),
+            (Terms { enclosed, scratch_bytes }, identity) => {
                 let enclosure =
                     enclosed.as_ref().map(|enclosed| enclosure(enclosed, self.slot.own_folders(), Some(order.key)));
                 let enclosure = enclosure.transpose()?;
                 let circumstances = Circumstances {
                     enclosure: enclosure.as_ref(),
+                    identity: identity.as_ref(),
                     file_bytes_max: *scratch_bytes,
                     ..Circumstances::default()
                 };
