@@ -159,7 +159,7 @@ impl Manifest {
     pub fn ryax(&self) -> Option<&Ryax> {
         match &self.runtime {
             Runtime::Python(python) => python.ryax.as_deref(),
-            Runtime::Command | Runtime::Container(_) => None,
+            Runtime::Command | Runtime::Container(_) | Runtime::Wasm => None,
         }
     }
 }

@@ -23,7 +23,7 @@ const KNOWN_FOR: Duration = Duration::from_secs(60);
 /// How long a trial may take.
 const PATIENCE: Duration = Duration::from_secs(20);
 /// Folders in the data directory through which accounts must pass, to what is theirs or for all.
-const PASSED_THROUGH: [&str; 5] = ["staged", "actions", "scripts", "environments", "runtimes"];
+const PASSED_THROUGH: [&str; 6] = ["staged", "actions", "scripts", "environments", "runtimes", "components"];
 
 /// An account that an execution cannot run as.
 #[derive(Debug, thiserror::Error)]
