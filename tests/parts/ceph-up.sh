@@ -94,7 +94,12 @@ map=$directory/monmap
 step monmaptool --create --addv a "[v1:127.0.0.1:$mon_port]" --fsid "$fsid" "$map"
 step ceph-mon --mkfs -i a --monmap "$map" -c "$configuration"
 step ceph-mon -i a -c "$configuration"
-step ceph -c "$configuration" osd create "$osd_id"
+# A monitor that has only just started may refuse everything; asking twice for the same one makes one.
+deadline=$((SECONDS + 60))
+until timeout 60 ceph -c "$configuration" osd create "$osd_id" </dev/null >>"$log" 2>&1; do
+    [ $SECONDS -lt $deadline ] || give_up "the monitor does not answer"
+    sleep 0.5
+done
 step ceph-osd -i 0 --mkfs --monmap "$map" --fsid "$fsid" --osd-uuid "$osd_id" -c "$configuration"
 step ceph -c "$configuration" osd crush add osd.0 1.0 root=default host=atoll
 step ceph-osd -i 0 -c "$configuration"
