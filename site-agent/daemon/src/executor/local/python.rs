@@ -274,7 +274,7 @@ impl ReadyAction {
         let manifest = self.manifest.as_deref()?;
         match &manifest.runtime {
             Runtime::Python(python) => Some((manifest, python)),
-            Runtime::Command | Runtime::Container(_) => None,
+            Runtime::Command | Runtime::Container(_) | Runtime::Wasm => None,
         }
     }
 }
