@@ -13,7 +13,7 @@ use std::time::{Duration, Instant};
 use atoll_model::id::AgentId;
 use atoll_model::units::format_duration;
 
-use self::fleet::{Fleet, Plan};
+use self::fleet::{Fleet, Gone, Plan};
 use super::SystemSettings;
 use super::desk::{Desk, new_token};
 use super::system::{Becomes, NewJob, NotSubmitted, SHIM_BYTES, TIME_MARGIN, job_name};
@@ -195,16 +195,21 @@ impl Keeper {
         for (token, batch) in &news.found {
             self.desk.write_batch(token, batch);
         }
-        news.useless.iter().for_each(|token| self.cancel(token));
-        for gone in news.gone {
-            let said = self.desk.said(&gone.token, 0);
+        for useless in &news.useless {
+            self.cancel(&useless.token);
+            self.note_failure(useless, now);
+        }
+        for gone in &news.gone {
+            self.note_failure(gone, now);
             self.forget(&gone.token);
-            if let Some(why) = gone.failure {
-                let why = said.map_or(why.clone(), |said| format!("{why}; it said: {said}"));
-                self.bar(&why, now);
-            }
         }
         true
+    }
+
+    fn note_failure(&mut self, Gone { token, failure }: &Gone, now: Instant) {
+        let Some(why) = failure else { return };
+        let said = self.desk.said(token, 0).map(|said| format!("; it said: {said}"));
+        self.bar(&format!("{why}{}", said.unwrap_or_default()), now);
     }
 
     fn forget(&self, token: &str) {
