@@ -150,9 +150,7 @@ impl Keeper {
     }
 
     fn pause(&self) -> Duration {
-        let poll = self.desk.limits.poll;
-        let pause = if self.fleet.is_at_rest() { poll * AT_REST } else { poll };
-        pause.min(self.list_at.saturating_duration_since(Instant::now())).max(Duration::from_millis(10))
+        self.list_at.saturating_duration_since(Instant::now()).max(Duration::from_millis(10))
     }
 
     /// Finds out what has become of the pilots, submits what lacks, and takes back what nobody wants any more.
@@ -161,7 +159,8 @@ impl Keeper {
             self.crew.barred(false);
         }
         if now >= self.list_at {
-            self.list_at = now + self.desk.limits.poll;
+            let poll = self.desk.limits.poll;
+            self.list_at = now + if self.fleet.is_at_rest() { poll * AT_REST } else { poll };
             if !self.fleet.is_empty() && !self.list(now) {
                 return;
             }
