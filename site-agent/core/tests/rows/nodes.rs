@@ -252,6 +252,7 @@ fn what_ran_in_a_pilot_that_is_lost_was_interrupted() {
     site.dispatch(0, 0..1);
     nodes(&mut site, &[]);
     site.exit(exec(0, 0), ExitKind::Interrupted("its worker was lost".to_owned()));
+    site.store(exec(0, 0), Vec::new());
     assert!(matches!(outcomes(&site)[..], [Outcome::Interrupted { .. }]), "{:?}", outcomes(&site));
     site.dispatch(0, 1..2);
     assert_eq!(pilots_wanted(&site), [1], "what comes next waits for another");

@@ -89,7 +89,7 @@ impl Desk {
         let setup = Setup {
             slot: slot.clone(),
             read_only,
-            hidden: ["identity", "journal"].map(|name| self.data_dir.join(name)).to_vec(),
+            hidden: ["identity", "journal", "workers"].map(|name| self.data_dir.join(name)).to_vec(),
             no_namespace: false,
             cgroups: SlotCgroups::default(),
         };

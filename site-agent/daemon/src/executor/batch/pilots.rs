@@ -13,7 +13,7 @@ use std::time::{Duration, Instant};
 use atoll_model::id::AgentId;
 use atoll_model::units::format_duration;
 
-use self::fleet::{Fleet, Plan};
+use self::fleet::{Fleet, Gone, Plan};
 use super::SystemSettings;
 use super::desk::{Desk, new_token};
 use super::system::{Becomes, NewJob, NotSubmitted, SHIM_BYTES, TIME_MARGIN, job_name};
@@ -150,9 +150,7 @@ impl Keeper {
     }
 
     fn pause(&self) -> Duration {
-        let poll = self.desk.limits.poll;
-        let pause = if self.fleet.is_at_rest() { poll * AT_REST } else { poll };
-        pause.min(self.list_at.saturating_duration_since(Instant::now())).max(Duration::from_millis(10))
+        self.list_at.saturating_duration_since(Instant::now()).max(Duration::from_millis(10))
     }
 
     /// Finds out what has become of the pilots, submits what lacks, and takes back what nobody wants any more.
@@ -161,7 +159,8 @@ impl Keeper {
             self.crew.barred(false);
         }
         if now >= self.list_at {
-            self.list_at = now + self.desk.limits.poll;
+            let poll = self.desk.limits.poll;
+            self.list_at = now + if self.fleet.is_at_rest() { poll * AT_REST } else { poll };
             if !self.fleet.is_empty() && !self.list(now) {
                 return;
             }
@@ -195,16 +194,21 @@ impl Keeper {
         for (token, batch) in &news.found {
             self.desk.write_batch(token, batch);
         }
-        news.useless.iter().for_each(|token| self.cancel(token));
-        for gone in news.gone {
-            let said = self.desk.said(&gone.token, 0);
+        for useless in &news.useless {
+            self.cancel(&useless.token);
+            self.note_failure(useless, now);
+        }
+        for gone in &news.gone {
+            self.note_failure(gone, now);
             self.forget(&gone.token);
-            if let Some(why) = gone.failure {
-                let why = said.map_or(why.clone(), |said| format!("{why}; it said: {said}"));
-                self.bar(&why, now);
-            }
         }
         true
+    }
+
+    fn note_failure(&mut self, Gone { token, failure }: &Gone, now: Instant) {
+        let Some(why) = failure else { return };
+        let said = self.desk.said(token, 0).map(|said| format!("; it said: {said}"));
+        self.bar(&format!("{why}{}", said.unwrap_or_default()), now);
     }
 
     fn forget(&self, token: &str) {

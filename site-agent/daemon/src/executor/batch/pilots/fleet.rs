@@ -61,11 +61,11 @@ pub(super) struct News {
     /// Of these the number is known now.
     pub found: Vec<(String, Batch)>,
     pub gone: Vec<Gone>,
-    /// Jobs that will be of no use.
-    pub useless: Vec<String>,
+    /// Jobs that will be of no use, and why the worker of each has not come, where it should have.
+    pub useless: Vec<Gone>,
 }
 
-/// A pilot that is no more.
+/// A pilot that is no more, or soon.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) struct Gone {
     pub token: String,
@@ -132,7 +132,7 @@ impl Fleet {
             let row = rows.iter().find(|row| row.token == *token);
             match pilot.judge(row, now) {
                 Judged::Stays => {}
-                Judged::Useless => news.useless.push(token.clone()),
+                Judged::Useless(failure) => news.useless.push(Gone { token: token.clone(), failure }),
                 Judged::Gone(failure) => news.gone.push(Gone { token: token.clone(), failure }),
             }
             if let (Some(row), None) = (row, &pilot.batch.job) {
@@ -188,7 +188,7 @@ impl Fleet {
 
 enum Judged {
     Stays,
-    Useless,
+    Useless(Option<String>),
     Gone(Option<String>),
 }
 
@@ -221,7 +221,7 @@ impl Pilot {
             return Judged::Stays;
         }
         self.is_useless = true;
-        Judged::Useless
+        Judged::Useless(self.failure("cannot begin, or runs"))
     }
 
     /// One whose worker never came, though nobody had taken it back.
