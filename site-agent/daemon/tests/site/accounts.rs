@@ -12,7 +12,8 @@ use atoll_model::session::{
 use atoll_model::value::{Type, Value};
 use rustix::process::geteuid;
 
-use crate::python::Acting;
+use crate::packages::wheel;
+use crate::python::{Acting, failure};
 use crate::site::{Site, eventually, output};
 
 /// While another program changes the accounts it has them locked.
@@ -51,8 +52,13 @@ impl Accounts {
 
     /// Of the agent's configuration: each project has the account that is named after it.
     pub(crate) fn settings(&self) -> String {
+        self.settings_with("")
+    }
+
+    /// … with more lines.
+    fn settings_with(&self, more: &str) -> String {
         format!(
-            "[accounts]\n[[accounts.rules]]\nperson = \"mallory\"\naccount = \"refuse\"\n[[accounts.rules]]\nproject = \"?*\"\n\
+            "[accounts]\n{more}\n[[accounts.rules]]\nperson = \"mallory\"\naccount = \"refuse\"\n[[accounts.rules]]\nproject = \"?*\"\n\
              account = \"{}{{project}}\"\n",
             self.prefix
         )
@@ -279,4 +285,32 @@ async fn what_runs_as_an_account_is_found_again_by_the_next_agent_and_can_be_can
     eventually("the end of what was cancelled", || (!crate::site::is_alive(pid)).then_some(())).await;
     site.open_gate("gate");
     assert_eq!(said(&site.control.finished(stays).await), accounts.number("a").to_string());
+}
+
+#[tokio::test]
+async fn packages_are_installed_as_the_account_that_is_named_for_it_and_belong_to_the_agent_then() {
+    let Some(accounts) = Accounts::make() else { return };
+    let wheels = tempfile::tempdir().unwrap();
+    std::fs::set_permissions(wheels.path(), std::os::unix::fs::PermissionsExt::from_mode(0o755)).unwrap();
+    wheel(wheels.path(), "greet", "1.0", "def greet(name):\n    return 'hello ' + name\n");
+    let python = format!("[python]\noffline = true\nwheels = {:?}\n", wheels.path());
+    let module = "import greet\n\ndef handle(name):\n    return {'said': greet.greet(name)}\n";
+    let outputs = [("said", "string", Type::String)];
+    let input = [("name", Value::string("you"))];
+    for installer in [None, Some(accounts.of("b"))] {
+        let line = installer.as_ref().map(|name| format!("installer = {name:?}")).unwrap_or_default();
+        let mut site = Site::start_with(&format!("{python}{}", accounts.settings_with(&line))).await;
+        site.open_to_all("a", "ada");
+        let files = [("requirements.txt", "greet==1.0\n")];
+        let mut acting = Acting::at(site, "{ name: string }", &outputs, module, &files).await;
+        let end = acting.call(&input).await;
+        if installer.is_none() {
+            let (reason, message) = failure(end);
+            assert!(reason == FailureReason::NotExecutable && message.contains("`installer`"), "{message}");
+            continue;
+        }
+        assert_eq!(said(&end), "hello you");
+        let owners = owners(&acting.site.data().join("environments"));
+        assert!(!owners.is_empty() && owners.iter().all(|owner| *owner == 0), "{owners:?}");
+    }
 }

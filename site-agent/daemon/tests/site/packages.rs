@@ -30,7 +30,7 @@ const MODULE: &str =
     "import os, sys\nimport greet\n\ndef handle(name):\n    return {'said': greet.greet(name), 'python': sys.prefix}\n";
 const OUTPUTS: [(&str, &str, Type); 2] = [("said", "string", Type::String), ("python", "string", Type::String)];
 
-fn wheel(folder: &Path, name: &str, version: &str, code: &str) {
+pub(crate) fn wheel(folder: &Path, name: &str, version: &str, code: &str) {
     let made = Command::new("python3").args(["-c", MAKE_WHEEL]).arg(folder).args([name, version, code]).status();
     assert!(made.unwrap().success());
 }

@@ -226,7 +226,8 @@ impl Installation {
         let log = File::options().append(true).open(&self.log)?;
         if let Some(account) = &self.account {
             // Nothing that it leaves anywhere else is used for another.
-            command.uid(account.uid).gid(account.gid).env("HOME", &self.folder).env_remove("XDG_CACHE_HOME");
+            command.uid(account.uid).gid(account.gid).env("HOME", &self.folder);
+            command.envs([("PIP_NO_CACHE_DIR", "1"), ("UV_NO_CACHE", "1")]);
         }
         let mut child = command
             .current_dir(&self.folder)
@@ -237,8 +238,10 @@ impl Installation {
             .spawn()?;
         let group = Pid::from_child(&child);
         let status = wait(&mut child, INSTALLATION_TIME_MAX);
-        // What it has left running would write on to what is ready.
-        let _ = kill_process_group(group, Signal::KILL);
+        if self.account.is_some() {
+            // What it has left running would write on to what is ready; mostly there is nothing.
+            let _ = kill_process_group(group, Signal::KILL);
+        }
         status
     }
 
