@@ -257,10 +257,11 @@ fn batch_options(
     wait: &BatchWait,
     failed: &CancellationToken,
 ) -> anyhow::Result<Option<BatchOptions>> {
-    let settings = match (config.slurm.clone(), config.batch.clone()) {
-        (Some(slurm), _) => SystemSettings::Slurm(slurm),
-        (None, Some(batch)) => SystemSettings::Template(batch),
-        (None, None) => return Ok(None),
+    let settings = match (config.slurm.clone(), config.batch.clone(), config.kubernetes.clone()) {
+        (Some(slurm), _, _) => SystemSettings::Slurm(slurm),
+        (None, Some(batch), _) => SystemSettings::Template(batch),
+        (None, None, Some(kubernetes)) => SystemSettings::Kubernetes(Box::new(kubernetes)),
+        (None, None, None) => return Ok(None),
     };
     Ok(Some(BatchOptions {
         settings,

@@ -4,6 +4,7 @@ mod batch;
 mod container;
 mod isolation;
 mod joined;
+mod kubernetes;
 mod offered;
 mod outside;
 mod python;
@@ -26,6 +27,7 @@ use serde::Deserialize;
 pub use self::batch::{BatchSection, BatchSettings};
 pub use self::container::{ContainerSettings, EngineChoice};
 pub use self::isolation::IsolationSettings;
+pub use self::kubernetes::{KubernetesSettings, TolerationSettings};
 pub(crate) use self::offered::found_gpus;
 pub use self::outside::{Exports, Imports};
 pub use self::python::PythonSettings;
@@ -96,6 +98,8 @@ pub struct Config {
     pub resources: BTreeMap<String, u32>,
     /// How further machines of the site join, if they may.
     pub workers: Option<WorkerSettings>,
+    /// How executions become Jobs of Kubernetes, where they do.
+    pub kubernetes: Option<KubernetesSettings>,
 }
 
 /// How a shim is started: `program arguments… DIRECTORY`.
@@ -182,6 +186,7 @@ pub struct Overrides {
     /// Amounts by name, whole ones or parts.
     pub resources: Option<BTreeMap<String, f64>>,
     pub workers: Option<WorkerSettings>,
+    pub kubernetes: Option<KubernetesSettings>,
 }
 
 #[derive(Debug, thiserror::Error)]
@@ -216,6 +221,8 @@ pub enum ConfigError {
     Batch(String),
     #[error(transparent)]
     Template(#[from] TemplateError),
+    #[error("kubernetes: {0}")]
+    Kubernetes(String),
     #[error("workers: {0}")]
     Workers(String),
     #[error("container: {0}")]
@@ -238,7 +245,8 @@ impl Config {
     /// Most jobs in the queue of the batch system, if executions are jobs of one.
     pub fn jobs_max(&self) -> Option<u32> {
         let of_slurm = self.slurm.as_ref().map(|slurm| slurm.jobs_max);
-        of_slurm.or(self.batch.as_ref().map(|batch| batch.jobs_max))
+        let of_kubernetes = self.kubernetes.as_ref().map(|kubernetes| kubernetes.jobs_max);
+        of_slurm.or(self.batch.as_ref().map(|batch| batch.jobs_max)).or(of_kubernetes)
     }
 
     /// Bytes of a second that may go straight to other sites, the stricter of both who have a say in it.
@@ -269,6 +277,7 @@ impl Config {
             Some(cpus) => return Err(ConfigError::Cpus(cpus)),
             None => None,
         };
+        let kubernetes = said.kubernetes.unwrap_or_default();
         let (executor, usual) = (said.executor.unwrap_or_default(), ScrubSettings::default());
         let scrub = ScrubSettings {
             days: said.scrub_days.unwrap_or(usual.days),
@@ -281,6 +290,7 @@ impl Config {
                 .map_err(ConfigError::Hours)?,
         };
         Ok(Self {
+            kubernetes: kubernetes.of(executor, &data_dir, work_dir.as_deref())?,
             data_dir,
             work_dir,
             cpu_millis,
@@ -347,6 +357,7 @@ impl Config {
             gpus: None,
             resources: BTreeMap::new(),
             workers: None,
+            kubernetes: None,
         }
     }
 }
@@ -414,6 +425,7 @@ impl Overrides {
             gpus: None,
             resources: None,
             workers: None,
+            kubernetes: None,
         })
     }
 }

@@ -39,7 +39,8 @@ pub use doctor::{Check, CheckState, Diagnosis};
 
 pub use config::{
     BatchSection, BatchSettings, Config, ConfigError, ContainerSettings, EngineChoice, ExecutorKind, Exports, Imports,
-    IsolationSettings, JournalBackend, Overrides, PythonSettings, ShimProgram, SlurmSettings, WorkerSettings,
+    IsolationSettings, JournalBackend, KubernetesSettings, Overrides, PythonSettings, ShimProgram, SlurmSettings,
+    TolerationSettings, WorkerSettings,
 };
 pub use executor::batch::template::{Template, TemplateError};
 pub use nodes::{CredentialError, WorkerOptions, work, worker_token};

@@ -41,6 +41,7 @@ impl Overrides {
             gpus: later.gpus.or(self.gpus),
             resources: later.resources.or(self.resources),
             workers: later.workers.or(self.workers),
+            kubernetes: later.kubernetes.or(self.kubernetes),
         }
     }
 }

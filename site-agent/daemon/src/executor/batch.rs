@@ -4,6 +4,7 @@
 
 mod calls;
 mod desk;
+pub(crate) mod kubernetes;
 mod queue;
 mod slurm;
 mod system;
@@ -22,6 +23,7 @@ use tokio_util::sync::CancellationToken;
 
 use self::calls::{Answer, Call};
 use self::desk::Desk;
+use self::kubernetes::Kubernetes;
 use self::queue::Queue;
 use self::slurm::Slurm;
 use self::system::BatchSystem;
@@ -29,7 +31,7 @@ use self::template::Templated;
 pub(crate) use self::waits::BatchWait;
 use self::waits::Waits;
 use crate::clock::wall_clock;
-use crate::config::{BatchSettings, ShimProgram, SlurmSettings};
+use crate::config::{BatchSettings, KubernetesSettings, ShimProgram, SlurmSettings};
 use crate::executor::local::Watch;
 use crate::shim::job::evidence::JobsFolder;
 use crate::shim::protocol::{Common, Key, Notice, Order};
@@ -43,6 +45,7 @@ const IDLE_INTERVAL: Duration = Duration::from_secs(60);
 pub(crate) enum SystemSettings {
     Slurm(SlurmSettings),
     Template(BatchSettings),
+    Kubernetes(Box<KubernetesSettings>),
 }
 
 /// What the executor works with.
@@ -101,9 +104,13 @@ impl Jobs {
     ) -> anyhow::Result<(Self, Vec<FoundJob>)> {
         let BatchOptions { settings, agent, data_dir, jobs_dir, program, meters, wait, failed } = options;
         let folder = JobsFolder::new(jobs_dir);
-        let system: Arc<dyn BatchSystem> = match settings {
-            SystemSettings::Slurm(settings) => Arc::new(Slurm::new(settings, agent.to_string())),
-            SystemSettings::Template(settings) => Arc::new(Templated::new(settings)),
+        let (system, program): (Arc<dyn BatchSystem>, ShimProgram) = match settings {
+            SystemSettings::Slurm(settings) => (Arc::new(Slurm::new(settings, agent.to_string())), program),
+            SystemSettings::Template(settings) => (Arc::new(Templated::new(settings)), program),
+            SystemSettings::Kubernetes(settings) => {
+                let cluster = Kubernetes::open(*settings, agent.to_string(), data_dir.clone())?;
+                (Arc::new(cluster), kubernetes::on_volume(program, &data_dir)?)
+            }
         };
         let desk = Desk::open(Arc::clone(&system), program, data_dir, folder.clone())?;
         let queue = Queue::open(desk.clone(), Instant::now())?;
