@@ -17,6 +17,7 @@ mod failover;
 mod fleet;
 mod history;
 mod kills;
+mod kubernetes;
 mod ledger;
 mod publish;
 mod python;
