@@ -22,11 +22,12 @@ packages=(
     postgresql                                  # the store of several servers
     slurm-wlm slurm-wlm-basic-plugins munge     # two real clusters as sites
     podman runc busybox-static docker-registry  # containers
-    python3 curl                                # the example, and the scripts under tests/parts
+    python3 curl openssl                        # the example, and the scripts under tests/parts
     iproute2 iptables nftables                  # sites as network namespaces
     util-linux mount procps                     # file systems and processes of a test's own
 )
 # Where they came from elsewhere, they stay.
+command -v kubectl >/dev/null || packages+=(kubernetes-client)   # asks the stand-in of a Kubernetes cluster
 command -v git >/dev/null || packages+=(git)            # repositories that actions are imported from
 command -v npm >/dev/null || packages+=(nodejs npm)     # the emulator of Azure's storage
 install=yes

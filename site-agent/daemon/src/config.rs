@@ -5,6 +5,7 @@ mod batch;
 mod container;
 mod isolation;
 mod joined;
+mod kubernetes;
 mod offered;
 mod outside;
 mod pilots;
@@ -29,6 +30,7 @@ pub use self::accounts::{AccountSection, AccountSettings};
 pub use self::batch::{BatchSection, BatchSettings};
 pub use self::container::{ContainerSettings, EngineChoice};
 pub use self::isolation::IsolationSettings;
+pub use self::kubernetes::{KubernetesSettings, TolerationSettings};
 pub(crate) use self::offered::found_gpus;
 pub use self::outside::{Exports, Imports};
 pub use self::pilots::PilotSettings;
@@ -102,6 +104,8 @@ pub struct Config {
     pub workers: Option<WorkerSettings>,
     /// Which local accounts executions run as, if not as the agent's user.
     pub accounts: Option<AccountSettings>,
+    /// How executions become Jobs of Kubernetes, where they do.
+    pub kubernetes: Option<KubernetesSettings>,
 }
 
 /// How a shim is started: `program arguments… DIRECTORY`.
@@ -189,6 +193,7 @@ pub struct Overrides {
     pub resources: Option<BTreeMap<String, f64>>,
     pub workers: Option<WorkerSettings>,
     pub accounts: Option<AccountSection>,
+    pub kubernetes: Option<KubernetesSettings>,
 }
 
 #[derive(Debug, thiserror::Error)]
@@ -223,6 +228,8 @@ pub enum ConfigError {
     Batch(String),
     #[error(transparent)]
     Template(#[from] TemplateError),
+    #[error("kubernetes: {0}")]
+    Kubernetes(String),
     #[error("workers: {0}")]
     Workers(String),
     #[error("accounts: {0}")]
@@ -249,7 +256,8 @@ impl Config {
     /// Most jobs in the queue of the batch system, if executions are jobs of one.
     pub fn jobs_max(&self) -> Option<u32> {
         let of_slurm = self.slurm.as_ref().map(|slurm| slurm.jobs_max);
-        of_slurm.or(self.batch.as_ref().map(|batch| batch.jobs_max))
+        let of_kubernetes = self.kubernetes.as_ref().map(|kubernetes| kubernetes.jobs_max);
+        of_slurm.or(self.batch.as_ref().map(|batch| batch.jobs_max)).or(of_kubernetes)
     }
 
     /// Workers that are jobs of the batch system, if the administrator allows any.
@@ -286,6 +294,7 @@ impl Config {
             Some(cpus) => return Err(ConfigError::Cpus(cpus)),
             None => None,
         };
+        let kubernetes = said.kubernetes.unwrap_or_default();
         let (executor, usual) = (said.executor.unwrap_or_default(), ScrubSettings::default());
         let scrub = ScrubSettings {
             days: said.scrub_days.unwrap_or(usual.days),
@@ -301,6 +310,7 @@ impl Config {
         let has_jobs = executor != ExecutorKind::Local;
         let accounts = said.accounts.map(|section| section.checked(has_jobs)).transpose()?;
         let config = Self {
+            kubernetes: kubernetes.of(executor, &data_dir, work_dir.as_deref())?,
             data_dir,
             work_dir,
             cpu_millis,
@@ -373,6 +383,7 @@ impl Config {
             resources: BTreeMap::new(),
             workers: None,
             accounts: None,
+            kubernetes: None,
         }
     }
 }
@@ -441,6 +452,7 @@ impl Overrides {
             resources: None,
             workers: None,
             accounts: None,
+            kubernetes: None,
         })
     }
 }

@@ -38,11 +38,12 @@ pub(crate) async fn diagnose(config: &Config, token: Option<&str>) -> Result<Dia
     let path = std::env::var_os("PATH").unwrap_or_else(|| OsString::from("/usr/local/bin:/usr/bin:/bin"));
     let commands = Commands::new(path, COMMAND_PATIENCE);
 
+    let kubernetes = config.kubernetes.as_ref().map(|settings| (settings, config.data_dir.as_path()));
     let machine = machine::look(config, &commands).await;
     let is_root = rustix::process::geteuid().is_root();
     let (of_server, batch, containers) = tokio::join!(
         look_at(server.as_ref()),
-        batch::look(config.batch.as_ref(), &commands),
+        batch::look(config.batch.as_ref(), kubernetes, &commands),
         containers::look(&commands, is_root, machine.has_namespaces()),
     );
     // Alone, since what others do on the disk would be measured too.

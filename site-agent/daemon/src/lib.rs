@@ -42,8 +42,8 @@ pub use accounts::{AccountError, AccountTrial, GroupOfAccount, try_account};
 
 pub use config::{
     AccountSection, AccountSettings, BatchSection, BatchSettings, Config, ConfigError, ContainerSettings, EngineChoice,
-    ExecutorKind, Exports, Imports, IsolationSettings, JournalBackend, Overrides, PilotSettings, PythonSettings,
-    ShimProgram, SlurmSettings, WorkerSettings,
+    ExecutorKind, Exports, Imports, IsolationSettings, JournalBackend, KubernetesSettings, Overrides, PilotSettings,
+    PythonSettings, ShimProgram, SlurmSettings, TolerationSettings, WorkerSettings,
 };
 pub use executor::batch::template::{Template, TemplateError};
 pub use nodes::{CredentialError, WorkerOptions, work, worker_token};

@@ -19,6 +19,7 @@ mod failover;
 mod fleet;
 mod history;
 mod kills;
+mod kubernetes;
 mod ledger;
 mod pilots;
 mod publish;

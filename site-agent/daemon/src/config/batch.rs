@@ -65,7 +65,7 @@ impl BatchSection {
     /// Nothing where executions are no jobs, or jobs of a system that needs no template.
     pub(super) fn of(self, kind: ExecutorKind) -> Result<Option<BatchSettings>, ConfigError> {
         let shipped = match kind {
-            ExecutorKind::Local | ExecutorKind::Slurm => return Ok(None),
+            ExecutorKind::Local | ExecutorKind::Slurm | ExecutorKind::Kubernetes => return Ok(None),
             ExecutorKind::Pbs => Some("pbs"),
             ExecutorKind::Lsf => Some("lsf"),
             ExecutorKind::Flux => Some("flux"),

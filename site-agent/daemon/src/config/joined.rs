@@ -42,6 +42,7 @@ impl Overrides {
             resources: later.resources.or(self.resources),
             workers: later.workers.or(self.workers),
             accounts: later.accounts.or(self.accounts),
+            kubernetes: later.kubernetes.or(self.kubernetes),
         }
     }
 }

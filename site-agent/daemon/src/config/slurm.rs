@@ -26,6 +26,8 @@ pub enum ExecutorKind {
     Htcondor,
     /// Jobs of a system that the site's own template describes.
     Template,
+    /// Jobs of a Kubernetes cluster.
+    Kubernetes,
 }
 
 /// What the administrator of a Slurm site says of its jobs.

@@ -1,11 +1,14 @@
 //! Batch systems: which there are, whether they answer, and what they offer.
 
+mod kubernetes;
 mod slurm;
 mod template;
 
+use std::path::Path;
+
 use super::commands::{Answer, Commands};
 use super::report::Check;
-use crate::config::BatchSettings;
+use crate::config::{BatchSettings, KubernetesSettings};
 
 /// A batch system that is known by its programs.
 struct Known {
@@ -46,8 +49,15 @@ const OTHERS: [Known; 4] = [
 
 /// One check for each batch system that is there, or one that says that there is none; before them one of the system that
 /// the site's jobs go to.
-pub(super) async fn look(settings: Option<&BatchSettings>, commands: &Commands) -> Vec<Check> {
+pub(super) async fn look(
+    settings: Option<&BatchSettings>,
+    kubernetes: Option<(&KubernetesSettings, &Path)>,
+    commands: &Commands,
+) -> Vec<Check> {
     let mut checks = Vec::new();
+    if let Some((settings, data_dir)) = kubernetes {
+        checks.extend(kubernetes::look(settings, data_dir).await);
+    }
     if let Some(settings) = settings {
         checks.push(template::look(settings, commands).await);
     }
@@ -115,7 +125,7 @@ mod tests {
     #[tokio::test]
     async fn a_machine_without_a_batch_system_says_so() {
         let (_folder, commands) = scripts(&[]);
-        let checks = look(None, &commands).await;
+        let checks = look(None, None, &commands).await;
         assert_eq!(checks.len(), 1);
         assert_eq!((checks[0].name, checks[0].state), ("batch-system", CheckState::Skipped));
     }
@@ -133,7 +143,7 @@ mod tests {
             ("condor_status", "echo 'Failed to connect' >&2; exit 1"),
             ("condor_version", "echo '$CondorVersion: 10.0.9 2023-09-28 $'"),
         ]);
-        let checks = look(None, &commands).await;
+        let checks = look(None, None, &commands).await;
         let seen: Vec<(&str, CheckState, &str)> =
             checks.iter().map(|check| (check.name, check.state, check.found.as_str())).collect();
         assert_eq!(

@@ -4,6 +4,7 @@
 
 mod calls;
 mod desk;
+pub(crate) mod kubernetes;
 mod pilots;
 mod queue;
 mod slurm;
@@ -12,7 +13,7 @@ pub(crate) mod template;
 mod waits;
 
 use std::io;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
 use std::thread;
@@ -23,6 +24,7 @@ use tokio_util::sync::CancellationToken;
 
 use self::calls::{Answer, Call};
 use self::desk::Desk;
+use self::kubernetes::Kubernetes;
 pub(crate) use self::pilots::{Crew, Pilots, PilotsOptions};
 use self::queue::Queue;
 use self::slurm::Slurm;
@@ -31,7 +33,7 @@ use self::template::Templated;
 pub(crate) use self::waits::BatchWait;
 use self::waits::Waits;
 use crate::clock::wall_clock;
-use crate::config::{BatchSettings, Config, ShimProgram, SlurmSettings};
+use crate::config::{BatchSettings, Config, KubernetesSettings, ShimProgram, SlurmSettings};
 use crate::executor::local::Watch;
 use crate::shim::job::evidence::JobsFolder;
 use crate::shim::protocol::{Common, Key, Notice, Order};
@@ -46,21 +48,33 @@ const IDLE_INTERVAL: Duration = Duration::from_secs(60);
 pub(crate) enum SystemSettings {
     Slurm(SlurmSettings),
     Template(BatchSettings),
+    Kubernetes(Box<KubernetesSettings>),
 }
 
 impl SystemSettings {
     /// Nothing where executions are no jobs.
     pub(crate) fn of(config: &Config) -> Option<Self> {
         let of_slurm = config.slurm.clone().map(Self::Slurm);
-        of_slurm.or_else(|| config.batch.clone().map(Self::Template))
+        let of_template = || config.batch.clone().map(Self::Template);
+        let of_kubernetes = || config.kubernetes.clone().map(|settings| Self::Kubernetes(Box::new(settings)));
+        of_slurm.or_else(of_template).or_else(of_kubernetes)
     }
 
-    /// What speaks to it.
-    fn system(self, agent: AgentId) -> Arc<dyn BatchSystem> {
-        match self {
-            Self::Slurm(settings) => Arc::new(Slurm::new(settings, agent.to_string())),
-            Self::Template(settings) => Arc::new(Templated::new(settings)),
-        }
+    /// What speaks to it, and the program that its jobs begin with.
+    fn system(
+        self,
+        agent: AgentId,
+        data_dir: &Path,
+        program: ShimProgram,
+    ) -> anyhow::Result<(Arc<dyn BatchSystem>, ShimProgram)> {
+        Ok(match self {
+            Self::Slurm(settings) => (Arc::new(Slurm::new(settings, agent.to_string())), program),
+            Self::Template(settings) => (Arc::new(Templated::new(settings)), program),
+            Self::Kubernetes(settings) => {
+                let cluster = Kubernetes::open(*settings, agent.to_string(), data_dir.to_owned())?;
+                (Arc::new(cluster), kubernetes::on_volume(program, data_dir)?)
+            }
+        })
     }
 }
 
@@ -120,7 +134,7 @@ impl Jobs {
     ) -> anyhow::Result<(Self, Vec<FoundJob>)> {
         let BatchOptions { settings, agent, data_dir, jobs_dir, program, meters, wait, failed } = options;
         let folder = JobsFolder::new(jobs_dir);
-        let system = settings.system(agent);
+        let (system, program) = settings.system(agent, &data_dir, program)?;
         let desk = Desk::open(Arc::clone(&system), program, data_dir, folder.clone())?;
         let queue = Queue::open(desk.clone(), Instant::now())?;
         let found = queue.unfinished().map(|key| FoundJob { key, since: desk.started(key) }).collect();

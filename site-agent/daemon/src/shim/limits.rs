@@ -1,12 +1,14 @@
 //! Memory and CPU of what runs in a slot: through the slot's control groups where there are any, else through what a
 //! process inherits. Limits are written only when they change.
 
+use std::env;
 use std::fs;
 use std::io;
 use std::path::Path;
 
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 
+use super::job::evidence::KUBERNETES_JOB;
 use super::protocol::{CgroupVersion, Common, ControlGroup, SlotCgroups};
 
 /// Processes and threads in one slot: more than any honest build starts, less than what takes a machine down.
@@ -18,6 +20,9 @@ const OPEN_FILES_MAX: u64 = 65_536;
 const CPU_PERIOD_MICROS: u64 = 100_000;
 /// Below this the shim itself could not go on under a limit of its own data segment.
 const OWN_MEMORY_MIN: u64 = 32 << 20;
+
+/// The first version of control groups says of no limit that it is about this much.
+const NO_LIMIT: u64 = 1 << 60;
 
 /// The limits of a slot, as they stand.
 #[derive(Debug)]
@@ -196,6 +201,9 @@ impl Limits {
 
 /// The group of this process that limits memory, if a batch system has made it for the job.
 fn scheduled_memory_group() -> Option<ControlGroup> {
+    if env::var_os(KUBERNETES_JOB).is_some() {
+        return group_of_pod(Path::new("/sys/fs/cgroup"));
+    }
     let own = fs::read_to_string("/proc/self/cgroup").ok()?;
     let (path, version) = scheduled_group(&own)?;
     let root = match version {
@@ -204,6 +212,19 @@ fn scheduled_memory_group() -> Option<ControlGroup> {
     };
     let folder = Path::new(root).join(path.trim_start_matches('/'));
     folder.is_dir().then_some(ControlGroup { folder, version })
+}
+
+/// The group of a container as it sees it itself, if it limits memory.
+fn group_of_pod(root: &Path) -> Option<ControlGroup> {
+    let limits = |file: &Path| {
+        let limit = fs::read_to_string(file).ok().and_then(|text| text.trim().parse::<u64>().ok());
+        limit.is_some_and(|limit| limit < NO_LIMIT)
+    };
+    if limits(&root.join("memory.max")) {
+        return Some(ControlGroup { folder: root.to_owned(), version: CgroupVersion::V2 });
+    }
+    let folder = root.join("memory");
+    limits(&folder.join("memory.limit_in_bytes")).then_some(ControlGroup { folder, version: CgroupVersion::V1 })
 }
 
 /// Which of these lines of `/proc/PID/cgroup` is the group of a job.
@@ -285,6 +306,23 @@ mod tests {
         limits.apply(&Common::default()).unwrap();
         assert_eq!(fs::read_to_string(path.join("memory.max")).unwrap(), "max");
         assert_eq!(fs::read_to_string(path.join("cpu.max")).unwrap(), "max 100000");
+    }
+
+    #[test]
+    fn a_pod_is_limited_by_its_container_s_group_if_that_has_a_limit() {
+        let folder = tempfile::tempdir().unwrap();
+        let root = folder.path();
+        assert_eq!(group_of_pod(root), None);
+        fs::create_dir(root.join("memory")).unwrap();
+        for (file, limit, version) in [
+            ("memory/memory.limit_in_bytes", "9223372036854771712", None),
+            ("memory/memory.limit_in_bytes", "83886080", Some(CgroupVersion::V1)),
+            ("memory.max", "max", Some(CgroupVersion::V1)),
+            ("memory.max", "83886080", Some(CgroupVersion::V2)),
+        ] {
+            fs::write(root.join(file), format!("{limit}\n")).unwrap();
+            assert_eq!(group_of_pod(root).map(|group| group.version), version, "{file}: {limit}");
+        }
     }
 
     #[test]

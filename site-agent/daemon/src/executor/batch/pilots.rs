@@ -65,11 +65,12 @@ impl Pilots {
     ///
     /// # Errors
     /// When their folder cannot be read or made, or there is no thread to be had.
-    pub(crate) fn start(options: PilotsOptions, crew: impl Crew + 'static) -> io::Result<Self> {
+    pub(crate) fn start(options: PilotsOptions, crew: impl Crew + 'static) -> anyhow::Result<Self> {
         let PilotsOptions { system, pilots, agent, data_dir } = options;
         let folder = JobsFolder::new(FOLDER.iter().fold(data_dir.clone(), |path, name| path.join(name)));
         std::fs::create_dir_all(folder.path())?;
-        let desk = Desk::open(system.system(agent), ShimProgram::own()?, data_dir.clone(), folder)?;
+        let (system, program) = system.system(agent, &data_dir, ShimProgram::own()?)?;
+        let desk = Desk::open(system, program, data_dir.clone(), folder)?;
         let fleet = Fleet::open(&desk, pilots.max, Instant::now())?;
         let (wanted, to_hear) = channel();
         let words = Words { program: std::env::current_exe()?, data_dir, pilots };

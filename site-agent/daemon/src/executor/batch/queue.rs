@@ -82,6 +82,8 @@ struct Job {
     pulse: Option<(SystemTime, Instant)>,
     /// How often it was submitted because it could not be started.
     stuck: u32,
+    /// Why it cannot be started, if it is given up.
+    hopeless: Option<String>,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -91,6 +93,8 @@ enum Wish {
     End,
     /// The cluster cannot start this job: it is to go, and another to come.
     Renew,
+    /// The cluster cannot start it: it is to go, and no other to come.
+    GiveUp,
 }
 
 impl Job {
@@ -108,6 +112,7 @@ impl Job {
             over_since: None,
             pulse: None,
             stuck: 0,
+            hopeless: None,
         }
     }
 }
@@ -190,6 +195,10 @@ impl Queue {
             // Why is known to the controller, which is asked soon.
             job.told = Some((end, now));
             self.list_at = now;
+        } else if let (Some(message), EndKind::Killed) = (&job.hopeless, &end.how) {
+            // It came to run after all, and was ended because it had been given up.
+            let how = EndKind::Interrupted { message: message.clone() };
+            self.end(key, End { how, ..end });
         } else {
             self.end(key, end);
         }

@@ -122,6 +122,8 @@ pub(super) enum Standing {
     Waiting,
     /// It could not be started, and waits until somebody lets it go.
     Stuck,
+    /// It cannot be started, and another like it could not either.
+    Hopeless,
     Running,
     Over(Over),
 }

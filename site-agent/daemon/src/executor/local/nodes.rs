@@ -45,7 +45,7 @@ pub(super) fn start_pilots(
     options: Option<PilotsOptions>,
     nodes: Option<&Nodes>,
     tell: &Tell,
-) -> std::io::Result<Option<Pilots>> {
+) -> anyhow::Result<Option<Pilots>> {
     let crew = nodes.map(|nodes| Joined { nodes: nodes.clone(), tell: Arc::clone(tell) });
     options.zip(crew).map(|(options, crew)| Pilots::start(options, crew)).transpose()
 }

@@ -29,6 +29,8 @@ pub(crate) const ENDED: &str = "ended";
 pub(crate) const ORDER: &str = "order";
 pub(crate) const CLAIM: &str = "claim";
 pub(crate) const CANCEL: &str = "cancel";
+/// The variable by which a pod knows of which Job it is.
+pub(crate) const KUBERNETES_JOB: &str = "ATOLL_KUBERNETES_JOB";
 
 /// What was submitted together.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]

@@ -201,6 +201,38 @@ fn f4_a_job_that_its_cluster_could_not_start_makes_room_for_another() {
 }
 
 #[test]
+fn a_job_that_can_never_start_is_taken_back_before_its_execution_fails() {
+    let mut played = Played::new();
+    played.hand(1);
+    let (token, _) = played.submission();
+    played.submitted(&token, Ok("12"));
+    assert_eq!(played.listed(&[(&token, 0, Standing::Hopeless)]), [], "it might begin after all");
+    assert!(played.queue.desk.folder.slot(key(0)).join(CANCEL).exists());
+    assert!(matches!(played.after(0), Some(Call::Cancel { jobs, .. }) if jobs == ["12"]));
+    played.queue.answered(Answer::Cancelled(Ok(())), played.now);
+    let notices = played.listed(&[(&token, 0, Standing::Over(Over::Cancelled))]);
+    let message = "Slurm cannot start its job: Hopeless in partition main".to_owned();
+    let expected = EndKind::NotStarted { message, no_space: false };
+    assert!(matches!(&notices[..], [Notice::Ended { end, .. }] if end.how == expected), "{notices:?}");
+}
+
+#[test]
+fn one_that_begins_while_it_is_taken_back_was_interrupted() {
+    let mut played = Played::new();
+    played.hand(1);
+    let (token, _) = played.submission();
+    played.submitted(&token, Ok("12"));
+    played.listed(&[(&token, 0, Standing::Hopeless)]);
+    played.claim(0, &token);
+    played.queue.ended(key(0), EndedNews { end: nothing(EndKind::Killed, None), told: false }, played.now);
+    let notices = played.queue.take_notices();
+    assert!(
+        matches!(&notices[..], [Notice::Ended { end: End { how: EndKind::Interrupted { .. }, .. }, .. }]),
+        "{notices:?}"
+    );
+}
+
+#[test]
 fn f4_a_job_that_is_taken_from_its_node_before_it_begins_is_submitted_again() {
     let mut played = Played::new();
     played.hand(2);

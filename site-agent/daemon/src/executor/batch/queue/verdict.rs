@@ -31,6 +31,14 @@ impl Over {
     }
 }
 
+impl Job {
+    /// Its job is gone, and has not begun.
+    fn given_up(&self) -> Verdict {
+        let message = self.hopeless.clone().unwrap_or_default();
+        Verdict::End(EndKind::NotStarted { message, no_space: false })
+    }
+}
+
 impl Queue {
     pub(super) fn listed(&mut self, rows: Vec<Row>, now: Instant) {
         let numbers = rows.iter().map(|row| (row.token.clone(), row.job.clone())).collect();
@@ -89,6 +97,15 @@ impl Queue {
                 let message = format!("{} could not start its job: {}", self.desk.system.title(), row.words);
                 return Verdict::End(EndKind::NotStarted { message, no_space: false });
             }
+            Standing::Hopeless => {
+                if job.wish == Wish::Run {
+                    // From here on it does not begin, so that what is said of it stays true.
+                    self.desk.write_cancel(key);
+                    let message = format!("{} cannot start its job: {}", self.desk.system.title(), row.words);
+                    (job.wish, job.cancel_at, job.hopeless) = (Wish::GiveUp, Some(now), Some(message));
+                }
+                return Verdict::Nothing;
+            }
             Standing::Over(over) => over,
         };
         if claim.as_ref().is_some_and(|claim| claim.token != job.token) {
@@ -99,6 +116,7 @@ impl Queue {
         match (job.wish, &claim) {
             (Wish::Renew, None) => return Verdict::Again,
             (Wish::End, None) => return Verdict::GivenBack,
+            (Wish::GiveUp, None) => return job.given_up(),
             // Its node had been told to start it: nobody has cancelled what waited.
             (Wish::Run, None)
                 if over.is_taken(self.desk.said(&job.token, job.index).is_some()) && job.stuck < STUCK_MAX =>
@@ -106,7 +124,7 @@ impl Queue {
                 job.stuck += 1;
                 return Verdict::Again;
             }
-            (Wish::Run | Wish::Renew | Wish::End, _) => {}
+            (Wish::Run | Wish::Renew | Wish::End | Wish::GiveUp, _) => {}
         }
         if job.told.is_none() && now.saturating_duration_since(since) < WORD_GRACE {
             return Verdict::Nothing;
@@ -155,6 +173,7 @@ impl Queue {
             // It can begin no more: it would find that it is not wanted.
             (None, Wish::End) if silent >= poll => Verdict::GivenBack,
             (None, Wish::Renew) => Verdict::Again,
+            (None, Wish::GiveUp) => job.given_up(),
             (None, Wish::Run) if silent >= patience => Verdict::Again,
             (Some(claim), _) if silent >= patience.max(SILENCE_MIN) => {
                 let (job, node, seconds) = (&claim.job, &claim.node, silent.as_secs());
