@@ -4,7 +4,6 @@
 
 mod fleet;
 
-use std::io;
 use std::path::PathBuf;
 use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
 use std::thread;

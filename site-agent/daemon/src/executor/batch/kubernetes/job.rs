@@ -11,7 +11,7 @@ use k8s_openapi::api::core::v1::{
 use k8s_openapi::apimachinery::pkg::api::resource::Quantity;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 
-use super::super::system::{NewJob, SHIM_BYTES, TIME_MARGIN, shim_words};
+use super::super::system::{NewJob, SHIM_BYTES, TIME_MARGIN, words};
 use super::volumes::{self, hidden, mounts};
 use crate::config::{KubernetesSettings, TolerationSettings};
 use crate::shim::job::evidence::{Asked, KUBERNETES_JOB};
@@ -40,7 +40,7 @@ pub(super) fn job(settings: &KubernetesSettings, agent: &str, data_dir: &Path, n
     let step = new.batch.name.strip_prefix("atoll.").unwrap_or(&new.batch.name);
     let step = step.rsplit_once('.').map_or(step, |(label, _)| label);
     // There is one of them: its place in the batch is the first.
-    let words: Vec<String> = shim_words(new).into_iter().chain(["0".to_owned()]).collect();
+    let words: Vec<String> = words(new).into_iter().chain(["0".to_owned()]).collect();
     let mut labels = settings.labels.clone();
     labels.insert("app.kubernetes.io/managed-by".to_owned(), "atoll".to_owned());
     labels.insert(AGENT.to_owned(), agent.to_owned());
@@ -189,6 +189,7 @@ mod tests {
     use atoll_model::time::Timestamp;
     use serde_json::{Value, json};
 
+    use super::super::super::system::Becomes;
     use super::*;
     use crate::config::ShimProgram;
     use crate::shim::job::evidence::{Batch, JobsFolder, OfJob, VERSION};
@@ -199,7 +200,7 @@ mod tests {
         let batch = Batch { version: VERSION, name, keys, at: Timestamp::ZERO, job: None, asked, of_job };
         let program = ShimProgram { program: "/data/bin/atoll".into(), arguments: vec!["shim".to_owned()] };
         let folder = JobsFolder::new("/data/jobs".into());
-        let new = NewJob { program: &program, folder: &folder, token: "t1", batch: &batch, common };
+        let new = NewJob { becomes: Becomes::Shim(&program), folder: &folder, token: "t1", batch: &batch, common };
         serde_json::to_value(job(settings, "agent_1", Path::new("/data"), &new)).unwrap()
     }
 

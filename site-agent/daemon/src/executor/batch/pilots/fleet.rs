@@ -211,7 +211,7 @@ impl Pilot {
                 let is_late = !self.has_joined && now.saturating_duration_since(since) >= JOIN_MAX;
                 self.useless_if(is_late)
             }
-            Standing::Stuck => self.useless_if(true),
+            Standing::Stuck | Standing::Hopeless => self.useless_if(true),
             Standing::Over(_) => Judged::Gone(self.failure(&format!("is over ({})", row.words))),
         }
     }
