@@ -3,6 +3,7 @@
 mod accounts;
 mod batch;
 mod container;
+mod error;
 mod isolation;
 mod joined;
 mod kubernetes;
@@ -20,7 +21,6 @@ use std::path::{Path, PathBuf};
 use std::str::FromStr;
 use std::time::Duration;
 
-use atoll_model::diagnostic::Diagnostic;
 use atoll_model::id::SiteName;
 use atoll_model::limits::EVICTION_IDLE;
 use atoll_model::policy::SitePolicy;
@@ -29,6 +29,7 @@ use serde::Deserialize;
 pub use self::accounts::{AccountSection, AccountSettings};
 pub use self::batch::{BatchSection, BatchSettings};
 pub use self::container::{ContainerSettings, EngineChoice};
+pub use self::error::ConfigError;
 pub use self::isolation::IsolationSettings;
 pub use self::kubernetes::{KubernetesSettings, TolerationSettings};
 pub(crate) use self::offered::found_gpus;
@@ -38,7 +39,6 @@ pub use self::python::PythonSettings;
 use self::sizes::{deserialize_bytes, parse_bytes};
 pub use self::slurm::{ExecutorKind, SlurmSettings};
 pub use self::workers::WorkerSettings;
-use crate::executor::batch::template::TemplateError;
 use crate::scrub::ScrubSettings;
 
 /// What an agent is told by its administrator.
@@ -196,52 +196,6 @@ pub struct Overrides {
     pub kubernetes: Option<KubernetesSettings>,
 }
 
-#[derive(Debug, thiserror::Error)]
-pub enum ConfigError {
-    #[error("cannot read {path}", path = path.display())]
-    Read { path: PathBuf, source: std::io::Error },
-    #[error("{path} is not a configuration of an agent", path = path.display())]
-    Parse { path: PathBuf, source: toml::de::Error },
-    #[error("{variable}={value:?}: {message}")]
-    Variable { variable: String, value: String, message: String },
-    #[error("{path} is not a path to use: it must be absolute", path = .0.display())]
-    RelativePath(PathBuf),
-    #[error(
-        "import_urls: {0} is not what a URL begins with that can be fetched: https://, http://, s3://, gs:// or az://"
-    )]
-    ImportUrl(String),
-    #[error("exports: {0} is neither an absolute path nor what the URL of a bucket begins with: s3://, gs:// or az://")]
-    Export(String),
-    #[error("cpus = {0}: an agent offers at least a hundredth of a CPU, and at most 4,000,000")]
-    Cpus(f64),
-    #[error("{}", lines(.0))]
-    Policy(Vec<Diagnostic>),
-    #[error("scrub_hours = {0}")]
-    Hours(String),
-    #[error("work_dir = {work}: it must be neither the data directory ({data}) nor above it", work = work.display(), data = data.display())]
-    WorkDir { work: PathBuf, data: PathBuf },
-    #[error("resources: {name} = {amount}: an amount is from 0 to 1,000,000, and its name has no space")]
-    Amount { name: String, amount: f64 },
-    #[error("slurm: {0}")]
-    Slurm(String),
-    #[error("batch: {0}")]
-    Batch(String),
-    #[error(transparent)]
-    Template(#[from] TemplateError),
-    #[error("kubernetes: {0}")]
-    Kubernetes(String),
-    #[error("workers: {0}")]
-    Workers(String),
-    #[error("accounts: {0}")]
-    Accounts(String),
-    #[error("container: {0}")]
-    Container(String),
-    #[error("pilots are workers: say where they join, `[workers] listen`")]
-    Pilots,
-    #[error("no data directory is given, and there is no HOME to put it in")]
-    NoHome,
-}
-
 impl Config {
     /// The folder of the slots in which executions work.
     pub fn slots_dir(&self) -> PathBuf {
@@ -284,6 +238,7 @@ impl Config {
         let from_file = file.map(Overrides::read).transpose()?.unwrap_or_default();
         let from_environment = Overrides::from_environment(variable)?;
         let said = from_file.with(from_environment).with(flags);
+        let scrub = said.scrub()?;
         let data_dir = match said.data_dir {
             Some(directory) => std::path::absolute(&directory).map_err(|_| ConfigError::RelativePath(directory))?,
             None => default_data_dir(variable)?,
@@ -295,17 +250,7 @@ impl Config {
             None => None,
         };
         let kubernetes = said.kubernetes.unwrap_or_default();
-        let (executor, usual) = (said.executor.unwrap_or_default(), ScrubSettings::default());
-        let scrub = ScrubSettings {
-            days: said.scrub_days.unwrap_or(usual.days),
-            rate: said.scrub_rate.unwrap_or(usual.rate),
-            hours: said
-                .scrub_hours
-                .as_deref()
-                .map(ScrubSettings::parse_hours)
-                .transpose()
-                .map_err(ConfigError::Hours)?,
-        };
+        let executor = said.executor.unwrap_or_default();
         let policy = said.policy.as_deref().map(read_policy).transpose()?.unwrap_or_default();
         let has_jobs = executor != ExecutorKind::Local;
         let accounts = said.accounts.map(|section| section.checked(has_jobs)).transpose()?;
@@ -389,6 +334,16 @@ impl Config {
 }
 
 impl Overrides {
+    fn scrub(&self) -> Result<ScrubSettings, ConfigError> {
+        let usual = ScrubSettings::default();
+        let hours = self.scrub_hours.as_deref().map(ScrubSettings::parse_hours).transpose();
+        Ok(ScrubSettings {
+            days: self.scrub_days.unwrap_or(usual.days),
+            rate: self.scrub_rate.unwrap_or(usual.rate),
+            hours: hours.map_err(ConfigError::Hours)?,
+        })
+    }
+
     fn read(path: &Path) -> Result<Self, ConfigError> {
         let text =
             std::fs::read_to_string(path).map_err(|source| ConfigError::Read { path: path.to_owned(), source })?;
@@ -469,10 +424,6 @@ fn work_dir(folder: &Path, data_dir: &Path) -> Result<PathBuf, ConfigError> {
 fn read_policy(path: &Path) -> Result<SitePolicy, ConfigError> {
     let text = std::fs::read_to_string(path).map_err(|source| ConfigError::Read { path: path.to_owned(), source })?;
     SitePolicy::parse(&path.display().to_string(), &text).map_err(ConfigError::Policy)
-}
-
-fn lines(diagnostics: &[Diagnostic]) -> String {
-    diagnostics.iter().map(ToString::to_string).collect::<Vec<_>>().join("\n")
 }
 
 fn default_data_dir(variable: &dyn Fn(&str) -> Option<String>) -> Result<PathBuf, ConfigError> {

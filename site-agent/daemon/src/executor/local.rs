@@ -21,6 +21,7 @@ mod moved;
 mod nodes;
 mod orders;
 mod places;
+mod preparing;
 mod python;
 mod recovery;
 mod returned;
@@ -172,7 +173,6 @@ pub(crate) fn start(mut options: LocalOptions) -> anyhow::Result<Started> {
     let services = Services::open(&options.data_dir, &found)?;
     let workers = Workers::start(&options, &executor, &attempts)?;
     stuck.into_iter().for_each(|slot| workers.clear(slot));
-    let (tell, store) = (Arc::clone(&options.tell), options.store.clone());
     let around = confining::Surroundings {
         hidden: vec![options.data_dir.clone(), options.slots_dir.clone()],
         staged: options.data_dir.join(staging::STAGED),
@@ -185,8 +185,8 @@ pub(crate) fn start(mut options: LocalOptions) -> anyhow::Result<Started> {
         workers,
         orders,
         bell,
-        tell,
-        store,
+        tell: options.tell,
+        store: options.store,
         surroundings,
         isolation: (options.isolation, around),
         gpus,

@@ -13,8 +13,8 @@ use site_agent_core::command::StartInput;
 use site_agent_core::event::{NodeId, Seal};
 use storage_sync_engine::store::Stored;
 
+use super::preparing::Staged;
 use super::staging;
-use super::workers::Staged;
 use crate::nodes::Tidings;
 use crate::shim::protocol::{Key, Notice, Taken};
 
