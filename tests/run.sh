@@ -22,7 +22,7 @@ packages=(
     postgresql                                  # the store of several servers
     slurm-wlm slurm-wlm-basic-plugins munge     # two real clusters as sites
     podman runc busybox-static docker-registry  # containers
-    python3 curl openssl                        # the example, and the scripts under tests/parts
+    python3 python3-venv curl openssl           # the example, packages of actions, the scripts under tests/parts
     iproute2 iptables nftables                  # sites as network namespaces
     util-linux mount procps                     # file systems and processes of a test's own
 )

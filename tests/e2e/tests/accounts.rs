@@ -58,10 +58,12 @@ fn a_run_of_a_project_runs_as_the_account_that_the_site_has_for_it_and_no_other_
         let mut command = atoll(&["site", "idmap", "test", "--json", "--person", "admin", "--project", project]);
         Output::of(command.arg("--config").arg(&config).arg("--data-dir").arg(&cluster.site("lab").directory))
     };
+    let mode = |mode| fs::set_permissions(cluster.directory(), fs::Permissions::from_mode(mode));
+    mode(0o700)?;
     let shut = test("demo")?;
     assert_eq!(shut.code, 1, "{shut:?}");
     assert!(shut.stdout.contains("chmod o+x"), "the folders of the test are for root alone: {shut:?}");
-    fs::set_permissions(cluster.directory(), fs::Permissions::from_mode(0o711))?;
+    mode(0o711)?;
     let open = test("demo")?;
     assert_eq!(open.code, 0, "{open:?}");
     let open = open.document()?;

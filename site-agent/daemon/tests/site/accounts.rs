@@ -92,6 +92,9 @@ impl Drop for Accounts {
     }
 }
 
+/// One that every account reaches: the first in the path may be in somebody's home.
+const PYTHON: &str = "[python]\nprogram = \"/usr/bin/python3\"\n";
+
 async fn site(accounts: &Accounts) -> Site {
     let mut site = Site::start_with(&accounts.settings()).await;
     site.open_to_all("a", "ada");
@@ -227,7 +230,8 @@ const WHO: &str = "import os\n\ndef handle(way):\n    if way == 'link':\n       
 #[tokio::test]
 async fn a_warm_worker_of_one_account_is_never_called_for_another() {
     let Some(accounts) = Accounts::make() else { return };
-    let site = site(&accounts).await;
+    let mut site = Site::start_with(&format!("{PYTHON}{}", accounts.settings())).await;
+    site.open_to_all("a", "ada");
     std::fs::write(site.scratch().join("theirs"), "theirs\n").unwrap();
     let mut acting = Acting::at(site, "{ way: string }", &[("said", "string", Type::String)], WHO, &[]).await;
     let mut found = Vec::new();
@@ -293,7 +297,7 @@ async fn packages_are_installed_as_the_account_that_is_named_for_it_and_belong_t
     let wheels = tempfile::tempdir().unwrap();
     std::fs::set_permissions(wheels.path(), std::os::unix::fs::PermissionsExt::from_mode(0o755)).unwrap();
     wheel(wheels.path(), "greet", "1.0", "def greet(name):\n    return 'hello ' + name\n");
-    let python = format!("[python]\noffline = true\nwheels = {:?}\n", wheels.path());
+    let python = format!("{PYTHON}offline = true\nwheels = {:?}\n", wheels.path());
     let module = "import greet\n\ndef handle(name):\n    return {'said': greet.greet(name)}\n";
     let outputs = [("said", "string", Type::String)];
     let input = [("name", Value::string("you"))];
