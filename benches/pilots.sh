@@ -6,23 +6,7 @@ cd "$(dirname "$0")/.."
 executions=${1:-20000}
 jobs=${2:-100}
 rounds=${3:-3}
-. benches/atoll.sh
-atoll=$(readlink -f "$atoll")
-scratch=$(mktemp -d /tmp/atoll-pilots-bench.XXXXXX)
-chmod 755 "$scratch"
-server=
-agent=
-clean_up() {
-    trap - EXIT
-    [ -z "$agent" ] || kill "$agent" 2>/dev/null
-    [ -z "$server" ] || kill "$server" 2>/dev/null
-    wait
-    bash tests/parts/slurm-down.sh "$scratch/slurm"
-    rm -rf "$scratch"
-}
-trap clean_up EXIT
-bash tests/parts/slurm-up.sh bench "$scratch/slurm" >&2
-export SLURM_CONF=$scratch/slurm/slurm.conf
+. benches/slurm-site.sh
 now() { date +%s.%N; }
 per_second() { python3 -c 'import sys; a = sys.argv; print("%.1f" % (int(a[1]) / (float(a[3]) - float(a[2]))))' "$@"; }
 
@@ -39,12 +23,6 @@ sbatch --parsable --array="0-$((jobs - 1))" --mem=64M --output=/dev/null --chdir
 while [ -n "$(squeue --noheader)" ]; do sleep 0.1; done
 echo "| \`sbatch --array\` | $jobs | $(per_second "$jobs" "$since" "$(now)") |"
 
-"$atoll" server --data-dir "$scratch/server" --ready-file "$scratch/ready" --bucket "$scratch/bucket" \
-    --listen 127.0.0.1:0 --agent-listen 127.0.0.1:0 >"$scratch/server.log" 2>&1 &
-server=$!
-for _ in $(seq 200); do [ ! -s "$scratch/ready" ] || break; sleep 0.1; done
-read -r ATOLL_URL ATOLL_TOKEN < <(python3 -c 'import json, sys; d = json.load(open(sys.argv[1])); print(d["url"], d["token"])' "$scratch/ready")
-export ATOLL_URL ATOLL_TOKEN
 port=$(python3 -c 'import socket; s = socket.socket(); s.bind(("127.0.0.1", 0)); print(s.getsockname()[1])')
 cat >"$scratch/agent.toml" <<CONFIG
 executor = "slurm"
@@ -56,10 +34,7 @@ pilots = { max = 1, cpus = 2, memory = "1GiB", time = "1h", idle = "2m", short =
 [workers]
 listen = "127.0.0.1:$port"
 CONFIG
-token=$("$atoll" site token create hpc --ttl 10m --json | python3 -c 'import json, sys; print(json.load(sys.stdin)["token"])')
-"$atoll" agent join "$token" --data-dir "$scratch/agent" --config "$scratch/agent.toml" >/dev/null 2>&1
-"$atoll" agent run --data-dir "$scratch/agent" --config "$scratch/agent.toml" >"$scratch/agent.log" 2>&1 &
-agent=$!
+start_site
 
 # The first run has the pilot come, and is not counted.
 run() {

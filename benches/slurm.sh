@@ -4,23 +4,7 @@
 set -euo pipefail
 cd "$(dirname "$0")/.."
 count=${1:-200}
-. benches/atoll.sh
-atoll=$(readlink -f "$atoll")
-scratch=$(mktemp -d /tmp/atoll-slurm-bench.XXXXXX)
-chmod 755 "$scratch"
-server=
-agent=
-clean_up() {
-    trap - EXIT
-    [ -z "$agent" ] || kill "$agent" 2>/dev/null
-    [ -z "$server" ] || kill "$server" 2>/dev/null
-    wait
-    bash tests/parts/slurm-down.sh "$scratch/slurm"
-    rm -rf "$scratch"
-}
-trap clean_up EXIT
-bash tests/parts/slurm-up.sh bench "$scratch/slurm" >&2
-export SLURM_CONF=$scratch/slurm/slurm.conf
+. benches/slurm-site.sh
 
 # Each job writes down when it began; how many began in a second, and how long the one that began first and the median waited.
 summary() {
@@ -64,17 +48,8 @@ sbatch --parsable --array="0-$((count - 1))" --output=/dev/null "$scratch/job.sh
 wait_for "$begun"
 summary "bare \`sbatch --array\`" "$array_since" "$begun"
 
-"$atoll" server --data-dir "$scratch/server" --ready-file "$scratch/ready" --bucket "$scratch/bucket" \
-    --listen 127.0.0.1:0 --agent-listen 127.0.0.1:0 >"$scratch/server.log" 2>&1 &
-server=$!
-for _ in $(seq 200); do [ ! -s "$scratch/ready" ] || break; sleep 0.1; done
-read -r ATOLL_URL ATOLL_TOKEN < <(python3 -c 'import json, sys; d = json.load(open(sys.argv[1])); print(d["url"], d["token"])' "$scratch/ready")
-export ATOLL_URL ATOLL_TOKEN
 printf 'executor = "slurm"\ncpus = 1000\nmemory = "100GiB"\n[slurm]\njobs_max = 1000\n' >"$scratch/agent.toml"
-token=$("$atoll" site token create hpc --ttl 10m --json | python3 -c 'import json, sys; print(json.load(sys.stdin)["token"])')
-"$atoll" agent join "$token" --data-dir "$scratch/agent" --config "$scratch/agent.toml" >/dev/null 2>&1
-"$atoll" agent run --data-dir "$scratch/agent" --config "$scratch/agent.toml" >"$scratch/agent.log" 2>&1 &
-agent=$!
+start_site
 begun=$scratch/atoll
 : >"$begun"
 cat >"$scratch/workflow.yaml" <<WORKFLOW
