@@ -463,6 +463,14 @@ mod tests {
         None
     }
 
+    /// What a file with this text says.
+    pub(super) fn load_text(text: &str) -> Result<Config, ConfigError> {
+        let folder = tempfile::tempdir().unwrap();
+        let file = folder.path().join("agent.toml");
+        std::fs::write(&file, text).unwrap();
+        Config::load(Some(&file), &nothing, Overrides::default())
+    }
+
     #[test]
     fn flags_win_over_the_environment_which_wins_over_the_file() {
         let folder = tempfile::tempdir().unwrap();

@@ -140,9 +140,15 @@ impl ControlPlane {
         let work = match &definition.work {
             Work::Script(script) => TemplateWork::Script(script.clone()),
             Work::Action(action) => self.command_of(run, action),
-            Work::Python(action) => self.python_of(run, action),
-            Work::Container(action) => self.container_of(run, action),
-            Work::Wasm(action) => self.wasm_of(run, action),
+            Work::Python(action) => {
+                self.bundled(run, action, |bundle, signatures| TemplateWork::Python { bundle, signatures })
+            }
+            Work::Container(action) => {
+                self.bundled(run, action, |bundle, signatures| TemplateWork::Container { bundle, signatures })
+            }
+            Work::Wasm(action) => {
+                self.bundled(run, action, |bundle, signatures| TemplateWork::Wasm { bundle, signatures })
+            }
             Work::Import { source, directory } => {
                 TemplateWork::Import { source: source.clone(), directory: *directory }
             }

@@ -43,28 +43,15 @@ impl ControlPlane {
         }
     }
 
-    /// As [`Self::command_of`], of an action with the `python` runtime.
-    pub(super) fn python_of(&self, run: &Run, action: &Action) -> TemplateWork {
+    /// As [`Self::command_of`], of an action of which agents are told its bundle alone: what is run stands there.
+    pub(super) fn bundled(
+        &self,
+        run: &Run,
+        action: &Action,
+        work: impl FnOnce(ObjectRef, Vec<BundleSignature>) -> TemplateWork,
+    ) -> TemplateWork {
         match bundle_of(action) {
-            Some(bundle) => TemplateWork::Python { bundle, signatures: self.signatures_of(run, action) },
-            // Only a workflow that is checked has none, and its steps are not run.
-            None => TemplateWork::Null,
-        }
-    }
-
-    /// As [`Self::command_of`], of an action with the `container` runtime.
-    pub(super) fn container_of(&self, run: &Run, action: &Action) -> TemplateWork {
-        match bundle_of(action) {
-            Some(bundle) => TemplateWork::Container { bundle, signatures: self.signatures_of(run, action) },
-            // Only a workflow that is checked has none, and its steps are not run.
-            None => TemplateWork::Null,
-        }
-    }
-
-    /// As [`Self::command_of`], of an action with the `wasm` runtime.
-    pub(super) fn wasm_of(&self, run: &Run, action: &Action) -> TemplateWork {
-        match bundle_of(action) {
-            Some(bundle) => TemplateWork::Wasm { bundle, signatures: self.signatures_of(run, action) },
+            Some(bundle) => work(bundle, self.signatures_of(run, action)),
             // Only a workflow that is checked has none, and its steps are not run.
             None => TemplateWork::Null,
         }

@@ -163,16 +163,14 @@ impl KubernetesSettings {
 mod tests {
     #![expect(clippy::unwrap_used, reason = "a test that fails here has failed")]
 
-    use super::super::{Config, Overrides};
+    use super::super::Config;
+    use super::super::tests::load_text;
     use super::*;
 
     const NEEDED: &str = "executor = 'kubernetes'\n[kubernetes]\nimage = 'debian:12'\nvolume_claim = 'atoll'\n";
 
     fn load(text: &str) -> Result<Config, ConfigError> {
-        let folder = tempfile::tempdir().unwrap();
-        let file = folder.path().join("agent.toml");
-        std::fs::write(&file, format!("data_dir = '/volume/data'\n{text}")).unwrap();
-        Config::load(Some(&file), &|_| None, Overrides::default())
+        load_text(&format!("data_dir = '/volume/data'\n{text}"))
     }
 
     #[test]

@@ -87,14 +87,12 @@ impl PilotSettings {
 mod tests {
     #![expect(clippy::unwrap_used, reason = "a test that fails here has failed")]
 
-    use super::super::{Config, ConfigError, Overrides};
+    use super::super::tests::load_text;
+    use super::super::{Config, ConfigError};
     use super::*;
 
     fn load(text: &str) -> Result<Config, ConfigError> {
-        let folder = tempfile::tempdir().unwrap();
-        let file = folder.path().join("agent.toml");
-        std::fs::write(&file, format!("data_dir = '/data'\n{text}")).unwrap();
-        Config::load(Some(&file), &|_| None, Overrides::default())
+        load_text(&format!("data_dir = '/data'\n{text}"))
     }
 
     fn error(text: &str) -> String {

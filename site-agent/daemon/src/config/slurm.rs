@@ -121,14 +121,12 @@ impl SlurmSettings {
 mod tests {
     #![expect(clippy::unwrap_used, reason = "a test that fails here has failed")]
 
-    use super::super::{Config, Overrides};
+    use super::super::Config;
+    use super::super::tests::load_text;
     use super::*;
 
     fn load(text: &str) -> Result<Config, ConfigError> {
-        let folder = tempfile::tempdir().unwrap();
-        let file = folder.path().join("agent.toml");
-        std::fs::write(&file, format!("data_dir = '/data'\n{text}")).unwrap();
-        Config::load(Some(&file), &|_| None, Overrides::default())
+        load_text(&format!("data_dir = '/data'\n{text}"))
     }
 
     #[test]
