@@ -355,6 +355,10 @@ fn find_engine(config: &Config) -> Option<local::ContainerEngine> {
 
 /// What runs components of WebAssembly, if this program was built with it. Without it work of that kind goes to other sites.
 fn find_runner(config: &Config) -> anyhow::Result<Option<local::ComponentRunner>> {
+    if config.jobs_max().is_some() {
+        // What is compiled stands in the agent's own folders, which nodes of a cluster do not see.
+        return Ok(None);
+    }
     let program = config.shim_program.clone().map_or_else(ShimProgram::own, Ok)?;
     Ok(local::ComponentRunner::find(&program, &config.data_dir)?)
 }

@@ -1,6 +1,7 @@
 //! Executors by batch systems: an attempt whose inputs are ready becomes a job of the site's cluster, or an element of an
-//! array. What speaks to the cluster is a [`BatchSystem`]: Slurm, or one that a template describes. Everything before and after is as for the site's own processes. The job's slot is in a folder that the cluster's nodes
-//! share with the agent, and so is the job's word of its start and end ([`crate::shim::job`]).
+//! array. What speaks to the cluster is a [`BatchSystem`]: Slurm, Kubernetes, or one that a template describes. Everything
+//! before and after is as for the site's own processes. The job's slot is in a folder that the cluster's nodes share with the
+//! agent, and so is the job's word of its start and end ([`crate::shim::job`]).
 
 mod calls;
 mod desk;
