@@ -5,6 +5,8 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use bytes::Bytes;
 
+/// Where in memory they begin: on a boundary of what any disk wants that is written to past the cache of the system.
+pub(crate) const ALIGNMENT: usize = 4 << 10;
 /// Kept at most when nobody uses them.
 const KEPT_MAX: usize = 32;
 
@@ -19,6 +21,8 @@ pub(crate) struct Pool {
 #[derive(Debug)]
 pub(crate) struct Buffer {
     bytes: Vec<u8>,
+    /// The first of them that is on a boundary of [`ALIGNMENT`].
+    start: usize,
     used: usize,
     pool: Option<Pool>,
 }
@@ -31,17 +35,18 @@ impl Pool {
     /// What it holds is left over from its last use.
     pub(crate) fn take(&self, used: usize) -> Buffer {
         if used > self.bytes {
-            return Buffer::alone(used);
+            return Buffer::new(vec![0; used + ALIGNMENT], used, None);
         }
         let idle = self.idle.lock().unwrap_or_else(PoisonError::into_inner).pop();
-        let bytes = idle.unwrap_or_else(|| vec![0; self.bytes]);
-        Buffer { bytes, used, pool: Some(self.clone()) }
+        let bytes = idle.unwrap_or_else(|| vec![0; self.bytes + ALIGNMENT]);
+        Buffer::new(bytes, used, Some(self.clone()))
     }
 }
 
 impl Buffer {
-    fn alone(used: usize) -> Self {
-        Self { bytes: vec![0; used], used, pool: None }
+    fn new(bytes: Vec<u8>, used: usize, pool: Option<Pool>) -> Self {
+        let start = bytes.as_ptr().align_offset(ALIGNMENT).min(ALIGNMENT);
+        Self { bytes, start, used, pool }
     }
 
     pub(crate) fn into_bytes(self) -> Bytes {
@@ -53,13 +58,13 @@ impl std::ops::Deref for Buffer {
     type Target = [u8];
 
     fn deref(&self) -> &[u8] {
-        &self.bytes[..self.used]
+        &self.bytes[self.start..self.start + self.used]
     }
 }
 
 impl std::ops::DerefMut for Buffer {
     fn deref_mut(&mut self) -> &mut [u8] {
-        &mut self.bytes[..self.used]
+        &mut self.bytes[self.start..self.start + self.used]
     }
 }
 

@@ -19,6 +19,7 @@ mod http;
 mod incoming;
 mod note;
 mod origin;
+mod outlet;
 mod progress;
 mod push;
 mod reading;

@@ -11,10 +11,10 @@ use std::os::unix::fs::FileExt as _;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
 
+use super::outlet::Outlet;
 use crate::hash::{Digest, GRAIN_BYTES, SEGMENT_BYTES, merge, subtree_value};
 use crate::store::StoreError;
 use crate::store::error::Doing as _;
-use crate::store::take_in::write_sparse_at;
 
 const RECORD: usize = 8 + 32;
 
@@ -23,7 +23,7 @@ pub(super) struct Segments {
     pub(super) path: PathBuf,
     done_path: PathBuf,
     length: u64,
-    file: Arc<File>,
+    outlet: Outlet,
     done: Mutex<(File, BTreeMap<u64, Digest>)>,
 }
 
@@ -51,12 +51,13 @@ impl Segments {
         let fresh = folder.join(format!("{name}.new"));
         fs::write(&fresh, records).and_then(|()| fs::rename(&fresh, &done_path)).doing("write", &done_path)?;
         let done = File::options().append(true).open(&done_path).doing("open", &done_path)?;
-        Ok(Self { path, done_path, length, file: Arc::new(file), done: Mutex::new((done, values)) })
+        let outlet = Outlet::new(file, &path);
+        Ok(Self { path, done_path, length, outlet, done: Mutex::new((done, values)) })
     }
 
     /// The file that grains are written to, which may get another name at the end.
     pub(super) fn shared(&self) -> Arc<File> {
-        Arc::clone(&self.file)
+        Arc::clone(self.outlet.file())
     }
 
     /// Whether all grains of a range are there.
@@ -86,7 +87,7 @@ impl Segments {
     pub(super) fn write(&self, start: u64, bytes: &[u8]) -> Result<(), StoreError> {
         let index = start / GRAIN_BYTES;
         let value = subtree_value(start, bytes);
-        write_sparse_at(&self.file, start, bytes).doing("write", &self.path)?;
+        self.outlet.write(start, bytes).doing("write", &self.path)?;
         let mut done = self.done.lock().unwrap_or_else(PoisonError::into_inner);
         done.0.write_all(&record(index, &value)).doing("write", &self.done_path)?;
         done.1.insert(index, value);
@@ -98,7 +99,7 @@ impl Segments {
     pub(super) fn begin_to_sync(&self, end: u64) {
         let length = NonZeroU64::new(SEGMENT_BYTES);
         // A file system that does not care for the hint syncs as well without.
-        let _ = rustix::fs::fadvise(&self.file, end - SEGMENT_BYTES, length, rustix::fs::Advice::DontNeed);
+        let _ = rustix::fs::fadvise(self.outlet.file(), end - SEGMENT_BYTES, length, rustix::fs::Advice::DontNeed);
     }
 
     /// The digest of the whole; all grains must be there.
