@@ -1,8 +1,9 @@
 //! The driver: one thread owns the agent's core, another its journal, as in the control plane.
 //!
-//! The core's thread drains everything that has arrived, handles it, and hands facts and commands over as one batch; the
-//! journal's thread appends as many batches as have piled up, makes them durable with one barrier, and only then carries
-//! out what they ask for, in order.
+//! The core's thread drains everything that has arrived, handles it, and has facts and commands kept as one batch. While
+//! the journal's thread is at work it hands the batch over: that thread appends as many as have piled up, makes them durable
+//! with one barrier, and only then carries out what they ask for, in order. Otherwise the core's thread does so itself, since
+//! a process that waits to be started waits for each change of threads too.
 
 mod keeper;
 mod perform;
@@ -12,9 +13,9 @@ use std::collections::VecDeque;
 use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, SyncSender, channel, sync_channel};
+use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel, sync_channel};
 use std::thread::JoinHandle;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use site_agent_core::{Agent, Command, Event, Fact, Snapshot, Step};
 use storage_sync_journal::{Backend, Journal, OpenError, Options, open, set_aside};
@@ -31,6 +32,8 @@ const CACHE_BYTES: u64 = 4 << 20;
 const BATCHES_MAX: usize = 64;
 /// Events that are handled in one batch at most.
 const EVENTS_MAX: usize = 1_024;
+/// How long facts that nothing follows from wait for others.
+const QUIET_WAIT: Duration = Duration::from_millis(20);
 /// Without anything to wait for.
 const LONG: Duration = Duration::from_secs(3_600);
 
@@ -62,10 +65,48 @@ impl Inbox {
 }
 
 /// Facts that are made durable together, and what follows from them.
+#[derive(Default)]
 struct Batch {
     bytes: Vec<u8>,
     commands: Vec<Command>,
     snapshot: Option<Box<Snapshot>>,
+}
+
+impl Batch {
+    fn is_empty(&self) -> bool {
+        self.bytes.is_empty() && self.is_quiet()
+    }
+
+    /// Nothing follows from its facts (that an acknowledgement was heard, say): nobody waits for them.
+    fn is_quiet(&self) -> bool {
+        self.commands.is_empty() && self.snapshot.is_none()
+    }
+}
+
+/// How long facts that nothing follows from wait for others.
+#[derive(Default)]
+struct Quiet {
+    until: Option<Instant>,
+}
+
+impl Quiet {
+    /// Whether a batch is to be kept now. The last one waits for nothing.
+    fn is_over(&mut self, batch: &Batch, is_last: bool) -> bool {
+        if batch.is_empty() {
+            self.until = None;
+            return false;
+        }
+        let now = Instant::now();
+        let is_over = is_last || !batch.is_quiet() || *self.until.get_or_insert(now + QUIET_WAIT) <= now;
+        if is_over {
+            self.until = None;
+        }
+        is_over
+    }
+
+    fn left(&self) -> Duration {
+        self.until.map_or(LONG, |until| until.saturating_duration_since(Instant::now()))
+    }
 }
 
 /// What the journal holds.
@@ -156,11 +197,14 @@ impl Driver {
     ) -> std::io::Result<Self> {
         let (sender, batches) = sync_channel(BATCHES_MAX);
         let wanted = Arc::new(AtomicBool::new(false));
-        let keeper = keeper::Keeper::new(journal, batches, performer, Arc::clone(&wanted), checkpoint_bytes);
-        let keeper = std::thread::Builder::new().name("atoll-journal".to_owned()).spawn(move || keeper.run())?;
+        let keeper = keeper::Keeper::new(journal, performer, Arc::clone(&wanted), checkpoint_bytes);
+        let keeping = keeper::Keeping::new(keeper, sender);
+        let shared = keeping.shared();
+        let keeper =
+            std::thread::Builder::new().name("atoll-journal".to_owned()).spawn(move || shared.keep_all(&batches))?;
         let core = std::thread::Builder::new()
             .name("atoll-core".to_owned())
-            .spawn(move || run(beginning, &inputs, &sender, &wanted))?;
+            .spawn(move || run(beginning, &inputs, &keeping, &wanted))?;
         Ok(Self { core, keeper })
     }
 
@@ -182,14 +226,15 @@ impl Recovered {
     }
 }
 
-fn run(beginning: Beginning, inputs: &Receiver<Input>, batches: &SyncSender<Batch>, wanted: &AtomicBool) {
+fn run(beginning: Beginning, inputs: &Receiver<Input>, keeping: &keeper::Keeping, wanted: &AtomicBool) {
     let Beginning { mut agent, step, clock, withheld } = beginning;
     withheld.recover(&agent);
     withheld.hear(&agent, &step);
-    let mut batch = Batch { bytes: Vec::new(), commands: Vec::new(), snapshot: None };
+    let mut batch = Batch::default();
     let mut finished = VecDeque::new();
     add(step, &mut batch, &mut finished);
     let mut ending = false;
+    let mut quiet = Quiet::default();
     loop {
         for _ in 0..EVENTS_MAX {
             let Some(event) = finished.pop_front() else { break };
@@ -200,21 +245,20 @@ fn run(beginning: Beginning, inputs: &Receiver<Input>, batches: &SyncSender<Batc
         if wanted.swap(false, Ordering::Relaxed) {
             batch.snapshot = Some(Box::new(agent.snapshot()));
         }
-        if !(batch.bytes.is_empty() && batch.commands.is_empty() && batch.snapshot.is_none()) {
-            let full = std::mem::replace(&mut batch, Batch { bytes: Vec::new(), commands: Vec::new(), snapshot: None });
-            if batches.send(full).is_err() {
-                // The journal has failed; its thread says how.
-                return;
-            }
+        // The journal's thread says how the journal has failed.
+        if quiet.is_over(&batch, ending) && keeping.keep(std::mem::take(&mut batch)).is_err() {
+            return;
         }
         if ending {
             return;
         }
         let now = clock.read();
         let wait = agent.next_timeout().map_or(LONG, |at| at.saturating_since(now));
-        let wait = if finished.is_empty() { wait } else { Duration::ZERO };
+        let quiet_left = quiet.left();
+        let wait = if finished.is_empty() { wait.min(quiet_left) } else { Duration::ZERO };
         let mut next = match inputs.recv_timeout(wait) {
             Ok(input) => Some(input),
+            Err(RecvTimeoutError::Timeout) if quiet_left <= wait => None,
             Err(RecvTimeoutError::Timeout) => {
                 let step = agent.handle(Event::TimeoutElapsed, clock.read());
                 withheld.hear(&agent, &step);
@@ -259,5 +303,30 @@ fn add(step: Step, batch: &mut Batch, finished: &mut VecDeque<Event>) {
         } else {
             batch.commands.push(command);
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_facts_that_nothing_follows_from_wait_for_others() {
+        let mut quiet = Quiet::default();
+        let nothing = Batch::default();
+        assert!(!quiet.is_over(&nothing, false) && !quiet.is_over(&nothing, true));
+        assert_eq!(quiet.left(), LONG);
+        let noted = Batch { bytes: vec![1], ..Batch::default() };
+        assert!(!quiet.is_over(&noted, false));
+        assert!(quiet.left() <= QUIET_WAIT);
+        let told = Batch { bytes: vec![1], commands: vec![Command::Disconnect { give_up: None }], snapshot: None };
+        assert!(quiet.is_over(&told, false));
+        assert_eq!(quiet.left(), LONG);
+        // What has waited long enough waits no longer, nor does the last one.
+        assert!(!quiet.is_over(&noted, false));
+        std::thread::sleep(QUIET_WAIT);
+        assert_eq!(quiet.left(), Duration::ZERO);
+        assert!(quiet.is_over(&noted, false));
+        assert!(quiet.is_over(&noted, true));
     }
 }

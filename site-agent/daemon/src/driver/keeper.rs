@@ -1,8 +1,8 @@
-//! The journal's thread.
+//! What keeps batches in the journal, by its own thread or by the core's.
 
-use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::mpsc::Receiver;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::mpsc::{Receiver, SyncSender};
+use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use site_agent_core::Snapshot;
@@ -15,98 +15,165 @@ use crate::telemetry::level;
 const CHECKPOINT_BYTES_MIN: u64 = 4 << 20;
 /// Batches that are made durable with one barrier at most.
 const PILE_MAX: usize = 256;
-/// How long facts that nothing follows from wait for others.
-const QUIET_WAIT: Duration = Duration::from_millis(20);
 /// Between two tries on a full disk.
 const FULL_DISK_PAUSE: Duration = Duration::from_millis(500);
 
+/// The way of batches into the journal.
+pub(super) struct Keeping {
+    shared: Arc<Shared>,
+    batches: SyncSender<Batch>,
+}
+
+pub(super) struct Shared {
+    keeper: Mutex<Keeper>,
+    /// Batches that were handed over and are not kept yet.
+    pending: AtomicUsize,
+}
+
+/// The journal has failed: its thread has ended, or finds the same when it is handed the next batch.
+pub(super) struct Ended;
+
 pub(super) struct Keeper {
     journal: Journal,
-    batches: Receiver<Batch>,
     performer: Performer,
     /// Set when the core is to send a snapshot with its next batch.
     wanted: Arc<AtomicBool>,
     checkpoint_bytes: u64,
+    /// What was appended is not durable yet.
+    appended: bool,
 }
 
-impl Keeper {
-    pub(super) fn new(
-        journal: Journal,
-        batches: Receiver<Batch>,
-        performer: Performer,
-        wanted: Arc<AtomicBool>,
-        checkpoint_bytes: u64,
-    ) -> Self {
-        Self { journal, batches, performer, wanted, checkpoint_bytes }
+impl Keeping {
+    pub(super) fn new(keeper: Keeper, batches: SyncSender<Batch>) -> Self {
+        let shared = Shared { keeper: Mutex::new(keeper), pending: AtomicUsize::new(0) };
+        Self { shared: Arc::new(shared), batches }
     }
 
+    pub(super) fn shared(&self) -> Arc<Shared> {
+        Arc::clone(&self.shared)
+    }
+
+    /// Keeps a batch and carries out what it asks for, or hands it over to the journal's thread: if that has others before it,
+    /// and whatever may take long.
+    ///
+    /// # Errors
+    /// When the journal has failed.
+    pub(super) fn keep(&self, batch: Batch) -> Result<(), Ended> {
+        let mut batch = batch;
+        let is_alone = self.shared.pending.load(Ordering::Acquire) == 0;
+        if is_alone && batch.snapshot.is_none() && !batch.commands.is_empty() {
+            let mut keeper = self.shared.keeper.lock().map_err(|_| Ended)?;
+            match keeper.keep_now(batch) {
+                None => return Ok(()),
+                Some(left) => batch = left,
+            }
+        }
+        self.shared.pending.fetch_add(1, Ordering::Relaxed);
+        self.batches.send(batch).map_err(|_| Ended)
+    }
+}
+
+impl Shared {
     /// Runs until the core's thread has ended.
     ///
     /// # Errors
     /// When the journal fails: nothing of what was not durable is ever carried out.
-    pub(super) fn run(mut self) -> anyhow::Result<()> {
+    pub(super) fn keep_all(&self, batches: &Receiver<Batch>) -> anyhow::Result<()> {
         let mut pile = Vec::new();
-        while let Ok(first) = self.batches.recv() {
+        while let Ok(first) = batches.recv() {
             pile.push(first);
-            self.fill(&mut pile);
-            self.make_durable(&pile)?;
-            let mut state = None;
-            for batch in pile.drain(..) {
-                self.performer.perform(batch.commands);
-                state = batch.snapshot;
+            while pile.len() < PILE_MAX
+                && pile.last().is_some_and(|last: &Batch| last.snapshot.is_none())
+                && let Ok(next) = batches.try_recv()
+            {
+                pile.push(next);
             }
-            self.performer.flush();
-            match state {
-                Some(state) => self.checkpoint(&state)?,
-                None if self.journal.stats().batch_bytes > CHECKPOINT_BYTES_MIN.max(2 * self.checkpoint_bytes) => {
-                    self.wanted.store(true, Ordering::Relaxed);
-                }
-                None => {}
+            let count = pile.len();
+            let mut keeper = self.keeper.lock().map_err(|_| anyhow::anyhow!("the core's thread has panicked"))?;
+            keeper.keep(&mut pile)?;
+            drop(keeper);
+            self.pending.fetch_sub(count, Ordering::Release);
+        }
+        Ok(())
+    }
+}
+
+impl Keeper {
+    pub(super) fn new(journal: Journal, performer: Performer, wanted: Arc<AtomicBool>, checkpoint_bytes: u64) -> Self {
+        Self { journal, performer, wanted, checkpoint_bytes, appended: false }
+    }
+
+    /// Keeps one batch without waiting for anything but the disk. Returns what is left to do of one that cannot be kept now:
+    /// there is no room, or the journal has failed for good.
+    fn keep_now(&mut self, mut batch: Batch) -> Option<Batch> {
+        if let Err(error) = self.write(&mut batch) {
+            if !matches!(error, JournalError::NoSpace) {
+                tracing::error!(%error, "the journal has failed");
             }
+            return Some(batch);
+        }
+        self.performer.perform(batch.commands);
+        self.performer.flush();
+        self.want_checkpoint();
+        None
+    }
+
+    fn write(&mut self, batch: &mut Batch) -> Result<(), JournalError> {
+        if !batch.bytes.is_empty() {
+            self.journal.append(&batch.bytes)?;
+            batch.bytes.clear();
+            self.appended = true;
+        }
+        if self.appended { self.sync() } else { Ok(()) }
+    }
+
+    fn keep(&mut self, pile: &mut Vec<Batch>) -> anyhow::Result<()> {
+        self.make_durable(pile)?;
+        let mut state = None;
+        for batch in pile.drain(..) {
+            self.performer.perform(batch.commands);
+            state = batch.snapshot;
+        }
+        self.performer.flush();
+        match state {
+            Some(state) => self.checkpoint(&state)?,
+            None => self.want_checkpoint(),
         }
         Ok(())
     }
 
-    /// Adds what is there already to a pile of one batch. A pile that only notes something (that an acknowledgement was
-    /// heard, say) waits a while for others: nobody waits for it.
-    fn fill(&self, pile: &mut Vec<Batch>) {
-        let until = Instant::now() + QUIET_WAIT;
-        let mut may_wait = true;
-        while pile.len() < PILE_MAX
-            && let Some(last) = pile.last().filter(|last| last.snapshot.is_none())
-        {
-            may_wait &= last.commands.is_empty();
-            let wait = if may_wait { until.saturating_duration_since(Instant::now()) } else { Duration::ZERO };
-            let Ok(next) = self.batches.recv_timeout(wait) else { break };
-            pile.push(next);
+    fn want_checkpoint(&self) {
+        if self.journal.stats().batch_bytes > CHECKPOINT_BYTES_MIN.max(2 * self.checkpoint_bytes) {
+            self.wanted.store(true, Ordering::Relaxed);
         }
     }
 
-    fn make_durable(&mut self, pile: &[Batch]) -> Result<(), JournalError> {
-        let mut appended = false;
-        for batch in pile.iter().filter(|batch| !batch.bytes.is_empty()) {
-            self.wait_for_room(|journal| journal.append(&batch.bytes).map(drop))?;
-            appended = true;
-        }
-        if !appended {
-            return Ok(());
-        }
+    fn sync(&mut self) -> Result<(), JournalError> {
         let began = Instant::now();
-        self.wait_for_room(Journal::barrier)?;
+        self.journal.barrier()?;
+        self.appended = false;
         let meters = &self.performer.meters;
         meters.barrier_seconds.observe(began.elapsed().as_secs_f64());
         meters.journal_live_bytes.set(level(self.journal.stats().batch_bytes));
         Ok(())
     }
 
+    fn make_durable(&mut self, pile: &[Batch]) -> Result<(), JournalError> {
+        for batch in pile.iter().filter(|batch| !batch.bytes.is_empty()) {
+            self.wait_for_room(|keeper| keeper.journal.append(&batch.bytes).map(drop))?;
+            self.appended = true;
+        }
+        if self.appended { self.wait_for_room(Self::sync) } else { Ok(()) }
+    }
+
     /// A full disk is waited out: what runs goes on, nothing new begins, nothing is lost (E1).
     fn wait_for_room(
         &mut self,
-        mut write: impl FnMut(&mut Journal) -> Result<(), JournalError>,
+        mut write: impl FnMut(&mut Self) -> Result<(), JournalError>,
     ) -> Result<(), JournalError> {
         let mut told = false;
         loop {
-            match write(&mut self.journal) {
+            match write(self) {
                 Err(JournalError::NoSpace) if told => {}
                 Err(JournalError::NoSpace) => {
                     told = true;
