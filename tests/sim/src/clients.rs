@@ -597,7 +597,7 @@ impl World {
                 }
             }
             Want::Cancel { run } => Request::CancelRun { run: *run, reason: "enough".to_owned() },
-            Want::Deploy { generation } => sources::deploy_request(self.scenario.seed, *generation),
+            Want::Deploy { generation } => sources::deploy_request(self.scenario.seed, *generation, self.now),
             Want::Undeploy => Request::UndeployWorkflow { name: sources::name() },
             Want::Drain { site, drained } => {
                 Request::DrainSite { site: self.sites[*site].name.clone(), drained: *drained }

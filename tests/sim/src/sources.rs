@@ -6,6 +6,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use atoll_model::id::RunId;
+use atoll_model::time::Timestamp;
 use atoll_model::value::Value;
 use atoll_model::workflow::Step;
 use control_plane_core::view::RunTags;
@@ -60,11 +61,13 @@ pub(crate) fn name() -> DeploymentName {
     DeploymentName { project: RunTags::PROJECT.to_owned(), name: "fed".to_owned() }
 }
 
-pub(crate) fn deploy_request(seed: u64, generation: u32) -> Request {
+/// As the shell makes it, which has another name for a run each time that somebody asks.
+pub(crate) fn deploy_request(seed: u64, generation: u32, asked_at: Timestamp) -> Request {
     let mut emitter = workload::read(EMITTER);
     emitter.name = "fed.source".to_owned();
     emitter.steps = emitter.steps.into_iter().map(persistent).collect();
-    let run = RunId::from_bits(u128::from(mix(&[seed, 0x50_0CE, u64::from(generation)])));
+    let run =
+        RunId::from_bits(u128::from(mix(&[seed, 0x50_0CE, u64::from(generation), asked_at.micros().cast_unsigned()])));
     let deployed = Deployed {
         workflow: Arc::new(workload::read(WORKFLOW)),
         text: Arc::from(format!("{WORKFLOW}# {generation}\n")),

@@ -25,6 +25,10 @@ impl ControlPlane {
             // Its answer was lost, or somebody wants what is so already.
             return Ok(Response::Done);
         }
+        if deployed.emitter.as_ref().is_some_and(|(_, run)| self.state.runs.contains_key(run)) {
+            // It was carried out and its answer lost; what is deployed by now was wanted later.
+            return Ok(Response::Done);
+        }
         if known.is_none() && self.state.deployments.len() >= DEPLOYMENTS_MAX {
             let reason = format!("no more than {DEPLOYMENTS_MAX} workflows can be deployed: undeploy one");
             return Err(Rejection::Unavailable(reason));

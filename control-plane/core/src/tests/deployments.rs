@@ -69,8 +69,12 @@ fn ready() -> World {
 }
 
 fn deploy(world: &mut World, source: &str) -> Result<Response, Rejection> {
-    let Deployable { workflow, emitter } = parse_deployable("fed.yaml", source, &Gauge).unwrap();
     let run = RunId::from_bits(u128::from(world.unique()));
+    deploy_as(world, source, run)
+}
+
+fn deploy_as(world: &mut World, source: &str, run: RunId) -> Result<Response, Rejection> {
+    let Deployable { workflow, emitter } = parse_deployable("fed.yaml", source, &Gauge).unwrap();
     let emitter = emitter.map(|emitter| (Arc::new(emitter), run));
     let deployed = Deployed { workflow: Arc::new(workflow), text: Arc::from(source), emitter, by: "ann".to_owned() };
     world.ask(Request::DeployWorkflow { name: fed(), deployed: Box::new(deployed) })
@@ -223,6 +227,21 @@ fn another_generation_begins_when_the_one_before_has_ended() {
     assert_eq!(asked(&mut world, second), (0, Some("10".to_owned())), "the source is the same");
     emit(&mut world, second, 1, 20).unwrap();
     assert_eq!(started(&world), numbers(&[10, 20]));
+}
+
+#[test]
+fn a_request_that_comes_again_after_another_generation_was_deployed_changes_nothing() {
+    let mut world = ready();
+    let first = RunId::from_bits(u128::from(world.unique()));
+    deploy_as(&mut world, FED, first).unwrap();
+    let (source, _) = world.dispatched_one("edge");
+    assert_eq!(source.run, first);
+    let next = format!("{FED}# another\n");
+    deploy(&mut world, &next).unwrap();
+    let deployed = view(&world);
+    assert_eq!(deploy_as(&mut world, FED, first), Ok(Response::Done));
+    assert_eq!(view(&world), deployed);
+    assert_eq!(deployed.generation, 2);
 }
 
 #[test]

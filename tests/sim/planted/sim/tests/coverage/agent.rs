@@ -95,6 +95,7 @@ pub(super) const ATTEMPT: Machine = Machine {
         Impossible {
             events: &["dispatched"],
             only: &[
+                "starting",
                 "running",
                 "waiting",
                 "ready",
