@@ -269,6 +269,7 @@ fn delegation() -> impl Strategy<Value = Delegation> {
         attempts,
         backoff,
         other_site,
+        memory: None,
     });
     let conditions = (option::of(expression()), option::of(expression()));
     let bindings = (vec((text(), expression()), 0..3), vec((text(), expression()), 0..3));

@@ -8,6 +8,7 @@ use atoll_model::elements::ElementSet;
 use atoll_model::id::{ExecutionId, ObjectId, RunId, SiteId, StepIndex};
 use atoll_model::limits;
 use atoll_model::session::{FailureReason, FinishedElement, NotStartedReason, Outcome};
+use atoll_model::units::format_size;
 use atoll_model::workflow::StartMode;
 
 use super::reuse::succeeded;
@@ -71,7 +72,8 @@ impl ControlPlane {
         let (mut ended, mut again, mut unknown) = (Vec::with_capacity(elements.len()), Vec::new(), Vec::new());
         for mut finished in elements {
             check_outputs(run, step, &mut finished);
-            match judge(run, step, is_source, &mut finished) {
+            let judgement = judge(run, step, is_source, &mut finished);
+            match self.unless_outgrown(run, step, &mut finished, judgement) {
                 Judgement::Final => ended.push(finished),
                 Judgement::Again { cause, not_before, message } => {
                     again.push((finished.element, cause, not_before, message));
@@ -105,6 +107,31 @@ impl ControlPlane {
         if !ended.is_empty() {
             self.end_executions(site, run_id, step, ended);
         }
+    }
+
+    /// Where the next attempt asks for more memory than any site will have, the execution ends as the last one did.
+    fn unless_outgrown(
+        &self,
+        run: &Run,
+        step: StepIndex,
+        finished: &mut FinishedElement,
+        judgement: Judgement,
+    ) -> Judgement {
+        let Judgement::Again { cause: cause @ ReturnCause::OutOfMemory, not_before, message } = judgement else {
+            return judgement;
+        };
+        let grown = run.steps[step.index()].grown(finished.element);
+        let (last, next) = (run.workflow.step(step).memory_after(grown), run.grown_step(step, grown + 1));
+        let shown = |bytes: Option<u64>| format_size(bytes.unwrap_or_default());
+        let asked =
+            format!("{message} ({}): the next attempt asks for {}", shown(last), shown(next.resources.memory_bytes));
+        let Some(nowhere) = self.nowhere(run, &next, &[]) else {
+            return Judgement::Again { cause, not_before, message: asked };
+        };
+        if let Outcome::Failed { message, .. } = &mut finished.outcome {
+            *message = format!("{asked}; {}", nowhere.reason);
+        }
+        Judgement::Final
     }
 
     /// Keeps what is known of an attempt during which something went down. What was stopped on purpose is none.
@@ -350,8 +377,12 @@ fn judge(run: &Run, step: StepIndex, is_source: bool, finished: &mut FinishedEle
     }
     match finished.outcome.clone() {
         Outcome::Succeeded => Judgement::Final,
-        Outcome::Failed { message, .. } => match definition.retry.after_failure(tries.failures) {
-            Some(not_before) => Judgement::Again { cause: ReturnCause::Failed, not_before, message },
+        Outcome::Failed { reason, message, .. } => match definition.retry.after_failure(tries.failures) {
+            Some(not_before) => {
+                let grows = reason == FailureReason::OutOfMemory && definition.retry.memory.is_some();
+                let cause = if grows { ReturnCause::OutOfMemory } else { ReturnCause::Failed };
+                Judgement::Again { cause, not_before, message }
+            }
             None => Judgement::Final,
         },
         Outcome::Cancelled if active.cancelling => Judgement::Final,

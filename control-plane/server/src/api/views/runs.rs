@@ -121,6 +121,8 @@ pub(crate) struct ExecutionBody {
     step: String,
     element: u32,
     attempt: u32,
+    /// How much memory the attempt may use, where its step says so: more than that, where it has grown.
+    memory_limit_bytes: Option<u64>,
     /// `waiting`, `ready`, `placed`, `dispatched`, `running`, `succeeded`, `failed`, `cancelled`, `skipped` or `unknown`.
     state: &'static str,
     site: Option<String>,
@@ -216,6 +218,7 @@ impl ExecutionBody {
             step: view.step.clone(),
             element: view.execution.element,
             attempt: view.attempt.0,
+            memory_limit_bytes: view.memory_limit_bytes,
             state: execution_state(view.state),
             site: view.site.as_ref().map(ToString::to_string),
             submitted_at: time(view.submitted_at),
