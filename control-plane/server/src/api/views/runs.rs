@@ -193,6 +193,9 @@ pub(crate) struct UsageBody {
     max_rss_bytes: u64,
     bytes_in: u64,
     bytes_out: u64,
+    /// Read from disks; what was in memory already is not among them.
+    disk_read_bytes: u64,
+    disk_written_bytes: u64,
 }
 
 /// The objects that hold what it wrote; nothing where nothing was written, or it has not ended.
@@ -234,6 +237,8 @@ impl ExecutionBody {
                 max_rss_bytes: view.usage.max_rss_bytes,
                 bytes_in: view.usage.bytes_in,
                 bytes_out: view.usage.bytes_out,
+                disk_read_bytes: view.usage.disk_read_bytes,
+                disk_written_bytes: view.usage.disk_written_bytes,
             },
             logs: LogsBody::new(&view.logs),
             waiting_for: view.waiting_for.clone(),
