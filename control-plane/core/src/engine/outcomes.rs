@@ -8,7 +8,6 @@ use atoll_model::elements::ElementSet;
 use atoll_model::id::{ExecutionId, ObjectId, RunId, SiteId, StepIndex};
 use atoll_model::limits;
 use atoll_model::session::{FailureReason, FinishedElement, NotStartedReason, Outcome};
-use atoll_model::units::format_size;
 use atoll_model::workflow::StartMode;
 
 use super::reuse::succeeded;
@@ -72,8 +71,7 @@ impl ControlPlane {
         let (mut ended, mut again, mut unknown) = (Vec::with_capacity(elements.len()), Vec::new(), Vec::new());
         for mut finished in elements {
             check_outputs(run, step, &mut finished);
-            let judgement = judge(run, step, is_source, &mut finished);
-            match self.unless_outgrown(run, step, &mut finished, judgement) {
+            match self.judge_with_memory(run, step, is_source, &mut finished) {
                 Judgement::Final => ended.push(finished),
                 Judgement::Again { cause, not_before, message } => {
                     again.push((finished.element, cause, not_before, message));
@@ -109,27 +107,21 @@ impl ControlPlane {
         }
     }
 
-    /// Where the next attempt asks for more memory than any site will have, the execution ends as the last one did.
-    fn unless_outgrown(
+    fn judge_with_memory(
         &self,
         run: &Run,
         step: StepIndex,
+        is_source: bool,
         finished: &mut FinishedElement,
-        judgement: Judgement,
     ) -> Judgement {
+        let judgement = judge(run, step, is_source, finished);
         let Judgement::Again { cause: cause @ ReturnCause::OutOfMemory, not_before, message } = judgement else {
             return judgement;
         };
-        let grown = run.steps[step.index()].grown(finished.element);
-        let (last, next) = (run.workflow.step(step).memory_after(grown), run.grown_step(step, grown + 1));
-        let shown = |bytes: Option<u64>| format_size(bytes.unwrap_or_default());
-        let asked =
-            format!("{message} ({}): the next attempt asks for {}", shown(last), shown(next.resources.memory_bytes));
-        let Some(nowhere) = self.nowhere(run, &next, &[]) else {
-            return Judgement::Again { cause, not_before, message: asked };
-        };
-        if let Outcome::Failed { message, .. } = &mut finished.outcome {
-            *message = format!("{asked}; {}", nowhere.reason);
+        match (self.next_with_more(run, step, finished.element, &message), &mut finished.outcome) {
+            (Ok(message), _) => return Judgement::Again { cause, not_before, message },
+            (Err(whole), Outcome::Failed { message, .. }) => *message = whole,
+            (Err(_), _) => {}
         }
         Judgement::Final
     }

@@ -6,7 +6,7 @@ use std::borrow::Cow;
 use atoll_model::id::{RunId, SiteId, StepIndex};
 use atoll_model::workflow::Step;
 
-use super::{Run, State, StepState};
+use super::{Outgoing, Run, State, StepState};
 use crate::plan::Load;
 
 impl StepState {
@@ -47,14 +47,20 @@ impl State {
         is_prepared.then(grown)
     }
 
-    pub(super) fn note_template(&mut self, site: SiteId, run: RunId, step: StepIndex, grown: u32) {
+    /// A site is sent a template of a step, for executions of which the memory has grown so often.
+    pub(super) fn prepare(&mut self, site: SiteId, run: RunId, step: StepIndex, grown: u32) {
+        let log = &mut self.site_mut(site).log;
+        log.prepared.entry(run).or_default().insert(step);
+        log.push(match grown {
+            0 => Outgoing::Prepare { run, step },
+            grown => Outgoing::PrepareGrown { run, step, grown },
+        });
+        let known = self.grown_templates.entry((run, step)).or_default();
+        known.remove(&site);
         if grown > 0 {
-            self.grown_templates.entry((run, step)).or_default().insert(site, grown);
-        } else if let Some(sites) = self.grown_templates.get_mut(&(run, step)) {
-            sites.remove(&site);
-            if sites.is_empty() {
-                self.grown_templates.remove(&(run, step));
-            }
+            known.insert(site, grown);
+        } else if known.is_empty() {
+            self.grown_templates.remove(&(run, step));
         }
     }
 }
