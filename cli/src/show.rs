@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use atoll_model::time::Timestamp;
-use atoll_model::units::parse_duration;
+use atoll_model::units::{format_size, parse_duration};
 use clap::Args;
 use serde_json::{Value, json};
 
@@ -185,13 +185,22 @@ fn list(executions: &[Value]) {
                 table::field(execution, "step"),
                 table::field(execution, "state"),
                 table::field(execution, "site"),
-                table::field(execution, "attempt"),
+                shown_attempt(execution),
                 table::between(execution, "started_at", "finished_at"),
                 reused.unwrap_or_else(|| why.lines().next().unwrap_or_default().to_owned()),
             ]
         })
         .collect();
     table::print(&["EXECUTION", "STEP", "STATE", "SITE", "ATTEMPT", "TOOK", ""], &rows);
+}
+
+/// Which attempt it is; of a further one also what it may use, for that may have grown.
+fn shown_attempt(execution: &Value) -> String {
+    let attempt = table::field(execution, "attempt");
+    match execution["memory_limit_bytes"].as_u64().filter(|_| execution["attempt"].as_u64() > Some(1)) {
+        Some(bytes) => format!("{attempt} ({})", format_size(bytes)),
+        None => attempt,
+    }
 }
 
 /// How far an object is on its way.

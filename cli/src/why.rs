@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use atoll_model::units::format_size;
 use clap::Args;
 use serde_json::Value;
 
@@ -72,6 +73,9 @@ pub(crate) async fn why(connection: &Connection, arguments: &WhyArguments) -> an
         outln!("chosen: {}\n", table::field(&document, "chosen"));
         let rows: Vec<Vec<String>> = document["sites"].as_array().into_iter().flatten().map(verdict_row).collect();
         table::print(&["SITE", "FEASIBLE", "REASON", "TERMS"], &rows);
+        if let Some(bytes) = document["memory_limit_bytes"].as_u64() {
+            outln!("\nattempt {} may use {} of memory", table::field(&document, "attempt"), format_size(bytes));
+        }
         if let Some(waiting_for) = document["waiting_for"].as_str() {
             outln!("\nit waits for {waiting_for}");
         }

@@ -19,6 +19,9 @@ pub const DELEGATED_BYTES_MAX: usize = 256 << 10;
 pub const RETRY_BACKOFF_MAX: Duration = Duration::from_secs(300);
 /// Attempts of one execution, by its author.
 pub const ATTEMPTS_MAX: u32 = 100;
+/// How many times as much memory an attempt may ask for as the one before it: one that needs more than that was never told
+/// how much it needs.
+pub const MEMORY_GROWTH_MAX: u32 = 16;
 /// Payload of one record in an embedded store: above it sled writes a file of its own that it never syncs.
 pub const RECORD_BYTES_MAX: usize = 16 << 10;
 /// Encoded bytes of one frame of a session: tonic decodes up to 4 MiB, and a heartbeat must not wait behind more.

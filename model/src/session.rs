@@ -9,6 +9,7 @@
 mod heartbeat;
 mod origin;
 mod outcome;
+mod usage;
 
 use std::time::Duration;
 

@@ -2,6 +2,8 @@
 
 use std::time::Duration;
 
+use crate::workflow::Growth;
+
 /// A text that is no such quantity.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("`{text}` is not {expected}")]
@@ -14,6 +16,7 @@ pub struct ParseQuantityError {
 const DURATION: &str = "a duration: write `250ms`, `30s`, `5m`, `1h30m` or `2d`";
 const SIZE: &str = "a size: write `512MiB`, `10GB` or a number of bytes";
 const AMOUNT: &str = "an amount: write `2` or `0.5`, at least one thousandth";
+const FACTOR: &str = "a factor of growth: write `1.5x` or `2x`, more than 1x and at most 16x";
 const CPUS: &str = "a number of CPUs: write `2`, `0.5` or `500m`, at least one thousandth";
 
 /// Parses `250ms`, `5s`, `1.5h`, `1h30m`, `2d`; units go from large to small, each at most once.
@@ -135,6 +138,17 @@ pub fn parse_amount(text: &str) -> Result<u32, ParseQuantityError> {
     let error = || ParseQuantityError { text: shown(text), expected: AMOUNT };
     let millis = text.trim().parse::<f64>().map_err(|_| error())? * 1_000.0;
     if (1.0..=1e9).contains(&millis) { Ok(millis.round() as u32) } else { Err(error()) }
+}
+
+/// Parses by how much something grows, `1.5x` or `2x`.
+///
+/// # Errors
+/// When the text is anything else, or no growth: not more than 1x, or more than [`crate::limits::MEMORY_GROWTH_MAX`] times.
+pub fn parse_growth(text: &str) -> Result<Growth, ParseQuantityError> {
+    let error = || ParseQuantityError { text: shown(text), expected: FACTOR };
+    let (number, "x") = leading_number(text.trim()).ok_or_else(error)? else { return Err(error()) };
+    // Saturates, and is too much then.
+    Growth::new((number * 1_000.0).round() as u32).ok_or_else(error)
 }
 
 fn leading_number(text: &str) -> Option<(f64, &str)> {

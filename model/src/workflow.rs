@@ -1,6 +1,7 @@
 //! Workflows: what a file says, checked whole. A [`Workflow`] is acyclic, every reference in it resolves, and the types
 //! of what is handed from step to step agree.
 
+mod growth;
 mod held;
 mod inputs;
 mod order;
@@ -19,6 +20,7 @@ use std::time::Duration;
 use indexmap::IndexMap;
 use serde::{Deserialize, Serialize};
 
+pub use self::growth::Growth;
 pub use self::held::{
     BUCKET_SCHEMES, FetchedFrom, Given, HeldAt, Outside, OutsideUrl, OutsideUrlError, TakenIn, WEB_SCHEMES,
 };
@@ -146,6 +148,12 @@ impl Step {
         }
     }
 
+    /// Bytes of memory that an attempt may use when so many before it have ended for want of memory.
+    pub fn memory_after(&self, grown: u32) -> Option<u64> {
+        let bytes = self.resources.memory_bytes?;
+        Some(self.retry.memory.map_or(bytes, |growth| growth.of(bytes, grown)))
+    }
+
     /// Whether it is a service of a workflow that is deployed.
     pub fn is_service(&self) -> bool {
         self.environment.contains_key(SERVICE_VARIABLE)
@@ -246,7 +254,7 @@ pub struct Output {
 }
 
 /// When a failed attempt is followed by another.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Retry {
     /// Attempts in all, at least 1.
     pub attempts: u32,
@@ -254,6 +262,8 @@ pub struct Retry {
     pub backoff: Duration,
     /// Whether the next attempt should run at another site, if there is one.
     pub other_site: bool,
+    /// How much more memory the attempt after one that ran out of it asks for.
+    pub memory: Option<Growth>,
 }
 
 impl Retry {
@@ -266,7 +276,7 @@ impl Retry {
 
 impl Default for Retry {
     fn default() -> Self {
-        Self { attempts: 1, backoff: Duration::from_secs(1), other_site: false }
+        Self { attempts: 1, backoff: Duration::from_secs(1), other_site: false, memory: None }
     }
 }
 

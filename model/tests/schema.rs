@@ -51,6 +51,7 @@ fn what_the_parser_refuses_for_its_shape_the_schema_refuses_too() {
         "workflow: w\nsteps: { a: { run: x, executor: slurm } }\n",
         "workflow: w\nsteps: { a: { run: x, runn: y } }\n",
         "workflow: w\nsteps: { a: { run: x, retry: 0 } }\n",
+        "workflow: w\nsteps: { a: { run: x, resources: { memory: 1GiB }, retry: { attempts: 2, memory: 2 } } }\n",
         "workflow: w\nsteps: { a: { run: x, resources: { mem: 1 } } }\n",
         "workflow: w\nsteps: { a: { run: x, outputs: { o: fil } } }\n",
         "workflow: w\nsteps: { a: { run: x, with: { a-b: 1 } } }\n",

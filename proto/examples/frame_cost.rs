@@ -79,7 +79,7 @@ fn finished(fill: fn(&mut FinishedElement)) -> AgentFrame {
 }
 
 fn with_usage_and_log(element: &mut FinishedElement) {
-    element.usage = Usage { cpu_micros: 812, max_rss_bytes: 3_400_000, bytes_in: 0, bytes_out: 100 };
+    element.usage = Usage { cpu_micros: 812, max_rss_bytes: 3_400_000, bytes_out: 100, ..Usage::default() };
     let id = ObjectId::from_digest([element.element as u8; 32]);
     element.logs.stdout = Some(ObjectRef { id, kind: ObjectKind::File, bytes: 40 });
 }

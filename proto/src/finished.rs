@@ -46,7 +46,10 @@ pub(crate) fn write_finished(run: RunId, index: StepIndex, ended: Vec<FinishedEl
     let started = ended
         .iter()
         .filter_map(|element| Some(element.finished_at.micros().wrapping_sub(element.started_at?.micros())));
+    let uses_disks =
+        ended.iter().any(|element| (element.usage.disk_read_bytes, element.usage.disk_written_bytes) != (0, 0));
     let used = || ended.iter().map(|element| &element.usage).filter(|usage| **usage != Usage::default());
+    let of_disks = |of: &dyn Fn(&Usage) -> u64| -> Vec<u64> { used().filter(|_| uses_disks).map(of).collect() };
     let mut message = wire::FinishedElements {
         run: Some(run.into()),
         step: step(index),
@@ -65,6 +68,8 @@ pub(crate) fn write_finished(run: RunId, index: StepIndex, ended: Vec<FinishedEl
             max_rss_bytes: used().map(|usage| usage.max_rss_bytes).collect(),
             bytes_in: used().map(|usage| usage.bytes_in).collect(),
             bytes_out: used().map(|usage| usage.bytes_out).collect(),
+            disk_read_bytes: of_disks(&|usage| usage.disk_read_bytes),
+            disk_written_bytes: of_disks(&|usage| usage.disk_written_bytes),
         }),
         has_stdout: mask(ended.iter().map(|element| element.logs.stdout.is_some())),
         stdout: objects(ended.iter().filter_map(|element| element.logs.stdout)),
@@ -260,17 +265,25 @@ fn read_outputs(
 }
 
 fn read_usage(message: Option<wire::Usage>) -> Result<Vec<Usage>, WireError> {
-    let wire::Usage { cpu_micros, max_rss_bytes, bytes_in, bytes_out } = message.unwrap_or_default();
+    let wire::Usage { cpu_micros, max_rss_bytes, bytes_in, bytes_out, disk_read_bytes, disk_written_bytes } =
+        message.unwrap_or_default();
+    let count = cpu_micros.len();
     for column in [&max_rss_bytes, &bytes_in, &bytes_out] {
-        same_length("finished.usage", cpu_micros.len(), column.len())?;
+        same_length("finished.usage", count, column.len())?;
     }
-    let columns = cpu_micros.into_iter().zip(max_rss_bytes).zip(bytes_in.into_iter().zip(bytes_out));
-    Ok(columns
-        .map(|((cpu_micros, max_rss_bytes), (bytes_in, bytes_out))| Usage {
-            cpu_micros,
-            max_rss_bytes,
-            bytes_in,
-            bytes_out,
-        })
-        .collect())
+    for column in [&disk_read_bytes, &disk_written_bytes] {
+        if !column.is_empty() {
+            same_length("finished.usage", count, column.len())?;
+        }
+    }
+    let at = |column: &[u64], place: usize| column.get(place).copied().unwrap_or(0);
+    let usage = |place: usize| Usage {
+        cpu_micros: cpu_micros[place],
+        max_rss_bytes: max_rss_bytes[place],
+        bytes_in: bytes_in[place],
+        bytes_out: bytes_out[place],
+        disk_read_bytes: at(&disk_read_bytes, place),
+        disk_written_bytes: at(&disk_written_bytes, place),
+    };
+    Ok((0..count).map(usage).collect())
 }

@@ -18,6 +18,7 @@ pub(crate) mod eviction;
 mod expiry;
 pub(crate) mod flow;
 mod fragments;
+mod growth;
 mod handshake;
 mod identity;
 pub(crate) mod limits;

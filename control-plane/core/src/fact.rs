@@ -600,4 +600,12 @@ pub enum Fact {
     DeploymentRemoved {
         name: DeploymentName,
     },
+
+    /// As [`Self::Prepared`], with the memory that executions ask for which has grown so often.
+    GrownPrepared {
+        site: SiteId,
+        run: RunId,
+        step: StepIndex,
+        grown: u32,
+    },
 }

@@ -10,6 +10,7 @@ mod evolve_executions;
 mod evolve_objects;
 mod evolve_runs;
 mod evolve_sites;
+mod grown;
 mod keys;
 mod object;
 mod poison;
@@ -21,6 +22,7 @@ mod returning;
 mod row;
 mod run;
 mod site;
+mod tries;
 mod usage;
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -43,8 +45,9 @@ pub(crate) use self::poison::{Crash, Crashes};
 pub(crate) use self::replicas::ReplicaOrder;
 pub(crate) use self::results::{KnownResult, ResultKey, Results, TakenFrom};
 pub(crate) use self::row::{Detail, Row, RowState};
-pub(crate) use self::run::{Active, ActivePhase, Decision, Former, Phase, Run, StepPhase, StepState, Tries};
+pub(crate) use self::run::{Active, ActivePhase, Decision, Former, Phase, Run, StepPhase, StepState};
 pub(crate) use self::site::{Agent, Log, Outgoing, Site, Token};
+pub(crate) use self::tries::Tries;
 pub(crate) use self::usage::{ProjectUsage, Projects, Usage};
 use crate::deployments::Deployments;
 use crate::fact::PinnedAt;
@@ -60,9 +63,9 @@ pub struct Snapshot(pub(crate) State);
 
 impl Snapshot {
     /// Format of snapshots and facts. Facts are only ever added to, at the end of their list; what changes in a snapshot
-    /// is put right by [`Self::upgrade`]. What a step asks for beside CPUs, memory and time came with format 6, and has moved
-    /// nothing.
-    pub const FORMAT: u16 = 6;
+    /// is put right by [`Self::upgrade`]. What a step asks for beside CPUs, memory and time came with format 6, memory that
+    /// grows and what was used of disks with format 7, and nothing has moved.
+    pub const FORMAT: u16 = 7;
 
     /// Makes an encoded snapshot of an earlier format one of this format.
     pub fn upgrade(format: u16, encoded: &mut Vec<u8>) {
@@ -87,6 +90,10 @@ impl Snapshot {
         }
         if format < 6 {
             // Deployed workflows.
+            encoded.push(EMPTY);
+        }
+        if format < 7 {
+            // Templates with grown memory.
             encoded.push(EMPTY);
         }
     }
@@ -148,6 +155,9 @@ pub(crate) struct State {
     pub(crate) repositories: Arc<Repositories>,
     /// Not there before format 6 of the journal.
     pub(crate) deployments: Deployments,
+    /// Of steps whose last template at a site is for executions of which the memory has grown: how often, by site. Not there
+    /// before format 7 of the journal.
+    pub(crate) grown_templates: BTreeMap<(RunId, StepIndex), BTreeMap<SiteId, u32>>,
     /// Runs that have not ended, and what is under way, by project. Both follow from the runs.
     #[serde(skip)]
     pub(crate) live_runs: u64,

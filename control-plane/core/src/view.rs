@@ -173,6 +173,8 @@ pub struct ExecutionView {
     pub execution: ExecutionId,
     pub step: String,
     pub attempt: Attempt,
+    /// How much memory the attempt may use, where its step says so.
+    pub memory_limit_bytes: Option<u64>,
     pub state: ExecutionState,
     pub site: Option<SiteName>,
     pub submitted_at: Timestamp,

@@ -242,14 +242,13 @@ impl ControlPlane {
         let (mut running, mut free) = (0, capacity.clone());
         for (run, step) in site.busy.keys() {
             let (run, step) = (self.state.run(*run), *step);
-            let of_step = run.steps[step.index()].active.values().filter(|active| active.site == id);
-            let started = of_step.filter(|active| active.phase == crate::state::ActivePhase::Running).count();
-            let resources = &run.workflow.step(step).resources;
-            running += started as u64;
-            let started = u32::try_from(started).unwrap_or(u32::MAX);
-            free.cpu_millis = free.cpu_millis.saturating_sub(resources.cpu_millis.saturating_mul(started));
-            let memory = resources.memory_bytes.unwrap_or(0).saturating_mul(u64::from(started));
-            free.memory_bytes = free.memory_bytes.saturating_sub(memory);
+            let of_step = run.steps[step.index()].active.iter().filter(|(_, active)| active.site == id);
+            for (element, _) in of_step.filter(|(_, active)| active.phase == crate::state::ActivePhase::Running) {
+                let load = run.load_of(step, *element);
+                running += 1;
+                free.cpu_millis = free.cpu_millis.saturating_sub(load.cpu_millis);
+                free.memory_bytes = free.memory_bytes.saturating_sub(load.memory_bytes.unwrap_or(0));
+            }
         }
         SiteView {
             site: site.name.clone(),

@@ -71,14 +71,15 @@ const KEEP: &str = "INSERT INTO runs (run, workflow, project, state, submitted_b
 const FORGET_EXECUTIONS: &str = "DELETE FROM executions WHERE run = $1";
 const KEEP_EXECUTIONS: &str =
     "INSERT INTO executions (run, step, element, attempt, state, site, submitted_at, placed_at,
-        started_at, finished_at, exit_code, error, cpu_seconds, memory_bytes)
+        started_at, finished_at, exit_code, error, cpu_seconds, memory_bytes, disk_read_bytes, disk_written_bytes)
     SELECT $1, step, element, attempt, state, site, timestamptz 'epoch' + submitted_at * interval '1 microsecond',
         timestamptz 'epoch' + placed_at * interval '1 microsecond',
         timestamptz 'epoch' + started_at * interval '1 microsecond',
-        timestamptz 'epoch' + finished_at * interval '1 microsecond', exit_code, error, cpu_seconds, memory_bytes
+        timestamptz 'epoch' + finished_at * interval '1 microsecond', exit_code, error, cpu_seconds, memory_bytes,
+        disk_read_bytes, disk_written_bytes
     FROM jsonb_to_recordset($2::text::jsonb) AS new (step text, element bigint, attempt integer, state text, site text,
         submitted_at bigint, placed_at bigint, started_at bigint, finished_at bigint, exit_code integer, error text,
-        cpu_seconds double precision, memory_bytes bigint)";
+        cpu_seconds double precision, memory_bytes bigint, disk_read_bytes bigint, disk_written_bytes bigint)";
 const LIST: &str = "SELECT run, head FROM runs
     WHERE ($1::text IS NULL OR state = $1) AND ($2::text IS NULL OR workflow = $2)
         AND ($3::text IS NULL OR project = $3) AND ($4::text IS NULL OR sites @> ARRAY[$4])

@@ -5,7 +5,11 @@ use crate::error::StoreError;
 use crate::session::{ANSWER_MAX, Session};
 
 /// What was added to the tables, version by version. A step that was released is never changed.
-const STEPS: [&str; 2] = [include_str!("schema/0001_journal.sql"), include_str!("schema/0002_history.sql")];
+const STEPS: [&str; 3] = [
+    include_str!("schema/0001_journal.sql"),
+    include_str!("schema/0002_history.sql"),
+    include_str!("schema/0003_disks.sql"),
+];
 
 /// Version of the tables that this program makes and uses.
 pub const SCHEMA_VERSION: u32 = STEPS.len() as u32;

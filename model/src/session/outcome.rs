@@ -90,13 +90,16 @@ pub enum NotStartedReason {
     Refused,
 }
 
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Usage {
     pub cpu_micros: u64,
     pub max_rss_bytes: u64,
     /// Bytes of inputs that were materialised, and of outputs that were taken in.
     pub bytes_in: u64,
     pub bytes_out: u64,
+    /// Bytes that were read from disks and are to be written to them. What was in memory already is not among them.
+    pub disk_read_bytes: u64,
+    pub disk_written_bytes: u64,
 }
 
 /// Where the two logs of an attempt are: objects of the site's store; nothing where nothing was written.

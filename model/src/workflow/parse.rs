@@ -206,7 +206,9 @@ const OUTSIDE_BACKOFF: std::time::Duration = std::time::Duration::from_secs(2);
 fn outside_retry(place: &Outside, site: Option<&SiteName>) -> Retry {
     match place {
         Outside::Path(_) => Retry::default(),
-        Outside::Url(_) => Retry { attempts: OUTSIDE_ATTEMPTS, backoff: OUTSIDE_BACKOFF, other_site: site.is_none() },
+        Outside::Url(_) => {
+            Retry { attempts: OUTSIDE_ATTEMPTS, backoff: OUTSIDE_BACKOFF, other_site: site.is_none(), memory: None }
+        }
     }
 }
 

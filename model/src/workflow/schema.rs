@@ -274,6 +274,11 @@ fn step() -> Value {
                             "attempts": { "type": "integer", "minimum": 1, "maximum": crate::limits::ATTEMPTS_MAX },
                             "backoff": { "type": ["string", "integer"], "description": "Before the second attempt, doubled for each further one." },
                             "other_site": { "type": "boolean" },
+                            "memory": {
+                                "type": "string",
+                                "pattern": "^[0-9]+(\\.[0-9]+)?x$",
+                                "description": "How many times as much memory the attempt after one that ran out of it asks for: 2x.",
+                            },
                         }),
                         &[],
                     ),

@@ -45,7 +45,7 @@ pub(super) fn read_services(
         let draft = read_standing(report, entry, StepIndex(index), standing);
         let mut step = draft.into_step(report, text, &Names::before_any_run(), &mut Vec::new());
         step.environment.insert(SERVICE_VARIABLE.to_owned(), reference(workflow, &step.name));
-        let retry = Retry { attempts: ATTEMPTS, backoff: Duration::ZERO, other_site: false };
+        let retry = Retry { attempts: ATTEMPTS, backoff: Duration::ZERO, ..Retry::default() };
         Step { outputs: IndexMap::new(), retry, ..step }
     };
     entries.iter().zip(first..).map(read).collect()

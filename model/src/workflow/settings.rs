@@ -10,7 +10,7 @@ use crate::expression::Expression;
 use crate::limits::{ATTEMPTS_MAX, CACHE_MAX, CONCURRENCY_MAX, GPUS_MAX};
 use crate::reading::{Fields, Report};
 use crate::resources::{Confinement, Gpus, IsolationProfile, Resources};
-use crate::units::{parse_amount, parse_cpu, parse_duration, parse_size};
+use crate::units::{parse_amount, parse_cpu, parse_duration, parse_growth, parse_size};
 use crate::workflow::{Cache, Concurrency, Retry, StartMode};
 use crate::yaml::{Kind, Node};
 
@@ -117,22 +117,37 @@ pub(super) fn read_concurrency(report: &mut Report, node: &Node) -> Concurrency 
     Concurrency { executions: limit("executions"), runs: limit("runs") }
 }
 
-pub(super) fn read_retry(report: &mut Report, node: &Node) -> Retry {
+/// Reads `retry`; `resources` are what the step asks for in the end.
+pub(super) fn read_retry(report: &mut Report, node: &Node, resources: &Resources) -> Retry {
     let default = Retry::default();
     let what = "the number of attempts";
     if matches!(node.kind, Kind::Scalar { .. }) {
         return Retry { attempts: report.integer(node, what, 1..=ATTEMPTS_MAX).unwrap_or(1), ..default };
     }
-    let fields = report.fields(node, "`retry`", &["attempts", "backoff", "other_site"]);
+    let fields = report.fields(node, "`retry`", &["attempts", "backoff", "other_site", "memory"]);
     let attempts = fields.get("attempts").and_then(|node| report.integer(node, what, 1..=ATTEMPTS_MAX));
     let backoff = fields.get("backoff").and_then(|node| {
         report.parsed_with(node, "`backoff`", |text| parse_duration(text).map_err(|error| error.to_string()))
     });
     let other_site = fields.get("other_site").and_then(|node| report.boolean(node, "`other_site`"));
+    let attempts = attempts.unwrap_or(default.attempts);
+    let memory = fields.get("memory").and_then(|node| {
+        let parse = |text: &str| parse_growth(text).map_err(|error| error.to_string());
+        let growth = report.parsed_with(node, "`memory`", parse)?;
+        if resources.memory_bytes.is_none() {
+            let help = "say under `resources` how much the first attempt may use: `memory: 512MiB`".to_owned();
+            report.error(node.place, "`memory` cannot grow where the step asks for none", Some(help));
+        } else if attempts == 1 {
+            let help = "add `attempts: 3`, say".to_owned();
+            report.error(node.place, "`memory` grows from attempt to attempt, and there is one", Some(help));
+        }
+        Some(growth)
+    });
     Retry {
-        attempts: attempts.unwrap_or(default.attempts),
+        attempts,
         backoff: backoff.unwrap_or(default.backoff),
         other_site: other_site.unwrap_or(default.other_site),
+        memory,
     }
 }
 

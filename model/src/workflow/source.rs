@@ -62,7 +62,7 @@ fn read_source(
     if is_known {
         check_inputs(report, workflow, &step);
     }
-    let retry = Retry { attempts: u32::MAX, backoff: BACKOFF, other_site: false };
+    let retry = Retry { attempts: u32::MAX, backoff: BACKOFF, ..Retry::default() };
     // What it emits are no outputs: it never succeeds with any.
     Step { outputs: IndexMap::new(), retry, ..step }
 }

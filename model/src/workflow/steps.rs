@@ -261,7 +261,7 @@ impl Draft<'_> {
         needs.sort_unstable();
         needs.dedup();
         let own_resources = self.work.action().and_then(|action| action.resources.as_ref());
-        let resources = read_demands(report, &fields).over(own_resources);
+        let resources = read_demands(report, &fields).over(own_resources).unwrap_or_default();
         let starts = [("at-least-once", StartMode::AtLeastOnce), ("at-most-once", StartMode::AtMostOnce)];
         let disconnects = [("finish", OnDisconnect::Finish), ("stop", OnDisconnect::Stop)];
         let start = fields.get("start").and_then(|node| report.word(node, "`start`", &starts));
@@ -281,8 +281,8 @@ impl Draft<'_> {
             when,
             site: fields.get("site").map(|node| read_selector(report, node, "`site`")).unwrap_or_default(),
             resource_places: resource_places(&fields, self.place),
-            resources: resources.unwrap_or_default(),
-            retry: fields.get("retry").map(|node| read_retry(report, node)).unwrap_or_default(),
+            retry: fields.get("retry").map(|node| read_retry(report, node, &resources)).unwrap_or_default(),
+            resources,
             outputs: self.outputs,
             needs,
             start,

@@ -269,6 +269,7 @@ fn delegation() -> impl Strategy<Value = Delegation> {
         attempts,
         backoff,
         other_site,
+        memory: None,
     });
     let conditions = (option::of(expression()), option::of(expression()));
     let bindings = (vec((text(), expression()), 0..3), vec((text(), expression()), 0..3));
@@ -353,11 +354,9 @@ fn outcome() -> impl Strategy<Value = Outcome> {
 }
 
 fn usage() -> impl Strategy<Value = Usage> {
-    let some = any::<(u64, u64, u64, u64)>().prop_map(|(cpu_micros, max_rss_bytes, bytes_in, bytes_out)| Usage {
-        cpu_micros,
-        max_rss_bytes,
-        bytes_in,
-        bytes_out,
+    let some = any::<([u64; 4], [u64; 2])>().prop_map(|(used, [disk_read_bytes, disk_written_bytes])| {
+        let [cpu_micros, max_rss_bytes, bytes_in, bytes_out] = used;
+        Usage { cpu_micros, max_rss_bytes, bytes_in, bytes_out, disk_read_bytes, disk_written_bytes }
     });
     prop_oneof![Just(Usage::default()), some]
 }

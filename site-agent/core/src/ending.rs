@@ -10,13 +10,14 @@ use crate::delegation::AfterFailure;
 use crate::event::{Exit, ExitKind, FoundState, NodeId, OutputFailure, SealedOutput, StoredOutputs};
 use crate::fact::Fact;
 use crate::readiness::visit_stored;
+use crate::room::Kind;
 use crate::state::{Active, AttemptKey, Ending};
 
 /// What this process knows of an active attempt.
 #[derive(Debug, Default)]
 pub(crate) struct Launch {
-    /// The node where it holds room, or a place behind one that does.
-    pub(crate) room: Option<NodeId>,
+    /// The node where it holds room, or a place behind one that does, and as what.
+    pub(crate) room: Option<(NodeId, Kind)>,
     pub(crate) started_at: Option<Timestamp>,
     pub(crate) sealed: Option<Vec<SealedOutput>>,
     /// Whether those whose outputs it reads know of it.
@@ -38,8 +39,8 @@ enum Killed {
 }
 
 impl Launch {
-    pub(crate) fn in_room(node: NodeId) -> Self {
-        Self { room: Some(node), ..Self::default() }
+    pub(crate) fn in_room(node: NodeId, kind: Kind) -> Self {
+        Self { room: Some((node, kind)), ..Self::default() }
     }
 
     /// Whether something may have come that it lacked: found by a new journal, its step was not prepared and its inputs
@@ -63,7 +64,7 @@ impl Agent {
         // Of what a new journal knows nothing, it does not know the size either.
         if let (None, Some(template)) = (&launch.exit, template) {
             self.room.take_in(step, node, &template.resources);
-            launch.room = Some(node);
+            launch.room = Some((node, Kind::new(step, &template.resources)));
         }
         let active = &self.state.active[&key];
         // The process before this one may have been killed before it had said so (A5).
@@ -310,9 +311,9 @@ impl Agent {
 
     fn leave_room(&mut self, key: AttemptKey, ran: Option<std::time::Duration>) {
         if let Some(launch) = self.launches.get_mut(&key)
-            && let Some(node) = launch.room.take()
+            && let Some((node, kind)) = launch.room.take()
         {
-            self.room.release((key.0.run, key.0.step), node, ran);
+            self.room.release(kind, node, ran);
         }
     }
 }

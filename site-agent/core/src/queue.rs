@@ -90,7 +90,8 @@ fn remove_from<K: Ord + Copy>(index: &mut BTreeMap<K, BTreeSet<Place>>, key: &K,
     empty
 }
 
-/// Items that lack nothing but room or a lease. Only the first of each step is looked at: all of a step ask for the same.
+/// Items that lack nothing but room or a lease. Only the first of each step is looked at: all of a step ask for the same,
+/// but for memory that has grown.
 #[derive(Debug, Default)]
 pub(crate) struct Ready {
     lines: BTreeMap<StepKey, Line>,

@@ -57,7 +57,7 @@ impl Cost {
 pub(crate) enum Admission {
     /// It has room of its own.
     Own,
-    /// It takes over the room of one that ends: of those of its step that have room of their own there are so many.
+    /// It takes over the room of one that ends: of those of its kind that have room of their own there are so many.
     Ahead(u32),
 }
 
@@ -86,11 +86,24 @@ struct NodeRoom {
     offered: Capacity,
     capacity: Cost,
     used: Cost,
-    steps: BTreeMap<StepKey, InFlight>,
+    kinds: BTreeMap<Kind, InFlight>,
     is_open: bool,
 }
 
-/// Executions of one step that have started and not ended.
+/// Executions that take the same: those of one step, but where the memory of some has grown since they ran out of it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) struct Kind {
+    step: StepKey,
+    memory_bytes: Option<u64>,
+}
+
+impl Kind {
+    pub(crate) fn new(step: StepKey, resources: &Resources) -> Self {
+        Self { step, memory_bytes: resources.memory_bytes }
+    }
+}
+
+/// Executions of one kind that have started and not ended.
 #[derive(Debug, Default)]
 struct InFlight {
     cost: Cost,
@@ -204,35 +217,36 @@ impl Room {
         place: Where,
         may_queue: bool,
     ) -> Option<(NodeId, Admission)> {
+        let kind = Kind::new(step, resources);
         let open = || self.candidates(place).filter(|(_, node)| node.is_open);
-        let with_room = open().filter(|(_, node)| node.has_room(step, resources));
+        let with_room = open().filter(|(_, node)| node.has_room(kind, resources));
         let free = with_room.max_by_key(|(id, node)| (node.free_cpu_millis(), Reverse(*id)));
         if let Some((id, _)) = free {
-            self.nodes.get_mut(&id)?.let_in(step, resources);
+            self.nodes.get_mut(&id)?.let_in(kind, resources);
             return Some((id, Admission::Own));
         }
-        let queues = open().filter_map(|(id, node)| Some((node.place_behind(step).filter(|_| may_queue)?, id)));
+        let queues = open().filter_map(|(id, node)| Some((node.place_behind(kind).filter(|_| may_queue)?, id)));
         let (_, id) = queues.min()?;
-        let entry = self.nodes.get_mut(&id)?.steps.get_mut(&step)?;
+        let entry = self.nodes.get_mut(&id)?.kinds.get_mut(&kind)?;
         entry.ahead += 1;
         Some((id, Admission::Ahead(entry.own)))
     }
 
     /// Takes in one that was found running after a restart: it is there whether it fits or not.
     pub(crate) fn take_in(&mut self, step: StepKey, node: NodeId, resources: &Resources) {
-        self.nodes.entry(node).or_default().let_in(step, resources);
+        self.nodes.entry(node).or_default().let_in(Kind::new(step, resources), resources);
     }
 
-    /// One of a step has ended, after running for this long.
-    pub(crate) fn release(&mut self, step: StepKey, node: NodeId, ran: Option<Duration>) {
+    /// One of a kind has ended, after running for this long.
+    pub(crate) fn release(&mut self, kind: Kind, node: NodeId, ran: Option<Duration>) {
         let room = self.nodes.get_mut(&node).expect("what ends was let in");
-        room.release(step, ran);
+        room.release(kind, ran);
     }
 
     /// Drops what was learnt of the steps of a run that is forgotten, but for those of which something runs.
     pub(crate) fn forget(&mut self, run: RunId) {
         for node in self.nodes.values_mut() {
-            node.steps.retain(|(of, _), entry| *of != run || entry.own > 0);
+            node.kinds.retain(|kind, entry| kind.step.0 != run || entry.own > 0);
         }
     }
 
@@ -266,23 +280,23 @@ impl NodeRoom {
     }
 
     fn is_empty(&self) -> bool {
-        self.steps.values().all(|entry| entry.own == 0)
+        self.kinds.values().all(|entry| entry.own == 0)
     }
 
     fn free_cpu_millis(&self) -> u64 {
         self.capacity.cpu_millis.saturating_sub(self.used.cpu_millis)
     }
 
-    fn has_room(&self, step: StepKey, resources: &Resources) -> bool {
-        match self.steps.get(&step).filter(|entry| entry.own > 0) {
+    fn has_room(&self, kind: Kind, resources: &Resources) -> bool {
+        match self.kinds.get(&kind).filter(|entry| entry.own > 0) {
             Some(entry) => self.capacity.has_room(&self.used, &entry.cost),
             None => self.capacity.has_room(&self.used, &self.cost(resources)),
         }
     }
 
-    fn let_in(&mut self, step: StepKey, resources: &Resources) {
+    fn let_in(&mut self, kind: Kind, resources: &Resources) {
         let cost = self.cost(resources);
-        let entry = self.steps.entry(step).or_default();
+        let entry = self.kinds.entry(kind).or_default();
         if entry.own == 0 {
             entry.cost = cost;
         }
@@ -291,14 +305,14 @@ impl NodeRoom {
     }
 
     /// How many wait behind each thousand that run, if one more may.
-    fn place_behind(&self, step: StepKey) -> Option<u64> {
+    fn place_behind(&self, kind: Kind) -> Option<u64> {
         let entry =
-            self.steps.get(&step).filter(|entry| !entry.cost.has_own && entry.ahead < entry.own * entry.depth())?;
+            self.kinds.get(&kind).filter(|entry| !entry.cost.has_own && entry.ahead < entry.own * entry.depth())?;
         Some(u64::from(entry.ahead) * 1_000 / u64::from(entry.own))
     }
 
-    fn release(&mut self, step: StepKey, ran: Option<Duration>) {
-        let entry = self.steps.get_mut(&step).expect("what ends was let in");
+    fn release(&mut self, kind: Kind, ran: Option<Duration>) {
+        let entry = self.kinds.get_mut(&kind).expect("what ends was let in");
         if let Some(ran) = ran {
             let ran = u64::try_from(ran.as_micros()).unwrap_or(u64::MAX);
             entry.run_micros = Some(entry.run_micros.map_or(ran, |mean| mean - mean / 8 + ran / 8));
@@ -315,7 +329,7 @@ impl NodeRoom {
     fn check(&self) -> usize {
         let mut used = Cost::default();
         let mut count = 0;
-        for entry in self.steps.values() {
+        for entry in self.kinds.values() {
             (0..entry.own).for_each(|_| used.add(&entry.cost));
             count += (entry.own + entry.ahead) as usize;
             assert!(entry.own > 0 || entry.ahead == 0, "nothing queues behind nothing");

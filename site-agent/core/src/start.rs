@@ -17,7 +17,7 @@ use crate::event::NodeId;
 use crate::fact::Fact;
 use crate::queue::{Place, Turn};
 use crate::readiness::{Readiness, needs_room};
-use crate::room::{Admission, Where};
+use crate::room::{Admission, Kind, Where};
 use crate::state::{Ending, Item, StepKey};
 
 /// One look at all that is ready.
@@ -279,7 +279,7 @@ impl Agent {
         }
         for (element, (node, admission)) in elements.iter().zip(admissions) {
             let attempt = (execution(key, element), item.attempt);
-            self.launches.insert(attempt, Launch::in_room(*node));
+            self.launches.insert(attempt, Launch::in_room(*node, Kind::new(key, &template.resources)));
             self.unsettled.insert(attempt);
             step.commands.push(Command::Start {
                 execution: attempt.0,

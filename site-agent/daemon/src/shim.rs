@@ -19,6 +19,7 @@ pub(crate) mod protocol;
 mod runner;
 mod scratch;
 mod server;
+pub(crate) mod spent;
 pub(crate) mod tree;
 mod watch;
 mod worker;

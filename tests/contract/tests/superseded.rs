@@ -106,7 +106,7 @@ fn ended(run: &str) -> EndedRun {
     let row = r#"{"workflow": "w", "project": "p", "state": "succeeded", "submitted_by": "me", "submitted_at": 1,
         "started_at": 1, "finished_at": 2, "labels": {}, "sites": [], "outputs": {}, "executions": {}}"#;
     let execution = r#"[{"step": "a", "element": 0, "attempt": 1, "state": "succeeded", "submitted_at": 1,
-        "cpu_seconds": 0, "memory_bytes": 0}]"#;
+        "cpu_seconds": 0, "memory_bytes": 0, "disk_read_bytes": 0, "disk_written_bytes": 0}]"#;
     EndedRun {
         run: run.to_owned(),
         row: row.to_owned(),

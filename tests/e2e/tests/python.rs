@@ -164,3 +164,41 @@ fn the_example_runs_as_it_stands() -> Result<()> {
     assert_eq!((highest.len(), &highest[0]), (100, &json!(2.0)));
     Ok(())
 }
+
+/// Holds 160 MB before it answers which attempt that was, and is given 96 MiB at first.
+const GREEDY: &str = "import os\n\n\ndef handle():\n    held = bytearray(160_000_000)\n    return {\"attempt\": int(os.environ.get(\"ATOLL_ATTEMPT\", \"0\")), \"held\": len(held)}\n";
+
+#[test]
+fn what_ran_out_of_memory_is_tried_again_with_more_and_says_so() -> Result<()> {
+    let cluster = Cluster::start(Options { sites: vec!["edge"], ..Options::default() })?;
+    let folder = cluster.directory().join("greedy");
+    fs::create_dir_all(&folder)?;
+    let manifest = "name: greedy\nversion: \"1.0\"\nruntime: python\nhandler: main.py:handle\noutputs: { attempt: integer, held: integer }\n";
+    fs::write(folder.join("action.yaml"), manifest)?;
+    fs::write(folder.join("main.py"), GREEDY)?;
+    let workflow = |growth: &str| {
+        format!(
+            "workflow: w\nsteps:\n  a: {{ action: ./greedy, resources: {{ memory: 96MiB }}, retry: {{ attempts: 2, backoff: 100ms{growth} }} }}\n\
+             outputs: {{ held: \"${{{{ steps.a.outputs.held }}}}\" }}\n"
+        )
+    };
+    let run = cluster.submit(&workflow(", memory: 4x"), &[])?;
+    let shown = cluster.wait_for_end(&run)?;
+    assert_eq!((&shown["state"], &shown["outputs"]["held"]), (&json!("succeeded"), &json!(160_000_000)), "{shown:#}");
+    let execution = &shown["executions"][0];
+    assert_eq!(
+        (&execution["attempt"], &execution["memory_limit_bytes"]),
+        (&json!(2), &json!(384 << 20)),
+        "{execution:#}"
+    );
+    let listed = cluster.call(&["show", &run.id])?.stdout;
+    ensure!(listed.contains("2 (384 MiB)"), "{listed}");
+    let why = cluster.call(&["why", execution["execution"].as_str().unwrap_or_default()])?.stdout;
+    ensure!(why.contains("attempt 2 may use 384 MiB of memory"), "{why}");
+    let shown = cluster.run(&workflow(""), &[])?;
+    let execution = &shown["executions"][0];
+    assert_eq!((&shown["state"], &execution["attempt"]), (&json!("failed"), &json!(2)), "{shown:#}");
+    assert_eq!(execution["memory_limit_bytes"], json!(96 << 20));
+    ensure!(execution["error"].as_str().is_some_and(|error| error.contains("memory")), "{execution:#}");
+    Ok(())
+}

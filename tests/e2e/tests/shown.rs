@@ -45,7 +45,10 @@ fn every_command_prints_what_the_contract_names() -> Result<()> {
             "usage",
         ],
     );
-    assert_fields(&execution["usage"], &["cpu_seconds", "max_rss_bytes", "bytes_in", "bytes_out"]);
+    assert_fields(
+        &execution["usage"],
+        &["cpu_seconds", "max_rss_bytes", "bytes_in", "bytes_out", "disk_read_bytes", "disk_written_bytes"],
+    );
     let id = execution["execution"].as_str().unwrap();
 
     let logs = cluster.call(&["logs", &run.id, "--json"])?;

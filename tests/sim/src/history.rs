@@ -312,6 +312,7 @@ impl History {
                     | ReturnCause::NeverSent
                     | ReturnCause::Stopped
                     | ReturnCause::Refused
+                    | ReturnCause::OutOfMemory
                     | ReturnCause::InputUnavailable => {}
                 }
             }

@@ -112,6 +112,8 @@ struct Draft<'a> {
     plain: Rng,
     /// The same, of what was pushed.
     acting: Rng,
+    /// The same, of memory that grows.
+    growing: Rng,
     scenario: &'a Scenario,
     steps: usize,
     has_input: bool,
@@ -157,6 +159,7 @@ impl<'a> Draft<'a> {
             caching: Rng::new(mix(&[apart.clone().next(), 0xCAC4E])),
             plain: Rng::new(mix(&[apart.clone().next(), 0xB1A1])),
             acting: Rng::new(mix(&[apart.clone().next(), 0xAC7104])),
+            growing: Rng::new(mix(&[apart.clone().next(), 0x6208])),
             apart,
             scenario,
             steps,
@@ -311,13 +314,21 @@ impl<'a> Draft<'a> {
             let minutes = self.caching.spread(1, 1_000);
             self.line(&format!("    cache: {}m", minutes.as_micros()));
         }
+        let mut resources = Vec::new();
         if self.rng.chance(700) {
             let other = self.rng.chance(300);
             let attempts = self.rng.between(2, 4);
-            self.line(&format!("    retry: {{ attempts: {attempts}, backoff: 1s, other_site: {other} }}"));
+            let grows = self.growing.chance(250);
+            let growth = if grows { ", memory: 2x" } else { "" };
+            self.line(&format!("    retry: {{ attempts: {attempts}, backoff: 1s, other_site: {other}{growth} }}"));
+            // A site has 8 GiB: of some there is too little for a further attempt.
+            resources.extend(grows.then(|| format!("memory: {}GiB", self.growing.between(1, 3))));
         }
         if self.rng.chance(200) {
-            self.line("    resources: { cpu: 2 }");
+            resources.push("cpu: 2".to_owned());
+        }
+        if !resources.is_empty() {
+            self.line(&format!("    resources: {{ {} }}", resources.join(", ")));
         }
         let at_most_once = self.scenario.at_most_once && self.rng.chance(if self.scenario.long { 400 } else { 120 });
         if at_most_once && !cached {

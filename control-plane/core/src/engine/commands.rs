@@ -85,8 +85,12 @@ impl ControlPlane {
     fn whole(&self, command: &Outgoing) -> (SiteCommand, usize) {
         match command {
             Outgoing::Prepare { run, step } => match self.state.runs.get(run).filter(|run| run.is_live()) {
-                Some(run) => self.template(run, *step),
+                Some(run) => self.template(run, *step, 0),
                 // Nothing of an ended run is prepared; the number stays.
+                None => (SiteCommand::Forget { run: *run }, 32),
+            },
+            Outgoing::PrepareGrown { run, step, grown } => match self.state.runs.get(run).filter(|run| run.is_live()) {
+                Some(run) => self.template(run, *step, *grown),
                 None => (SiteCommand::Forget { run: *run }, 32),
             },
             Outgoing::Dispatch { run, step, attempt, elements, fragment } => {
@@ -126,11 +130,13 @@ impl ControlPlane {
         }
     }
 
-    fn template(&self, run: &Run, step: StepIndex) -> (SiteCommand, usize) {
+    /// A step's template, for executions of which the memory has grown so often.
+    fn template(&self, run: &Run, step: StepIndex, grown: u32) -> (SiteCommand, usize) {
         // A step is prepared after its shared inputs were evaluated once.
         let shared = self.caches.shared(run, step).unwrap_or_default();
         let (template, bytes) = self.bare_template(run, step);
-        let template = StepTemplate { bindings: shared.bindings.clone(), ..template };
+        let resources = run.grown_step(step, grown).resources.clone();
+        let template = StepTemplate { bindings: shared.bindings.clone(), resources, ..template };
         (SiteCommand::Prepare(Box::new(template)), bytes + shared.bytes)
     }
 

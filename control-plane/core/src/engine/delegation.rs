@@ -39,6 +39,8 @@ impl ControlPlane {
             // An agent knows no results of others.
             || definition.cache.is_some()
             || self.is_poisonous(run, step)
+            // An agent gives all attempts the memory that the step asks for.
+            || definition.retry.memory.is_some()
             // An agent knows nothing of limits.
             || self.is_limited(run, step)
         {

@@ -23,8 +23,15 @@ pub(crate) struct Assignment {
 
 impl ControlPlane {
     pub(crate) fn dispatch(&mut self, assignment: Assignment, elements: ElementSet, fragment: bool) {
+        for (grown, elements) in self.by_growth(assignment.run, assignment.step, elements) {
+            self.prepare(assignment.site, assignment.run, assignment.step, grown);
+            self.dispatch_prepared(assignment, elements, fragment);
+        }
+    }
+
+    /// Dispatches executions that are as the last template of their step says.
+    fn dispatch_prepared(&mut self, assignment: Assignment, elements: ElementSet, fragment: bool) {
         let Assignment { run, step, attempt, site, decision } = assignment;
-        self.prepare(site, run, step);
         self.counters.executions_dispatched += u64::from(elements.len());
         let reads = self.reads_objects(run, step);
         let given = elements.clone();
@@ -41,12 +48,30 @@ impl ControlPlane {
         self.agenda.chain.extend(ahead);
     }
 
-    /// Sends the step's template, unless the agent's journal has it.
-    pub(crate) fn prepare(&mut self, site: SiteId, run: RunId, step: StepIndex) {
-        let prepared = &self.state.site(site).log.prepared;
-        if !prepared.get(&run).is_some_and(|steps| steps.contains(&step)) {
-            self.record(Fact::Prepared { site, run, step });
+    /// Executions of a step by how often the memory has grown that they ask for.
+    fn by_growth(&self, run: RunId, step: StepIndex, elements: ElementSet) -> BTreeMap<u32, ElementSet> {
+        let run = self.state.run(run);
+        let (definition, state) = (run.workflow.step(step), &run.steps[step.index()]);
+        if definition.retry.memory.is_none() || state.tries.is_empty() {
+            return BTreeMap::from([(0, elements)]);
         }
+        let mut by_growth: BTreeMap<u32, ElementSet> = BTreeMap::new();
+        for element in elements.iter() {
+            by_growth.entry(state.grown(element)).or_default().insert(element);
+        }
+        by_growth
+    }
+
+    /// Sends the step's template, unless it is the last one of the step that the agent's journal has: an agent goes by that
+    /// with all that it is handed after it.
+    fn prepare(&mut self, site: SiteId, run: RunId, step: StepIndex, grown: u32) {
+        if self.state.template_at(site, run, step) == Some(grown) {
+            return;
+        }
+        self.record(match grown {
+            0 => Fact::Prepared { site, run, step },
+            grown => Fact::GrownPrepared { site, run, step, grown },
+        });
     }
 
     /// Whether executions of a step may read objects at all.

@@ -228,6 +228,7 @@ impl ControlPlane {
             .filter_map(|(command, number)| match command {
                 Outgoing::Dispatch { run, step, .. } => Some((*run, *step, CommandSeq(number))),
                 Outgoing::Prepare { .. }
+                | Outgoing::PrepareGrown { .. }
                 | Outgoing::Cancel { .. }
                 | Outgoing::Push { .. }
                 | Outgoing::CancelPush { .. }

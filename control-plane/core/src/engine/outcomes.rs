@@ -71,7 +71,7 @@ impl ControlPlane {
         let (mut ended, mut again, mut unknown) = (Vec::with_capacity(elements.len()), Vec::new(), Vec::new());
         for mut finished in elements {
             check_outputs(run, step, &mut finished);
-            match judge(run, step, is_source, &mut finished) {
+            match self.judge_with_memory(run, step, is_source, &mut finished) {
                 Judgement::Final => ended.push(finished),
                 Judgement::Again { cause, not_before, message } => {
                     again.push((finished.element, cause, not_before, message));
@@ -105,6 +105,25 @@ impl ControlPlane {
         if !ended.is_empty() {
             self.end_executions(site, run_id, step, ended);
         }
+    }
+
+    fn judge_with_memory(
+        &self,
+        run: &Run,
+        step: StepIndex,
+        is_source: bool,
+        finished: &mut FinishedElement,
+    ) -> Judgement {
+        let judgement = judge(run, step, is_source, finished);
+        let Judgement::Again { cause: cause @ ReturnCause::OutOfMemory, not_before, message } = judgement else {
+            return judgement;
+        };
+        match (self.next_with_more(run, step, finished.element, &message), &mut finished.outcome) {
+            (Ok(message), _) => return Judgement::Again { cause, not_before, message },
+            (Err(whole), Outcome::Failed { message, .. }) => *message = whole,
+            (Err(_), _) => {}
+        }
+        Judgement::Final
     }
 
     /// Keeps what is known of an attempt during which something went down. What was stopped on purpose is none.
@@ -350,8 +369,12 @@ fn judge(run: &Run, step: StepIndex, is_source: bool, finished: &mut FinishedEle
     }
     match finished.outcome.clone() {
         Outcome::Succeeded => Judgement::Final,
-        Outcome::Failed { message, .. } => match definition.retry.after_failure(tries.failures) {
-            Some(not_before) => Judgement::Again { cause: ReturnCause::Failed, not_before, message },
+        Outcome::Failed { reason, message, .. } => match definition.retry.after_failure(tries.failures) {
+            Some(not_before) => {
+                let grows = reason == FailureReason::OutOfMemory && definition.retry.memory.is_some();
+                let cause = if grows { ReturnCause::OutOfMemory } else { ReturnCause::Failed };
+                Judgement::Again { cause, not_before, message }
+            }
             None => Judgement::Final,
         },
         Outcome::Cancelled if active.cancelling => Judgement::Final,

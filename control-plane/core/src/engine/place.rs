@@ -38,6 +38,8 @@ struct Group {
     /// The site that they should not go to again, if there is another.
     avoid: Option<SiteId>,
     attempt: Attempt,
+    /// How often the memory has grown that they ask for.
+    grown: u32,
 }
 
 /// Where a look ahead gives an execution to, and where each of its objects is.
@@ -117,7 +119,8 @@ impl ControlPlane {
         if !first.is_empty() && !by_element {
             let own = self.own_objects(run, step, first.first().expect("not empty"))?;
             for elements in self.by_outlook(run_id, step, first) {
-                groups.push(Group { elements, objects: own.clone(), avoid: None, attempt: Attempt::FIRST });
+                let (avoid, attempt) = (None, Attempt::FIRST);
+                groups.push(Group { elements, objects: own.clone(), avoid, attempt, grown: 0 });
             }
         } else if !first.is_empty() {
             let load = run.plan.steps[step.index()].load;
@@ -127,8 +130,8 @@ impl ControlPlane {
             for element in first.iter() {
                 let objects = self.own_objects(run, step, element)?;
                 let places = objects.iter().map(|object| self.places(object.id)).collect();
-                let new =
-                    |objects| Group { elements: ElementSet::new(), objects, avoid: None, attempt: Attempt::FIRST };
+                let (elements, attempt) = (ElementSet::new(), Attempt::FIRST);
+                let new = |objects| Group { elements, objects, avoid: None, attempt, grown: 0 };
                 let ahead = self.outlooks.site(run_id, step, element).map(|(site, _)| site);
                 alike.entry((ahead, places)).or_insert_with(|| new(objects)).elements.insert(element);
             }
@@ -147,8 +150,10 @@ impl ControlPlane {
             let avoid = state.tries.get(element).and_then(|tries| tries.last_site).filter(|_| other_site);
             let attempt = state.next_attempt(*element);
             let elements = ElementSet::from_range(*element..*element + 1);
-            groups.push(Group { elements, objects, avoid, attempt });
+            groups.push(Group { elements, objects, avoid, attempt, grown: state.grown(*element) });
         }
+        // Each change between them is one more template on its way to a site.
+        groups.sort_by_key(|group| group.grown);
         if let Some(at) = next_try {
             self.agenda.set(at, Timer::Retry(run_id, step));
         }
@@ -181,10 +186,10 @@ impl ControlPlane {
     /// Places executions as far as there is room; how many.
     fn place_group(&mut self, run_id: RunId, step: StepIndex, shared: &Arc<Shared>, group: Group) -> u32 {
         let run = self.state.run(run_id);
-        let definition = run.workflow.step(step);
+        let definition = run.grown_step(step, group.grown);
         let candidates = self.candidates();
         let objects: Vec<_> = shared.objects.iter().chain(&group.objects).copied().collect();
-        let mut assessments = self.assess(run, definition, &candidates, &objects, None);
+        let mut assessments = self.assess(run, &definition, &candidates, &objects, None);
         if let Some(avoid) = group.avoid {
             avoid_site(&mut assessments, avoid);
         }
@@ -193,7 +198,14 @@ impl ControlPlane {
         let feasible: Vec<_> =
             assessments.iter().filter(|assessment| assessment.obstacle.is_none()).map(|a| a.site).collect();
         if feasible.is_empty() {
-            if let Some(reason) = self.ruled_out(run_id, step, &objects) {
+            let nowhere = self.nowhere(run, &definition, &objects);
+            if let Some(nowhere) = nowhere.filter(|nowhere| nowhere.by_rule || group.grown > 0) {
+                let first = group.elements.first().expect("no group is empty");
+                let error = run.steps[step.index()].tries.get(&first).and_then(|tries| tries.last_error.as_deref());
+                let reason = match error.filter(|_| group.grown > 0) {
+                    Some(error) => format!("{error}; {}", nowhere.reason),
+                    None => nowhere.reason,
+                };
                 self.give_up(run_id, step, group.elements, &reason);
                 return 0;
             }
@@ -201,7 +213,7 @@ impl ControlPlane {
             self.recover_inputs(run_id, &objects);
             return 0;
         }
-        let load = run.plan.steps[step.index()].load;
+        let load = run.grown_load(step, group.grown);
         let room = |site: SiteId| self.room_in_turn(site, load);
         let shares = placement::spread(&assessments, group.elements.len(), (run_id, step, first), &room);
         let mut left = group.elements;
@@ -353,7 +365,8 @@ impl ControlPlane {
         site: SiteId,
         known: &[ObjectRef],
     ) -> Vec<Assessment> {
-        let mut assessments = self.assess(run, run.workflow.step(step), &self.candidates(), known, Some(site));
+        let definition = run.grown_step(step, run.steps[step.index()].grown(0));
+        let mut assessments = self.assess(run, &definition, &self.candidates(), known, Some(site));
         self.outlooks.lean(&mut assessments, run.id, step, 0);
         assessments
     }

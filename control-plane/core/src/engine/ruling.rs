@@ -2,7 +2,7 @@
 
 use std::borrow::Cow;
 
-use atoll_model::id::{ObjectId, RunId, SiteId, StepIndex};
+use atoll_model::id::{ObjectId, RunId, SiteId};
 use atoll_model::placement::PushMode;
 use atoll_model::policy::Location;
 use atoll_model::value::ObjectRef;
@@ -15,6 +15,14 @@ use crate::placement::{self, Candidate};
 use crate::plan::RunPlan;
 use crate::rules::DataRules;
 use crate::state::{ObjectState, Run, Use};
+
+/// Why no site will ever run something.
+#[derive(Debug)]
+pub(crate) struct Nowhere {
+    /// Whether a rule, or what a site withholds, is the reason at any of them.
+    pub(crate) by_rule: bool,
+    pub(crate) reason: String,
+}
 
 /// A rule of a run.
 pub(crate) type Cited = (RunId, RuleId);
@@ -125,20 +133,18 @@ impl ControlPlane {
         })
     }
 
-    /// Why no site will ever run the step as the rules are, if a rule, or what a site withholds, is the reason at any of
-    /// them. A site that is only away, or copies that are gone, are no such reason.
-    pub(crate) fn ruled_out(&self, run_id: RunId, step: StepIndex, objects: &[ObjectRef]) -> Option<String> {
-        let run = self.state.run(run_id);
-        let definition = run.workflow.step(step);
+    /// Why no site will ever run the step, as `definition` has it, while the rules are as they are. A site that is only away,
+    /// or copies that are gone, are no such reason.
+    pub(crate) fn nowhere(&self, run: &Run, definition: &Step, objects: &[ObjectRef]) -> Option<Nowhere> {
         let wanted = self.requirement(run, definition);
         let mut reasons = Vec::new();
-        let mut ruled = false;
+        let mut by_rule = false;
         for candidate in self.candidates() {
             let own = placement::permanent_obstacle(&candidate, &wanted)
                 .or_else(|| self.state.site(candidate.site).revoked.as_ref().map(|_| "it is revoked".to_owned()));
             let vetoed = || {
                 let forbidden = self.rule_obstacle(&run.plan, definition, &candidate);
-                let refused = || self.state.refusal(run_id, step, candidate.site).map(ToString::to_string);
+                let refused = || self.state.refusal(run.id, definition.index, candidate.site).map(ToString::to_string);
                 let forbidden = forbidden.or_else(refused);
                 let veto = |object: &ObjectRef| {
                     let publishing = self.publishing_veto(definition, object.id);
@@ -147,13 +153,13 @@ impl ControlPlane {
                 forbidden.or_else(|| objects.iter().find_map(veto))
             };
             match own.map(|reason| (reason, false)).or_else(|| vetoed().map(|reason| (reason, true))) {
-                Some((reason, by_rule)) => {
-                    ruled |= by_rule;
+                Some((reason, is_rule)) => {
+                    by_rule |= is_rule;
                     reasons.push(format!("{}: {reason}", candidate.name));
                 }
                 None => return None,
             }
         }
-        ruled.then(|| format!("no site can run it: {}", reasons.join("; ")))
+        Some(Nowhere { by_rule, reason: format!("no site can run it: {}", reasons.join("; ")) })
     }
 }

@@ -57,6 +57,8 @@ pub enum ReturnCause {
     Stopped,
     /// The site's own policy does not let the step run there: it goes there no more.
     Refused,
+    /// The attempt failed for want of memory, and the next one asks for more.
+    OutOfMemory,
 }
 
 /// Which rule asked for a transfer.

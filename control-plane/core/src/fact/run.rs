@@ -54,6 +54,7 @@ impl Fact {
             | Self::CapacityChanged { .. }
             | Self::AgentLost { .. }
             | Self::Prepared { .. }
+            | Self::GrownPrepared { .. }
             | Self::ForgetOrdered { .. }
             | Self::ObjectUploaded { .. }
             | Self::PushCancelled { .. }

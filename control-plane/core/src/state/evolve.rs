@@ -28,6 +28,7 @@ impl State {
             | Fact::CapacityChanged { .. }
             | Fact::AgentLost { .. }
             | Fact::Prepared { .. }
+            | Fact::GrownPrepared { .. }
             | Fact::SetBack { .. }
             | Fact::CaughtUp { .. }
             | Fact::ForgetOrdered { .. } => self.evolve_site(fact),

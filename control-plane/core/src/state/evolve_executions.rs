@@ -1,5 +1,6 @@
 //! How facts about executions change the state.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use atoll_model::elements::ElementSet;
@@ -10,6 +11,7 @@ use atoll_model::time::Timestamp;
 use super::evolve_runs::visit_with_parts;
 use super::{Active, ActivePhase, Crash, Decision, Detail, Outgoing, Row, RowState, Source, State, StepPhase, Use};
 use crate::fact::{Fact, Items};
+use crate::plan::Load;
 
 /// Crashes kept of one execution: it is given up before there are so many, unless it is run anew.
 const CRASHES_KEPT: usize = 2 * atoll_model::limits::POISON_CRASHES_MAX as usize;
@@ -158,7 +160,7 @@ impl State {
             step.count = 1;
         }
         let mut added = 0;
-        let (mut loads, load) = (0, run.plan.steps[step_index.index()].load);
+        let (mut loads, mut grown) = (0, Vec::new());
         if as_this.attempt == Attempt::FIRST {
             step.ready.remove_all(elements);
         }
@@ -166,19 +168,24 @@ impl State {
             if !step.again.is_empty() {
                 step.again.remove(&element);
             }
-            match step.active.get_mut(&element) {
+            let becomes_load = match step.active.get_mut(&element) {
                 Some(active) => {
                     let was_load = active.is_load();
                     active.phase = active.phase.max(as_this.phase);
                     active.command = as_this.command;
                     active.fragment = as_this.fragment;
-                    loads += u32::from(active.is_load() && !was_load);
+                    active.is_load() && !was_load
                 }
                 None => {
                     step.active.insert(element, as_this.clone());
-                    loads += u32::from(as_this.is_load());
                     added += 1;
+                    as_this.is_load()
                 }
+            };
+            match step.grown(element) {
+                0 => loads += u32::from(becomes_load),
+                times if becomes_load => grown.push(times),
+                _ => {}
             }
         }
         step.decisions[as_this.decision as usize].chosen.entry(as_this.site).or_default().insert_all(elements);
@@ -188,7 +195,8 @@ impl State {
         }
         let site = self.sites.get_mut(&as_this.site).expect("facts name sites that exist");
         site.add_busy(run_id, step_index, added);
-        site.add_load(load, loads);
+        site.add_load(run.grown_load(step_index, 0), loads);
+        grown.into_iter().for_each(|times| site.add_load(run.grown_load(step_index, times), 1));
     }
 
     /// Takes an execution from where it is.
@@ -199,23 +207,24 @@ impl State {
         run.ahead -= u32::from(active.fragment);
         let site = self.sites.get_mut(&active.site).expect("what is active is at a site that exists");
         site.remove_busy(execution.run, execution.step, 1);
-        site.remove_load(run.plan.steps[execution.step.index()].load, u32::from(active.is_load()));
+        site.remove_load(run.load_of(execution.step, execution.element), u32::from(active.is_load()));
         Some(active)
     }
 
     fn finish(&mut self, run_id: RunId, step_index: StepIndex, site: SiteId, elements: &[FinishedElement]) {
         let run = Arc::make_mut(self.runs.get_mut(&run_id).expect("facts name runs that exist"));
         let was_ended = run.steps[step_index.index()].is_ended();
-        let (mut deactivated, mut loads) = (0, 0);
-        let load = run.plan.steps[step_index.index()].load;
+        let mut deactivated = 0;
+        let mut loads: BTreeMap<Load, u32> = BTreeMap::new();
         let (mut made, mut made_otherwise) = (Vec::new(), false);
         for finished in elements {
+            let load = run.load_of(step_index, finished.element);
             let step = &mut run.steps[step_index.index()];
             made_otherwise |= step.makes_otherwise(finished);
             let active = match step.active.remove(&finished.element) {
                 Some(active) => {
                     deactivated += 1;
-                    loads += u32::from(active.is_load());
+                    *loads.entry(load).or_default() += u32::from(active.is_load());
                     run.ahead -= u32::from(active.fragment);
                     active
                 }
@@ -243,7 +252,7 @@ impl State {
         if deactivated > 0 {
             let site = self.site_mut(site);
             site.remove_busy(run_id, step_index, deactivated);
-            site.remove_load(load, loads);
+            loads.into_iter().for_each(|(load, count)| site.remove_load(load, count));
         }
         for (object, usage, parts, element) in made {
             self.note_object(object, usage, &parts);

@@ -52,6 +52,7 @@ impl State {
             Fact::RunEnded { run, state, outputs, error, at } => {
                 self.live_runs -= 1;
                 self.refusals.retain(|(of, _), _| of != run);
+                self.grown_templates.retain(|(of, _), _| of != run);
                 let run = self.run_mut(*run);
                 run.phase = Phase::Ended(*state);
                 run.outputs.clone_from(outputs);

@@ -61,11 +61,8 @@ impl State {
                     self.site_mut(site).lost = Some(*at);
                 }
             }
-            Fact::Prepared { site, run, step } => {
-                let log = &mut self.site_mut(*site).log;
-                log.prepared.entry(*run).or_default().insert(*step);
-                log.push(Outgoing::Prepare { run: *run, step: *step });
-            }
+            Fact::Prepared { site, run, step } => self.prepare(*site, *run, *step, 0),
+            Fact::GrownPrepared { site, run, step, grown } => self.prepare(*site, *run, *step, *grown),
             Fact::ForgetOrdered { site, run } => {
                 let log = &mut self.site_mut(*site).log;
                 log.prepared.remove(run);

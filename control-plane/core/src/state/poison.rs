@@ -86,7 +86,8 @@ impl State {
             | ReturnCause::Withdrawn
             | ReturnCause::InputUnavailable
             | ReturnCause::Resolved
-            | ReturnCause::Stopped => return,
+            | ReturnCause::Stopped
+            | ReturnCause::OutOfMemory => return,
         };
         if cause == ReturnCause::Refused {
             let by_site = self.refusals.entry((run, step)).or_default();

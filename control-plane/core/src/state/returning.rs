@@ -33,7 +33,8 @@ impl State {
             | ReturnCause::Withdrawn
             | ReturnCause::Resolved
             | ReturnCause::Stopped
-            | ReturnCause::Refused => false,
+            | ReturnCause::Refused
+            | ReturnCause::OutOfMemory => false,
         };
         let untouched = same_attempt && active.attempt == Attempt::FIRST && !step.tries.contains_key(&element);
         let is_ahead = step.needs_left > 0;
@@ -51,7 +52,8 @@ impl State {
                 tries.last_site = Some(active.site);
                 tries.last_error = Some(Arc::clone(message));
             }
-            tries.failures += u32::from(cause == ReturnCause::Failed);
+            tries.failures += u32::from(matches!(cause, ReturnCause::Failed | ReturnCause::OutOfMemory));
+            tries.grown += u32::from(cause == ReturnCause::OutOfMemory);
             tries.crashes += u32::from(cause == ReturnCause::Interrupted);
             tries.not_started += u32::from(cause == ReturnCause::NotStarted);
             step.again.insert(element, not_before);
@@ -131,7 +133,7 @@ impl State {
         let loads = u32::from(active.is_load());
         step.active.insert(element, active);
         run.active += 1;
-        let load = run.plan.steps[execution.step.index()].load;
+        let load = run.load_of(execution.step, element);
         let site = self.site_mut(site);
         site.add_busy(execution.run, execution.step, 1);
         site.add_load(load, loads);

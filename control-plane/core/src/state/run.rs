@@ -14,7 +14,7 @@ use atoll_model::workflow::Workflow;
 use indexmap::IndexMap;
 use serde::{Deserialize, Serialize};
 
-use super::{Crash, Detail, LedgerEntry, Row, RowState, Source};
+use super::{Crash, Detail, LedgerEntry, Row, RowState, Source, Tries};
 use crate::fact::Items;
 use crate::plan::RunPlan;
 use crate::view::{RunError, RunState, RunTags};
@@ -210,33 +210,6 @@ pub(crate) enum ActivePhase {
     Placed,
     Dispatched,
     Running,
-}
-
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-pub(crate) struct Tries {
-    /// The highest attempt that was ever given out, or is waiting to be.
-    pub(crate) highest: Attempt,
-    pub(crate) failures: u32,
-    pub(crate) crashes: u32,
-    pub(crate) not_started: u32,
-    pub(crate) recomputed: u32,
-    /// Where the last attempt went wrong.
-    pub(crate) last_site: Option<SiteId>,
-    pub(crate) last_error: Option<Arc<str>>,
-}
-
-impl Default for Tries {
-    fn default() -> Self {
-        Self {
-            highest: Attempt::FIRST,
-            failures: 0,
-            crashes: 0,
-            not_started: 0,
-            recomputed: 0,
-            last_site: None,
-            last_error: None,
-        }
-    }
 }
 
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]

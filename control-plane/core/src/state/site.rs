@@ -178,4 +178,5 @@ pub(crate) enum Outgoing {
     Verify { objects: Vec<ObjectRef> },
     Replicate { object: ObjectRef, execution: ExecutionId },
     ProposeExpired { objects: Vec<ObjectRef> },
+    PrepareGrown { run: RunId, step: StepIndex, grown: u32 },
 }

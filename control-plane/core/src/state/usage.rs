@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use atoll_model::id::{RunId, SiteId};
+use atoll_model::id::{RunId, SiteId, StepIndex};
 use serde::{Deserialize, Serialize};
 
 use super::{Active, ActivePhase, Run, State};
@@ -94,9 +94,9 @@ impl State {
     pub(crate) fn recounted_loads(&self) -> BTreeMap<SiteId, BTreeMap<Load, u32>> {
         let mut loads: BTreeMap<SiteId, BTreeMap<Load, u32>> = BTreeMap::new();
         for run in self.runs.values().filter(|run| run.active > 0) {
-            for (step, planned) in run.steps.iter().zip(&run.plan.steps) {
-                for active in step.active.values().filter(|active| active.is_load()) {
-                    *loads.entry(active.site).or_default().entry(planned.load).or_default() += 1;
+            for (index, step) in (0..=u16::MAX).map(StepIndex).zip(&run.steps) {
+                for (element, active) in step.active.iter().filter(|(_, active)| active.is_load()) {
+                    *loads.entry(active.site).or_default().entry(run.load_of(index, *element)).or_default() += 1;
                 }
             }
         }

@@ -52,6 +52,7 @@ impl ControlPlane {
             execution,
             step: definition.name.clone(),
             attempt: state.next_attempt(element),
+            memory_limit_bytes: definition.memory_after(state.grown(element)),
             state: ExecutionState::Waiting,
             site: None,
             submitted_at: run.submitted_at,
@@ -221,7 +222,8 @@ impl ControlPlane {
 
     fn assess_execution(&self, run: &Run, step: StepIndex, element: u32) -> Vec<placement::Assessment> {
         let objects = self.needed_objects(run, step, element);
-        self.assess(run, run.workflow.step(step), &self.candidates(), &objects, None)
+        let definition = run.grown_step(step, run.steps[step.index()].grown(element));
+        self.assess(run, &definition, &self.candidates(), &objects, None)
     }
 
     /// Why an execution is where it is; for one that waits, why it is nowhere yet.

@@ -57,9 +57,10 @@ mod tests {
         let written = postcard::to_stdvec(&core.snapshot()).expect("encoded");
         // Of nothing each part is one byte. The first format ended before the tags of runs, the second before what people let
         // go of when a rule asked, and one of its time also before when a backup was restored; the third before versions of
-        // actions and what sites refuse, which are three parts; the fourth before repositories, which are three more; the fifth before deployed workflows.
+        // actions and what sites refuse, which are three parts; the fourth before repositories, which are three more; the fifth before deployed workflows; the sixth
+        // before templates with grown memory.
         let before = |parts: usize| &written[..written.len() - parts];
-        let (first, second, early_second, third) = (before(24), before(10), before(11), before(7));
+        let (first, second, early_second, third) = (before(25), before(11), before(12), before(8));
         let config = control_plane_core::Config::default;
         let recover =
             |format, bytes: &[u8]| recover(config(), format, Some((BatchSeq(7), bytes.to_vec())), &[], Timestamp::ZERO);
@@ -67,12 +68,13 @@ mod tests {
         assert_eq!(recover(2, second).expect("read").snapshot(), core.snapshot());
         assert_eq!(recover(2, early_second).expect("read").snapshot(), core.snapshot());
         assert_eq!(recover(3, third).expect("read").snapshot(), core.snapshot());
-        assert_eq!(recover(4, before(4)).expect("read").snapshot(), core.snapshot());
-        assert_eq!(recover(5, before(1)).expect("read").snapshot(), core.snapshot());
+        assert_eq!(recover(4, before(5)).expect("read").snapshot(), core.snapshot());
+        assert_eq!(recover(5, before(2)).expect("read").snapshot(), core.snapshot());
+        assert_eq!(recover(6, before(1)).expect("read").snapshot(), core.snapshot());
         assert_eq!(recover(JOURNAL_FORMAT, &written).expect("read").snapshot(), core.snapshot());
         // Restored once, when the clock stood at a microsecond.
         let restored = [early_second, &[1, 2]].concat();
-        let now = recover(JOURNAL_FORMAT, &[&restored[..], &[0; 10]].concat()).expect("read").snapshot();
+        let now = recover(JOURNAL_FORMAT, &[&restored[..], &[0; 11]].concat()).expect("read").snapshot();
         assert_eq!(recover(2, &restored).expect("read").snapshot(), now);
         assert_ne!(now, core.snapshot());
         let message = recover(JOURNAL_FORMAT, first).expect_err("cut").to_string();
@@ -104,9 +106,10 @@ mod tests {
                 assert_eq!((action.name.as_str(), action.version.as_str()), ("count", "1.0"));
                 assert!(action.bundle.is_some() && action.inputs.len() == 2, "{action:?}");
             }
-            // A checkpoint of that time ended before versions of actions, what sites refuse, repositories, and deployed workflows.
+            // A checkpoint of that time ended before versions of actions, what sites refuse, repositories, deployed workflows, and
+            // templates with grown memory.
             let now = postcard::to_stdvec(&core.snapshot()).expect("encoded");
-            let checkpoint = Some((BatchSeq(read as u64), now[..now.len() - 7].to_vec()));
+            let checkpoint = Some((BatchSeq(read as u64), now[..now.len() - 8].to_vec()));
             let again = super::recover(config(), 3, checkpoint, &[], Timestamp::ZERO).expect("read");
             assert_eq!(again.snapshot(), core.snapshot());
         }

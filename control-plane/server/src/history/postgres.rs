@@ -152,6 +152,8 @@ fn execution_row(view: &ExecutionView) -> Value {
         "error": view.error,
         "cpu_seconds": view.usage.cpu_micros as f64 / 1e6,
         "memory_bytes": view.usage.max_rss_bytes,
+        "disk_read_bytes": view.usage.disk_read_bytes,
+        "disk_written_bytes": view.usage.disk_written_bytes,
     })
 }
 

@@ -201,7 +201,7 @@ impl Agent {
             finished_at: at,
             outcome: Outcome::Succeeded,
             outputs,
-            usage: Usage { cpu_micros: 1_500_000, max_rss_bytes: 1_024, bytes_in: 0, bytes_out: 0 },
+            usage: Usage { cpu_micros: 1_500_000, max_rss_bytes: 1_024, disk_written_bytes: 4_096, ..Usage::default() },
             logs: Logs { stdout: Some(stdout), stderr: None },
         }
     }

@@ -135,7 +135,7 @@ fn elements_with_inputs_of_their_own_are_taken_up_as_the_queue_runs_low() {
 
 #[test]
 fn a_failed_element_is_tried_again_by_the_policy_of_its_step_and_told_of_as_such() {
-    let mut site = over_a_list(Retry { attempts: 2, backoff: Duration::from_secs(3), other_site: false });
+    let mut site = over_a_list(Retry { attempts: 2, backoff: Duration::from_secs(3), ..Retry::default() });
     end_list(&mut site, &[7]);
     site.exit(exec(1, 0), ExitKind::Code(1));
     site.store(exec(1, 0), Vec::new());
@@ -203,7 +203,7 @@ fn a_step_that_is_withdrawn_to_be_stopped_is_stopped() {
 
 #[test]
 fn an_agent_that_starts_anew_in_the_middle_goes_on_where_it_was() {
-    let mut site = over_a_list(Retry { attempts: 3, backoff: Duration::from_secs(5), other_site: false });
+    let mut site = over_a_list(Retry { attempts: 3, backoff: Duration::from_secs(5), ..Retry::default() });
     end_list(&mut site, &[4, 5]);
     finish(&mut site, 1, 1, 1);
     site.exit(exec(1, 0), ExitKind::Code(1));

@@ -4,11 +4,11 @@ use std::time::Duration;
 
 use atoll_model::limits::AGEING;
 use atoll_model::resources::Resources;
-use atoll_model::session::{StepTemplate, TemplateWork};
+use atoll_model::session::{Dispatch, SiteCommand, StepTemplate, TemplateWork};
 use proptest::collection::vec;
 use proptest::prelude::*;
 use site_agent_core::Command;
-use site_agent_core::event::{FoundAttempt, FoundState, NodeId};
+use site_agent_core::event::{ExitKind, FoundAttempt, FoundState, NodeId};
 
 use crate::harness::*;
 
@@ -161,4 +161,29 @@ proptest! {
             }
         }
     }
+}
+
+#[test]
+fn an_attempt_whose_memory_has_grown_takes_as_much_room_as_its_own_template_says() {
+    let of = |memory_bytes| Resources { memory_bytes: Some(memory_bytes), cpu_millis: 100, ..Resources::default() };
+    let step = |memory_bytes| StepTemplate { resources: of(memory_bytes), ..template(0) };
+    let mut site = Site::connected();
+    // The site has 1 GiB.
+    site.prepare(&step(300 << 20));
+    site.dispatch(0, 0..2);
+    site.exit(exec(0, 0), ExitKind::OutOfMemory);
+    site.prepare(&step(900 << 20));
+    site.command(SiteCommand::Dispatch(Dispatch { attempt: FIRST.next(), ..plain(0, 0..1) }));
+    assert_eq!(site.starts().len(), 2, "beside the one that runs there is too little left for it");
+    site.exit(exec(0, 1), ExitKind::Code(1));
+    assert_eq!(site.starts().last(), Some(&(exec(0, 0), FIRST.next())));
+    let given = site.commands.iter().rev().find_map(|command| match command {
+        Command::Start { template, .. } => template.resources.memory_bytes,
+        _ => None,
+    });
+    assert_eq!(given, Some(900 << 20));
+    // What is as small as before finds the room that is left.
+    site.prepare(&step(100 << 20));
+    site.command(SiteCommand::Dispatch(Dispatch { attempt: FIRST.next(), ..plain(0, 1..2) }));
+    assert_eq!(site.starts().len(), 4);
 }

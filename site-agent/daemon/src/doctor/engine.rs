@@ -69,7 +69,7 @@ fn start_in(program: &Path, root: &Path) -> Result<Duration, String> {
     let shown = root_of_system(root).map_err(|error| format!("{}: {error}", root.display()))?;
     let mut command = Command::new(program);
     command.args(["--log-level=error", "run", "--rm", "--network=none", "--log-driver=none", "--cgroups=no-conmon"]);
-    command.args(own_limits()).arg("--rootfs");
+    command.args(own_limits(None)).arg("--rootfs");
     shown.iter().for_each(|folder| {
         command.arg(format!("--volume={0}:{0}:ro", folder.display()));
     });

@@ -271,7 +271,7 @@ struct Local {
     engine: Option<ContainerEngine>,
     components: Option<ComponentRunner>,
     /// What the executions of the last step have in common.
-    common: Option<(slot::StepKey, Arc<Common>)>,
+    common: Option<(commons::CommonOf, Arc<Common>)>,
     events: Vec<Event>,
     meters: Arc<Meters>,
     spans: Option<Spans>,

@@ -93,11 +93,17 @@ pub(crate) struct LeftContainer {
 }
 
 impl Container {
-    /// The command that runs an execution, in the foreground.
-    pub(crate) fn command(&self, common: &Common, order: &Order, slot: SlotFolders<'_>) -> Vec<Vec<u8>> {
+    /// The command that runs an execution, in the foreground, with as many processes as it may have.
+    pub(crate) fn command(
+        &self,
+        common: &Common,
+        order: &Order,
+        slot: SlotFolders<'_>,
+        processes_max: u32,
+    ) -> Vec<Vec<u8>> {
         let mut words = vec![self.program.as_os_str().as_encoded_bytes().to_vec()];
         let options = match self.engine {
-            Engine::Podman | Engine::Docker => self.options(common, order.key),
+            Engine::Podman | Engine::Docker => self.options(common, order.key, processes_max),
             Engine::Apptainer => self.apptainer_options(common),
         };
         words.extend(options.into_iter().map(String::into_bytes));
@@ -149,7 +155,7 @@ impl Container {
         variables.map(|(name, value)| ([prefix, name].concat(), value.to_vec())).collect()
     }
 
-    fn options(&self, common: &Common, key: Key) -> Vec<String> {
+    fn options(&self, common: &Common, key: Key, processes_max: u32) -> Vec<String> {
         let mut options = vec![
             // Warnings of the engine would stand in the log of the action.
             "--log-level=error".to_owned(),
@@ -171,7 +177,7 @@ impl Container {
             // What watches over the container stays in the slot's groups, where it is found if the shim has died.
             options.push("--cgroups=no-conmon".to_owned());
             options.push("--stop-timeout=0".to_owned());
-            options.extend(own_limits());
+            options.extend(own_limits(Some(processes_max)));
             if self.rootless {
                 options.push("--userns=keep-id".to_owned());
             }
@@ -190,7 +196,7 @@ impl Container {
             options.push("--network=none".to_owned());
         }
         if self.limits.pids {
-            options.push(format!("--pids-limit={PIDS_MAX}"));
+            options.push(format!("--pids-limit={processes_max}"));
         }
         if let Some(bytes) = common.memory_bytes.filter(|_| self.limits.memory) {
             options.push(format!("--memory={bytes}b"));
@@ -307,11 +313,13 @@ fn variables<'a>(common: &'a Common, order: &'a Order) -> Vec<(&'a [u8], &'a [u8
     variables
 }
 
-/// The limits of this process, as those of a container: an engine's own may be more than this user may have.
-pub(crate) fn own_limits() -> Vec<String> {
+/// The limits of this process, as those of a container that may have so many processes: an engine's own may be more than this
+/// user may have.
+pub(crate) fn own_limits(processes_max: Option<u32>) -> Vec<String> {
     let shown = |limit: Option<u64>| limit.map_or_else(|| "-1".to_owned(), |limit| limit.to_string());
     let files = getrlimit(Resource::Nofile);
-    let most = u64::from(PIDS_MAX);
+    // They are counted over all that the user runs: what one container may have is limited otherwise.
+    let most = u64::from(processes_max.unwrap_or_default().max(PIDS_MAX));
     let processes = getrlimit(Resource::Nproc).maximum.map_or(most, |maximum| maximum.min(most));
     vec![
         format!("--ulimit=nofile={}:{}", shown(files.current), shown(files.maximum)),

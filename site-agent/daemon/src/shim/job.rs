@@ -24,6 +24,7 @@ use super::limits::Limits;
 use super::log::SlotLog;
 use super::protocol::{End, EndKind, Key, Left, Notice};
 use super::runner::Runner;
+use super::spent::Spent;
 use super::{isolation, own_tmp};
 use crate::clock::wall_clock;
 use evidence::{
@@ -260,7 +261,7 @@ fn exit_code(how: &EndKind) -> ExitCode {
 /// An end of which nothing but this is known.
 fn unfinished(how: EndKind) -> End {
     let now = wall_clock();
-    End { started_at: now, finished_at: now, how, cpu_micros: 0, max_rss_bytes: 0, left: Left::default() }
+    End { started_at: now, finished_at: now, how, spent: Spent::default(), left: Left::default() }
 }
 
 fn is_there(folder: &File, name: impl AsRef<Path>) -> bool {

@@ -142,6 +142,11 @@ impl Limits {
         self.set_pids_max(if forbid { 0 } else { self.processes_max });
     }
 
+    /// How many processes an execution may have.
+    pub(crate) fn processes_max(&self) -> u32 {
+        self.processes_max
+    }
+
     fn set_pids_max(&self, maximum: u32) {
         if let Some(group) = &self.cgroups.pids {
             // A root group has no such file; then forks cannot be forbidden.

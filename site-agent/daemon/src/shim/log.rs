@@ -249,6 +249,7 @@ mod tests {
 
     use super::super::protocol::{Left, SmallOutput};
     use super::*;
+    use crate::shim::spent::Spent;
 
     fn key(element: u32) -> Key {
         let execution = ExecutionId { run: RunId::from_bits(7), step: StepIndex(0), element };
@@ -260,8 +261,7 @@ mod tests {
             started_at: Timestamp(1),
             finished_at: Timestamp(2),
             how: EndKind::Code(0),
-            cpu_micros: 3,
-            max_rss_bytes: 4,
+            spent: Spent { cpu_micros: 3, max_rss_bytes: 4, ..Spent::default() },
             left: Left::default(),
         }
     }

@@ -17,8 +17,10 @@ use serde::{Deserialize, Serialize};
 use super::account::Account;
 use super::container::Container;
 use super::job::evidence::Asked;
+use super::spent::Spent;
 
-pub(crate) const PROTOCOL_VERSION: u8 = 5;
+/// Since the sixth version shims tell of an end also what was read from disks and written to them.
+pub(crate) const PROTOCOL_VERSION: u8 = 6;
 /// Shims tell small outputs since this version.
 pub(crate) const TELLS_OUTPUTS: u8 = 2;
 /// Shims have workers that are called ([`ToShim::Call`]) since this version.
@@ -372,8 +374,7 @@ pub(crate) struct End {
     pub started_at: Timestamp,
     pub finished_at: Timestamp,
     pub how: EndKind,
-    pub cpu_micros: u64,
-    pub max_rss_bytes: u64,
+    pub spent: Spent,
     pub left: Left,
 }
 

@@ -13,7 +13,6 @@ use std::rc::Rc;
 use std::time::{Duration, Instant, SystemTime};
 
 use atoll_model::time::Timestamp;
-use nix::sys::resource::{UsageWho, getrusage};
 use rustix::event::{PollFd, PollFlags};
 use rustix::process::{Pid, Signal, pidfd_send_signal};
 use site_agent_spawn::{Ended, Spawner};
@@ -26,6 +25,7 @@ use super::own_tmp::OwnTmp;
 use super::prepared::Prepared;
 use super::protocol::{Common, End, EndKind, Key, Left, Notice, Order, Outputs};
 use super::scratch::Scratch;
+use super::spent::{Counted, Spent};
 use super::tree;
 use super::worker::Worker;
 use called::Leaving;
@@ -51,7 +51,7 @@ pub(crate) struct Runner {
     ended: BTreeMap<Key, End>,
     /// What the agent has to be told, once the log is on the disk.
     notices: Vec<Notice>,
-    children_cpu_micros: u64,
+    children: Counted,
     /// Whether the slot may hold what an execution left.
     dirty: bool,
     prepared: Prepared,
@@ -134,7 +134,7 @@ impl Runner {
             current: None,
             ended,
             notices: Vec::new(),
-            children_cpu_micros: children_cpu_micros(),
+            children: Counted::of_children(),
             dirty: false,
             prepared: Prepared::default(),
             spawner: Spawner::new(),
@@ -368,19 +368,18 @@ impl Runner {
             self.current = Some(current);
             return false;
         };
-        let cpu_micros = self.take_cpu_micros(&current);
+        let counted = self.take_counted(&current);
         // How much memory a container used the engine does not say.
         let max_rss_bytes = if current.common.container.is_some() { 0 } else { ended.max_rss_bytes };
-        self.conclude(&current, how, finished_at, cpu_micros, max_rss_bytes);
+        self.conclude(&current, how, finished_at, counted.with_memory(max_rss_bytes));
         true
     }
 
-    /// CPU time of all that was reaped since it was last asked, but for what was told of.
-    fn take_cpu_micros(&mut self, current: &Current) -> u64 {
-        let children_cpu_micros = children_cpu_micros();
-        let told = if let Process::Called(worker) = &current.process { worker.told_cpu_micros() } else { 0 };
-        let former = std::mem::replace(&mut self.children_cpu_micros, children_cpu_micros);
-        (children_cpu_micros - former).saturating_sub(told)
+    /// What all has used that was reaped since it was last asked, but for what was told of.
+    fn take_counted(&mut self, current: &Current) -> Counted {
+        let children = Counted::of_children();
+        let told = if let Process::Called(worker) = &current.process { worker.told() } else { Counted::default() };
+        children.since(std::mem::replace(&mut self.children, children)).since(told)
     }
 
     fn how(&mut self, current: &Current, ended: Ended) -> EndKind {
@@ -403,14 +402,7 @@ impl Runner {
     }
 
     /// Moves aside what an attempt left that has ended so, and takes note of it.
-    fn conclude(
-        &mut self,
-        current: &Current,
-        how: EndKind,
-        finished_at: Timestamp,
-        cpu_micros: u64,
-        max_rss_bytes: u64,
-    ) {
+    fn conclude(&mut self, current: &Current, how: EndKind, finished_at: Timestamp, spent: Spent) {
         let how = match &current.scratch {
             Some(scratch) => scratch.judge(how, &self.slot),
             None => how,
@@ -424,7 +416,7 @@ impl Runner {
             }
         };
         let started_at = current.started_at;
-        self.note_end(current.key, End { started_at, finished_at, how, cpu_micros, max_rss_bytes, left });
+        self.note_end(current.key, End { started_at, finished_at, how, spent, left });
     }
 
     fn note_end(&mut self, key: Key, end: End) {
@@ -454,13 +446,4 @@ impl Current {
 fn now_timestamp() -> Timestamp {
     let since = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
     Timestamp(i64::try_from(since.as_micros()).unwrap_or(i64::MAX))
-}
-
-/// Of everything that was ever reaped here.
-fn children_cpu_micros() -> u64 {
-    let Ok(usage) = getrusage(UsageWho::RUSAGE_CHILDREN) else { return 0 };
-    [usage.user_time(), usage.system_time()]
-        .iter()
-        .map(|time| u64::try_from(time.tv_sec() * 1_000_000 + time.tv_usec()).unwrap_or(0))
-        .sum()
 }

@@ -26,6 +26,7 @@ use super::emitting::{Asked, Emitting};
 use super::enclosure::enclosure;
 use super::own_tmp::{OwnTmp, Tmp};
 use super::protocol::{Common, EndKind, Key, Order, Record, Taken};
+use super::spent::Counted;
 use super::tree;
 
 /// Versions of the action protocol that are spoken here.
@@ -60,8 +61,10 @@ pub(super) struct Worker {
     tmp_made: u32,
     status: File,
     children: Option<(File, File)>,
-    /// CPU time that was told of.
-    cpu_micros: u64,
+    /// What it has read and written; nothing where that cannot be seen.
+    io: Option<File>,
+    /// What was told of.
+    told: Counted,
     /// What it asks for while it is called.
     emitting: Emitting,
 }
@@ -144,6 +147,7 @@ impl Worker {
         let child = spawn(&command, common, slot, spawner, (tmp.as_ref(), key))?;
         let mut worker = Self {
             status: File::open(format!("/proc/{}/status", child.id()))?,
+            io: File::open(format!("/proc/{}/io", child.id())).ok(),
             children: children_lists(child.id()),
             child,
             requests: File::from(requests),
@@ -155,7 +159,7 @@ impl Worker {
             calls: INITIALIZE,
             logs_made: slot.logs_made(),
             tmp_made: slot.tmp_made(),
-            cpu_micros: 0,
+            told: Counted::default(),
             emitting: Emitting::default(),
         };
         let message = json!({ "jsonrpc": "2.0", "id": INITIALIZE, "method": "initialize", "params": params });
@@ -225,9 +229,9 @@ impl Worker {
         self.child
     }
 
-    /// CPU time that was told of with its earlier executions.
-    pub(super) const fn told_cpu_micros(&self) -> u64 {
-        self.cpu_micros
+    /// What was told of with its earlier executions.
+    pub(super) const fn told(&self) -> Counted {
+        self.told
     }
 
     /// What becomes ready when there is something to do for it while it is called.
@@ -323,12 +327,13 @@ impl Worker {
         format!("it says {shown:?}, which is no message of the action protocol")
     }
 
-    /// Microseconds of CPU time that it has used since it was last asked.
-    pub(super) fn take_cpu_micros(&mut self) -> u64 {
+    /// What it has used since it was last asked.
+    pub(super) fn take_counted(&mut self) -> Counted {
         let clock = nix::time::clock_getcpuclockid(nix::unistd::Pid::from_raw(self.child.id()));
-        let Ok(used) = clock.and_then(nix::time::clock_gettime) else { return 0 };
-        let used = u64::try_from(used.num_microseconds()).unwrap_or(0);
-        used.saturating_sub(std::mem::replace(&mut self.cpu_micros, used))
+        let used = clock.and_then(nix::time::clock_gettime).map_or(0, |used| used.num_microseconds());
+        let disks = self.io.as_ref().map(Counted::of_disks).unwrap_or_default();
+        let counted = Counted { cpu_micros: u64::try_from(used).unwrap_or(0), ..disks };
+        counted.since(std::mem::replace(&mut self.told, counted))
     }
 
     /// What it holds, and whether nothing else runs below this process.

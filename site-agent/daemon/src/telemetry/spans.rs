@@ -90,8 +90,10 @@ impl Spans {
     pub(crate) fn ran(&self, template: &StepTemplate, key: Key, end: &End) {
         let Some(mut span) = self.span(template, key, Work::Process, end.started_at, end.finished_at) else { return };
         span.attributes.extend([
-            KeyValue::new("atoll.cpu_seconds", end.cpu_micros as f64 / 1e6),
-            KeyValue::new("atoll.max_rss_bytes", end.max_rss_bytes.cast_signed()),
+            KeyValue::new("atoll.cpu_seconds", end.spent.cpu_micros as f64 / 1e6),
+            KeyValue::new("atoll.max_rss_bytes", end.spent.max_rss_bytes.cast_signed()),
+            KeyValue::new("atoll.disk_read_bytes", end.spent.disk_read_bytes.cast_signed()),
+            KeyValue::new("atoll.disk_written_bytes", end.spent.disk_written_bytes.cast_signed()),
         ]);
         if let EndKind::Code(code) = end.how {
             span.attributes.push(KeyValue::new("process.exit.code", i64::from(code)));

@@ -187,3 +187,16 @@ async fn what_is_no_program_for_this_machine_is_said_to_be_none() {
     let next = site.run("true");
     assert_eq!(site.control.finished(next).await.outcome, Outcome::Succeeded);
 }
+
+#[tokio::test]
+async fn what_a_step_writes_to_a_disk_is_told_with_its_end() {
+    let mut site = Site::start().await;
+    // Where a machine has its temporary files in memory, these are not.
+    let write = "dd if=/dev/zero of=/var/tmp/atoll-$ATOLL_EXECUTION bs=65536 count=64 conv=fsync 2> /dev/null";
+    let written = site.run(&format!("{write}; rm /var/tmp/atoll-$ATOLL_EXECUTION"));
+    let usage = site.control.finished(written).await.usage;
+    assert!((4 << 20..64 << 20).contains(&usage.disk_written_bytes), "{usage:?}");
+    let idle = site.run("true");
+    let usage = site.control.finished(idle).await.usage;
+    assert!(usage.disk_written_bytes < 1 << 20, "of another there is nothing in it: {usage:?}");
+}

@@ -44,6 +44,7 @@ async fn a_run_is_shown_as_the_contract_prints_it() {
     }
     assert_eq!((&executions[1]["element"], &executions[1]["site"]), (&1.into(), &"edge".into()));
     assert_eq!(executions[1]["usage"]["cpu_seconds"], 1.5);
+    assert_eq!(executions[1]["usage"]["disk_written_bytes"], 4_096);
     let id = executions[1]["execution"].as_str().unwrap();
     assert_eq!(&plane.get(&format!("/executions/{id}")).await.1, &executions[1]);
     let why = plane.get(&format!("/executions/{id}/why")).await.1;

@@ -16,6 +16,9 @@ use crate::api::error::DiagnosticBody;
 pub(crate) struct ExplanationBody {
     chosen: Option<String>,
     sites: Vec<SiteVerdictBody>,
+    attempt: u32,
+    /// How much memory the attempt may use, where its step says so: more than that, where it has grown.
+    memory_limit_bytes: Option<u64>,
     /// Why it waits, if it does.
     waiting_for: Option<String>,
     /// The times that something went down while it ran.
@@ -48,6 +51,8 @@ impl ExplanationBody {
         Self {
             chosen: explanation.chosen.as_ref().map(ToString::to_string),
             sites: verdicts(&explanation.sites),
+            attempt: execution.attempt.0,
+            memory_limit_bytes: execution.memory_limit_bytes,
             waiting_for: execution.waiting_for.clone(),
             crashes: execution.crashes.iter().map(CrashBody::new).collect(),
             reused: execution.reused.as_ref().map(ReusedBody::new),

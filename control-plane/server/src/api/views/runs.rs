@@ -121,6 +121,8 @@ pub(crate) struct ExecutionBody {
     step: String,
     element: u32,
     attempt: u32,
+    /// How much memory the attempt may use, where its step says so: more than that, where it has grown.
+    memory_limit_bytes: Option<u64>,
     /// `waiting`, `ready`, `placed`, `dispatched`, `running`, `succeeded`, `failed`, `cancelled`, `skipped` or `unknown`.
     state: &'static str,
     site: Option<String>,
@@ -191,6 +193,9 @@ pub(crate) struct UsageBody {
     max_rss_bytes: u64,
     bytes_in: u64,
     bytes_out: u64,
+    /// Read from disks; what was in memory already is not among them.
+    disk_read_bytes: u64,
+    disk_written_bytes: u64,
 }
 
 /// The objects that hold what it wrote; nothing where nothing was written, or it has not ended.
@@ -216,6 +221,7 @@ impl ExecutionBody {
             step: view.step.clone(),
             element: view.execution.element,
             attempt: view.attempt.0,
+            memory_limit_bytes: view.memory_limit_bytes,
             state: execution_state(view.state),
             site: view.site.as_ref().map(ToString::to_string),
             submitted_at: time(view.submitted_at),
@@ -231,6 +237,8 @@ impl ExecutionBody {
                 max_rss_bytes: view.usage.max_rss_bytes,
                 bytes_in: view.usage.bytes_in,
                 bytes_out: view.usage.bytes_out,
+                disk_read_bytes: view.usage.disk_read_bytes,
+                disk_written_bytes: view.usage.disk_written_bytes,
             },
             logs: LogsBody::new(&view.logs),
             waiting_for: view.waiting_for.clone(),

@@ -23,6 +23,7 @@ use super::system::{NotSubmitted, Request, Row, Sought};
 use super::{Desk, Handed};
 use crate::shim::job::evidence::{Batch, EndedNews, StartedNews};
 use crate::shim::protocol::{End, EndKind, Key, Left, Notice};
+use crate::shim::spent::Spent;
 
 /// What is of one step comes within this long: then it is submitted together.
 const GATHERING: Duration = Duration::from_millis(100);
@@ -373,14 +374,7 @@ impl Queue {
 /// An end of which only the agent knows.
 fn nothing(how: EndKind, started_at: Option<Timestamp>) -> End {
     let now = crate::clock::wall_clock();
-    End {
-        started_at: started_at.unwrap_or(now),
-        finished_at: now,
-        how,
-        cpu_micros: 0,
-        max_rss_bytes: 0,
-        left: Left::default(),
-    }
+    End { started_at: started_at.unwrap_or(now), finished_at: now, how, spent: Spent::default(), left: Left::default() }
 }
 
 /// Whether two were handed for the same step.

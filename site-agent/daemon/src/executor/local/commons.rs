@@ -12,12 +12,20 @@ use super::actions::ReadyAction;
 use super::components::INPUTS_VARIABLE;
 use super::containers::ContainerEngine;
 use super::services::{name_of, on_machine};
+use super::slot::StepKey;
 use super::{Local, orders, python};
 use crate::accounts::AccountError;
 use crate::shim::account::Account;
 use crate::shim::container::INPUTS;
 use crate::shim::protocol::{Common, Key, Order};
 use crate::telemetry::process_context;
+
+/// Whose it is: that of the executions of a step, but where the memory of some has grown since they ran out of it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct CommonOf {
+    step: StepKey,
+    memory_bytes: Option<u64>,
+}
 
 impl Local {
     /// What is handed over of an execution.
@@ -51,10 +59,10 @@ impl Local {
         template: &StepTemplate,
         action: Option<&ReadyAction>,
     ) -> Result<Arc<Common>, orders::OrderError> {
-        let step = (template.run, template.step);
+        let of = CommonOf { step: (template.run, template.step), memory_bytes: template.resources.memory_bytes };
         let account = self.account_of(template)?;
         if let Some((known, common)) = &self.common
-            && *known == step
+            && *known == of
             && common.account == account
         {
             return Ok(Arc::clone(common));
@@ -81,7 +89,7 @@ impl Local {
         let needs = self.surroundings.needs(&common, action);
         let common = isolation.confine(common, template, around, needs)?;
         let common = Arc::new(self.with_account(common, account)?);
-        self.common = Some((step, Arc::clone(&common)));
+        self.common = Some((of, Arc::clone(&common)));
         Ok(common)
     }
 

@@ -9,6 +9,7 @@ use super::recovery::exit;
 use super::staging::StagingFailure;
 use crate::clock::wall_clock;
 use crate::shim::protocol::{End, EndKind, Key, Left};
+use crate::shim::spent::Spent;
 
 impl Local {
     pub(super) fn imported(&mut self, key: Key, result: Result<Stored, StagingFailure>) {
@@ -43,8 +44,7 @@ impl Local {
             started_at: now,
             finished_at: now,
             how: EndKind::Code(0),
-            cpu_micros: 0,
-            max_rss_bytes: 0,
+            spent: Spent::default(),
             left: Left::default(),
         };
         let Key { execution, attempt } = key;

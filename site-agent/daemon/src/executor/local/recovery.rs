@@ -20,6 +20,7 @@ use super::strays::{self, Search, Unkillable};
 use crate::nodes::Nodes;
 use crate::shim::container::{LeftContainer, end_noted, remove_noted};
 use crate::shim::protocol::{End, EndKind, FromShim, Hello, Key, Left, LeftOutputs, SlotCgroups, ToShim};
+use crate::shim::spent::Spent;
 use crate::shim::{KEPT, OUT, keep_logs, log, remove_whatever};
 use crate::telemetry::Meters;
 
@@ -204,8 +205,7 @@ pub(super) fn interrupted(started_at: Timestamp, message: String) -> End {
         started_at,
         finished_at: crate::clock::wall_clock(),
         how: EndKind::Interrupted { message },
-        cpu_micros: 0,
-        max_rss_bytes: 0,
+        spent: Spent::default(),
         left: Left::default(),
     }
 }
@@ -224,7 +224,8 @@ pub(super) fn exit(end: &End, bytes_in: u64) -> Exit {
             ExitKind::Interrupted(message.clone())
         }
     };
-    let usage = Usage { cpu_micros: end.cpu_micros, max_rss_bytes: end.max_rss_bytes, bytes_in, bytes_out: 0 };
+    let Spent { cpu_micros, max_rss_bytes, disk_read_bytes, disk_written_bytes } = end.spent;
+    let usage = Usage { cpu_micros, max_rss_bytes, bytes_in, bytes_out: 0, disk_read_bytes, disk_written_bytes };
     Exit { started_at: end.started_at, finished_at: end.finished_at, how, usage }
 }
 

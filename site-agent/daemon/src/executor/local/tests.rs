@@ -21,6 +21,7 @@ use super::{Confining, LocalOptions, Order, key, start};
 use crate::config::{Exports, Imports, IsolationSettings, ShimProgram};
 use crate::shim::SOCKET;
 use crate::shim::protocol::{End, EndKind, FromShim, Hello, Isolation, Left, Notice, PROTOCOL_VERSION, encode};
+use crate::shim::spent::Spent;
 use crate::telemetry::Meters;
 use crate::withheld::Withheld;
 
@@ -69,8 +70,7 @@ fn what_a_shim_says_in_one_breath_with_its_greeting_is_heard() {
         started_at: since,
         finished_at: since,
         how: EndKind::Code(0),
-        cpu_micros: 0,
-        max_rss_bytes: 0,
+        spent: Spent::default(),
         left: Left::default(),
     };
     let hello = Hello {

@@ -40,7 +40,7 @@ const SLOT: [&str; 3] = ["/slot/work", "/slot/tmp", "/slot/out"];
 
 fn words(container: &Container, common: &Common) -> Vec<String> {
     let [work, tmp, out] = SLOT.map(Path::new);
-    let command = container.command(common, &order(), SlotFolders { work, tmp, out });
+    let command = container.command(common, &order(), SlotFolders { work, tmp, out }, 700);
     command.into_iter().map(|word| String::from_utf8(word).unwrap()).collect()
 }
 
@@ -64,7 +64,7 @@ fn podman_is_told_to_keep_the_container_to_itself() {
         "--network=none",
         "--security-opt=no-new-privileges",
         "--workdir=/atoll/work",
-        "--pids-limit=8192",
+        "--pids-limit=700",
         "--cpus=1.500",
         "--env=ATOLL_OUTPUTS=/atoll/outputs",
         "--env=ATOLL_SITE=edge",

@@ -14,6 +14,7 @@ use super::{Current, Process, Rounds, Runner, now_timestamp};
 use crate::shim::directory::SlotDirectory;
 use crate::shim::outputs::BYTES_MAX;
 use crate::shim::protocol::{Common, EndKind, Key, Order, Outputs, Record, Taken};
+use crate::shim::spent::Counted;
 use crate::shim::tree;
 use crate::shim::worker::{Answer, Worker};
 
@@ -79,7 +80,7 @@ impl Runner {
         let is_over = (leaving.has_ended && tree::reap(None)) || leaving.rounds.advance(&self.limits, now);
         if is_over {
             self.leaving = None;
-            self.children_cpu_micros = super::children_cpu_micros();
+            self.children = Counted::of_children();
         }
         is_over
     }
@@ -169,7 +170,7 @@ impl Runner {
     fn answered(&mut self, answer: Result<Map<String, Json>, EndKind>, now: Instant) -> bool {
         let Some(mut current) = self.current.take() else { return false };
         let Process::Called(worker) = &mut current.process else { return false };
-        let (state, cpu_micros) = (worker.state(), worker.take_cpu_micros());
+        let (state, counted) = (worker.state(), worker.take_counted());
         // G11: what it could still change is not taken in while it lives.
         let lets_go = current.common.outputs != Outputs::Kept || !worker.holds(self.slot.own_folders()[2]);
         self.slot.bound_logs(current.common.log_bytes_max);
@@ -195,7 +196,7 @@ impl Runner {
         let is_large = current.common.memory_bytes.is_some_and(|limit| state.now_bytes > limit / 2);
         // One that is kept from everything else would bring to the next what it saw.
         let is_spent = is_large || how == EndKind::OutOfMemory || current.common.terms.enclosed.is_some();
-        self.conclude(&current, how, now_timestamp(), cpu_micros, state.most_bytes);
+        self.conclude(&current, how, now_timestamp(), counted.with_memory(state.most_bytes));
         if let Process::Called(worker) = current.process {
             self.worker = Some(*worker);
         }

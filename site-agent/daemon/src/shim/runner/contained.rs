@@ -34,7 +34,7 @@ impl Runner {
             ..Common::default()
         };
         let folders = SlotFolders { work: self.slot.work(), tmp: self.slot.tmp(), out: self.slot.out() };
-        let command = container.command(common, order, folders);
+        let command = container.command(common, order, folders, self.limits.processes_max());
         let own: Vec<(Vec<u8>, Vec<u8>)> =
             env::vars_os().map(|(name, value)| (name.into_vec(), value.into_vec())).collect();
         let own = own.iter().map(|(name, value)| (name.as_slice(), value.as_slice()));

@@ -252,8 +252,8 @@ impl Runner {
     /// The attempt at a service is over of which nothing runs.
     fn over(&mut self, how: EndKind) -> bool {
         if let Some(current) = self.current.take() {
-            let cpu_micros = self.take_cpu_micros(&current);
-            self.conclude(&current, how, now_timestamp(), cpu_micros, 0);
+            let spent = self.take_counted(&current).with_memory(0);
+            self.conclude(&current, how, now_timestamp(), spent);
         }
         true
     }

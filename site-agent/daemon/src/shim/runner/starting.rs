@@ -14,6 +14,7 @@ use crate::shim::account::Account;
 use crate::shim::enclosure::enclosure;
 use crate::shim::protocol::{Common, End, EndKind, Left, Notice, Order, Terms};
 use crate::shim::scratch::Scratch;
+use crate::shim::spent::Spent;
 
 impl Runner {
     pub(super) fn start(&mut self, common: Rc<Common>, order: Order, now: Instant) {
@@ -53,8 +54,7 @@ impl Runner {
                     started_at,
                     finished_at: started_at,
                     how: EndKind::NotStarted { message, no_space: error.kind() == io::ErrorKind::StorageFull },
-                    cpu_micros: 0,
-                    max_rss_bytes: 0,
+                    spent: Spent::default(),
                     left: Left::default(),
                 };
                 self.note_end(key, end);

@@ -216,7 +216,7 @@ impl ControlPlane {
             Fact::ExecutionsGivenUp { run, step, elements, .. } => each(run, step, elements, "given up"),
             Fact::ExecutionsReturned { run, step, elements, cause, .. } => {
                 let event = match cause {
-                    ReturnCause::Failed => "returned: failed",
+                    ReturnCause::Failed | ReturnCause::OutOfMemory => "returned: failed",
                     ReturnCause::Interrupted => "returned: interrupted",
                     ReturnCause::NotStarted | ReturnCause::Refused => "returned: not started",
                     ReturnCause::Lost => "returned: lost",
