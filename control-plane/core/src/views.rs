@@ -247,8 +247,8 @@ impl ControlPlane {
             let resources = &run.workflow.step(step).resources;
             running += started as u64;
             let started = u32::try_from(started).unwrap_or(u32::MAX);
-            free.cpu_millis = free.cpu_millis.saturating_sub(resources.cpu_millis.saturating_mul(started));
-            let memory = resources.memory_bytes.unwrap_or(0).saturating_mul(u64::from(started));
+            free.cpu_millis = free.cpu_millis.saturating_sub(resources.cpu_millis_in_all().saturating_mul(started));
+            let memory = resources.memory_bytes_in_all().unwrap_or(0).saturating_mul(u64::from(started));
             free.memory_bytes = free.memory_bytes.saturating_sub(memory);
         }
         SiteView {
@@ -300,6 +300,7 @@ impl ControlPlane {
                 name: site.name.clone(),
                 labels: site.labels.clone(),
                 capacity: site.capacity.clone(),
+                runtimes: site.runtimes.clone(),
             })
             .collect()
     }

@@ -69,6 +69,7 @@ mod tests {
         assert_eq!(recover(3, third).expect("read").snapshot(), core.snapshot());
         assert_eq!(recover(4, before(4)).expect("read").snapshot(), core.snapshot());
         assert_eq!(recover(5, before(1)).expect("read").snapshot(), core.snapshot());
+        assert_eq!(recover(6, &written).expect("read").snapshot(), core.snapshot());
         assert_eq!(recover(JOURNAL_FORMAT, &written).expect("read").snapshot(), core.snapshot());
         // Restored once, when the clock stood at a microsecond.
         let restored = [early_second, &[1, 2]].concat();
