@@ -42,7 +42,6 @@ const SBATCH_OPTIONS: &[&str] = &[
     "power",
     "prefer",
     "profile",
-    "reboot",
     "reservation",
     "sockets-per-node",
     "spread-job",

@@ -1,15 +1,16 @@
 //! Steps that take several nodes of a real Slurm cluster, and say more to `sbatch`.
 
 use std::collections::BTreeSet;
+use std::process::Command;
 
 use anyhow::Result;
-use e2e_tests::SlurmCluster;
+use e2e_tests::{Output, SlurmCluster};
 
 use crate::slurm::site_on;
 
 #[test]
 fn a_step_takes_several_nodes_and_starts_what_is_parallel_itself() -> Result<()> {
-    let Some(slurm) = SlurmCluster::start_of("c1", 12, 2)? else { return Ok(()) };
+    let Some(slurm) = SlurmCluster::start_of("c1", 7, 2)? else { return Ok(()) };
     let cluster = site_on(&slurm, "")?;
     let workflow = r#"workflow: spread
 steps:
@@ -38,7 +39,7 @@ outputs:
 
 #[test]
 fn what_is_launched_runs_as_all_tasks_and_has_one_outcome() -> Result<()> {
-    let Some(slurm) = SlurmCluster::start_of("c1", 13, 2)? else { return Ok(()) };
+    let Some(slurm) = SlurmCluster::start_of("c1", 9, 2)? else { return Ok(()) };
     let cluster = site_on(&slurm, "")?;
     let workflow = |script: &str| {
         format!(
@@ -74,7 +75,7 @@ fn what_is_launched_runs_as_all_tasks_and_has_one_outcome() -> Result<()> {
 
 #[test]
 fn what_a_step_says_to_sbatch_reaches_the_cluster_and_a_site_without_one_is_none_for_it() -> Result<()> {
-    let Some(slurm) = SlurmCluster::start("c1", 14)? else { return Ok(()) };
+    let Some(slurm) = SlurmCluster::start("c1", 10)? else { return Ok(()) };
     let cluster = site_on(&slurm, "options = [\"--nice=7\"]")?;
     let workflow = |sbatch: &str| {
         format!(
@@ -87,5 +88,45 @@ fn what_a_step_says_to_sbatch_reaches_the_cluster_and_a_site_without_one_is_none
     assert_eq!(shown["state"], "succeeded", "{:#}\n{}", shown["error"], cluster.log("hpc"));
     // Of two that say the same that of the site counts.
     assert_eq!(shown["outputs"]["said"].as_str().map(str::trim), Some("Nice=7 OverSubscribe=NO"));
+    Ok(())
+}
+
+#[test]
+fn an_mpi_program_runs_on_all_nodes_of_a_step() -> Result<()> {
+    let has_mpi =
+        Output::of(Command::new("sh").args(["-c", "command -v mpirun && /usr/bin/python3 -c 'import mpi4py'"]))?;
+    if has_mpi.code != 0 {
+        eprintln!("SKIPPED: no MPI, or no mpi4py; tests/run.sh installs them");
+        assert!(std::env::var_os("CI").is_none(), "CI has them");
+        return Ok(());
+    }
+    let Some(slurm) = SlurmCluster::start_of("c1", 18, 2)? else { return Ok(()) };
+    let cluster = site_on(&slurm, "")?;
+    // Both nodes are this machine, which MPI has to be told not to take for shared memory.
+    let workflow = r#"workflow: mpi
+steps:
+  sum:
+    resources: { nodes: 2, tasks_per_node: 2, time: 2m }
+    env: { OMPI_MCA_btl: "tcp,self", OMPI_MCA_pml: ob1, OMPI_ALLOW_RUN_AS_ROOT: "1", OMPI_ALLOW_RUN_AS_ROOT_CONFIRM: "1" }
+    run: |
+      cat > sum.py <<END
+      from mpi4py import MPI
+      import os
+      world = MPI.COMM_WORLD
+      nodes = world.gather(os.environ["SLURMD_NODENAME"])
+      total = world.allreduce(world.Get_rank() + 1)
+      if world.Get_rank() == 0:
+          with open(os.environ["ATOLL_OUTPUTS"] + "/sum", "w") as said:
+              said.write(f"{world.Get_size()} tasks on {sorted(set(nodes))} make {total}")
+      END
+      TMPDIR=/tmp mpirun /usr/bin/python3 sum.py
+    outputs: { sum: string }
+outputs:
+  sum: ${{ steps.sum.outputs.sum }}
+"#;
+    let shown = cluster.run(workflow, &[])?;
+    let logs = cluster.call(&["logs", shown["run"].as_str().unwrap_or_default()])?;
+    assert_eq!(shown["state"], "succeeded", "{:#}\n{}", shown["error"], logs.stdout);
+    assert_eq!(shown["outputs"]["sum"], "4 tasks on ['c1', 'c1-2'] make 10");
     Ok(())
 }
