@@ -1,6 +1,5 @@
 //! Steps that take several nodes of a real Slurm cluster, and say more to `sbatch`.
 
-use std::collections::BTreeSet;
 use std::process::Command;
 
 use anyhow::Result;
@@ -16,11 +15,11 @@ fn a_step_takes_several_nodes_and_starts_what_is_parallel_itself() -> Result<()>
 steps:
   spread:
     foreach: ${{ range(2) }}
-    resources: { nodes: 2, tasks_per_node: 2, cpu: 3, memory: 64MiB, time: 2m }
+    resources: { nodes: 2, tasks_per_node: 2, cpu: 3, memory: 128MiB, time: 2m }
     run: |
       echo "$SLURM_NNODES $SLURM_NTASKS $SLURM_CPUS_ON_NODE $SLURM_MEM_PER_NODE" > "$ATOLL_OUTPUTS/asked"
-      srun sh -c 'echo "$SLURMD_NODENAME" > "$ATOLL_OUTPUTS/task-$SLURM_PROCID"'
-      cat "$ATOLL_OUTPUTS"/task-* | sort | uniq -c | tr -s ' \n' ' ' > "$ATOLL_OUTPUTS/tasks"
+      srun sh -c 'echo "$SLURMD_NODENAME" > "task-$SLURM_PROCID"'
+      cat task-* | sort | uniq -c | tr -s ' \n' ' ' > "$ATOLL_OUTPUTS/tasks"
       echo started >> "$ATOLL_OUTPUTS/starts"
     outputs: { asked: string, tasks: string, starts: string }
 outputs:
@@ -30,7 +29,7 @@ outputs:
 "#;
     let shown = cluster.run(workflow, &[])?;
     assert_eq!(shown["state"], "succeeded", "{:#}\n{}", shown["error"], cluster.log("hpc"));
-    assert_eq!(shown["outputs"]["asked"], serde_json::json!(["2 4 6 80", "2 4 6 80"]));
+    assert_eq!(shown["outputs"]["asked"], serde_json::json!(["2 4 6 144", "2 4 6 144"]));
     let tasks = shown["outputs"]["tasks"][0].as_str().unwrap_or_default().trim();
     assert_eq!(tasks, "2 c1 2 c1-2", "{shown:#}");
     assert_eq!(shown["outputs"]["starts"], serde_json::json!(["started", "started"]));
@@ -45,7 +44,7 @@ fn what_is_launched_runs_as_all_tasks_and_has_one_outcome() -> Result<()> {
         format!(
             "workflow: launched\nsteps:\n  make:\n    run: echo 20 > \"$ATOLL_OUTPUTS/base\"\n    outputs: {{ base: file }}\n  \
              all:\n    with: {{ base: \"${{{{ steps.make.outputs.base }}}}\" }}\n    \
-             resources: {{ nodes: 2, tasks_per_node: 2, memory: 64MiB, launch: srun }}\n    run: |\n      {script}\n    outputs: {{ parts: directory }}\n  \
+             resources: {{ nodes: 2, tasks_per_node: 2, memory: 256MiB, launch: srun }}\n    run: |\n      {script}\n    outputs: {{ parts: directory }}\n  \
              sum:\n    with: {{ parts: \"${{{{ steps.all.outputs.parts }}}}\" }}\n    \
              run: cat \"$parts\"/* | awk '{{ n += $1; seen[$2] = 1 }} END {{ for (s in seen) k++; print n, k }}' > \"$ATOLL_OUTPUTS/sum\"\n    \
              outputs: {{ sum: string }}\noutputs:\n  sum: ${{{{ steps.sum.outputs.sum }}}}\n"
@@ -57,15 +56,14 @@ fn what_is_launched_runs_as_all_tasks_and_has_one_outcome() -> Result<()> {
     let shown = cluster.run(&workflow(script), &[])?;
     assert_eq!(shown["state"], "succeeded", "{:#}\n{}", shown["error"], cluster.log("hpc"));
     assert_eq!(shown["outputs"]["sum"], "86 2");
-    let logs = cluster.call(&["logs", shown["run"].as_str().unwrap_or_default(), "--step", "all"])?;
-    let said: BTreeSet<&str> = logs.stdout.lines().filter(|line| line.starts_with("task")).collect();
-    assert_eq!(said, BTreeSet::from(["task 0", "task 1", "task 2", "task 3"]), "{}", logs.stdout);
+    let logs = cluster.call(&["logs", shown["run"].as_str().unwrap_or_default()])?;
+    assert!((0..4).all(|task| logs.stdout.contains(&format!("task {task}"))), "{}", logs.stdout);
     let failed = cluster.run(&workflow("exit $((SLURM_PROCID * 3))"), &[])?;
     assert_eq!(failed["state"], "failed", "{failed:#}");
     let executions = failed["executions"].as_array().cloned().unwrap_or_default();
     let codes: Vec<i64> = executions.iter().filter_map(|execution| execution["exit_code"].as_i64()).collect();
     assert!(codes.contains(&9), "the worst of 0, 3, 6 and 9: {failed:#}");
-    let late = workflow("sleep 300").replace("memory: 64MiB", "time: 2s");
+    let late = workflow("sleep 300").replace("memory: 256MiB", "time: 2s");
     let late = cluster.run(&late, &[])?;
     let error = late["error"]["message"].as_str().unwrap_or_default();
     assert!(error.contains("time limit"), "{late:#}");
