@@ -574,7 +574,7 @@ fn several_nodes_are_refused_where_no_admissible_site_gives_them() {
         5:22 step `c` asks for options of `sbatch`, and no site gives that where it may run
             = that is for sites whose executions are jobs of Slurm
         6:3 step `d` asks for 6 CPUs, more than any site has where it may run
-            = `edge` has the most: 4
+            = `pbs` has the most: 4
     "#]]
     .assert_eq(&shown(&check_sites(&parsed(source), "workflow.yaml", &sites)));
 }
