@@ -76,6 +76,12 @@ pub const DISPATCH_AHEAD_TIME: Duration = Duration::from_secs(5);
 pub const LOOK_AHEAD_EFFORT: usize = 2_000_000;
 /// GPUs that one execution may ask for: more than any machine has, and most clusters give.
 pub const GPUS_MAX: u32 = 4_096;
+/// Nodes that one execution may ask for: the largest clusters have about as many.
+pub const NODES_MAX: u32 = 16_384;
+/// Tasks of one execution on each of its nodes: more than any node has CPUs.
+pub const TASKS_PER_NODE_MAX: u32 = 1_024;
+/// Further options of the job of one execution.
+pub const SBATCH_OPTIONS_MAX: usize = 32;
 /// Crashes of an agent while an execution runs there, after which the execution is given up as poisonous.
 pub const POISON_CRASHES_MAX: u32 = 3;
 /// The same for one version of an action, whatever its runs, if none of its executions succeeds in between: it is not

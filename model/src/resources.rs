@@ -1,5 +1,7 @@
 //! What an execution asks of a machine, and what a site has.
 
+mod spread;
+
 use std::collections::BTreeMap;
 use std::fmt;
 use std::str::FromStr;
@@ -8,21 +10,27 @@ use std::time::Duration;
 use serde::de::{self, SeqAccess, Visitor};
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
+pub use self::spread::{Launch, NODES_RUNTIME, SLURM_RUNTIME, Spread};
+
 /// What one execution asks for.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Resources {
-    /// Thousandths of a CPU; at least 1.
+    /// Thousandths of a CPU, for each of its tasks; at least 1.
     pub cpu_millis: u32,
-    /// Bytes of memory that it may use, enforced; nothing means no limit of its own.
+    /// Bytes of memory that it may use on each of its nodes, enforced; nothing means no limit of its own.
     pub memory_bytes: Option<u64>,
     /// How long one attempt may run; nothing means no limit.
     pub time: Option<Duration>,
     /// How it is kept from everything else, at least.
     pub confinement: Confinement,
-    /// Processors of their own kind that nobody else uses meanwhile.
+    /// Processors of their own kind that nobody else uses meanwhile, on each of its nodes.
     pub gpus: Option<Gpus>,
     /// Thousandths of what a site has a number of, by name: licences, say.
     pub named: BTreeMap<String, u32>,
+    /// Several nodes or tasks; without it, one task on one node.
+    pub spread: Option<Spread>,
+    /// Further options of its job at a site of Slurm, as they stand after `#SBATCH`.
+    pub sbatch: Vec<String>,
 }
 
 /// GPUs that one execution asks for.
@@ -96,6 +104,8 @@ impl Default for Resources {
             confinement: Confinement::default(),
             gpus: None,
             named: BTreeMap::new(),
+            spread: None,
+            sbatch: Vec::new(),
         }
     }
 }
@@ -117,7 +127,7 @@ impl Resources {
             self.named.iter().map(|(name, millis)| (name.clone(), u64::from(*millis))).collect();
         if let Some(gpus) = &self.gpus {
             let (kind, _) = capacity.gpus_of(gpus.kind.as_deref())?;
-            others.insert(of_kind(kind), u64::from(gpus.count) * 1_000);
+            others.insert(of_kind(kind), u64::from(gpus.count) * u64::from(self.nodes()) * 1_000);
         }
         Some(others)
     }
@@ -130,11 +140,18 @@ fn of_kind(kind: &str) -> String {
 
 /// Stands where CPUs stand in what was written before confinements were, of which none is 0: the rest follows.
 const EXTENDED: u32 = 0;
+/// Stands there in turn where a spread or options of a batch system follow, which were not at first either: nothing has so
+/// many CPUs.
+const SPREAD: u32 = u32::MAX;
 
 /// As it ever was where nothing is asked for that there was not at first, so that journals of before are read.
 impl Serialize for Resources {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        let Self { cpu_millis, memory_bytes, time, confinement, gpus, named } = self;
+        let Self { cpu_millis, memory_bytes, time, confinement, gpus, named, spread, sbatch } = self;
+        if self.is_for_batch_system() || *cpu_millis == SPREAD {
+            let former = (cpu_millis, memory_bytes, time, confinement, gpus, named);
+            return (EXTENDED, SPREAD, former, spread, sbatch).serialize(serializer);
+        }
         let asks_no_more = *confinement == Confinement::default() && gpus.is_none() && named.is_empty();
         if asks_no_more && *cpu_millis != EXTENDED {
             return (cpu_millis, memory_bytes, time).serialize(serializer);
@@ -157,13 +174,21 @@ impl<'de> Deserialize<'de> for Resources {
             fn visit_seq<A: SeqAccess<'de>>(self, mut fields: A) -> Result<Resources, A::Error> {
                 let first: u32 = next(&mut fields)?;
                 let is_extended = first == EXTENDED;
+                let cpu_millis = if is_extended { next(&mut fields)? } else { first };
+                if is_extended && cpu_millis == SPREAD {
+                    let (cpu_millis, memory_bytes, time, confinement, gpus, named) = next(&mut fields)?;
+                    let (spread, sbatch) = (next(&mut fields)?, next(&mut fields)?);
+                    return Ok(Resources { cpu_millis, memory_bytes, time, confinement, gpus, named, spread, sbatch });
+                }
                 Ok(Resources {
-                    cpu_millis: if is_extended { next(&mut fields)? } else { first },
+                    cpu_millis,
                     memory_bytes: next(&mut fields)?,
                     time: next(&mut fields)?,
                     confinement: if is_extended { next(&mut fields)? } else { Confinement::default() },
                     gpus: if is_extended { next(&mut fields)? } else { None },
                     named: if is_extended { next(&mut fields)? } else { BTreeMap::new() },
+                    spread: None,
+                    sbatch: Vec::new(),
                 })
             }
         }
@@ -207,9 +232,10 @@ impl Capacity {
     pub fn lacks(&self, wanted: &Resources) -> Option<(String, String)> {
         if let Some(gpus) = &wanted.gpus {
             let (kind, there) = self.gpus_of(gpus.kind.as_deref()).unwrap_or(("", 0));
-            if there < gpus.count {
+            let all = Gpus { count: gpus.count.saturating_mul(wanted.nodes()), kind: gpus.kind.clone() };
+            if there < all.count {
                 let most = if there == 0 { "none".to_owned() } else { format!("{there} of kind {kind}") };
-                return Some((gpus.to_string(), most));
+                return Some((all.to_string(), most));
             }
         }
         let there = |name: &String| self.named.get(name).copied().unwrap_or(0);
@@ -298,6 +324,22 @@ mod tests {
             let gpus = Some(Gpus { count: 2, kind: Some("a100".to_owned()) });
             let named = BTreeMap::from([("licences".to_owned(), 500)]);
             let resources = Resources { confinement, gpus, named, ..Resources::default() };
+            let written = postcard::to_stdvec(&(&resources, 7u8)).expect("encoded");
+            assert_eq!(postcard::from_bytes::<(Resources, u8)>(&written).expect("read"), (resources, 7));
+        }
+    }
+
+    #[test]
+    fn what_is_spread_comes_back_whole_and_what_is_not_is_written_as_before_there_were_any() {
+        let gpus = Some(Gpus { count: 2, kind: None });
+        let plain = Resources { gpus, ..Resources::default() };
+        let former = (0u32, 1_000u32, None::<u64>, None::<Duration>, Confinement::default(), plain.gpus.clone());
+        let former = postcard::to_stdvec(&((former, BTreeMap::<String, u32>::new()), 7u8)).expect("encoded");
+        assert_eq!(postcard::from_bytes::<(Resources, u8)>(&former).expect("read"), (plain.clone(), 7));
+        assert_eq!(postcard::to_stdvec(&(&plain, 7u8)).expect("encoded"), former);
+        let spread = Spread { nodes: 2, tasks_per_node: 4, launch: Some(Launch::Srun) };
+        for (spread, sbatch) in [(Some(spread), vec!["--exclusive".to_owned()]), (Some(spread), Vec::new())] {
+            let resources = Resources { spread, sbatch, ..plain.clone() };
             let written = postcard::to_stdvec(&(&resources, 7u8)).expect("encoded");
             assert_eq!(postcard::from_bytes::<(Resources, u8)>(&written).expect("read"), (resources, 7));
         }

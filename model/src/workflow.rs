@@ -1,6 +1,7 @@
 //! Workflows: what a file says, checked whole. A [`Workflow`] is acyclic, every reference in it resolves, and the types
 //! of what is handed from step to step agree.
 
+mod cluster;
 mod growth;
 mod held;
 mod inputs;

@@ -23,7 +23,12 @@ impl Surroundings for Clean {
 fn take_in(text: &str) {
     match parse("workflow.yaml", text, &Clean) {
         Ok(workflow) => {
-            let site = SiteFacts { name: "edge".parse().expect("valid"), labels: Default::default(), capacity: None };
+            let site = SiteFacts {
+                name: "edge".parse().expect("valid"),
+                labels: Default::default(),
+                capacity: None,
+                runtimes: Vec::new(),
+            };
             let found = check_sites(&workflow, "workflow.yaml", &[site]);
             assert!(found.iter().all(|diagnostic| diagnostic.place.line > 0));
         }

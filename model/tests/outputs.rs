@@ -135,7 +135,12 @@ fn where_nothing_can_be_published_is_refused_where_it_stands() {
 
 #[test]
 fn confined_data_is_published_neither_elsewhere_nor_outside_of_all_sites() {
-    let site = |name: &str| SiteFacts { name: name.parse().expect("a name"), labels: BTreeMap::new(), capacity: None };
+    let site = |name: &str| SiteFacts {
+        name: name.parse().expect("a name"),
+        labels: BTreeMap::new(),
+        capacity: None,
+        runtimes: Vec::new(),
+    };
     let sites = ["edge", "hpc"].map(site);
     let found = |publish: &str| {
         let text = source(&format!("  map: {{ value: \"${{{{ steps.a.outputs.map }}}}\", publish: {publish} }}"));

@@ -498,6 +498,7 @@ fn site(name: &str, tier: &str, memory: Option<u64>) -> SiteFacts {
             disk_free_bytes: 1 << 40,
             ..Capacity::default()
         }),
+        runtimes: Vec::new(),
     }
 }
 
@@ -547,6 +548,35 @@ fn resources_that_no_admissible_site_has_are_refused() {
     let unknown = [site("edge", "edge", None)];
     let workflow = parsed("workflow: w\nsteps: { a: { run: x, resources: { memory: 1TiB } } }\n");
     assert_eq!(check_sites(&workflow, "workflow.yaml", &unknown), [], "it may have that much");
+}
+
+#[test]
+fn several_nodes_are_refused_where_no_admissible_site_gives_them() {
+    let of = |name: &str, tier: &str, runtimes: &[&str]| SiteFacts {
+        runtimes: runtimes.iter().map(|runtime| (*runtime).to_owned()).collect(),
+        ..site(name, tier, Some(64 << 30))
+    };
+    let sites = [
+        of("edge", "edge", &["command"]),
+        of("hpc", "hpc", &["command", "nodes", "slurm"]),
+        of("pbs", "pbs", &["command", "nodes"]),
+    ];
+    let source = "workflow: w\nsteps:\n  a: { run: x, site: edge, resources: { nodes: 2 } }\n  \
+                  b: { run: x, site: pbs, resources: { tasks_per_node: 2, launch: srun } }\n  \
+                  c: { run: x, site: edge, resources: { sbatch: --exclusive } }\n  \
+                  d: { run: x, resources: { nodes: 2, tasks_per_node: 3 } }\n  \
+                  e: { run: x, resources: { nodes: 2, tasks_per_node: 2, launch: srun, sbatch: [--constraint=a|b] } }\n";
+    expect![[r#"
+        3:22 step `a` asks for 2 nodes with 1 task each, and no site gives that where it may run
+            = sites whose executions are jobs of Slurm give one execution several
+        4:22 step `b` asks for `launch: srun`, and no site gives that where it may run
+            = that is for sites whose executions are jobs of Slurm
+        5:22 step `c` asks for options of `sbatch`, and no site gives that where it may run
+            = that is for sites whose executions are jobs of Slurm
+        6:3 step `d` asks for 6 CPUs, more than any site has where it may run
+            = `pbs` has the most: 4
+    "#]]
+    .assert_eq(&shown(&check_sites(&parsed(source), "workflow.yaml", &sites)));
 }
 
 #[test]

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use atoll_model::id::{AgentId, Attempt, ExecutionId, JournalId, ObjectId, RunId, StepIndex, TokenId, TransferId};
 use atoll_model::limits::VALUE_DEPTH_MAX;
-use atoll_model::resources::{Capacity, Confinement, Gpus, Resources};
+use atoll_model::resources::{Capacity, Confinement, Gpus, Launch, Resources, Spread};
 use atoll_model::value::{ObjectKind, ObjectRef, Type};
 use bytes::Bytes;
 
@@ -251,12 +251,29 @@ impl From<wire::Capacity> for Capacity {
 
 impl From<Resources> for wire::Resources {
     fn from(resources: Resources) -> Self {
-        let Resources { cpu_millis, memory_bytes, time, confinement, gpus, named } = resources;
+        let Resources { cpu_millis, memory_bytes, time, confinement, gpus, named, spread, sbatch } = resources;
         let Confinement { isolation, network, scratch_bytes } = confinement;
         let isolation = isolation.map(|profile| profile.as_str().to_owned()).unwrap_or_default();
         let (gpus, gpu_kind) = gpus.map_or((0, String::new()), |gpus| (gpus.count, gpus.kind.unwrap_or_default()));
         let (time, named) = (time.map(Into::into), named.into_iter().collect());
-        Self { cpu_millis, memory_bytes, time, isolation, network, scratch_bytes, gpus, gpu_kind, named }
+        let (nodes, tasks_per_node) = spread.map_or((0, 0), |spread| (spread.nodes, spread.tasks_per_node));
+        let launch =
+            spread.and_then(|spread| spread.launch).map(|launch| launch.as_str().to_owned()).unwrap_or_default();
+        Self {
+            cpu_millis,
+            memory_bytes,
+            time,
+            isolation,
+            network,
+            scratch_bytes,
+            gpus,
+            gpu_kind,
+            named,
+            nodes,
+            tasks_per_node,
+            launch,
+            sbatch,
+        }
     }
 }
 
@@ -274,6 +291,10 @@ impl TryFrom<wire::Resources> for Resources {
             gpus,
             gpu_kind,
             named,
+            nodes,
+            tasks_per_node,
+            launch,
+            sbatch,
         } = message;
         let kind = Some(gpu_kind).filter(|kind| !kind.is_empty());
         let gpus = (gpus > 0).then_some(Gpus { count: gpus, kind });
@@ -283,7 +304,17 @@ impl TryFrom<wire::Resources> for Resources {
         };
         let confinement = Confinement { isolation, network, scratch_bytes };
         let (time, named) = (time.map(Duration::try_from).transpose()?, named.into_iter().collect());
-        Ok(Self { cpu_millis, memory_bytes, time, confinement, gpus, named })
+        let launch = match launch.as_str() {
+            "" => None,
+            said => Some(
+                Launch::ALL
+                    .into_iter()
+                    .find(|launch| launch.as_str() == said)
+                    .ok_or(WireError::UnknownKind { field: "launch" })?,
+            ),
+        };
+        let spread = (nodes > 0).then_some(Spread { nodes, tasks_per_node: tasks_per_node.max(1), launch });
+        Ok(Self { cpu_millis, memory_bytes, time, confinement, gpus, named, spread, sbatch })
     }
 }
 

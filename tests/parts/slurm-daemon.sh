@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # Starts a daemon of a cluster that slurm-up.sh has made in DIR, anew after it was killed:
 #
-#   tests/parts/slurm-daemon.sh DIR slurmctld|slurmd [ARGUMENTS…]
+#   tests/parts/slurm-daemon.sh DIR slurmctld|slurmd [ARGUMENTS…]     slurmd: of each node
 set -euo pipefail
 
 [ $# -ge 2 ] || { echo "usage: $0 DIR slurmctld|slurmd [ARGUMENTS…]" >&2; exit 2; }
@@ -11,6 +11,12 @@ shift 2
 . "$directory/cluster"
 enter=()
 [ -z "${namespace:-}" ] || enter=(nsenter --net="/run/netns/$namespace")
-[ "$daemon" != slurmd ] || set -- -N "${name:?}" "$@"
-SLURM_CONF=$directory/slurm.conf exec "${enter[@]}" timeout 20 "$daemon" -f "$directory/slurm.conf" "$@" \
-    </dev/null >"$directory/log/$daemon.out" 2>&1
+export SLURM_CONF=$directory/slurm.conf
+start() { "${enter[@]}" timeout 20 "$daemon" -f "$SLURM_CONF" "$@" </dev/null >>"$directory/log/$daemon.out" 2>&1; }
+if [ "$daemon" != slurmd ]; then
+    start "$@"
+    exit
+fi
+for node in ${nodes:?}; do
+    start -N "$node" "$@"
+done

@@ -23,15 +23,19 @@ if [ -s "$directory/cluster" ]; then
         done
     fi
     stop "$directory/run/slurmctld.pid" slurmctld
-    stop "$directory/run/slurmd.pid" slurmd
+    for node in ${nodes:?}; do
+        stop "$directory/run/$node.pid" slurmd
+    done
     stop "$directory/munge/pid" munged
     # What watches over a job goes on for as long as the controller has not heard of its end.
     for process in /proc/[0-9]*; do
         grep -qx slurmstepd "$process/comm" 2>/dev/null || continue
         grep -qzxF "SLURM_CONF=$SLURM_CONF" "$process/environ" 2>/dev/null && kill -9 "${process#/proc/}"
     done
-    for groups in /sys/fs/cgroup/{cpuacct,cpuset,freezer,memory}/"slurm_${name:?}"; do
-        [ ! -d "$groups" ] || find "$groups" -depth -type d -exec rmdir {} \; 2>/dev/null
+    for node in $nodes; do
+        for groups in /sys/fs/cgroup/{cpuacct,cpuset,freezer,memory}/"slurm_$node"; do
+            [ ! -d "$groups" ] || find "$groups" -depth -type d -exec rmdir {} \; 2>/dev/null
+        done
     done
 fi
 [ $keep = yes ] || rm -rf "$directory"

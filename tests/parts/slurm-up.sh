@@ -1,15 +1,16 @@
 #!/usr/bin/env bash
-# A real Slurm cluster of one node for tests, private, with a munge of its own. As root.
+# A real Slurm cluster for tests, private, with a munge of its own, of one node or, with NODES=2, of so many. As root.
 #
 #   tests/parts/slurm-up.sh NAME DIR [NETNS ADDRESS]     everything in DIR; in the network namespace, if one is named
 #
-# When it returns the node is idle. DIR/slurm.conf is what SLURM_CONF has to name, from whichever namespace; jobs run in the
+# The nodes are called NAME, NAME-2, NAME-3 …; all are daemons of this machine with ports of their own.
+# When it returns the nodes are idle. DIR/slurm.conf is what SLURM_CONF has to name, from whichever namespace; jobs run in the
 # one named. DIR/log/jobcomp.txt has a line for each job that has ended. Nothing survives tests/parts/slurm-down.sh DIR.
 # Memory is limited by control groups, where jobs can have them (version 1, as a hybrid machine has).
 set -euo pipefail
 
 [ $# -eq 2 ] || [ $# -eq 4 ] || { echo "usage: $0 NAME DIR [NETNS ADDRESS]" >&2; exit 2; }
-name=$1 namespace=${3:-} address=${4:-127.0.0.1}
+name=$1 namespace=${3:-} address=${4:-127.0.0.1} count=${NODES:-1}
 mkdir -p "$2"
 directory=$(cd "$2" && pwd)
 parts=$(cd "$(dirname "$0")" && pwd)
@@ -52,6 +53,8 @@ CgroupMountpoint=/sys/fs/cgroup
 CgroupAutomount=yes
 ConstrainRAMSpace=yes
 CONFIG
+nodes=("$name") port=0
+for more in $(seq 2 "$count"); do nodes+=("$name-$more"); done
 plugins=$(find /usr/lib /usr/lib64 -maxdepth 2 -type d \( -name slurm-wlm -o -name slurm \) 2>/dev/null | head -n 1)
 cat >"$directory/slurm.conf" <<CONFIG
 ClusterName=$name
@@ -64,11 +67,11 @@ CryptoType=crypto/munge
 SlurmctldPort=6817
 SlurmdPort=6818
 StateSaveLocation=$directory/state
-SlurmdSpoolDir=$directory/spool
+SlurmdSpoolDir=$directory/spool/%n
 SlurmctldPidFile=$directory/run/slurmctld.pid
-SlurmdPidFile=$directory/run/slurmd.pid
+SlurmdPidFile=$directory/run/%n.pid
 SlurmctldLogFile=$directory/log/slurmctld.log
-SlurmdLogFile=$directory/log/slurmd.log
+SlurmdLogFile=$directory/log/%n.log
 ProctrackType=proctrack/$([ $limits = cgroup ] && echo cgroup || echo linuxproc)
 TaskPlugin=task/$([ $limits = cgroup ] && echo cgroup || echo none)
 MpiDefault=none
@@ -92,12 +95,15 @@ InactiveLimit=0
 SlurmctldTimeout=30
 SlurmdTimeout=30
 PluginDir=$plugins
-NodeName=$name NodeAddr=$address NodeHostname=$name CPUs=16 RealMemory=8000 State=UNKNOWN
+$(for node in "${nodes[@]}"; do
+    echo "NodeName=$node NodeAddr=$address NodeHostname=$node Port=$((6818 + port++)) CPUs=16 RealMemory=8000 State=UNKNOWN"
+done)
 PartitionName=main Nodes=ALL Default=YES MaxTime=INFINITE DefMemPerCPU=100 State=UP
 PartitionName=small Nodes=ALL MaxTime=5 MaxMemPerNode=64 State=UP
 CONFIG
 cat >"$directory/cluster" <<CLUSTER
 name=$name
+nodes="${nodes[*]}"
 namespace=$namespace
 CLUSTER
 
@@ -108,12 +114,12 @@ give_up() {
     exit 1
 }
 bash "$parts/slurm-daemon.sh" "$directory" slurmctld -c || give_up "the controller does not start"
-bash "$parts/slurm-daemon.sh" "$directory" slurmd || give_up "the node does not start"
+bash "$parts/slurm-daemon.sh" "$directory" slurmd || give_up "a node does not start"
 for _ in $(seq 200); do
-    SLURM_CONF=$directory/slurm.conf timeout 5 sinfo -h -p main -o %T 2>/dev/null | grep -qx idle && {
+    SLURM_CONF=$directory/slurm.conf timeout 5 sinfo -h -N -p main -o %T 2>/dev/null | grep -cx idle | grep -qx "$count" && {
         echo "the Slurm cluster $name is ready: SLURM_CONF=$directory/slurm.conf"
         exit 0
     }
     sleep 0.05
 done
-give_up "the node does not come up"
+give_up "the nodes do not come up"

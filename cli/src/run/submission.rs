@@ -469,7 +469,8 @@ fn site_facts(document: &Value) -> anyhow::Result<SiteFacts> {
         gpus: amounts(&capacity["gpus"], 1.0),
         named: amounts(&capacity["named"], 1_000.0),
     });
-    Ok(SiteFacts { name, labels, capacity })
+    // The server, which knows them, looks at what only some of them give.
+    Ok(SiteFacts { name, labels, capacity, runtimes: Vec::new() })
 }
 
 /// Says at once if a program that the workflow requires is missing on this machine, where all its sites will be. What names

@@ -135,11 +135,15 @@ pub(crate) fn permanent_obstacle(candidate: &Candidate<'_>, wanted: &Requirement
         }
     }
     let capacity = candidate.capacity?;
-    if wanted.resources.cpu_millis > capacity.cpu_millis {
-        let (asked, there) = (f64::from(wanted.resources.cpu_millis) / 1e3, f64::from(capacity.cpu_millis) / 1e3);
+    if let Some((what, help)) = wanted.resources.not_given_by(candidate.runtimes) {
+        return Some(format!("it cannot give the {what} that the step asks for: {help}"));
+    }
+    let cpu_millis = wanted.resources.cpu_millis_in_all();
+    if cpu_millis > capacity.cpu_millis {
+        let (asked, there) = (f64::from(cpu_millis) / 1e3, f64::from(capacity.cpu_millis) / 1e3);
         return Some(format!("the step asks for {asked} CPUs, and it has {there}"));
     }
-    if let Some(memory) = wanted.resources.memory_bytes.filter(|memory| *memory > capacity.memory_bytes) {
+    if let Some(memory) = wanted.resources.memory_bytes_in_all().filter(|memory| *memory > capacity.memory_bytes) {
         let (asked, there) = (memory >> 20, capacity.memory_bytes >> 20);
         return Some(format!("the step asks for {asked} MiB of memory, and it has {there} MiB"));
     }
@@ -167,9 +171,9 @@ pub(crate) fn egress_price(labels: &Labels) -> Option<f64> {
 /// Executions of this shape that a site runs at once.
 pub(crate) fn slots(capacity: Option<&Capacity>, resources: &Resources) -> u32 {
     let Some(capacity) = capacity else { return 1 };
-    let by_cpu = capacity.cpu_millis / resources.cpu_millis.max(1);
+    let by_cpu = capacity.cpu_millis / resources.cpu_millis_in_all().max(1);
     let by_memory = resources
-        .memory_bytes
+        .memory_bytes_in_all()
         .filter(|memory| *memory > 0)
         .map_or(u32::MAX, |memory| u32::try_from(capacity.memory_bytes / memory).unwrap_or(u32::MAX));
     by_cpu.min(by_memory).min(capacity.times(resources)).max(1)

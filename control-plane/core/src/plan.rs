@@ -163,8 +163,8 @@ impl RunPlan {
             version: step.version(),
             load: Load {
                 kind: Kind::new(workflow, step),
-                cpu_millis: step.resources.cpu_millis,
-                memory_bytes: step.resources.memory_bytes,
+                cpu_millis: step.resources.cpu_millis_in_all(),
+                memory_bytes: step.resources.memory_bytes_in_all(),
             },
         }
     }

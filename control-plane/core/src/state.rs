@@ -63,8 +63,8 @@ pub struct Snapshot(pub(crate) State);
 
 impl Snapshot {
     /// Format of snapshots and facts. Facts are only ever added to, at the end of their list; what changes in a snapshot
-    /// is put right by [`Self::upgrade`]. What a step asks for beside CPUs, memory and time came with format 6, memory that
-    /// grows and what was used of disks with format 7, and nothing has moved.
+    /// is put right by [`Self::upgrade`]. What a step asks for beside CPUs, memory and time came with format 6; memory that
+    /// grows, what was used of disks, and how a step is spread over a cluster with format 7, and nothing has moved.
     pub const FORMAT: u16 = 7;
 
     /// Makes an encoded snapshot of an earlier format one of this format.

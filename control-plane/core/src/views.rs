@@ -299,6 +299,7 @@ impl ControlPlane {
                 name: site.name.clone(),
                 labels: site.labels.clone(),
                 capacity: site.capacity.clone(),
+                runtimes: site.runtimes.clone(),
             })
             .collect()
     }

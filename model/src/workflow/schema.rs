@@ -6,9 +6,11 @@ mod action;
 use serde_json::{Map, Value, json};
 
 pub use self::action::action_schema;
-use crate::limits::{CONCURRENCY_MAX, GPUS_MAX, PRIORITY_MAX, PRIORITY_MIN};
+use crate::limits::{
+    CONCURRENCY_MAX, GPUS_MAX, NODES_MAX, PRIORITY_MAX, PRIORITY_MIN, SBATCH_OPTIONS_MAX, TASKS_PER_NODE_MAX,
+};
 use crate::policy::said_fields;
-use crate::resources::IsolationProfile;
+use crate::resources::{IsolationProfile, Launch};
 
 const DIALECT: &str = "https://json-schema.org/draft/2020-12/schema";
 const NAME: &str = "^[A-Za-z_][A-Za-z0-9_-]{0,62}$";
@@ -200,6 +202,24 @@ fn resources() -> Value {
             "description": "Of what a site has a number of, by its name: { licences: 0.5 }.",
             "propertyNames": { "pattern": NAME },
             "additionalProperties": { "type": ["string", "number"] },
+        },
+        "nodes": {
+            "type": "integer", "minimum": 1, "maximum": NODES_MAX,
+            "description": "Nodes of a cluster. CPUs are for each task, memory and GPUs for each node.",
+        },
+        "tasks_per_node": {
+            "type": "integer", "minimum": 1, "maximum": TASKS_PER_NODE_MAX, "description": "Tasks on each of its nodes.",
+        },
+        "launch": {
+            "enum": Launch::ALL.map(Launch::as_str),
+            "description": "What starts the command as each task; without it, it is started once, on the first node.",
+        },
+        "sbatch": {
+            "description": "Further options of its job at sites of Slurm: --constraint=avx2.",
+            "anyOf": [
+                { "type": "string", "pattern": "^--" },
+                { "type": "array", "maxItems": SBATCH_OPTIONS_MAX, "items": { "type": "string", "pattern": "^--" } },
+            ],
         },
     });
     record(fields, &[])

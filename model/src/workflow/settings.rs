@@ -11,6 +11,7 @@ use crate::limits::{ATTEMPTS_MAX, CACHE_MAX, CONCURRENCY_MAX, GPUS_MAX};
 use crate::reading::{Fields, Report};
 use crate::resources::{Confinement, Gpus, IsolationProfile, Resources};
 use crate::units::{parse_amount, parse_cpu, parse_duration, parse_growth, parse_size};
+use crate::workflow::cluster::{read_sbatch, read_spread};
 use crate::workflow::{Cache, Concurrency, Retry, StartMode};
 use crate::yaml::{Kind, Node};
 
@@ -48,8 +49,11 @@ impl Demands {
     }
 }
 
+const RESOURCES: &[&str] =
+    &["cpu", "memory", "time", "scratch", "gpu", "named", "nodes", "tasks_per_node", "launch", "sbatch"];
+
 fn read_resources(report: &mut Report, node: &Node) -> Resources {
-    let fields = report.fields(node, "`resources`", &["cpu", "memory", "time", "scratch", "gpu", "named"]);
+    let fields = report.fields(node, "`resources`", RESOURCES);
     let cpu = fields
         .get("cpu")
         .and_then(|node| report.parsed_with(node, "`cpu`", |text| parse_cpu(text).map_err(|error| error.to_string())));
@@ -81,6 +85,8 @@ fn read_resources(report: &mut Report, node: &Node) -> Resources {
         confinement: Confinement { scratch_bytes, ..Confinement::default() },
         gpus: fields.get("gpu").and_then(|node| read_gpus(report, node)),
         named: fields.get("named").map(|node| read_named(report, node)).unwrap_or_default(),
+        spread: read_spread(report, &fields),
+        sbatch: fields.get("sbatch").map(|node| read_sbatch(report, node)).unwrap_or_default(),
     }
 }
 

@@ -19,6 +19,8 @@ pub struct SiteFacts {
     pub labels: Labels,
     /// Nothing until the site's agent has been connected once.
     pub capacity: Option<Capacity>,
+    /// Empty where they are not known.
+    pub runtimes: Vec<String>,
 }
 
 /// Finds what no site can satisfy: unknown names and labels, more memory or CPUs than any admissible site has, data
@@ -109,9 +111,12 @@ impl Check<'_> {
         if capacities.len() < sites.len() || sites.is_empty() {
             return;
         }
+        if self.runtimes(step, sites) {
+            return;
+        }
         let wanted = &step.resources;
         let most_memory = capacities.iter().max_by_key(|(_, capacity)| capacity.memory_bytes);
-        if let (Some(memory), Some((site, capacity))) = (wanted.memory_bytes, most_memory)
+        if let (Some(memory), Some((site, capacity))) = (wanted.memory_bytes_in_all(), most_memory)
             && memory > capacity.memory_bytes
         {
             let message = format!(
@@ -126,20 +131,20 @@ impl Check<'_> {
         let most_cpu = capacities.iter().max_by_key(|(_, capacity)| capacity.cpu_millis);
         let cpus = |millis: u32| f64::from(millis) / 1_000.0;
         if let Some((site, capacity)) = most_cpu
-            && wanted.cpu_millis > capacity.cpu_millis
+            && wanted.cpu_millis_in_all() > capacity.cpu_millis
         {
             let message = format!(
                 "step `{}` asks for {} CPUs, more than any site has where it may run",
                 step.name,
-                cpus(wanted.cpu_millis)
+                cpus(wanted.cpu_millis_in_all())
             );
             let help = Some(format!("`{site}` has the most: {}", cpus(capacity.cpu_millis)));
             self.report.error(step.resource_places.cpu, message, help);
             return;
         }
         let fits = |capacity: &Capacity| {
-            wanted.cpu_millis <= capacity.cpu_millis
-                && wanted.memory_bytes.is_none_or(|memory| memory <= capacity.memory_bytes)
+            wanted.cpu_millis_in_all() <= capacity.cpu_millis
+                && wanted.memory_bytes_in_all().is_none_or(|memory| memory <= capacity.memory_bytes)
         };
         if let Some((site, (what, there))) = capacities
             .iter()
@@ -156,6 +161,20 @@ impl Check<'_> {
                 format!("no site where step `{}` may run has both the memory and the CPUs that it asks for", step.name);
             self.report.error(step.resource_places.memory, message, None);
         }
+    }
+
+    /// Whether none of these sites gives what only batch systems can.
+    fn runtimes(&mut self, step: &Step, sites: &Sites) -> bool {
+        let facts = self.sites;
+        let lacking = |site: &usize| {
+            let runtimes = &facts[*site].runtimes;
+            if runtimes.is_empty() { None } else { step.resources.not_given_by(runtimes) }
+        };
+        let lacking = sites.iter().map(lacking).collect::<Option<Vec<_>>>();
+        let Some((what, help)) = lacking.and_then(|lacking| lacking.into_iter().next()) else { return false };
+        let message = format!("step `{}` asks for {what}, and no site gives that where it may run", step.name);
+        self.report.error(place_of(step), message, Some(help.to_owned()));
+        true
     }
 
     /// Confinements add up, and what is derived from confined data is confined as it is.

@@ -2,6 +2,7 @@
 
 use indexmap::IndexMap;
 
+use super::cluster;
 use super::parse::Surroundings;
 use super::rules::read_selector;
 use super::settings::{check_variable, read_cache, read_demands, read_environment, read_retry};
@@ -262,6 +263,8 @@ impl Draft<'_> {
         needs.dedup();
         let own_resources = self.work.action().and_then(|action| action.resources.as_ref());
         let resources = read_demands(report, &fields).over(own_resources).unwrap_or_default();
+        let resources_place = fields.get("resources").map_or(self.place, |node| node.place);
+        cluster::check_work(report, resources_place, &resources, &self.work);
         let starts = [("at-least-once", StartMode::AtLeastOnce), ("at-most-once", StartMode::AtMostOnce)];
         let disconnects = [("finish", OnDisconnect::Finish), ("stop", OnDisconnect::Stop)];
         let start = fields.get("start").and_then(|node| report.word(node, "`start`", &starts));

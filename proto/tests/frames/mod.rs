@@ -10,7 +10,7 @@ use atoll_model::expression::{Expression, Form};
 use atoll_model::id::{
     AgentId, Attempt, CommandSeq, Epoch, ExecutionId, JournalId, ObjectId, ReportSeq, RunId, StepIndex, TransferId,
 };
-use atoll_model::resources::{Capacity, Confinement, Gpus, IsolationProfile, Resources};
+use atoll_model::resources::{Capacity, Confinement, Gpus, IsolationProfile, Launch, Resources, Spread};
 use atoll_model::session::{
     AgentBody, AgentFrame, Binding, BindingSource, ControlBody, ControlFrame, Credits, Delegation, DirectShare,
     Dispatch, DispatchElements, FailureReason, FaultLocation, FinishedElement, GivenInput, Goodbye, Heartbeat, Hello,
@@ -172,15 +172,19 @@ fn template() -> impl Strategy<Value = StepTemplate> {
     let confinement = (isolation, any::<bool>(), option::of(any::<u64>()))
         .prop_map(|(isolation, network, scratch_bytes)| Confinement { isolation, network, scratch_bytes });
     let gpus = option::of((1u32.., option::of("[a-z0-9-]{1,9}")).prop_map(|(count, kind)| Gpus { count, kind }));
-    let others = (gpus, btree_map(text(), any::<u32>(), 0..3));
+    let spread = (1u32.., 1u32.., option::of(select(&Launch::ALL[..])))
+        .prop_map(|(nodes, tasks_per_node, launch)| Spread { nodes, tasks_per_node, launch });
+    let others = (gpus, btree_map(text(), any::<u32>(), 0..3), option::of(spread), vec(text(), 0..3));
     let resources = (any::<u32>(), option::of(any::<u64>()), option::of(duration()), confinement, others).prop_map(
-        |(cpu_millis, memory_bytes, time, confinement, (gpus, named))| Resources {
+        |(cpu_millis, memory_bytes, time, confinement, (gpus, named, spread, sbatch))| Resources {
             cpu_millis,
             memory_bytes,
             time,
             confinement,
             gpus,
             named,
+            spread,
+            sbatch,
         },
     );
     let output = (text(), declared_type(), any::<bool>(), any::<bool>())

@@ -171,6 +171,7 @@ impl Room {
     /// Where an execution may run that asks for this; one that is for a job of its own may not run in a pilot.
     pub(crate) fn place(&self, resources: &Resources, is_for_job: bool) -> Where {
         match &self.pilots {
+            _ if resources.is_for_batch_system() => Where::Home,
             None => Where::Anywhere,
             Some(pilots) if !is_for_job && !self.are_pilots_barred && pilots.are_for(resources) => Where::Pilots,
             Some(_) => Where::Home,
@@ -272,8 +273,8 @@ impl NodeRoom {
     fn cost(&self, resources: &Resources) -> Cost {
         let others = resources.others(&self.offered);
         Cost {
-            cpu_millis: if others.is_some() { resources.cpu_millis.into() } else { u64::from(u32::MAX) + 1 },
-            memory_bytes: resources.memory_bytes.unwrap_or(0),
+            cpu_millis: if others.is_some() { resources.cpu_millis_in_all().into() } else { u64::from(u32::MAX) + 1 },
+            memory_bytes: resources.memory_bytes_in_all().unwrap_or(0),
             others: others.unwrap_or_default(),
             has_own: resources.gpus.is_some(),
         }

@@ -151,8 +151,8 @@ pub(crate) enum Standing<'a> {
 impl Snapshot {
     /// Format of snapshots and facts. Facts are only ever added to, at the end of their list; new fields of a snapshot stand
     /// at its end, and [`Self::upgrade`] makes them. With format 3 came steps in Python, with format 4 what a step asks for beside
-    /// CPUs, memory and time, with format 5 who has asked for its run, with format 6 what was used of disks, and nothing has
-    /// moved.
+    /// CPUs, memory and time, with format 5 who has asked for its run, with format 6 what was used of disks and how a step is
+    /// spread over a cluster, and nothing has moved.
     pub const FORMAT: u16 = 6;
 
     /// Makes an encoded snapshot of an earlier format one of this format.

@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use anyhow::Context as _;
 use atoll_model::id::JournalId;
-use atoll_model::resources::IsolationProfile;
+use atoll_model::resources::{IsolationProfile, NODES_RUNTIME, SLURM_RUNTIME};
 use atoll_model::session::{CONTAINER_RUNTIME, EXPORT_RUNTIME, PYTHON_RUNTIME, WASM_RUNTIME};
 use atoll_model::time::Timestamp;
 use site_agent_core::event::{Arrival, Found};
@@ -375,6 +375,8 @@ fn core_config(
         (CONTAINER_RUNTIME, executor.has_containers()),
         (WASM_RUNTIME, executor.has_components()),
         (IsolationProfile::STRICT_RUNTIME, isolation.strict.is_ok()),
+        (NODES_RUNTIME, config.slurm.is_some()),
+        (SLURM_RUNTIME, config.slurm.is_some()),
     ];
     let found = found.into_iter().filter_map(|(runtime, is_there)| is_there.then_some(runtime));
     let runtimes = ["command", EXPORT_RUNTIME].into_iter().chain(found);

@@ -1,4 +1,4 @@
-//! Real Slurm clusters, each of one node in a network namespace of its own.
+//! Real Slurm clusters, each in a network namespace of its own.
 
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
@@ -13,12 +13,13 @@ use crate::process::Output;
 #[derive(Debug)]
 pub struct SlurmCluster {
     directory: TempDir,
+    name: String,
     namespace: String,
     gateway: String,
 }
 
 impl SlurmCluster {
-    /// A cluster of this name; nothing, loudly, where Slurm is not installed or this user is not root. Clusters with
+    /// A cluster of this name with one node; nothing, loudly, where Slurm is not installed or this user is not root. Clusters with
     /// different places (1 to 19) run beside each other.
     ///
     /// # Errors
@@ -27,6 +28,21 @@ impl SlurmCluster {
     /// # Panics
     /// Under CI, which has Slurm.
     pub fn start(name: &str, place: u8) -> Result<Option<Self>> {
+        Self::start_with(name, place, &[])
+    }
+
+    /// A cluster of so many nodes, which are daemons of this machine.
+    ///
+    /// # Errors
+    /// When it does not start.
+    ///
+    /// # Panics
+    /// Under CI, which has Slurm.
+    pub fn start_of(name: &str, place: u8, nodes: u8) -> Result<Option<Self>> {
+        Self::start_with(name, place, &[("NODES", &nodes.to_string())])
+    }
+
+    fn start_with(name: &str, place: u8, variables: &[(&str, &str)]) -> Result<Option<Self>> {
         let is_root = Output::of(Command::new("id").arg("-u"))?.stdout.trim() == "0";
         let has_slurm = Output::of(Command::new("sh").args(["-c", "command -v slurmctld munged nsenter"]))?.code == 0;
         if !is_root || !has_slurm {
@@ -40,10 +56,11 @@ impl SlurmCluster {
         let namespace = format!("atsl{}x{place}", std::process::id());
         let net = free_network(place)?;
         let gateway = format!("{net}.1");
-        let cluster = Self { directory, namespace, gateway };
+        let cluster = Self { directory, name: name.to_owned(), namespace, gateway };
         let address = cluster.enter_network(&net, place)?;
         let at = cluster.path().display().to_string();
-        script("slurm-up.sh", &[name, &at, &cluster.namespace, &address], &cluster.directory.path().join("said"))?;
+        let said = cluster.directory.path().join("said");
+        script_with("slurm-up.sh", &[name, &at, &cluster.namespace, &address], &said, variables)?;
         Ok(Some(cluster))
     }
 
@@ -134,12 +151,13 @@ impl SlurmCluster {
         Ok(text.lines().map(str::to_owned).collect())
     }
 
-    /// `kill -9` of `slurmctld` or `slurmd`, and waits until it is gone.
+    /// `kill -9` of `slurmctld`, or `slurmd` of the first node, and waits until it is gone.
     ///
     /// # Errors
     /// When it does not run.
     pub fn kill(&self, daemon: &str) -> Result<()> {
-        let pid = std::fs::read_to_string(self.path().join("run").join(format!("{daemon}.pid")))?;
+        let of = if daemon == "slurmd" { &self.name } else { daemon };
+        let pid = std::fs::read_to_string(self.path().join("run").join(format!("{of}.pid")))?;
         let pid = pid.trim();
         ensure!(Command::new("kill").args(["-9", pid]).status()?.success(), "{daemon} does not run");
         let deadline = Instant::now() + Duration::from_secs(20);
@@ -183,11 +201,21 @@ fn ip(arguments: &str) -> Result<()> {
 }
 
 fn script(name: &str, arguments: &[&str], said: &Path) -> Result<()> {
+    script_with(name, arguments, said, &[])
+}
+
+fn script_with(name: &str, arguments: &[&str], said: &Path, variables: &[(&str, &str)]) -> Result<()> {
     let script = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("../parts").join(name);
     // To a file: what the script starts keeps its output open for good.
     let log = std::fs::File::create(said)?;
     let mut command = Command::new("bash");
-    command.arg(script).args(arguments).stdin(Stdio::null()).stdout(log.try_clone()?).stderr(log);
+    command
+        .arg(script)
+        .args(arguments)
+        .envs(variables.iter().copied())
+        .stdin(Stdio::null())
+        .stdout(log.try_clone()?)
+        .stderr(log);
     let status = command.status().with_context(|| format!("cannot run {name}"))?;
     ensure!(status.success(), "{name}: {}", std::fs::read_to_string(said)?);
     Ok(())

@@ -34,6 +34,7 @@ mod services;
 mod shown;
 mod slurm;
 mod slurm_faults;
+mod slurm_nodes;
 mod sources;
 mod transfers;
 mod workers;

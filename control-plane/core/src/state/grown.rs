@@ -31,7 +31,10 @@ impl Run {
     /// What an execution of which the memory has grown so often means for its site.
     pub(crate) fn grown_load(&self, step: StepIndex, grown: u32) -> Load {
         let load = self.plan.steps[step.index()].load;
-        if grown == 0 { load } else { Load { memory_bytes: self.workflow.step(step).memory_after(grown), ..load } }
+        if grown == 0 {
+            return load;
+        }
+        Load { memory_bytes: self.grown_step(step, grown).resources.memory_bytes_in_all(), ..load }
     }
 
     pub(crate) fn load_of(&self, step: StepIndex, element: u32) -> Load {

@@ -17,7 +17,7 @@ use crate::shim::job::evidence::{
     Batch, CANCEL, CLAIM, Claim, ENDED, EndedNews, JobOrder, JobsFolder, ORDER, STARTED, StartedNews, VERSION,
     read_json, to_json, write_durably,
 };
-use crate::shim::protocol::{Key, Left, Setup, SlotCgroups};
+use crate::shim::protocol::{Common, Key, Left, Setup, SlotCgroups};
 use crate::shim::{keep_logs, make_private, remove_whatever};
 
 /// So much of what a job said is told to people.
@@ -94,6 +94,7 @@ impl Desk {
             cgroups: SlotCgroups::default(),
         };
         let (common, order) = (handed.common.as_ref().clone(), handed.order.clone());
+        let common = Common { command: self.system.command(&common), ..common };
         let call = common.worker.clone().map(|worker| (worker, order.inputs.clone()));
         let terms = common.terms.clone();
         fs::write(slot.join(ORDER), JobOrder { version: VERSION, setup, common, order, call, terms }.encode())

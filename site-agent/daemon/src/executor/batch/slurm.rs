@@ -6,10 +6,13 @@ mod script;
 use std::io;
 use std::process::Output;
 
+use atoll_model::resources::{Launch, Spread};
+
 use super::calls::{Programs, complaint};
 use super::system::{BatchSystem, Limits, NewJob, NotSubmitted, Request, Row, Sought};
 use crate::config::SlurmSettings;
 use crate::shim::job::evidence::OfJob;
+use crate::shim::protocol::Common;
 
 /// A Slurm cluster, as its site's administrator has it used.
 #[derive(Debug)]
@@ -37,6 +40,25 @@ impl Slurm {
     }
 }
 
+impl Slurm {
+    /// The command as all tasks of its job. Its own end is the worst of theirs; without a task that fails it waits for all.
+    fn launched(&self, spread: Spread, common: &Common) -> Vec<Vec<u8>> {
+        let cpus = format!("--cpus-per-task={}", cpus_per_task(common));
+        let (nodes, tasks) = (format!("--nodes={}", spread.nodes), format!("--ntasks={}", spread.tasks()));
+        let per_node = format!("--ntasks-per-node={}", spread.tasks_per_node);
+        // What it is told by the environment of its job it would not take for its CPUs.
+        let srun = self.words("srun", &["--export=ALL", &nodes, &tasks, &per_node, &cpus, "--"]);
+        // Where it is is known on its nodes.
+        let env = ["/usr/bin/env".to_owned()].into_iter().chain(srun).map(String::into_bytes);
+        env.chain(common.command.iter().cloned()).collect()
+    }
+}
+
+/// Clusters count whole ones.
+fn cpus_per_task(common: &Common) -> u32 {
+    common.cpu_millis.unwrap_or(1_000).div_ceil(1_000)
+}
+
 impl BatchSystem for Slurm {
     fn title(&self) -> &str {
         "Slurm"
@@ -57,6 +79,13 @@ impl BatchSystem for Slurm {
 
     fn of_job(&self) -> OfJob {
         OfJob::default()
+    }
+
+    fn command(&self, common: &Common) -> Vec<Vec<u8>> {
+        match common.asked.spread.filter(|spread| spread.launch == Some(Launch::Srun)) {
+            Some(spread) => self.launched(spread, common),
+            None => common.command.clone(),
+        }
     }
 
     fn request(&self, job: &NewJob<'_>) -> Request {
@@ -133,6 +162,7 @@ mod tests {
     use std::os::unix::fs::PermissionsExt as _;
 
     use super::*;
+    use crate::shim::job::evidence::Asked;
 
     /// A cluster whose every command is this script.
     fn cluster(folder: &std::path::Path, script: &str) -> Slurm {
@@ -169,6 +199,29 @@ sbatch: error: Batch job submission failed: Invalid partition name specified' >&
         assert_eq!(submit(&failing), Err(NotSubmitted::Unclear(lost.to_owned())));
         assert!(matches!(submit("kill -9 $$"), Err(NotSubmitted::Unclear(_))));
         assert!(matches!(submit("echo submitted"), Err(NotSubmitted::Unclear(_))));
+    }
+
+    #[test]
+    fn what_is_launched_is_started_as_all_tasks_and_nothing_else_is() {
+        let settings = SlurmSettings { commands: Some("/opt/slurm/bin".into()), ..SlurmSettings::default() };
+        let slurm = Slurm::new(settings, "agent_1".to_owned());
+        let spread = |launch| Some(Spread { nodes: 2, tasks_per_node: 4, launch });
+        let command = |spread| {
+            let asked = Asked { spread, ..Asked::default() };
+            let command = ["/bin/sh", "-c", "hostname"].map(|word| word.as_bytes().to_vec()).to_vec();
+            let common = Common { command, cpu_millis: Some(1_500), asked, ..Common::default() };
+            slurm
+                .command(&common)
+                .into_iter()
+                .map(|word| String::from_utf8(word).unwrap())
+                .collect::<Vec<_>>()
+                .join(" ")
+        };
+        assert_eq!(command(None), "/bin/sh -c hostname");
+        assert_eq!(command(spread(None)), "/bin/sh -c hostname");
+        let launched = "/usr/bin/env /opt/slurm/bin/srun --export=ALL --nodes=2 --ntasks=8 --ntasks-per-node=4 \
+                        --cpus-per-task=2 -- /bin/sh -c hostname";
+        assert_eq!(command(spread(Some(Launch::Srun))), launched);
     }
 
     #[test]

@@ -27,6 +27,11 @@ pub(super) trait BatchSystem: Debug + Send + Sync {
     /// How it tells a job of itself.
     fn of_job(&self) -> OfJob;
 
+    /// The command of a job of its own, which is what is asked for unless the system starts that as several tasks.
+    fn command(&self, common: &Common) -> Vec<Vec<u8>> {
+        common.command.clone()
+    }
+
     /// What is said to it to have these run.
     fn request(&self, job: &NewJob<'_>) -> Request;
 

@@ -255,6 +255,8 @@ fn asked(resources: &Resources) -> Asked {
         gpus: gpus.map_or(0, |gpus| gpus.count),
         gpu_kind: gpus.and_then(|gpus| gpus.kind.clone()),
         named: resources.named.iter().map(|(name, millis)| (name.clone(), millis.div_ceil(1_000))).collect(),
+        spread: resources.spread,
+        sbatch: resources.sbatch.clone(),
     }
 }
 
@@ -339,7 +341,7 @@ mod tests {
     #![expect(clippy::unwrap_used, reason = "a test that fails here has failed")]
 
     use atoll_model::id::{Attempt, ExecutionId, RunId, StepIndex};
-    use atoll_model::resources::Gpus;
+    use atoll_model::resources::{Gpus, Launch, Spread};
     use atoll_model::session::Origin;
     use atoll_model::workflow::OnDisconnect;
 
@@ -453,8 +455,12 @@ mod tests {
     #[test]
     fn a_cluster_is_asked_for_gpus_and_whole_ones_of_what_has_a_name() {
         let gpus = Some(Gpus { count: 2, kind: Some("a100".to_owned()) });
-        let resources = Resources { gpus, named: [("matlab".to_owned(), 1_500)].into(), ..Resources::default() };
-        let expected = Asked { gpus: 2, gpu_kind: Some("a100".to_owned()), named: [("matlab".to_owned(), 2)].into() };
+        let spread = Some(Spread { nodes: 2, tasks_per_node: 4, launch: Some(Launch::Srun) });
+        let sbatch = vec!["--exclusive".to_owned()];
+        let named = [("matlab".to_owned(), 1_500)].into();
+        let resources = Resources { gpus, named, spread, sbatch: sbatch.clone(), ..Resources::default() };
+        let named = [("matlab".to_owned(), 2)].into();
+        let expected = Asked { gpus: 2, gpu_kind: Some("a100".to_owned()), named, spread, sbatch };
         assert_eq!(asked(&resources), expected);
         assert_eq!(asked(&Resources::default()), Asked::default());
     }

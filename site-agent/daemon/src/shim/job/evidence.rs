@@ -15,6 +15,7 @@ use std::fs::{self, File};
 use std::io::{self, Write};
 use std::path::{Path, PathBuf};
 
+use atoll_model::resources::Spread;
 use atoll_model::time::Timestamp;
 use rustix::fs::{Mode, OFlags, openat, renameat};
 use serde::de::DeserializeOwned;
@@ -74,6 +75,12 @@ pub(crate) struct Asked {
     pub gpu_kind: Option<String>,
     /// How many of each named resource, rounded up: clusters count whole ones.
     pub named: BTreeMap<String, u32>,
+    /// What was written before there were several says nothing of it, nor of what follows.
+    #[serde(default)]
+    pub spread: Option<Spread>,
+    /// Further options of Slurm's.
+    #[serde(default)]
+    pub sbatch: Vec<String>,
 }
 
 /// What a job is to run.

@@ -217,8 +217,12 @@ mod tests {
     fn limits_are_passed_on_and_the_shim_has_room_beside_them() {
         let time = Some(Duration::from_millis(60_500));
         let common = Common { memory_bytes: Some(100 << 20), cpu_millis: Some(250), time, ..Common::default() };
-        let asked =
-            Asked { gpus: 2, gpu_kind: Some("a100".to_owned()), named: [("example.com/fpga".to_owned(), 1)].into() };
+        let asked = Asked {
+            gpus: 2,
+            gpu_kind: Some("a100".to_owned()),
+            named: [("example.com/fpga".to_owned(), 1)].into(),
+            ..Asked::default()
+        };
         let job = made(&settings(), &common, asked);
         let pod = &job["spec"]["template"]["spec"];
         let amounts = json!({"cpu": "250m", "memory": "116Mi", "nvidia.com/gpu": "2", "example.com/fpga": "1"});

@@ -1,5 +1,6 @@
 //! The script of a job: options for the cluster, and the shim that it becomes.
 
+use super::cpus_per_task;
 use crate::config::SlurmSettings;
 use crate::executor::batch::system::{Becomes, NewJob, SHIM_BYTES, TIME_MARGIN, quoted, words};
 use crate::shim::job::evidence::Asked;
@@ -21,7 +22,11 @@ pub(super) fn script(settings: &SlurmSettings, job: &NewJob<'_>, comment: &str) 
     let element = if count > 1 { "%a" } else { "0" };
     option(format!("--output=\"{}/{token}.{element}\"", said.display()));
     option("--chdir=/".to_owned());
-    option(format!("--cpus-per-task={}", common.cpu_millis.unwrap_or(1_000).div_ceil(1_000)));
+    if let Some(spread) = batch.asked.spread {
+        option(format!("--nodes={}", spread.nodes));
+        option(format!("--ntasks-per-node={}", spread.tasks_per_node));
+    }
+    option(format!("--cpus-per-task={}", cpus_per_task(common)));
     if let Some(bytes) = common.memory_bytes {
         option(format!("--mem={}M", bytes.saturating_add(SHIM_BYTES).div_ceil(1 << 20)));
     }
@@ -29,6 +34,8 @@ pub(super) fn script(settings: &SlurmSettings, job: &NewJob<'_>, comment: &str) 
         option(format!("--time={}", time.saturating_add(TIME_MARGIN).as_secs().div_ceil(60)));
     }
     beyond(&batch.asked).into_iter().for_each(&mut option);
+    // Behind these stands what a site's administrator says.
+    batch.asked.sbatch.iter().for_each(|text| option(text.clone()));
     let named = [("partition", &settings.partition), ("account", &settings.account), ("qos", &settings.qos)];
     for (name, value) in named {
         if let Some(value) = value {
@@ -60,6 +67,7 @@ mod tests {
     use std::time::Duration;
 
     use atoll_model::id::{Attempt, ExecutionId, RunId, StepIndex};
+    use atoll_model::resources::Spread;
     use atoll_model::time::Timestamp;
 
     use super::*;
@@ -108,6 +116,22 @@ exec '/opt/it'\\''s/atoll' 'shim' 'job' '/shared/jobs' 't1' \"${SLURM_ARRAY_TASK
     }
 
     #[test]
+    fn nodes_and_tasks_are_asked_for_and_the_steps_own_options_stand_before_those_of_the_site() {
+        let spread = Some(Spread { nodes: 2, tasks_per_node: 4, launch: None });
+        let asked = Asked { spread, sbatch: vec!["--exclusive".to_owned()], ..Asked::default() };
+        let common = Common { cpu_millis: Some(3_000), ..Common::default() };
+        let expected = "--nodes=2
+#SBATCH --ntasks-per-node=4
+#SBATCH --cpus-per-task=3
+#SBATCH --exclusive
+#SBATCH --partition=cpu
+#SBATCH --constraint=avx2
+exec";
+        let script = of(1, &common, asked);
+        assert!(script.contains(expected), "{script}");
+    }
+
+    #[test]
     fn what_is_of_one_step_is_one_array() {
         let script = of(3, &Common::default(), Asked::default());
         assert!(script.contains("#SBATCH --array=0-2\n") && script.contains("said/t1.%a\""), "{script}");
@@ -117,7 +141,7 @@ exec '/opt/it'\\''s/atoll' 'shim' 'job' '/shared/jobs' 't1' \"${SLURM_ARRAY_TASK
     #[test]
     fn a_cluster_is_asked_for_gpus_and_licences_in_its_own_words() {
         let named = [("matlab".to_owned(), 2), ("abaqus".to_owned(), 1)].into();
-        let asked = Asked { gpus: 2, gpu_kind: Some("a100".to_owned()), named };
+        let asked = Asked { gpus: 2, gpu_kind: Some("a100".to_owned()), named, ..Asked::default() };
         let script = of(1, &Common::default(), asked);
         assert!(script.contains("#SBATCH --gres=gpu:a100:2\n#SBATCH --licenses=abaqus:1,matlab:2\n"), "{script}");
         assert_eq!(beyond(&Asked { gpus: 1, ..Asked::default() }), ["--gres=gpu:1"]);

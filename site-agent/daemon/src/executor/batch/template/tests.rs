@@ -221,7 +221,12 @@ fn a_pbs_without_a_history_is_asked_for_what_it_knows() {
 fn what_a_step_asks_for_stands_in_each_system_s_words() {
     let time = Some(Duration::from_secs(3_601));
     let common = Common { memory_bytes: Some(100 << 20), cpu_millis: Some(1_001), time, ..Common::default() };
-    let asked = Asked { gpus: 2, gpu_kind: Some("a100".to_owned()), named: [("matlab".to_owned(), 3)].into() };
+    let asked = Asked {
+        gpus: 2,
+        gpu_kind: Some("a100".to_owned()),
+        named: [("matlab".to_owned(), 3)].into(),
+        ..Asked::default()
+    };
     let lines: [(&str, &[&str]); 4] = [
         (
             "pbs",
