@@ -166,7 +166,7 @@ fn the_example_runs_as_it_stands() -> Result<()> {
 }
 
 /// Holds 160 MB before it answers which attempt that was, and is given 96 MiB at first.
-const GREEDY: &str = "import os\n\n\ndef handle():\n    held = bytearray(160_000_000)\n    return {\"attempt\": int(os.environ.get(\"ATOLL_ATTEMPT\", \"0\")), \"held\": len(held)}\n";
+const GREEDY: &str = "import os\n\n\ndef handle():\n    held = b\"x\" * 160_000_000\n    return {\"attempt\": int(os.environ.get(\"ATOLL_ATTEMPT\", \"0\")), \"held\": len(held)}\n";
 
 #[test]
 fn what_ran_out_of_memory_is_tried_again_with_more_and_says_so() -> Result<()> {
