@@ -620,25 +620,3 @@ fn a_program_without_a_shell_declares_its_own_inputs_and_outputs() {
     assert_eq!((action.command.as_slice(), action.bundle), (["/bin/cp", "a", "b"].map(str::to_owned).as_slice(), None));
     assert_eq!((step.bindings.len(), step.outputs.len()), (1, 1));
 }
-
-#[test]
-fn memory_that_grows_is_a_factor_of_what_the_step_asks_for() {
-    check_steps(
-        "  a: { run: x, retry: { attempts: 2, memory: 1x }, resources: { memory: 1GiB } }\n  b: { run: x, retry: { attempts: 2, memory: 17x }, resources: { memory: 1GiB } }\n  \
-           c: { run: x, retry: { attempts: 2, memory: 2 }, resources: { memory: 1GiB } }\n  d: { run: x, retry: { memory: 2x }, resources: { memory: 1GiB } }\n  \
-           e: { run: x, retry: { attempts: 3, memory: 1.5x } }\n",
-        expect![[r#"
-            3:46 `memory`: `1x` is not a factor of growth: write `1.5x` or `2x`, more than 1x and at most 16x
-            4:46 `memory`: `17x` is not a factor of growth: write `1.5x` or `2x`, more than 1x and at most 16x
-            5:46 `memory`: `2` is not a factor of growth: write `1.5x` or `2x`, more than 1x and at most 16x
-            6:33 `memory` grows from attempt to attempt, and there is one
-                = add `attempts: 3`, say
-            7:46 `memory` cannot grow where the step asks for none
-                = say under `resources` how much the first attempt may use: `memory: 512MiB`
-        "#]],
-    );
-    let text =
-        "workflow: w\nsteps:\n  a: { run: x, retry: { attempts: 3, memory: 1.5x }, resources: { memory: 1GiB } }\n";
-    let step = &parsed(text).steps[0];
-    assert_eq!([0, 1, 2].map(|grown| step.memory_after(grown)), [1 << 30, 3 << 29, 9 << 28].map(Some));
-}

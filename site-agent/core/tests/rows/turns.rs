@@ -172,10 +172,12 @@ fn an_attempt_whose_memory_has_grown_takes_as_much_room_as_its_own_template_says
     site.prepare(&step(300 << 20));
     site.dispatch(0, 0..2);
     site.exit(exec(0, 0), ExitKind::OutOfMemory);
+    site.store(exec(0, 0), Vec::new());
     site.prepare(&step(900 << 20));
     site.command(SiteCommand::Dispatch(Dispatch { attempt: FIRST.next(), ..plain(0, 0..1) }));
     assert_eq!(site.starts().len(), 2, "beside the one that runs there is too little left for it");
     site.exit(exec(0, 1), ExitKind::Code(1));
+    site.store(exec(0, 1), Vec::new());
     assert_eq!(site.starts().last(), Some(&(exec(0, 0), FIRST.next())));
     let given = site.commands.iter().rev().find_map(|command| match command {
         Command::Start { template, .. } => template.resources.memory_bytes,
