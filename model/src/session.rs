@@ -60,8 +60,8 @@ pub struct AgentFrame {
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub enum AgentBody {
     Hello(Hello),
-    /// What the agent knows of executions, sent once after `Welcome`.
-    Inventory(Vec<InventoryItem>),
+    /// Sent once after `Welcome`.
+    Inventory(Inventory),
     /// Reports with contiguous numbers from `first`, each in the agent's journal.
     Reports {
         first: ReportSeq,
@@ -105,6 +105,15 @@ pub struct Hello {
 pub struct DirectShare {
     pub holder: AgentId,
     pub wire_bytes: u64,
+}
+
+/// What an agent knows of executions.
+#[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize)]
+pub struct Inventory {
+    pub items: Vec<InventoryItem>,
+    /// The last report in the agent's outbox: those up to it may tell of what was before this session. Zero from an agent
+    /// that does not say.
+    pub last_report: ReportSeq,
 }
 
 /// What an agent knows of one execution.

@@ -5,8 +5,8 @@ use std::time::Duration;
 use atoll_model::id::{CommandSeq, Epoch, ReportSeq, RunId, StepIndex};
 use atoll_model::limits::{FRAME_ELEMENTS_MAX, MOVING_TOLD_MAX, WAITING_TOLD_MAX};
 use atoll_model::session::{
-    AgentBody, AgentFrame, ControlBody, ControlFrame, Credits, Goodbye, Heartbeat, Hello, InventoryItem, LeaseGrant,
-    LocalState, Moving, Other, Verdict, WaitingJob, Welcome,
+    AgentBody, AgentFrame, ControlBody, ControlFrame, Credits, Goodbye, Heartbeat, Hello, Inventory, InventoryItem,
+    LeaseGrant, LocalState, Moving, Other, Verdict, WaitingJob, Welcome,
 };
 use atoll_model::time::Timestamp;
 
@@ -27,7 +27,7 @@ impl From<AgentFrame> for wire::AgentFrame {
         use agent_frame::Body;
         let body = match frame.body {
             AgentBody::Hello(hello) => Body::Hello(hello.into()),
-            AgentBody::Inventory(items) => Body::Inventory(write_inventory(&items)),
+            AgentBody::Inventory(inventory) => Body::Inventory(write_inventory(&inventory)),
             AgentBody::Reports { first, reports } => Body::Reports(write_reports(first, reports)),
             AgentBody::Heartbeat(heartbeat) => Body::Heartbeat(heartbeat.into()),
             AgentBody::Acknowledge => Body::Acknowledge(wire::Nothing {}),
@@ -104,9 +104,9 @@ impl TryFrom<wire::Hello> for Hello {
     }
 }
 
-fn write_inventory(items: &[InventoryItem]) -> wire::Inventory {
+fn write_inventory(inventory: &Inventory) -> wire::Inventory {
     let step_of = |item: &InventoryItem| -> (RunId, StepIndex) { (item.execution.run, item.execution.step) };
-    let groups = items.chunk_by(|left, right| step_of(left) == step_of(right)).map(|group| {
+    let groups = inventory.items.chunk_by(|left, right| step_of(left) == step_of(right)).map(|group| {
         let (run, index) = step_of(&group[0]);
         wire::InventoryGroup {
             run: Some(run.into()),
@@ -116,11 +116,11 @@ fn write_inventory(items: &[InventoryItem]) -> wire::Inventory {
             states: Some(runs(group.iter().map(|item| local_state(item.state) as u64))),
         }
     });
-    wire::Inventory { groups: groups.collect() }
+    wire::Inventory { groups: groups.collect(), last_report: inventory.last_report.0 }
 }
 
 /// Reads an inventory. A state that is not known here is that of something the agent holds: as good as running.
-fn read_inventory(message: wire::Inventory, refused: &mut Vec<WireError>) -> Result<Vec<InventoryItem>, WireError> {
+fn read_inventory(message: wire::Inventory, refused: &mut Vec<WireError>) -> Result<Inventory, WireError> {
     let mut items = Vec::new();
     for group in message.groups {
         let run = read_run(group.run)?;
@@ -144,7 +144,7 @@ fn read_inventory(message: wire::Inventory, refused: &mut Vec<WireError>) -> Res
             items.push(InventoryItem { execution, attempt: read_attempt(attempt)?, state });
         }
     }
-    Ok(items)
+    Ok(Inventory { items, last_report: ReportSeq(message.last_report) })
 }
 
 impl From<Heartbeat> for wire::Heartbeat {

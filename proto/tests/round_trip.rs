@@ -131,7 +131,7 @@ fn a_few_bytes_that_claim_four_billion_elements_are_refused() {
         states: Some(v1::Runs { values: vec![1], counts: vec![u32::MAX] }),
         ..v1::InventoryGroup::default()
     };
-    let body = v1::agent_frame::Body::Inventory(v1::Inventory { groups: vec![group] });
+    let body = v1::agent_frame::Body::Inventory(v1::Inventory { groups: vec![group], ..v1::Inventory::default() });
     let error = Received::<AgentFrame>::try_from(v1::AgentFrame { body: Some(body), ..v1::AgentFrame::default() });
     assert!(matches!(error.unwrap_err(), WireError::TooMany { .. }));
 }

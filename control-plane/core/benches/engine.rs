@@ -9,8 +9,8 @@ use std::time::Instant;
 use atoll_model::id::{AgentId, CommandSeq, Epoch, JournalId, ReportSeq, RunId, TokenId};
 use atoll_model::resources::Capacity;
 use atoll_model::session::{
-    AgentBody, AgentFrame, ControlBody, DispatchElements, FinishedElement, Hello, Outcome, Report, SiteCommand,
-    StartedElement,
+    AgentBody, AgentFrame, ControlBody, DispatchElements, FinishedElement, Hello, Inventory, Outcome, Report,
+    SiteCommand, StartedElement,
 };
 use atoll_model::time::Timestamp;
 use atoll_model::value::Value;
@@ -97,7 +97,7 @@ impl Bench {
             wall_clock: NOW,
         };
         self.frame(site, AgentBody::Hello(hello));
-        self.frame(site, AgentBody::Inventory(Vec::new()));
+        self.frame(site, AgentBody::Inventory(Inventory::default()));
     }
 
     fn frame(&mut self, site: u64, body: AgentBody) {

@@ -17,6 +17,8 @@ pub(crate) struct Sessions {
     pub(crate) presence: BTreeMap<SiteId, Presence>,
     /// Sites that nobody declares lost, because too many fell silent together.
     pub(crate) held: BTreeSet<SiteId>,
+    /// Sites that have nothing to tell, after a backup was restored, before others have told more than by now.
+    pub(crate) put_off: BTreeSet<SiteId>,
     pub(crate) silence: Option<Silence>,
 }
 
@@ -36,7 +38,7 @@ pub(crate) struct Session {
     pub(crate) agent: AgentId,
     pub(crate) epoch: Epoch,
     pub(crate) phase: SessionPhase,
-    /// The last report in the agent's outbox when it said hello: with it the session is ready.
+    /// The last report that may tell of what was before the session: with it the session is ready.
     pub(crate) drained_at: ReportSeq,
     /// Whether the agent's journal is new, so that it lacks what it had been sent.
     pub(crate) restarted: bool,

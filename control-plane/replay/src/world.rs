@@ -9,7 +9,7 @@ use atoll_model::id::{
     AgentId, Attempt, CommandSeq, Epoch, ExecutionId, JournalId, ObjectId, ReportSeq, RunId, TokenId, TransferId,
 };
 use atoll_model::session::{
-    AgentBody, AgentFrame, DirectShare, FinishedElement, Hello, Outcome, Report, StartedElement,
+    AgentBody, AgentFrame, DirectShare, FinishedElement, Hello, Inventory, Outcome, Report, StartedElement,
 };
 use atoll_model::time::Timestamp;
 use atoll_model::value::{ObjectRef, Value};
@@ -153,7 +153,7 @@ impl<'a> World<'a> {
             wall_clock: self.now,
         };
         self.frame(number, AgentBody::Hello(hello))?;
-        self.frame(number, AgentBody::Inventory(Vec::new()))?;
+        self.frame(number, AgentBody::Inventory(Inventory::default()))?;
         if joining.listens {
             self.ask(Request::Advertise { agent, addresses: vec![joining.name.to_string()], relays: false })?;
         }

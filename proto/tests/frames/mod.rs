@@ -14,9 +14,9 @@ use atoll_model::resources::{Capacity, Confinement, Gpus, IsolationProfile, Laun
 use atoll_model::session::{
     AgentBody, AgentFrame, Binding, BindingSource, ControlBody, ControlFrame, Credits, Delegation, DirectShare,
     Dispatch, DispatchElements, FailureReason, FaultLocation, FinishedElement, GivenInput, Goodbye, Heartbeat, Hello,
-    InventoryItem, LeaseGrant, LocalState, Logs, Moving, Need, NeedState, NotStartedReason, Origin, Other, Outcome,
-    PushFailure, Report, Requester, SiteCommand, StartedElement, StepTemplate, TemplateOutput, TemplateWork, Usage,
-    Verdict, WaitingJob, Welcome,
+    Inventory, InventoryItem, LeaseGrant, LocalState, Logs, Moving, Need, NeedState, NotStartedReason, Origin, Other,
+    Outcome, PushFailure, Report, Requester, SiteCommand, StartedElement, StepTemplate, TemplateOutput, TemplateWork,
+    Usage, Verdict, WaitingJob, Welcome,
 };
 use atoll_model::time::Timestamp;
 use atoll_model::value::{DirectoryRef, FileName, FileRef, ListedFile, ObjectKind, ObjectRef, Type, Value};
@@ -519,7 +519,8 @@ pub(crate) fn agent_frame() -> impl Strategy<Value = AgentFrame> {
     });
     let body = prop_oneof![
         hello().prop_map(AgentBody::Hello),
-        vec(item, 0..20).prop_map(AgentBody::Inventory),
+        (any::<u64>(), vec(item, 0..20))
+            .prop_map(|(last, items)| AgentBody::Inventory(Inventory { items, last_report: ReportSeq(last) })),
         (any::<u64>(), vec(report(), 0..4))
             .prop_map(|(first, reports)| AgentBody::Reports { first: ReportSeq(first), reports }),
         heartbeat().prop_map(AgentBody::Heartbeat),

@@ -5,8 +5,8 @@ use std::time::Duration;
 
 use atoll_model::id::{CommandSeq, Epoch, ReportSeq, RunId};
 use atoll_model::session::{
-    AgentBody, AgentFrame, ControlBody, ControlFrame, Goodbye, Heartbeat, Hello, InventoryItem, LeaseGrant, LocalState,
-    PROTOCOL_VERSION, PROTOCOL_VERSION_MIN, SiteCommand, Verdict, Welcome,
+    AgentBody, AgentFrame, ControlBody, ControlFrame, Goodbye, Heartbeat, Hello, Inventory, InventoryItem, LeaseGrant,
+    LocalState, PROTOCOL_VERSION, PROTOCOL_VERSION_MIN, SiteCommand, Verdict, Welcome,
 };
 use atoll_model::time::Timestamp;
 
@@ -309,6 +309,8 @@ impl Agent {
             // B6: the same, and what was delegated since it knows nothing of.
             self.hand_back("the control plane does not know of it any more", step);
         }
+        // What came since hello is of before this session too.
+        self.number_reports(step);
         self.session.sent = self.state.outbox.acknowledged();
         self.session.credits = u64::from(welcome.credits.reports.max(1));
         self.acknowledged(resume_after, step);
@@ -323,10 +325,11 @@ impl Agent {
         self.state.outbox.visit_ended(finished);
         self.session.phase =
             Phase::Comparing(items.iter().map(|(execution, attempt, _)| (*execution, *attempt)).collect());
-        let inventory =
+        let items =
             items.into_iter().map(|(execution, attempt, state)| InventoryItem { execution, attempt, state }).collect();
+        let last_report = self.state.outbox.last();
         self.session.heartbeat_at = now;
-        self.send(AgentBody::Inventory(inventory), step);
+        self.send(AgentBody::Inventory(Inventory { items, last_report }), step);
     }
 
     fn compared(&mut self, verdicts: &[Verdict], now: Timestamp, step: &mut Step) {

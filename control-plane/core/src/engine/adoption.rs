@@ -12,7 +12,7 @@ use std::sync::Arc;
 
 use atoll_model::elements::ElementSet;
 use atoll_model::id::{Attempt, ExecutionId, RunId, SiteId, StepIndex};
-use atoll_model::session::{ControlBody, InventoryItem, LocalState, PushFailure, Verdict};
+use atoll_model::session::{ControlBody, Inventory, InventoryItem, LocalState, PushFailure, Verdict};
 use atoll_model::time::Timestamp;
 
 use super::dispatch::Assignment;
@@ -24,12 +24,14 @@ use crate::sessions::SessionPhase;
 use crate::state::{Active, ActivePhase, Phase, StepPhase};
 
 impl ControlPlane {
-    pub(crate) fn inventory(&mut self, site: SiteId, items: Vec<InventoryItem>) {
+    pub(crate) fn inventory(&mut self, site: SiteId, Inventory { items, last_report }: Inventory) {
         let session = self.sessions.by_site.get_mut(&site).expect("frames are heard in sessions");
         if session.phase != SessionPhase::AwaitingInventory {
             return;
         }
         session.phase = SessionPhase::Draining;
+        // What the welcome ended at the agent is not to be taken for what is given out from now on.
+        session.drained_at = session.drained_at.max(last_report);
         let (connection, epoch, restarted) = (session.connection, session.epoch, session.restarted);
         let agent = session.agent;
         let in_journal = session.sent;

@@ -42,7 +42,7 @@ impl ControlPlane {
         self.acknowledged(site, agent, frame.acknowledged);
         match frame.body {
             AgentBody::Hello(_) => unreachable!("handled above"),
-            AgentBody::Inventory(items) => self.inventory(site, items),
+            AgentBody::Inventory(inventory) => self.inventory(site, inventory),
             AgentBody::Reports { first, reports } => self.reports(site, first, reports),
             AgentBody::Heartbeat(heartbeat) => self.heartbeat(site, heartbeat),
             AgentBody::Acknowledge => {}

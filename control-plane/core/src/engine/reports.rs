@@ -34,9 +34,10 @@ impl ControlPlane {
         }
         if through > last {
             self.record(Fact::ReportsApplied { agent, through });
+            self.sessions.put_off.clear();
         }
         if comes_too_early {
-            return self.close_session(site);
+            return self.put_off(site);
         }
         if let Some(session) = self.sessions.by_site.get_mut(&site) {
             session.acknowledge = true;
@@ -54,7 +55,7 @@ impl ControlPlane {
                 self.settle();
             }
             if !self.catch_up(site) {
-                return self.close_session(site);
+                return self.put_off(site);
             }
             let Some(session) = self.sessions.by_site.get_mut(&site) else { return };
             session.phase = SessionPhase::Ready;

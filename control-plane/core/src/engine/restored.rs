@@ -73,8 +73,15 @@ impl ControlPlane {
         self.awaited().next().is_some()
     }
 
+    /// Not for those that have no more to tell before it does.
     fn waits_for_others(&self, site: SiteId) -> bool {
-        self.awaited().any(|awaited| awaited != site)
+        self.awaited().any(|awaited| awaited != site && !self.sessions.put_off.contains(&awaited))
+    }
+
+    /// What a site has to tell next is heard when others have told more.
+    pub(crate) fn put_off(&mut self, site: SiteId) {
+        self.sessions.put_off.insert(site);
+        self.close_session(site);
     }
 
     /// Whether an attempt may have been made after the time of the backup.
@@ -173,6 +180,7 @@ impl ControlPlane {
             }
         }
         self.record(Fact::CaughtUp { site });
+        self.sessions.put_off.clear();
         true
     }
 

@@ -4,7 +4,8 @@ use std::time::Duration;
 
 use atoll_model::id::{Attempt, JournalId, StepIndex};
 use atoll_model::session::{
-    LocalState, NotStartedReason, Outcome, PROTOCOL_VERSION_DELEGATION, Report, SiteCommand, Verdict,
+    AgentBody, Inventory, LocalState, NotStartedReason, Outcome, PROTOCOL_VERSION_DELEGATION, Report, SiteCommand,
+    Verdict,
 };
 use atoll_model::value::Value;
 
@@ -397,4 +398,74 @@ fn b6_attempts_that_were_made_in_turns_at_two_sites_are_told_in_any_order() {
         tell.into_iter().for_each(|(site, items)| world.catch_up(site, items));
         assert_eq!(world.state(run), RunState::Succeeded, "{first_is_told_first}");
     }
+}
+
+#[test]
+fn b6_what_an_agent_ends_at_the_welcome_is_not_taken_for_the_end_of_what_is_delegated_after() {
+    let mut world = World::new();
+    world.protocol = PROTOCOL_VERSION_DELEGATION;
+    world.add_site("edge");
+    world.disconnect("edge");
+    let run = world.submit(&DELEGATED.replace("SITE", "edge"));
+    let backup = world.facts.len();
+    world.connect("edge");
+    let a = world.dispatched_one("edge");
+    world.set_back(backup);
+    world.ask(Request::NoteRestored).unwrap();
+    world.hello("edge");
+    assert!(world.agents["edge"].welcome.as_ref().unwrap().new_journal);
+    // Told that nothing is known of it, the agent ends the delegation, and names what it has.
+    let (step, kept, reason) = (StepIndex(1), Vec::new(), "not known".to_owned());
+    let reports = vec![Report::DelegationEnded { run, step, kept, reason }];
+    let agent = world.agents.get_mut("edge").unwrap();
+    let first = agent.last_report.next();
+    agent.last_report = first;
+    agent.kept.clone_from(&reports);
+    let items = vec![item(a, LocalState::Running)];
+    world.frame("edge", AgentBody::Inventory(Inventory { items, last_report: first }));
+    world.receive("edge");
+    assert!(!world.agents["edge"].is_ready, "there is more to tell of before");
+    world.frame("edge", AgentBody::Reports { first, reports });
+    world.receive("edge");
+    assert!(world.agents["edge"].is_ready);
+    let delegated = |command: &SiteCommand| matches!(command, SiteCommand::Delegate(_));
+    assert!(world.commands("edge").iter().any(delegated), "it is delegated again");
+    world.succeed("edge", a, vec![Value::Integer(1)]);
+    assert!(world.dispatched("edge").is_empty(), "the agent goes on by itself");
+}
+
+#[test]
+fn b6_sites_whose_news_follow_from_what_nobody_tells_do_not_wait_for_each_other() {
+    let mut world = World::with_sites(&["one", "two", "three"]);
+    let source = "
+workflow: w
+steps:
+  a: { site: three, run: x, outputs: { n: integer } }
+  b: { site: three, run: x, outputs: { n: integer } }
+  c: { site: one, run: x, with: { n: \"${{ steps.a.outputs.n }}\" } }
+  d: { site: two, run: x, with: { n: \"${{ steps.b.outputs.n }}\" } }
+";
+    let run = world.submit(source);
+    let backup = world.facts.len();
+    for execution in world.dispatched("three") {
+        world.succeed("three", execution, vec![Value::Integer(1)]);
+    }
+    let (c, d) = (world.dispatched_one("one"), world.dispatched_one("two"));
+    world.succeed("one", c, Vec::new());
+    world.succeed("two", d, Vec::new());
+    assert_eq!(world.state(run), RunState::Succeeded);
+    world.set_back(backup);
+    world.ask(Request::NoteRestored).unwrap();
+    let agent = world.agents.get_mut("three").unwrap();
+    (agent.journal, agent.last_command) = (JournalId::from_bits(999), Default::default());
+    (agent.acknowledged_report, agent.last_report) = Default::default();
+    agent.kept.clear();
+    world.catch_up("three", Vec::new());
+    for _ in 0..2 {
+        world.catch_up("one", vec![item(c, LocalState::Finished)]);
+        world.catch_up("two", vec![item(d, LocalState::Finished)]);
+    }
+    assert!(world.agents["one"].is_ready || world.agents["two"].is_ready, "one of them is heard first");
+    world.catch_up("one", vec![item(c, LocalState::Finished)]);
+    assert_eq!(world.dispatched("three").len(), 2, "what is lost is made again");
 }

@@ -12,8 +12,8 @@ use atoll_model::placement::Labels;
 use atoll_model::resources::Capacity;
 use atoll_model::session::{
     AgentBody, AgentFrame, ControlBody, ControlFrame, Dispatch, DispatchElements, EXPORT_RUNTIME, FailureReason,
-    FinishedElement, Goodbye, Heartbeat, Hello, InventoryItem, LeaseGrant, LocalState, NotStartedReason, Outcome,
-    Report, SiteCommand, StartedElement, Verdict, Welcome,
+    FinishedElement, Goodbye, Heartbeat, Hello, Inventory, InventoryItem, LeaseGrant, LocalState, NotStartedReason,
+    Outcome, Report, SiteCommand, StartedElement, Verdict, Welcome,
 };
 use atoll_model::time::Timestamp;
 use atoll_model::value::{FileName, FileRef, ObjectKind, ObjectRef, Value};
@@ -277,7 +277,8 @@ impl World {
     /// Says hello and sends this inventory.
     pub(crate) fn connect_with(&mut self, site: &str, inventory: Vec<InventoryItem>) {
         self.hello(site);
-        self.frame(site, AgentBody::Inventory(inventory));
+        let last_report = self.agents[site].last_report;
+        self.frame(site, AgentBody::Inventory(Inventory { items: inventory, last_report }));
         self.receive(site);
     }
 

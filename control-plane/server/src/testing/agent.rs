@@ -7,8 +7,8 @@ use std::sync::{Arc, Mutex};
 use atoll_model::id::{AgentId, Attempt, CommandSeq, Epoch, JournalId, ObjectId, ReportSeq, RunId, StepIndex};
 use atoll_model::resources::Capacity;
 use atoll_model::session::{
-    AgentBody, AgentFrame, ControlBody, ControlFrame, Dispatch, DispatchElements, FinishedElement, Hello, Logs,
-    Outcome, PROTOCOL_VERSION_MIN, Report, SiteCommand, StartedElement, StepTemplate, Usage,
+    AgentBody, AgentFrame, ControlBody, ControlFrame, Dispatch, DispatchElements, FinishedElement, Hello, Inventory,
+    Logs, Outcome, PROTOCOL_VERSION_MIN, Report, SiteCommand, StartedElement, StepTemplate, Usage,
 };
 use atoll_model::value::{FileName, FileRef, ObjectKind, ObjectRef, Value};
 use control_plane_core::{ConnectionId, Event};
@@ -127,7 +127,7 @@ impl Agent {
         match frame.body {
             ControlBody::Welcome(_) => {
                 self.note("welcome");
-                self.say(AgentBody::Inventory(Vec::new())).await;
+                self.say(AgentBody::Inventory(Inventory::default())).await;
             }
             ControlBody::Verdicts(_) => self.note("verdicts"),
             ControlBody::Ready => {

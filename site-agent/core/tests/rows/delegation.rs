@@ -7,7 +7,8 @@ use atoll_model::elements::ElementSet;
 use atoll_model::expression::{Expression, Form};
 use atoll_model::id::{Attempt, StepIndex};
 use atoll_model::session::{
-    Delegation, GivenInput, Logs, Need, NeedState, Report, SiteCommand, StepTemplate, TemplateOutput, TemplateWork,
+    AgentBody, AgentFrame, Delegation, GivenInput, Logs, Need, NeedState, Report, SiteCommand, StepTemplate,
+    TemplateOutput, TemplateWork,
 };
 use atoll_model::value::{Type, Value};
 use atoll_model::workflow::{OnDisconnect, Retry};
@@ -273,6 +274,15 @@ fn b6_a_control_plane_that_lacks_what_was_delegated_gets_it_back_and_may_delegat
     site.lacking = true;
     site.connect();
     assert_eq!(ended(&site), [(1, Vec::new(), "the control plane does not know of it any more".to_owned())]);
+    let is_end = |report: &Report| matches!(report, Report::DelegationEnded { .. });
+    let ends_at = site.reports().into_iter().find_map(|(number, report)| is_end(&report).then_some(number));
+    let named = site.commands.iter().rev().find_map(|command| match command {
+        Command::Send { frame: AgentFrame { body: AgentBody::Inventory(inventory), .. } } => {
+            Some(inventory.last_report.0)
+        }
+        _ => None,
+    });
+    assert!(ends_at.is_some() && ends_at <= named, "the inventory says up to where reports tell of before");
     site.lacking = false;
     // The same attempt: it was never begun here.
     delegate(&mut site, step.clone());

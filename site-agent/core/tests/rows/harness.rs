@@ -184,7 +184,9 @@ impl Site {
             .iter()
             .rev()
             .find_map(|command| match command {
-                Command::Send { frame: AgentFrame { body: AgentBody::Inventory(items), .. } } => Some(items.clone()),
+                Command::Send { frame: AgentFrame { body: AgentBody::Inventory(inventory), .. } } => {
+                    Some(inventory.items.clone())
+                }
                 _ => None,
             })
             .expect("a welcome is answered with an inventory");

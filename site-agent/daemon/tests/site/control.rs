@@ -8,8 +8,8 @@ use std::time::Duration;
 
 use atoll_model::id::{Attempt, CommandSeq, Epoch, ExecutionId, ReportSeq};
 use atoll_model::session::{
-    AgentBody, AgentFrame, ControlBody, ControlFrame, Credits, FinishedElement, Heartbeat, Hello, InventoryItem,
-    LeaseGrant, Report, SiteCommand, Verdict, Welcome,
+    AgentBody, AgentFrame, ControlBody, ControlFrame, Credits, FinishedElement, Heartbeat, Hello, Inventory,
+    InventoryItem, LeaseGrant, Report, SiteCommand, Verdict, Welcome,
 };
 use atoll_model::value::ObjectRef;
 use atoll_proto::v1::agents_server::{Agents, AgentsServer};
@@ -123,7 +123,7 @@ impl State {
                 let welcome = Welcome { protocol: 1, resume_after, new_journal: false, credits };
                 self.say(ControlBody::Welcome(welcome), Some(clock));
             }
-            AgentBody::Inventory(items) => {
+            AgentBody::Inventory(Inventory { items, .. }) => {
                 let verdicts = items.iter().map(|_| Verdict::Keep).collect();
                 self.inventories.push(items);
                 self.say(ControlBody::Verdicts(verdicts), None);

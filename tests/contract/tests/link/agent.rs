@@ -6,7 +6,7 @@ use std::sync::Arc;
 use atoll_model::id::{CommandSeq, Epoch, JournalId, ReportSeq};
 use atoll_model::resources::Capacity;
 use atoll_model::session::{
-    AgentBody, AgentFrame, ControlBody, ControlFrame, Hello, PROTOCOL_VERSION_MIN, Report, SiteCommand,
+    AgentBody, AgentFrame, ControlBody, ControlFrame, Hello, Inventory, PROTOCOL_VERSION_MIN, Report, SiteCommand,
 };
 use atoll_model::time::Timestamp;
 use bytes::Bytes;
@@ -130,7 +130,7 @@ impl Agent {
             match frame.body {
                 ControlBody::Welcome(_) => {
                     self.epoch = frame.epoch;
-                    self.send(AgentBody::Inventory(Vec::new()));
+                    self.send(AgentBody::Inventory(Inventory::default()));
                 }
                 ControlBody::Ready => return,
                 ControlBody::Verdicts(_) | ControlBody::Acknowledge | ControlBody::Commands { .. } => {}
