@@ -6,7 +6,7 @@
 
 use std::collections::BTreeSet;
 
-use atoll_model::id::{Attempt, Epoch, ExecutionId, ReportSeq, RunId, SiteId};
+use atoll_model::id::{Attempt, Epoch, ExecutionId, ReportSeq, RunId, SiteId, StepIndex};
 use atoll_model::session::{FinishedElement, Hello, InventoryItem, LocalState, Outcome, Report, Verdict};
 use atoll_model::time::Timestamp;
 
@@ -149,13 +149,54 @@ impl ControlPlane {
     }
 
     /// Whether a report tells of what follows from something that only another site knows: it is heard after that.
-    pub(crate) fn comes_too_early(&self, site: SiteId, report: &Report) -> bool {
+    pub(crate) fn comes_too_early(&mut self, site: SiteId, report: &Report) -> bool {
         let (Report::Started { run, step, .. } | Report::Finished { run, step, .. }) = report else { return false };
         if matches!(report, Report::Finished { elements, .. } if elements.iter().all(came_to_nothing)) {
             return false;
         }
-        let first = ExecutionId { run: *run, step: *step, element: 0 };
-        self.depends_on_others(site, first) && self.waits_for_others(site)
+        self.is_for_later(site, ExecutionId { run: *run, step: *step, element: 0 })
+    }
+
+    /// Whether what an execution follows from is still to be told by others. Where nobody has more to tell, it may have
+    /// followed from results that were taken again, as they may be now.
+    fn is_for_later(&mut self, site: SiteId, execution: ExecutionId) -> bool {
+        while self.depends_on_others(site, execution) {
+            if self.waits_for_others(site) {
+                return true;
+            }
+            if !self.take_known_results(execution.run) {
+                return false;
+            }
+            // What the others have to tell may follow from these.
+            self.sessions.put_off.clear();
+        }
+        false
+    }
+
+    /// Ends executions of a run with results that are known, though nothing is given out yet; whether there were any.
+    fn take_known_results(&mut self, run: RunId) -> bool {
+        let mut taken = false;
+        for step in self.steps_that_wait(run) {
+            while self.steps_that_wait(run).contains(&step)
+                && let Ok(shared) = self.caches.shared(self.state.run(run), step)
+                && self.reuse(run, step, &shared)
+            {
+                taken = true;
+            }
+        }
+        self.settle();
+        taken
+    }
+
+    /// Steps of a run that have executions which wait for a site.
+    fn steps_that_wait(&self, run: RunId) -> Vec<StepIndex> {
+        let Some(known) = self.state.runs.get(&run).filter(|run| run.is_going_on()) else { return Vec::new() };
+        let steps = known.workflow.steps.iter().map(|step| step.index);
+        let waits = |step: &StepIndex| {
+            let state = &known.steps[step.index()];
+            state.phase == StepPhase::Expanded && state.has_waiting()
+        };
+        steps.filter(waits).collect()
     }
 
     /// All reports of the site are in; whether nothing that it has depends on what others have yet to tell.
@@ -165,7 +206,7 @@ impl ControlPlane {
         }
         let session = self.sessions.by_site.get_mut(&site).expect("only a session is drained");
         let later = std::mem::take(&mut session.judged_later);
-        if later.iter().any(|item| self.depends_on_others(site, item.execution)) && self.waits_for_others(site) {
+        if later.iter().any(|item| self.is_for_later(site, item.execution)) {
             return false;
         }
         for InventoryItem { execution, attempt, state } in later {

@@ -26,7 +26,7 @@ use crate::view::ExecutionState;
 
 impl ControlPlane {
     /// Ends executions that wait for a site with results that are known; whether there were any. Each is looked up once.
-    pub(super) fn reuse(&mut self, run_id: RunId, step: StepIndex, shared: &Shared) -> bool {
+    pub(crate) fn reuse(&mut self, run_id: RunId, step: StepIndex, shared: &Shared) -> bool {
         let run = self.state.run(run_id);
         let definition = run.workflow.step(step);
         if !definition.cache.is_some_and(|cache| cache.takes) {

@@ -10,6 +10,7 @@ use atoll_model::session::{
 use atoll_model::value::Value;
 
 use super::world::{World, execution, executions_of, failed, file, item, not_started, object};
+use crate::fact::Fact;
 use crate::view::{ExecutionState, RunState, SiteState};
 use crate::{Rejection, Request};
 
@@ -468,4 +469,35 @@ steps:
     assert!(world.agents["one"].is_ready || world.agents["two"].is_ready, "one of them is heard first");
     world.catch_up("one", vec![item(c, LocalState::Finished)]);
     assert_eq!(world.dispatched("three").len(), 2, "what is lost is made again");
+}
+
+#[test]
+fn b6_what_follows_from_a_result_that_was_taken_again_since_the_backup_is_not_done_twice() {
+    let mut world = World::with_sites(&["one", "two"]);
+    let make = "{ site: one, run: make it, cache: 30d, outputs: { n: integer } }";
+    let first = world.submit(&format!("workflow: w\nsteps:\n  make: {make}\n"));
+    let one = world.dispatched_one("one");
+    world.succeed("one", one, vec![Value::Integer(1)]);
+    assert_eq!(world.state(first), RunState::Succeeded);
+    let reads = "run: x, with: { n: \"${{ steps.make.outputs.n }}\" }";
+    let after = ["one", "two"].map(|site| format!("  at-{site}: {{ site: {site}, {reads} }}\n")).concat();
+    let run = world.submit(&format!("workflow: w\nsteps:\n  make: {make}\n{after}"));
+    let taken = world.facts.iter().rposition(|fact| matches!(fact, Fact::ExecutionsReused { .. }));
+    let backup = taken.expect("it is taken from the first run");
+    let begun = [("one", world.dispatched_one("one")), ("two", world.dispatched_one("two"))];
+    world.set_back(backup);
+    world.ask(Request::NoteRestored).unwrap();
+    let mut to_tell = begun.to_vec();
+    for _ in 0..3 {
+        to_tell.retain(|(site, execution)| {
+            world.catch_up(site, vec![item(*execution, LocalState::Running)]);
+            !world.agents[*site].is_ready
+        });
+    }
+    assert_eq!(to_tell, [], "nobody waits for ever");
+    for (site, execution) in begun {
+        assert_eq!(world.dispatched(site), [], "{site} goes on with what it has");
+        world.succeed(site, execution, Vec::new());
+    }
+    assert_eq!(world.state(run), RunState::Succeeded);
 }
