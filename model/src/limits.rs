@@ -245,6 +245,12 @@ pub const MOVING_TOLD_MAX: usize = 16;
 /// wait for the same.
 pub const WAITING_TOLD_MAX: usize = 64;
 
+/// Actions of which one heartbeat tells how far they are: it is to stay small.
+pub const DEPLOYED_TOLD_MAX: usize = 64;
+
+/// Characters of why an action cannot be made ready, as heartbeats tell it.
+pub const DEPLOYED_REASON_CHARS_MAX: usize = 600;
+
 /// Bytes that one measurement of the link to the control plane carries each way: a second of 32 Mbit/s, and a quarter of the
 /// largest message.
 pub const PROBE_BYTES_MAX: usize = 4 << 20;

@@ -15,7 +15,7 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
-pub use self::heartbeat::{Heartbeat, Moving, Other, WaitingJob};
+pub use self::heartbeat::{Deployed, DeployedState, Heartbeat, Moving, Other, WaitingJob};
 pub use self::origin::{Origin, Requester};
 pub use self::outcome::{
     FailureReason, FaultLocation, FinishedElement, Logs, NotStartedReason, Outcome, PushFailure, StartedElement, Usage,
@@ -276,6 +276,9 @@ pub enum SiteCommand {
         object: ObjectRef,
         execution: ExecutionId,
     },
+    /// An execution of this step is certain to come: its action is to be there by then, with all that is made of it, though
+    /// no input is. Has no bindings. Ends with [`SiteCommand::Forget`]; how far it is, heartbeats tell.
+    MakeReady(Box<StepTemplate>),
 }
 
 /// A step as it is delegated: what the control plane would go by, for an agent to go by.

@@ -75,6 +75,7 @@ impl From<SiteCommand> for wire::SiteCommand {
             SiteCommand::Replicate { object, execution } => {
                 Kind::Replicate(wire::Replicate { object: Some(object.into()), execution: Some(execution.into()) })
             }
+            SiteCommand::MakeReady(template) => Kind::MakeReady((*template).into()),
         };
         Self { kind: Some(kind) }
     }
@@ -115,6 +116,7 @@ impl TryFrom<wire::SiteCommand> for SiteCommand {
                 object: required(object, "replicate.object")?.try_into()?,
                 execution: required(execution, "replicate.execution")?.try_into()?,
             },
+            Kind::MakeReady(template) => Self::MakeReady(Box::new(template.try_into()?)),
         })
     }
 }

@@ -3,10 +3,12 @@
 use std::time::Duration;
 
 use atoll_model::id::{CommandSeq, Epoch, ReportSeq, RunId, StepIndex};
-use atoll_model::limits::{FRAME_ELEMENTS_MAX, MOVING_TOLD_MAX, WAITING_TOLD_MAX};
+use atoll_model::limits::{
+    DEPLOYED_REASON_CHARS_MAX, DEPLOYED_TOLD_MAX, FRAME_ELEMENTS_MAX, MOVING_TOLD_MAX, WAITING_TOLD_MAX,
+};
 use atoll_model::session::{
-    AgentBody, AgentFrame, ControlBody, ControlFrame, Credits, Goodbye, Heartbeat, Hello, Inventory, InventoryItem,
-    LeaseGrant, LocalState, Moving, Other, Verdict, WaitingJob, Welcome,
+    AgentBody, AgentFrame, ControlBody, ControlFrame, Credits, Deployed, DeployedState, Goodbye, Heartbeat, Hello,
+    Inventory, InventoryItem, LeaseGrant, LocalState, Moving, Other, Verdict, WaitingJob, Welcome,
 };
 use atoll_model::time::Timestamp;
 
@@ -162,6 +164,7 @@ impl From<Heartbeat> for wire::Heartbeat {
             moving: heartbeat.moving.into_iter().map(Into::into).collect(),
             batch_wait_ms: heartbeat.batch_wait.map(|wait| u64::try_from(wait.as_millis()).unwrap_or(u64::MAX)),
             waiting: heartbeat.waiting.into_iter().map(Into::into).collect(),
+            deployed: heartbeat.deployed.into_iter().map(Into::into).collect(),
         }
     }
 }
@@ -182,6 +185,7 @@ impl From<wire::Heartbeat> for Heartbeat {
             moving: message.moving.into_iter().take(MOVING_TOLD_MAX).filter_map(read_moving).collect(),
             batch_wait: message.batch_wait_ms.map(Duration::from_millis),
             waiting: message.waiting.into_iter().take(WAITING_TOLD_MAX).filter_map(read_waiting).collect(),
+            deployed: message.deployed.into_iter().take(DEPLOYED_TOLD_MAX).filter_map(read_deployed).collect(),
         }
     }
 }
@@ -198,6 +202,33 @@ fn read_waiting(message: wire::WaitingJob) -> Option<WaitingJob> {
         attempt: read_attempt(message.attempt).ok()?,
         why: message.why,
     })
+}
+
+impl From<Deployed> for wire::Deployed {
+    fn from(deployed: Deployed) -> Self {
+        let (state, reason) = match deployed.state {
+            DeployedState::Deploying => (wire::DeployedState::Deploying, String::new()),
+            DeployedState::Ready => (wire::DeployedState::Ready, String::new()),
+            DeployedState::Failed(reason) => (wire::DeployedState::Failed, reason),
+            DeployedState::Draining => (wire::DeployedState::Draining, String::new()),
+        };
+        Self { bundle: digest(deployed.bundle), state: state.into(), reason, since: deployed.since.micros() }
+    }
+}
+
+/// One of a state that is not known here tells nobody anything.
+fn read_deployed(message: wire::Deployed) -> Option<Deployed> {
+    let state = match wire::DeployedState::try_from(message.state).ok()? {
+        wire::DeployedState::Unspecified => return None,
+        wire::DeployedState::Deploying => DeployedState::Deploying,
+        wire::DeployedState::Ready => DeployedState::Ready,
+        wire::DeployedState::Failed => {
+            DeployedState::Failed(message.reason.chars().take(DEPLOYED_REASON_CHARS_MAX).collect())
+        }
+        wire::DeployedState::Draining => DeployedState::Draining,
+    };
+    let bundle = read_digest(&message.bundle, "deployed.bundle").ok()?;
+    Some(Deployed { bundle, state, since: Timestamp::from_micros(message.since) })
 }
 
 impl From<Moving> for wire::Moving {

@@ -201,4 +201,9 @@ fn describe(action: &Value) {
         let reason = deprecation["reason"].as_str().map(|reason| format!(": {reason}")).unwrap_or_default();
         outln!("  deprecated by {} at {}{reason}", table::field(deprecation, "by"), table::time(deprecation, "at"));
     }
+    for site in action["sites"].as_array().into_iter().flatten() {
+        let reason = site["reason"].as_str().map(|reason| format!(": {reason}")).unwrap_or_default();
+        let [name, state] = ["site", "state"].map(|name| table::field(site, name));
+        outln!("  {state} at {name} since {}{reason}", table::time(site, "since"));
+    }
 }

@@ -23,6 +23,7 @@ mod handshake;
 mod identity;
 pub(crate) mod limits;
 mod liveness;
+mod make_ready;
 mod outcomes;
 pub(crate) mod outlook;
 mod pacing;

@@ -608,4 +608,11 @@ pub enum Fact {
         step: StepIndex,
         grown: u32,
     },
+    /// The action of a step is to be ready at a site before any of its executions is there. Takes the next number of the
+    /// agent's log.
+    ReadyOrdered {
+        site: SiteId,
+        run: RunId,
+        step: StepIndex,
+    },
 }

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use atoll_model::id::{AgentId, Attempt, CommandSeq, Epoch, ExecutionId, ReportSeq, SiteId};
 use atoll_model::limits;
-use atoll_model::session::{Heartbeat, InventoryItem};
+use atoll_model::session::{Deployed, Heartbeat, InventoryItem};
 use atoll_model::time::Timestamp;
 
 use crate::event::ConnectionId;
@@ -81,6 +81,12 @@ impl Sessions {
         let told = &self.presence.get(&site)?.heartbeat.as_ref()?.waiting;
         let of_it = told.iter().find(|told| (told.execution, told.attempt) == (execution, attempt))?;
         Some(of_it.why.clone())
+    }
+
+    /// How far actions are at a site, as its agent has told last; nothing if it is not connected.
+    pub(crate) fn deployed(&self, site: SiteId) -> &[Deployed] {
+        let heartbeat = self.presence.get(&site).and_then(|presence| presence.heartbeat.as_ref());
+        heartbeat.filter(|_| self.by_site.contains_key(&site)).map_or(&[], |heartbeat| &heartbeat.deployed)
     }
 
     /// How long work waits at a site for a batch system, as its agent has seen it.

@@ -14,6 +14,7 @@ mod grown;
 mod keys;
 mod object;
 mod poison;
+mod ready;
 mod registry;
 mod replicas;
 mod repositories;
@@ -42,6 +43,7 @@ pub(crate) use self::object::{
     BucketState, DoubtfulPush, LedgerEntry, ObjectState, Place, PushTrouble, Source, Transfer, Use,
 };
 pub(crate) use self::poison::{Crash, Crashes};
+pub(crate) use self::ready::ReadyOrders;
 pub(crate) use self::replicas::ReplicaOrder;
 pub(crate) use self::results::{KnownResult, ResultKey, Results, TakenFrom};
 pub(crate) use self::row::{Detail, Row, RowState};
@@ -65,7 +67,7 @@ impl Snapshot {
     /// Format of snapshots and facts. Facts are only ever added to, at the end of their list; what changes in a snapshot
     /// is put right by [`Self::upgrade`]. What a step asks for beside CPUs, memory and time came with format 6; memory that
     /// grows, what was used of disks, and how a step is spread over a cluster with format 7, and nothing has moved.
-    pub const FORMAT: u16 = 7;
+    pub const FORMAT: u16 = 8;
 
     /// Makes an encoded snapshot of an earlier format one of this format.
     pub fn upgrade(format: u16, encoded: &mut Vec<u8>) {
@@ -94,6 +96,10 @@ impl Snapshot {
         }
         if format < 7 {
             // Templates with grown memory.
+            encoded.push(EMPTY);
+        }
+        if format < 8 {
+            // Actions that are made ready.
             encoded.push(EMPTY);
         }
     }
@@ -158,6 +164,8 @@ pub(crate) struct State {
     /// Of steps whose last template at a site is for executions of which the memory has grown: how often, by site. Not there
     /// before format 7 of the journal.
     pub(crate) grown_templates: BTreeMap<(RunId, StepIndex), BTreeMap<SiteId, u32>>,
+    /// Not there before format 8 of the journal.
+    pub(crate) ready_orders: ReadyOrders,
     /// Runs that have not ended, and what is under way, by project. Both follow from the runs.
     #[serde(skip)]
     pub(crate) live_runs: u64,

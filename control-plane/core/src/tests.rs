@@ -21,6 +21,7 @@ mod fragments;
 mod history;
 mod identity;
 mod look_ahead;
+mod make_ready;
 mod memory;
 mod patience;
 mod pins;

@@ -8,7 +8,7 @@ use std::time::Duration;
 use atoll_model::id::{Attempt, ExecutionId, ObjectId, RunId, SiteName};
 use atoll_model::placement::{Explanation, Labels, PushMode};
 use atoll_model::resources::Capacity;
-use atoll_model::session::{Logs, Usage};
+use atoll_model::session::{DeployedState, Logs, Usage};
 use atoll_model::time::Timestamp;
 use atoll_model::value::{ObjectRef, Value};
 use atoll_model::workflow::Concurrency;
@@ -236,6 +236,15 @@ pub struct SiteView {
     pub reason: Option<String>,
     /// What a person should look into.
     pub warning: Option<String>,
+}
+
+/// How far an action is at a site, as its agent has told last.
+#[derive(Debug, Clone, PartialEq)]
+pub struct DeployedView {
+    pub site: SiteName,
+    pub state: DeployedState,
+    /// By the clock of its agent.
+    pub since: Timestamp,
 }
 
 /// One crossing of a border.

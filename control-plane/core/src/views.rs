@@ -18,8 +18,8 @@ use crate::control_plane::ControlPlane;
 use crate::fact::PinnedAt;
 use crate::state::{BucketState, LedgerEntry, ObjectState, Phase, Pin, Place, Run, StepPhase, StepState, Usage};
 use crate::view::{
-    Counters, ExecutionState, LedgerFilter, LedgerView, MovingView, ObjectFilter, ObjectRow, ObjectView, PinView,
-    ProjectView, RunFilter, RunPlace, RunState, RunView, SiteView, VerificationView, WorkflowUsage,
+    Counters, DeployedView, ExecutionState, LedgerFilter, LedgerView, MovingView, ObjectFilter, ObjectRow, ObjectView,
+    PinView, ProjectView, RunFilter, RunPlace, RunState, RunView, SiteView, VerificationView, WorkflowUsage,
 };
 
 impl ControlPlane {
@@ -226,6 +226,15 @@ impl ControlPlane {
 
     pub fn sites(&self) -> Vec<SiteView> {
         self.state.site_names.values().map(|site| self.site_view(*site)).collect()
+    }
+
+    /// Where the action in this bundle is, or is made ready.
+    pub fn deployed(&self, bundle: ObjectId) -> Vec<DeployedView> {
+        let at = |(name, site): (&SiteName, &SiteId)| {
+            let told = self.sessions.deployed(*site).iter().find(|told| told.bundle == bundle)?;
+            Some(DeployedView { site: name.clone(), state: told.state.clone(), since: told.since })
+        };
+        self.state.site_names.iter().filter_map(at).collect()
     }
 
     pub fn site(&self, site: &SiteName) -> Option<SiteView> {

@@ -103,6 +103,8 @@ impl Site {
                     errands.push(Errand::Fetch(object, execution));
                 }
             }
+            // No time is counted for actions that are made ready.
+            SiteCommand::MakeReady(_) => {}
             SiteCommand::Forget { run } => self.templates.retain(|(of, _), _| *of != run),
             other @ (SiteCommand::Cancel { .. }
             | SiteCommand::CancelPush { .. }

@@ -29,6 +29,30 @@ pub struct Heartbeat {
     pub batch_wait: Option<Duration>,
     /// Executions that wait for a batch system, at most [`WAITING_TOLD_MAX`](crate::limits::WAITING_TOLD_MAX) of them.
     pub waiting: Vec<WaitingJob>,
+    /// Actions that the agent has made ready, or tries to, by their bundles, at most
+    /// [`DEPLOYED_TOLD_MAX`](crate::limits::DEPLOYED_TOLD_MAX) of them: those whose state changed last come first.
+    pub deployed: Vec<Deployed>,
+}
+
+/// An action as it stands at a site.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Deployed {
+    pub bundle: ObjectId,
+    pub state: DeployedState,
+    /// Since when, by the agent's clock.
+    pub since: Timestamp,
+}
+
+/// How far an action is at a site. Where it is gone it is not told of.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub enum DeployedState {
+    /// Its bundle comes, or its packages, its image or its component are made.
+    Deploying,
+    Ready,
+    /// Why it cannot be made ready, and where its log is.
+    Failed(String),
+    /// It is being let go.
+    Draining,
 }
 
 /// An attempt that has not begun because a batch system has not begun its job.

@@ -12,11 +12,11 @@ use atoll_model::id::{
 };
 use atoll_model::resources::{Capacity, Confinement, Gpus, IsolationProfile, Launch, Resources, Spread};
 use atoll_model::session::{
-    AgentBody, AgentFrame, Binding, BindingSource, ControlBody, ControlFrame, Credits, Delegation, DirectShare,
-    Dispatch, DispatchElements, FailureReason, FaultLocation, FinishedElement, GivenInput, Goodbye, Heartbeat, Hello,
-    Inventory, InventoryItem, LeaseGrant, LocalState, Logs, Moving, Need, NeedState, NotStartedReason, Origin, Other,
-    Outcome, PushFailure, Report, Requester, SiteCommand, StartedElement, StepTemplate, TemplateOutput, TemplateWork,
-    Usage, Verdict, WaitingJob, Welcome,
+    AgentBody, AgentFrame, Binding, BindingSource, ControlBody, ControlFrame, Credits, Delegation, Deployed,
+    DeployedState, DirectShare, Dispatch, DispatchElements, FailureReason, FaultLocation, FinishedElement, GivenInput,
+    Goodbye, Heartbeat, Hello, Inventory, InventoryItem, LeaseGrant, LocalState, Logs, Moving, Need, NeedState,
+    NotStartedReason, Origin, Other, Outcome, PushFailure, Report, Requester, SiteCommand, StartedElement,
+    StepTemplate, TemplateOutput, TemplateWork, Usage, Verdict, WaitingJob, Welcome,
 };
 use atoll_model::time::Timestamp;
 use atoll_model::value::{DirectoryRef, FileName, FileRef, ListedFile, ObjectKind, ObjectRef, Type, Value};
@@ -313,6 +313,7 @@ fn command() -> impl Strategy<Value = SiteCommand> {
         delegation().prop_map(|delegation| SiteCommand::Delegate(Box::new(delegation))),
         (run(), step(), any::<bool>()).prop_map(|(run, step, stop)| SiteCommand::Withdraw { run, step, stop }),
         (object(), execution()).prop_map(|(object, execution)| SiteCommand::Replicate { object, execution }),
+        template().prop_map(|template| SiteCommand::MakeReady(Box::new(template))),
     ]
 }
 
@@ -474,8 +475,9 @@ fn heartbeat() -> impl Strategy<Value = Heartbeat> {
     let moving = vec(moving(), 0..3);
     let numbers = any::<(u32, u32, u64, u64, u32, Option<u32>)>();
     let waiting = vec((execution(), any::<u32>(), text()), 0..3);
-    ((timestamp(), timestamp()), capacity(), numbers, option::of(text()), (moving, waiting)).prop_map(
-        |((sent_at, wall_clock), capacity, numbers, closed, (moving, waiting))| Heartbeat {
+    let lists = (moving, waiting, vec(deployed(), 0..3));
+    ((timestamp(), timestamp()), capacity(), numbers, option::of(text()), lists).prop_map(
+        |((sent_at, wall_clock), capacity, numbers, closed, (moving, waiting, deployed))| Heartbeat {
             sent_at,
             wall_clock,
             capacity,
@@ -491,8 +493,19 @@ fn heartbeat() -> impl Strategy<Value = Heartbeat> {
                 .into_iter()
                 .map(|(execution, attempt, why)| WaitingJob { execution, attempt: Attempt(attempt), why })
                 .collect(),
+            deployed,
         },
     )
+}
+
+fn deployed() -> impl Strategy<Value = Deployed> {
+    let state = prop_oneof![
+        Just(DeployedState::Deploying),
+        Just(DeployedState::Ready),
+        text().prop_map(DeployedState::Failed),
+        Just(DeployedState::Draining),
+    ];
+    (object(), state, timestamp()).prop_map(|(object, state, since)| Deployed { bundle: object.id, state, since })
 }
 
 fn moving() -> impl Strategy<Value = Moving> {

@@ -6,6 +6,7 @@ use atoll_model::id::{ExecutionId, RunId, StepIndex};
 use atoll_model::session::{FaultLocation, Heartbeat, Report};
 use atoll_model::time::Timestamp;
 
+use crate::ahead::Ahead;
 use crate::command::Command;
 use crate::config::{Config, STARTED_DELAY};
 use crate::delegation::Lists;
@@ -36,6 +37,7 @@ pub struct Agent {
     pub(crate) room: Room,
     pub(crate) stage: Stage,
     pub(crate) making_room: MakingRoom,
+    pub(crate) ahead: Ahead,
     pub(crate) waiting: Waiting,
     pub(crate) ready: Ready,
     /// Items whose work is nothing and that the shell was asked to finish.
@@ -97,6 +99,7 @@ impl Agent {
             config,
             stage: Stage::default(),
             making_room: MakingRoom::default(),
+            ahead: Ahead::default(),
             waiting: Waiting::default(),
             ready: Ready::default(),
             asked: BTreeSet::new(),
@@ -269,6 +272,7 @@ impl Agent {
         self.resume_store_orders(step);
         self.take_in_arrivals(arrivals, step);
         self.resume_transfers(step);
+        self.wake_orders();
     }
 
     /// Looks at the items of these steps that came since the last look, or are to end.
@@ -303,7 +307,9 @@ impl Agent {
     fn measured(&mut self, heartbeat: Heartbeat, now: Timestamp, step: &mut Step) {
         let before = self.closed();
         let capacity = self.room.offered(&heartbeat.capacity);
-        (self.measured, self.measured_at) = (Heartbeat { capacity, ..heartbeat }, now);
+        let known = std::mem::replace(&mut self.measured, Heartbeat { capacity, ..heartbeat });
+        self.measured_at = now;
+        self.hear_of_deployed(&known.deployed);
         if self.closed() != before {
             // Told at once, and before the work that is given back for it, so that no more of it comes.
             self.send_heartbeat(now, step);
@@ -353,7 +359,7 @@ impl Agent {
                 self.wake_item(place, now, step);
             } else if let Some(key) = self.expandable.pop_first() {
                 self.expand(key, step);
-            } else if self.feed(now, step) {
+            } else if self.look_ahead(now, step) || self.feed(now, step) {
             } else if !self.admit(now, step) {
                 break;
             }
@@ -363,6 +369,7 @@ impl Agent {
         }
         self.report(now, step);
         self.note_outbox(now, step);
+        self.tell_of_deployed(now, step);
     }
 }
 

@@ -105,6 +105,11 @@ pub enum Command {
         order: CommandSeq,
         objects: Vec<ObjectRef>,
     },
+    /// Have the action of a step there, with all that is made of it, before any execution is: its bundle is in the store. What
+    /// becomes of it is told with what is measured.
+    MakeReady {
+        template: Arc<StepTemplate>,
+    },
     /// The sealed outputs of this attempt must not be used: its commit failed.
     DropSealed {
         seals: Vec<Seal>,

@@ -178,4 +178,6 @@ pub enum Fact {
     PartsStay {
         objects: Vec<ObjectId>,
     },
+    /// The control plane does not know what was to be made ready: nobody will end it.
+    OrdersForgotten,
 }

@@ -14,6 +14,7 @@
 //! - What the site's own policy withholds, and what was derived from it, is never pushed, whoever asks.
 
 mod agent;
+mod ahead;
 pub mod command;
 mod config;
 mod delegation;

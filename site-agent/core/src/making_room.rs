@@ -84,6 +84,7 @@ impl StoreOrder {
                 | SiteCommand::Forget { .. }
                 | SiteCommand::Delegate(_)
                 | SiteCommand::Withdraw { .. }
+                | SiteCommand::MakeReady(_)
                 | SiteCommand::Unknown { .. } => None,
             })
             .collect()
@@ -150,7 +151,7 @@ impl Agent {
     }
 
     /// Bytes that have to go.
-    fn shortage(&self) -> u64 {
+    pub(crate) fn shortage(&self) -> u64 {
         let store = self.measured.store_bytes;
         let over = |used: u64, all: u64| {
             let is_high = all > 0 && used > all / 100 * STORE_HIGH_PERCENT;
@@ -306,9 +307,10 @@ impl Agent {
         }
     }
 
-    /// Objects that something accepted here reads, or waits for.
+    /// Objects that something accepted here reads, or waits for, and as long as there is room bundles that were ordered.
     fn needed_here(&self) -> BTreeSet<ObjectId> {
         let mut needed: BTreeSet<ObjectId> = self.stage.wanted().collect();
+        needed.extend(self.ordered_bundles());
         needed.extend(self.state.pushes.values().map(|push| push.object.id));
         for (key, _, item) in self.state.items() {
             self.add_needed(key, &item.terms, &mut needed);
@@ -321,7 +323,7 @@ impl Agent {
         needed
     }
 
-    /// The bundles of actions that run here, or are to.
+    /// The bundles of actions that run here, or are to, and as long as there is room those that were ordered.
     fn actions_in_use(&self) -> BTreeSet<ObjectId> {
         let waiting = self.state.items().map(|(key, _, item)| (key, item.terms.template));
         let active = self.state.active.iter().filter_map(|((execution, _), active)| {
@@ -329,7 +331,8 @@ impl Agent {
             Some(((execution.run, execution.step), terms.template))
         });
         let templates = waiting.chain(active).filter_map(|(key, number)| self.state.template(key, number));
-        templates.filter_map(|template| Some(template.work.bundle()?.id)).collect()
+        let bundles = templates.filter_map(|template| Some(template.work.bundle()?.id));
+        bundles.chain(self.ordered_bundles()).collect()
     }
 
     fn add_needed(&self, key: StepKey, terms: &Terms, needed: &mut BTreeSet<ObjectId>) {

@@ -41,9 +41,7 @@ impl Agent {
         if let Some(reason) = self.config.policy.refuses_run(template) {
             return Readiness::Doomed(NotStartedReason::Refused, reason);
         }
-        let place = self.place(template, &item.terms);
-        if needs_room(template) && !self.room.could_fit(&template.resources, place) {
-            let message = "it asks for more than the site, or any one node of it, has".to_owned();
+        if let Some(message) = self.refuses_size(template, &item.terms) {
             return Readiness::Doomed(NotStartedReason::Impossible, message);
         }
         let mut waits = Waits::default();
@@ -159,6 +157,13 @@ fn commits_first(template: &StepTemplate) -> bool {
 }
 
 impl Agent {
+    /// Why it is too large for the site, if it is.
+    pub(crate) fn refuses_size(&self, template: &StepTemplate, terms: &Terms) -> Option<String> {
+        let place = self.place(template, terms);
+        let fits = !needs_room(template) || self.room.could_fit(&template.resources, place);
+        (!fits).then(|| "it asks for more than the site, or any one node of it, has".to_owned())
+    }
+
     /// On which nodes it may run.
     pub(crate) fn place(&self, template: &StepTemplate, terms: &Terms) -> Where {
         if is_for_home(template) {

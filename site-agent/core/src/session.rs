@@ -275,6 +275,7 @@ impl Agent {
             running: count(self.state.active.len()),
             queued,
             closed: self.closed().or_else(full),
+            deployed: self.deployed(),
             ..self.measured.clone()
         };
         self.send(AgentBody::Heartbeat(heartbeat), step);
@@ -308,6 +309,7 @@ impl Agent {
         if welcome.new_journal {
             // B6: the same, and what was delegated since it knows nothing of.
             self.hand_back("the control plane does not know of it any more", step);
+            self.forget_orders(step);
         }
         // What came since hello is of before this session too.
         self.number_reports(step);
@@ -389,6 +391,7 @@ impl Agent {
                     | SiteCommand::ProposeEviction { .. }
                     | SiteCommand::Verify { .. }
                     | SiteCommand::Replicate { .. }
+                    | SiteCommand::MakeReady(_)
                     | SiteCommand::Unknown { .. } => {}
                     SiteCommand::Delegate(delegation) => {
                         let key = (delegation.template.run, delegation.template.step);
@@ -402,9 +405,11 @@ impl Agent {
             }
             let dropped: Vec<_> = withdrawn.iter().flat_map(|key| self.queued(*key)).collect();
             let of_store = StoreOrder::among(known.next(), &commands);
+            let unwanted = self.ahead.take(&self.state.ahead, &commands);
             forgotten.iter().for_each(|run| self.forget_run(*run));
             self.decide(step, Fact::CommandsAccepted { first: known.next(), at: now, commands });
             self.wake.extend(dropped);
+            self.cancel_fetches(&unwanted, step);
             of_store.into_iter().for_each(|order| self.take_store_order(order, now, step));
             self.revisit(&touched);
             withdrawn.into_iter().for_each(|key| self.delegation_changed(key));

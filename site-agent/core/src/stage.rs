@@ -33,6 +33,8 @@ struct Wanted {
     execution: ExecutionId,
     phase: Phase,
     failures: u32,
+    /// It was last fetched, or is, when orders alone waited for it: how that ends is no word on an execution that has come since.
+    is_ahead: bool,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -87,10 +89,12 @@ impl Stage {
 impl Agent {
     /// An item of the queue waits for this object.
     pub(crate) fn need(&mut self, object: ObjectRef, execution: ExecutionId, step: &mut Step) {
-        if self.stage.wanted.contains_key(&object.id) {
-            return;
+        let Some(wanted) = self.stage.wanted.get_mut(&object.id) else { return self.locate(object, execution, step) };
+        let is_needed = self.waiting.is_waited_for(object.id) || self.state.replicas.contains_key(&object.id);
+        if wanted.is_ahead && is_needed && matches!(wanted.phase, Phase::Pausing { .. }) {
+            wanted.failures = 0;
+            self.fetch(object.id, step);
         }
-        self.locate(object, execution, step);
     }
 
     /// The site is to have a copy.
@@ -113,8 +117,13 @@ impl Agent {
     }
 
     /// Whether an item of the queue waits for the object, or the site is to have a copy of it.
-    fn is_wanted(&self, object: ObjectId) -> bool {
+    fn is_needed(&self, object: ObjectId) -> bool {
         self.waiting.is_waited_for(object) || self.state.replicas.contains_key(&object)
+    }
+
+    /// Whether it is needed, or ordered.
+    fn is_wanted(&self, object: ObjectId) -> bool {
+        self.is_needed(object) || self.ahead.waits_for(object)
     }
 
     /// Nobody waits for these objects any more.
@@ -203,10 +212,16 @@ impl Agent {
             self.end_fetch(object.id, step);
             return;
         }
+        let is_needed = self.is_needed(object.id);
         let Some(wanted) = self.stage.wanted.get_mut(&object.id) else { return };
         // Without the control plane nobody can say where the object is: that is no fault of the object's.
-        wanted.failures += u32::from(online);
-        if permanent || wanted.failures >= FETCH_ATTEMPTS_MAX {
+        wanted.failures = wanted.failures.saturating_add(u32::from(online));
+        let is_hopeless = permanent || wanted.failures >= FETCH_ATTEMPTS_MAX;
+        wanted.is_ahead |= !is_needed;
+        if is_hopeless {
+            self.ahead.fetch_failed(object.id, &format!("{} cannot be fetched: {message}", object.id), now);
+        }
+        if is_hopeless && is_needed && !wanted.is_ahead {
             // The control plane may think that it is here: what an agent found may be lost with its journal.
             let report = not_here(object);
             self.decide(step, Fact::FaultFound { report });
@@ -218,7 +233,15 @@ impl Agent {
             }
             self.end_fetch(object.id, step);
         } else {
-            wanted.phase = Phase::Pausing { until: now + backoff(wanted.failures) };
+            let pause = if is_needed && wanted.is_ahead {
+                (wanted.failures, wanted.is_ahead) = (0, false);
+                Duration::ZERO
+            } else if permanent {
+                FETCH_BACKOFF_MAX
+            } else {
+                backoff(wanted.failures)
+            };
+            wanted.phase = Phase::Pausing { until: now + pause };
             // Nothing is on its way now: if the object is here after a restart, it was made here.
             self.end_intent(object.id, step);
         }
@@ -226,7 +249,9 @@ impl Agent {
 
     pub(crate) fn stage_elapse(&mut self, now: Timestamp, step: &mut Step) {
         let due: Vec<ObjectId> = self.stage.pausing().filter(|(until, _)| *until <= now).map(|(_, id)| id).collect();
-        due.into_iter().for_each(|id| self.fetch(id, step));
+        for id in due {
+            if self.is_wanted(id) { self.fetch(id, step) } else { self.end_fetch(id, step) }
+        }
     }
 
     /// Fetches that failed while nobody could be asked are tried at once.
@@ -294,7 +319,7 @@ impl Agent {
     }
 
     fn locate(&mut self, object: ObjectRef, execution: ExecutionId, step: &mut Step) {
-        let wanted = Wanted { object, execution, phase: Phase::Locating, failures: 0 };
+        let wanted = Wanted { object, execution, phase: Phase::Locating, failures: 0, is_ahead: false };
         self.stage.wanted.insert(object.id, wanted);
         // One that may be about to go is looked for when that is settled.
         if !self.is_going(object.id) {
@@ -303,8 +328,9 @@ impl Agent {
     }
 
     fn fetch(&mut self, id: ObjectId, step: &mut Step) {
+        let is_ahead = !self.is_needed(id);
         let Some(wanted) = self.stage.wanted.get_mut(&id) else { return };
-        wanted.phase = Phase::Fetching;
+        (wanted.phase, wanted.is_ahead) = (Phase::Fetching, is_ahead);
         let (object, execution) = (wanted.object, wanted.execution);
         if !self.state.fetches.contains_key(&id) {
             self.decide(step, Fact::FetchIntended { object, execution });
@@ -319,6 +345,7 @@ impl Agent {
         self.stage.set_present(id);
         self.end_replica(id, None, step);
         self.wake.extend(self.waiting.for_object(id));
+        self.ahead.arrived(id);
     }
 
     fn end_fetch(&mut self, id: ObjectId, step: &mut Step) {

@@ -49,6 +49,8 @@ pub struct Snapshot {
     pub(crate) replicas: BTreeMap<ObjectId, (ObjectRef, ExecutionId)>,
     /// What is left of trees that were named to go. Not there before format 2 of the journal.
     pub(crate) parts: BTreeMap<ObjectId, ObjectRef>,
+    /// Steps whose actions are to be made ready. Not there before format 7 of the journal.
+    pub(crate) ahead: BTreeMap<StepKey, Arc<StepTemplate>>,
 }
 
 /// Leases as they were last noted, in time since a start of the machine.
@@ -152,15 +154,13 @@ impl Snapshot {
     /// Format of snapshots and facts. Facts are only ever added to, at the end of their list; new fields of a snapshot stand
     /// at its end, and [`Self::upgrade`] makes them. With format 3 came steps in Python, with format 4 what a step asks for beside
     /// CPUs, memory and time, with format 5 who has asked for its run, with format 6 what was used of disks and how a step is
-    /// spread over a cluster, and nothing has moved.
-    pub const FORMAT: u16 = 6;
+    /// spread over a cluster, and nothing has moved. With format 7 came actions that are made ready ahead.
+    pub const FORMAT: u16 = 7;
 
     /// Makes an encoded snapshot of an earlier format one of this format.
     pub fn upgrade(format: u16, encoded: &mut Vec<u8>) {
         const EMPTY: u8 = 0;
-        if format < 2 {
-            encoded.push(EMPTY);
-        }
+        encoded.extend([2, 7].iter().filter(|since| format < **since).map(|_| EMPTY));
     }
 
     pub(crate) fn evolve(&mut self, fact: &Fact) {
@@ -204,6 +204,7 @@ impl Snapshot {
             }
             Fact::ReportsAcknowledged { through } => self.outbox.trim(*through),
             Fact::ReportsWanted { after } => self.outbox.rewind(*after),
+            Fact::OrdersForgotten => self.ahead.clear(),
             Fact::LeaseNoted { boot, session, work } => {
                 self.lease = Lease { boot: *boot, session: *session, work: *work };
             }

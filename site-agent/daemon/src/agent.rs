@@ -26,7 +26,7 @@ use crate::direct::Direct;
 use crate::driver::{Beginning, Driver, Inbox, Performer, direct_share, open_journal};
 use crate::emitted::{self, Emitted};
 use crate::executor::batch::{BatchOptions, BatchWait, PilotsOptions, SystemSettings};
-use crate::executor::local::{self, Executor, LocalOptions, Order};
+use crate::executor::local::{self, Executor, Ledger, LocalOptions, Order};
 use crate::link::{Identity, Link, LinkCredentials, LinkEnd, LinkEvent, LinkOptions, http_client};
 use crate::logs::Logs;
 use crate::nodes::NodesOptions;
@@ -60,8 +60,8 @@ pub(crate) async fn run(mut config: Config, shutdown: CancellationToken) -> anyh
     open_ways(&config, &slots_dir)?;
     let meters = Arc::new(Meters::new());
     let metrics = listen_for_metrics(&config).await?;
-    let batch_wait = BatchWait::new();
-    let running = Running::start(&config, slots_dir.clone(), &isolation, &meters, &batch_wait)?;
+    let told = (BatchWait::new(), Ledger::default());
+    let running = Running::start(&config, slots_dir.clone(), &isolation, &meters, &told)?;
     let Running { link, inbox, driver, executor, executing, transfers, tasks, traces, failed, direct, withheld } =
         running;
     open_ways(&config, &slots_dir)?;
@@ -74,7 +74,7 @@ pub(crate) async fn run(mut config: Config, shutdown: CancellationToken) -> anyh
         transfers.clone(),
         inbox.clone(),
         Arc::clone(&meters),
-        batch_wait,
+        told,
         stopping.clone(),
     );
     tasks.spawn(measuring);
@@ -156,7 +156,7 @@ impl Running {
         slots_dir: PathBuf,
         isolation: &local::Confining,
         meters: &Arc<Meters>,
-        batch_wait: &BatchWait,
+        kept: &(BatchWait, Ledger),
     ) -> anyhow::Result<Self> {
         let data_dir = &config.data_dir;
         let store = SiteStore::open(&data_dir.join("store")).context("the site's store cannot be opened")?;
@@ -177,7 +177,7 @@ impl Running {
         let (spans, traces) = telemetry::start_exporter(config, &identity, meters)?.unzip();
         let stored = (&store, &withheld, places);
         let told = (teller(&inbox), to_emit, spans);
-        let measured = (meters, batch_wait, &failed);
+        let measured = (meters, kept, &failed);
         let options = local_options(config, &identity, (slots_dir, isolation), stored, told, measured)?;
         let local::Started { executor, found: attempts, nodes, pilots, thread: executing } = local::start(options)?;
         let recovered = open_journal(&data_dir.join("journal"), config.journal)?;
@@ -219,7 +219,7 @@ fn local_options(
     (slots_dir, isolation): (PathBuf, &local::Confining),
     (store, withheld, logs): (&SiteStore, &Withheld, local::LogPlaces),
     (tell, emitted, spans): (local::Tell, mpsc::UnboundedSender<emitted::Emitted>, Option<telemetry::Spans>),
-    (meters, batch_wait, failed): (&Arc<Meters>, &BatchWait, &CancellationToken),
+    (meters, (batch_wait, ledger), failed): (&Arc<Meters>, &(BatchWait, Ledger), &CancellationToken),
 ) -> anyhow::Result<LocalOptions> {
     Ok(LocalOptions {
         site: identity.site.clone(),
@@ -246,6 +246,7 @@ fn local_options(
         components: find_runner(config)?,
         log_bytes_max: LOG_BYTES_MAX,
         logs,
+        ledger: ledger.clone(),
         tell,
         emitted,
         meters: Arc::clone(meters),

@@ -88,6 +88,7 @@ pub fn measure_calls(data_dir: &Path, alone: u32, at_once: u32) -> anyhow::Resul
         batch: None,
         log_bytes_max: 1 << 20,
         logs: Arc::default(),
+        ledger: Default::default(),
         tell: Arc::new(tell),
         meters: Arc::new(Meters::new()),
         spans: None,

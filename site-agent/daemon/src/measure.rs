@@ -18,10 +18,11 @@ use crate::clock::wall_clock;
 use crate::config::Config;
 use crate::driver::Inbox;
 use crate::executor::batch::BatchWait;
-use crate::executor::local::counted;
+use crate::executor::local::{Ledger, counted};
 use crate::telemetry::{Meters, level};
 
 const INTERVAL: Duration = Duration::from_secs(2);
+const INTERVAL_MIN: Duration = Duration::from_millis(250);
 /// A site takes no new work once its disk is this full (E1).
 const FULL_PERCENT: u64 = 90;
 /// What is left of the machine's memory for everything else.
@@ -101,7 +102,7 @@ pub(crate) async fn keep_measuring(
     transfers: Transfers,
     inbox: Inbox,
     meters: Arc<Meters>,
-    batch_wait: BatchWait,
+    (batch_wait, ledger): (BatchWait, Ledger),
     shutdown: CancellationToken,
 ) {
     let mut offered = capacity(&config);
@@ -126,11 +127,18 @@ pub(crate) async fn keep_measuring(
             moving: rates.look(&transfers.underway()),
             batch_wait: batch_wait.get(),
             waiting: batch_wait.waiting(),
+            deployed: ledger.told(),
         };
         show(&meters, &heartbeat);
         inbox.tell(vec![Event::Measured { heartbeat }]);
+        // How far an action is, is told without delay, but not more often than it can be read.
+        let changed = async {
+            tokio::time::sleep(INTERVAL_MIN).await;
+            ledger.changed().await;
+        };
         tokio::select! {
             () = tokio::time::sleep(INTERVAL) => {}
+            () = changed => {}
             () = shutdown.cancelled() => return,
         }
     }

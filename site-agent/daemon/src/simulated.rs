@@ -188,7 +188,8 @@ impl Session {
             | Command::Kill { .. }
             | Command::Collect { .. }
             | Command::Release { .. }
-            | Command::DropSealed { .. } => {}
+            | Command::DropSealed { .. }
+            | Command::MakeReady { .. } => {}
         }
         None
     }

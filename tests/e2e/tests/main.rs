@@ -21,6 +21,7 @@ mod history;
 mod kills;
 mod kubernetes;
 mod ledger;
+mod make_ready;
 mod pilots;
 mod publish;
 mod python;

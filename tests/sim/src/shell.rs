@@ -116,6 +116,16 @@ impl World {
             Command::Evict { order, objects } => self.evict(site, order, objects),
             Command::Verify { order, objects } => self.verify(site, order, objects),
             Command::DropSealed { seals: _ } => {}
+            Command::MakeReady { template } => self.make_ready(site, &template),
+        }
+    }
+
+    /// The folder of an action is made of its bundle, which is in the store, or was damaged since.
+    fn make_ready(&mut self, site: usize, template: &StepTemplate) {
+        let bundle = template.work.bundle().expect("what is made ready has a bundle");
+        self.sites[site].machine.watched.remove(&bundle.id);
+        if let Some(message) = self.unreadable(site, &[bundle.id]) {
+            self.trace(|| format!("s{site} cannot make {} ready: {message}", bundle.id));
         }
     }
 

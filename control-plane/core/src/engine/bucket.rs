@@ -243,9 +243,12 @@ impl ControlPlane {
         }
     }
 
-    /// Whether an execution that is dispatched to the site reads the object, or a rule wants a copy of it there.
+    /// Whether an execution that is dispatched to the site reads the object, a rule wants a copy of it there, or it is made
+    /// ready there.
     pub(crate) fn may_fetch(&self, site: SiteId, object: ObjectId) -> bool {
-        self.reader_at(site, object).is_some() || self.state.replicas.contains_key(&(object, site))
+        self.reader_at(site, object).is_some()
+            || self.state.replicas.contains_key(&(object, site))
+            || self.state.made_ready_for(site, object).is_some()
     }
 
     /// An execution that is dispatched to the site and reads the object. What is to be cancelled, as its agent may not have

@@ -127,6 +127,13 @@ impl ControlPlane {
             Outgoing::Replicate { object, execution } => {
                 (SiteCommand::Replicate { object: *object, execution: *execution }, 96)
             }
+            Outgoing::MakeReady { run, step } => match self.state.runs.get(run).filter(|run| run.is_live()) {
+                Some(run) => {
+                    let (template, bytes) = self.bare_template(run, *step);
+                    (SiteCommand::MakeReady(Box::new(template)), bytes)
+                }
+                None => (SiteCommand::Forget { run: *run }, 32),
+            },
         }
     }
 

@@ -75,6 +75,7 @@ impl ControlPlane {
         let (run, attempt, at) = (run_id, Attempt::FIRST, self.now);
         self.record(Fact::StepDelegated { run, step, site, attempt, decision, at });
         self.agenda.touched.insert(site);
+        self.make_ready_at(run, step, site);
         self.agenda.chain.extend(successors.into_iter().map(|successor| (run_id, successor)));
     }
 

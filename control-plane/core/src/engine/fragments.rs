@@ -30,6 +30,8 @@ impl ControlPlane {
         self.dispatch_fragment_ahead(run_id, step);
         if self.state.step(run_id, step).phase == StepPhase::Waiting {
             self.delegate(run_id, step);
+        } else {
+            self.make_ready_after(run_id, step);
         }
     }
 

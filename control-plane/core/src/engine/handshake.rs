@@ -239,7 +239,8 @@ impl ControlPlane {
                 | Outgoing::ProposeEviction { .. }
                 | Outgoing::ProposeExpired { .. }
                 | Outgoing::Verify { .. }
-                | Outgoing::Replicate { .. } => None,
+                | Outgoing::Replicate { .. }
+                | Outgoing::MakeReady { .. } => None,
             })
             .collect();
         for (run, step, command) in unsent {

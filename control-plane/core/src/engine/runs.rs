@@ -1,9 +1,10 @@
 //! The walk through a run's graph: which steps begin, when a run is over.
 
+use std::collections::BTreeSet;
 use std::time::Duration;
 
 use atoll_model::expression::{Elements, Expression, Form, Scope, evaluate, evaluate_elements};
-use atoll_model::id::{ExecutionId, RunId, StepIndex};
+use atoll_model::id::{ExecutionId, RunId, SiteId, StepIndex};
 use atoll_model::value::Value;
 use atoll_model::workflow::{Step, Work};
 use indexmap::IndexMap;
@@ -49,6 +50,7 @@ impl ControlPlane {
             self.after_step_ended(run_id, step);
         } else {
             self.want_place(run_id, step);
+            self.make_ready_after(run_id, step);
         }
     }
 
@@ -138,9 +140,9 @@ impl ControlPlane {
         self.cancel_pushes_of(run_id);
         self.look_at_copies_of(run_id);
         self.look_at_expired_of(run_id);
-        let told: Vec<_> =
-            self.state.sites.iter().filter(|(_, site)| site.log.prepared.contains_key(&run_id)).collect();
-        let told: Vec<_> = told.into_iter().map(|(site, _)| *site).collect();
+        let prepared = self.state.sites.iter().filter(|(_, site)| site.log.prepared.contains_key(&run_id));
+        let told = prepared.map(|(site, _)| *site).chain(self.state.told_to_make_ready(run_id));
+        let told: BTreeSet<SiteId> = told.collect();
         for site in told {
             self.record(Fact::ForgetOrdered { site, run: run_id });
             self.agenda.touched.insert(site);

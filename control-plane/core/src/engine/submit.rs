@@ -62,6 +62,7 @@ impl ControlPlane {
         let first = first.filter(|(_, step)| step.phase == StepPhase::Waiting && step.needs_left == 0);
         self.agenda.expand.extend(first.map(|(step, _)| (run, step)));
         self.agenda.ending.insert(run);
+        self.make_ready_for(run);
         Ok(Response::Submitted { run })
     }
 

@@ -55,6 +55,7 @@ impl Fact {
             | Self::AgentLost { .. }
             | Self::Prepared { .. }
             | Self::GrownPrepared { .. }
+            | Self::ReadyOrdered { .. }
             | Self::ForgetOrdered { .. }
             | Self::ObjectUploaded { .. }
             | Self::PushCancelled { .. }

@@ -29,6 +29,7 @@ impl State {
             | Fact::AgentLost { .. }
             | Fact::Prepared { .. }
             | Fact::GrownPrepared { .. }
+            | Fact::ReadyOrdered { .. }
             | Fact::SetBack { .. }
             | Fact::CaughtUp { .. }
             | Fact::ForgetOrdered { .. } => self.evolve_site(fact),

@@ -63,7 +63,9 @@ impl State {
             }
             Fact::Prepared { site, run, step } => self.prepare(*site, *run, *step, 0),
             Fact::GrownPrepared { site, run, step, grown } => self.prepare(*site, *run, *step, *grown),
+            Fact::ReadyOrdered { site, run, step } => self.order_ready(*site, *run, *step),
             Fact::ForgetOrdered { site, run } => {
+                self.forget_ready(*site, *run);
                 let log = &mut self.site_mut(*site).log;
                 log.prepared.remove(run);
                 log.push(Outgoing::Forget { run: *run });
@@ -95,6 +97,7 @@ impl State {
         if replaces {
             // Another machine, with a store of its own.
             self.catching_up.remove(&site);
+            self.forget_ready_at(site);
             let state = self.site_mut(site);
             state.log = Log::default();
             state.lost = None;
@@ -105,6 +108,7 @@ impl State {
     }
 
     fn remove_site(&mut self, site: SiteId) {
+        self.forget_ready_at(site);
         if let Some(removed) = self.sites.remove(&site) {
             self.site_names.remove(&removed.name);
         }
@@ -137,6 +141,7 @@ impl State {
         if let Some(positions) = restart {
             // Nothing goes any more that an earlier journal was told of.
             self.going.remove(&site_id);
+            self.forget_ready_at(site_id);
             let site = self.site_mut(site_id);
             site.log = Log {
                 journal: Some(*journal),

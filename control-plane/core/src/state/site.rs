@@ -179,4 +179,5 @@ pub(crate) enum Outgoing {
     Replicate { object: ObjectRef, execution: ExecutionId },
     ProposeExpired { objects: Vec<ObjectRef> },
     PrepareGrown { run: RunId, step: StepIndex, grown: u32 },
+    MakeReady { run: RunId, step: StepIndex },
 }

@@ -186,7 +186,9 @@ impl<S: Send + Sync> FromRequestParts<S> for Named {
 async fn shown(app: &App, action: &ActionName) -> Result<ActionBody, ApiError> {
     let (registry, repositories) = app.handle.query(|core| (core.registry(), core.repositories())).await?;
     let version = registry.get(action).ok_or_else(|| ApiError::not_found(registry.why_missing(action)))?;
-    Ok(ActionBody::whole(action, version, repositories.origin(action)))
+    let bundle = version.bundle.id;
+    let deployed = app.handle.query(move |core| core.deployed(bundle)).await?;
+    Ok(ActionBody::whole(action, version, repositories.origin(action), deployed))
 }
 
 /// A version of an action, with the text of its `action.yaml`

@@ -168,6 +168,7 @@ impl Agent {
             | SiteCommand::Evict { .. }
             | SiteCommand::ProposeEviction { .. }
             | SiteCommand::Replicate { .. }
+            | SiteCommand::MakeReady(_)
             | SiteCommand::Verify { .. }
             | SiteCommand::Unknown { .. } => {}
         }

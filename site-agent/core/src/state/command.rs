@@ -37,6 +37,9 @@ impl Snapshot {
                 }
                 SiteCommand::Evict { .. } | SiteCommand::ProposeEviction { .. } => {}
                 SiteCommand::Unknown { reason: _ } => {}
+                SiteCommand::MakeReady(template) => {
+                    self.ahead.insert((template.run, template.step), Arc::new((**template).clone()));
+                }
                 SiteCommand::Delegate(delegation) => self.delegate(delegation),
                 SiteCommand::Withdraw { run, step, stop } => {
                     self.end_delegation((*run, *step), "it was withdrawn", *stop);
@@ -270,6 +273,7 @@ impl Snapshot {
         for key in steps {
             self.steps.remove(&key);
         }
+        self.ahead.retain(|(of, _), _| *of != run);
         for ((execution, _), active) in &mut self.active {
             active.forgotten |= execution.run == run;
         }

@@ -113,6 +113,7 @@ impl Performer {
             Command::Evict { order, objects } => self.evict(order, objects),
             Command::Verify { order, objects } => self.verify(order, objects),
             Command::DropSealed { seals } => self.order(Order::DropSealed(seals)),
+            Command::MakeReady { template } => self.order(Order::MakeReady(template)),
         }
     }
 

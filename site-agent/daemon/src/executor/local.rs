@@ -9,6 +9,7 @@ mod commons;
 mod components;
 mod confining;
 mod containers;
+mod deployed;
 mod environments;
 mod exports;
 mod gpus;
@@ -73,6 +74,7 @@ pub(crate) use self::cgroups::{AgentCgroups, Survey, survey};
 pub(crate) use self::components::ComponentRunner;
 pub(crate) use self::confining::Confining;
 pub(crate) use self::containers::ContainerEngine;
+pub(crate) use self::deployed::Ledger;
 pub(crate) use self::gpus::counted;
 pub(crate) use self::handle::{Executor, LetActionsGo, Order, key};
 pub(crate) use self::live::{LogPlace, LogPlaces};
@@ -108,6 +110,8 @@ pub(crate) struct LocalOptions {
     /// Bytes of one log that are kept; the middle of a longer one is dropped.
     pub log_bytes_max: u64,
     pub logs: LogPlaces,
+    /// Where it says how far actions are.
+    pub ledger: Ledger,
     pub tell: Tell,
     pub meters: Arc<Meters>,
     /// Where what is done is told of, if traces are wanted.

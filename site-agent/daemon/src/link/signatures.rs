@@ -8,7 +8,7 @@ pub(super) fn drop_false(frame: &mut ControlFrame) {
     let ControlBody::Commands { commands, .. } = &mut frame.body else { return };
     for command in commands {
         let work = match command {
-            SiteCommand::Prepare(template) => &mut template.work,
+            SiteCommand::Prepare(template) | SiteCommand::MakeReady(template) => &mut template.work,
             SiteCommand::Delegate(delegation) => &mut delegation.template.work,
             SiteCommand::Dispatch(_)
             | SiteCommand::Cancel { .. }

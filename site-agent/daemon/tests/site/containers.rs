@@ -10,7 +10,8 @@ use std::time::Duration;
 use atoll_model::id::ExecutionId;
 use atoll_model::resources::Resources;
 use atoll_model::session::{
-    Binding, BindingSource, FailureReason, FinishedElement, Outcome, StepTemplate, TemplateWork,
+    Binding, BindingSource, DeployedState, FailureReason, FinishedElement, Outcome, SiteCommand, StepTemplate,
+    TemplateWork,
 };
 use atoll_model::value::{ObjectKind, ObjectRef, Type, Value};
 use rustix::process::{Signal, kill_process};
@@ -538,4 +539,55 @@ async fn a_container_is_the_account_of_who_asks_and_what_it_leaves_is_the_agents
     assert_eq!(groups, wanted, "{said}");
     assert_eq!(lines.len(), 4, "{said}");
     containing.nothing_is_left().await;
+}
+
+/// How far the action is, as the last heartbeat tells.
+fn standing(state: &crate::control::State, bundle: ObjectRef) -> Option<DeployedState> {
+    let deployed = state.heartbeats.last()?.deployed.iter().find(|deployed| deployed.bundle == bundle.id)?;
+    Some(deployed.state.clone())
+}
+
+#[tokio::test]
+async fn an_action_is_made_ready_ahead_with_its_image_and_goes_with_it_when_nothing_needs_it() {
+    if !has_podman() {
+        return;
+    }
+    let mut acting =
+        Containing::of_archive(&[("said", "string", Type::String)], "echo here > $ATOLL_OUTPUTS/said").await;
+    let archive = fs::read(acting.site.scratch().join("action/image.tar")).unwrap();
+    let tag = format!("localhost/atoll:{}", blake3::hash(&archive).to_hex());
+    let is_there = || podman(&["image", "exists", &tag]).status.success();
+    let (step, bundle) = (acting.step(), acting.bundle);
+    let run = step.run;
+    acting.site.control.order(vec![SiteCommand::MakeReady(Box::new(step.clone()))]);
+    let ready = |state: &crate::control::State| (standing(state, bundle)? == DeployedState::Ready).then_some(());
+    acting.site.control.until("an action that is ready", ready).await;
+    assert!(is_there(), "before any execution is");
+    let execution = acting.site.run_step(step);
+    let end = acting.site.control.finished(execution).await;
+    assert_eq!(end.outcome, Outcome::Succeeded, "{:?}", end.logs);
+    acting.nothing_is_left().await;
+    let propose = || SiteCommand::ProposeEviction { objects: vec![bundle] };
+    acting.site.control.order(vec![SiteCommand::Forget { run }, propose()]);
+    let gone = |state: &crate::control::State| standing(state, bundle).is_none().then_some(());
+    acting.site.control.until("an action that is gone", gone).await;
+    assert!(!is_there(), "{}", acting.site.agent_log());
+}
+
+#[tokio::test]
+async fn an_image_that_cannot_be_had_ahead_is_told_at_once_with_the_place_of_its_log() {
+    if !has_podman() {
+        return;
+    }
+    let manifest = format!("image: 127.0.0.1:9/team/tool@sha256:{}\ncommand: [sh, main.sh]\n", "0".repeat(64));
+    let mut acting = Containing::start(&manifest, &[], "true").await;
+    let (step, bundle) = (acting.step(), acting.bundle);
+    acting.site.control.order(vec![SiteCommand::MakeReady(Box::new(step))]);
+    let failed = |state: &crate::control::State| match standing(state, bundle)? {
+        DeployedState::Failed(why) => Some(why),
+        _ => None,
+    };
+    let why = acting.site.control.until("a failure", failed).await;
+    let log = acting.site.data().join("images");
+    assert!(why.contains("team/tool") && why.contains(log.to_str().unwrap()), "{why}");
 }

@@ -52,6 +52,7 @@ async fn dispatched(world: &World, beta: &mut Agent) -> (ObjectRef, ExecutionId)
                 | SiteCommand::Evict { .. }
                 | SiteCommand::ProposeEviction { .. }
                 | SiteCommand::Replicate { .. }
+                | SiteCommand::MakeReady(_)
                 | SiteCommand::Verify { .. }
                 | SiteCommand::Unknown { .. } => panic!("not asked for: {command:?}"),
             }

@@ -2,6 +2,8 @@
 
 use std::collections::BTreeMap;
 
+use atoll_model::session::DeployedState;
+use control_plane_core::view::DeployedView;
 use control_plane_core::{ActionName, ActionVersion, Deprecation, Origin};
 use serde::Serialize;
 use utoipa::ToSchema;
@@ -37,6 +39,33 @@ pub(crate) struct ActionBody {
     /// The text of its `action.yaml`, where one version was asked for.
     #[serde(skip_serializing_if = "Option::is_none")]
     manifest: Option<String>,
+    /// Sites that have it, or make it ready, where one version was asked for.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    sites: Option<Vec<DeployedBody>>,
+}
+
+/// How far an action is at a site, as its agent has told last.
+#[derive(Debug, Serialize, ToSchema)]
+pub(crate) struct DeployedBody {
+    site: String,
+    /// `deploying`, `ready`, `failed` or `draining`.
+    state: &'static str,
+    /// Why it has failed.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    reason: Option<String>,
+    since: String,
+}
+
+impl DeployedBody {
+    fn new(view: DeployedView) -> Self {
+        let (state, reason) = match view.state {
+            DeployedState::Deploying => ("deploying", None),
+            DeployedState::Ready => ("ready", None),
+            DeployedState::Failed(reason) => ("failed", Some(reason)),
+            DeployedState::Draining => ("draining", None),
+        };
+        Self { site: view.site.to_string(), state, reason, since: time(view.since) }
+    }
 }
 
 /// The place in a repository that a version came from first.
@@ -84,10 +113,17 @@ impl ActionBody {
                 path,
             }),
             manifest: None,
+            sites: None,
         }
     }
 
-    pub(crate) fn whole(name: &ActionName, version: &ActionVersion, origin: Option<&Origin>) -> Self {
-        Self { manifest: Some(version.manifest.to_string()), ..Self::new(name, version, origin) }
+    pub(crate) fn whole(
+        name: &ActionName,
+        version: &ActionVersion,
+        origin: Option<&Origin>,
+        deployed: Vec<DeployedView>,
+    ) -> Self {
+        let sites = deployed.into_iter().map(DeployedBody::new).collect();
+        Self { manifest: Some(version.manifest.to_string()), sites: Some(sites), ..Self::new(name, version, origin) }
     }
 }

@@ -123,22 +123,24 @@ impl Actions {
         Ok(folder)
     }
 
-    /// Lets go of folders that nobody needs and nobody has used for a while, so that the store can let go of what is in them.
-    pub(super) fn let_go(&mut self, needed: &BTreeSet<ObjectId>, idle: Duration) {
-        let folders = match self.folders() {
-            Ok(folders) => folders,
-            Err(error) => {
-                tracing::warn!(folder = %self.home.display(), %error, "the folders of actions cannot be listed");
-                return;
-            }
+    /// Those that nobody needs and nobody has used for a while.
+    pub(super) fn idle(&self, needed: &BTreeSet<ObjectId>, idle: Duration) -> Vec<ObjectId> {
+        let folders = self.folders().unwrap_or_else(|error| {
+            tracing::warn!(folder = %self.home.display(), %error, "the folders of actions cannot be listed");
+            Vec::new()
+        });
+        let is_idle = |bundle: &ObjectId| {
+            let used_at = self.used.get(bundle).map_or(self.opened, |used| used.at);
+            !needed.contains(bundle) && used_at.elapsed() >= idle
         };
-        for folder in folders {
-            let Some(bundle) = bundle_of(&folder).filter(|bundle| !needed.contains(bundle)) else { continue };
-            let used_at = self.used.get(&bundle).map_or(self.opened, |used| used.at);
-            if used_at.elapsed() >= idle {
-                self.remove(&folder);
-                self.used.remove(&bundle);
-            }
+        folders.iter().filter_map(|folder| bundle_of(folder)).filter(is_idle).collect()
+    }
+
+    /// Lets go of folders, so that the store can let go of what is in them.
+    pub(super) fn let_go(&mut self, bundles: &[ObjectId]) {
+        for bundle in bundles {
+            self.remove(&self.home.join(bundle.hex()));
+            self.used.remove(bundle);
         }
     }
 
@@ -287,11 +289,12 @@ mod tests {
         let mut actions = site.actions();
         let (kept_folder, idle_folder) = (folder(&mut actions, kept), folder(&mut actions, idle));
         let needed = BTreeSet::from([kept.id]);
-        actions.let_go(&needed, Duration::from_secs(3_600));
-        assert!(idle_folder.exists(), "it was used lately");
+        assert!(actions.idle(&needed, Duration::from_secs(3_600)).is_empty(), "it was used lately");
         let may_go = |object: ObjectRef| site.store.evictable_of(&[object]).expect("a look").len();
         assert_eq!(may_go(idle), 0, "its files are lent");
-        actions.let_go(&needed, Duration::ZERO);
+        let found = actions.idle(&needed, Duration::ZERO);
+        assert_eq!(found, [idle.id]);
+        actions.let_go(&found);
         assert!(!idle_folder.exists() && kept_folder.exists());
         assert!(may_go(idle) > 0);
         assert_eq!(folder(&mut actions, idle), idle_folder, "and is made again");

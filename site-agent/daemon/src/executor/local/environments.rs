@@ -120,6 +120,11 @@ impl Environments {
         hasher.finalize().to_hex()[..32].to_owned()
     }
 
+    /// As [`Making::forgive`].
+    pub(super) fn forgive(&mut self, name: &str) {
+        self.making.forgive(name);
+    }
+
     /// Takes note of what was told.
     pub(super) fn installed(&mut self, made: Made<PathBuf>) {
         if let Some((name, folder)) = self.making.ended(made) {

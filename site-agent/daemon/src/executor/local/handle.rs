@@ -35,6 +35,8 @@ pub(crate) enum Order {
     },
     Release(Key),
     Locate(ObjectRef),
+    /// An execution of the step is certain to come.
+    MakeReady(Arc<StepTemplate>),
     LetActionsGo(LetActionsGo),
     DropSealed(Vec<Seal>),
     Staged(Key, Staged),

@@ -56,6 +56,15 @@ impl<T: Send + 'static> Making<T> {
         State::InWork(name)
     }
 
+    pub(super) fn is_in_work(&self, name: &str) -> bool {
+        self.in_work.contains(name)
+    }
+
+    /// Nobody who is there has heard that it failed: who asks next has it tried again.
+    pub(super) fn forgive(&mut self, name: &str) {
+        self.failed.remove(name);
+    }
+
     /// Takes note of what was told. Returns what was made.
     pub(super) fn ended(&mut self, (name, result): Made<T>) -> Option<(Name, T)> {
         self.in_work.remove(&name);

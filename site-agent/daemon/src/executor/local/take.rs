@@ -39,6 +39,7 @@ impl Local {
             Order::Collect { key, template, outputs } => self.collect(key, template, outputs),
             Order::Release(key) => self.release(key),
             Order::Locate(object) => self.workers.locate(object),
+            Order::MakeReady(template) => self.workers.make_ready(template),
             Order::LetActionsGo(order) => self.workers.let_actions_go(order),
             Order::DropSealed(seals) => self.workers.job(Job::DropSealed(seals)),
             Order::Cleared { slot, ended } => self.cleared(slot, ended),

@@ -43,6 +43,7 @@ fn options(data_dir: &Path) -> (LocalOptions, Receiver<Vec<Event>>) {
         components: None,
         log_bytes_max: 1 << 20,
         logs: Arc::default(),
+        ledger: Default::default(),
         tell: Arc::new(move |events| sender.send(events).unwrap()),
         meters: Arc::new(Meters::new()),
         spans: None,

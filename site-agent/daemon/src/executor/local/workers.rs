@@ -95,6 +95,10 @@ impl Workers {
         let _ = self.preparations.send(Preparation::Stage(Staging { key, entries, template, account }));
     }
 
+    pub(super) fn make_ready(&self, template: Arc<StepTemplate>) {
+        let _ = self.preparations.send(Preparation::MakeReady(template));
+    }
+
     pub(super) fn let_actions_go(&self, order: LetActionsGo) {
         // Where it has ended, nothing is to be done any more.
         let _ = self.preparations.send(Preparation::LetActionsGo(order));

@@ -173,6 +173,7 @@ impl Agent {
             | SiteCommand::Evict { .. }
             | SiteCommand::ProposeEviction { .. }
             | SiteCommand::Replicate { .. }
+            | SiteCommand::MakeReady(_)
             | SiteCommand::Verify { .. }
             | SiteCommand::Unknown { .. } => {}
         }

@@ -10,6 +10,7 @@ struct Site {
     folder: tempfile::TempDir,
     images: Images,
     told: Receiver<Made<String>>,
+    gone: Receiver<Vec<LetGo>>,
 }
 
 impl Site {
@@ -24,16 +25,41 @@ impl Site {
         assert_ne!(fs::metadata(&program).expect("it is there").permissions().mode() & 0o111, 0);
         let settings = ContainerSettings { engine: Some(choice), program: Some(program), ..Default::default() };
         let engine = ContainerEngine::find(&settings, folder.path(), folder.path()).expect("it works");
+        Self::open(folder, engine.expect("an engine"))
+    }
+
+    fn open(folder: tempfile::TempDir, engine: ContainerEngine) -> Self {
         let (sender, told) = channel();
         let sender = Mutex::new(sender);
         let tell = move |pulled| sender.lock().expect("a lock").send(pulled).expect("somebody listens");
-        let images = Images::open(folder.path(), engine.expect("an engine"), Arc::new(tell)).expect("a folder");
-        Self { folder, images, told }
+        let (gone_sender, gone) = channel();
+        let gone_sender = Mutex::new(gone_sender);
+        let tell_gone = move |gone| gone_sender.lock().expect("a lock").send(gone).expect("somebody listens");
+        let images = Images::open(folder.path(), engine, Arc::new(tell), Arc::new(tell_gone));
+        Self { folder, images: images.expect("a folder"), told, gone }
+    }
+
+    /// The next process of the agent.
+    fn again(self) -> Self {
+        let engine = self.images.engine.clone();
+        Self::open(self.folder, engine)
+    }
+
+    /// Lets go of what nobody needs, and waits for it. Whether anything was to go.
+    fn let_go(&mut self, needed: &[ObjectId], idle: Duration) -> bool {
+        let going = self.images.let_go(&needed.iter().copied().collect(), idle);
+        if going.is_empty() {
+            return false;
+        }
+        let gone = self.gone.recv_timeout(Duration::from_secs(60)).expect("a thread");
+        assert_eq!(gone.iter().flat_map(LetGo::bundles).collect::<BTreeSet<_>>(), going);
+        self.images.let_go_ended(gone);
+        true
     }
 
     /// What comes of asking, once it is known.
     fn have(&mut self, image: &Image) -> Result<String, String> {
-        let bundle = ObjectId::from_digest([7; 32]);
+        let bundle = BUNDLE;
         match self.images.ask(image, self.folder.path(), bundle) {
             State::Ready(image) => Ok(image),
             State::Failed(message) => Err(message),
@@ -42,6 +68,9 @@ impl Site {
                 assert!(matches!(again, State::InWork(same) if same == name), "it is under way once");
                 let pulled = self.told.recv().expect("a thread");
                 self.images.pulled(pulled.clone());
+                if pulled.1.is_ok() {
+                    assert!(matches!(self.images.ask(image, self.folder.path(), bundle), State::Ready(_)));
+                }
                 pulled.1
             }
         }
@@ -53,6 +82,7 @@ impl Site {
     }
 }
 
+const BUNDLE: ObjectId = ObjectId::from_digest([7; 32]);
 const OF_REGISTRY: &str = "registry.example.org/tool@sha256:1234";
 
 fn of_registry() -> Image {
@@ -117,6 +147,84 @@ fn apptainer_makes_a_file_of_whatever_form_it_is_in() {
     let built = site.have(&Image::Archive("image.tar".to_owned())).expect("an image");
     assert!(Path::new(&built).is_file() && built != pulled);
     assert!(site.calls().contains(" docker-archive:") && site.calls().contains(" oci-archive:"));
+}
+
+/// An engine that has an image from its pull to its removal.
+const WITH_ONE: &str =
+    "case $1 in image) case $2 in rm) rm there;; *) test -e there || exit 1;; esac;; pull) touch there;; esac";
+
+#[test]
+fn an_image_goes_that_no_needed_action_has_asked_for_and_is_pulled_again_when_one_does() {
+    let mut site = Site::new(EngineChoice::Podman, WITH_ONE);
+    site.have(&of_registry()).expect("an image");
+    assert!(!site.let_go(&[BUNDLE], Duration::ZERO), "it is needed");
+    assert!(!site.let_go(&[], Duration::from_secs(3_600)), "it was used lately");
+    assert!(!site.calls().contains("image rm"));
+    assert!(site.let_go(&[], Duration::ZERO));
+    assert!(site.calls().ends_with(&format!("image rm {OF_REGISTRY}\n")), "{}", site.calls());
+    assert!(!site.let_go(&[], Duration::ZERO), "it is gone");
+    site.have(&of_registry()).expect("an image");
+    assert_eq!(site.calls().matches("pull --quiet").count(), 2);
+}
+
+#[test]
+fn the_next_process_knows_which_images_were_had_here_and_for_what() {
+    let mut site = Site::new(EngineChoice::Podman, WITH_ONE);
+    site.have(&of_registry()).expect("an image");
+    let mut next = site.again();
+    assert!(!next.let_go(&[BUNDLE], Duration::ZERO), "an execution of it may go on");
+    assert!(next.let_go(&[], Duration::ZERO));
+    let mut last = next.again();
+    assert!(!last.let_go(&[], Duration::ZERO));
+}
+
+#[test]
+fn an_image_that_was_there_before_stays() {
+    let mut site = Site::new(EngineChoice::Podman, "");
+    site.have(&of_registry()).expect("it is there");
+    assert!(!site.let_go(&[], Duration::ZERO));
+    assert!(!site.again().let_go(&[], Duration::ZERO));
+}
+
+#[test]
+fn an_image_that_the_engine_does_not_let_go_is_tried_again() {
+    let script = "case $1 in image) case $2 in rm) test -e free || { echo 'Error: it is in use' >&2; exit 2; }; rm there;; \
+                  *) test -e there || exit 1;; esac;; pull) touch there;; esac";
+    let mut site = Site::new(EngineChoice::Podman, script);
+    site.have(&of_registry()).expect("an image");
+    assert!(site.let_go(&[], Duration::ZERO));
+    assert!(site.folder.path().join("there").exists());
+    fs::write(site.folder.path().join("free"), "").expect("a file");
+    assert!(site.let_go(&[], Duration::ZERO), "it is still the agent's");
+    assert!(!site.folder.path().join("there").exists());
+    assert!(!site.let_go(&[], Duration::ZERO));
+}
+
+#[test]
+fn with_an_archive_goes_the_name_that_came_with_it_unless_it_was_there_before() {
+    let script = "case $1 in info) echo '{\"ServerVersion\": \"24\"}';; images) cat names 2>/dev/null || true;; \
+                  image) test $2 = rm || test -e tagged;; tag) touch tagged;; load) echo 'Loaded image: localhost/a:1';; esac";
+    let removed = |names: &str| {
+        let mut site = Site::new(EngineChoice::Docker, script);
+        fs::write(site.folder.path().join("names"), names).expect("a file");
+        fs::write(site.folder.path().join("image.tar"), "layers").expect("a file");
+        let tag = site.have(&Image::Archive("image.tar".to_owned())).expect("an image");
+        assert!(site.let_go(&[], Duration::ZERO));
+        let calls = site.calls();
+        assert!(calls.ends_with(&format!("image rm {tag}\n")), "{calls}");
+        calls.contains("image rm localhost/a:1\n")
+    };
+    assert!(removed("localhost/other:1\n"));
+    assert!(!removed("localhost/a:1\n"));
+}
+
+#[test]
+fn the_file_of_an_image_goes_where_apptainer_runs_it() {
+    let mut site = Site::new(EngineChoice::Apptainer, "case $1 in pull) touch \"$3\";; esac");
+    let file = site.have(&of_registry()).expect("an image");
+    assert!(site.let_go(&[], Duration::ZERO));
+    assert!(!Path::new(&file).exists());
+    assert_eq!(site.have(&of_registry()), Ok(file));
 }
 
 #[test]
