@@ -193,7 +193,7 @@ mod tests {
         let tell = move |made| sender.lock().expect("a lock").send(made).expect("somebody listens");
         let mut components = Components::new(runner.clone(), Arc::new(tell));
         let [needed, idle] = [1, 2].map(|number| ObjectId::from_digest([number; 32]));
-        let mut have = |components: &mut Components, bundle| {
+        let have = |components: &mut Components, bundle| {
             if let State::InWork(_) = components.ask("main.wasm", folder.path(), bundle) {
                 components.compiled(told.recv().expect("a thread"));
             }

@@ -69,10 +69,13 @@ impl Keeping {
         let mut had = BTreeMap::new();
         for entry in fs::read_dir(home)? {
             let path = entry?.path();
-            if path.extension().is_some_and(|extension| extension == NOTE)
-                && let Some(note) = read(&path)?
-            {
-                had.insert(note.image.clone(), Had { note, used: Instant::now() });
+            if path.extension().is_none_or(|extension| extension != NOTE) {
+                continue;
+            }
+            match read(&path) {
+                Ok(note) => had.extend(note.map(|note| (note.image.clone(), Had { note, used: Instant::now() }))),
+                // Nobody says any more that it is the agent's.
+                Err(error) => tracing::warn!(path = %path.display(), %error, "an image stays whose note is damaged"),
             }
         }
         let (home, program) = (home.to_owned(), program.to_owned());
