@@ -21,7 +21,8 @@ impl Performer {
     /// What stands in the folder of an action is lent, and does not go: those that nobody needs go before.
     pub(super) fn find_evictable(&mut self, bytes: u64, objects: Option<Vec<ObjectRef>>, needed: BTreeSet<ObjectId>) {
         let idle = self.evict_idle;
-        let idle_actions = if objects.is_some() { Duration::ZERO } else { idle };
+        let for_room = objects.is_none();
+        let idle_actions = if for_room { idle } else { Duration::ZERO };
         let look = self.later(move |store| {
             let found = match &objects {
                 // The core asks for all of it, in several questions.
@@ -37,7 +38,7 @@ impl Performer {
             };
             vec![Event::EvictableFound { objects }]
         });
-        let order = LetActionsGo { needed, idle: idle_actions, then: look };
+        let order = LetActionsGo { needed, idle: idle_actions, for_room, then: look };
         self.order(Order::LetActionsGo(order));
     }
 

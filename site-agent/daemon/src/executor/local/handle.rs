@@ -60,6 +60,8 @@ pub(crate) enum Order {
 pub(crate) struct LetActionsGo {
     pub needed: BTreeSet<ObjectId>,
     pub idle: Duration,
+    /// Whether what is made of them beside the store is to go as well, for room on the disk.
+    pub for_room: bool,
     pub then: Box<dyn FnOnce() + Send>,
 }
 

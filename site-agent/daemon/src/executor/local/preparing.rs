@@ -194,8 +194,8 @@ impl Preparer {
             }
             Preparation::DoubtImages => self.images.iter_mut().for_each(Images::doubt),
             Preparation::Locate(object) => self.locate(object),
-            Preparation::LetActionsGo(LetActionsGo { needed, idle, then }) => {
-                self.let_go(&needed, idle);
+            Preparation::LetActionsGo(LetActionsGo { needed, idle, for_room, then }) => {
+                self.let_go(&needed, idle, for_room);
                 then();
             }
             Preparation::Release(job) => drop(self.jobs.send(job)),
@@ -203,7 +203,7 @@ impl Preparer {
     }
 
     /// Lets go of actions that nobody needs and nobody has used for a while, with what was made of them.
-    fn let_go(&mut self, needed: &BTreeSet<ObjectId>, idle: Duration) {
+    fn let_go(&mut self, needed: &BTreeSet<ObjectId>, idle: Duration, for_room: bool) {
         let going = self.actions.idle(needed, idle);
         let goes = |template: &StepTemplate| template.work.bundle().is_some_and(|bundle| going.contains(&bundle.id));
         // What goes is not made ready again by what was advised before.
@@ -216,10 +216,11 @@ impl Preparer {
         if let Some(environments) = &mut self.environments {
             environments.let_go(needed, idle);
         }
-        if let Some(components) = &mut self.components {
+        if let Some(components) = self.components.as_mut().filter(|_| for_room) {
             components.let_go(needed, idle);
         }
-        let with_images = self.images.as_mut().map(|images| images.let_go(needed, idle)).unwrap_or_default();
+        let images = self.images.as_mut().filter(|_| for_room);
+        let with_images = images.map(|images| images.let_go(needed, idle)).unwrap_or_default();
         going.iter().filter(|bundle| !with_images.contains(bundle)).for_each(|bundle| self.ledger.gone(*bundle));
     }
 
