@@ -70,22 +70,22 @@ impl Accounting {
             Some(silence) if now < silence.until => Err(silence.why.clone()),
             Some(_) | None => known.asked(&jobs, now, ask),
         };
-        let standing = |sought: &Sought, index: u32| match &answer {
-            Ok(records) => records::of(records, sought, index).map(Record::standing),
-            Err(Unanswered::None) => None,
-            Err(Unanswered::Away(why)) => {
-                let words = format!("unknown to the controller, and accounting cannot be asked: {why}");
-                Some((Standing::Forgotten(None), words))
-            }
-        };
-        forgotten.iter().flat_map(|sought| rows_of(sought, &standing)).collect()
+        forgotten.iter().flat_map(|sought| rows_of(sought, &answer)).collect()
     }
 }
 
-fn rows_of(sought: &Sought, standing: &dyn Fn(&Sought, u32) -> Option<(Standing, String)>) -> Vec<Row> {
+fn rows_of(sought: &Sought, answer: &Result<Vec<Record>, Unanswered>) -> Vec<Row> {
     let (Some(job), Some((_, token))) = (&sought.job, sought.name.rsplit_once('.')) else { return Vec::new() };
+    let standing = |index: u32| match answer {
+        Ok(records) => records::of(records, sought, index).map(Record::standing),
+        Err(Unanswered::None) => None,
+        Err(Unanswered::Away(why)) => {
+            let words = format!("unknown to the controller, and accounting cannot be asked: {why}");
+            Some((Standing::Forgotten(None), words))
+        }
+    };
     let row = |index: &u32| {
-        let (standing, words) = standing(sought, *index)?;
+        let (standing, words) = standing(*index)?;
         Some(Row { job: job.clone(), index: *index, standing, words, token: token.to_owned() })
     };
     sought.elements.iter().filter_map(row).collect()
