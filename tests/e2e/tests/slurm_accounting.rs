@@ -29,7 +29,7 @@ fn lose(slurm: &SlurmCluster, cluster: &mut Cluster, run: &Run, state: &str) -> 
 }
 
 #[test]
-fn a_job_that_used_too_much_memory_and_that_everybody_else_has_forgotten_is_told_as_such() -> Result<()> {
+fn f5_a_job_that_used_too_much_memory_and_is_known_to_accounting_alone_is_told_as_such() -> Result<()> {
     let Some(slurm) = SlurmCluster::start_accounted("c1", 19)? else { return Ok(()) };
     let mut cluster = site_on(&slurm, "")?;
     let hungry = "workflow: hungry\nsteps:\n  a:\n    resources: { memory: 48MiB }\n    run: |\n      sleep 3\n      head -c 300M /dev/zero | tail\n";
@@ -44,7 +44,7 @@ fn a_job_that_used_too_much_memory_and_that_everybody_else_has_forgotten_is_told
 }
 
 #[test]
-fn accounting_that_is_away_fails_nothing_and_settles_it_when_it_is_back() -> Result<()> {
+fn f5_accounting_that_is_away_fails_nothing_and_settles_it_when_it_is_back() -> Result<()> {
     let Some(slurm) = SlurmCluster::start_accounted("c1", 20)? else { return Ok(()) };
     // The shim keeps the limits of steps; this one is the cluster's own.
     let mut cluster = site_on(&slurm, "options = [\"--time=1\"]\n")?;
