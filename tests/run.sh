@@ -21,6 +21,7 @@ packages=(
     ceph-mon ceph-osd radosgw ceph-common       # a real S3 server
     postgresql                                  # the store of several servers
     slurm-wlm slurm-wlm-basic-plugins munge     # two real clusters as sites
+    slurmdbd mariadb-server                     # and the accounting of one
     openmpi-bin python3-mpi4py                  # programs that run on several of its nodes
     podman runc busybox-static docker-registry  # containers
     python3 python3-venv curl openssl           # the example, packages of actions, the scripts under tests/parts

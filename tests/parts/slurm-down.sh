@@ -26,6 +26,8 @@ if [ -s "$directory/cluster" ]; then
     for node in ${nodes:?}; do
         stop "$directory/run/$node.pid" slurmd
     done
+    stop "$directory/run/slurmdbd.pid" slurmdbd
+    stop "$directory/run/mariadbd.pid" mariadbd
     stop "$directory/munge/pid" munged
     # What watches over a job goes on for as long as the controller has not heard of its end.
     for process in /proc/[0-9]*; do

@@ -1,5 +1,6 @@
 #!/usr/bin/env bash
 # A real Slurm cluster for tests, private, with a munge of its own, of one node or, with NODES=2, of so many. As root.
+# With ACCOUNTING=yes a slurmdbd on a MariaDB of its own keeps its books: what `sacct` tells of.
 #
 #   tests/parts/slurm-up.sh NAME DIR [NETNS ADDRESS]     everything in DIR; in the network namespace, if one is named
 #
@@ -10,7 +11,7 @@
 set -euo pipefail
 
 [ $# -eq 2 ] || [ $# -eq 4 ] || { echo "usage: $0 NAME DIR [NETNS ADDRESS]" >&2; exit 2; }
-name=$1 namespace=${3:-} address=${4:-127.0.0.1} count=${NODES:-1}
+name=$1 namespace=${3:-} address=${4:-127.0.0.1} count=${NODES:-1} accounting=${ACCOUNTING:-no}
 mkdir -p "$2"
 directory=$(cd "$2" && pwd)
 parts=$(cd "$(dirname "$0")" && pwd)
@@ -19,6 +20,11 @@ for program in slurmctld slurmd munged sbatch; do
     command -v $program >/dev/null ||
         { echo "$0: $program is missing: apt-get install slurm-wlm slurm-wlm-basic-plugins munge" >&2; exit 1; }
 done
+if [ "$accounting" = yes ]; then
+    for program in slurmdbd mariadbd mariadb-install-db sacct; do
+        command -v $program >/dev/null || { echo "$0: $program is missing: apt-get install slurmdbd mariadb-server" >&2; exit 1; }
+    done
+fi
 [ "$(id -u)" = 0 ] || { echo "$0: a node's daemon runs as root" >&2; exit 1; }
 if [ -e "$directory/slurm.conf" ]; then
     echo "$0: $directory was used before; run slurm-down.sh first" >&2
@@ -83,7 +89,14 @@ SchedulerType=sched/backfill
 SchedulerParameters=sched_min_interval=0,batch_sched_delay=0,bf_interval=1,sched_interval=1
 SelectType=select/cons_tres
 SelectTypeParameters=CR_Core_Memory
-AccountingStorageType=accounting_storage/none
+$(if [ "$accounting" = yes ]; then
+    echo "AccountingStorageType=accounting_storage/slurmdbd"
+    echo "AccountingStorageHost=$address"
+    echo "AccountingStoragePort=6819"
+    echo "AccountingStoragePass=$directory/munge/sock"
+else
+    echo "AccountingStorageType=accounting_storage/none"
+fi)
 JobCompType=jobcomp/filetxt
 JobCompLoc=$directory/log/jobcomp.txt
 JobAcctGatherType=jobacct_gather/$limits
@@ -113,6 +126,29 @@ give_up() {
     bash "$parts/slurm-down.sh" --keep "$directory"
     exit 1
 }
+if [ "$accounting" = yes ]; then
+    database_port=$(in_namespace python3 -c 'import socket; s = socket.socket(); s.bind(("127.0.0.1", 0)); print(s.getsockname()[1])')
+    echo "database_port=$database_port" >>"$directory/cluster"
+    cat >"$directory/slurmdbd.conf" <<CONFIG
+AuthType=auth/munge
+AuthInfo=$directory/munge/sock
+DbdHost=$(hostname -s)
+DbdAddr=$address
+DbdPort=6819
+SlurmUser=root
+LogFile=$directory/log/slurmdbd.log
+PidFile=$directory/run/slurmdbd.pid
+PluginDir=$plugins
+StorageType=accounting_storage/mysql
+StorageHost=127.0.0.1
+StoragePort=$database_port
+StorageUser=slurm
+StorageLoc=slurm_acct_db
+CONFIG
+    chmod 600 "$directory/slurmdbd.conf"
+    bash "$parts/slurm-daemon.sh" "$directory" mariadbd || give_up "MariaDB does not start"
+    bash "$parts/slurm-daemon.sh" "$directory" slurmdbd || give_up "slurmdbd does not start"
+fi
 bash "$parts/slurm-daemon.sh" "$directory" slurmctld -c || give_up "the controller does not start"
 bash "$parts/slurm-daemon.sh" "$directory" slurmd || give_up "a node does not start"
 for _ in $(seq 200); do

@@ -9,6 +9,9 @@ use tempfile::TempDir;
 
 use crate::process::Output;
 
+/// What a cluster consists of.
+const PROGRAMS: &str = "slurmctld munged nsenter";
+
 /// A cluster that ends when it is dropped, and everything that runs in it.
 #[derive(Debug)]
 pub struct SlurmCluster {
@@ -20,7 +23,7 @@ pub struct SlurmCluster {
 
 impl SlurmCluster {
     /// A cluster of this name with one node; nothing, loudly, where Slurm is not installed or this user is not root. Clusters with
-    /// different places (1 to 19) run beside each other.
+    /// different places (1 to 20) run beside each other.
     ///
     /// # Errors
     /// When it does not start.
@@ -28,7 +31,7 @@ impl SlurmCluster {
     /// # Panics
     /// Under CI, which has Slurm.
     pub fn start(name: &str, place: u8) -> Result<Option<Self>> {
-        Self::start_with(name, place, &[])
+        Self::start_with(name, place, PROGRAMS, &[])
     }
 
     /// A cluster of so many nodes, which are daemons of this machine.
@@ -39,15 +42,29 @@ impl SlurmCluster {
     /// # Panics
     /// Under CI, which has Slurm.
     pub fn start_of(name: &str, place: u8, nodes: u8) -> Result<Option<Self>> {
-        Self::start_with(name, place, &[("NODES", &nodes.to_string())])
+        Self::start_with(name, place, PROGRAMS, &[("NODES", &nodes.to_string())])
     }
 
-    fn start_with(name: &str, place: u8, variables: &[(&str, &str)]) -> Result<Option<Self>> {
+    /// A cluster with accounting: a slurmdbd and its database are killed and started by name too.
+    ///
+    /// # Errors
+    /// When it does not start.
+    ///
+    /// # Panics
+    /// Under CI, which has all of it.
+    pub fn start_accounted(name: &str, place: u8) -> Result<Option<Self>> {
+        let programs = format!("{PROGRAMS} slurmdbd mariadbd");
+        Self::start_with(name, place, &programs, &[("ACCOUNTING", "yes")])
+    }
+
+    fn start_with(name: &str, place: u8, programs: &str, variables: &[(&str, &str)]) -> Result<Option<Self>> {
         let is_root = Output::of(Command::new("id").arg("-u"))?.stdout.trim() == "0";
-        let has_slurm = Output::of(Command::new("sh").args(["-c", "command -v slurmctld munged nsenter"]))?.code == 0;
+        // Of several names it succeeds if any is there.
+        let each = format!("for program in {programs}; do command -v $program || exit 1; done");
+        let has_slurm = Output::of(Command::new("sh").args(["-c", &each]))?.code == 0;
         if !is_root || !has_slurm {
-            eprintln!("SKIPPED: no Slurm, or not root; tests/run.sh installs it");
-            assert!(std::env::var_os("CI").is_none(), "CI has Slurm");
+            eprintln!("SKIPPED: one of {programs} is missing, or this user is not root; tests/run.sh installs them");
+            assert!(std::env::var_os("CI").is_none(), "CI has {programs}");
             return Ok(None);
         }
         // The path of a socket is short, and a job's slot may be entered by nobody but its user.
@@ -151,7 +168,16 @@ impl SlurmCluster {
         Ok(text.lines().map(str::to_owned).collect())
     }
 
-    /// `kill -9` of `slurmctld`, or `slurmd` of the first node, and waits until it is gone.
+    /// The states of all jobs in accounting; of an array, those of its elements.
+    ///
+    /// # Errors
+    /// When accounting does not answer.
+    pub fn accounted(&self) -> Result<Vec<String>> {
+        let said = self.ask("sacct", &["--noheader", "--parsable2", "--allocations", "--format=State"])?;
+        Ok(said.lines().map(str::to_owned).collect())
+    }
+
+    /// `kill -9` of `slurmctld`, `slurmdbd`, or `slurmd` of the first node, and waits until it is gone.
     ///
     /// # Errors
     /// When it does not run.

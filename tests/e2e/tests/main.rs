@@ -34,6 +34,7 @@ mod server_process;
 mod services;
 mod shown;
 mod slurm;
+mod slurm_accounting;
 mod slurm_faults;
 mod slurm_nodes;
 mod sources;

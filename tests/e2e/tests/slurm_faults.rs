@@ -22,7 +22,7 @@ fn started(path: &Path) -> Result<usize> {
 }
 
 /// Waits for the end of a run while nodes are brought back that a restarted controller takes out.
-fn end_with(slurm: &SlurmCluster, cluster: &Cluster, run: &Run) -> Result<Value> {
+pub(crate) fn end_with(slurm: &SlurmCluster, cluster: &Cluster, run: &Run) -> Result<Value> {
     let begun = Instant::now();
     loop {
         slurm.resume()?;

@@ -219,7 +219,11 @@ pub const ROWS: &[Row] = &[
         "a cluster begins a job again, or could not start it",
         "never at Atoll's wish; if it does, the attempt runs again unless it may start only once; a job that is held is replaced",
     ),
-    row("F5", "the controller lets go of a job before it was asked", "the word that the job left of its end counts"),
+    row(
+        "F5",
+        "the controller lets go of a job before it was asked",
+        "the word that the job left of its end counts; where there is none, what the cluster's accounting has of it",
+    ),
     row(
         "F6",
         "a job reaches its cluster's time limit",

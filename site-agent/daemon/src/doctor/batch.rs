@@ -63,6 +63,7 @@ pub(super) async fn look(
     }
     if commands.has("sinfo") || commands.has("sbatch") {
         checks.push(slurm::look(commands).await);
+        checks.push(slurm::look_at_accounting(commands).await);
     }
     for known in &OTHERS {
         if known.programs.iter().all(|program| commands.has(program)) {

@@ -1,4 +1,4 @@
-//! Slurm: its version, whether its controller answers, and its partitions.
+//! Slurm: its version, whether its controller answers, its partitions, and whether there is accounting.
 
 use std::collections::BTreeMap;
 
@@ -9,6 +9,9 @@ use crate::doctor::report::{Check, first_line};
 
 /// Partition (`*` marks the default), whether it is up, time limit, nodes, their state.
 const PARTITIONS: [&str; 2] = ["--noheader", "--format=%P|%a|%l|%D|%T"];
+
+/// Of a job that most likely is none: what matters is whether there is an answer.
+const ACCOUNTING: [&str; 4] = ["--noheader", "--allocations", "--jobs=1", "--format=JobID"];
 
 /// What was asked.
 #[derive(Debug)]
@@ -36,6 +39,29 @@ pub(super) async fn look(commands: &Commands) -> Check {
         can_submit: ["sbatch", "squeue", "scancel"].iter().all(|program| commands.has(program)),
     };
     judge(&seen)
+}
+
+pub(super) async fn look_at_accounting(commands: &Commands) -> Check {
+    judge_accounting(&commands.ask("sacct", &ACCOUNTING).await)
+}
+
+/// A site without accounting works: what is lacking is a word for how jobs ended that the controller has let go of.
+fn judge_accounting(answer: &Answer) -> Check {
+    let name = "slurm-accounting";
+    let unknown = "how a job ended that the controller has forgotten, and that has left no word, will not be known";
+    match answer.complaint() {
+        None => Check::ok(name, "sacct answers: it is asked how jobs ended that the controller has forgotten"),
+        Some(why) if *answer == Answer::Missing || why.contains("accounting storage is disabled") => {
+            let advice = "have the cluster keep accounts (slurmdbd, AccountingStorageType=accounting_storage/slurmdbd), and \
+                          install sacct here";
+            let why = if *answer == Answer::Missing { "there is no sacct".to_owned() } else { why };
+            Check::skipped(name, format!("{why}: {unknown}")).with_advice(advice)
+        }
+        Some(why) => {
+            let advice = "have slurmdbd run, and this machine reach it (AccountingStorageHost): until then such jobs are waited for";
+            Check::warning(name, format!("sacct: {why}"), advice)
+        }
+    }
 }
 
 fn judge(seen: &Seen) -> Check {
@@ -220,6 +246,22 @@ gpu|up|infinite|4|idle~
         let check = look(&commands).await;
         assert_eq!(check.state, CheckState::Ok, "{}", check.found);
         assert_eq!(check.found, "Slurm 23.11.4: debug (default): 4 nodes (4 idle), time limit 1:00:00");
+    }
+
+    #[tokio::test]
+    async fn a_site_without_accounting_is_told_what_it_lacks_and_nothing_is_wrong_with_it() {
+        let of = async |answer: Option<&str>| {
+            let (_folder, commands) = scripts(answer.map(|answer| ("sacct", answer)).as_slice());
+            let check = look_at_accounting(&commands).await;
+            (check.state, check.advice.unwrap_or_default())
+        };
+        assert_eq!(of(Some("echo 12")).await, (CheckState::Ok, String::new()));
+        for none in [None, Some("echo 'Slurm accounting storage is disabled' >&2; exit 1")] {
+            let (state, advice) = of(none).await;
+            assert!(state == CheckState::Skipped && advice.contains("slurmdbd"), "{state:?} {advice}");
+        }
+        let away = "echo 'sacct: error: Problem talking to the database: Connection refused' >&2; exit 1";
+        assert_eq!(of(Some(away)).await.0, CheckState::Warning);
     }
 
     #[test]

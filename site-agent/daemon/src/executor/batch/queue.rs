@@ -11,7 +11,7 @@ mod batches;
 mod reasons;
 mod verdict;
 
-use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime};
 
@@ -115,6 +115,11 @@ impl Job {
             stuck: 0,
             hopeless: None,
         }
+    }
+
+    /// Its place in what was submitted together, as the cluster counts.
+    fn element(&self) -> u32 {
+        u32::try_from(self.index).unwrap_or(u32::MAX)
     }
 }
 
@@ -293,12 +298,15 @@ impl Queue {
 
     /// What the cluster has, or may have.
     fn sought(&self) -> Vec<Sought> {
-        let unfinished: BTreeSet<&String> = self.jobs.values().filter(|job| !job.ended).map(|job| &job.token).collect();
-        let may_be_there = |submitted: &&Submitted| submitted.state != Submission::ToDo;
-        let submitted = unfinished.into_iter().filter_map(|token| self.batches.get(token)).filter(may_be_there);
-        submitted
-            .map(|submitted| Sought { name: submitted.batch.name.clone(), job: submitted.batch.job.clone() })
-            .collect()
+        let mut unfinished: BTreeMap<&String, Vec<u32>> = BTreeMap::new();
+        for job in self.jobs.values().filter(|job| !job.ended) {
+            unfinished.entry(&job.token).or_default().push(job.element());
+        }
+        let submitted = unfinished.into_iter().filter_map(|(token, elements)| {
+            let submitted = self.batches.get(token).filter(|submitted| submitted.state != Submission::ToDo)?;
+            Some(Sought::of(&submitted.batch, elements))
+        });
+        submitted.collect()
     }
 
     /// What came of the last call.

@@ -1,13 +1,18 @@
 //! Slurm: what is of one step is an array, and the agent's jobs are known by their comment.
 
+mod accounting;
 mod listing;
 mod script;
 
+use std::collections::BTreeSet;
 use std::io;
+use std::path::Path;
 use std::process::Output;
+use std::time::Instant;
 
 use atoll_model::resources::{Launch, Spread};
 
+use self::accounting::Accounting;
 use super::calls::{Programs, complaint};
 use super::system::{BatchSystem, Limits, NewJob, NotSubmitted, Request, Row, Sought};
 use crate::config::SlurmSettings;
@@ -21,6 +26,7 @@ pub(super) struct Slurm {
     /// Who submits: jobs of another agent of the same user are not this one's.
     agent: String,
     programs: Programs,
+    accounting: Accounting,
 }
 
 impl Slurm {
@@ -30,7 +36,7 @@ impl Slurm {
             Some(conf) => programs.with("SLURM_CONF", conf),
             None => programs,
         };
-        Self { settings, agent, programs }
+        Self { settings, agent, programs, accounting: Accounting::default() }
     }
 
     fn words(&self, program: &str, arguments: &[&str]) -> Vec<String> {
@@ -107,11 +113,29 @@ impl BatchSystem for Slurm {
         result.or_else(|why| if why.contains("Invalid job id") { Ok(()) } else { Err(why) })
     }
 
-    fn list(&self, _sought: &[Sought]) -> Result<Vec<Row>, String> {
+    fn list(&self, sought: &[Sought]) -> Result<Vec<Row>, String> {
         let user = rustix::process::geteuid().as_raw().to_string();
         let own = ["--noheader", "--array", "--states=all", "--user", user.as_str(), "--format", listing::FORMAT];
-        self.programs.said(&self.words("squeue", &own)).map(|text| listing::read(&text, &self.agent))
+        let listed = self.programs.said(&self.words("squeue", &own))?;
+        let mut rows = listing::read(&listed, &self.agent);
+        // In seconds since the epoch: the agent's time zone need not be the cluster's.
+        let programs = self.programs.clone().with("SLURM_TIME_FORMAT", Path::new("%s"));
+        let ask = |arguments: &[&str]| programs.ask(&self.words("sacct", arguments), "");
+        rows.extend(self.accounting.rows(&forgotten(sought, &rows), Instant::now(), ask));
+        Ok(rows)
     }
+}
+
+/// What was submitted, and is not listed any more.
+fn forgotten(sought: &[Sought], rows: &[Row]) -> Vec<Sought> {
+    let listed: BTreeSet<(&str, u32)> = rows.iter().map(|row| (row.token.as_str(), row.index)).collect();
+    let submitted = sought.iter().filter(|sought| sought.job.is_some());
+    let missing = submitted.map(|sought| {
+        let token = sought.name.rsplit('.').next().unwrap_or_default();
+        let is_missing = |index: &u32| !listed.contains(&(token, *index));
+        Sought { elements: sought.elements.iter().copied().filter(is_missing).collect(), ..sought.clone() }
+    });
+    missing.filter(|sought| !sought.elements.is_empty()).collect()
 }
 
 fn submitted(result: io::Result<Output>) -> Result<String, NotSubmitted> {

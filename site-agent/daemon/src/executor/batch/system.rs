@@ -4,6 +4,8 @@ use std::fmt::Debug;
 use std::path::PathBuf;
 use std::time::Duration;
 
+use atoll_model::time::Timestamp;
+
 use crate::config::ShimProgram;
 use crate::shim::JOB;
 use crate::shim::job::evidence::{Batch, JobsFolder, OfJob};
@@ -96,6 +98,16 @@ pub(super) struct Sought {
     pub name: String,
     /// The system's number for it, if that is known.
     pub job: Option<String>,
+    /// Those of which no end is known.
+    pub elements: Vec<u32>,
+    /// When it was intended; it was submitted after that.
+    pub at: Timestamp,
+}
+
+impl Sought {
+    pub(super) fn of(batch: &Batch, elements: Vec<u32>) -> Self {
+        Self { name: batch.name.clone(), job: batch.job.clone(), elements, at: batch.at }
+    }
 }
 
 /// Why there is no number of a job.
@@ -131,6 +143,9 @@ pub(super) enum Standing {
     Hopeless,
     Running,
     Over(Over),
+    /// What rules the queue does not know it any more. How it is over stands in the system's accounting; nothing if it does
+    /// not yet, or cannot be asked for now.
+    Forgotten(Option<Over>),
 }
 
 /// How a job is over, as far as the cluster knows.

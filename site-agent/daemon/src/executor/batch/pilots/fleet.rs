@@ -121,7 +121,7 @@ impl Fleet {
     }
 
     pub(super) fn sought(&self) -> Vec<Sought> {
-        let sought = |pilot: &Pilot| Sought { name: pilot.batch.name.clone(), job: pilot.batch.job.clone() };
+        let sought = |pilot: &Pilot| Sought::of(&pilot.batch, vec![0]);
         self.pilots.values().map(sought).collect()
     }
 
@@ -194,7 +194,7 @@ enum Judged {
 
 impl Pilot {
     fn judge(&mut self, row: Option<&Row>, now: Instant) -> Judged {
-        let Some(row) = row else {
+        let Some(row) = row.filter(|row| row.standing != Standing::Forgotten(None)) else {
             self.missing += 1;
             return if self.missing < LOOKS {
                 Judged::Stays
@@ -212,7 +212,9 @@ impl Pilot {
                 self.useless_if(is_late)
             }
             Standing::Stuck | Standing::Hopeless => self.useless_if(true),
-            Standing::Over(_) => Judged::Gone(self.failure(&format!("is over ({})", row.words))),
+            Standing::Over(_) | Standing::Forgotten(_) => {
+                Judged::Gone(self.failure(&format!("is over ({})", row.words)))
+            }
         }
     }
 

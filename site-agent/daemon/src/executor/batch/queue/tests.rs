@@ -41,6 +41,16 @@ impl Played {
         Self { folder, queue, now, common: Arc::default() }
     }
 
+    /// One whose only job has begun; what it is called.
+    fn begun() -> (Self, String) {
+        let mut played = Self::new();
+        played.hand(1);
+        let (token, _) = played.submission();
+        played.submitted(&token, Ok("12"));
+        played.claim(0, &token);
+        (played, token)
+    }
+
     /// The agent's process is killed, and another one starts.
     fn restart(&mut self) {
         self.queue = Queue::open(desk(&self.folder), self.now).unwrap();
@@ -253,26 +263,87 @@ fn f4_a_job_that_is_taken_from_its_node_before_it_begins_is_submitted_again() {
 
 #[test]
 fn what_a_cluster_says_is_told_when_a_job_has_left_no_word() {
+    let interrupted = |standing: &str| {
+        let message = format!("Slurm says of job 12: {standing} in partition main");
+        EndKind::Interrupted { message }
+    };
     let cases = [
-        (Over::TimedOut, EndKind::TimedOut),
-        (Over::OutOfMemory, EndKind::OutOfMemory),
-        (
-            Over::Cancelled,
-            EndKind::Interrupted { message: "Slurm says of job 12: Over(Cancelled) in partition main".to_owned() },
-        ),
+        (Standing::Over(Over::TimedOut), EndKind::TimedOut),
+        (Standing::Over(Over::OutOfMemory), EndKind::OutOfMemory),
+        (Standing::Over(Over::Cancelled), interrupted("Over(Cancelled)")),
+        (Standing::Forgotten(Some(Over::TimedOut)), EndKind::TimedOut),
+        (Standing::Forgotten(Some(Over::OutOfMemory)), EndKind::OutOfMemory),
+        (Standing::Forgotten(Some(Over::Ended)), interrupted("Forgotten(Some(Ended))")),
     ];
-    for (over, expected) in cases {
-        let mut played = Played::new();
-        played.hand(1);
-        let (token, _) = played.submission();
-        played.submitted(&token, Ok("12"));
-        played.claim(0, &token);
-        let rows = [(token.as_str(), 0, Standing::Over(over))];
+    for (standing, expected) in cases {
+        let (mut played, token) = Played::begun();
+        let rows = [(token.as_str(), 0, standing)];
         assert_eq!(played.listed(&rows), [], "its word may be on its way");
         played.now += Duration::from_secs(10);
         let notices = played.listed(&rows);
         assert!(matches!(&notices[..], [Notice::Ended { end, .. }] if end.how == expected), "{notices:?}");
     }
+}
+
+#[test]
+fn f5_a_job_whose_end_is_not_in_accounting_is_waited_for_and_not_for_ever() {
+    let (mut played, token) = Played::begun();
+    let rows = [(token.as_str(), 0, Standing::Forgotten(None))];
+    for _ in 0..5 {
+        assert_eq!(played.listed(&rows), []);
+        played.now += Duration::from_secs(600);
+    }
+    assert_eq!(played.listed(&rows), []);
+    played.now += Duration::from_secs(600);
+    let notices = played.listed(&rows);
+    assert!(
+        matches!(&notices[..], [Notice::Ended { end: End { how: EndKind::Interrupted { .. }, .. }, .. }]),
+        "{notices:?}"
+    );
+}
+
+#[test]
+fn f5_why_a_job_was_told_to_end_is_waited_for_where_accounting_may_know_it() {
+    let (mut played, token) = Played::begun();
+    let unsettled = [(token.as_str(), 0, Standing::Forgotten(None))];
+    assert_eq!(played.listed(&unsettled), []);
+    played.queue.ended(key(0), EndedNews { end: nothing(EndKind::Killed, None), told: true }, played.now);
+    for _ in 0..3 {
+        assert_eq!(played.listed(&unsettled), []);
+    }
+    let notices = played.listed(&[(&token, 0, Standing::Forgotten(Some(Over::TimedOut)))]);
+    assert!(matches!(&notices[..], [Notice::Ended { end, .. }] if end.how == EndKind::TimedOut), "{notices:?}");
+}
+
+#[test]
+fn f3_what_a_controller_has_lost_runs_on_as_long_as_it_gives_signs_of_life() {
+    let (mut played, token) = Played::begun();
+    let lost = [(token.as_str(), 0, Standing::Forgotten(Some(Over::Lost)))];
+    let word = played.queue.desk.folder.news().join(format!("{}.{STARTED}", key(0).folder()));
+    for beat in 0..4 {
+        let at = SystemTime::UNIX_EPOCH + Duration::from_secs(beat);
+        fs::File::options().write(true).open(&word).unwrap().set_modified(at).unwrap();
+        assert_eq!(played.listed(&lost), []);
+        played.now += Duration::from_secs(40);
+    }
+    played.now += Duration::from_secs(20);
+    assert_eq!(played.listed(&lost), [], "its word may be on its way");
+    played.now += Duration::from_secs(10);
+    let notices = played.listed(&lost);
+    assert!(
+        matches!(&notices[..], [Notice::Ended { end: End { how: EndKind::Interrupted { .. }, .. }, .. }]),
+        "{notices:?}"
+    );
+}
+
+#[test]
+fn f3_what_a_controller_has_lost_and_that_has_not_begun_is_submitted_again() {
+    let mut played = Played::new();
+    played.hand(1);
+    let (token, _) = played.submission();
+    played.submitted(&token, Ok("12"));
+    assert_eq!(played.listed(&[(&token, 0, Standing::Forgotten(Some(Over::Lost)))]), []);
+    assert_ne!(played.submission().0, token);
 }
 
 #[test]

@@ -1,7 +1,7 @@
 //! What the controller's listing means for each job.
 
 use std::collections::BTreeMap;
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime};
 
 use super::super::system::{Over, Row, Standing};
 use super::{Job, Queue, Wish, nothing};
@@ -11,6 +11,8 @@ use crate::shim::protocol::{End, EndKind, Key, Notice};
 const WORD_GRACE: Duration = Duration::from_secs(10);
 /// A job that has begun gives a sign of life several times within this long.
 const SILENCE_MIN: Duration = Duration::from_secs(60);
+/// A job whose end is not in accounting, or which accounting cannot be asked for, is waited for so many times as long.
+const UNSETTLED: u32 = 6;
 /// How often a job that its cluster could not start is submitted anew.
 const STUCK_MAX: u32 = 3;
 
@@ -37,6 +39,24 @@ impl Job {
         let message = self.hopeless.clone().unwrap_or_default();
         Verdict::End(EndKind::NotStarted { message, no_space: false })
     }
+
+    /// How long nothing was heard of it since the controller does not know it.
+    fn silence(&mut self, pulse: Option<SystemTime>, now: Instant) -> Duration {
+        let since = *self.missing_since.get_or_insert(now);
+        if let Some(seen) = pulse
+            && self.pulse.is_none_or(|(known, _)| known != seen)
+        {
+            self.pulse = Some((seen, now));
+        }
+        let heard = self.pulse.map_or(since, |(_, at)| at.max(since));
+        now.saturating_duration_since(heard)
+    }
+
+    /// How long its own word of an end that it was told to make waits for why: longer where that is to be had later.
+    fn grace(&self, forgotten_after: Duration) -> Duration {
+        let is_unsettled = self.row.as_ref().is_some_and(|row| row.standing == Standing::Forgotten(None));
+        if is_unsettled { forgotten_after.max(WORD_GRACE) } else { WORD_GRACE }
+    }
 }
 
 impl Queue {
@@ -52,7 +72,7 @@ impl Queue {
             if self.batches.get(&job.token).is_none_or(|submitted| submitted.batch.job.is_none()) {
                 continue;
             }
-            let place = (job.token.clone(), u32::try_from(job.index).unwrap_or(u32::MAX));
+            let place = (job.token.clone(), job.element());
             match self.judge(key, by_place.remove(&place), now) {
                 Verdict::Nothing => {}
                 Verdict::Again => again.push(key),
@@ -79,8 +99,10 @@ impl Queue {
     }
 
     fn judge(&mut self, key: Key, row: Option<Row>, now: Instant) -> Verdict {
-        let Some(row) = row else { return self.judge_missing(key, now) };
+        let Some(row) = row else { return self.judge_missing(key, now, 1) };
         let claim = self.desk.claim_of(key);
+        let is_forgotten = matches!(row.standing, Standing::Forgotten(_));
+        let pulse = if is_forgotten { self.desk.pulse(key) } else { None };
         let Some(job) = self.jobs.get_mut(&key) else { return Verdict::Nothing };
         if job.row.as_ref().is_none_or(|known| known.words != row.words) {
             tracing::info!(execution = %key.execution, job = row.job, index = row.index, state = row.words, "the state of a job");
@@ -106,11 +128,18 @@ impl Queue {
                 }
                 return Verdict::Nothing;
             }
-            Standing::Over(over) => over,
+            Standing::Forgotten(None) => return self.judge_missing(key, now, UNSETTLED),
+            // What a controller has lost may run on.
+            Standing::Forgotten(Some(Over::Lost))
+                if claim.is_some() && job.told.is_none() && job.silence(pulse, now) < SILENCE_MIN =>
+            {
+                return Verdict::Nothing;
+            }
+            Standing::Over(over) | Standing::Forgotten(Some(over)) => over,
         };
         if claim.as_ref().is_some_and(|claim| claim.token != job.token) {
             // A copy that has ended at once, because the attempt is in the hands of another job.
-            return self.judge_missing(key, now);
+            return self.judge_missing(key, now, 1);
         }
         let since = *job.over_since.get_or_insert(now);
         match (job.wish, &claim) {
@@ -156,19 +185,13 @@ impl Queue {
     }
 
     /// F3, F5: the controller answers, and does not know the job: it has forgotten it, or let it go after a while. A job
-    /// that has begun speaks for itself as long as it gives signs of life.
-    fn judge_missing(&mut self, key: Key, now: Instant) -> Verdict {
-        let (patience, poll) = (self.desk.limits.forgotten_after, self.desk.limits.poll);
+    /// that has begun speaks for itself as long as it gives signs of life. It is waited for so many times as long as the
+    /// administrator says.
+    fn judge_missing(&mut self, key: Key, now: Instant, times: u32) -> Verdict {
+        let (patience, poll) = (self.desk.limits.forgotten_after.saturating_mul(times), self.desk.limits.poll);
         let (claim, pulse) = (self.desk.claim_of(key), self.desk.pulse(key));
         let Some(job) = self.jobs.get_mut(&key) else { return Verdict::Nothing };
-        let since = *job.missing_since.get_or_insert(now);
-        if let Some(seen) = pulse
-            && job.pulse.is_none_or(|(known, _)| known != seen)
-        {
-            job.pulse = Some((seen, now));
-        }
-        let heard = job.pulse.map_or(since, |(_, at)| at.max(since));
-        let silent = now.saturating_duration_since(heard);
+        let silent = job.silence(pulse, now);
         match (&claim, job.wish) {
             // It can begin no more: it would find that it is not wanted.
             (None, Wish::End) if silent >= poll => Verdict::GivenBack,
@@ -188,9 +211,10 @@ impl Queue {
 
     /// What was told to end, and why is not to be heard from the controller: then its own word counts.
     pub(super) fn conclude_told(&mut self, now: Instant) {
+        let forgotten_after = self.desk.limits.forgotten_after;
         let told_long_ago = |job: &Job| {
             let (end, at) = job.told.as_ref().filter(|_| !job.ended)?;
-            (now.saturating_duration_since(*at) > WORD_GRACE).then(|| end.clone())
+            (now.saturating_duration_since(*at) > job.grace(forgotten_after)).then(|| end.clone())
         };
         let late: Vec<(Key, End)> =
             self.jobs.iter().filter_map(|(key, job)| told_long_ago(job).map(|end| (*key, end))).collect();

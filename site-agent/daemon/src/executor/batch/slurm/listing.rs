@@ -36,7 +36,8 @@ fn read_line(line: &str, agent: &str) -> Option<Row> {
     })
 }
 
-fn standing(state: &str, reason: &str) -> Standing {
+/// What a state means, of the queue and of accounting alike.
+pub(super) fn standing(state: &str, reason: &str) -> Standing {
     match state {
         "TIMEOUT" | "DEADLINE" => Standing::Over(Over::TimedOut),
         "OUT_OF_MEMORY" => Standing::Over(Over::OutOfMemory),

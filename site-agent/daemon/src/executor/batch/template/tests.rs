@@ -75,7 +75,8 @@ impl Played {
     }
 
     fn list(&self, token: &str, job: Option<&str>) -> Result<Vec<Row>, String> {
-        self.system.list(&[Sought { name: job_name("flood.model", token), job: job.map(str::to_owned) }])
+        let (name, job) = (job_name("flood.model", token), job.map(str::to_owned));
+        self.system.list(&[Sought { name, job, elements: vec![0], at: Timestamp::ZERO }])
     }
 
     /// Where the job stands, once it stands there.

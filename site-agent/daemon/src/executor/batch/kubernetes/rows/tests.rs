@@ -142,7 +142,10 @@ fn a_job_without_a_pod_waits_or_has_lost_it_and_one_that_is_gone_was_deleted() {
     let lost =
         (name.clone(), Standing::Over(Over::Lost), "Failed (BackoffLimitExceeded), and its pod is gone".to_owned());
     assert_eq!(of(&[job(&json!({}), &failed)], &[]), [lost]);
-    let sought = |job: Option<&str>| Sought { name: "atoll.flood.model.t1".to_owned(), job: job.map(str::to_owned) };
+    let sought = |job: Option<&str>| {
+        let (name, job) = ("atoll.flood.model.t1".to_owned(), job.map(str::to_owned));
+        Sought { name, job, elements: vec![0], at: atoll_model::time::Timestamp::ZERO }
+    };
     let gone = (name, Standing::Over(Over::Cancelled), "gone: it was deleted".to_owned());
     assert_eq!(of(&[], &[sought(Some("atoll-t1"))]), [gone]);
     assert_eq!(of(&[], &[sought(None)]), []);
