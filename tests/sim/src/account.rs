@@ -92,15 +92,16 @@ impl<'a> Reasons<'a> {
 
     /// How often the object has a reason to come to the bucket: for the runs that read it at a site that has it from there,
     /// or have a rule that wants it there, once for each step that made it. What one step made may be gone from the bucket
-    /// before another makes the same, for nobody could know that it would.
+    /// before another makes the same, for nobody could know that it would; and it may be gone before a reader is made again.
     fn stays_in_bucket(&self, object: ObjectId) -> u64 {
         let fetched = self.history.moved.iter().filter(|moved| moved.object == object && moved.from == BUCKET);
-        let readers = fetched.flat_map(|moved| self.readers(object, &moved.to));
+        let readers: BTreeSet<ExecutionId> = fetched.flat_map(|moved| self.readers(object, &moved.to)).collect();
+        let made_again: usize = readers.iter().filter_map(|reader| self.history.made_again.get(reader)).sum();
         let by_rule = self.history.eager.get(&object).into_iter().flatten();
-        let runs: BTreeSet<RunId> = readers.map(|reader| reader.run).chain(by_rule.copied()).collect();
+        let runs: BTreeSet<RunId> = readers.iter().map(|reader| reader.run).chain(by_rule.copied()).collect();
         let makers = self.history.makers.get(&object).into_iter().flatten();
         let makers = makers.filter(|(run, _)| runs.contains(run)).count();
-        makers.max(usize::from(!runs.is_empty())) as u64
+        (makers.max(usize::from(!runs.is_empty())) + made_again) as u64
     }
 
     /// When an execution was taken from a site, or its run was broken off.

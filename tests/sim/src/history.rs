@@ -58,6 +58,8 @@ pub(crate) struct History {
     /// Executions, and delegated steps, that were taken from a site before they had ended there, and when last.
     pub(crate) taken: BTreeMap<ExecutionId, Duration>,
     pub(crate) taken_steps: BTreeMap<(RunId, StepIndex), Duration>,
+    /// How often executions that had succeeded were made again, for what they had made was lost.
+    pub(crate) made_again: BTreeMap<ExecutionId, usize>,
     /// Runs of which nothing was needed any more, and since when.
     pub(crate) broken_off: BTreeMap<RunId, Duration>,
     /// Steps whose outputs a rule wants in the bucket at once; what they made, and for which runs.
@@ -295,6 +297,7 @@ impl History {
                     self.current.remove(&execution);
                 }
             }
+            Fact::RecomputeOrdered { execution } => *self.made_again.entry(*execution).or_default() += 1,
             Fact::ExecutionsReturned { run, step, elements, cause, .. } => {
                 let executions = executions(run, step, elements);
                 for execution in &executions {

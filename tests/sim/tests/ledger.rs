@@ -11,11 +11,15 @@ fn setting(name: &str) -> Option<u64> {
 }
 
 /// Worlds that were once taken for wrong, rightly or not.
-const ONCE_WRONG: [(u64, &str); 5] = [
+const ONCE_WRONG: [(u64, &str); 6] = [
     (5_987, "What had crossed for who was taken away crossed again half an hour later, for another run."),
     (10_279, "What was read at a site that was lost was read again elsewhere, for the outputs were lost with it."),
     (10_582, "An agent that had been down fetched what was to be cancelled, before it heard of that."),
     (314_875, "What was published was made anew, of other bytes, after its site was lost: it may differ then."),
+    (
+        700_659,
+        "Its only reader had ended and its copy had left the bucket; then the reader's site was lost, and it was made again.",
+    ),
     (200_444, "What crossed was made where it was waited for, and word of it was still on its way."),
 ];
 
