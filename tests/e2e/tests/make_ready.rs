@@ -72,6 +72,36 @@ fn an_action_is_there_before_what_it_follows_has_ended() -> Result<()> {
 }
 
 #[test]
+fn processes_that_are_to_wait_wait_for_the_first_execution_with_the_handler_loaded() -> Result<()> {
+    let cluster = Cluster::start(Options { sites: vec!["edge", "cloud"], ..Options::default() })?;
+    let (workflow, gate) = workflow(&cluster);
+    let loaded = cluster.directory().join("loaded");
+    fs::create_dir_all(&loaded)?;
+    let folder = cluster.directory().join("twice");
+    fs::create_dir_all(&folder)?;
+    let manifest = "name: twice\nversion: \"1.0\"\nruntime: python\nhandler: main.py:handle\n\
+                    inputs: { n: integer }\noutputs: { n: integer }\nwarm: { min: 2 }\n";
+    fs::write(folder.join("action.yaml"), manifest)?;
+    let module = "import os\nopen('LOADED/' + str(os.getpid()), 'w').close()\n\ndef handle(n):\n    return {\"n\": os.getpid()}\n";
+    fs::write(folder.join("main.py"), module.replace("LOADED", &loaded.display().to_string()))?;
+    let pushed = cluster.call(&["action", "push", &folder.display().to_string()])?;
+    ensure!(pushed.code == 0, "{} {}", pushed.stdout, pushed.stderr);
+    let processes = || -> Result<Vec<i64>> {
+        let names = fs::read_dir(&loaded)?.map(|entry| Ok(entry?.file_name().to_string_lossy().parse()?));
+        names.collect()
+    };
+    let run = cluster.submit(&workflow, &[])?;
+    cluster.eventually("two processes have loaded the handler", || Ok(processes()?.len() == 2))?;
+    ensure!(cluster.show(&run)?["state"] == "running", "what comes before still runs");
+    fs::write(gate, "")?;
+    let shown = cluster.wait_for_end(&run)?;
+    let called = shown["outputs"]["n"].as_i64().with_context(|| format!("{shown:#}"))?;
+    let processes = processes()?;
+    assert!(processes.len() == 2 && processes.contains(&called), "{called} is one of {processes:?}");
+    Ok(())
+}
+
+#[test]
 fn people_see_that_an_action_cannot_be_made_ready_before_anything_waits_for_it() -> Result<()> {
     let cluster = Cluster::start(Options { sites: vec!["edge", "cloud"], ..Options::default() })?;
     push(&cluster, Some("./nowhere/nothing-1.0-py3-none-any.whl\n"))?;

@@ -20,7 +20,7 @@ use super::job::evidence::Asked;
 use super::spent::Spent;
 
 /// Since the sixth version shims tell of an end also what was read from disks and written to them.
-pub(crate) const PROTOCOL_VERSION: u8 = 6;
+pub(crate) const PROTOCOL_VERSION: u8 = 7;
 /// Shims tell small outputs since this version.
 pub(crate) const TELLS_OUTPUTS: u8 = 2;
 /// Shims have workers that are called ([`ToShim::Call`]) since this version.
@@ -36,6 +36,8 @@ pub(crate) const KEEPS_TERMS: u8 = 3;
 pub(crate) const KEEPS_SERVICES: u8 = 4;
 /// Shims start things as other accounts ([`ToShim::As`]) since this version.
 pub(crate) const TAKES_ON_ACCOUNTS: u8 = 5;
+/// Shims have workers wait for their first call ([`ToShim::WarmUp`]) since this version.
+pub(crate) const WARMS_UP: u8 = 7;
 
 /// Longest frame either side reads: a batch of orders with their environments stays far below it.
 const FRAME_BYTES_MAX: usize = 64 << 20;
@@ -134,6 +136,9 @@ pub(crate) enum ToShim {
     Keep { kept: Kept, start: Box<Self> },
     /// A start of any kind, as an account of the machine. Only for shims that know [`TAKES_ON_ACCOUNTS`].
     As { account: Account, start: Box<Self> },
+    /// Have a worker wait for calls that are still to come, if there is nothing else to do. Only for shims that know
+    /// [`WARMS_UP`].
+    WarmUp { common: Common, worker: Worker },
 }
 
 /// How a service is kept alive.

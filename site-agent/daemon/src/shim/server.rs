@@ -246,6 +246,7 @@ impl Server {
                 ToShim::Forget(keys) => self.runner.forget(keys),
                 ToShim::Quit => self.quit = true,
                 ToShim::Taken { key, taken } => self.runner.taken(key, &taken),
+                ToShim::WarmUp { common, worker } => self.runner.warm_up(Common { worker: Some(worker), ..common }),
                 // Nobody says that terms are under terms, that a service is one, or that an account is another.
                 ToShim::Under { .. } | ToShim::Keep { .. } | ToShim::As { .. } => {}
             }

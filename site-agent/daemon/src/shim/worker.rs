@@ -114,13 +114,14 @@ struct Fault {
 }
 
 impl Worker {
-    /// Starts one for this execution and those after it, and tells it what it will be called for.
+    /// Starts one for this execution and those after it, or for some that are still to come, and tells it what it will be called
+    /// for.
     pub(super) fn start(
         common: &Rc<Common>,
         slot: &SlotDirectory,
         spawner: &mut Spawner,
         own_tmp: &OwnTmp,
-        key: Key,
+        key: Option<Key>,
     ) -> io::Result<Self> {
         let terms = common.worker.as_ref().ok_or_else(|| io::Error::other("no worker is asked for"))?;
         let mut params: Map<String, Json> = serde_json::from_str(&terms.initialize)?;
@@ -246,7 +247,8 @@ impl Worker {
         self.output.extend_from_slice(body);
     }
 
-    fn send(&mut self) {
+    /// Writes what there is to say, as far as it is taken.
+    pub(super) fn send(&mut self) {
         while !self.output.is_empty() {
             match self.requests.write(&self.output) {
                 Ok(written) => drop(self.output.drain(..written)),
@@ -401,7 +403,7 @@ fn spawn(
     common: &Common,
     slot: &SlotDirectory,
     spawner: &mut Spawner,
-    (tmp, key): (Option<&Tmp>, Key),
+    (tmp, key): (Option<&Tmp>, Option<Key>),
 ) -> io::Result<Child> {
     let of_slot = slot.environment();
     let of_slot = of_slot.iter().map(|(name, path)| (name.as_bytes(), path.as_os_str().as_bytes()));
@@ -409,7 +411,7 @@ fn spawn(
     let program = Program::new(command, of_slot.chain(of_step))?;
     const NOTHING_MORE: &[(&[u8], &[u8])] = &[];
     let enclosed = common.terms.enclosed.as_ref();
-    let enclosure = enclosed.map(|enclosed| enclosure(enclosed, slot.own_folders(), Some(key))).transpose()?;
+    let enclosure = enclosed.map(|enclosed| enclosure(enclosed, slot.own_folders(), key)).transpose()?;
     let kept: Vec<_> =
         tmp.iter().flat_map(|tmp| &tmp.kept).map(|(from, at)| (from.as_c_str(), at.as_c_str())).collect();
     let identity = common.account.as_ref().map(Account::identity);

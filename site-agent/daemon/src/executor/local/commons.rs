@@ -17,7 +17,7 @@ use super::{Local, orders, python};
 use crate::accounts::AccountError;
 use crate::shim::account::Account;
 use crate::shim::container::INPUTS;
-use crate::shim::protocol::{Common, Key, Order};
+use crate::shim::protocol::{Common, Key, Order, Terms};
 use crate::telemetry::process_context;
 
 /// Whose it is: that of the executions of a step, but where the memory of some has grown since they ran out of it.
@@ -52,6 +52,35 @@ impl Local {
             common = self.services.begin(key, name, action, &common)?;
         }
         Ok((common, order))
+    }
+
+    /// Has processes of an action wait that its executions will call. Where that cannot be, the first of them start their own, or
+    /// fail and say why.
+    pub(super) fn warm_up(&mut self, template: &StepTemplate, action: &ReadyAction) {
+        // What is kept from everything else is started for each; what is a job of a cluster, or another's, with it.
+        let is_for_here = |common: &Common| {
+            common.terms == Terms::default() && common.account.is_none() && !common.emits && common.kept.is_none()
+        };
+        if self.jobs.is_some() || name_of(template).is_some() || template.resources.gpus.is_some() {
+            return;
+        }
+        match self.common(template, Some(action)) {
+            Ok(common) if common.worker.is_some() && is_for_here(&common) => {
+                if let Err(error) = self.slots.warm_up(&common) {
+                    tracing::warn!(
+                        error = super::staging::full_message(&error),
+                        "no process waits for its first execution"
+                    );
+                }
+            }
+            Ok(_) => {}
+            Err(error) => {
+                tracing::debug!(
+                    error = super::staging::full_message(&error),
+                    "no process can wait for its first execution"
+                );
+            }
+        }
     }
 
     fn common(

@@ -13,6 +13,7 @@ use site_agent_core::command::StartInput;
 use site_agent_core::event::{NodeId, Seal};
 use storage_sync_engine::store::Stored;
 
+use super::actions::ReadyAction;
 use super::preparing::Staged;
 use super::staging;
 use crate::nodes::Tidings;
@@ -39,6 +40,8 @@ pub(crate) enum Order {
     MakeReady(Arc<StepTemplate>),
     LetActionsGo(LetActionsGo),
     DropSealed(Vec<Seal>),
+    /// The action of a step is ready, and processes of it are to wait.
+    WarmUp(Arc<StepTemplate>, ReadyAction),
     Staged(Key, Staged),
     Imported(Key, Result<Stored, staging::StagingFailure>),
     Exported(Key, Result<(), staging::StagingFailure>),

@@ -254,8 +254,13 @@ impl Preparer {
 
     /// Makes an action ready for executions that are still to come. What comes of it stands in the ledger.
     fn make_ready(&mut self, template: Arc<StepTemplate>) {
-        if let Err(Lack::Waits(name)) = self.action(&template) {
-            self.waiting.entry(name).or_default().push(Waiter::Order(template));
+        match self.action(&template) {
+            Err(Lack::Waits(name)) => self.waiting.entry(name).or_default().push(Waiter::Order(template)),
+            Ok(Some(action)) if action.python().is_some_and(|(_, python)| python.warm.is_some()) => {
+                self.executor.order(Order::WarmUp(template, action));
+                self.executor.ring();
+            }
+            Ok(_) | Err(Lack::Failed(_)) => {}
         }
     }
 

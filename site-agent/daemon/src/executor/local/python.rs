@@ -270,7 +270,7 @@ impl ReadyAction {
     }
 
     /// What its `action.yaml` says of the runtime `python`, if that is its runtime.
-    fn python(&self) -> Option<(&Manifest, &Python)> {
+    pub(super) fn python(&self) -> Option<(&Manifest, &Python)> {
         let manifest = self.manifest.as_deref()?;
         match &manifest.runtime {
             Runtime::Python(python) => Some((manifest, python)),

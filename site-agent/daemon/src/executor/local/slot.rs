@@ -331,6 +331,14 @@ impl Shim {
         }
     }
 
+    /// Has the worker wait that executions call which have this in common.
+    pub(super) fn warm_up(&mut self, common: &Common) {
+        if let Some(worker) = common.worker.clone() {
+            (self.warmth, self.warm, self.idle_since) = (warmth(common), common.warm, Instant::now());
+            self.say(&ToShim::WarmUp { common: common.clone(), worker });
+        }
+    }
+
     pub(super) fn forget(&mut self, key: Key) {
         self.forget.push(key);
     }

@@ -15,7 +15,7 @@ use super::cgroups::AgentCgroups;
 use super::slot::{Shim, ShimError, Slot, SlotState, StepKey};
 use crate::config::ShimProgram;
 use crate::nodes::Nodes;
-use crate::shim::protocol::{Common, Hello, Isolation, Key, Setup, SlotCgroups, SlotSetup, ToShim};
+use crate::shim::protocol::{Common, Hello, Isolation, Key, Setup, SlotCgroups, SlotSetup, ToShim, WARMS_UP};
 use crate::shim::{make_private, remove_whatever};
 
 /// So many workers wait at most, if other work needs a slot; then the one goes that has waited longest.
@@ -172,12 +172,34 @@ impl Slots {
         if let Some(number) = self.idle(wanted) {
             return Ok(number);
         }
+        self.open(wanted)
+    }
+
+    /// A slot with a new shim.
+    fn open(&mut self, wanted: Wanted) -> Result<u32, ShimError> {
         let is_empty = |slot: &&Slot| matches!(slot.state, SlotState::Empty);
         let empty = self.of_node(wanted.node).find(is_empty).map(|slot| slot.number);
         let number =
             empty.unwrap_or_else(|| (0..).find(|number| !self.slots.contains_key(number)).expect("numbers do not end"));
         self.start(number, wanted)?;
         Ok(number)
+    }
+
+    /// Has as many workers wait at this machine for executions that have this in common as are to wait at any time; those count
+    /// that are there. None is started in place of another.
+    pub(super) fn warm_up(&mut self, common: &Common) -> Result<(), ShimError> {
+        let wanted = Wanted::by(common, NodeId::HOME);
+        let wanted = Wanted { version: wanted.version.max(WARMS_UP), ..wanted };
+        let shims = || self.of_node(NodeId::HOME).filter_map(|slot| Some((slot.number, slot.shim()?)));
+        let there = shims().filter(|(_, shim)| shim.warmth == wanted.warmth).count();
+        let is_cold = |shim: &Shim| shim.is_idle() && !shim.asked_back && shim.warmth.is_none() && shim.suits(wanted);
+        let mut cold: Vec<u32> = shims().filter(|(_, shim)| is_cold(shim)).map(|(number, _)| number).collect();
+        let most = common.warm.map_or(0, |warm| warm.min as usize).min(WARM_IDLE_MAX);
+        for _ in there..most {
+            let number = cold.pop().map_or_else(|| self.open(wanted), Ok)?;
+            self.shim_mut(number).into_iter().for_each(|shim| shim.warm_up(common));
+        }
+        Ok(())
     }
 
     fn idle(&self, wanted: Wanted) -> Option<u32> {

@@ -41,6 +41,7 @@ impl Local {
             Order::Locate(object) => self.workers.locate(object),
             Order::MakeReady(template) => self.workers.make_ready(template),
             Order::LetActionsGo(order) => self.workers.let_actions_go(order),
+            Order::WarmUp(template, action) => self.warm_up(&template, &action),
             Order::DropSealed(seals) => self.workers.job(Job::DropSealed(seals)),
             Order::Cleared { slot, ended } => self.cleared(slot, ended),
             Order::OfJobs(notices) => notices.into_iter().for_each(|notice| self.notice(Place::Job, notice)),

@@ -99,13 +99,35 @@ impl Runner {
             Some(worker) => worker,
             None => {
                 self.limits.apply(common)?;
-                let started = Worker::start(common, &self.slot, &mut self.spawner, &self.own_tmp, order.key);
+                let started = Worker::start(common, &self.slot, &mut self.spawner, &self.own_tmp, Some(order.key));
                 self.limits.started();
                 started?
             }
         };
         worker.call(common, order, &self.slot);
         Ok(Process::Called(Box::new(worker)))
+    }
+
+    /// Has a worker wait for its first call, unless there is something to do or to wait for.
+    pub(crate) fn warm_up(&mut self, common: Common) {
+        let is_free = self.current.is_none() && self.queue.is_empty();
+        if is_free && self.worker.is_none() && self.leaving.is_none() {
+            // Where none can be started the first call meets the same, and says why.
+            self.worker = self.start_waiting(&Rc::new(common)).ok();
+        }
+    }
+
+    fn start_waiting(&mut self, common: &Rc<Common>) -> io::Result<Worker> {
+        if std::mem::replace(&mut self.dirty, true) {
+            self.slot.clean()?;
+        }
+        self.slot.belong_to(common.account.as_ref())?;
+        self.limits.apply(common)?;
+        let started = Worker::start(common, &self.slot, &mut self.spawner, &self.own_tmp, None);
+        self.limits.started();
+        let mut worker = started?;
+        worker.send();
+        Ok(worker)
     }
 
     /// What is called now has emitted these, and nobody was told of it yet.
