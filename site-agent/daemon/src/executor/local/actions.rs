@@ -39,7 +39,7 @@ struct Used {
 
 /// An action as it stands for an execution.
 #[derive(Debug, Clone)]
-pub(super) struct ReadyAction {
+pub(crate) struct ReadyAction {
     pub(super) folder: PathBuf,
     /// Of an action of which nothing is run but what it says itself.
     pub(super) manifest: Option<Arc<Manifest>>,

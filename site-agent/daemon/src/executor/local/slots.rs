@@ -172,11 +172,11 @@ impl Slots {
         if let Some(number) = self.idle(wanted) {
             return Ok(number);
         }
-        self.open(wanted)
+        self.open_slot(wanted)
     }
 
     /// A slot with a new shim.
-    fn open(&mut self, wanted: Wanted) -> Result<u32, ShimError> {
+    fn open_slot(&mut self, wanted: Wanted) -> Result<u32, ShimError> {
         let is_empty = |slot: &&Slot| matches!(slot.state, SlotState::Empty);
         let empty = self.of_node(wanted.node).find(is_empty).map(|slot| slot.number);
         let number =
@@ -196,7 +196,7 @@ impl Slots {
         let mut cold: Vec<u32> = shims().filter(|(_, shim)| is_cold(shim)).map(|(number, _)| number).collect();
         let most = common.warm.map_or(0, |warm| warm.min as usize).min(WARM_IDLE_MAX);
         for _ in there..most {
-            let number = cold.pop().map_or_else(|| self.open(wanted), Ok)?;
+            let number = cold.pop().map_or_else(|| self.open_slot(wanted), Ok)?;
             self.shim_mut(number).into_iter().for_each(|shim| shim.warm_up(common));
         }
         Ok(())
