@@ -57,10 +57,10 @@ mod tests {
         let written = postcard::to_stdvec(&core.snapshot()).expect("encoded");
         // Of nothing each part is one byte. The first format ended before the tags of runs, the second before what people let
         // go of when a rule asked, and one of its time also before when a backup was restored; the third before versions of
-        // actions and what sites refuse, which are three parts; the fourth before repositories, which are three more; the fifth before deployed workflows; the sixth
-        // before templates with grown memory.
+        // actions and what sites refuse, which are three parts; the fourth before repositories, which are three more; the fifth
+        // before deployed workflows; the sixth before templates with grown memory; the seventh before what is made ready.
         let before = |parts: usize| &written[..written.len() - parts];
-        let (first, second, early_second, third) = (before(25), before(11), before(12), before(8));
+        let (first, second, early_second, third) = (before(26), before(12), before(13), before(9));
         let config = control_plane_core::Config::default;
         let recover =
             |format, bytes: &[u8]| recover(config(), format, Some((BatchSeq(7), bytes.to_vec())), &[], Timestamp::ZERO);
@@ -68,13 +68,14 @@ mod tests {
         assert_eq!(recover(2, second).expect("read").snapshot(), core.snapshot());
         assert_eq!(recover(2, early_second).expect("read").snapshot(), core.snapshot());
         assert_eq!(recover(3, third).expect("read").snapshot(), core.snapshot());
-        assert_eq!(recover(4, before(5)).expect("read").snapshot(), core.snapshot());
-        assert_eq!(recover(5, before(2)).expect("read").snapshot(), core.snapshot());
-        assert_eq!(recover(6, before(1)).expect("read").snapshot(), core.snapshot());
+        assert_eq!(recover(4, before(6)).expect("read").snapshot(), core.snapshot());
+        assert_eq!(recover(5, before(3)).expect("read").snapshot(), core.snapshot());
+        assert_eq!(recover(6, before(2)).expect("read").snapshot(), core.snapshot());
+        assert_eq!(recover(7, before(1)).expect("read").snapshot(), core.snapshot());
         assert_eq!(recover(JOURNAL_FORMAT, &written).expect("read").snapshot(), core.snapshot());
         // Restored once, when the clock stood at a microsecond.
         let restored = [early_second, &[1, 2]].concat();
-        let now = recover(JOURNAL_FORMAT, &[&restored[..], &[0; 11]].concat()).expect("read").snapshot();
+        let now = recover(JOURNAL_FORMAT, &[&restored[..], &[0; 12]].concat()).expect("read").snapshot();
         assert_eq!(recover(2, &restored).expect("read").snapshot(), now);
         assert_ne!(now, core.snapshot());
         let message = recover(JOURNAL_FORMAT, first).expect_err("cut").to_string();
