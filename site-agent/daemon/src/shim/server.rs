@@ -14,9 +14,10 @@ use super::log::clock_since_boot;
 use super::protocol::{Common, FromShim, Hello, Isolation, Order, PROTOCOL_VERSION, Terms, ToShim};
 use super::runner::Runner;
 
-/// How long what the agent has to be told may wait for more while there is more to run: a message, and all that follows
-/// from it, for each execution would cost as much as a short execution itself. The queue behind it must last longer.
-const NOTICE_DELAY: Duration = Duration::from_millis(75);
+/// What the agent has to be told waits for more while there is more to run: a message, and all that follows from it, for
+/// each execution would cost as much as a short execution itself. All shims of a machine tell at the same moments, this many
+/// microseconds apart, so that one barrier and one report serve them all. The queue behind must last longer.
+const NOTICE_PERIOD: u64 = 120_000;
 /// Without an agent and without work a shim ends after this long.
 const IDLE_WITHOUT_AGENT: Duration = Duration::from_secs(600);
 
@@ -70,6 +71,11 @@ impl Leash {
     }
 }
 
+/// The clock since boot, in microseconds, is the same one for all.
+fn until_all_tell(since_boot: u64) -> Duration {
+    Duration::from_micros(NOTICE_PERIOD - since_boot % NOTICE_PERIOD)
+}
+
 impl Server {
     pub(crate) fn new(
         listener: UnixListener,
@@ -97,7 +103,7 @@ impl Server {
             }
             self.runner.advance(now);
             if self.runner.has_notices() {
-                let due = *flush_at.get_or_insert(now + NOTICE_DELAY);
+                let due = *flush_at.get_or_insert_with(|| now + until_all_tell(clock_since_boot()));
                 if self.runner.is_idle() || now >= due {
                     self.tell();
                     flush_at = None;
@@ -251,5 +257,21 @@ impl Server {
                 ToShim::Under { .. } | ToShim::Keep { .. } | ToShim::As { .. } => {}
             }
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{Duration, NOTICE_PERIOD, until_all_tell};
+
+    #[test]
+    fn shims_that_have_something_to_tell_at_different_times_tell_at_the_same_moment() {
+        let moment = |since_boot: u64| Duration::from_micros(since_boot) + until_all_tell(since_boot);
+        let begin = 7_000 * NOTICE_PERIOD;
+        let end = Duration::from_micros(begin + NOTICE_PERIOD);
+        for since_boot in [begin, begin + 1, begin + NOTICE_PERIOD / 2, begin + NOTICE_PERIOD - 1] {
+            assert_eq!(moment(since_boot), end);
+        }
+        assert!(moment(begin + NOTICE_PERIOD) > end, "what comes later is told later");
     }
 }
