@@ -205,6 +205,8 @@ impl Worker {
             let wake = [self.leave_at.filter(|_| !said_leaving), self.force_at].into_iter().flatten().min();
             let wake = wake.filter(|_| !self.is_forced).unwrap_or_else(|| Instant::now() + LAST_LOOK_MAX);
             tokio::select! {
+                // A farewell counts for more than that nothing can be said any more.
+                biased;
                 ended = &mut listening => return ended.map(|()| End::Farewell),
                 ended = &mut speaking => return ended.map(|()| End::Farewell),
                 () = sleep_until(wake) => self.shims.reap(),
@@ -216,12 +218,11 @@ impl Worker {
                     }
                 }
                 Some(frame) = frames.recv() => match frame {
-                    ToWorker::Farewell => return Ok(End::Farewell),
                     ToWorker::Start { .. } | ToWorker::Reach { .. } => {
                         let (task, said) = (self.task(), sender.clone());
                         carried.spawn(async move { task.perform(frame, said).await });
                     }
-                    ToWorker::Alive | ToWorker::Welcome(_) | ToWorker::Refused(_) => {}
+                    ToWorker::Alive | ToWorker::Welcome(_) | ToWorker::Refused(_) | ToWorker::Farewell => {}
                 },
             }
             if self.is_forced && self.force_at.is_some_and(|at| at + LAST_LOOK_MAX <= Instant::now()) {
@@ -325,6 +326,7 @@ async fn dial(tls: &TlsConnector, addresses: &[String]) -> anyhow::Result<TlsStr
     Err(last)
 }
 
+/// Until the agent bids farewell. The agent closes the connection right behind it, so nothing more is read.
 async fn listen(
     mut reader: impl AsyncRead + Unpin,
     heard: UnboundedSender<ToWorker>,
@@ -332,6 +334,9 @@ async fn listen(
 ) -> anyhow::Result<()> {
     loop {
         let frame = timeout(silence_max, frame::read(&mut reader)).await.context("the agent is silent")??;
+        if frame == ToWorker::Farewell {
+            return Ok(());
+        }
         heard.send(frame)?;
     }
 }
@@ -345,5 +350,34 @@ async fn speak(
         let next = timeout(pause, to_say.recv()).await;
         let said = next.ok().flatten().unwrap_or(ToAgent::Alive);
         frame::write(&mut writer, &said).await?;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![expect(clippy::unwrap_used, reason = "a test that fails here has failed")]
+
+    use super::*;
+
+    const SILENCE_MAX: Duration = Duration::from_secs(10);
+
+    #[tokio::test]
+    async fn a_connection_that_ends_right_behind_a_farewell_is_not_a_broken_one() {
+        let (mut agent, worker) = tokio::io::duplex(1 << 16);
+        frame::write(&mut agent, &ToWorker::Alive).await.unwrap();
+        frame::write(&mut agent, &ToWorker::Farewell).await.unwrap();
+        drop(agent);
+        let (heard, mut frames) = unbounded_channel();
+        listen(worker, heard, SILENCE_MAX).await.unwrap();
+        assert_eq!(frames.recv().await, Some(ToWorker::Alive));
+    }
+
+    #[tokio::test]
+    async fn a_connection_that_ends_without_a_farewell_is_a_broken_one() {
+        let (mut agent, worker) = tokio::io::duplex(1 << 16);
+        frame::write(&mut agent, &ToWorker::Alive).await.unwrap();
+        drop(agent);
+        let (heard, _frames) = unbounded_channel();
+        listen(worker, heard, SILENCE_MAX).await.unwrap_err();
     }
 }
